@@ -1,0 +1,3 @@
+//! `glance-cache`: acts on Glance's image cache directories.
+
+fn main() {}
