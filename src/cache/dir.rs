@@ -1,0 +1,248 @@
+//! The cache directory, held by descriptors.
+//!
+//! The path the operator gave is followed once, when it is opened; after that everything happens relative to four
+//! descriptors (the directory and its `incomplete/`, `invalid/` and `queue/`, opened without following links) and single
+//! names. Whatever is swapped in the directory while a command runs, nothing outside it can be reached.
+//!
+//! Removing looks once more and then unlinks. Between the two calls a name can still be replaced; what can be lost in that
+//! window is the one new entry of that name in this directory, which Glance would fetch again.
+
+use std::ffi::CStr;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, Stat, StatVfs, openat, statat, unlinkat};
+use rustix::io::Errno;
+
+use super::entry::{Kind, Name, NameBuf, Nanos, SECOND, Seen};
+use super::owner::Owner;
+
+const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+
+/// One of the directories of a cache.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Place {
+    Base,
+    Incomplete,
+    Invalid,
+    Queue,
+}
+
+impl Place {
+    pub(crate) const SUBDIRECTORIES: [Place; 3] = [Place::Incomplete, Place::Invalid, Place::Queue];
+
+    /// The subdirectory's name, empty for the cache directory itself.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Place::Base => "",
+            Place::Incomplete => "incomplete",
+            Place::Invalid => "invalid",
+            Place::Queue => "queue",
+        }
+    }
+
+    fn c_name(self) -> &'static CStr {
+        match self {
+            Place::Base => c".",
+            Place::Incomplete => c"incomplete",
+            Place::Invalid => c"invalid",
+            Place::Queue => c"queue",
+        }
+    }
+
+    /// How an entry of this place is shown: `invalid/NAME`, or `NAME` in the cache directory itself.
+    pub(crate) fn show(self, name: Name<'_>) -> String {
+        match self {
+            Place::Base => name.to_string(),
+            place => format!("{}/{name}", place.name()),
+        }
+    }
+}
+
+/// What became of an entry that was to be removed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Removal {
+    Removed,
+    /// Somebody else was faster; nothing was done.
+    AlreadyGone,
+    /// It is not what was seen when the plan was made; nothing was done.
+    Changed,
+}
+
+/// An open cache directory.
+#[derive(Debug)]
+pub(crate) struct CacheDir {
+    path: PathBuf,
+    base: OwnedFd,
+    subdirectories: [Option<OwnedFd>; 3],
+    device: u64,
+    owner: Owner,
+}
+
+/// An entry that could not be looked at, and why.
+pub(crate) type Unreadable = (NameBuf, Errno);
+
+impl CacheDir {
+    /// Opens the directory at `path`; `None` when there is none.
+    ///
+    /// Subdirectories may be missing. One that is a symlink or no directory is an error: following it would delete
+    /// elsewhere.
+    pub(crate) fn open(path: &Path) -> Result<Option<Self>> {
+        let base = match rustix::fs::open(path, DIRECTORY, Mode::empty()) {
+            Ok(fd) => fd,
+            Err(Errno::NOENT) => return Ok(None),
+            Err(e) => return Err(e).with_context(|| format!("cannot open cache directory {}", path.display())),
+        };
+        let stat = rustix::fs::fstat(&base)?;
+        let mut subdirectories = [None, None, None];
+        for (slot, place) in subdirectories.iter_mut().zip(Place::SUBDIRECTORIES) {
+            *slot = match openat(&base, place.c_name(), DIRECTORY | OFlags::NOFOLLOW, Mode::empty()) {
+                Ok(fd) => Some(fd),
+                Err(Errno::NOENT) => None,
+                Err(e) => {
+                    let shown = path.join(place.name());
+                    let is_link = statat(&base, place.c_name(), AtFlags::SYMLINK_NOFOLLOW)
+                        .is_ok_and(|s| kind_of(&s, s.st_dev) == Kind::Symlink);
+                    if is_link {
+                        bail!("{} is a symlink, and links in a cache are not followed", shown.display());
+                    }
+                    return Err(e).with_context(|| format!("cannot open {}", shown.display()));
+                }
+            };
+        }
+        let owner = Owner { uid: stat.st_uid, gid: stat.st_gid };
+        Ok(Some(CacheDir { path: path.to_owned(), base, subdirectories, device: stat.st_dev, owner }))
+    }
+
+    /// The path as the operator wrote it.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The user and group that own the cache directory.
+    pub(crate) fn owner(&self) -> Owner {
+        self.owner
+    }
+
+    pub(crate) fn device(&self) -> u64 {
+        self.device
+    }
+
+    /// The descriptor of a place, or `None` when that subdirectory does not exist.
+    pub(crate) fn fd(&self, place: Place) -> Option<BorrowedFd<'_>> {
+        match place {
+            Place::Base => Some(self.base.as_fd()),
+            Place::Incomplete => self.subdirectories[0].as_ref().map(AsFd::as_fd),
+            Place::Invalid => self.subdirectories[1].as_ref().map(AsFd::as_fd),
+            Place::Queue => self.subdirectories[2].as_ref().map(AsFd::as_fd),
+        }
+    }
+
+    pub(crate) fn has_subdirectories(&self) -> bool {
+        self.subdirectories.iter().any(Option::is_some)
+    }
+
+    /// Calls `visit` for every entry of a place, in directory order, and returns those that could not be looked at.
+    ///
+    /// An entry that vanishes meanwhile is none. A missing subdirectory is an empty one.
+    pub(crate) fn scan(&self, place: Place, mut visit: impl FnMut(Name<'_>, Kind, &Seen)) -> Result<Vec<Unreadable>> {
+        let Some(fd) = self.fd(place) else { return Ok(Vec::new()) };
+        let shown = || format!("cannot list {}", self.path.join(place.name()).display());
+        // A descriptor of its own: the offset of a listing belongs to the open file.
+        let listing = openat(fd, c".", DIRECTORY, Mode::empty()).with_context(shown)?;
+        let device = rustix::fs::fstat(&listing).with_context(shown)?.st_dev;
+        let mut unreadable = Vec::new();
+        let mut buffer = vec![MaybeUninit::uninit(); 128 * 1024];
+        let mut entries = RawDir::new(&listing, &mut buffer);
+        while let Some(entry) = entries.next() {
+            let entry = entry.with_context(shown)?;
+            let Some(name) = Name::new(entry.file_name()) else { continue };
+            match statat(fd, name.as_c_str(), AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(stat) => visit(name, kind_of(&stat, device), &seen(&stat)),
+                Err(Errno::NOENT) => {}
+                Err(e) => unreadable.push((name.to_owned(), e)),
+            }
+        }
+        Ok(unreadable)
+    }
+
+    /// Looks at one entry; `None` when it is not there.
+    pub(crate) fn look(&self, place: Place, name: Name<'_>) -> Result<Option<(Kind, Seen)>, Errno> {
+        let Some(fd) = self.fd(place) else { return Ok(None) };
+        match statat(fd, name.as_c_str(), AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => Ok(Some((kind_of(&stat, stat.st_dev), seen(&stat)))),
+            Err(Errno::NOENT) => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Removes an entry if `unchanged` still says so of what stands there now.
+    pub(crate) fn remove(
+        &self,
+        place: Place,
+        name: Name<'_>,
+        unchanged: impl FnOnce(&Seen) -> bool,
+    ) -> Result<Removal, Errno> {
+        let Some(fd) = self.fd(place) else { return Ok(Removal::AlreadyGone) };
+        match self.look(place, name)? {
+            None => return Ok(Removal::AlreadyGone),
+            Some((_, now)) if !unchanged(&now) => return Ok(Removal::Changed),
+            Some(_) => {}
+        }
+        match unlinkat(fd, name.as_c_str(), AtFlags::empty()) {
+            Ok(()) => Ok(Removal::Removed),
+            Err(Errno::NOENT) => Ok(Removal::AlreadyGone),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Holds on to an image's inode without opening the file, so that its blocks are freed when the handle is dropped and
+    /// not by the unlink. `None` when that does not work: then the unlink frees them, which is only slower for others.
+    pub(crate) fn hold(&self, name: Name<'_>) -> Option<OwnedFd> {
+        openat(&self.base, name.as_c_str(), OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()).ok()
+    }
+
+    /// The file system's figures, for free space.
+    pub(crate) fn statvfs(&self) -> Result<StatVfs> {
+        rustix::fs::fstatvfs(&self.base).with_context(|| format!("cannot ask for the free space of {}", self.path.display()))
+    }
+}
+
+/// Bytes that an ordinary user may still write to the file system (`f_bavail`), as Ironic and `df` count.
+pub(crate) fn available(fs: &StatVfs) -> u64 {
+    fs.f_bavail.saturating_mul(fs.f_frsize)
+}
+
+/// The size of the file system in bytes, as `df` shows it.
+pub(crate) fn capacity(fs: &StatVfs) -> u64 {
+    fs.f_blocks.saturating_mul(fs.f_frsize)
+}
+
+/// A file of another device than its directory has something mounted on it: it is nobody's image.
+fn kind_of(stat: &Stat, device: u64) -> Kind {
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::RegularFile if stat.st_dev == device => Kind::File,
+        FileType::Symlink => Kind::Symlink,
+        FileType::Directory => Kind::Directory,
+        _ => Kind::Other,
+    }
+}
+
+fn seen(stat: &Stat) -> Seen {
+    Seen {
+        inode: stat.st_ino,
+        size: u64::try_from(stat.st_size).unwrap_or(0),
+        allocated: u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(512),
+        atime: time(stat.st_atime, stat.st_atime_nsec as i64),
+        mtime: time(stat.st_mtime, stat.st_mtime_nsec as i64),
+        ctime: time(stat.st_ctime, stat.st_ctime_nsec as i64),
+        links: u32::try_from(stat.st_nlink).unwrap_or(u32::MAX),
+        owner: stat.st_uid,
+    }
+}
+
+fn time(seconds: i64, nanoseconds: i64) -> Nanos {
+    seconds.saturating_mul(SECOND).saturating_add(nanoseconds)
+}

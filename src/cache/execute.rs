@@ -1,0 +1,578 @@
+//! Carries out a plan, entry by entry, and tells what came of it.
+//!
+//! **Order.** Of each batch the rows are forgotten first, in an open transaction whose commit can no longer be refused; then the
+//! files go; then it is committed. A file that cannot be removed keeps its row. Killed in between, the rows come back without
+//! their files: ghosts, which the next run forgets. Large files are held until after the commit, because freeing their blocks
+//! takes longer than Glance is willing to wait for its index.
+//!
+//! **Looking again.** The service goes on while we work. A row is forgotten only if it still says what the plan was made from,
+//! a file removed only if it is still the one that was seen; what was used or changed meanwhile stays, and the next in order
+//! takes its place.
+//!
+//! **A full disk** has no room for the index's journal. Then entries that need none go first (what clean would remove, then
+//! orphans), and after them one image at a time, file before row, under the index's lock, until the journal fits.
+//!
+//! One entry that fails is recorded and passed over. Nothing here knows of dry runs: they do not come here.
+
+use std::collections::HashSet;
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+
+use super::dir::{CacheDir, Place, Removal, available};
+use super::entry::{Ghost, Image, ImageId, Kind, Seen};
+use super::index::{Claim, Index, Refusal, Target, Wait};
+use super::inventory::Inventory;
+use super::plan::{CleanPlan, CleanReason, Goal, PrunePlan, RepairPlan, frees};
+
+/// How long a write transaction may be open: Glance gives up after two seconds.
+const BATCH_TIME: Duration = Duration::from_millis(250);
+/// After this long of holding the index nearly without a break, it is left alone for a moment ...
+const BUSY_TIME: Duration = Duration::from_secs(1);
+/// ... that is longer than Glance's pause between two tries (50 ms).
+const BREAK: Duration = Duration::from_millis(60);
+const FIRST_BATCH: usize = 256;
+const LARGEST_BATCH: usize = 20_000;
+/// Files of more than this many bytes on disk are held across their unlink.
+const LARGE: u64 = 8 << 20;
+/// Descriptors that may be held at a time.
+const HELD: usize = 200;
+/// Ghosts and rows are forgotten in portions of this many: some milliseconds.
+const ROWS: usize = 5_000;
+/// How long a file system that frees in the background is waited for.
+const SETTLE: Duration = Duration::from_secs(2);
+
+/// Told of what is done while it is done. `()` is deaf.
+pub(crate) trait Progress {
+    /// An entry is gone for good.
+    fn removed(&self, _what: Removed<'_>) {}
+}
+
+impl Progress for () {}
+
+/// An entry that was removed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Removed<'a> {
+    /// The name as it is shown: escaped, with its subdirectory.
+    pub(crate) name: &'a str,
+    pub(crate) bytes: u64,
+    pub(crate) reason: &'static str,
+}
+
+/// Something that went wrong with one entry.
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
+pub(crate) struct EntryError {
+    /// The entry, escaped.
+    pub(crate) name: String,
+    /// What was being done: `remove`, `forget`, `adopt`, `look`.
+    pub(crate) action: &'static str,
+    pub(crate) message: String,
+}
+
+/// What a run did.
+#[derive(Debug, Default)]
+pub(crate) struct Outcome {
+    pub(crate) files: u64,
+    /// The sizes of the removed files.
+    pub(crate) bytes: u64,
+    /// The sizes of images that somebody else removed meanwhile.
+    pub(crate) bytes_gone: u64,
+    pub(crate) ghosts_forgotten: u64,
+    pub(crate) orphans_adopted: u64,
+    pub(crate) rows_dropped: u64,
+    pub(crate) invalid_files: u64,
+    pub(crate) stalled_files: u64,
+    /// Bytes of invalid and stalled files.
+    pub(crate) bytes_cleaned: u64,
+    /// Entries that were used or changed since the plan was made, and stay.
+    pub(crate) left_alone: u64,
+    pub(crate) errors: Vec<EntryError>,
+    /// What ended the run early, if anything did.
+    pub(crate) stopped: Option<Refusal>,
+}
+
+impl Outcome {
+    /// Whether nothing at all was changed.
+    pub(crate) fn is_untouched(&self) -> bool {
+        self.files + self.ghosts_forgotten + self.orphans_adopted + self.rows_dropped == 0
+            && self.invalid_files + self.stalled_files == 0
+    }
+
+    fn error(&mut self, name: impl Into<String>, action: &'static str, message: impl Into<String>) {
+        self.errors.push(EntryError { name: name.into(), action, message: message.into() });
+    }
+}
+
+/// Carries out plans on one cache.
+pub(crate) struct Executor<'a> {
+    pub(crate) dir: &'a CacheDir,
+    pub(crate) index: &'a mut dyn Index,
+    pub(crate) wait: &'a Wait,
+    pub(crate) progress: &'a dyn Progress,
+}
+
+/// Removes what a clean plans to remove. It needs no index.
+pub(crate) fn clean(dir: &CacheDir, plan: &CleanPlan, wait: &Wait, progress: &dyn Progress, outcome: &mut Outcome) {
+    for (reason, entry) in &plan.entries {
+        if wait.interrupt.raised() {
+            outcome.stopped = Some(Refusal::Interrupted);
+            return;
+        }
+        let seen = &entry.seen;
+        let same = |now: &Seen| now.inode == seen.inode && now.mtime == seen.mtime && now.size == seen.size;
+        match dir.remove(reason.place(), entry.name.as_name(), same) {
+            Ok(Removal::Removed) => {
+                let (count, text) = match reason {
+                    CleanReason::Invalid => (&mut outcome.invalid_files, "invalid"),
+                    CleanReason::Stalled => (&mut outcome.stalled_files, "stalled"),
+                };
+                *count += 1;
+                // A link has a length, but frees no image's bytes.
+                let bytes = if entry.kind == Kind::File { seen.size } else { 0 };
+                outcome.bytes_cleaned += bytes;
+                progress.removed(Removed { name: &reason.place().show(entry.name.as_name()), bytes, reason: text });
+            }
+            Ok(Removal::AlreadyGone) => {}
+            Ok(Removal::Changed) => outcome.left_alone += 1,
+            Err(e) => outcome.error(reason.place().show(entry.name.as_name()), "remove", e.to_string()),
+        }
+    }
+}
+
+/// Whether the file of an image is the one the plan was made from, unused since. Without a row its access time is its last use.
+fn unchanged(image: &Image) -> impl Fn(&Seen) -> bool + '_ {
+    let was = &image.seen;
+    move |now| {
+        let same = now.inode == was.inode
+            && now.size == was.size
+            && now.mtime == was.mtime
+            && now.ctime == was.ctime
+            && now.links == was.links;
+        same && (image.row.is_some() || now.atime == was.atime)
+    }
+}
+
+fn target(image: &Image) -> Target {
+    Target { id: image.id, claim: image.row.map_or(Claim::NoRow, Claim::Unchanged) }
+}
+
+impl Executor<'_> {
+    /// Prunes: forgets the ghosts, then removes images until the goal is reached.
+    ///
+    /// `room` is what may go without the index when the disk is too full for its journal. `min_free` (bytes) is measured again
+    /// at the end: file systems and open files can give back less than they seem to.
+    pub(crate) fn prune(
+        &mut self,
+        inventory: &Inventory,
+        plan: PrunePlan,
+        room: &dyn Fn() -> CleanPlan,
+        min_free: Option<u64>,
+    ) -> Outcome {
+        let mut run = PruneRun {
+            at: 0,
+            goal: plan.goal,
+            freed: 0,
+            rows: inventory.rows(),
+            batch: FIRST_BATCH,
+            busy: Duration::ZERO,
+            disk: Disk::HasRoom,
+            made_room: false,
+            taken: HashSet::new(),
+            pending: Vec::new(),
+            outcome: Outcome::default(),
+        };
+        let before = self.available();
+        let mut ghosts = &inventory.ghosts[..];
+        match self.forget_ghosts(ghosts, &mut run.outcome) {
+            Ok(()) => ghosts = &[],
+            // The images make room, and the ghosts are tried again after them.
+            Err(Refusal::Full(_)) if !plan.goal.is_reached() => {}
+            Err(refusal) => run.outcome.stopped = Some(refusal),
+        }
+        let forgotten = run.outcome.ghosts_forgotten;
+        run.rows = run.rows.saturating_sub(usize::try_from(forgotten).unwrap_or(usize::MAX));
+        while run.outcome.stopped.is_none() {
+            let step = match run.disk {
+                Disk::HasRoom => self.step(inventory, &plan, &mut run),
+                Disk::Full => self.make_room(inventory, &plan, &mut run, room),
+                Disk::Fuller => self.file_before_row(inventory, &plan, &mut run),
+            };
+            match step {
+                Ok(true) => {}
+                Ok(false) if self.is_short(min_free, before, run.freed, &mut run.goal) => {}
+                Ok(false) => break,
+                Err(refusal) => run.outcome.stopped = Some(refusal),
+            }
+        }
+        self.settle_rows(ghosts, &mut run);
+        run.outcome
+    }
+
+    /// One batch. `Ok(false)` when there is nothing more to do.
+    fn step(&mut self, inventory: &Inventory, plan: &PrunePlan, run: &mut PruneRun) -> Result<bool, Refusal> {
+        let images: Vec<&Image> = run.next_batch(inventory, plan, self.index.is_transactional());
+        if images.is_empty() {
+            return Ok(false);
+        }
+        match self.batch(&images, run) {
+            Err(Refusal::Full(_)) => {
+                run.disk = if run.made_room { Disk::Fuller } else { Disk::Full };
+                Ok(true)
+            }
+            result => result.map(|()| true),
+        }
+    }
+
+    fn batch(&mut self, images: &[&Image], run: &mut PruneRun) -> Result<(), Refusal> {
+        if self.wait.interrupt.raised() {
+            return Err(Refusal::Interrupted);
+        }
+        if run.busy >= BUSY_TIME {
+            std::thread::sleep(BREAK);
+            run.busy = Duration::ZERO;
+        }
+        let targets: Vec<Target> = images.iter().map(|image| target(image)).collect();
+        self.index.begin(self.wait)?;
+        let started = Instant::now();
+        let holds = self.index.forget(&targets).inspect_err(|_| self.index.abandon())?;
+
+        let mut held = Vec::new();
+        let mut done = Vec::with_capacity(images.len());
+        for (image, holds) in images.iter().zip(&holds) {
+            let late = !done.is_empty() && (started.elapsed() > BATCH_TIME || held.len() >= HELD);
+            if late || self.wait.interrupt.raised() {
+                break;
+            }
+            done.push(if *holds { self.remove(image, &mut held) } else { Ok(Removal::Changed) });
+        }
+        let is_gone = |result: Option<&Result<Removal, Errno>>| {
+            matches!(result, Some(Ok(Removal::Removed | Removal::AlreadyGone)))
+        };
+        let gone: Vec<Target> =
+            targets.iter().enumerate().filter(|(i, _)| is_gone(done.get(*i))).map(|(_, target)| *target).collect();
+        // Rows that were not forgotten because their claim did not hold need no taking back.
+        let all = holds.iter().enumerate().all(|(i, holds)| !holds || is_gone(done.get(i)));
+        let committed = self.index.commit(if all { None } else { Some(&gone) });
+        let elapsed = started.elapsed();
+        drop(held);
+        if let Err(refusal) = committed {
+            self.repeat(&gone, refusal, run);
+        }
+        run.account(images, &done, elapsed, self.progress);
+        Ok(())
+    }
+
+    fn remove(&self, image: &Image, held: &mut Vec<OwnedFd>) -> Result<Removal, Errno> {
+        let handle = if image.seen.allocated > LARGE { self.dir.hold(image.id.as_name()) } else { None };
+        let removal = self.dir.remove(Place::Base, image.id.as_name(), unchanged(image))?;
+        if removal == Removal::Removed {
+            held.extend(handle);
+        }
+        Ok(removal)
+    }
+
+    /// After a commit that failed: the files are gone, so their rows are deleted again, on their own.
+    fn repeat(&mut self, gone: &[Target], refusal: Refusal, run: &mut PruneRun) {
+        let count = gone.len();
+        run.outcome.error("index", "forget", format!("{:#}", refusal.into_error()));
+        run.pending.extend(gone.iter().filter_map(as_ghost));
+        if let Err(refusal) = self.forget_pending(run) {
+            let why = refusal.into_error();
+            run.outcome.error("index", "forget", format!("{count} rows stay without their files until the next run: {why:#}"));
+            run.pending.clear();
+        }
+    }
+
+    /// Forgets rows whose files this run removed before them, unless Glance has cached the image anew.
+    fn forget_pending(&mut self, run: &mut PruneRun) -> Result<(), Refusal> {
+        if run.pending.is_empty() {
+            return Ok(());
+        }
+        self.index.begin(self.wait)?;
+        let absent: Vec<Target> = run.pending.iter().copied().filter(|t| self.is_absent(t)).collect();
+        self.index.forget(&absent).inspect_err(|_| self.index.abandon())?;
+        self.index.commit(None)?;
+        run.pending.clear();
+        Ok(())
+    }
+
+    fn is_absent(&self, target: &Target) -> bool {
+        match self.dir.look(Place::Base, target.id.as_name()) {
+            Ok(found) => !matches!(found, Some((Kind::File, _))),
+            Err(_) => false,
+        }
+    }
+
+    /// The disk is full: removes what needs no index, as clean would, then the orphans among the candidates.
+    fn make_room(
+        &mut self,
+        inventory: &Inventory,
+        plan: &PrunePlan,
+        run: &mut PruneRun,
+        room: &dyn Fn() -> CleanPlan,
+    ) -> Result<bool, Refusal> {
+        run.made_room = true;
+        clean(self.dir, &room(), self.wait, self.progress, &mut run.outcome);
+        let orphans: Vec<&Image> = plan.candidates[run.at..]
+            .iter()
+            .map(|position| &inventory.images[*position as usize])
+            .filter(|image| inventory.is_orphan(image))
+            .collect();
+        for portion in orphans.chunks(FIRST_BATCH) {
+            let mut goal = run.goal;
+            let wanted: Vec<&Image> = portion
+                .iter()
+                .copied()
+                .filter(|image| {
+                    let wanted = goal.wants(image);
+                    if wanted {
+                        goal = goal.without(image);
+                    }
+                    wanted
+                })
+                .collect();
+            if wanted.is_empty() {
+                break;
+            }
+            let at = run.at;
+            match self.batch(&wanted, run) {
+                // Even reading needs room now: on to the images.
+                Err(Refusal::Full(_)) => break,
+                result => result?,
+            }
+            // They were taken out of their turn.
+            run.at = at;
+            run.taken.extend(wanted.iter().map(|image| image.id));
+        }
+        run.disk = Disk::HasRoom;
+        Ok(true)
+    }
+
+    /// The disk is still full: removes one image before its row, under the index's lock, then tries the row.
+    fn file_before_row(&mut self, inventory: &Inventory, plan: &PrunePlan, run: &mut PruneRun) -> Result<bool, Refusal> {
+        let Some(image) = run.next_batch(inventory, plan, true).first().copied() else { return Ok(false) };
+        if self.wait.interrupt.raised() {
+            return Err(Refusal::Interrupted);
+        }
+        self.index.begin(self.wait)?;
+        let started = Instant::now();
+        let target = target(image);
+        let holds = self.index.holds(&target).inspect_err(|_| self.index.abandon())?;
+        // Not held: it is the blocks that are needed.
+        let removal = if holds {
+            self.dir.remove(Place::Base, image.id.as_name(), unchanged(image))
+        } else {
+            Ok(Removal::Changed)
+        };
+        self.index.abandon();
+        if matches!(removal, Ok(Removal::Removed | Removal::AlreadyGone)) {
+            run.pending.extend(as_ghost(&target));
+        }
+        run.account(&[image], &[removal], started.elapsed(), self.progress);
+        match self.forget_pending(run) {
+            Ok(()) => run.disk = Disk::HasRoom,
+            Err(Refusal::Full(_)) => {}
+            Err(refusal) => return Err(refusal),
+        }
+        Ok(true)
+    }
+
+    /// At the end: rows that are still owed, and ghosts for which there was no room before.
+    fn settle_rows(&mut self, ghosts: &[Ghost], run: &mut PruneRun) {
+        let count = run.pending.len();
+        if let Err(refusal) = self.forget_pending(run) {
+            let why = refusal.into_error();
+            run.outcome.error("index", "forget", format!("{count} rows stay without their files until the next run: {why:#}"));
+        }
+        if run.outcome.stopped.is_none()
+            && let Err(refusal) = self.forget_ghosts(ghosts, &mut run.outcome)
+        {
+            run.outcome.stopped = Some(refusal);
+        }
+    }
+
+    /// Forgets rows whose image is not there, looking for it again under the index's lock.
+    fn forget_ghosts(&mut self, ghosts: &[Ghost], outcome: &mut Outcome) -> Result<(), Refusal> {
+        for portion in ghosts.chunks(ROWS) {
+            if self.wait.interrupt.raised() {
+                return Err(Refusal::Interrupted);
+            }
+            self.index.begin(self.wait)?;
+            let targets: Vec<Target> = portion
+                .iter()
+                .map(|ghost| Target { id: ghost.id, claim: Claim::Row(ghost.row.key) })
+                .filter(|target| self.is_absent(target))
+                .collect();
+            let forgotten = self.index.forget(&targets).inspect_err(|_| self.index.abandon())?;
+            self.index.commit(None)?;
+            outcome.ghosts_forgotten += forgotten.iter().filter(|forgotten| **forgotten).count() as u64;
+            outcome.left_alone += (portion.len() - targets.len()) as u64;
+            for target in &targets {
+                self.progress.removed(Removed { name: target.id.as_str(), bytes: 0, reason: "ghost" });
+            }
+        }
+        Ok(())
+    }
+
+    /// Repairs the index: forgets ghosts, adopts orphans, drops rows that can name no image.
+    pub(crate) fn repair(&mut self, inventory: &Inventory, plan: &RepairPlan, outcome: &mut Outcome) {
+        let result = self
+            .forget_ghosts(&inventory.ghosts, outcome)
+            .and_then(|()| self.adopt(&plan.adopt, outcome))
+            .and_then(|()| self.drop_bad_rows(inventory, outcome));
+        if let Err(refusal) = result {
+            outcome.stopped = Some(refusal);
+        }
+    }
+
+    fn adopt(&mut self, orphans: &[Image], outcome: &mut Outcome) -> Result<(), Refusal> {
+        for portion in orphans.chunks(ROWS) {
+            if self.wait.interrupt.raised() {
+                return Err(Refusal::Interrupted);
+            }
+            self.index.begin(self.wait)?;
+            let there: Vec<Image> = portion
+                .iter()
+                .filter(|image| {
+                    let now = self.dir.look(Place::Base, image.id.as_name());
+                    matches!(now, Ok(Some((Kind::File, now))) if unchanged(image)(&now))
+                })
+                .copied()
+                .collect();
+            let adopted = self.index.adopt(&there).inspect_err(|_| self.index.abandon())?;
+            self.index.commit(None)?;
+            outcome.orphans_adopted += adopted;
+            outcome.left_alone += portion.len() as u64 - adopted;
+        }
+        Ok(())
+    }
+
+    fn drop_bad_rows(&mut self, inventory: &Inventory, outcome: &mut Outcome) -> Result<(), Refusal> {
+        for portion in inventory.bad_rows.chunks(ROWS) {
+            self.index.begin(self.wait)?;
+            let dropped = self.index.drop_bad_rows(portion).inspect_err(|_| self.index.abandon())?;
+            self.index.commit(None)?;
+            outcome.rows_dropped += dropped;
+        }
+        Ok(())
+    }
+
+    fn available(&self) -> u64 {
+        self.dir.statvfs().map_or(0, |fs| available(&fs))
+    }
+
+    /// Whether less is free than was asked for although the goal is reached; then sets what is still missing.
+    ///
+    /// File systems may free in the background: as long as less shows than the blocks just released, it is waited for a moment.
+    fn is_short(&self, min_free: Option<u64>, before: u64, freed: u64, goal: &mut Goal) -> bool {
+        let Some(wanted) = min_free.filter(|_| goal.is_reached() && freed > 0) else { return false };
+        let deadline = Instant::now() + SETTLE;
+        while self.available() < wanted.min(before.saturating_add(freed)) && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        goal.free = wanted.saturating_sub(self.available());
+        goal.free > 0
+    }
+}
+
+/// What a target becomes once its file is gone: a row to forget whatever it says. Orphans leave none.
+fn as_ghost(target: &Target) -> Option<Target> {
+    match target.claim {
+        Claim::Unchanged(row) => Some(Target { id: target.id, claim: Claim::Row(row.key) }),
+        Claim::Row(_) => Some(*target),
+        Claim::NoRow => None,
+    }
+}
+
+/// How much room the index's journal has.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Disk {
+    HasRoom,
+    /// None: first what needs no row.
+    Full,
+    /// None, and nothing left that needs no row.
+    Fuller,
+}
+
+/// The state of a prune under way.
+struct PruneRun {
+    /// The next candidate.
+    at: usize,
+    /// What is still to be reached.
+    goal: Goal,
+    /// Bytes of disk freed so far.
+    freed: u64,
+    /// Rows in the index, about.
+    rows: usize,
+    /// How many images to take at a time.
+    batch: usize,
+    /// How long the index was held since the last break.
+    busy: Duration,
+    disk: Disk,
+    /// Whether what needs no row has been tried.
+    made_room: bool,
+    /// Images that were dealt with out of their turn.
+    taken: HashSet<ImageId>,
+    /// Rows of images that are gone already.
+    pending: Vec<Target>,
+    outcome: Outcome,
+}
+
+impl PruneRun {
+    /// The next images, as many as one transaction should take and the goal needs; candidates that help nothing are passed over.
+    ///
+    /// Never more than half of the rows: a crash would bring them all back without their files, and the next run would take the
+    /// directory for a wrong one.
+    fn next_batch<'a>(&mut self, inventory: &'a Inventory, plan: &PrunePlan, transactional: bool) -> Vec<&'a Image> {
+        let most = if transactional { self.batch.min((self.rows / 2).max(1)) } else { self.batch };
+        let mut goal = self.goal;
+        let mut images = Vec::new();
+        let mut at = self.at;
+        while let Some(position) = plan.candidates.get(at) {
+            if goal.is_reached() || images.len() >= most {
+                break;
+            }
+            let image = &inventory.images[*position as usize];
+            if goal.wants(image) && !self.taken.contains(&image.id) {
+                goal = goal.without(image);
+                images.push(image);
+            } else if images.is_empty() {
+                self.at = at + 1;
+            } else {
+                break;
+            }
+            at += 1;
+        }
+        images
+    }
+
+    /// Books what became of a batch; what was not come to is left for the next.
+    fn account(&mut self, images: &[&Image], done: &[Result<Removal, Errno>], elapsed: Duration, progress: &dyn Progress) {
+        for (image, result) in images.iter().zip(done) {
+            match result {
+                Ok(Removal::Removed) => {
+                    self.outcome.files += 1;
+                    self.outcome.bytes += image.seen.size;
+                    self.freed += frees(image);
+                    self.goal = self.goal.without(image);
+                    self.rows -= usize::from(image.row.is_some() && self.rows > 0);
+                    let reason = if image.row.is_some() { "least recently used" } else { "least recently used, without a row" };
+                    progress.removed(Removed { name: image.id.as_str(), bytes: image.seen.size, reason });
+                }
+                Ok(Removal::AlreadyGone) => {
+                    self.outcome.bytes_gone += image.seen.size;
+                    self.goal = self.goal.without(image);
+                }
+                Ok(Removal::Changed) => self.outcome.left_alone += 1,
+                Err(e) => self.outcome.error(image.id.as_str(), "remove", e.to_string()),
+            }
+        }
+        self.at += done.len();
+        self.busy += elapsed;
+        // Aim below the limit: entries differ.
+        let rate = done.len() as f64 / elapsed.as_secs_f64().max(1e-6);
+        let next = (rate * BATCH_TIME.as_secs_f64() * 0.8) as usize;
+        self.batch = next.clamp(1, LARGEST_BATCH).min(self.batch.saturating_mul(8));
+    }
+}

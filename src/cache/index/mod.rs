@@ -1,0 +1,128 @@
+//! The index of a cache: where Glance keeps what it knows of each image.
+//!
+//! Few methods, because deciding happens elsewhere: read all rows; in one short write transaction, check and forget the rows
+//! of a batch *before* their files are touched; commit after. A driver whose rows die with the files (xattr) has nothing to
+//! do in most of them.
+//!
+//! | crash or failure | what is left |
+//! |---|---|
+//! | before the first unlink | nothing happened |
+//! | between the first unlink and the commit | the rows come back: ghosts, which the next run forgets |
+//! | in the commit | the same, reported, and tried once more on its own |
+
+pub(crate) mod sqlite;
+pub(crate) mod xattr;
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+
+use super::entry::{BadRow, Image, ImageId, Row};
+use super::inventory::Joiner;
+use crate::interrupt::Interrupt;
+
+/// A kind of index, as `image_cache_driver` names it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Driver {
+    Sqlite,
+    Xattr,
+}
+
+impl fmt::Display for Driver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Driver::Sqlite => "sqlite",
+            Driver::Xattr => "xattr",
+        })
+    }
+}
+
+/// What a write transaction has to find in the index before it may forget an image.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Claim {
+    /// The row is there and the image was not used since: last use and hits are what they were.
+    Unchanged(Row),
+    /// The row is there, whatever it says now: its file is known to be gone.
+    Row(i64),
+    /// There is no row of this image: it is an orphan still.
+    NoRow,
+}
+
+/// An image to forget, and on what condition.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Target {
+    pub(crate) id: ImageId,
+    pub(crate) claim: Claim,
+}
+
+/// Why an index did not do what it was asked.
+#[derive(Debug)]
+pub(crate) enum Refusal {
+    /// Somebody else held it for as long as we were ready to wait.
+    Busy(anyhow::Error),
+    /// The disk is full: there is no room for the journal.
+    Full(anyhow::Error),
+    /// A signal came while waiting.
+    Interrupted,
+    /// It cannot be opened, read or written.
+    Broken(anyhow::Error),
+}
+
+impl Refusal {
+    pub(crate) fn into_error(self) -> anyhow::Error {
+        match self {
+            Refusal::Busy(e) | Refusal::Full(e) | Refusal::Broken(e) => e,
+            Refusal::Interrupted => anyhow::anyhow!("stopped by a signal"),
+        }
+    }
+}
+
+/// How long to wait for a busy index or lock, and what ends the wait early.
+#[derive(Clone, Debug)]
+pub(crate) struct Wait {
+    pub(crate) limit: Duration,
+    pub(crate) interrupt: Interrupt,
+}
+
+impl Wait {
+    pub(crate) fn deadline(&self) -> Instant {
+        Instant::now() + self.limit
+    }
+}
+
+/// The index of one cache, open for reading or for changing.
+pub(crate) trait Index {
+    /// Reads all rows.
+    fn read(&mut self, wait: &Wait, joiner: &mut Joiner<'_>) -> Result<()>;
+
+    /// Opens a write transaction that nobody can make fail later: all locks are held when it returns.
+    fn begin(&mut self, wait: &Wait) -> Result<(), Refusal>;
+
+    /// Looks at the claim of each target again and deletes the rows of those that hold. One answer for each target.
+    ///
+    /// When it returns, whatever the commit needs of the disk is already there.
+    fn forget(&mut self, targets: &[Target]) -> Result<Vec<bool>, Refusal>;
+
+    /// Looks at one claim, in the open transaction, and changes nothing.
+    fn holds(&mut self, target: &Target) -> Result<bool, Refusal>;
+
+    /// Ends the transaction. Of what was forgotten in it, only `gone` stays forgotten; `None` means all of it.
+    ///
+    /// On an error nothing is forgotten.
+    fn commit(&mut self, gone: Option<&[Target]>) -> Result<(), Refusal>;
+
+    /// Ends the transaction and takes back everything done in it.
+    fn abandon(&mut self);
+
+    /// Gives rows to orphans, in the open transaction: the file's size and times, no hits. One that has a row by now is left.
+    fn adopt(&mut self, orphans: &[Image]) -> Result<u64, Refusal>;
+
+    /// Deletes rows whose id is no UUID, in the open transaction, and tells how many were still there.
+    fn drop_bad_rows(&mut self, rows: &[BadRow]) -> Result<u64, Refusal>;
+
+    /// Whether a crash before the commit brings rows back whose files are gone.
+    fn is_transactional(&self) -> bool {
+        true
+    }
+}

@@ -1,0 +1,215 @@
+//! What a cache holds: the directory's entries joined with the index's rows.
+//!
+//! Gathering is one pass over a directory and one over the rows; the join is pure. Nothing here decides what happens to an
+//! entry, and nothing is changed.
+
+use std::hash::BuildHasher;
+
+use anyhow::Result;
+use hashbrown::{DefaultHashBuilder, HashTable};
+
+use super::dir::{CacheDir, Place, Unreadable};
+use super::entry::{BadRow, Ghost, Image, ImageId, Kind, NameBuf, Partial, Row, Seen};
+
+/// Something in the cache that is none of Glance's entries.
+#[derive(Clone, Debug)]
+pub(crate) struct Foreign {
+    pub(crate) place: Place,
+    pub(crate) name: NameBuf,
+    pub(crate) kind: Kind,
+    pub(crate) size: u64,
+}
+
+/// The entries of the cache directory itself, joined with the rows of its index.
+#[derive(Debug, Default)]
+pub(crate) struct Inventory {
+    /// Every image, tracked or orphan, in directory order.
+    pub(crate) images: Vec<Image>,
+    /// In row order.
+    pub(crate) ghosts: Vec<Ghost>,
+    pub(crate) bad_rows: Vec<BadRow>,
+    pub(crate) foreign: Vec<Foreign>,
+    /// Entries that could not be looked at, with the place they stand in.
+    pub(crate) unreadable: Vec<(Place, Unreadable)>,
+    pub(crate) tracking: Tracking,
+}
+
+/// How a cache knows its images.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) enum Tracking {
+    /// By the rows of an index: an image without one is an orphan.
+    #[default]
+    ByRow,
+    /// By the files themselves (the xattr driver): there are no orphans and no ghosts.
+    ByFile,
+    /// The index cannot be read without writing, for the reason told: nothing is known but the files.
+    Unknown(String),
+}
+
+impl Inventory {
+    /// Scans the cache directory itself. The rows are joined in afterwards: a file that Glance publishes between the two is
+    /// then a ghost that the second look finds alive, never an orphan that was a tracked image.
+    pub(crate) fn scan(dir: &CacheDir, tracking: Tracking) -> Result<Self> {
+        let mut inventory = Inventory { tracking, ..Inventory::default() };
+        let unreadable = dir.scan(Place::Base, |name, kind, seen| match (ImageId::new(name.as_bytes()), kind) {
+            (Some(id), Kind::File) => inventory.images.push(Image { id, seen: *seen, row: None }),
+            _ if kind == Kind::Directory && is_subdirectory(name.as_bytes()) => {}
+            _ => inventory.foreign.push(Foreign { place: Place::Base, name: name.to_owned(), kind, size: seen.size }),
+        })?;
+        inventory.unreadable.extend(unreadable.into_iter().map(|entry| (Place::Base, entry)));
+        Ok(inventory)
+    }
+
+    /// Returns what joins rows to the images of this inventory.
+    pub(crate) fn joiner(&mut self) -> Joiner<'_> {
+        let hasher = DefaultHashBuilder::default();
+        let mut by_id = HashTable::with_capacity(self.images.len());
+        let images = &self.images;
+        for (position, image) in images.iter().enumerate() {
+            let hash = hasher.hash_one(image.id);
+            by_id.insert_unique(hash, position as u32, |p| hasher.hash_one(images[*p as usize].id));
+        }
+        Joiner { inventory: self, hasher, by_id }
+    }
+
+    /// The sizes of all images, orphans included: what the limit is about.
+    pub(crate) fn size(&self) -> u64 {
+        self.images.iter().map(|image| image.seen.size).sum()
+    }
+
+    pub(crate) fn is_orphan(&self, image: &Image) -> bool {
+        image.row.is_none() && self.tracking == Tracking::ByRow
+    }
+
+    pub(crate) fn tracked_by_file(&self) -> bool {
+        self.tracking == Tracking::ByFile
+    }
+
+    pub(crate) fn orphans(&self) -> impl Iterator<Item = &Image> {
+        self.images.iter().filter(|image| self.is_orphan(image))
+    }
+
+    pub(crate) fn tracked(&self) -> impl Iterator<Item = &Image> {
+        self.images.iter().filter(|image| !self.is_orphan(image))
+    }
+
+    /// How many rows name an image, whether its file is there or not.
+    pub(crate) fn rows(&self) -> usize {
+        self.ghosts.len() + self.images.iter().filter(|image| image.row.is_some()).count()
+    }
+
+    /// Tells whether most of what the index knows is missing here: the directory is then more likely the wrong one, or not
+    /// mounted, than that many images lost.
+    pub(crate) fn looks_misplaced(&self) -> bool {
+        let rows = self.rows();
+        (rows - self.ghosts.len()) * 2 < rows
+    }
+}
+
+/// Joins rows to images, one at a time, so that no second list of rows is ever in memory.
+pub(crate) struct Joiner<'a> {
+    inventory: &'a mut Inventory,
+    hasher: DefaultHashBuilder,
+    by_id: HashTable<u32>,
+}
+
+impl Joiner<'_> {
+    /// Joins a row; `id` is the raw image id.
+    pub(crate) fn row(&mut self, id: &[u8], row: Row) {
+        let Some(id) = ImageId::new(id) else {
+            self.inventory.bad_rows.push(BadRow { key: row.key, shown: super::entry::escaped(id) });
+            return;
+        };
+        let images = &mut self.inventory.images;
+        let found = self.by_id.find(self.hasher.hash_one(id), |p| images[*p as usize].id == id);
+        match found {
+            Some(position) => images[*position as usize].row = Some(row),
+            None => self.inventory.ghosts.push(Ghost { id, row }),
+        }
+    }
+}
+
+/// What a subdirectory holds.
+#[derive(Debug, Default)]
+pub(crate) struct Partials {
+    /// Regular files and symlinks, in directory order.
+    pub(crate) entries: Vec<Partial>,
+    pub(crate) foreign: Vec<Foreign>,
+    pub(crate) unreadable: Vec<(Place, Unreadable)>,
+}
+
+impl Partials {
+    /// Scans a subdirectory; one that does not exist is empty.
+    pub(crate) fn scan(dir: &CacheDir, place: Place) -> Result<Self> {
+        let mut found = Partials::default();
+        let unreadable = dir.scan(place, |name, kind, seen: &Seen| match kind {
+            Kind::File | Kind::Symlink => {
+                found.entries.push(Partial { name: name.to_owned(), kind, seen: *seen });
+            }
+            _ => found.foreign.push(Foreign { place, name: name.to_owned(), kind, size: seen.size }),
+        })?;
+        found.unreadable.extend(unreadable.into_iter().map(|entry| (place, entry)));
+        Ok(found)
+    }
+}
+
+fn is_subdirectory(name: &[u8]) -> bool {
+    Place::SUBDIRECTORIES.iter().any(|place| place.name().as_bytes() == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(digit: char) -> ImageId {
+        ImageId::new("00000000-0000-0000-0000-00000000000".chars().chain([digit]).collect::<String>().as_bytes()).unwrap()
+    }
+
+    fn image(digit: char) -> Image {
+        let seen =
+            Seen { inode: 1, size: 10, allocated: 0, atime: 0, mtime: 0, ctime: 0, links: 1, owner: 0 };
+        Image { id: id(digit), seen, row: None }
+    }
+
+    fn row(key: i64) -> Row {
+        Row { key, last_accessed: 0.0, last_modified: 0.0, size: 10, hits: 0 }
+    }
+
+    #[test]
+    fn joins_rows_to_files_and_names_what_is_left_over() {
+        let mut inventory = Inventory { images: vec![image('a'), image('b')], ..Inventory::default() };
+        let mut joiner = inventory.joiner();
+        joiner.row(id('b').as_str().as_bytes(), row(1));
+        joiner.row(id('c').as_str().as_bytes(), row(2));
+        joiner.row(b"../outside/victim", row(3));
+        joiner.row(b"", row(4));
+        assert_eq!(inventory.orphans().map(|i| i.id).collect::<Vec<_>>(), [id('a')]);
+        assert_eq!(inventory.tracked().map(|i| i.id).collect::<Vec<_>>(), [id('b')]);
+        assert_eq!(inventory.ghosts.iter().map(|g| g.id).collect::<Vec<_>>(), [id('c')]);
+        assert_eq!(inventory.bad_rows.iter().map(|r| r.shown.as_str()).collect::<Vec<_>>(), ["../outside/victim", ""]);
+        assert_eq!(inventory.size(), 20);
+    }
+
+    #[test]
+    fn with_the_xattr_index_every_image_is_tracked() {
+        let inventory = Inventory { images: vec![image('a')], tracking: Tracking::ByFile, ..Inventory::default() };
+        assert_eq!(inventory.orphans().count(), 0);
+        assert_eq!(inventory.tracked().count(), 1);
+    }
+
+    #[test]
+    fn a_directory_that_lacks_more_than_half_of_the_rows_looks_misplaced() {
+        for (present, missing, misplaced) in
+            [(0, 0, false), (1, 0, false), (0, 1, true), (1, 1, false), (1, 2, true), (2, 3, true), (3, 3, false)]
+        {
+            let mut inventory = Inventory::default();
+            for _ in 0..present {
+                inventory.images.push(Image { row: Some(row(1)), ..image('a') });
+            }
+            for _ in 0..missing {
+                inventory.ghosts.push(Ghost { id: id('b'), row: row(2) });
+            }
+            assert_eq!(inventory.looks_misplaced(), misplaced, "{present} present, {missing} missing");
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! The locks that glance-api and its tools take, so that neither works while the other does.
+//!
+//! oslo.concurrency's external locks are POSIX record locks (`fcntl`, the whole file, for writing) on files that are never
+//! removed by it; flock would not be seen. After taking one, the name must still lead to the locked inode, because
+//! `DELETE /v2/cache` removes the lock files of a cache with its images; otherwise the lock is taken again on the new file.
+//!
+//! A POSIX lock is dropped when *any* descriptor of the file is closed in this process: nothing else here opens these files.
+
+use std::fs::read_to_string;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, fcntl_lock, fstat, openat, statat};
+use rustix::io::Errno;
+use rustix::process::{Flock, FlockType, Pid, fcntl_getlk};
+
+use super::dir::{CacheDir, Place};
+use super::index::Wait;
+use super::owner::Owner;
+
+/// The lock of a clean: `POST /v2/cache/clean` takes it too.
+pub(crate) const CLEAN: &str = "glance-cache-clean";
+/// The lock of a prune and of a repair: `POST /v2/cache/prune` takes it too.
+pub(crate) const PRUNE: &str = "glance-cache-prune";
+/// The lock of a prefetch: Glance's own prefetcher takes it too.
+pub(crate) const PREFETCH: &str = "glance-cache";
+
+/// oslo.concurrency's pace: 10 ms, 10 ms more each time, up to about 100 ms.
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+const LONGEST_PAUSE: Duration = Duration::from_millis(100);
+
+/// Where lock files are.
+#[derive(Debug)]
+pub(crate) struct LockDir {
+    dir: OwnedFd,
+    path: PathBuf,
+    owner: Owner,
+}
+
+/// A lock that is held until this is dropped.
+#[derive(Debug)]
+#[must_use = "the lock is released when it is dropped"]
+pub(crate) struct Lock {
+    _file: OwnedFd,
+}
+
+/// What came of the wish for a lock.
+#[derive(Debug)]
+pub(crate) enum Locking {
+    Held(Lock),
+    /// Somebody else has it, and the wait is over; the text says who.
+    Busy(String),
+    /// There is no room on the disk for a lock file: the work goes on without, as a warning says.
+    NoSpace(String),
+    Interrupted,
+}
+
+impl LockDir {
+    /// Opens the directory of the lock files: `[oslo_concurrency] lock_path`, or the cache directory where none is set.
+    pub(crate) fn open(lock_path: Option<&Path>, cache: &CacheDir) -> Result<Self> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let path = lock_path.unwrap_or(cache.path());
+        let dir = match lock_path {
+            Some(path) => rustix::fs::open(path, flags, Mode::empty()),
+            None => openat(cache.fd(Place::Base).context("the cache directory is always open")?, c".", flags, Mode::empty()),
+        };
+        let dir = dir.with_context(|| format!("cannot open the lock directory {}", path.display()))?;
+        Ok(LockDir { dir, path: path.to_owned(), owner: cache.owner() })
+    }
+
+    /// Takes a lock, waiting for it as long as `wait` says.
+    pub(crate) fn take(&self, name: &str, wait: &Wait) -> Result<Locking> {
+        let deadline = wait.deadline();
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let file = match self.open_file(name) {
+                Ok(file) => file,
+                Err(Errno::NOSPC | Errno::DQUOT) => {
+                    let path = self.path.join(name);
+                    return Ok(Locking::NoSpace(format!("no space left for the lock file {}", path.display())));
+                }
+                Err(e) => {
+                    return Err(e).with_context(|| format!("cannot open the lock file {}", self.path.join(name).display()));
+                }
+            };
+            let stat = fstat(&file)?;
+            if !FileType::from_raw_mode(stat.st_mode).is_file() {
+                bail!("{} is no regular file, and so no lock file", self.path.join(name).display());
+            }
+            match fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => {
+                    let now = statat(&self.dir, name, AtFlags::SYMLINK_NOFOLLOW);
+                    if now.is_ok_and(|now| (now.st_dev, now.st_ino) == (stat.st_dev, stat.st_ino)) {
+                        return Ok(Locking::Held(Lock { _file: file }));
+                    }
+                }
+                Err(Errno::AGAIN | Errno::ACCESS) => {
+                    if wait.interrupt.raised() {
+                        return Ok(Locking::Interrupted);
+                    }
+                    if Instant::now() >= deadline {
+                        return Ok(Locking::Busy(self.busy(name, holder(&file), wait.limit)));
+                    }
+                    std::thread::sleep(pause.min(deadline.saturating_duration_since(Instant::now())));
+                    pause = (pause + FIRST_PAUSE).min(LONGEST_PAUSE);
+                }
+                Err(e) => return Err(e).with_context(|| format!("cannot lock {}", self.path.join(name).display())),
+            }
+        }
+    }
+
+    fn open_file(&self, name: &str) -> Result<OwnedFd, Errno> {
+        // Made by whoever owns the cache, or glance-api could not open it; NONBLOCK keeps a FIFO from holding us up.
+        let _owner = self.owner.act().map_err(|_| Errno::PERM)?;
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::APPEND | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        openat(&self.dir, name, flags, Mode::from_raw_mode(0o666))
+    }
+
+    fn busy(&self, name: &str, holder: Option<Pid>, waited: Duration) -> String {
+        let who = holder.map_or_else(|| "another process".to_owned(), |pid| process(pid.as_raw_nonzero().get()));
+        let path = self.path.join(name);
+        match waited.as_secs_f64() {
+            0.0 => format!("{} is held by {who}", path.display()),
+            seconds => format!("{} was still held by {who} after {seconds:.0} s", path.display()),
+        }
+    }
+}
+
+fn holder(file: &OwnedFd) -> Option<Pid> {
+    fcntl_getlk(file, &Flock::from(FlockType::WriteLock)).ok().flatten()?.pid
+}
+
+/// Names a process as `process 4711 (glance-api)`.
+pub(crate) fn process(pid: i32) -> String {
+    match read_to_string(format!("/proc/{pid}/comm")) {
+        Ok(name) => format!("process {pid} ({})", super::entry::escaped(name.trim_end().as_bytes())),
+        Err(_) => format!("process {pid}"),
+    }
+}
+
+/// Who holds a POSIX lock on a file, as far as /proc/locks tells: nothing is opened, taken or made.
+///
+/// Holders in other PID namespaces have no number here and are left out.
+pub(crate) fn holders(locks: &str, device: u64, inode: u64) -> Vec<i32> {
+    let file = format!("{:02x}:{:02x}:{inode}", rustix::fs::major(device), rustix::fs::minor(device));
+    let mut pids: Vec<i32> = locks
+        .lines()
+        // 1: POSIX  ADVISORY  WRITE 4711 fe:00:123456 0 EOF
+        .filter_map(|line| {
+            let words: Vec<&str> = line.split_ascii_whitespace().collect();
+            let holds = words.len() >= 6 && words[1] == "POSIX" && words[5] == file;
+            if holds { words[4].parse().ok().filter(|pid| *pid > 0) } else { None }
+        })
+        .collect();
+    pids.sort_unstable();
+    pids.dedup();
+    pids
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn holders_are_read_from_the_kernels_list() {
+        let device = rustix::fs::makedev(0xfe, 0);
+        let locks = "1: POSIX  ADVISORY  WRITE 4711 fe:00:77 0 EOF\n\
+                     1: -> POSIX  ADVISORY  WRITE 4712 fe:00:77 0 EOF\n\
+                     2: FLOCK  ADVISORY  WRITE 4713 fe:00:77 0 EOF\n\
+                     3: POSIX  ADVISORY  READ  4714 fe:00:77 1073741826 1073742335\n\
+                     4: POSIX  ADVISORY  WRITE 0 fe:00:77 0 EOF\n\
+                     5: OFDLCK ADVISORY  WRITE -1 fe:00:77 0 EOF\n\
+                     6: POSIX  ADVISORY  WRITE 4715 fe:01:77 0 EOF\n\
+                     garbage\n";
+        assert_eq!(holders(locks, device, 77), [4711, 4714]);
+        assert_eq!(holders(locks, device, 78), [0; 0]);
+    }
+}

@@ -1,0 +1,377 @@
+//! What is to happen to a cache, decided without I/O and without a clock.
+//!
+//! A plan holds the whole order of candidates and what is to be reached, so that an entry which cannot be removed is followed
+//! by the next, and a dry run prints the very plan that would be carried out. Each entry has its reason.
+
+use std::collections::{HashMap, HashSet};
+
+use super::dir::Place;
+use super::entry::{Image, ImageId, Nanos, Partial, SECOND};
+use super::inventory::{Inventory, Partials};
+
+/// Orphans younger than this are left to Glance, which renames an image into place and inserts its row after.
+const ADOPTION_AGE: Nanos = 600 * SECOND;
+
+/// What bounds a cache, and what of it must stay.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct PruneLimits {
+    /// Bytes; the cache is over when its images sum to more.
+    pub(crate) max_size: u64,
+    /// Bytes to prune down to once the cache is over; never more than `max_size`.
+    pub(crate) target_size: u64,
+    /// Bytes of the file system to keep free, if asked for.
+    pub(crate) min_free: Option<u64>,
+    /// Images cached or used less than this ago stay.
+    pub(crate) min_age: Nanos,
+    /// Images that stay, whatever the case of their id: [`ImageId::folded`].
+    pub(crate) keep: HashSet<ImageId>,
+}
+
+/// Why an image stays although it would be next.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Kept {
+    /// Named by `--keep` or `--keep-from`.
+    Listed,
+    /// Cached or used less than `--min-age` ago.
+    Young,
+}
+
+/// What a prune has to reach; both parts in bytes that are still to go.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Goal {
+    /// Of the images' sizes.
+    pub(crate) size: u64,
+    /// Of the disk.
+    pub(crate) free: u64,
+}
+
+impl Goal {
+    pub(crate) fn is_reached(self) -> bool {
+        self.size == 0 && self.free == 0
+    }
+
+    /// Whether removing this image brings the goal nearer.
+    pub(crate) fn wants(self, image: &Image) -> bool {
+        self.size > 0 || (self.free > 0 && frees(image) > 0)
+    }
+
+    /// The goal after this image is gone.
+    pub(crate) fn without(self, image: &Image) -> Goal {
+        Goal { size: self.size.saturating_sub(image.seen.size), free: self.free.saturating_sub(frees(image)) }
+    }
+}
+
+/// Bytes of disk that removing an image frees: none while it has another link.
+pub(crate) fn frees(image: &Image) -> u64 {
+    if image.seen.links > 1 { 0 } else { image.seen.allocated }
+}
+
+/// The plan of a prune. Positions are those of [`Inventory::images`].
+#[derive(Debug, Default)]
+pub(crate) struct PrunePlan {
+    /// All images that may go, the first to go first.
+    pub(crate) candidates: Vec<u32>,
+    pub(crate) kept: Vec<(u32, Kept)>,
+    pub(crate) goal: Goal,
+    /// The sizes of all images, orphans included.
+    pub(crate) size: u64,
+}
+
+impl PrunePlan {
+    /// The images that go if nothing comes between.
+    pub(crate) fn victims<'a>(&'a self, inventory: &'a Inventory) -> impl Iterator<Item = &'a Image> {
+        let mut goal = self.goal;
+        self.candidates.iter().map(|position| &inventory.images[*position as usize]).filter(move |image| {
+            let goes = goal.wants(image);
+            if goes {
+                goal = goal.without(image);
+            }
+            goes
+        })
+    }
+}
+
+/// Plans a prune: nothing when the cache is within its limits, else images, least recently used first.
+///
+/// `available` is what the file system has free now, in bytes. Ties: by row order; images without rows by size, then name.
+/// Last use is what the index says; orphans, which have no row, count by the later of their access and modification time.
+pub(crate) fn prune(inventory: &Inventory, limits: &PruneLimits, available: u64, now: Nanos) -> PrunePlan {
+    let size = inventory.size();
+    let goal = Goal {
+        size: if size > limits.max_size { size.saturating_sub(limits.target_size) } else { 0 },
+        free: limits.min_free.map_or(0, |wanted| wanted.saturating_sub(available)),
+    };
+    let mut plan = PrunePlan { goal, size, ..PrunePlan::default() };
+    if goal.is_reached() {
+        return plan;
+    }
+    let mut order = Vec::with_capacity(inventory.images.len());
+    for (position, image) in inventory.images.iter().enumerate() {
+        let position = position as u32;
+        let last_use = image.last_use(inventory.tracked_by_file());
+        if !limits.keep.is_empty() && limits.keep.contains(&image.id.folded()) {
+            plan.kept.push((position, Kept::Listed));
+        } else if limits.min_age > 0 && last_use.max(image.seen.mtime) > now.saturating_sub(limits.min_age) {
+            plan.kept.push((position, Kept::Young));
+        } else {
+            order.push((last_use, image.row.map_or(i64::MAX, |row| row.key), position));
+        }
+    }
+    let images = &inventory.images;
+    order.sort_unstable_by(|(use_a, row_a, a), (use_b, row_b, b)| {
+        use_a.cmp(use_b).then(row_a.cmp(row_b)).then_with(|| {
+            let (a, b) = (&images[*a as usize], &images[*b as usize]);
+            a.seen.size.cmp(&b.seen.size).then(a.id.cmp(&b.id))
+        })
+    });
+    plan.candidates = order.into_iter().map(|(_, _, position)| position).collect();
+    plan
+}
+
+/// How long entries of the subdirectories are left alone.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct CleanLimits {
+    pub(crate) stall_time: Nanos,
+    pub(crate) invalid_grace: Nanos,
+}
+
+/// What a clean does with an entry.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum CleanReason {
+    Invalid,
+    Stalled,
+}
+
+/// The plan of a clean.
+#[derive(Debug, Default)]
+pub(crate) struct CleanPlan {
+    pub(crate) entries: Vec<(CleanReason, Partial)>,
+    /// Stalled entries that stay because a process still has them open for writing, with its pid.
+    pub(crate) kept_open: Vec<(Partial, i32)>,
+}
+
+/// Whether an incomplete entry was last written longer than the stall time ago. A time in the future is not.
+pub(crate) fn is_stalled(entry: &Partial, limits: CleanLimits, now: Nanos) -> bool {
+    entry.seen.mtime < now.saturating_sub(limits.stall_time)
+}
+
+/// Plans a clean. `writers` names a process for each inode that is open for writing.
+pub(crate) fn clean(
+    invalid: Partials,
+    incomplete: Partials,
+    limits: CleanLimits,
+    now: Nanos,
+    writers: &HashMap<u64, i32>,
+) -> CleanPlan {
+    let mut plan = CleanPlan::default();
+    for entry in invalid.entries {
+        // No grace at all takes entries with a time in the future, too.
+        if limits.invalid_grace == 0 || entry.seen.mtime < now.saturating_sub(limits.invalid_grace) {
+            plan.entries.push((CleanReason::Invalid, entry));
+        }
+    }
+    for entry in incomplete.entries {
+        if !is_stalled(&entry, limits, now) {
+            continue;
+        }
+        match writers.get(&entry.seen.inode) {
+            Some(pid) => plan.kept_open.push((entry, *pid)),
+            None => plan.entries.push((CleanReason::Stalled, entry)),
+        }
+    }
+    plan
+}
+
+impl CleanReason {
+    pub(crate) fn place(self) -> Place {
+        match self {
+            CleanReason::Invalid => Place::Invalid,
+            CleanReason::Stalled => Place::Incomplete,
+        }
+    }
+}
+
+/// The plan of a repair, next to the inventory's ghosts and bad rows, which all go.
+#[derive(Debug, Default)]
+pub(crate) struct RepairPlan {
+    /// Orphans that get a row.
+    pub(crate) adopt: Vec<Image>,
+    /// Orphans that are too young to tell from an image that Glance is just publishing.
+    pub(crate) young: Vec<ImageId>,
+}
+
+/// Plans a repair.
+pub(crate) fn repair(inventory: &Inventory, now: Nanos) -> RepairPlan {
+    let mut plan = RepairPlan::default();
+    for image in inventory.orphans() {
+        if image.seen.ctime < now.saturating_sub(ADOPTION_AGE) {
+            plan.adopt.push(*image);
+        } else {
+            plan.young.push(image.id);
+        }
+    }
+    plan
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::entry::{Kind, NameBuf, Row, Seen};
+    use super::super::inventory::Tracking;
+    use super::*;
+
+    const NOW: Nanos = 1_000_000 * SECOND;
+
+    fn id(digit: char) -> ImageId {
+        ImageId::new(format!("00000000-0000-0000-0000-00000000000{digit}").as_bytes()).unwrap()
+    }
+
+    fn seen(size: u64, used: i64) -> Seen {
+        let used = used * SECOND;
+        Seen { inode: 1, size, allocated: size, atime: used, mtime: used, ctime: used, links: 1, owner: 0 }
+    }
+
+    /// An image with a row: (digit, size, seconds of last use, row key).
+    fn tracked(digit: char, size: u64, used: i64, key: i64) -> Image {
+        let row = Row { key, last_accessed: used as f64, last_modified: 0.0, size: 0, hits: 0 };
+        Image { id: id(digit), seen: seen(size, 0), row: Some(row) }
+    }
+
+    fn orphan(digit: char, size: u64, used: i64) -> Image {
+        Image { id: id(digit), seen: seen(size, used), row: None }
+    }
+
+    fn inventory(images: &[Image]) -> Inventory {
+        Inventory { images: images.to_vec(), ..Inventory::default() }
+    }
+
+    fn victims(inventory: &Inventory, limits: &PruneLimits, available: u64) -> String {
+        let plan = prune(inventory, limits, available, NOW);
+        assert_eq!(
+            plan.candidates.len() + plan.kept.len(),
+            if plan.goal.is_reached() { 0 } else { inventory.images.len() },
+            "every image is a candidate or kept"
+        );
+        plan.victims(inventory).map(|image| image.id.as_str().chars().last().unwrap()).collect()
+    }
+
+    fn limit(max_size: u64) -> PruneLimits {
+        PruneLimits { max_size, target_size: max_size, ..PruneLimits::default() }
+    }
+
+    fn five() -> Inventory {
+        inventory(&[
+            tracked('c', 1000, 30, 3),
+            tracked('a', 1000, 10, 1),
+            tracked('e', 1000, 50, 5),
+            tracked('b', 1000, 20, 2),
+            tracked('d', 1000, 40, 4),
+        ])
+    }
+
+    #[test]
+    fn removes_least_recently_used_until_the_limit_holds() {
+        for (max, expected) in [
+            (u64::MAX, ""),
+            (5000, ""),
+            (4999, "a"),
+            (4000, "a"),
+            (3999, "ab"),
+            (3000, "ab"),
+            (1, "abcde"),
+            (0, "abcde"),
+        ] {
+            assert_eq!(victims(&five(), &limit(max), 0), expected, "limit {max}");
+        }
+    }
+
+    #[test]
+    fn prunes_to_the_target_only_when_over_the_limit() {
+        let at = |max, target| PruneLimits { max_size: max, target_size: target, ..PruneLimits::default() };
+        assert_eq!(victims(&five(), &at(4500, 2000), 0), "abc");
+        assert_eq!(victims(&five(), &at(5000, 2000), 0), "");
+    }
+
+    #[test]
+    fn frees_disk_by_blocks_and_passes_over_what_frees_none() {
+        let mut images = five();
+        images.images[1].seen.links = 2;
+        images.images[3].seen.allocated = 0;
+        let limits = PruneLimits { min_free: Some(10_000), ..limit(u64::MAX) };
+        assert_eq!(victims(&images, &limits, 10_000), "");
+        assert_eq!(victims(&images, &limits, 9_999), "c");
+        assert_eq!(victims(&images, &limits, 8_500), "cd");
+        let both = PruneLimits { max_size: 4000, target_size: 4000, ..limits };
+        assert_eq!(victims(&images, &both, 9_000), "ac", "the size takes the linked image, the disk the next that helps");
+    }
+
+    #[test]
+    fn orphans_take_their_turn_by_their_own_times() {
+        let images = inventory(&[tracked('a', 10, 10, 1), orphan('b', 10, 5), orphan('c', 10, 15)]);
+        assert_eq!(victims(&images, &limit(0), 0), "bac");
+    }
+
+    #[test]
+    fn breaks_ties_by_row_order_and_without_rows_by_size_and_name() {
+        let rows = inventory(&[tracked('a', 1, 7, 3), tracked('b', 2, 7, 1), tracked('c', 3, 7, 2), orphan('d', 1, 7)]);
+        assert_eq!(victims(&rows, &limit(0), 0), "bcad");
+        let mut files = inventory(&[orphan('c', 2, 7), orphan('b', 2, 7), orphan('a', 3, 7), orphan('d', 1, 7)]);
+        files.tracking = Tracking::ByFile;
+        assert_eq!(victims(&files, &limit(0), 0), "dbca");
+    }
+
+    #[test]
+    fn times_of_other_types_sort_as_sqlite_sorts_them() {
+        let mut images = five();
+        images.images[0].row.as_mut().unwrap().last_accessed = f64::INFINITY; // text
+        images.images[2].row.as_mut().unwrap().last_accessed = f64::NEG_INFINITY; // NULL
+        assert_eq!(victims(&images, &limit(0), 0), "eabdc");
+    }
+
+    #[test]
+    fn keeps_listed_images_in_any_case_and_young_ones() {
+        let keep = HashSet::from([ImageId::new(id('a').as_str().to_uppercase().as_bytes()).unwrap().folded()]);
+        assert_eq!(victims(&five(), &PruneLimits { keep, ..limit(3000) }, 0), "bc");
+        let min_age = NOW - 35 * SECOND;
+        assert_eq!(victims(&five(), &PruneLimits { min_age, ..limit(0) }, 0), "abc");
+        let mut fresh = five();
+        fresh.images[1].seen.mtime = NOW + SECOND;
+        assert_eq!(victims(&fresh, &PruneLimits { min_age, ..limit(0) }, 0), "bc");
+    }
+
+    #[test]
+    fn cleans_invalid_entries_at_once_and_stalled_ones_by_their_age() {
+        let partials = |ages: &[i64]| Partials {
+            entries: ages
+                .iter()
+                .map(|age| {
+                    let seen = Seen { inode: age.unsigned_abs(), ..seen(1, NOW / SECOND - age) };
+                    Partial { name: NameBuf::new(age.to_string().as_bytes()).unwrap(), kind: Kind::File, seen }
+                })
+                .collect(),
+            ..Partials::default()
+        };
+        let run = |stall: i64, grace: i64, writers: &[(u64, i32)]| {
+            let limits = CleanLimits { stall_time: stall * SECOND, invalid_grace: grace * SECOND };
+            let writers = writers.iter().copied().collect();
+            let plan = clean(partials(&[5, 0, -5]), partials(&[200, 100, 99, 0, -5]), limits, NOW, &writers);
+            let names = |entries: Vec<&Partial>| entries.iter().map(|e| e.name.to_string()).collect::<Vec<_>>().join(" ");
+            let kind = |reason| plan.entries.iter().filter(|e| e.0 == reason).map(|e| &e.1).collect();
+            let kept = plan.kept_open.iter().map(|e| &e.0).collect();
+            [names(kind(CleanReason::Invalid)), names(kind(CleanReason::Stalled)), names(kept)]
+        };
+        assert_eq!(run(100, 0, &[]), ["5 0 -5", "200", ""]);
+        assert_eq!(run(0, 0, &[]), ["5 0 -5", "200 100 99", ""]);
+        assert_eq!(run(100, 1, &[]), ["5", "200", ""]);
+        assert_eq!(run(98, 5, &[(200, 4711), (99, 1)]), ["", "100", "200 99"]);
+        assert_eq!(run(i64::MAX / SECOND, i64::MAX / SECOND, &[]), ["", "", ""]);
+    }
+
+    #[test]
+    fn adopts_only_orphans_that_glance_cannot_be_publishing() {
+        let now = NOW / SECOND;
+        let images = inventory(&[orphan('a', 1, now - 601), orphan('b', 1, now - 600), tracked('c', 1, 1, 1)]);
+        let plan = repair(&images, NOW);
+        assert_eq!(plan.adopt.iter().map(|i| i.id).collect::<Vec<_>>(), [id('a')]);
+        assert_eq!(plan.young, [id('b')]);
+    }
+}

@@ -1,0 +1,41 @@
+//! SIGINT and SIGTERM: one flag, looked at between two entries.
+//!
+//! Nothing is done in the signal handler but setting the flag; whoever works asks it where stopping leaves a consistent
+//! cache behind.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use signal_hook::consts::{SIGINT, SIGTERM};
+
+/// Tells whether the process was asked to stop.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Interrupt(Arc<AtomicUsize>);
+
+impl Interrupt {
+    /// Registers for SIGINT and SIGTERM.
+    pub(crate) fn register() -> std::io::Result<Self> {
+        let interrupt = Interrupt::default();
+        for signal in [SIGINT, SIGTERM] {
+            signal_hook::flag::register_usize(signal, Arc::clone(&interrupt.0), signal as usize)?;
+        }
+        Ok(interrupt)
+    }
+
+    /// The number of the signal that came, if one did.
+    pub(crate) fn signal(&self) -> Option<i32> {
+        match self.0.load(Ordering::Relaxed) {
+            0 => None,
+            signal => Some(signal as i32),
+        }
+    }
+
+    pub(crate) fn raised(&self) -> bool {
+        self.signal().is_some()
+    }
+}
+
+/// The name of a signal this tool handles.
+pub(crate) fn signal_name(signal: i32) -> &'static str {
+    if signal == SIGINT { "SIGINT" } else { "SIGTERM" }
+}
