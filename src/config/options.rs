@@ -1,0 +1,125 @@
+//! The options this tool knows, with oslo's types and defaults.
+//!
+//! Only what is read somewhere, or may be named with `$` in such a value, is here. An option of a section whose
+//! name is the operator's (a store) is made from a constant: `Opt { group: &store, ..RBD_STORE_POOL }`.
+
+/// One option: where it stands and what it may hold.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Opt<'a> {
+    pub(crate) group: &'a str,
+    pub(crate) name: &'a str,
+    /// Older names in the same group. They count in files only, not in the environment.
+    pub(crate) older_names: &'a [&'a str],
+    pub(crate) kind: Kind<'a>,
+    /// In a file's notation.
+    pub(crate) default: Option<&'a str>,
+    /// Whether the value must not be shown, not even when it is wrong.
+    pub(crate) secret: bool,
+}
+
+/// What values an option takes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Kind<'a> {
+    Text,
+    /// One of these, whatever the case.
+    Choice(&'a [&'a str]),
+    Boolean,
+    /// A whole number, this or greater.
+    Integer {
+        min: i64,
+    },
+    /// Items with commas between them.
+    List,
+}
+
+impl<'a> Opt<'a> {
+    pub(crate) const fn new(group: &'a str, name: &'a str, kind: Kind<'a>) -> Self {
+        Self {
+            group,
+            name,
+            older_names: &[],
+            kind,
+            default: None,
+            secret: false,
+        }
+    }
+
+    pub(crate) const fn or(self, default: &'a str) -> Self {
+        Self {
+            default: Some(default),
+            ..self
+        }
+    }
+
+    pub(crate) const fn once(self, older_names: &'a [&'a str]) -> Self {
+        Self { older_names, ..self }
+    }
+
+    pub(crate) const fn secret(self) -> Self {
+        Self { secret: true, ..self }
+    }
+}
+
+const fn default(name: &'static str, kind: Kind<'static>) -> Opt<'static> {
+    Opt::new("DEFAULT", name, kind)
+}
+
+const SIZE: Kind<'static> = Kind::Integer { min: 0 };
+const NUMBER: Kind<'static> = Kind::Integer { min: i64::MIN };
+
+/// Declares constants and, from the same list, the table of them all.
+macro_rules! options {
+    ($($(#[$doc:meta])* $name:ident = $opt:expr;)*) => {
+        $($(#[$doc])* pub(crate) const $name: Opt<'static> = $opt;)*
+        pub(crate) const KNOWN: &[Opt<'static>] = &[$($name),*];
+    };
+}
+
+options! {
+    IMAGE_CACHE_DIR = default("image_cache_dir", Kind::Text);
+    /// Glance's default is the first of the three; whether it was set at all, the origin tells.
+    IMAGE_CACHE_DRIVER =
+        default("image_cache_driver", Kind::Choice(&["centralized_db", "sqlite", "xattr"])).or("centralized_db");
+    /// In bytes.
+    IMAGE_CACHE_MAX_SIZE = default("image_cache_max_size", SIZE).or("10737418240");
+    /// In seconds.
+    IMAGE_CACHE_STALL_TIME = default("image_cache_stall_time", SIZE).or("86400");
+    IMAGE_CACHE_SQLITE_DB = default("image_cache_sqlite_db", Kind::Text).or("cache.db");
+    WORKER_SELF_REFERENCE_URL = default("worker_self_reference_url", Kind::Text);
+    ENABLED_BACKENDS = default("enabled_backends", Kind::List);
+    NODE_STAGING_URI = default("node_staging_uri", Kind::Text).or("file:///tmp/staging/");
+
+    LOCK_PATH = Opt::new("oslo_concurrency", "lock_path", Kind::Text);
+
+    DATABASE_CONNECTION = Opt::new("database", "connection", Kind::Text).secret();
+    /// -1 is for ever.
+    DATABASE_MAX_RETRIES = Opt::new("database", "max_retries", NUMBER).or("10");
+    /// In seconds.
+    DATABASE_RETRY_INTERVAL = Opt::new("database", "retry_interval", NUMBER).or("10");
+
+    DEBUG = default("debug", Kind::Boolean).or("false");
+    LOG_CONFIG_APPEND = default("log_config_append", Kind::Text).once(&["log-config", "log_config"]);
+    LOG_DATE_FORMAT = default("log_date_format", Kind::Text).or("%Y-%m-%d %H:%M:%S");
+    LOG_FILE = default("log_file", Kind::Text).once(&["logfile"]);
+    LOG_DIR = default("log_dir", Kind::Text).once(&["logdir"]);
+    WATCH_LOG_FILE = default("watch_log_file", Kind::Boolean).or("false");
+    USE_SYSLOG = default("use_syslog", Kind::Boolean).or("false");
+    USE_JOURNAL = default("use_journal", Kind::Boolean).or("false");
+    SYSLOG_LOG_FACILITY = default("syslog_log_facility", Kind::Text).or("LOG_USER");
+    USE_JSON = default("use_json", Kind::Boolean).or("false");
+    /// On, as in Glance's cache tools; oslo.log itself has it off.
+    USE_STDERR = default("use_stderr", Kind::Boolean).or("true");
+    LOG_COLOR = default("log_color", Kind::Boolean).or("false");
+    LOGGING_CONTEXT_FORMAT_STRING = default("logging_context_format_string", Kind::Text).or(
+        "%(asctime)s.%(msecs)03d %(process)d %(levelname)s %(name)s [%(global_request_id)s %(request_id)s \
+         %(user_identity)s] %(instance)s%(message)s",
+    );
+    LOGGING_DEFAULT_FORMAT_STRING = default("logging_default_format_string", Kind::Text)
+        .or("%(asctime)s.%(msecs)03d %(process)d %(levelname)s %(name)s [-] %(instance)s%(message)s");
+    LOGGING_DEBUG_FORMAT_SUFFIX =
+        default("logging_debug_format_suffix", Kind::Text).or("%(funcName)s %(pathname)s:%(lineno)d");
+    LOGGING_EXCEPTION_PREFIX = default("logging_exception_prefix", Kind::Text)
+        .or("%(asctime)s.%(msecs)03d %(process)d ERROR %(name)s %(instance)s");
+    LOGGING_USER_IDENTITY_FORMAT = default("logging_user_identity_format", Kind::Text)
+        .or("%(user)s %(project)s %(domain)s %(system_scope)s %(user_domain)s %(project_domain)s");
+}

@@ -1,0 +1,258 @@
+//! The dialect of `oslo.config`: what the bytes of a configuration file, and the text of a value, mean.
+//!
+//! Promises to accept, refuse and understand what oslo.config 10.7 does. Pure: opens no file, knows no option
+//! and no precedence. Messages never repeat a line of the file, which may hold a password.
+//!
+//! It differs in reading every file as UTF-8, where oslo.config asks the locale.
+
+use std::borrow::Cow;
+
+/// A `[section]` as it stands in a file; a name may come more than once.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Section {
+    /// The name as written, blanks included.
+    pub(crate) name: String,
+    pub(crate) assignments: Vec<Assignment>,
+}
+
+/// One `key = value`, with its continuation lines joined by newlines.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Assignment {
+    pub(crate) key: String,
+    /// As written, without the quotes around its first line; `$` not yet replaced.
+    pub(crate) value: String,
+    /// The line its key is on, counted from 1.
+    pub(crate) line: usize,
+}
+
+/// Why a file cannot be understood.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct SyntaxError {
+    /// Counted from 1.
+    pub(crate) line: usize,
+    pub(crate) message: &'static str,
+}
+
+/// Parses a whole file.
+pub(crate) fn parse(bytes: &[u8]) -> Result<Vec<Section>, SyntaxError> {
+    let text = str::from_utf8(bytes).map_err(|error| {
+        let before = String::from_utf8_lossy(&bytes[..error.valid_up_to()]);
+        SyntaxError {
+            line: lines(&before).count(),
+            message: "the text is not UTF-8",
+        }
+    })?;
+    let mut sections: Vec<Section> = Vec::new();
+    // Only an assignment can be continued; a comment, a blank line or a section ends it.
+    let mut continues = false;
+    for (number, line) in (1..).zip(lines(text)) {
+        let fail = |message| {
+            Err(SyntaxError {
+                line: number,
+                message,
+            })
+        };
+        let line = line.trim_end_matches(is_space);
+        if line.starts_with([' ', '\t']) {
+            let Some(last) = sections
+                .last_mut()
+                .and_then(|s| s.assignments.last_mut())
+                .filter(|_| continues)
+            else {
+                return fail("an indented line continues a value, but there is none above it");
+            };
+            last.value.push('\n');
+            last.value.push_str(line.trim_start_matches(is_space));
+            continue;
+        }
+        continues = false;
+        if let Some(rest) = line.strip_prefix('[') {
+            match rest.strip_suffix(']') {
+                None => return fail("a section must end with ]"),
+                Some("") => return fail("a section needs a name"),
+                Some(name) => sections.push(Section {
+                    name: name.to_owned(),
+                    assignments: Vec::new(),
+                }),
+            }
+        } else if number == 1 && line.starts_with('\u{feff}') {
+            return fail("the file starts with a byte order mark; remove it");
+        } else if !line.is_empty() && !line.starts_with(['#', ';']) {
+            let Some((key, value)) = line.split_once([':', '=']) else {
+                return fail("expected name = value, [section] or a comment");
+            };
+            let key = key.trim_matches(is_space);
+            if key.is_empty() {
+                return fail("a value needs a name before the = or :");
+            }
+            let Some(section) = sections.last_mut() else {
+                return fail("a value needs a [section] above it");
+            };
+            let value = unquote(value.trim_matches(is_space));
+            section.assignments.push(Assignment {
+                key: key.to_owned(),
+                value: value.to_owned(),
+                line: number,
+            });
+            continues = true;
+        }
+    }
+    Ok(sections)
+}
+
+/// Splits at `\n`, `\r\n` and `\r`, as Python does for text files.
+fn lines(text: &str) -> impl Iterator<Item = &str> {
+    let mut rest = Some(text);
+    std::iter::from_fn(move || {
+        let text = rest?;
+        let Some(end) = text.find(['\n', '\r']) else {
+            rest = None;
+            return Some(text);
+        };
+        let next = if text[end..].starts_with("\r\n") {
+            end + 2
+        } else {
+            end + 1
+        };
+        rest = Some(&text[next..]);
+        Some(&text[..end])
+    })
+}
+
+/// What Python's `str.strip` removes: Unicode white space and four ASCII separators.
+fn is_space(character: char) -> bool {
+    character.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&character)
+}
+
+/// Removes one pair of quotes. A lone quote is a pair to oslo.config and leaves nothing.
+fn unquote(value: &str) -> &str {
+    for quote in ['"', '\''] {
+        if value.starts_with(quote) && value.ends_with(quote) {
+            return value.get(1..value.len() - 1).unwrap_or_default();
+        }
+    }
+    value
+}
+
+/// Tells whether two section names mean the same group: case counts for `DEFAULT` alone.
+pub(crate) fn same_group(one: &str, other: &str) -> bool {
+    one == other || (one != "DEFAULT" && other != "DEFAULT" && lower(one) == lower(other))
+}
+
+fn lower(text: &str) -> Cow<'_, str> {
+    if text
+        .bytes()
+        .any(|byte| byte.is_ascii_uppercase() || !byte.is_ascii())
+    {
+        Cow::Owned(text.to_lowercase())
+    } else {
+        Cow::Borrowed(text)
+    }
+}
+
+/// Replaces `$name`, `${name}` and `$group.name` by what `lookup` says; `$$` and `\$` stand for a dollar.
+///
+/// A dollar before anything else stays as it is. The first error of `lookup` is returned.
+pub(crate) fn interpolate<E>(
+    text: &str,
+    mut lookup: impl FnMut(&str) -> Result<String, E>,
+) -> Result<Cow<'_, str>, E> {
+    if !text.contains('$') {
+        return Ok(Cow::Borrowed(text));
+    }
+    let text = text.replace("\\$", "$$");
+    let mut result = String::with_capacity(text.len());
+    let mut rest = text.as_str();
+    while let Some((before, after)) = rest.split_once('$') {
+        result.push_str(before);
+        let bare = identifier(after);
+        let braced = after
+            .strip_prefix('{')
+            .map(identifier)
+            .filter(|name| after[1 + name.len()..].starts_with('}'));
+        rest = if let Some(after) = after.strip_prefix('$') {
+            result.push('$');
+            after
+        } else if !bare.is_empty() {
+            result.push_str(&lookup(bare)?);
+            &after[bare.len()..]
+        } else if let Some(name) = braced.filter(|name| !name.is_empty()) {
+            result.push_str(&lookup(name)?);
+            &after[name.len() + 2..]
+        } else {
+            result.push('$');
+            after
+        };
+    }
+    result.push_str(rest);
+    Ok(Cow::Owned(result))
+}
+
+/// The option name at the start of a text, dots included, or nothing.
+fn identifier(text: &str) -> &str {
+    if !text.starts_with(|c: char| c == '_' || c.is_ascii_alphabetic()) {
+        return "";
+    }
+    let end = text.find(|c: char| !(c == '_' || c == '.' || c.is_ascii_alphanumeric()));
+    &text[..end.unwrap_or(text.len())]
+}
+
+/// Reads what Python's `int` reads: a sign, decimal digits of any script, single underscores between them.
+///
+/// Python knows no upper bound; here a number beyond 64 bits becomes the nearest one that fits.
+pub(crate) fn integer(text: &str) -> Option<i64> {
+    let text = text.trim();
+    let (sign, digits) = match text.as_bytes().first()? {
+        b'-' => (-1, &text[1..]),
+        b'+' => (1, &text[1..]),
+        _ => (1, text),
+    };
+    let mut value: i64 = 0;
+    let mut after_digit = false;
+    for character in digits.chars() {
+        if character == '_' && after_digit {
+            after_digit = false;
+            continue;
+        }
+        value = value.saturating_mul(10).saturating_add(sign * digit(character)?);
+        after_digit = true;
+    }
+    after_digit.then_some(value)
+}
+
+/// The value of a decimal digit in any script.
+fn digit(character: char) -> Option<i64> {
+    let code = u32::from(character);
+    let zero = ZEROS[..ZEROS.partition_point(|&zero| zero <= code)].last()?;
+    (code - zero < 10).then_some(i64::from(code - zero))
+}
+
+/// Where each script's ten decimal digits begin (Unicode 14, general category Nd).
+#[rustfmt::skip]
+const ZEROS: [u32; 66] = [
+    0x30, 0x660, 0x6f0, 0x7c0, 0x966, 0x9e6, 0xa66, 0xae6, 0xb66, 0xbe6, 0xc66, 0xce6, 0xd66, 0xde6, 0xe50, 0xed0,
+    0xf20, 0x1040, 0x1090, 0x17e0, 0x1810, 0x1946, 0x19d0, 0x1a80, 0x1a90, 0x1b50, 0x1bb0, 0x1c40, 0x1c50, 0xa620,
+    0xa8d0, 0xa900, 0xa9d0, 0xa9f0, 0xaa50, 0xabf0, 0xff10, 0x104a0, 0x10d30, 0x11066, 0x110f0, 0x11136, 0x111d0,
+    0x112f0, 0x11450, 0x114d0, 0x11650, 0x116c0, 0x11730, 0x118e0, 0x11950, 0x11c50, 0x11d50, 0x11da0, 0x16a60,
+    0x16ac0, 0x16b50, 0x1d7ce, 0x1d7d8, 0x1d7e2, 0x1d7ec, 0x1d7f6, 0x1e140, 0x1e2f0, 0x1e950, 0x1fbf0,
+];
+
+/// Reads a boolean: `true`, `1`, `on`, `yes` and their opposites, in any case, without blanks.
+pub(crate) fn boolean(text: &str) -> Option<bool> {
+    match text.to_lowercase().as_str() {
+        "true" | "1" | "on" | "yes" => Some(true),
+        "false" | "0" | "off" | "no" => Some(false),
+        _ => None,
+    }
+}
+
+/// Splits a list at its commas; blanks around an item and commas at the end are dropped.
+pub(crate) fn list(text: &str) -> Vec<String> {
+    let text = text.trim_matches(is_space).trim_end_matches(',');
+    if text.is_empty() {
+        return Vec::new();
+    }
+    text.split(',')
+        .map(|item| item.trim_matches(is_space).to_owned())
+        .collect()
+}
