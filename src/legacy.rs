@@ -3,8 +3,8 @@
 //! Called as `glance-cache-cleaner` or `glance-cache-pruner` this binary is that tool, so it takes what that
 //! tool takes: the options oslo.config and oslo.log put on its command line, read the way Python's argparse
 //! reads them (`--option value` and `--option=value`, unambiguous prefixes, clustered short options, no
-//! positional arguments). clap knows no `--nouse-syslog` or `--log_config`, and abbreviates differently, which
-//! is why there is a parser here.
+//! positional arguments). clap knows no `--nouse-syslog` or `--log_config`, and abbreviates differently,
+//! which is why there is a parser here.
 //!
 //! Promises: whatever the real tool accepts is accepted, with the same values; what it refuses is an error,
 //! and every error from here is a usage error (exit 2). Options that only older releases had are accepted
@@ -13,7 +13,8 @@
 //! Does not read configuration, expand `$name` in values, or print.
 
 use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::fmt::Write as _;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, anyhow, bail};
@@ -260,8 +261,8 @@ enum Word<'a> {
 
 /// Says of each argument what it is; clustered short options become one word each.
 ///
-/// Like argparse this looks at all arguments before any takes effect: an ambiguous abbreviation is an error even
-/// after `--help` or in the place of a value.
+/// Like argparse this looks at all arguments before any takes effect: an ambiguous abbreviation is an error
+/// even after `--help` or in the place of a value.
 fn classify(args: &[OsString]) -> Result<Vec<Word<'_>>> {
     let mut words = Vec::new();
     let mut options_ended = false;
@@ -309,7 +310,8 @@ fn short<'a>(arg: &'a [u8], words: &mut Vec<Word<'a>>) {
     }
 }
 
-/// An argument in the form of an option that is none: argparse takes negative numbers and text with blanks for values.
+/// An argument in the form of an option that is none: argparse takes negative numbers and text with blanks
+/// for values.
 fn no_option(arg: &[u8]) -> Word<'_> {
     let number = &arg[1..];
     let (whole, fraction) = match number.iter().position(|&byte| byte == b'.') {
@@ -392,11 +394,9 @@ fn help(tool: Tool) -> String {
             String::new()
         };
         let names = format!("{}{metavar}", flag.names.join(", "));
-        let help = flag.help;
-        text += &match names.len() {
-            0..=27 => format!("  {names:28}{help}\n"),
-            _ => format!("  {names}\n{:30}{help}\n", ""),
-        };
+        let gap = if names.len() < 28 { "" } else { "\n" };
+        let column = if gap.is_empty() { 28 - names.len() } else { 30 };
+        let _ = writeln!(text, "  {names}{gap}{:column$}{}", "", flag.help);
     }
     text
 }
@@ -409,6 +409,7 @@ fn completion(tool: Tool) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::ffi::OsStringExt;
     use std::process::Command;
 
     use super::*;
@@ -453,8 +454,9 @@ mod tests {
 
     #[test]
     fn options_set_by_the_command_line() {
+        type Case = (&'static [&'static str], &'static [(&'static str, &'static str)]);
         #[rustfmt::skip]
-        let cases: &[(&[&str], &[(&str, &str)])] = &[
+        const CASES: &[Case] = &[
             (&[], &[]),
             (&["-d"], &[("debug", "true")]),
             (&["-dd"], &[("debug", "true")]),
@@ -465,7 +467,7 @@ mod tests {
             (&["--nowatch-log-file"], &[("watch_log_file", "false")]),
             (&["--logfile=a=b", "--logdir", "-1"], &[("log_file", "a=b"), ("log_dir", "-1")]),
         ];
-        for (args, settings) in cases {
+        for (args, settings) in CASES {
             let Ok(Request::Run(legacy)) = request(args) else {
                 panic!("{args:?}")
             };
@@ -539,8 +541,8 @@ mod tests {
         );
     }
 
-    /// Command lines that the real parser and ours have to agree on, separated by blanks (`~` stands for a blank
-    /// inside an argument, `''` for an empty one).
+    /// Command lines that the real parser and ours have to agree on, separated by blanks (`~` stands for a
+    /// blank inside an argument, `''` for an empty one).
     #[rustfmt::skip]
     const AGREED: &[&str] = &[
         "", "-h", "--help", "--hel", "--h", "--version", "--v", "--ver", "-hd", "-dh", "-hx",

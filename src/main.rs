@@ -2,5 +2,7 @@
 
 #[allow(dead_code)]
 mod legacy;
+#[allow(dead_code)]
+mod output;
 
 fn main() {}
