@@ -1,0 +1,3 @@
+//! Everything this program says.
+
+pub(crate) mod log;
