@@ -1,0 +1,22 @@
+//! The binary seen from outside: real directories, a cleared environment, one integration binary.
+//!
+//! `env` has the vocabulary; `clean`, `prune`, `list`, `status` follow the commands, `config` the configuration, `legacy`
+//! the old names, `safety` what must never happen. `edge` goes through the measured oddities of Glance's own tools one by
+//! one, and `compat` (with `peer`) runs the real Glance beside ours. Tests that need root live in modules named `as_root`,
+//! those that need the real Glance in `compat`; both are ignored with their reason and run by `tests/run`.
+
+// The environment is read here to find the peer's Python; clocks set the ages of test images.
+#![allow(clippy::disallowed_methods)]
+
+mod clean;
+mod compat;
+mod config;
+mod edge;
+mod env;
+mod legacy;
+mod list;
+mod peer;
+mod prune;
+mod root;
+mod safety;
+mod status;
