@@ -1,0 +1,501 @@
+//! The command line under the new name.
+//!
+//! Only what was typed: words become amounts and durations here, what they mean is found out in `commands`. The help texts
+//! are the man pages and the completions, too; a test compares the committed files with what this parser gives.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::{ArgMatches, Args, Command, FromArgMatches, Parser, Subcommand, ValueEnum};
+
+use crate::cache::entry::{ImageId, Nanos, SECOND};
+use crate::config::Source;
+use crate::output::Format;
+
+/// Clean, prune and inspect the image caches of OpenStack Glance
+///
+/// Acts on a cache directory itself: no running glance-api, no token and no Python is needed. Which directory, its limits and
+/// its index are read from Glance's own configuration files, or given as options.
+///
+/// Called as glance-cache-cleaner or glance-cache-pruner, it takes the options of those tools and does what they do.
+#[derive(Debug, Parser)]
+#[command(name = "glance-cache", version, max_term_width = 100, after_help = EXIT_CODES)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Action,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Action {
+    Clean(CleanArgs),
+    Prune(PruneArgs),
+    List(ListArgs),
+    Status(StatusArgs),
+}
+
+const EXIT_CODES: &str = "Exit codes:
+  0    done, also when there was nothing to do
+  1    finished, but something failed or the cache is still over its limit
+  2    wrong usage or configuration; nothing was changed
+  3    could not start: locked, index unreachable, no permission; nothing was changed
+  130  ended by SIGINT, 143 by SIGTERM, with the index consistent";
+
+/// Remove invalid and stalled entries
+///
+/// Removes every file and symlink in invalid/, and those in incomplete/ that were not written to for the stall time and that
+/// no process has open for writing. Needs no index and no database. With --repair, mends the index too.
+#[derive(Debug, Args)]
+#[command(after_help = EXIT_CODES)]
+pub(crate) struct CleanArgs {
+    #[command(flatten)]
+    pub(crate) cache: CacheArgs,
+    #[command(flatten)]
+    pub(crate) change: ChangeArgs,
+    /// Leave incomplete entries alone that were written to less than this ago [default: image_cache_stall_time]
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) stall_time: Option<Duration>,
+    /// Leave invalid entries alone that were written to less than this ago
+    #[arg(long, value_name = "DURATION", default_value = "0")]
+    pub(crate) invalid_grace: Duration,
+    /// Mend the index: forget rows without a file, adopt files without a row, drop rows whose id is no UUID
+    #[arg(long)]
+    pub(crate) repair: bool,
+    /// Forget the rows even when most of the index's images are not in the directory
+    #[arg(long, requires = "repair")]
+    pub(crate) forget_all: bool,
+}
+
+/// Remove least recently used images until the cache is within its limit
+///
+/// Rows without a file are forgotten first, whether the cache is over its limit or not. Images without a row take their turn by
+/// the later of their access and modification time.
+#[derive(Debug, Args)]
+#[command(after_help = EXIT_CODES)]
+pub(crate) struct PruneArgs {
+    #[command(flatten)]
+    pub(crate) cache: CacheArgs,
+    #[command(flatten)]
+    pub(crate) change: ChangeArgs,
+    #[command(flatten)]
+    pub(crate) limit: LimitArgs,
+    /// Once the cache is over its limit, prune down to this; a percentage is of the limit
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) target_size: Option<Amount>,
+    /// Keep at least this much of the file system free; a percentage is of the file system
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) min_free: Option<Amount>,
+    /// Keep images that were cached or used less than this ago
+    #[arg(long, value_name = "DURATION", default_value = "0")]
+    pub(crate) min_age: Duration,
+    /// Keep this image; may be repeated
+    #[arg(long, value_name = "ID")]
+    pub(crate) keep: Vec<ImageId>,
+    /// Keep the images named in FILE, one id a line, # starts a comment; - is standard input
+    #[arg(long, value_name = "FILE")]
+    pub(crate) keep_from: Vec<PathBuf>,
+    /// Go on even when most of the index's images are not in the directory, and forget their rows
+    #[arg(long)]
+    pub(crate) forget_all: bool,
+    /// When the disk is too full for the index's journal, incomplete entries older than this go first [default:
+    /// image_cache_stall_time]
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) stall_time: Option<Duration>,
+}
+
+/// List what is in the cache
+///
+/// Changes nothing, takes no lock, and works while Glance runs. The JSON form is the body of Glance's GET /v2/cache, with arrays
+/// of its own for what Glance does not tell.
+#[derive(Debug, Args)]
+#[command(after_help = EXIT_CODES)]
+pub(crate) struct ListArgs {
+    #[command(flatten)]
+    pub(crate) cache: CacheArgs,
+    #[command(flatten)]
+    pub(crate) print: PrintArgs,
+    /// Show only entries in these states
+    #[arg(long, value_name = "STATE", value_delimiter = ',')]
+    pub(crate) state: Vec<State>,
+    /// Order the entries
+    #[arg(long, value_name = "KEY", default_value = "image")]
+    pub(crate) sort: SortKey,
+    /// Turn the order round
+    #[arg(long)]
+    pub(crate) reverse: bool,
+}
+
+/// Show how the cache is doing
+///
+/// Which cache and index it is and why, its size against the limit, counts and bytes by state, free space, how access times work
+/// there, who holds a lock, and what needs attention. Changes nothing and takes no lock.
+#[derive(Debug, Args)]
+#[command(after_help = EXIT_CODES)]
+pub(crate) struct StatusArgs {
+    #[command(flatten)]
+    pub(crate) cache: CacheArgs,
+    #[command(flatten)]
+    pub(crate) print: PrintArgs,
+    #[command(flatten)]
+    pub(crate) limit: LimitArgs,
+    /// Count incomplete entries as stalled that were not written to for this long [default: image_cache_stall_time]
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) stall_time: Option<Duration>,
+    /// Exit with 1 when the cache is over its limit or something needs attention
+    #[arg(long)]
+    pub(crate) check: bool,
+}
+
+/// Which cache, and how much is said.
+#[derive(Debug, Args)]
+pub(crate) struct CacheArgs {
+    #[command(flatten)]
+    pub(crate) sources: Sources,
+    /// The cache directory [default: image_cache_dir]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) cache_dir: Option<PathBuf>,
+    /// The kind of index [default: image_cache_driver, else what the directory shows]
+    #[arg(long, value_name = "DRIVER", ignore_case = true)]
+    pub(crate) driver: Option<DriverName>,
+    /// The file of the sqlite index, relative to the cache directory [default: image_cache_sqlite_db]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) sqlite_db: Option<PathBuf>,
+    /// How to print the result [default: json for clean and prune, text for list and status]
+    #[arg(long, value_name = "FORMAT")]
+    pub(crate) format: Option<Format>,
+    /// Say nothing but errors
+    #[arg(short, long, conflicts_with = "verbose")]
+    pub(crate) quiet: bool,
+    /// Say what is done and why
+    #[arg(short, long)]
+    pub(crate) verbose: bool,
+}
+
+/// How a change is made.
+#[derive(Debug, Args)]
+pub(crate) struct ChangeArgs {
+    /// Print what would be done, with a reason for each entry, and touch nothing
+    #[arg(short = 'n', long)]
+    pub(crate) dry_run: bool,
+    /// How long to wait for the lock that glance-api takes, too, and for a busy index
+    #[arg(long, value_name = "DURATION", default_value = "60s")]
+    pub(crate) lock_timeout: Duration,
+    /// When somebody else holds the lock, do nothing and exit with 0
+    #[arg(long)]
+    pub(crate) skip_if_locked: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LimitArgs {
+    /// The limit of the cache; a percentage is of the file system [default: image_cache_max_size]
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) max_size: Option<Amount>,
+}
+
+/// How sizes are shown.
+#[derive(Debug, Args)]
+pub(crate) struct PrintArgs {
+    /// Show sizes in bytes [default when not on a terminal]
+    #[arg(long, conflicts_with = "human")]
+    pub(crate) bytes: bool,
+    /// Show sizes in KiB, MiB and so on [default on a terminal]
+    #[arg(long)]
+    pub(crate) human: bool,
+}
+
+/// `image_cache_driver`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DriverName {
+    Sqlite,
+    Xattr,
+}
+
+/// What `list` can be narrowed to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum State {
+    /// Images, with or without a row
+    Cached,
+    /// Images that the index knows
+    Tracked,
+    /// Images without a row
+    Orphan,
+    /// Rows without an image
+    Ghost,
+    Queued,
+    Incomplete,
+    Invalid,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SortKey {
+    Image,
+    State,
+    LastUse,
+    Modified,
+    Size,
+    Hits,
+}
+
+/// Configuration files and directories in the order they were given: oslo.config reads them from left to right.
+#[derive(Debug, Default)]
+pub(crate) struct Sources(pub(crate) Vec<Source>);
+
+#[derive(Debug, Args)]
+struct SourceArgs {
+    /// Read this file instead of the default ones; may be repeated, later ones win
+    #[arg(long, value_name = "FILE")]
+    config_file: Vec<PathBuf>,
+    /// Read the *.conf files in this directory, sorted; may be repeated, later ones win
+    #[arg(long, value_name = "DIR")]
+    config_dir: Vec<PathBuf>,
+}
+
+impl FromArgMatches for Sources {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let args = SourceArgs::from_arg_matches(matches)?;
+        let places = |name| matches.indices_of(name).into_iter().flatten();
+        let files = places("config_file").zip(args.config_file.into_iter().map(Source::File));
+        let dirs = places("config_dir").zip(args.config_dir.into_iter().map(Source::Dir));
+        let in_order: BTreeMap<usize, Source> = files.chain(dirs).collect();
+        Ok(Sources(in_order.into_values().collect()))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+impl Args for Sources {
+    fn augment_args(command: Command) -> Command {
+        SourceArgs::augment_args(command)
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        SourceArgs::augment_args_for_update(command)
+    }
+}
+
+/// A size in bytes, or a part of something that the option names.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Amount {
+    Bytes(u64),
+    /// 0 to 100.
+    Percent(f64),
+}
+
+impl Amount {
+    /// The amount in bytes, a percentage being of `whole`.
+    pub(crate) fn of(self, whole: u64) -> u64 {
+        match self {
+            Amount::Bytes(bytes) => bytes,
+            Amount::Percent(percent) => (whole as f64 * percent / 100.0) as u64,
+        }
+    }
+}
+
+/// K, M, G, T and P are powers of 1024, as KiB and so on; KB, MB and so on are powers of 1000.
+impl FromStr for Amount {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("'{text}' is no size: give bytes, or a number with a unit such as 10GiB, 500M or 80%");
+        let (number, unit) = split_unit(text).ok_or_else(wrong)?;
+        if unit == "%" {
+            let percent: f64 = number.parse().map_err(|_| wrong())?;
+            return if percent <= 100.0 { Ok(Amount::Percent(percent)) } else { Err(wrong()) };
+        }
+        let unit = unit.to_ascii_lowercase();
+        let (letter, base) = match unit.as_bytes() {
+            [] | [b'b'] => (None, 1024),
+            [letter] | [letter, b'i', b'b'] => (Some(*letter), 1024_u64),
+            [letter, b'b'] => (Some(*letter), 1000),
+            _ => return Err(wrong()),
+        };
+        let power = match letter {
+            None => 0,
+            Some(letter) => b"kmgtp".iter().position(|l| *l == letter).ok_or_else(wrong)? as u32 + 1,
+        };
+        let factor = base.pow(power);
+        let bytes = match number.parse::<u64>() {
+            Ok(whole) => whole.checked_mul(factor),
+            Err(_) => number.parse::<f64>().ok().map(|n| n * factor as f64).filter(|n| *n < 9e18).map(|n| n as u64),
+        };
+        bytes.map(Amount::Bytes).ok_or_else(wrong)
+    }
+}
+
+/// A span of time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Duration(pub(crate) Nanos);
+
+impl Duration {
+    pub(crate) fn as_std(self) -> std::time::Duration {
+        std::time::Duration::from_nanos(self.0.unsigned_abs())
+    }
+}
+
+/// Seconds, or numbers with units from weeks to seconds: `90`, `36h`, `1d12h`.
+impl FromStr for Duration {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("'{text}' is no duration: give seconds, or a number with a unit such as 90s, 15m, 36h or 2d");
+        let mut rest = text;
+        let mut total = 0_f64;
+        while !rest.is_empty() {
+            let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
+            let (number, after) = rest.split_at(digits);
+            let letters = after.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(after.len());
+            let (unit, after) = after.split_at(letters);
+            let seconds = match unit {
+                "" if after.is_empty() && rest == text => 1.0,
+                "ms" => 0.001,
+                "s" | "sec" => 1.0,
+                "m" | "min" => 60.0,
+                "h" => 3600.0,
+                "d" => 86_400.0,
+                "w" => 604_800.0,
+                _ => return Err(wrong()),
+            };
+            total += number.parse::<f64>().map_err(|_| wrong())? * seconds;
+            rest = after;
+        }
+        if text.is_empty() || total > 9e9 {
+            return Err(wrong());
+        }
+        Ok(Duration((total * SECOND as f64) as Nanos))
+    }
+}
+
+impl FromStr for ImageId {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        ImageId::new(text.as_bytes()).ok_or_else(|| format!("'{text}' is no image id: a UUID of 36 characters is needed"))
+    }
+}
+
+/// Splits a number from the unit behind it.
+fn split_unit(text: &str) -> Option<(&str, &str)> {
+    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(end);
+    (!number.is_empty()).then(|| (number, unit.trim_start()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_parser_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn reads_sizes() {
+        for (text, expected) in [
+            ("0", Some(Amount::Bytes(0))),
+            ("10737418240", Some(Amount::Bytes(10_737_418_240))),
+            ("1B", Some(Amount::Bytes(1))),
+            ("10GiB", Some(Amount::Bytes(10 << 30))),
+            ("10G", Some(Amount::Bytes(10 << 30))),
+            ("10 GiB", Some(Amount::Bytes(10 << 30))),
+            ("500m", Some(Amount::Bytes(500 << 20))),
+            ("500MB", Some(Amount::Bytes(500_000_000))),
+            ("1.5K", Some(Amount::Bytes(1536))),
+            ("80%", Some(Amount::Percent(80.0))),
+            ("0%", Some(Amount::Percent(0.0))),
+            ("101%", None),
+            ("", None),
+            ("-1", None),
+            ("G", None),
+            ("1.2.3", None),
+            ("1X", None),
+            ("1GiBs", None),
+            ("99999999999P", None),
+        ] {
+            assert_eq!(text.parse::<Amount>().ok(), expected, "{text:?}");
+        }
+        assert_eq!(Amount::Percent(80.0).of(1000), 800);
+    }
+
+    #[test]
+    fn reads_durations() {
+        for (text, expected) in [
+            ("0", Some(0.0)),
+            ("86400", Some(86_400.0)),
+            ("1.5", Some(1.5)),
+            ("90s", Some(90.0)),
+            ("15m", Some(900.0)),
+            ("36h", Some(129_600.0)),
+            ("1d12h", Some(129_600.0)),
+            ("2w", Some(1_209_600.0)),
+            ("250ms", Some(0.25)),
+            ("", None),
+            ("-1", None),
+            ("h", None),
+            ("1h30", None),
+            ("1y", None),
+            ("99999999999", None),
+        ] {
+            let expected = expected.map(|s: f64| Duration((s * 1e9) as Nanos));
+            assert_eq!(text.parse::<Duration>().ok(), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn keeps_the_order_of_configuration_sources() {
+        let cli = Cli::try_parse_from([
+            "glance-cache", "status", "--config-dir", "d1", "--config-file", "f1", "--config-dir=d2", "--config-file=f2",
+        ])
+        .unwrap();
+        let Action::Status(args) = cli.command else { panic!("status was asked for") };
+        assert_eq!(
+            format!("{:?}", args.cache.sources.0),
+            r#"[Dir("d1"), File("f1"), Dir("d2"), File("f2")]"#
+        );
+    }
+
+    /// Renders the man pages and completions; with GLANCE_CACHE_UPDATE_DOCS set, writes them.
+    #[test]
+    fn man_pages_and_completions_are_current() {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+        let mut files: Vec<(PathBuf, Vec<u8>)> = Vec::new();
+        let mut command = Cli::command();
+        command.build();
+        let mut page = |command: &Command, name: &str| {
+            let man = clap_mangen::Man::new(command.clone().name(name.to_owned()).bin_name(name.replace("glance-cache-", "glance-cache ")))
+                .manual("glance-cache manual")
+                .source(format!("glance-cache {}", env!("CARGO_PKG_VERSION")));
+            let mut text = Vec::new();
+            man.render(&mut text).unwrap();
+            files.push((root.join("man").join(format!("{name}.1")), text));
+        };
+        page(&command, "glance-cache");
+        for sub in command.get_subcommands().filter(|c| c.get_name() != "help") {
+            page(sub, &format!("glance-cache-{}", sub.get_name()));
+        }
+        use clap_complete::Shell;
+        for (shell, name) in
+            [(Shell::Bash, "glance-cache.bash"), (Shell::Zsh, "_glance-cache"), (Shell::Fish, "glance-cache.fish")]
+        {
+            let mut text = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "glance-cache", &mut text);
+            files.push((root.join("completions").join(name), text));
+        }
+        for (path, text) in files {
+            if std::env::vars_os().any(|(name, _)| name == "GLANCE_CACHE_UPDATE_DOCS") {
+                std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+                std::fs::write(&path, &text).unwrap();
+            }
+            let committed = std::fs::read(&path).unwrap_or_default();
+            assert!(
+                committed == text,
+                "{} is not current: run GLANCE_CACHE_UPDATE_DOCS=1 cargo test man_pages",
+                path.strip_prefix(root).unwrap().display()
+            );
+        }
+    }
+}
