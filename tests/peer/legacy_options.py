@@ -1,7 +1,8 @@
 """Says what the real glance-cache-pruner makes of command lines.
 
-Takes a JSON list of argument lists; prints a JSON list with, for each, "refused" (it ends with an error), "printed" (it
-prints something and ends with 0) or the configuration sources in order and the values the command line sets.
+Takes a JSON list of argument lists; prints a JSON list with, for each, "refused" (it ends with an error),
+"printed" (it prints something and ends with 0) or the configuration sources in order and the values the
+command line sets.
 No configuration is read: that is another test's business.
 """
 

@@ -1,6 +1,7 @@
 """Formats log records with the real oslo.log.
 
-Takes a JSON list of records; prints a JSON list of the lines that ContextFormatter or JSONFormatter makes of them.
+Takes a JSON list of records; prints a JSON list of the lines that ContextFormatter or JSONFormatter makes
+of them.
 """
 
 import json
@@ -21,7 +22,8 @@ def line(conf, asked):
     # Loggers of oslo.log put these into every record.
     extra = {"project": "glance", "version": "unknown", "extra_keys": ["project", "version"]}
     record = logging.getLogger(asked["name"]).makeRecord(
-        asked["name"], asked["level"], asked["path"], asked["line"], asked["message"], (), None, asked["function"], extra)
+        asked["name"], asked["level"], asked["path"], asked["line"], asked["message"], (), None,
+        asked["function"], extra)
     record.created = asked["time"]
     record.msecs = int(asked["time"] % 1 * 1000) + 0.0
     record.relativeCreated = asked["since_start"]
