@@ -93,7 +93,9 @@ impl CacheDir {
         let base = match rustix::fs::open(path, DIRECTORY, Mode::empty()) {
             Ok(fd) => fd,
             Err(Errno::NOENT) => return Ok(None),
-            Err(e) => return Err(e).with_context(|| format!("cannot open cache directory {}", path.display())),
+            Err(e) => {
+                return Err(e).with_context(|| format!("cannot open cache directory {}", path.display()));
+            }
         };
         let stat = rustix::fs::fstat(&base)?;
         let mut subdirectories = [None, None, None];
@@ -106,14 +108,26 @@ impl CacheDir {
                     let is_link = statat(&base, place.c_name(), AtFlags::SYMLINK_NOFOLLOW)
                         .is_ok_and(|s| kind_of(&s, s.st_dev) == Kind::Symlink);
                     if is_link {
-                        bail!("{} is a symlink, and links in a cache are not followed", shown.display());
+                        bail!(
+                            "{} is a symlink, and links in a cache are not followed",
+                            shown.display()
+                        );
                     }
                     return Err(e).with_context(|| format!("cannot open {}", shown.display()));
                 }
             };
         }
-        let owner = Owner { uid: stat.st_uid, gid: stat.st_gid };
-        Ok(Some(CacheDir { path: path.to_owned(), base, subdirectories, device: stat.st_dev, owner }))
+        let owner = Owner {
+            uid: stat.st_uid,
+            gid: stat.st_gid,
+        };
+        Ok(Some(CacheDir {
+            path: path.to_owned(),
+            base,
+            subdirectories,
+            device: stat.st_dev,
+            owner,
+        }))
     }
 
     /// The path as the operator wrote it.
@@ -147,8 +161,14 @@ impl CacheDir {
     /// Calls `visit` for every entry of a place, in directory order, and returns those that could not be looked at.
     ///
     /// An entry that vanishes meanwhile is none. A missing subdirectory is an empty one.
-    pub(crate) fn scan(&self, place: Place, mut visit: impl FnMut(Name<'_>, Kind, &Seen)) -> Result<Vec<Unreadable>> {
-        let Some(fd) = self.fd(place) else { return Ok(Vec::new()) };
+    pub(crate) fn scan(
+        &self,
+        place: Place,
+        mut visit: impl FnMut(Name<'_>, Kind, &Seen),
+    ) -> Result<Vec<Unreadable>> {
+        let Some(fd) = self.fd(place) else {
+            return Ok(Vec::new());
+        };
         let shown = || format!("cannot list {}", self.path.join(place.name()).display());
         // A descriptor of its own: the offset of a listing belongs to the open file.
         let listing = openat(fd, c".", DIRECTORY, Mode::empty()).with_context(shown)?;
@@ -158,7 +178,9 @@ impl CacheDir {
         let mut entries = RawDir::new(&listing, &mut buffer);
         while let Some(entry) = entries.next() {
             let entry = entry.with_context(shown)?;
-            let Some(name) = Name::new(entry.file_name()) else { continue };
+            let Some(name) = Name::new(entry.file_name()) else {
+                continue;
+            };
             match statat(fd, name.as_c_str(), AtFlags::SYMLINK_NOFOLLOW) {
                 Ok(stat) => visit(name, kind_of(&stat, device), &seen(&stat)),
                 Err(Errno::NOENT) => {}
@@ -185,7 +207,9 @@ impl CacheDir {
         name: Name<'_>,
         unchanged: impl FnOnce(&Seen) -> bool,
     ) -> Result<Removal, Errno> {
-        let Some(fd) = self.fd(place) else { return Ok(Removal::AlreadyGone) };
+        let Some(fd) = self.fd(place) else {
+            return Ok(Removal::AlreadyGone);
+        };
         match self.look(place, name)? {
             None => return Ok(Removal::AlreadyGone),
             Some((_, now)) if !unchanged(&now) => return Ok(Removal::Changed),
@@ -201,12 +225,19 @@ impl CacheDir {
     /// Holds on to an image's inode without opening the file, so that its blocks are freed when the handle is dropped and
     /// not by the unlink. `None` when that does not work: then the unlink frees them, which is only slower for others.
     pub(crate) fn hold(&self, name: Name<'_>) -> Option<OwnedFd> {
-        openat(&self.base, name.as_c_str(), OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()).ok()
+        openat(
+            &self.base,
+            name.as_c_str(),
+            OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+            Mode::empty(),
+        )
+        .ok()
     }
 
     /// The file system's figures, for free space.
     pub(crate) fn statvfs(&self) -> Result<StatVfs> {
-        rustix::fs::fstatvfs(&self.base).with_context(|| format!("cannot ask for the free space of {}", self.path.display()))
+        rustix::fs::fstatvfs(&self.base)
+            .with_context(|| format!("cannot ask for the free space of {}", self.path.display()))
     }
 }
 

@@ -139,7 +139,9 @@ pub(crate) const SECOND: Nanos = 1_000_000_000;
 pub(crate) fn nanos(seconds: f64) -> Nanos {
     let whole = seconds.trunc();
     let fraction = ((seconds - whole) * 1e9).round();
-    (whole as i64).saturating_mul(SECOND).saturating_add(fraction as i64)
+    (whole as i64)
+        .saturating_mul(SECOND)
+        .saturating_add(fraction as i64)
 }
 
 /// Returns [`Nanos`] as epoch seconds.
@@ -252,7 +254,10 @@ mod tests {
 
     #[test]
     fn image_ids_are_uuids_in_either_case() {
-        for good in ["01234567-89ab-cdef-0123-456789abcdef", "01234567-89AB-CDEF-0123-456789abcdef"] {
+        for good in [
+            "01234567-89ab-cdef-0123-456789abcdef",
+            "01234567-89AB-CDEF-0123-456789abcdef",
+        ] {
             assert_eq!(ImageId::new(good.as_bytes()).unwrap().as_str(), good);
         }
         for bad in [

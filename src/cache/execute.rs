@@ -100,7 +100,11 @@ impl Outcome {
     }
 
     fn error(&mut self, name: impl Into<String>, action: &'static str, message: impl Into<String>) {
-        self.errors.push(EntryError { name: name.into(), action, message: message.into() });
+        self.errors.push(EntryError {
+            name: name.into(),
+            action,
+            message: message.into(),
+        });
     }
 }
 
@@ -113,7 +117,13 @@ pub(crate) struct Executor<'a> {
 }
 
 /// Removes what a clean plans to remove. It needs no index.
-pub(crate) fn clean(dir: &CacheDir, plan: &CleanPlan, wait: &Wait, progress: &dyn Progress, outcome: &mut Outcome) {
+pub(crate) fn clean(
+    dir: &CacheDir,
+    plan: &CleanPlan,
+    wait: &Wait,
+    progress: &dyn Progress,
+    outcome: &mut Outcome,
+) {
     for (reason, entry) in &plan.entries {
         if wait.interrupt.raised() {
             outcome.stopped = Some(Refusal::Interrupted);
@@ -131,7 +141,11 @@ pub(crate) fn clean(dir: &CacheDir, plan: &CleanPlan, wait: &Wait, progress: &dy
                 // A link has a length, but frees no image's bytes.
                 let bytes = if entry.kind == Kind::File { seen.size } else { 0 };
                 outcome.bytes_cleaned += bytes;
-                progress.removed(Removed { name: &reason.place().show(entry.name.as_name()), bytes, reason: text });
+                progress.removed(Removed {
+                    name: &reason.place().show(entry.name.as_name()),
+                    bytes,
+                    reason: text,
+                });
             }
             Ok(Removal::AlreadyGone) => {}
             Ok(Removal::Changed) => outcome.left_alone += 1,
@@ -154,7 +168,10 @@ fn unchanged(image: &Image) -> impl Fn(&Seen) -> bool + '_ {
 }
 
 fn target(image: &Image) -> Target {
-    Target { id: image.id, claim: image.row.map_or(Claim::NoRow, Claim::Unchanged) }
+    Target {
+        id: image.id,
+        claim: image.row.map_or(Claim::NoRow, Claim::Unchanged),
+    }
 }
 
 impl Executor<'_> {
@@ -191,7 +208,9 @@ impl Executor<'_> {
             Err(refusal) => run.outcome.stopped = Some(refusal),
         }
         let forgotten = run.outcome.ghosts_forgotten;
-        run.rows = run.rows.saturating_sub(usize::try_from(forgotten).unwrap_or(usize::MAX));
+        run.rows = run
+            .rows
+            .saturating_sub(usize::try_from(forgotten).unwrap_or(usize::MAX));
         while run.outcome.stopped.is_none() {
             let step = match run.disk {
                 Disk::HasRoom => self.step(inventory, &plan, &mut run),
@@ -235,7 +254,10 @@ impl Executor<'_> {
         let targets: Vec<Target> = images.iter().map(|image| target(image)).collect();
         self.index.begin(self.wait)?;
         let started = Instant::now();
-        let holds = self.index.forget(&targets).inspect_err(|_| self.index.abandon())?;
+        let holds = self
+            .index
+            .forget(&targets)
+            .inspect_err(|_| self.index.abandon())?;
 
         let mut held = Vec::new();
         let mut done = Vec::with_capacity(images.len());
@@ -244,15 +266,26 @@ impl Executor<'_> {
             if late || self.wait.interrupt.raised() {
                 break;
             }
-            done.push(if *holds { self.remove(image, &mut held) } else { Ok(Removal::Changed) });
+            done.push(if *holds {
+                self.remove(image, &mut held)
+            } else {
+                Ok(Removal::Changed)
+            });
         }
         let is_gone = |result: Option<&Result<Removal, Errno>>| {
             matches!(result, Some(Ok(Removal::Removed | Removal::AlreadyGone)))
         };
-        let gone: Vec<Target> =
-            targets.iter().enumerate().filter(|(i, _)| is_gone(done.get(*i))).map(|(_, target)| *target).collect();
+        let gone: Vec<Target> = targets
+            .iter()
+            .enumerate()
+            .filter(|(i, _)| is_gone(done.get(*i)))
+            .map(|(_, target)| *target)
+            .collect();
         // Rows that were not forgotten because their claim did not hold need no taking back.
-        let all = holds.iter().enumerate().all(|(i, holds)| !holds || is_gone(done.get(i)));
+        let all = holds
+            .iter()
+            .enumerate()
+            .all(|(i, holds)| !holds || is_gone(done.get(i)));
         let committed = self.index.commit(if all { None } else { Some(&gone) });
         let elapsed = started.elapsed();
         drop(held);
@@ -264,8 +297,14 @@ impl Executor<'_> {
     }
 
     fn remove(&self, image: &Image, held: &mut Vec<OwnedFd>) -> Result<Removal, Errno> {
-        let handle = if image.seen.allocated > LARGE { self.dir.hold(image.id.as_name()) } else { None };
-        let removal = self.dir.remove(Place::Base, image.id.as_name(), unchanged(image))?;
+        let handle = if image.seen.allocated > LARGE {
+            self.dir.hold(image.id.as_name())
+        } else {
+            None
+        };
+        let removal = self
+            .dir
+            .remove(Place::Base, image.id.as_name(), unchanged(image))?;
         if removal == Removal::Removed {
             held.extend(handle);
         }
@@ -275,11 +314,16 @@ impl Executor<'_> {
     /// After a commit that failed: the files are gone, so their rows are deleted again, on their own.
     fn repeat(&mut self, gone: &[Target], refusal: Refusal, run: &mut PruneRun) {
         let count = gone.len();
-        run.outcome.error("index", "forget", format!("{:#}", refusal.into_error()));
+        run.outcome
+            .error("index", "forget", format!("{:#}", refusal.into_error()));
         run.pending.extend(gone.iter().filter_map(as_ghost));
         if let Err(refusal) = self.forget_pending(run) {
             let why = refusal.into_error();
-            run.outcome.error("index", "forget", format!("{count} rows stay without their files until the next run: {why:#}"));
+            run.outcome.error(
+                "index",
+                "forget",
+                format!("{count} rows stay without their files until the next run: {why:#}"),
+            );
             run.pending.clear();
         }
     }
@@ -290,7 +334,12 @@ impl Executor<'_> {
             return Ok(());
         }
         self.index.begin(self.wait)?;
-        let absent: Vec<Target> = run.pending.iter().copied().filter(|t| self.is_absent(t)).collect();
+        let absent: Vec<Target> = run
+            .pending
+            .iter()
+            .copied()
+            .filter(|t| self.is_absent(t))
+            .collect();
         self.index.forget(&absent).inspect_err(|_| self.index.abandon())?;
         self.index.commit(None)?;
         run.pending.clear();
@@ -350,8 +399,15 @@ impl Executor<'_> {
     }
 
     /// The disk is still full: removes one image before its row, under the index's lock, then tries the row.
-    fn file_before_row(&mut self, inventory: &Inventory, plan: &PrunePlan, run: &mut PruneRun) -> Result<bool, Refusal> {
-        let Some(image) = run.next_batch(inventory, plan, true).first().copied() else { return Ok(false) };
+    fn file_before_row(
+        &mut self,
+        inventory: &Inventory,
+        plan: &PrunePlan,
+        run: &mut PruneRun,
+    ) -> Result<bool, Refusal> {
+        let Some(image) = run.next_batch(inventory, plan, true).first().copied() else {
+            return Ok(false);
+        };
         if self.wait.interrupt.raised() {
             return Err(Refusal::Interrupted);
         }
@@ -383,7 +439,11 @@ impl Executor<'_> {
         let count = run.pending.len();
         if let Err(refusal) = self.forget_pending(run) {
             let why = refusal.into_error();
-            run.outcome.error("index", "forget", format!("{count} rows stay without their files until the next run: {why:#}"));
+            run.outcome.error(
+                "index",
+                "forget",
+                format!("{count} rows stay without their files until the next run: {why:#}"),
+            );
         }
         if run.outcome.stopped.is_none()
             && let Err(refusal) = self.forget_ghosts(ghosts, &mut run.outcome)
@@ -401,15 +461,25 @@ impl Executor<'_> {
             self.index.begin(self.wait)?;
             let targets: Vec<Target> = portion
                 .iter()
-                .map(|ghost| Target { id: ghost.id, claim: Claim::Row(ghost.row.key) })
+                .map(|ghost| Target {
+                    id: ghost.id,
+                    claim: Claim::Row(ghost.row.key),
+                })
                 .filter(|target| self.is_absent(target))
                 .collect();
-            let forgotten = self.index.forget(&targets).inspect_err(|_| self.index.abandon())?;
+            let forgotten = self
+                .index
+                .forget(&targets)
+                .inspect_err(|_| self.index.abandon())?;
             self.index.commit(None)?;
             outcome.ghosts_forgotten += forgotten.iter().filter(|forgotten| **forgotten).count() as u64;
             outcome.left_alone += (portion.len() - targets.len()) as u64;
             for target in &targets {
-                self.progress.removed(Removed { name: target.id.as_str(), bytes: 0, reason: "ghost" });
+                self.progress.removed(Removed {
+                    name: target.id.as_str(),
+                    bytes: 0,
+                    reason: "ghost",
+                });
             }
         }
         Ok(())
@@ -451,7 +521,10 @@ impl Executor<'_> {
     fn drop_bad_rows(&mut self, inventory: &Inventory, outcome: &mut Outcome) -> Result<(), Refusal> {
         for portion in inventory.bad_rows.chunks(ROWS) {
             self.index.begin(self.wait)?;
-            let dropped = self.index.drop_bad_rows(portion).inspect_err(|_| self.index.abandon())?;
+            let dropped = self
+                .index
+                .drop_bad_rows(portion)
+                .inspect_err(|_| self.index.abandon())?;
             self.index.commit(None)?;
             outcome.rows_dropped += dropped;
         }
@@ -466,7 +539,9 @@ impl Executor<'_> {
     ///
     /// File systems may free in the background: as long as less shows than the blocks just released, it is waited for a moment.
     fn is_short(&self, min_free: Option<u64>, before: u64, freed: u64, goal: &mut Goal) -> bool {
-        let Some(wanted) = min_free.filter(|_| goal.is_reached() && freed > 0) else { return false };
+        let Some(wanted) = min_free.filter(|_| goal.is_reached() && freed > 0) else {
+            return false;
+        };
         let deadline = Instant::now() + SETTLE;
         while self.available() < wanted.min(before.saturating_add(freed)) && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(20));
@@ -479,7 +554,10 @@ impl Executor<'_> {
 /// What a target becomes once its file is gone: a row to forget whatever it says. Orphans leave none.
 fn as_ghost(target: &Target) -> Option<Target> {
     match target.claim {
-        Claim::Unchanged(row) => Some(Target { id: target.id, claim: Claim::Row(row.key) }),
+        Claim::Unchanged(row) => Some(Target {
+            id: target.id,
+            claim: Claim::Row(row.key),
+        }),
         Claim::Row(_) => Some(*target),
         Claim::NoRow => None,
     }
@@ -524,8 +602,17 @@ impl PruneRun {
     ///
     /// Never more than half of the rows: a crash would bring them all back without their files, and the next run would take the
     /// directory for a wrong one.
-    fn next_batch<'a>(&mut self, inventory: &'a Inventory, plan: &PrunePlan, transactional: bool) -> Vec<&'a Image> {
-        let most = if transactional { self.batch.min((self.rows / 2).max(1)) } else { self.batch };
+    fn next_batch<'a>(
+        &mut self,
+        inventory: &'a Inventory,
+        plan: &PrunePlan,
+        transactional: bool,
+    ) -> Vec<&'a Image> {
+        let most = if transactional {
+            self.batch.min((self.rows / 2).max(1))
+        } else {
+            self.batch
+        };
         let mut goal = self.goal;
         let mut images = Vec::new();
         let mut at = self.at;
@@ -548,7 +635,13 @@ impl PruneRun {
     }
 
     /// Books what became of a batch; what was not come to is left for the next.
-    fn account(&mut self, images: &[&Image], done: &[Result<Removal, Errno>], elapsed: Duration, progress: &dyn Progress) {
+    fn account(
+        &mut self,
+        images: &[&Image],
+        done: &[Result<Removal, Errno>],
+        elapsed: Duration,
+        progress: &dyn Progress,
+    ) {
         for (image, result) in images.iter().zip(done) {
             match result {
                 Ok(Removal::Removed) => {
@@ -557,8 +650,16 @@ impl PruneRun {
                     self.freed += frees(image);
                     self.goal = self.goal.without(image);
                     self.rows -= usize::from(image.row.is_some() && self.rows > 0);
-                    let reason = if image.row.is_some() { "least recently used" } else { "least recently used, without a row" };
-                    progress.removed(Removed { name: image.id.as_str(), bytes: image.seen.size, reason });
+                    let reason = if image.row.is_some() {
+                        "least recently used"
+                    } else {
+                        "least recently used, without a row"
+                    };
+                    progress.removed(Removed {
+                        name: image.id.as_str(),
+                        bytes: image.seen.size,
+                        reason,
+                    });
                 }
                 Ok(Removal::AlreadyGone) => {
                     self.outcome.bytes_gone += image.seen.size;

@@ -1,1 +1,284 @@
-//! Empty for now.
+//! `clean`: what goes, what stays, what it says; and `clean --repair`.
+
+use std::fs::File;
+
+use serde_json::json;
+
+use crate::env::*;
+
+/// Invalid and incomplete entries of several ages, around the default stall time of a day.
+fn littered(driver: Driver) -> TestEnv {
+    let env = TestEnv::new(driver, FIVE);
+    env.file("invalid/i1", 10, 0);
+    env.file(format!("invalid/{}", id('1')), 20, 100);
+    env.file(format!("incomplete/{}", id('2')), 300, 25);
+    env.file(format!("incomplete/{}", id('3')), 400, 23);
+    env.file(format!("incomplete/{}", id('4')), 500, -2);
+    env.file(format!("queue/{}", id('5')), 0, 99);
+    env
+}
+
+#[test]
+fn removes_invalid_at_once_and_incomplete_after_the_stall_time() {
+    for env in [littered(Sqlite), littered(Xattr)] {
+        env.clean(&[]).ok().has(
+            &json!({"total_files_cleaned": 3, "total_bytes_cleaned": 330, "invalid_files": 2,
+            "stalled_files": 1, "dry_run": false, "errors": []}),
+        );
+        assert_eq!(env.names("invalid"), [""; 0]);
+        assert_eq!(env.names("incomplete"), [id('3'), id('4')]);
+        assert_eq!(env.names("queue"), [id('5')]);
+        assert_eq!(env.left(), "abcde");
+    }
+}
+
+#[test]
+fn stall_time_takes_units() {
+    for (time, left) in [
+        ("24h", 2),
+        ("25h", 2),
+        ("26h", 3),
+        ("2d", 3),
+        ("82800", 2),
+        ("1h", 1),
+        ("0", 1),
+        ("30m", 1),
+    ] {
+        let env = littered(Xattr);
+        env.clean(&["--stall-time", time]).ok();
+        assert_eq!(env.names("incomplete").len(), left, "--stall-time {time}");
+    }
+}
+
+#[test]
+fn a_future_time_stays_even_with_no_stall_time() {
+    for env in [littered(Sqlite), littered(Xattr)] {
+        env.clean(&["--stall-time", "0"]).ok();
+        assert_eq!(env.names("incomplete"), [id('4')]);
+    }
+}
+
+#[test]
+fn invalid_grace_keeps_young_ones() {
+    let env = littered(Xattr);
+    env.clean(&["--invalid-grace", "36h"])
+        .ok()
+        .has(&json!({"invalid_files": 1, "stalled_files": 1}));
+    assert_eq!(env.names("invalid"), ["i1"]);
+}
+
+#[test]
+fn the_stall_time_of_the_configuration_counts() {
+    let env = littered(Sqlite);
+    let conf = env.conf("image_cache_stall_time = 3600");
+    env.raw(&["clean", "--config-file", &conf])
+        .ok()
+        .has(&json!({"stalled_files": 2}));
+}
+
+#[test]
+fn a_dry_run_says_what_it_would_remove_and_touches_nothing() {
+    for env in [littered(Sqlite), littered(Xattr)] {
+        let before = env.snapshot();
+        let report = env
+            .clean(&["--dry-run"])
+            .ok()
+            .has(&json!({"total_files_cleaned": 3,
+            "total_bytes_cleaned": 330, "invalid_files": 2, "stalled_files": 1, "dry_run": true}));
+        let plan = report.json()["plan"].as_array().unwrap().clone();
+        assert_eq!(
+            plan.iter()
+                .map(|entry| entry["bytes"].as_u64().unwrap())
+                .sum::<u64>(),
+            330
+        );
+        assert!(
+            plan.iter()
+                .all(|e| e["image_id"].is_string() && e["action"].is_string() && e["reason"].is_string())
+        );
+        assert_eq!(env.snapshot(), before);
+    }
+}
+
+#[test]
+fn running_twice_removes_nothing_more() {
+    for env in [littered(Sqlite), littered(Xattr)] {
+        env.clean(&[]).ok();
+        let before = env.snapshot();
+        env.clean(&[])
+            .ok()
+            .has(&json!({"total_files_cleaned": 0, "total_bytes_cleaned": 0, "errors": []}));
+        assert_eq!(env.snapshot(), before);
+    }
+}
+
+#[test]
+fn a_file_open_for_writing_stays_and_is_reported() {
+    let env = littered(Xattr);
+    let name = format!("incomplete/{}", id('2'));
+    let writer = File::options().append(true).open(env.path(&name)).unwrap();
+    let run = env.clean(&[]);
+    assert!(env.path(&name).exists(), "removed under its writer");
+    assert!(
+        run.stdout.contains(&id('2')) || run.stderr.contains(&id('2')),
+        "not reported: {run:?}"
+    );
+    drop(writer);
+    env.clean(&[]).ok().has(&json!({"stalled_files": 1}));
+    assert!(!env.path(&name).exists());
+}
+
+#[test]
+fn opens_no_index() {
+    for garbage in ["", "no database at all", "SQLite format 3\0 or so"] {
+        let env = littered(Sqlite);
+        std::fs::write(env.path("cache.db"), garbage).unwrap();
+        env.clean(&[]).ok().has(&json!({"total_files_cleaned": 3}));
+        assert_eq!(std::fs::read_to_string(env.path("cache.db")).unwrap(), garbage);
+    }
+}
+
+#[test]
+fn needs_no_node_url_and_no_database() {
+    let env = littered(Sqlite);
+    let conf = env.write(
+        "c.conf",
+        format!("[DEFAULT]\nimage_cache_dir = {}\n", env.dir().display()),
+    );
+    env.raw(&["clean", "--config-file", &conf])
+        .ok()
+        .has(&json!({"total_files_cleaned": 3}));
+}
+
+#[test]
+fn missing_subdirectories_are_not_made() {
+    let env = TestEnv::sqlite(FIVE);
+    for sub in ["invalid", "incomplete", "queue"] {
+        system(&["rmdir", env.path(sub).to_str().unwrap()]);
+    }
+    env.clean(&[]).ok().has(&json!({"total_files_cleaned": 0}));
+    assert!(!env.path("invalid").exists() && !env.path("incomplete").exists());
+}
+
+#[test]
+fn json_is_one_line_whatever_happened_and_text_replaces_it() {
+    let env = littered(Sqlite);
+    let run = env.clean(&[]).ok();
+    assert!(
+        run.stdout.ends_with('\n') && run.stdout.matches('\n').count() == 1,
+        "{:?}",
+        run.stdout
+    );
+    assert_eq!(run.stderr, "");
+    let text = env.clean(&["--format", "text"]).ok();
+    assert!(
+        !text.stdout.is_empty() && !text.stdout.starts_with('{'),
+        "{:?}",
+        text.stdout
+    );
+}
+
+#[test]
+fn verbose_gives_the_summary_on_stderr() {
+    let env = littered(Sqlite);
+    let run = env.clean(&["-v"]).ok();
+    assert!(!run.stderr.is_empty());
+    assert_eq!(run.json()["total_files_cleaned"], 3);
+}
+
+// -- clean --repair --
+
+#[test]
+fn repair_forgets_ghosts() {
+    let env = TestEnv::sqlite(FIVE);
+    env.ghost('f', 5);
+    env.clean(&["--repair"])
+        .ok()
+        .has(&json!({"ghosts_forgotten": 1, "orphans_adopted": 0, "rows_dropped": 0}));
+    assert_eq!(env.left(), "abcde");
+}
+
+#[test]
+fn repair_leaves_young_orphans_alone() {
+    let env = TestEnv::sqlite(FIVE);
+    env.orphan('f', 5, 5); // its ctime is now: Glance may be about to insert the row
+    env.clean(&["--repair"]).ok().has(&json!({"orphans_adopted": 0}));
+    assert_eq!((env.images().as_str(), env.rows().as_str()), ("abcdef", "abcde"));
+}
+
+#[test]
+fn repair_drops_rows_that_name_no_image() {
+    let env = TestEnv::sqlite(FIVE);
+    for name in ["../outside", "/etc/passwd", "", "invalid", "not-a-uuid"] {
+        env.row(name, 5);
+    }
+    env.clean(&["--repair"])
+        .ok()
+        .has(&json!({"rows_dropped": 5, "ghosts_forgotten": 0}));
+    assert_eq!(env.ids().len(), 5);
+    assert_eq!(env.left(), "abcde");
+}
+
+#[test]
+fn repair_cleans_as_well() {
+    let env = littered(Sqlite);
+    env.ghost('f', 5);
+    env.clean(&["--repair"])
+        .ok()
+        .has(&json!({"total_files_cleaned": 3, "ghosts_forgotten": 1}));
+}
+
+#[test]
+fn a_dry_repair_gives_each_its_reason() {
+    let env = TestEnv::sqlite(FIVE);
+    env.ghost('f', 5);
+    env.row("../outside", 5);
+    let before = env.snapshot();
+    let run = env.clean(&["--repair", "--dry-run"]).ok();
+    let plan = run.json()["plan"].as_array().unwrap().clone();
+    let reason = |id: &str| {
+        plan.iter()
+            .any(|e| e["image_id"] == id && !e["reason"].as_str().unwrap().is_empty())
+    };
+    assert!(reason(&id('f')) && reason("../outside"), "{plan:?}");
+    assert_eq!(env.snapshot(), before);
+}
+
+#[test]
+fn repair_twice_changes_nothing_more() {
+    let env = TestEnv::sqlite(FIVE);
+    env.ghost('f', 5);
+    env.row("x", 5);
+    env.clean(&["--repair"]).ok();
+    let before = env.snapshot();
+    env.clean(&["--repair"])
+        .ok()
+        .has(&json!({"ghosts_forgotten": 0, "rows_dropped": 0}));
+    assert_eq!(env.snapshot(), before);
+}
+
+#[test]
+fn repair_does_not_forget_most_of_an_index_unasked() {
+    let env = TestEnv::sqlite(&FIVE[..2]);
+    for letter in ['c', 'd', 'e'] {
+        env.ghost(letter, 5);
+    }
+    env.clean(&["--repair"])
+        .fails(1, &[env.dir().to_str().unwrap(), "--forget-all"]);
+    assert_eq!(env.rows(), "abcde");
+    env.clean(&["--repair", "--forget-all"])
+        .ok()
+        .has(&json!({"ghosts_forgotten": 3}));
+    assert_eq!(env.left(), "ab");
+}
+
+#[test]
+fn repair_with_the_xattr_index_finds_nothing_to_repair() {
+    let env = TestEnv::xattr(FIVE);
+    env.orphan('f', 5, 5);
+    let before = env.images();
+    env.clean(&["--repair"])
+        .ok()
+        .has(&json!({"ghosts_forgotten": 0, "orphans_adopted": 0, "rows_dropped": 0}));
+    assert_eq!(env.images(), before);
+}

@@ -5,8 +5,9 @@
 //! one, and `compat` (with `peer`) runs the real Glance beside ours. Tests that need root live in modules named `as_root`,
 //! those that need the real Glance in `compat`; both are ignored with their reason and run by `tests/run`.
 
-// The environment is read here to find the peer's Python; clocks set the ages of test images.
-#![allow(clippy::disallowed_methods)]
+// The environment is read here to find the peer's Python, clocks set the ages of test images, and what was compared is
+// printed; helpers outside `#[test]` functions unwrap as the tests do.
+#![allow(clippy::disallowed_methods, clippy::print_stdout, clippy::unwrap_used)]
 
 mod clean;
 mod compat;

@@ -1,1 +1,93 @@
-//! Empty for now.
+//! The real Glance in a helper process: one request a line, one answer a line. See `tests/peer/peer.py` for what it can do.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::PathBuf;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+use serde_json::{Value, json};
+
+/// The Python that has the real Glance.
+pub(crate) fn python() -> PathBuf {
+    std::env::var_os("GLANCE_CACHE_TEST_PYTHON").map(PathBuf::from).unwrap_or_else(|| {
+        panic!("GLANCE_CACHE_TEST_PYTHON is not set: tests/run makes that Python, with the real Glance in it, and sets it")
+    })
+}
+
+/// One of Glance's own console scripts.
+pub(crate) fn script(name: &str) -> PathBuf {
+    python().with_file_name(name)
+}
+
+/// A process with the real Glance loaded, ended when dropped.
+pub(crate) struct Peer {
+    child: Child,
+    requests: ChildStdin,
+    answers: BufReader<ChildStdout>,
+}
+
+impl Peer {
+    pub(crate) fn start() -> Self {
+        let mut child = Command::new(python())
+            .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/peer/peer.py"))
+            .env_clear()
+            .env("PATH", "/usr/bin:/bin")
+            .env("TZ", "UTC")
+            .env("HOME", "/nonexistent")
+            .env("PYTHONDONTWRITEBYTECODE", "1")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap_or_else(|error| panic!("{}: {error}", python().display()));
+        let requests = child.stdin.take().unwrap();
+        let answers = BufReader::new(child.stdout.take().unwrap());
+        Self {
+            child,
+            requests,
+            answers,
+        }
+    }
+
+    /// Sends a request; [`Peer::answer`] waits for what comes back.
+    pub(crate) fn ask(&mut self, op: &str, mut arguments: Value) {
+        arguments["op"] = json!(op);
+        writeln!(self.requests, "{arguments}").unwrap();
+    }
+
+    /// The answer, or the error's type and message.
+    pub(crate) fn answer(&mut self) -> Result<Value, String> {
+        let mut line = String::new();
+        self.answers.read_line(&mut line).unwrap();
+        let mut answer: Value = serde_json::from_str(&line)
+            .unwrap_or_else(|error| panic!("the real Glance is gone ({error}): {line:?}"));
+        match answer["error"].take() {
+            Value::Null => Ok(answer["ok"].take()),
+            error => Err(error.as_str().unwrap_or_default().into()),
+        }
+    }
+
+    /// Asks and waits.
+    pub(crate) fn try_call(&mut self, op: &str, arguments: Value) -> Result<Value, String> {
+        self.ask(op, arguments);
+        self.answer()
+    }
+
+    /// Asks and waits; an error fails the test.
+    #[track_caller]
+    pub(crate) fn call(&mut self, op: &str, arguments: Value) -> Value {
+        let what = format!("{op} {arguments}");
+        self.try_call(op, arguments)
+            .unwrap_or_else(|error| panic!("the real Glance, {what}: {error}"))
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

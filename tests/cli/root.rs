@@ -1,1 +1,145 @@
-//! Empty for now.
+//! What only root can arrange: small ext4 file systems on loop devices, immutable files. Each undoes itself when dropped.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use tempfile::TempDir;
+
+use crate::env::{Driver, TestEnv, system};
+
+/// An ext4 file system in a file, not mounted.
+pub(crate) struct Ext4 {
+    pub(crate) image: PathBuf,
+}
+
+impl Ext4 {
+    /// Makes one of `megabytes` MiB, with nothing reserved for root.
+    pub(crate) fn make(dir: &Path, megabytes: u64) -> Self {
+        let image = dir.join("ext4");
+        fs::File::create(&image)
+            .unwrap()
+            .set_len(megabytes << 20)
+            .unwrap();
+        system(&[
+            "mkfs.ext4",
+            "-q",
+            "-m",
+            "0",
+            "-b",
+            "1024",
+            image.to_str().unwrap(),
+        ]);
+        Self { image }
+    }
+
+    /// Sets the change time of a file, which no running kernel lets anybody do.
+    pub(crate) fn set_ctime(&self, path: &str, epoch: i64) {
+        let request = format!("set_inode_field {path} ctime @{epoch}");
+        system(&["debugfs", "-w", "-R", &request, self.image.to_str().unwrap()]);
+    }
+}
+
+/// A mount that is undone when dropped.
+pub(crate) struct Mount {
+    pub(crate) point: PathBuf,
+}
+
+impl Mount {
+    pub(crate) fn ext4(ext4: &Ext4, point: &Path, options: &str) -> Self {
+        fs::create_dir_all(point).unwrap();
+        system(&[
+            "mount",
+            "-o",
+            &format!("loop,{options}"),
+            ext4.image.to_str().unwrap(),
+            point.to_str().unwrap(),
+        ]);
+        Self { point: point.into() }
+    }
+
+    pub(crate) fn of(kind: &str, point: &Path) -> Self {
+        fs::create_dir_all(point).unwrap();
+        system(&["mount", "-t", kind, kind, point.to_str().unwrap()]);
+        Self { point: point.into() }
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.point).status();
+    }
+}
+
+/// A file nobody can change or unlink, until dropped.
+pub(crate) struct Immutable(PathBuf);
+
+impl Immutable {
+    pub(crate) fn new(path: PathBuf) -> Self {
+        system(&["chattr", "+i", path.to_str().unwrap()]);
+        Self(path)
+    }
+}
+
+impl Drop for Immutable {
+    fn drop(&mut self) {
+        let _ = Command::new("chattr").arg("-i").arg(&self.0).status();
+    }
+}
+
+/// An empty cache on a file system of its own. The mount is undone before the test's directory is removed.
+pub(crate) struct Mounted {
+    pub(crate) mount: Mount,
+    pub(crate) env: TestEnv,
+}
+
+impl Mounted {
+    /// On a small ext4.
+    pub(crate) fn ext4(driver: Driver, megabytes: u64, options: &str) -> Self {
+        let root = test_directory();
+        let ext4 = Ext4::make(root.path(), megabytes);
+        let mount = Mount::ext4(&ext4, &root.path().join("mnt"), options);
+        Self::at(driver, root, mount)
+    }
+
+    /// On a tmpfs, ramfs or the like.
+    pub(crate) fn of(kind: &str, driver: Driver) -> Self {
+        let root = test_directory();
+        let mount = Mount::of(kind, &root.path().join("mnt"));
+        Self::at(driver, root, mount)
+    }
+
+    fn at(driver: Driver, root: TempDir, mount: Mount) -> Self {
+        let cache = mount.point.join("cache");
+        Self {
+            mount,
+            env: TestEnv::at(driver, root, cache),
+        }
+    }
+
+    /// Sets change times of files of the cache on an ext4: unmounts, edits, mounts again.
+    pub(crate) fn set_ctimes(&self, names: &[String], epoch: i64) {
+        let ext4 = Ext4 {
+            image: self.env.outside("ext4"),
+        };
+        system(&["umount", self.mount.point.to_str().unwrap()]);
+        for name in names {
+            ext4.set_ctime(&format!("/cache/{name}"), epoch);
+        }
+        std::mem::forget(Mount::ext4(&ext4, &self.mount.point, "relatime"));
+    }
+
+    /// Writes to a file until not a byte more fits.
+    pub(crate) fn fill(&self) {
+        use std::io::Write as _;
+        let mut file = fs::File::create(self.mount.point.join("filler")).unwrap();
+        for size in [1 << 16, 1024, 1] {
+            while file.write_all(&vec![7; size]).is_ok() {}
+        }
+        file.sync_all().unwrap();
+    }
+}
+
+fn test_directory() -> TempDir {
+    tempfile::Builder::new().prefix("gct-").tempdir().unwrap()
+}

@@ -85,13 +85,23 @@ impl Location {
         let not_a_file = || format!("image_cache_sqlite_db {} names no file", file.display());
         let name = path.file_name().with_context(not_a_file)?;
         let name = NameBuf::new(name.as_encoded_bytes()).with_context(not_a_file)?;
-        let base = dir.fd(Place::Base).context("the cache directory is always open")?;
+        let base = dir
+            .fd(Place::Base)
+            .context("the cache directory is always open")?;
         // The directory part leads where the operator's setting says; only the last component must not be a link.
-        let parent = file.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let parent = file
+            .parent()
+            .filter(|p| !p.as_os_str().is_empty())
+            .unwrap_or(Path::new("."));
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let dir_fd = openat(base, parent, flags, Mode::empty())
             .with_context(|| format!("cannot open the directory of the image index {}", path.display()))?;
-        Ok(Location { dir: dir_fd, name, path, owner: dir.owner() })
+        Ok(Location {
+            dir: dir_fd,
+            name,
+            path,
+            owner: dir.owner(),
+        })
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -110,14 +120,21 @@ impl Location {
     ///
     /// Anything but a regular file with one link is refused: SQLite would follow it.
     fn checked(&self, suffix: &str) -> Result<Option<Stat>> {
-        let name = NameBuf::new(&[self.name.as_name().as_bytes(), suffix.as_bytes()].concat()).context("file name too long")?;
-        let Some(stat) = self.stat(name.as_name())? else { return Ok(None) };
+        let name = NameBuf::new(&[self.name.as_name().as_bytes(), suffix.as_bytes()].concat())
+            .context("file name too long")?;
+        let Some(stat) = self.stat(name.as_name())? else {
+            return Ok(None);
+        };
         let shown = || format!("{}{suffix}", self.path.display());
         if !FileType::from_raw_mode(stat.st_mode).is_file() {
             bail!("image index {} is not a regular file, and is not opened", shown());
         }
         if stat.st_nlink > 1 {
-            bail!("image index {} has {} links, and is not opened: another file may be meant", shown(), stat.st_nlink);
+            bail!(
+                "image index {} has {} links, and is not opened: another file may be meant",
+                shown(),
+                stat.st_nlink
+            );
         }
         Ok(Some(stat))
     }
@@ -142,7 +159,10 @@ impl Location {
     }
 
     fn exchanged(&self) -> anyhow::Error {
-        anyhow!("image index {} was exchanged while it was opened: nothing was written", self.path.display())
+        anyhow!(
+            "image index {} was exchanged while it was opened: nothing was written",
+            self.path.display()
+        )
     }
 }
 
@@ -198,11 +218,19 @@ impl Sqlite {
         }
         let connection = Self::connect(&location, &stat, &path, flags)?;
         let Location { dir, path, owner, .. } = location;
-        Sqlite { connection: Some(connection), path, directory: dir, owner }.prepare(purpose, wait)
+        Sqlite {
+            connection: Some(connection),
+            path,
+            directory: dir,
+            owner,
+        }
+        .prepare(purpose, wait)
     }
 
     fn db(&self) -> &Connection {
-        self.connection.as_ref().expect("the connection is there until the index is dropped")
+        self.connection
+            .as_ref()
+            .expect("the connection is there until the index is dropped")
     }
 
     /// Opens the database and makes sure, before any statement runs, that SQLite's descriptor is of the file that was looked at.
@@ -235,11 +263,16 @@ impl Sqlite {
         let _owner = self.owner.act()?;
         self.db().busy_timeout(SLICE)?;
         if purpose == Purpose::Create {
-            self.patiently(wait, |c| c.execute_batch(TABLE)).map_err(Refusal::into_error)?;
+            self.patiently(wait, |c| c.execute_batch(TABLE))
+                .map_err(Refusal::into_error)?;
         }
         let table = self.patiently(wait, |c| {
-            c.query_row("SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'cached_images'", [], |_| Ok(()))
-                .optional()
+            c.query_row(
+                "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'cached_images'",
+                [],
+                |_| Ok(()),
+            )
+            .optional()
         });
         match table {
             Ok(Some(())) => {}
@@ -258,7 +291,8 @@ impl Sqlite {
                 .patiently(wait, |c| c.query_row("PRAGMA journal_mode", [], |r| r.get(0)))
                 .map_err(Refusal::into_error)?;
             if !["delete", "truncate", "persist", "wal"].contains(&mode.as_str()) {
-                self.db().query_row("PRAGMA journal_mode = DELETE", [], |_| Ok(()))?;
+                self.db()
+                    .query_row("PRAGMA journal_mode = DELETE", [], |_| Ok(()))?;
             }
             // No temporary files: the disk may be full.
             self.db().execute_batch("PRAGMA temp_store = MEMORY")?;
@@ -267,7 +301,11 @@ impl Sqlite {
     }
 
     /// Runs a statement, again and again while the database is busy, until the wait is over.
-    fn patiently<T>(&self, wait: &Wait, mut run: impl FnMut(&Connection) -> rusqlite::Result<T>) -> Result<T, Refusal> {
+    fn patiently<T>(
+        &self,
+        wait: &Wait,
+        mut run: impl FnMut(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, Refusal> {
         let deadline = wait.deadline();
         loop {
             match run(self.db()) {
@@ -296,7 +334,9 @@ impl Sqlite {
             Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
                 Refusal::Busy(anyhow!(error).context(format!("image index {path} is locked")))
             }
-            Some(ErrorCode::DiskFull) => Refusal::Full(anyhow!("no space left for the journal of image index {path}")),
+            Some(ErrorCode::DiskFull) => {
+                Refusal::Full(anyhow!("no space left for the journal of image index {path}"))
+            }
             // SQLite reports a journal it could not create, or a write that failed, without the reason.
             Some(ErrorCode::CannotOpen | ErrorCode::SystemIoFailure) if self.disk_is_full() => {
                 Refusal::Full(anyhow!("no space left for the journal of image index {path}"))
@@ -307,16 +347,17 @@ impl Sqlite {
             Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => {
                 Refusal::Broken(anyhow!(error).context(format!("image index {path} is damaged")))
             }
-            Some(ErrorCode::CannotOpen) => {
-                Refusal::Broken(anyhow!(error).context(format!("cannot open image index {path} or its journal")))
-            }
+            Some(ErrorCode::CannotOpen) => Refusal::Broken(
+                anyhow!(error).context(format!("cannot open image index {path} or its journal")),
+            ),
             _ => Refusal::Broken(anyhow!(error).context(format!("cannot use image index {path}"))),
         }
     }
 
     fn disk_is_full(&self) -> bool {
         const PAGES: u64 = 64 * 1024;
-        rustix::fs::fstatvfs(self.directory.as_fd()).is_ok_and(|fs| available(&fs) < PAGES || fs.f_favail == 0)
+        rustix::fs::fstatvfs(self.directory.as_fd())
+            .is_ok_and(|fs| available(&fs) < PAGES || fs.f_favail == 0)
     }
 
     fn try_forget(&self, targets: &[Target]) -> rusqlite::Result<Vec<bool>> {
@@ -341,15 +382,22 @@ impl Sqlite {
         let id = target.id.as_str();
         match target.claim {
             Claim::Row(_) => Ok(true),
-            Claim::NoRow => Ok(!self.db().prepare_cached("SELECT 1 FROM cached_images WHERE image_id = ?1")?.exists([id])?),
+            Claim::NoRow => Ok(!self
+                .db()
+                .prepare_cached("SELECT 1 FROM cached_images WHERE image_id = ?1")?
+                .exists([id])?),
             Claim::Unchanged(row) => {
-                let mut now = self
-                    .db()
-                    .prepare_cached("SELECT last_accessed, hits FROM cached_images WHERE rowid = ?1 AND image_id = ?2")?;
+                let mut now = self.db().prepare_cached(
+                    "SELECT last_accessed, hits FROM cached_images WHERE rowid = ?1 AND image_id = ?2",
+                )?;
                 let now = now
-                    .query_row(params![row.key, id], |r| Ok((real(r.get_ref(0)?), integer(r.get_ref(1)?))))
+                    .query_row(params![row.key, id], |r| {
+                        Ok((real(r.get_ref(0)?), integer(r.get_ref(1)?)))
+                    })
                     .optional()?;
-                Ok(now.is_some_and(|(used, hits)| used.to_bits() == row.last_accessed.to_bits() && hits == row.hits))
+                Ok(now.is_some_and(|(used, hits)| {
+                    used.to_bits() == row.last_accessed.to_bits() && hits == row.hits
+                }))
             }
         }
     }
@@ -358,7 +406,8 @@ impl Sqlite {
     /// user version to what it is touches that page and nothing else), and the pages changed so far.
     fn secure(&self) -> rusqlite::Result<()> {
         let version: i32 = self.db().query_row("PRAGMA user_version", [], |r| r.get(0))?;
-        self.db().execute_batch(&format!("PRAGMA user_version = {version}"))?;
+        self.db()
+            .execute_batch(&format!("PRAGMA user_version = {version}"))?;
         self.db().cache_flush()
     }
 
@@ -388,9 +437,14 @@ impl Index for Sqlite {
         let mut last = Some(i64::MIN);
         while let Some(after) = last {
             // A busy database answers so before the first row, so that no row is joined twice.
-            last = self.patiently(wait, |c| read_page(c, after, joiner)).map_err(|refusal| {
-                refusal.into_error().context(format!("cannot read the rows of image index {}", self.path.display()))
-            })?;
+            last = self
+                .patiently(wait, |c| read_page(c, after, joiner))
+                .map_err(|refusal| {
+                    refusal.into_error().context(format!(
+                        "cannot read the rows of image index {}",
+                        self.path.display()
+                    ))
+                })?;
         }
         Ok(())
     }
@@ -398,7 +452,9 @@ impl Index for Sqlite {
     fn begin(&mut self, wait: &Wait) -> Result<(), Refusal> {
         let _owner = self.owner.act().map_err(Refusal::Broken)?;
         self.patiently(wait, |c| c.execute_batch("BEGIN EXCLUSIVE"))?;
-        self.db().execute_batch("SAVEPOINT batch").map_err(|e| self.refusal(e))
+        self.db()
+            .execute_batch("SAVEPOINT batch")
+            .map_err(|e| self.refusal(e))
     }
 
     fn forget(&mut self, targets: &[Target]) -> Result<Vec<bool>, Refusal> {
@@ -410,7 +466,8 @@ impl Index for Sqlite {
     }
 
     fn commit(&mut self, gone: Option<&[Target]>) -> Result<(), Refusal> {
-        self.change(|index| index.try_commit(gone)).inspect_err(|_| self.abandon())
+        self.change(|index| index.try_commit(gone))
+            .inspect_err(|_| self.abandon())
     }
 
     fn abandon(&mut self) {
@@ -445,11 +502,18 @@ impl Index for Sqlite {
         self.change(|index| {
             let mut dropped = 0;
             {
-                let mut look = index.db().prepare_cached("SELECT image_id FROM cached_images WHERE rowid = ?1")?;
-                let mut delete = index.db().prepare_cached("DELETE FROM cached_images WHERE rowid = ?1")?;
+                let mut look = index
+                    .db()
+                    .prepare_cached("SELECT image_id FROM cached_images WHERE rowid = ?1")?;
+                let mut delete = index
+                    .db()
+                    .prepare_cached("DELETE FROM cached_images WHERE rowid = ?1")?;
                 for row in rows {
-                    let is_bad =
-                        look.query_row([row.key], |r| Ok(ImageId::new(raw(r.get_ref(0)?).as_ref()).is_none())).optional()?;
+                    let is_bad = look
+                        .query_row([row.key], |r| {
+                            Ok(ImageId::new(raw(r.get_ref(0)?).as_ref()).is_none())
+                        })
+                        .optional()?;
                     if is_bad == Some(true) {
                         dropped += delete.execute([row.key])? as u64;
                     }
@@ -522,7 +586,10 @@ fn integer(value: ValueRef<'_>) -> i64 {
 
 /// Tells whether SQLite refused a read because it would have to recover first.
 fn is_recovery(error: &anyhow::Error) -> bool {
-    error.downcast_ref::<rusqlite::Error>().and_then(rusqlite::Error::sqlite_error_code) == Some(ErrorCode::ReadOnly)
+    error
+        .downcast_ref::<rusqlite::Error>()
+        .and_then(rusqlite::Error::sqlite_error_code)
+        == Some(ErrorCode::ReadOnly)
 }
 
 /// The names of this process's descriptors, without the one that lists them.
@@ -544,7 +611,9 @@ fn uri(path: &Path, options: &str) -> PathBuf {
     let mut text = String::from("file:");
     for byte in path.as_os_str().as_encoded_bytes() {
         match byte {
-            b'/' | b'-' | b'_' | b'.' | b'~' | b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' => text.push(char::from(*byte)),
+            b'/' | b'-' | b'_' | b'.' | b'~' | b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' => {
+                text.push(char::from(*byte))
+            }
             byte => text.push_str(&format!("%{byte:02X}")),
         }
     }
@@ -557,6 +626,9 @@ mod tests {
 
     #[test]
     fn paths_become_uris_that_mean_the_same_file() {
-        assert_eq!(uri(Path::new("/a b/c?d#e%"), "x=1"), Path::new("file:/a%20b/c%3Fd%23e%25?x=1"));
+        assert_eq!(
+            uri(Path::new("/a b/c?d#e%"), "x=1"),
+            Path::new("file:/a%20b/c%3Fd%23e%25?x=1")
+        );
     }
 }

@@ -36,7 +36,9 @@ pub(crate) fn error(dir: BorrowedFd<'_>, name: Name<'_>) -> Attribute {
 /// Reads an attribute without opening the file for data: a device or FIFO swapped in is not woken, the access time stays.
 fn read(dir: BorrowedFd<'_>, name: Name<'_>, attribute: &str) -> Attribute {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let Ok(fd) = rustix::fs::openat(dir, name.as_c_str(), flags, Mode::empty()) else { return Attribute::Unknown };
+    let Ok(fd) = rustix::fs::openat(dir, name.as_c_str(), flags, Mode::empty()) else {
+        return Attribute::Unknown;
+    };
     let is_file = rustix::fs::statat(&fd, c"", AtFlags::EMPTY_PATH)
         .is_ok_and(|s| rustix::fs::FileType::from_raw_mode(s.st_mode).is_file());
     if !is_file {
@@ -54,5 +56,8 @@ fn read(dir: BorrowedFd<'_>, name: Name<'_>, attribute: &str) -> Attribute {
 
 /// Reads the number in a hits attribute, as Glance's `int()` of it; anything else counts as no hits.
 pub(crate) fn parse_hits(value: &[u8]) -> i64 {
-    std::str::from_utf8(value).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+    std::str::from_utf8(value)
+        .ok()
+        .and_then(|text| text.trim().parse().ok())
+        .unwrap_or(0)
 }
