@@ -476,7 +476,8 @@ mod tests {
         let mut command = Cli::command();
         command.build();
         let mut page = |command: &Command, name: &str| {
-            let man = clap_mangen::Man::new(command.clone().name(name.to_owned()).bin_name(name.replace("glance-cache-", "glance-cache ")))
+            let man = clap_mangen::Man::new(command.clone())
+                .title(name.to_uppercase())
                 .manual("glance-cache manual")
                 .source(format!("glance-cache {}", env!("CARGO_PKG_VERSION")));
             let mut text = Vec::new();
