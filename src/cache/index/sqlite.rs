@@ -599,7 +599,7 @@ fn open_descriptors() -> Result<Vec<String>> {
     let listing = rustix::fs::open("/proc/self/fd", flags, Mode::empty()).context(shown)?;
     let own = listing.as_raw_fd().to_string();
     let mut names = Vec::new();
-    for entry in Dir::read_from(&listing).context(shown)? {
+    for entry in Dir::new(listing).context(shown)? {
         names.push(entry.context(shown)?.file_name().to_string_lossy().into_owned());
     }
     names.retain(|name| *name != own && !name.starts_with('.'));
