@@ -10,6 +10,7 @@ use std::str::FromStr;
 use clap::{ArgMatches, Args, Command, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use crate::cache::entry::{ImageId, Nanos, SECOND};
+use crate::cache::index::Driver;
 use crate::config::Source;
 use crate::output::Format;
 
@@ -208,6 +209,15 @@ pub(crate) struct PrintArgs {
 pub(crate) enum DriverName {
     Sqlite,
     Xattr,
+}
+
+impl From<DriverName> for Driver {
+    fn from(name: DriverName) -> Self {
+        match name {
+            DriverName::Sqlite => Driver::Sqlite,
+            DriverName::Xattr => Driver::Xattr,
+        }
+    }
 }
 
 /// What `list` can be narrowed to.
@@ -466,7 +476,8 @@ mod tests {
         let mut command = Cli::command();
         command.build();
         let mut page = |command: &Command, name: &str| {
-            let man = clap_mangen::Man::new(command.clone().name(name.to_owned()).bin_name(name.replace("glance-cache-", "glance-cache ")))
+            let man = clap_mangen::Man::new(command.clone())
+                .title(name.to_uppercase())
                 .manual("glance-cache manual")
                 .source(format!("glance-cache {}", env!("CARGO_PKG_VERSION")));
             let mut text = Vec::new();

@@ -14,12 +14,11 @@ pub(crate) struct Interrupt(Arc<AtomicUsize>);
 
 impl Interrupt {
     /// Registers for SIGINT and SIGTERM.
-    pub(crate) fn register() -> std::io::Result<Self> {
-        let interrupt = Interrupt::default();
+    pub(crate) fn register(&self) -> std::io::Result<()> {
         for signal in [SIGINT, SIGTERM] {
-            signal_hook::flag::register_usize(signal, Arc::clone(&interrupt.0), signal as usize)?;
+            signal_hook::flag::register_usize(signal, Arc::clone(&self.0), signal as usize)?;
         }
-        Ok(interrupt)
+        Ok(())
     }
 
     /// The number of the signal that came, if one did.

@@ -132,6 +132,12 @@ impl LockDir {
         }
     }
 
+    /// Device and inode of a lock file, without opening it.
+    pub(crate) fn identity(&self, name: &str) -> Option<(u64, u64)> {
+        let stat = statat(&self.dir, name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
+        Some((stat.st_dev, stat.st_ino))
+    }
+
     fn open_file(&self, name: &str) -> Result<OwnedFd, Errno> {
         // Made by whoever owns the cache, or glance-api could not open it; NONBLOCK keeps a FIFO from holding us up.
         let _owner = self.owner.act().map_err(|_| Errno::PERM)?;

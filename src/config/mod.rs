@@ -10,6 +10,8 @@
 
 mod options;
 mod oslo;
+#[cfg(test)]
+mod tests;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -20,7 +22,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Result, anyhow, bail};
 use nix::unistd::{Uid, User};
 use rustix::fs::{OFlags, makedev};
 
@@ -45,7 +47,7 @@ pub(crate) enum Source {
 /// What decides which files are read.
 #[derive(Clone, Debug)]
 pub(crate) struct Request {
-    /// The name called by: `glance-cache`, or one of the old tools', each with default directories of its own.
+    /// The name called by, without a `.py`: `glance-cache`, or one of the old tools', each with default directories of its own.
     pub(crate) program: String,
     /// In the order of the command line.
     pub(crate) sources: Vec<Source>,
@@ -103,6 +105,7 @@ pub(crate) struct Config {
     /// Lowest layer first.
     files: Vec<ConfigFile>,
     missing: Vec<PathBuf>,
+    /// The variables that could hold a setting.
     environment: BTreeMap<OsString, OsString>,
 }
 
@@ -120,10 +123,17 @@ impl Config {
     pub(crate) fn load(request: &Request) -> Result<Self> {
         let home = home(&request.environment);
         let places = places(request, home.as_deref());
+        let settings = request
+            .environment
+            .iter()
+            .filter(|(name, _)| name.as_encoded_bytes().starts_with(b"OS_"));
+        let environment = settings
+            .map(|(name, value)| (name.clone(), value.clone()))
+            .collect();
         let mut config = Self {
             files: Vec::new(),
             missing: Vec::new(),
-            environment: request.environment.clone(),
+            environment,
         };
 
         let share = [request.root.join("usr/share/glance")];
@@ -200,15 +210,7 @@ impl Config {
             let mut bytes = Vec::new();
             file.read_to_end(&mut bytes).map(|_| bytes)
         });
-        let bytes = bytes.map_err(|error| {
-            let hint = match error.kind() {
-                io::ErrorKind::PermissionDenied => {
-                    " (run as the user glance-api runs as, or give --config-file)"
-                }
-                _ => "",
-            };
-            anyhow!("cannot read configuration file {}: {error}{hint}", path.display())
-        })?;
+        let bytes = bytes.map_err(|error| cannot_read("file", path, &error))?;
         let sections = oslo::parse(&bytes)
             .map_err(|error| anyhow!("{}:{}: {}", path.display(), error.line, error.message))?;
         self.files.push(ConfigFile {
@@ -229,8 +231,7 @@ impl Config {
                 .map(|entry| Ok(entry?.file_name()))
                 .collect::<io::Result<Vec<_>>>()
         });
-        let mut names =
-            names.with_context(|| format!("cannot read configuration directory {}", path.display()))?;
+        let mut names = names.map_err(|error| cannot_read("directory", path, &error))?;
         names.retain(|name| {
             let name = name.as_encoded_bytes();
             name.ends_with(b".conf") && !name.starts_with(b".")
@@ -297,13 +298,21 @@ impl Config {
         }))
     }
 
-    /// Describes every value of a known option that is not accepted, whether or not anybody asked for it.
+    /// Describes every value of a known option that is not accepted, whether or not anybody asked for it, and
+    /// settings that are elsewhere and not read at all.
     pub(crate) fn problems(&self) -> Vec<String> {
-        KNOWN
+        let bad = KNOWN
             .iter()
             .filter_map(|opt| self.shown(opt, 0).err())
-            .map(|error| error.to_string())
-            .collect()
+            .map(|error| error.to_string());
+        let elsewhere = self.optional(&CONFIG_SOURCE).ok().flatten();
+        let elsewhere = elsewhere.map(|source| {
+            format!(
+                "{}: config_source is not supported, so what {:?} sets is not seen",
+                source.origin, source.value
+            )
+        });
+        bad.chain(elsewhere).collect()
     }
 
     /// Looks a value up, fills in what it refers to and reads it; `None` when there is neither value nor default.
@@ -489,6 +498,24 @@ fn expand<'a>(path: &'a Path, home: Option<&Path>) -> Cow<'a, Path> {
 /// Tells a path that is not there, or not to be seen, from one that is there and cannot be read.
 fn is_missing(path: &Path, error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound || std::fs::metadata(path).is_err()
+}
+
+fn cannot_read(what: &str, path: &Path, error: &io::Error) -> anyhow::Error {
+    let hint = match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            let flag = if what == "file" {
+                "--config-file"
+            } else {
+                "--config-dir"
+            };
+            format!(" (run as the user glance-api runs as, or name others with {flag})")
+        }
+        _ => String::new(),
+    };
+    anyhow!(
+        "cannot read configuration {what} {}: {error}{hint}",
+        path.display()
+    )
 }
 
 /// Opens a regular file, or `/dev/null` for no settings at all. Never waits, as a FIFO without a writer would.

@@ -86,6 +86,8 @@ options! {
     IMAGE_CACHE_STALL_TIME = default("image_cache_stall_time", SIZE).or("86400");
     IMAGE_CACHE_SQLITE_DB = default("image_cache_sqlite_db", Kind::Text).or("cache.db");
     WORKER_SELF_REFERENCE_URL = default("worker_self_reference_url", Kind::Text);
+    /// Names of sections that say where more settings are; not supported.
+    CONFIG_SOURCE = default("config_source", Kind::List);
     ENABLED_BACKENDS = default("enabled_backends", Kind::List);
     NODE_STAGING_URI = default("node_staging_uri", Kind::Text).or("file:///tmp/staging/");
 

@@ -102,21 +102,9 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Vec<Section>, SyntaxError> {
 
 /// Splits at `\n`, `\r\n` and `\r`, as Python does for text files.
 fn lines(text: &str) -> impl Iterator<Item = &str> {
-    let mut rest = Some(text);
-    std::iter::from_fn(move || {
-        let text = rest?;
-        let Some(end) = text.find(['\n', '\r']) else {
-            rest = None;
-            return Some(text);
-        };
-        let next = if text[end..].starts_with("\r\n") {
-            end + 2
-        } else {
-            end + 1
-        };
-        rest = Some(&text[next..]);
-        Some(&text[..end])
-    })
+    // Byte searches both, which matters: the sample files have thousands of lines of comments.
+    text.split('\n')
+        .flat_map(|line| line.strip_suffix('\r').unwrap_or(line).split('\r'))
 }
 
 /// What Python's `str.strip` removes: Unicode white space and four ASCII separators.
@@ -255,4 +243,216 @@ pub(crate) fn list(text: &str) -> Vec<String> {
     text.split(',')
         .map(|item| item.trim_matches(is_space).to_owned())
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What `parse` made of a file, on one line: `[section] key=value@line`, or `line: message`.
+    fn parsed(text: impl AsRef<[u8]>) -> String {
+        let sections = match parse(text.as_ref()) {
+            Err(error) => return format!("{}: {}", error.line, error.message),
+            Ok(sections) => sections,
+        };
+        let show = |a: &Assignment| format!(" {}={:?}@{}", a.key, a.value, a.line);
+        let show = |s: &Section| {
+            format!(
+                "[{}]{}",
+                s.name,
+                s.assignments.iter().map(show).collect::<String>()
+            )
+        };
+        sections.iter().map(show).collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn understands_files() {
+        for (text, expected) in [
+            ("", ""),
+            ("# nothing\n\n; at all", ""),
+            ("[a]\nk=v", r#"[a] k="v"@2"#),
+            (
+                "[a]\n k=v",
+                "2: an indented line continues a value, but there is none above it",
+            ),
+            ("[a]\nk = v\nk : w\n", r#"[a] k="v"@2 k="w"@3"#),
+            ("[a]\nk = v=w:x\nl : m=n\n", r#"[a] k="v=w:x"@2 l="m=n"@3"#),
+            ("[a]\nk =\n", r#"[a] k=""@2"#),
+            ("[a]\r\nk=v\r\rl=w\n\rm=x", r#"[a] k="v"@2 l="w"@4 m="x"@6"#),
+            ("[a]\nk=v # no comment\n", r#"[a] k="v # no comment"@2"#),
+            (
+                "[a]\nk=v\n  w \n\t# no comment\nl=x",
+                r#"[a] k="v\nw\n# no comment"@2 l="x"@5"#,
+            ),
+            ("[a]\nk=\n  w\n", r#"[a] k="\nw"@2"#),
+            ("[a]\nk=v\n   \nl=w", r#"[a] k="v"@2 l="w"@4"#),
+            (
+                "[a]\nk=v\n\n w",
+                "4: an indented line continues a value, but there is none above it",
+            ),
+            (
+                "[a]\nk=v\n# c\n w",
+                "4: an indented line continues a value, but there is none above it",
+            ),
+            (
+                "[a]\nk=v\n[b]\n w",
+                "4: an indented line continues a value, but there is none above it",
+            ),
+            (
+                "[a]\nk=\"v\"\nl=' w '\nm=\"x'\nn=\"\no=\"\"",
+                r#"[a] k="v"@2 l=" w "@3 m="\"x'"@4 n=""@5 o=""@6"#,
+            ),
+            ("[a]\nk=\" v\n w \"\n", r#"[a] k="\" v\nw \""@2"#),
+            ("[a] \t\nk=\u{a0}v\u{1f}\n", r#"[a] k="v"@2"#),
+            ("[a]\n\u{b}k=v", r#"[a] k="v"@2"#),
+            (
+                "[a]\nk=v\u{85}w\u{2028}x\u{c}y",
+                r#"[a] k="v\u{85}w\u{2028}x\u{c}y"@2"#,
+            ),
+            ("[a]\n\u{feff}k=v", "[a] \u{feff}k=\"v\"@2"),
+            ("[a]\n[b]\nk=v\n[a]\nk=w", r#"[a] [b] k="v"@3 [a] k="w"@5"#),
+            ("[ a ]\n[[b]]\n", "[ a ] [[b]]"),
+            ("[a", "1: a section must end with ]"),
+            ("[a] # c", "1: a section must end with ]"),
+            ("#\n[", "2: a section must end with ]"),
+            ("[]", "1: a section needs a name"),
+            ("k=v\n[a]", "1: a value needs a [section] above it"),
+            ("[a]\nnothing", "2: expected name = value, [section] or a comment"),
+            (
+                "[a]\n = v",
+                "2: an indented line continues a value, but there is none above it",
+            ),
+            ("[a]\n= v", "2: a value needs a name before the = or :"),
+            (
+                "\u{feff}[a]\nk=v",
+                "1: the file starts with a byte order mark; remove it",
+            ),
+        ] {
+            assert_eq!(parsed(text), expected, "{text:?}");
+        }
+        assert_eq!(parsed(b"[a]\r\nk=v\xff"), "2: the text is not UTF-8");
+        assert_eq!(parsed(b"\xff"), "1: the text is not UTF-8");
+    }
+
+    #[test]
+    fn compares_groups() {
+        for (one, other, same) in [
+            ("DEFAULT", "DEFAULT", true),
+            ("DEFAULT", "default", false),
+            ("Default", "default", true),
+            ("database", "DataBase", true),
+            ("\u{c9}t", "\u{e9}T", true),
+            ("database", " database ", false),
+        ] {
+            assert_eq!(same_group(one, other), same, "{one} {other}");
+            assert_eq!(same_group(other, one), same, "{one} {other}");
+        }
+    }
+
+    #[test]
+    fn interpolates() {
+        for (text, expected) in [
+            ("no dollar \\ here", Ok("no dollar \\ here")),
+            ("$a", Ok("<a>")),
+            ("x$a/y${b}z", Ok("x<a>/y<b>z")),
+            ("$a.b c", Ok("<a.b> c")),
+            ("$a.", Ok("<a.>")),
+            ("$_A9-", Ok("<_A9>-")),
+            ("$$a $$$a", Ok("$a $<a>")),
+            ("\\$a \\$$a \\\\$a", Ok("$a $<a> \\$a")),
+            ("$", Ok("$")),
+            (
+                "$5 ${5} ${} ${ ${a $- \u{20ac}$\u{e9}",
+                Ok("$5 ${5} ${} ${ ${a $- \u{20ac}$\u{e9}"),
+            ),
+            ("$a$nope$b", Err("nope")),
+        ] {
+            let lookup = |name: &str| {
+                if name == "nope" {
+                    Err("nope")
+                } else {
+                    Ok(format!("<{name}>"))
+                }
+            };
+            assert_eq!(
+                interpolate(text, lookup).as_deref(),
+                expected.as_ref().copied(),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn reads_integers() {
+        for (text, expected) in [
+            ("0", Some(0)),
+            ("10737418240", Some(10_737_418_240)),
+            ("00012", Some(12)),
+            ("+5", Some(5)),
+            ("-5", Some(-5)),
+            ("-0", Some(0)),
+            (" \t7\n", Some(7)),
+            ("\u{85}7\u{a0}", Some(7)),
+            ("1_000", Some(1000)),
+            ("\u{663}\u{665}", Some(35)),
+            ("1_\u{ff15}", Some(15)),
+            ("\u{1fbf9}", Some(9)),
+            ("9223372036854775807", Some(i64::MAX)),
+            ("9223372036854775808", Some(i64::MAX)),
+            ("99999999999999999999999999999", Some(i64::MAX)),
+            ("-99999999999999999999999999999", Some(i64::MIN)),
+            ("", None),
+            (" ", None),
+            ("+", None),
+            ("+ 5", None),
+            ("--5", None),
+            ("_1", None),
+            ("1_", None),
+            ("1__0", None),
+            ("-_1", None),
+            ("1 0", None),
+            ("10G", None),
+            ("1.5", None),
+            ("1e3", None),
+            ("0x10", None),
+            ("\u{b2}", None),
+            ("\u{1c}5", None),
+            ("5\0", None),
+            ("\"7\"", None),
+            ("/", None),
+            (":", None),
+        ] {
+            assert_eq!(integer(text), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn reads_booleans_and_lists() {
+        for (text, expected) in [
+            ("true", Some(true)),
+            ("YES", Some(true)),
+            ("On", Some(true)),
+            ("1", Some(true)),
+            ("False", Some(false)),
+            ("no", Some(false)),
+            ("off", Some(false)),
+            ("0", Some(false)),
+            ("", None),
+            ("true ", None),
+            ("01", None),
+            ("y", None),
+            ("None", None),
+        ] {
+            assert_eq!(boolean(text), expected, "{text:?}");
+        }
+        for (text, expected) in [
+            ("", &[][..]),
+            (" ,,", &[]),
+            ("a", &["a"]),
+            (" a , b:c,, d,\n", &["a", "b:c", "", "d"]),
+        ] {
+            assert_eq!(list(text), expected, "{text:?}");
+        }
+    }
 }

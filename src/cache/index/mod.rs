@@ -27,6 +27,7 @@ use crate::interrupt::Interrupt;
 pub(crate) enum Driver {
     Sqlite,
     Xattr,
+    CentralizedDb,
 }
 
 impl fmt::Display for Driver {
@@ -34,6 +35,7 @@ impl fmt::Display for Driver {
         f.write_str(match self {
             Driver::Sqlite => "sqlite",
             Driver::Xattr => "xattr",
+            Driver::CentralizedDb => "centralized_db",
         })
     }
 }
@@ -124,5 +126,45 @@ pub(crate) trait Index {
     /// Whether a crash before the commit brings rows back whose files are gone.
     fn is_transactional(&self) -> bool {
         true
+    }
+}
+
+/// An index without rows: the files are the index (xattr), or there is none.
+#[derive(Debug)]
+pub(crate) struct NoRows;
+
+impl Index for NoRows {
+    fn read(&mut self, _: &Wait, _: &mut Joiner<'_>) -> Result<()> {
+        Ok(())
+    }
+
+    fn begin(&mut self, _: &Wait) -> Result<(), Refusal> {
+        Ok(())
+    }
+
+    fn forget(&mut self, targets: &[Target]) -> Result<Vec<bool>, Refusal> {
+        Ok(vec![true; targets.len()])
+    }
+
+    fn holds(&mut self, _: &Target) -> Result<bool, Refusal> {
+        Ok(true)
+    }
+
+    fn commit(&mut self, _: Option<&[Target]>) -> Result<(), Refusal> {
+        Ok(())
+    }
+
+    fn abandon(&mut self) {}
+
+    fn adopt(&mut self, _: &[Image]) -> Result<u64, Refusal> {
+        Ok(0)
+    }
+
+    fn drop_bad_rows(&mut self, _: &[BadRow]) -> Result<u64, Refusal> {
+        Ok(0)
+    }
+
+    fn is_transactional(&self) -> bool {
+        false
     }
 }

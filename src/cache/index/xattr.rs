@@ -3,58 +3,15 @@
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use anyhow::Result;
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::{Index, Refusal, Target, Wait};
-use crate::cache::entry::{BadRow, Image, Name};
-use crate::cache::inventory::Joiner;
+use crate::cache::entry::Name;
 
 /// The attribute in which Glance counts hits: an ASCII decimal.
 const HITS: &str = "user.hits";
 /// The attribute in which Glance leaves why an image became invalid: UTF-8.
 const ERROR: &str = "user.error";
-
-/// The index that is in the files themselves.
-#[derive(Debug)]
-pub(crate) struct Xattr;
-
-impl Index for Xattr {
-    fn read(&mut self, _: &Wait, _: &mut Joiner<'_>) -> Result<()> {
-        Ok(())
-    }
-
-    fn begin(&mut self, _: &Wait) -> Result<(), Refusal> {
-        Ok(())
-    }
-
-    fn forget(&mut self, targets: &[Target]) -> Result<Vec<bool>, Refusal> {
-        Ok(vec![true; targets.len()])
-    }
-
-    fn holds(&mut self, _: &Target) -> Result<bool, Refusal> {
-        Ok(true)
-    }
-
-    fn commit(&mut self, _: Option<&[Target]>) -> Result<(), Refusal> {
-        Ok(())
-    }
-
-    fn abandon(&mut self) {}
-
-    fn adopt(&mut self, _: &[Image]) -> Result<u64, Refusal> {
-        Ok(0)
-    }
-
-    fn drop_bad_rows(&mut self, _: &[BadRow]) -> Result<u64, Refusal> {
-        Ok(0)
-    }
-
-    fn is_transactional(&self) -> bool {
-        false
-    }
-}
 
 /// What one of Glance's attributes says.
 #[derive(Debug, PartialEq, Eq)]

@@ -1,0 +1,121 @@
+# Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
+function __fish_glance_cache_global_optspecs
+    string join \n h/help V/version
+end
+
+function __fish_glance_cache_needs_command
+    # Figure out if the current invocation already has a command.
+    set -l cmd (commandline -opc)
+    set -e cmd[1]
+    argparse -s (__fish_glance_cache_global_optspecs) -- $cmd 2>/dev/null
+    or return
+    if set -q argv[1]
+        # Also print the command, so this can be used to figure out what it is.
+        echo $argv[1]
+        return 1
+    end
+    return 0
+end
+
+function __fish_glance_cache_using_subcommand
+    set -l cmd (__fish_glance_cache_needs_command)
+    test -z "$cmd"
+    and return 1
+    contains -- $cmd[1] $argv
+end
+
+complete -c glance-cache -n "__fish_glance_cache_needs_command" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c glance-cache -n "__fish_glance_cache_needs_command" -s V -l version -d 'Print version'
+complete -c glance-cache -n "__fish_glance_cache_needs_command" -f -a "clean" -d 'Remove invalid and stalled entries'
+complete -c glance-cache -n "__fish_glance_cache_needs_command" -f -a "prune" -d 'Remove least recently used images until the cache is within its limit'
+complete -c glance-cache -n "__fish_glance_cache_needs_command" -f -a "list" -d 'List what is in the cache'
+complete -c glance-cache -n "__fish_glance_cache_needs_command" -f -a "status" -d 'Show how the cache is doing'
+complete -c glance-cache -n "__fish_glance_cache_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand clean" -l config-file -d 'Read this file instead of the default ones; may be repeated, later ones win' -r -F
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand clean" -l config-dir -d 'Read the *.conf files in this directory, sorted; may be repeated, later ones win' -r -F
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand clean" -l cache-dir -d 'The cache directory [default: image_cache_dir]' -r -F
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand clean" -l driver -d 'The kind of index [default: image_cache_driver, else what the directory shows]' -r -f -a "sqlite\t''
+xattr\t''"
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand clean" -l sqlite-db -d 'The file of the sqlite index, relative to the cache directory [default: image_cache_sqlite_db]' -r -F
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand clean" -l format -d 'How to print the result [default: json for clean and prune, text for list and status]' -r -f -a "text\t'For people'
+json\t'One object for programs'"
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand clean" -l lock-timeout -d 'How long to wait for the lock that glance-api takes, too, and for a busy index' -r
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand clean" -l stall-time -d 'Leave incomplete entries alone that were written to less than this ago [default: image_cache_stall_time]' -r
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand clean" -l invalid-grace -d 'Leave invalid entries alone that were written to less than this ago' -r
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand clean" -s q -l quiet -d 'Say nothing but errors'
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand clean" -s v -l verbose -d 'Say what is done and why'
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand clean" -s n -l dry-run -d 'Print what would be done, with a reason for each entry, and touch nothing'
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand clean" -l skip-if-locked -d 'When somebody else holds the lock, do nothing and exit with 0'
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand clean" -l repair -d 'Mend the index: forget rows without a file, adopt files without a row, drop rows whose id is no UUID'
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand clean" -l forget-all -d 'Forget the rows even when most of the index\'s images are not in the directory'
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand clean" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand prune" -l config-file -d 'Read this file instead of the default ones; may be repeated, later ones win' -r -F
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand prune" -l config-dir -d 'Read the *.conf files in this directory, sorted; may be repeated, later ones win' -r -F
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand prune" -l cache-dir -d 'The cache directory [default: image_cache_dir]' -r -F
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand prune" -l driver -d 'The kind of index [default: image_cache_driver, else what the directory shows]' -r -f -a "sqlite\t''
+xattr\t''"
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand prune" -l sqlite-db -d 'The file of the sqlite index, relative to the cache directory [default: image_cache_sqlite_db]' -r -F
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand prune" -l format -d 'How to print the result [default: json for clean and prune, text for list and status]' -r -f -a "text\t'For people'
+json\t'One object for programs'"
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand prune" -l lock-timeout -d 'How long to wait for the lock that glance-api takes, too, and for a busy index' -r
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand prune" -l max-size -d 'The limit of the cache; a percentage is of the file system [default: image_cache_max_size]' -r
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand prune" -l target-size -d 'Once the cache is over its limit, prune down to this; a percentage is of the limit' -r
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand prune" -l min-free -d 'Keep at least this much of the file system free; a percentage is of the file system' -r
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand prune" -l min-age -d 'Keep images that were cached or used less than this ago' -r
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand prune" -l keep -d 'Keep this image; may be repeated' -r
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand prune" -l keep-from -d 'Keep the images named in FILE, one id a line, # starts a comment; - is standard input' -r -F
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand prune" -l stall-time -d 'When the disk is too full for the index\'s journal, incomplete entries older than this go first [default: image_cache_stall_time]' -r
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand prune" -s q -l quiet -d 'Say nothing but errors'
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand prune" -s v -l verbose -d 'Say what is done and why'
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand prune" -s n -l dry-run -d 'Print what would be done, with a reason for each entry, and touch nothing'
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand prune" -l skip-if-locked -d 'When somebody else holds the lock, do nothing and exit with 0'
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand prune" -l forget-all -d 'Go on even when most of the index\'s images are not in the directory, and forget their rows'
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand prune" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand list" -l config-file -d 'Read this file instead of the default ones; may be repeated, later ones win' -r -F
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand list" -l config-dir -d 'Read the *.conf files in this directory, sorted; may be repeated, later ones win' -r -F
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand list" -l cache-dir -d 'The cache directory [default: image_cache_dir]' -r -F
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand list" -l driver -d 'The kind of index [default: image_cache_driver, else what the directory shows]' -r -f -a "sqlite\t''
+xattr\t''"
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand list" -l sqlite-db -d 'The file of the sqlite index, relative to the cache directory [default: image_cache_sqlite_db]' -r -F
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand list" -l format -d 'How to print the result [default: json for clean and prune, text for list and status]' -r -f -a "text\t'For people'
+json\t'One object for programs'"
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand list" -l state -d 'Show only entries in these states' -r -f -a "cached\t'Images, with or without a row'
+tracked\t'Images that the index knows'
+orphan\t'Images without a row'
+ghost\t'Rows without an image'
+queued\t''
+incomplete\t''
+invalid\t''"
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand list" -l sort -d 'Order the entries' -r -f -a "image\t''
+state\t''
+last-use\t''
+modified\t''
+size\t''
+hits\t''"
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand list" -s q -l quiet -d 'Say nothing but errors'
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand list" -s v -l verbose -d 'Say what is done and why'
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand list" -l bytes -d 'Show sizes in bytes [default when not on a terminal]'
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand list" -l human -d 'Show sizes in KiB, MiB and so on [default on a terminal]'
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand list" -l reverse -d 'Turn the order round'
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand list" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand status" -l config-file -d 'Read this file instead of the default ones; may be repeated, later ones win' -r -F
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand status" -l config-dir -d 'Read the *.conf files in this directory, sorted; may be repeated, later ones win' -r -F
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand status" -l cache-dir -d 'The cache directory [default: image_cache_dir]' -r -F
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand status" -l driver -d 'The kind of index [default: image_cache_driver, else what the directory shows]' -r -f -a "sqlite\t''
+xattr\t''"
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand status" -l sqlite-db -d 'The file of the sqlite index, relative to the cache directory [default: image_cache_sqlite_db]' -r -F
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand status" -l format -d 'How to print the result [default: json for clean and prune, text for list and status]' -r -f -a "text\t'For people'
+json\t'One object for programs'"
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand status" -l max-size -d 'The limit of the cache; a percentage is of the file system [default: image_cache_max_size]' -r
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand status" -l stall-time -d 'Count incomplete entries as stalled that were not written to for this long [default: image_cache_stall_time]' -r
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand status" -s q -l quiet -d 'Say nothing but errors'
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand status" -s v -l verbose -d 'Say what is done and why'
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand status" -l bytes -d 'Show sizes in bytes [default when not on a terminal]'
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand status" -l human -d 'Show sizes in KiB, MiB and so on [default on a terminal]'
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand status" -l check -d 'Exit with 1 when the cache is over its limit or something needs attention'
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand status" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand help; and not __fish_seen_subcommand_from clean prune list status help" -f -a "clean" -d 'Remove invalid and stalled entries'
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand help; and not __fish_seen_subcommand_from clean prune list status help" -f -a "prune" -d 'Remove least recently used images until the cache is within its limit'
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand help; and not __fish_seen_subcommand_from clean prune list status help" -f -a "list" -d 'List what is in the cache'
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand help; and not __fish_seen_subcommand_from clean prune list status help" -f -a "status" -d 'Show how the cache is doing'
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand help; and not __fish_seen_subcommand_from clean prune list status help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'

@@ -1,0 +1,106 @@
+//! The old tools: their command line and configuration turned into what the subcommands take.
+
+use std::path::PathBuf;
+
+use anyhow::anyhow;
+
+use super::clean::clean;
+use super::prune::{Wishes, prune};
+use super::{Context, Selection, Settings};
+use crate::cache::plan::CleanLimits;
+use crate::cli::ChangeArgs;
+use crate::config::{self, Config, Source};
+use crate::exit::{Exit, Failure};
+use crate::legacy::{self, Legacy, Request, Tool};
+use crate::output::Output;
+use crate::output::log::{Encoding, Level, Log, LogSettings};
+
+/// How long an old tool waits for a lock: the new name's default.
+const LOCK_TIMEOUT: &str = "60s";
+
+/// Runs as one of the old tools, on the arguments behind the program's name.
+pub(crate) fn run(tool: Tool, args: &[std::ffi::OsString]) -> Exit {
+    let logger = match tool {
+        Tool::Cleaner => "glance.image_cache.cleaner",
+        Tool::Pruner => "glance.image_cache.pruner",
+    };
+    let context = crate::context(tool.name(), Output::legacy(logger));
+    let request = match legacy::parse(tool, args) {
+        Ok(Request::Run(request)) => request,
+        Ok(Request::Print(text)) => {
+            context.output.print(&text);
+            return Exit::Done;
+        }
+        Err(e) => {
+            context.output.error(&format!("{e:#}"));
+            return Exit::WrongCommandLine;
+        }
+    };
+    context.output.deprecation(&format!(
+        "{} is an old name of glance-cache, which does the same as: glance-cache {}",
+        tool.name(),
+        match tool {
+            Tool::Cleaner => "clean",
+            Tool::Pruner => "prune",
+        }
+    ));
+    crate::finish(&context, context.start().and_then(|()| work(&context, tool, &request)))
+}
+
+fn work(context: &Context, tool: Tool, request: &Legacy) -> Result<Exit, Failure> {
+    let sources = request
+        .sources
+        .iter()
+        .map(|source| match source {
+            legacy::Source::File(path) => Source::File(path.clone()),
+            legacy::Source::Dir(path) => Source::Dir(path.clone()),
+        })
+        .collect();
+    let config = Settings::read(context, sources)?;
+    let (log, warnings) = Log::open(&log_settings(&config, request), tool.name());
+    context.output.set_log(log);
+    for warning in warnings {
+        context.output.warning(&warning);
+    }
+    let settings = Settings::overlay(config, Selection::default())?;
+    let change = ChangeArgs {
+        dry_run: false,
+        lock_timeout: LOCK_TIMEOUT.parse().map_err(|e: String| Failure::usage(anyhow!(e)))?,
+        skip_if_locked: false,
+    };
+    match tool {
+        Tool::Cleaner => {
+            let limits = CleanLimits { stall_time: settings.stall_time(None)?.value, invalid_grace: 0 };
+            clean(context, &settings, &change, limits, None)
+        }
+        Tool::Pruner => prune(context, &settings, &change, &Wishes::default()),
+    }
+}
+
+/// oslo.log's options, from the command line first. A value that is no switch counts as off: logging never ends a run.
+fn log_settings(config: &Config, request: &Legacy) -> LogSettings {
+    let text = |opt: &config::Opt<'static>| {
+        let given = request.get(opt.name).map(str::to_owned);
+        given.or_else(|| Some(config.optional(opt).ok()??.value)).filter(|text| !text.is_empty())
+    };
+    let switch = |opt: &config::Opt<'static>| match request.get(opt.name) {
+        Some(given) => given == "true",
+        None => config.boolean(opt).is_ok_and(|setting| setting.value),
+    };
+    let defaults = LogSettings::default();
+    LogSettings {
+        log_file: text(&config::LOG_FILE).map(PathBuf::from),
+        log_dir: text(&config::LOG_DIR).map(PathBuf::from),
+        syslog: switch(&config::USE_SYSLOG),
+        journal: switch(&config::USE_JOURNAL),
+        stderr: switch(&config::USE_STDERR),
+        facility: text(&config::SYSLOG_LOG_FACILITY).unwrap_or(defaults.facility),
+        level: if switch(&config::DEBUG) { Level::Debug } else { Level::Info },
+        encoding: if switch(&config::USE_JSON) { Encoding::Json } else { Encoding::Text },
+        date_format: text(&config::LOG_DATE_FORMAT).unwrap_or(defaults.date_format),
+        format: text(&config::LOGGING_DEFAULT_FORMAT_STRING).unwrap_or(defaults.format),
+        debug_suffix: text(&config::LOGGING_DEBUG_FORMAT_SUFFIX).unwrap_or(defaults.debug_suffix),
+        syslog_socket: defaults.syslog_socket,
+        journal_socket: defaults.journal_socket,
+    }
+}

@@ -1,0 +1,546 @@
+//! The subcommands, and what they share: reading the configuration, opening the cache, choosing its index.
+//!
+//! Each command is one file: gather, decide, act, tell. The clock is read once, in `main`, and handed on.
+
+pub(crate) mod clean;
+pub(crate) mod legacy;
+pub(crate) mod list;
+pub(crate) mod prune;
+pub(crate) mod status;
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fmt::Display;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow};
+use rustix::io::Errno;
+use signal_hook::consts::SIGTERM;
+
+use crate::cache::dir::{CacheDir, Place, capacity};
+use crate::cache::entry::{Nanos, SECOND};
+use crate::cache::execute::{EntryError, Outcome};
+use crate::cache::index::sqlite::{Found, Location, Purpose, Sqlite};
+use crate::cache::index::xattr::{Attribute, hits};
+use crate::cache::index::{Driver, Index, NoRows, Refusal, Wait};
+use crate::cache::inventory::{Inventory, Tracking};
+use crate::cache::lock::{Lock, LockDir, Locking};
+use crate::cli::{Amount, CacheArgs, ChangeArgs};
+use crate::config::{self, Config, Origin, Setting, Source};
+use crate::exit::{Exit, Failure};
+use crate::interrupt::{Interrupt, signal_name};
+use crate::output::Output;
+use crate::output::report::Run;
+
+/// How long a command that only looks waits for a busy index before it does without.
+const GLANCE_PATIENCE: Duration = Duration::from_secs(2);
+
+/// What a run has from the outside world.
+pub(crate) struct Context {
+    /// When the run began.
+    pub(crate) now: Nanos,
+    /// The name called by: it decides which default configuration directories are read.
+    pub(crate) program: &'static str,
+    pub(crate) environment: BTreeMap<OsString, OsString>,
+    pub(crate) interrupt: Interrupt,
+    pub(crate) output: Output,
+}
+
+impl Context {
+    /// Says when the run cannot be stopped cleanly, which must be known before it begins.
+    pub(crate) fn start(&self) -> Result<(), Failure> {
+        self.interrupt.register().context("cannot catch SIGINT and SIGTERM").map_err(Failure::cannot_start)
+    }
+}
+
+/// Which cache, from the command line.
+#[derive(Debug, Default)]
+pub(crate) struct Selection {
+    pub(crate) sources: Vec<Source>,
+    pub(crate) cache_dir: Option<PathBuf>,
+    pub(crate) driver: Option<Driver>,
+    pub(crate) sqlite_db: Option<PathBuf>,
+}
+
+impl From<CacheArgs> for Selection {
+    fn from(args: CacheArgs) -> Self {
+        Selection {
+            sources: args.sources.0,
+            cache_dir: args.cache_dir,
+            driver: args.driver.map(Into::into),
+            sqlite_db: args.sqlite_db,
+        }
+    }
+}
+
+/// The settings of a cache, each with where it came from.
+pub(crate) struct Settings {
+    pub(crate) config: Config,
+    pub(crate) cache_dir: Setting<PathBuf>,
+    /// `None` when neither the command line nor the configuration names one.
+    pub(crate) driver: Option<Setting<Driver>>,
+    pub(crate) sqlite_db: Setting<PathBuf>,
+    /// Whether the settings of the index belong to another directory than the one that was asked for.
+    pub(crate) elsewhere: bool,
+}
+
+/// What stands where the cache should be.
+pub(crate) enum Opened {
+    /// Nothing: the text says why there is nothing to do.
+    Nothing(String),
+    Cache(CacheDir),
+}
+
+impl Settings {
+    /// Reads the configuration and overlays the command line.
+    pub(crate) fn load(context: &Context, selection: Selection) -> Result<Self, Failure> {
+        let config = Self::read(context, selection.sources.clone())?;
+        Self::overlay(config, selection)
+    }
+
+    /// Reads the configuration files.
+    pub(crate) fn read(context: &Context, sources: Vec<Source>) -> Result<Config, Failure> {
+        let request = config::Request {
+            program: context.program.to_owned(),
+            sources,
+            environment: context.environment.clone(),
+            root: PathBuf::from("/"),
+        };
+        Config::load(&request).map_err(Failure::usage)
+    }
+
+    pub(crate) fn overlay(config: Config, selection: Selection) -> Result<Self, Failure> {
+        let Selection { cache_dir, driver, sqlite_db, .. } = selection;
+        let configured = config.optional(&config::IMAGE_CACHE_DIR);
+        let (cache_dir, elsewhere) = match (cache_dir, configured) {
+            (Some(given), configured) => {
+                let same = configured.ok().flatten().is_some_and(|c| is_same_directory(&given, Path::new(&c.value)));
+                (Setting { value: given, origin: Origin::Flag("--cache-dir") }, !same)
+            }
+            (None, Ok(Some(configured))) => (configured.map(PathBuf::from), false),
+            (None, Ok(None)) => {
+                return Err(Failure::usage(anyhow!("image_cache_dir is not set"))
+                    .hint("give --cache-dir DIR, or --config-file with the file that sets it"));
+            }
+            (None, Err(e)) => return Err(Failure::usage(e)),
+        };
+        let driver = match driver {
+            Some(driver) => Some(Setting { value: driver, origin: Origin::Flag("--driver") }),
+            None if elsewhere => None,
+            None => configured_driver(&config)?,
+        };
+        let sqlite_db = match sqlite_db {
+            Some(file) => Setting { value: file, origin: Origin::Flag("--sqlite-db") },
+            None if elsewhere => Setting { value: PathBuf::from("cache.db"), origin: Origin::Default },
+            None => config.text(&config::IMAGE_CACHE_SQLITE_DB).map_err(Failure::usage)?.map(PathBuf::from),
+        };
+        Ok(Settings { config, cache_dir, driver, sqlite_db, elsewhere })
+    }
+
+    /// Opens the cache directory.
+    ///
+    /// A configured directory that is missing is nothing to do; one that was asked for by name is a mistake.
+    pub(crate) fn open(&self) -> Result<Opened, Failure> {
+        let path = &self.cache_dir.value;
+        let opened = CacheDir::open(path).map_err(|e| match e.downcast_ref::<Errno>() {
+            Some(&Errno::NOTDIR | &Errno::LOOP) => Failure::usage(e.context(format!("{} is set by {}", path.display(), self.cache_dir.origin))),
+            Some(&Errno::ACCESS | &Errno::PERM) => Failure::cannot_start(e).hint("run as the user glance-api runs as"),
+            _ => Failure::cannot_start(e),
+        })?;
+        match opened {
+            Some(dir) => Ok(Opened::Cache(dir)),
+            None if self.cache_dir.origin == Origin::Flag("--cache-dir") => {
+                Err(Failure::usage(anyhow!("cache directory {} does not exist", path.display())))
+            }
+            None => Ok(Opened::Nothing(format!(
+                "cache directory {} (set by {}) does not exist",
+                path.display(),
+                self.cache_dir.origin
+            ))),
+        }
+    }
+
+    /// The limit in bytes: the command line's, else `image_cache_max_size`.
+    pub(crate) fn max_size(&self, given: Option<Amount>, dir: &CacheDir) -> Result<Setting<u64>, Failure> {
+        match given {
+            Some(amount) => {
+                let whole = dir.statvfs().map_err(Failure::cannot_start)?;
+                Ok(Setting { value: amount.of(capacity(&whole)), origin: Origin::Flag("--max-size") })
+            }
+            None => {
+                let max = self.config.integer(&config::IMAGE_CACHE_MAX_SIZE).map_err(Failure::usage)?;
+                Ok(max.map(i64::unsigned_abs))
+            }
+        }
+    }
+
+    /// The stall time: the command line's, else `image_cache_stall_time`.
+    pub(crate) fn stall_time(&self, given: Option<crate::cli::Duration>) -> Result<Setting<Nanos>, Failure> {
+        match given {
+            Some(duration) => Ok(Setting { value: duration.0, origin: Origin::Flag("--stall-time") }),
+            None => {
+                let seconds = self.config.integer(&config::IMAGE_CACHE_STALL_TIME).map_err(Failure::usage)?;
+                Ok(seconds.map(|seconds| seconds.saturating_mul(SECOND)))
+            }
+        }
+    }
+
+    /// Opens the directory of the lock files.
+    ///
+    /// One that is configured but not there or not writable is passed over with a warning: the old tools took no locks, and whoever
+    /// has no such directory shares none with us.
+    pub(crate) fn lock_dir(&self, dir: &CacheDir, output: &Output) -> Result<LockDir, Failure> {
+        let configured = self.config.optional(&config::LOCK_PATH).map_err(Failure::usage)?;
+        if let Some(lock_path) = configured {
+            match LockDir::open(Some(Path::new(&lock_path.value)), dir) {
+                Ok(locks) => return Ok(locks),
+                Err(e) => output.note(&format!("{e:#} (set by {}): locking in the cache directory instead", lock_path.origin)),
+            }
+        }
+        LockDir::open(None, dir).map_err(Failure::cannot_start)
+    }
+}
+
+/// `image_cache_driver`, if it is set. The default is no setting: what the directory shows is better evidence.
+fn configured_driver(config: &Config) -> Result<Option<Setting<Driver>>, Failure> {
+    let driver = config.choice(&config::IMAGE_CACHE_DRIVER).map_err(Failure::usage)?;
+    if driver.origin == Origin::Default {
+        return Ok(None);
+    }
+    Ok(Some(driver.map(|name| match name {
+        "sqlite" => Driver::Sqlite,
+        "xattr" => Driver::Xattr,
+        _ => Driver::CentralizedDb,
+    })))
+}
+
+/// Whether two paths lead to the same directory; when either leads nowhere, whether they are spelt the same.
+fn is_same_directory(a: &Path, b: &Path) -> bool {
+    match (rustix::fs::stat(a), rustix::fs::stat(b)) {
+        (Ok(a), Ok(b)) => (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino),
+        _ => a.components().eq(b.components()),
+    }
+}
+
+/// A cache, scanned and joined with its index.
+pub(crate) struct Cache {
+    pub(crate) inventory: Inventory,
+    pub(crate) index: Box<dyn Index>,
+    /// `None` when nothing shows and nothing is set, which only an empty cache may be.
+    pub(crate) driver: Option<Driver>,
+    /// Why it is that driver.
+    pub(crate) why: String,
+    /// Where the index is, when it is a file.
+    pub(crate) index_path: Option<PathBuf>,
+    /// Things about the index that somebody should look at.
+    pub(crate) warnings: Vec<String>,
+}
+
+/// Scans a cache directory and opens its index.
+///
+/// A directory that holds things but looks like no image cache is refused before anything else happens.
+pub(crate) fn take_stock(
+    context: &Context,
+    settings: &Settings,
+    dir: &CacheDir,
+    purpose: Purpose,
+    wait: &Wait,
+) -> Result<Cache, Failure> {
+    let mut inventory = Inventory::scan(dir, Tracking::ByRow).map_err(Failure::cannot_start)?;
+    let wait = if purpose == Purpose::Look {
+        &Wait { limit: wait.limit.min(GLANCE_PATIENCE), interrupt: context.interrupt.clone() }
+    } else {
+        wait
+    };
+    let mut cache = match &settings.driver {
+        Some(Setting { value: Driver::Sqlite, origin }) => {
+            let found = open_sqlite(settings, dir, purpose, wait)?;
+            with_sqlite(found, format!("set by {origin}"))
+        }
+        Some(Setting { value: Driver::Xattr, origin }) => Cache::by_file(format!("set by {origin}")),
+        Some(Setting { value: Driver::CentralizedDb, origin }) => {
+            return Err(Failure::usage(anyhow!(
+                "image_cache_driver is centralized_db (set by {origin}), which this version does not know yet"
+            ))
+            .hint("clean without --repair works with every driver"));
+        }
+        None => detect(settings, dir, &inventory, purpose, wait)?,
+    };
+    inventory.tracking = std::mem::take(&mut cache.inventory.tracking);
+    refuse_if_no_cache(settings, dir, &inventory, &cache)?;
+    if cache.driver == Some(Driver::Xattr) {
+        need_attributes(dir)?;
+    }
+    let mut joiner = inventory.joiner();
+    cache.index.read(wait, &mut joiner).map_err(Failure::cannot_start)?;
+    cache.inventory = inventory;
+    Ok(cache)
+}
+
+impl Cache {
+    fn by_file(why: String) -> Self {
+        let inventory = Inventory { tracking: Tracking::ByFile, ..Inventory::default() };
+        Cache {
+            inventory,
+            index: Box::new(NoRows),
+            driver: Some(Driver::Xattr),
+            why,
+            index_path: None,
+            warnings: Vec::new(),
+        }
+    }
+}
+
+fn open_sqlite(settings: &Settings, dir: &CacheDir, purpose: Purpose, wait: &Wait) -> Result<(Found, PathBuf), Failure> {
+    let location = Location::new(dir, &settings.sqlite_db.value).map_err(|e| {
+        Failure::cannot_start(e.context(format!("image_cache_sqlite_db is set by {}", settings.sqlite_db.origin)))
+    })?;
+    let path = location.path().to_owned();
+    let found = Sqlite::open(location, purpose, wait).map_err(Failure::cannot_start)?;
+    Ok((found, path))
+}
+
+fn with_sqlite((found, path): (Found, PathBuf), why: String) -> Cache {
+    let mut warnings = Vec::new();
+    let (index, tracking): (Box<dyn Index>, _) = match found {
+        Found::Index(index) => (Box::new(index), Tracking::ByRow),
+        Found::Nothing => {
+            warnings.push(format!("image index {} does not exist or is empty: no image is tracked", path.display()));
+            (Box::new(NoRows), Tracking::ByRow)
+        }
+        Found::Unreadable(why) => (Box::new(NoRows), Tracking::Unknown(why)),
+    };
+    let inventory = Inventory { tracking, ..Inventory::default() };
+    Cache { inventory, index, driver: Some(Driver::Sqlite), why, index_path: Some(path), warnings }
+}
+
+/// No driver is set: the directory shows which one it is.
+fn detect(
+    settings: &Settings,
+    dir: &CacheDir,
+    inventory: &Inventory,
+    purpose: Purpose,
+    wait: &Wait,
+) -> Result<Cache, Failure> {
+    let found = open_sqlite(settings, dir, purpose, wait)?;
+    if !matches!(found.0, Found::Nothing) {
+        let why = format!("found {}", found.1.display());
+        return Ok(with_sqlite(found, why));
+    }
+    if has_attributes(dir, inventory) {
+        return Ok(Cache::by_file("found user.hits on images".to_owned()));
+    }
+    let mut cache = Cache::by_file("nothing shows which".to_owned());
+    cache.driver = None;
+    if inventory.images.is_empty() || purpose == Purpose::Look {
+        if !inventory.images.is_empty() {
+            cache.inventory.tracking = Tracking::Unknown("nothing in the directory shows which index it has".to_owned());
+        }
+        return Ok(cache);
+    }
+    Err(Failure::usage(anyhow!("{} holds images, but nothing shows which index it has", dir.path().display()))
+        .hint("set image_cache_driver, or give --driver sqlite or --driver xattr"))
+}
+
+/// Whether Glance's xattr driver has left its mark on an image.
+pub(crate) fn has_attributes(dir: &CacheDir, inventory: &Inventory) -> bool {
+    let Some(base) = dir.fd(Place::Base) else { return false };
+    inventory.images.iter().any(|image| matches!(hits(base, image.id.as_name()), Attribute::Value(_)))
+}
+
+/// The xattr driver cannot have worked where there are no extended attributes: the setting is wrong, or the directory.
+fn need_attributes(dir: &CacheDir) -> Result<(), Failure> {
+    let Some(base) = dir.fd(Place::Base) else { return Ok(()) };
+    let mut value = [0_u8; 1];
+    match rustix::fs::fgetxattr(base, "user.hits", &mut value[..]) {
+        Err(Errno::NOTSUP) => Err(Failure::cannot_start(anyhow!(
+            "the file system of {} has no extended attributes, so the xattr driver cannot be its index",
+            dir.path().display()
+        ))
+        .hint("Glance itself falls back to sqlite there: look for a cache.db, and set image_cache_driver = sqlite")),
+        _ => Ok(()),
+    }
+}
+
+/// Refuses a directory that holds things but has neither a subdirectory nor an index of an image cache.
+fn refuse_if_no_cache(settings: &Settings, dir: &CacheDir, inventory: &Inventory, cache: &Cache) -> Result<(), Failure> {
+    let has_index = cache.warnings.is_empty() && cache.driver == Some(Driver::Sqlite);
+    let is_empty = inventory.images.is_empty() && inventory.foreign.is_empty() && inventory.unreadable.is_empty();
+    if dir.has_subdirectories() || has_index || is_empty || has_attributes(dir, inventory) {
+        return Ok(());
+    }
+    Err(no_cache(settings, dir))
+}
+
+pub(crate) fn no_cache(settings: &Settings, dir: &CacheDir) -> Failure {
+    Failure::usage(anyhow!(
+        "{} (set by {}) does not look like an image cache: it holds things, but neither incomplete/, invalid/ or queue/ nor an \
+         index; nothing was removed",
+        dir.path().display(),
+        settings.cache_dir.origin
+    ))
+}
+
+/// How the wish for a lock ended.
+pub(crate) enum Locked {
+    /// To be held while the work is done; `None` when there is no room for a lock file.
+    Go(Option<Lock>),
+    /// Somebody else has it, and that is fine.
+    Skip(String),
+    /// A signal came while waiting.
+    Interrupted,
+}
+
+impl Locked {
+    /// The lock to hold while the work is done, or how the run ends without it.
+    pub(crate) fn or_end(self, context: &Context, run: &mut Run) -> Result<Option<Lock>, Exit> {
+        match self {
+            Locked::Go(lock) => Ok(lock),
+            Locked::Skip(who) => {
+                run.skipped = Some(who);
+                Err(Exit::Done)
+            }
+            Locked::Interrupted => {
+                let signal = context.interrupt.signal().unwrap_or(SIGTERM);
+                run.signal = Some(signal_name(signal));
+                Err(Exit::Signal(signal))
+            }
+        }
+    }
+}
+
+/// Takes one of oslo's locks, waiting as long as the command line says.
+pub(crate) fn take_lock(
+    context: &Context,
+    locks: &LockDir,
+    name: &str,
+    wait: &Wait,
+    skip_if_locked: bool,
+) -> Result<Locked, Failure> {
+    let patience = if skip_if_locked { Duration::ZERO } else { wait.limit };
+    let wait = Wait { limit: patience, interrupt: wait.interrupt.clone() };
+    match locks.take(name, &wait) {
+        Ok(Locking::Held(lock)) => Ok(Locked::Go(Some(lock))),
+        Ok(Locking::NoSpace(why)) => {
+            context.output.warning(&format!("{why}: going on without the lock"));
+            Ok(Locked::Go(None))
+        }
+        Ok(Locking::Busy(who)) if skip_if_locked => Ok(Locked::Skip(who)),
+        Ok(Locking::Busy(who)) => Err(Failure::cannot_start(anyhow!("{who}; nothing was changed"))
+            .hint("wait for it with a longer --lock-timeout, or give --skip-if-locked")),
+        Ok(Locking::Interrupted) => Ok(Locked::Interrupted),
+        Err(e) => Err(Failure::cannot_start(e).hint("run as the user glance-api runs as")),
+    }
+}
+
+/// How long this run waits for locks and a busy index.
+pub(crate) fn wait(context: &Context, change: &ChangeArgs) -> Wait {
+    Wait { limit: change.lock_timeout.as_std(), interrupt: context.interrupt.clone() }
+}
+
+/// What stands against forgetting rows: most of what the index knows is not in the directory.
+pub(crate) fn misplaced(dir: &CacheDir, inventory: &Inventory, forget_all: bool) -> Option<EntryError> {
+    (!forget_all && inventory.looks_misplaced()).then(|| EntryError {
+        name: dir.path().display().to_string(),
+        action: "forget the missing images of",
+        message: format!(
+            "{} of {} images in the index are not there; the directory is on the file system mounted at {}, and is probably \
+             the wrong one or not mounted; no row was forgotten and no image removed; give --forget-all if they are really gone",
+            inventory.ghosts.len(),
+            inventory.rows(),
+            mount_point(dir)
+        ),
+    })
+}
+
+/// The mount point of the cache directory's file system, as far as /proc/self/mountinfo tells.
+pub(crate) fn mount_point(dir: &CacheDir) -> String {
+    mount(dir).map_or_else(|| "an unknown place".to_owned(), |mount| mount.point)
+}
+
+/// One line of /proc/self/mountinfo.
+pub(crate) struct Mount {
+    pub(crate) point: String,
+    pub(crate) options: String,
+    pub(crate) kind: String,
+    pub(crate) super_options: String,
+}
+
+/// Finds the mount the cache directory is on: the longest mount point that its path lies below.
+pub(crate) fn mount(dir: &CacheDir) -> Option<Mount> {
+    let path = std::fs::canonicalize(dir.path()).ok()?;
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
+    mounts
+        .lines()
+        .filter_map(|line| {
+            let (mount, fs) = line.split_once(" - ")?;
+            let mount: Vec<&str> = mount.split(' ').collect();
+            let fs: Vec<&str> = fs.split(' ').collect();
+            Some(Mount {
+                point: mount.get(4)?.replace("\\040", " "),
+                options: (*mount.get(5)?).to_owned(),
+                kind: (*fs.first()?).to_owned(),
+                super_options: (*fs.get(2)?).to_owned(),
+            })
+        })
+        .filter(|mount| path.starts_with(&mount.point))
+        // Of mounts over one another the last is the one that shows.
+        .max_by_key(|mount| mount.point.len())
+}
+
+/// The errors of entries that could not even be looked at.
+pub(crate) fn unreadable_errors<'a>(
+    unreadable: impl IntoIterator<Item = &'a (Place, crate::cache::dir::Unreadable)>,
+) -> Vec<EntryError> {
+    unreadable
+        .into_iter()
+        .map(|(place, (name, errno))| EntryError {
+            name: place.show(name.as_name()),
+            action: "look",
+            message: errno.to_string(),
+        })
+        .collect()
+}
+
+/// Tells the errors of a run on stderr, and how the run ended.
+pub(crate) fn conclude(context: &Context, outcome: &Outcome, errors: &[EntryError], is_over: bool) -> Exit {
+    for error in errors {
+        context.output.error(&format!("cannot {} {}: {}", error.action, error.name, error.message));
+    }
+    if let Some(signal) = context.interrupt.signal().filter(|_| matches!(outcome.stopped, Some(Refusal::Interrupted))) {
+        return Exit::Signal(signal);
+    }
+    if !errors.is_empty() || is_over || context.output.has_failed() { Exit::Incomplete } else { Exit::Done }
+}
+
+/// The name of the signal that ended a run early.
+pub(crate) fn stopped_by(context: &Context, outcome: &Outcome) -> Option<&'static str> {
+    let interrupted = matches!(outcome.stopped, Some(Refusal::Interrupted));
+    context.interrupt.signal().filter(|_| interrupted).map(signal_name)
+}
+
+/// Takes what ended a run early out of its outcome: an error of the run, or, when nothing was changed at all, its failure.
+pub(crate) fn check_stopped(outcome: &mut Outcome) -> Result<(), Failure> {
+    match outcome.stopped.take() {
+        None => Ok(()),
+        Some(Refusal::Interrupted) => {
+            outcome.stopped = Some(Refusal::Interrupted);
+            Ok(())
+        }
+        Some(refusal) if outcome.is_untouched() => {
+            Err(Failure::cannot_start(refusal.into_error().context("nothing was changed")))
+        }
+        Some(refusal) => {
+            let message = format!("{:#}", refusal.into_error());
+            outcome.errors.push(EntryError { name: "index".to_owned(), action: "change", message });
+            Ok(())
+        }
+    }
+}
+
+/// Parses a line of a list, naming the place when it is wrong.
+pub(crate) fn parse_line<T: FromStr<Err = String>>(text: &str, place: &dyn Display) -> anyhow::Result<T> {
+    text.parse().map_err(|e: String| anyhow!(e)).with_context(|| place.to_string())
+}

@@ -1,0 +1,270 @@
+//! `prune`: forgets ghosts, then removes least recently used images until the cache is within its limits.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, anyhow};
+
+use super::clean::room;
+use super::{
+    Cache, Context, Opened, Selection, Settings, check_stopped, conclude, misplaced, parse_line, stopped_by, take_lock,
+    take_stock, unreadable_errors, wait,
+};
+use crate::cache::dir::{CacheDir, available, capacity};
+use crate::cache::entry::{ImageId, Nanos};
+use crate::cache::execute::{Executor, Outcome};
+use crate::cache::index::Wait;
+use crate::cache::index::sqlite::Purpose;
+use crate::cache::inventory::{Inventory, Tracking};
+use crate::cache::lock;
+use crate::cache::plan::{self, CleanLimits, Kept, PruneLimits, PrunePlan};
+use crate::cli::{Amount, ChangeArgs, PruneArgs};
+use crate::exit::{Exit, Failure};
+use crate::output::progress::Bar;
+use crate::output::read_stdin;
+use crate::output::report::{PlanEntry, PruneReport, human, when};
+
+/// What a prune was asked for, besides the cache.
+#[derive(Debug, Default)]
+pub(crate) struct Wishes {
+    pub(crate) max_size: Option<Amount>,
+    pub(crate) target_size: Option<Amount>,
+    pub(crate) min_free: Option<Amount>,
+    pub(crate) min_age: Nanos,
+    pub(crate) keep: Vec<ImageId>,
+    pub(crate) keep_from: Vec<PathBuf>,
+    pub(crate) stall_time: Option<crate::cli::Duration>,
+    pub(crate) forget_all: bool,
+}
+
+/// Prunes, as the command line says.
+pub(crate) fn run(context: &Context, args: PruneArgs) -> Result<Exit, Failure> {
+    let settings = Settings::load(context, Selection::from(args.cache))?;
+    let wishes = Wishes {
+        max_size: args.limit.max_size,
+        target_size: args.target_size,
+        min_free: args.min_free,
+        min_age: args.min_age.0,
+        keep: args.keep,
+        keep_from: args.keep_from,
+        stall_time: args.stall_time,
+        forget_all: args.forget_all,
+    };
+    prune(context, &settings, &args.change, &wishes)
+}
+
+pub(crate) fn prune(
+    context: &Context,
+    settings: &Settings,
+    change: &ChangeArgs,
+    wishes: &Wishes,
+) -> Result<Exit, Failure> {
+    let mut report = PruneReport::default();
+    report.run.dry_run = change.dry_run;
+    let keep = kept_ids(wishes)?;
+    let dir = match settings.open()? {
+        Opened::Cache(dir) => dir,
+        Opened::Nothing(why) => {
+            context.output.note(&why);
+            context.output.summary(&report);
+            return Ok(Exit::Done);
+        }
+    };
+    let limits = limits(settings, &dir, wishes, keep)?;
+    report.max_size = limits.max_size;
+    let wait = wait(context, change);
+    let purpose = if change.dry_run { Purpose::Look } else { Purpose::Change };
+    let _lock = if change.dry_run {
+        None
+    } else if super::clean::is_empty(&dir)? {
+        context.output.summary(&report);
+        return Ok(Exit::Done);
+    } else {
+        let locks = settings.lock_dir(&dir, &context.output)?;
+        let locked = take_lock(context, &locks, lock::PRUNE, &wait, change.skip_if_locked)?;
+        match locked.or_end(context, &mut report.run) {
+            Ok(lock) => lock,
+            Err(exit) => {
+                context.output.summary(&report);
+                return Ok(exit);
+            }
+        }
+    };
+
+    let mut cache = take_stock(context, settings, &dir, purpose, &wait)?;
+    if let Tracking::Unknown(why) = &cache.inventory.tracking {
+        return Err(Failure::cannot_start(anyhow!("cannot plan a prune: {why}")));
+    }
+    for warning in cache.warnings.iter().filter(|_| !cache.inventory.images.is_empty()) {
+        context.output.warning(warning);
+    }
+    report.cache_size_before = cache.inventory.size();
+    report.cache_size_after = report.cache_size_before;
+    report.run.errors = unreadable_errors(&cache.inventory.unreadable);
+    let is_over = |size| size > limits.max_size;
+    if let Some(error) = misplaced(&dir, &cache.inventory, wishes.forget_all) {
+        report.run.errors.push(error);
+        if change.dry_run {
+            report.run.plan = Some(Vec::new());
+        }
+        context.output.summary(&report);
+        return Ok(conclude(context, &Outcome::default(), &report.run.errors, false));
+    }
+    let free = dir.statvfs().map_err(Failure::cannot_start)?;
+    let plan = plan::prune(&cache.inventory, &limits, available(&free), context.now);
+    if change.dry_run {
+        describe(&cache.inventory, &plan, &mut report);
+        context.output.summary(&report);
+        return Ok(conclude(context, &Outcome::default(), &report.run.errors, false));
+    }
+
+    let mut outcome = execute(context, settings, &dir, &mut cache, plan, &limits, wishes, &wait);
+    check_stopped(&mut outcome)?;
+    report.total_files_pruned = outcome.files;
+    report.total_bytes_pruned = outcome.bytes;
+    report.ghosts_forgotten = outcome.ghosts_forgotten;
+    report.cache_size_after = report.cache_size_before.saturating_sub(outcome.bytes + outcome.bytes_gone);
+    report.left_alone = outcome.left_alone;
+    report.total_files_cleaned = outcome.invalid_files + outcome.stalled_files;
+    report.total_bytes_cleaned = outcome.bytes_cleaned;
+    report.run.errors.append(&mut outcome.errors);
+    report.run.signal = stopped_by(context, &outcome);
+    context.output.summary(&report);
+    let mut unmet = false;
+    if report.run.signal.is_none() {
+        unmet = tell_unmet(context, &dir, &report, &limits)?;
+    }
+    Ok(conclude(context, &outcome, &report.run.errors, unmet || is_over(report.cache_size_after)))
+}
+
+#[allow(clippy::too_many_arguments, reason = "one call, to keep the outline of prune readable")]
+fn execute(
+    context: &Context,
+    settings: &Settings,
+    dir: &CacheDir,
+    cache: &mut Cache,
+    plan: PrunePlan,
+    limits: &PruneLimits,
+    wishes: &Wishes,
+    wait: &Wait,
+) -> Outcome {
+    // Only a full disk asks for it: a wrong value there must not keep the limit from being held here.
+    let stall_time = settings.stall_time(wishes.stall_time).map_or(Nanos::MAX, |setting| setting.value);
+    let clean_limits = CleanLimits { stall_time, invalid_grace: 0 };
+    let bar = Bar::new(&context.output, "pruning", plan.candidates.len() as u64, Some(plan.goal.size.max(plan.goal.free)));
+    let mut executor = Executor { dir, index: &mut *cache.index, wait, progress: &bar };
+    executor.prune(&cache.inventory, plan, &|| room(context, dir, clean_limits), limits.min_free)
+}
+
+/// Works out the limits in bytes.
+fn limits(
+    settings: &Settings,
+    dir: &CacheDir,
+    wishes: &Wishes,
+    keep: HashSet<ImageId>,
+) -> Result<PruneLimits, Failure> {
+    let max = settings.max_size(wishes.max_size, dir)?;
+    let target_size = wishes.target_size.map_or(max.value, |amount| amount.of(max.value));
+    if target_size > max.value {
+        return Err(Failure::usage(anyhow!(
+            "--target-size is {}, but the limit is {} (set by {}): the target cannot be above it",
+            human(target_size),
+            human(max.value),
+            max.origin
+        )));
+    }
+    let min_free = match wishes.min_free {
+        None => None,
+        Some(amount) => {
+            let capacity = capacity(&dir.statvfs().map_err(Failure::cannot_start)?);
+            let wanted = amount.of(capacity);
+            if wanted > capacity {
+                return Err(Failure::usage(anyhow!(
+                    "--min-free is {}, but the whole file system has {}",
+                    human(wanted),
+                    human(capacity)
+                )));
+            }
+            Some(wanted)
+        }
+    };
+    Ok(PruneLimits { max_size: max.value, target_size, min_free, min_age: wishes.min_age, keep })
+}
+
+/// Collects the images to keep. A line that is no id fails the run: the image it meant would be lost.
+fn kept_ids(wishes: &Wishes) -> Result<HashSet<ImageId>, Failure> {
+    let mut keep: HashSet<ImageId> = wishes.keep.iter().map(ImageId::folded).collect();
+    for file in &wishes.keep_from {
+        read_ids(file, &mut keep).map_err(Failure::usage)?;
+    }
+    Ok(keep)
+}
+
+fn read_ids(file: &Path, keep: &mut HashSet<ImageId>) -> anyhow::Result<()> {
+    let text = if file == Path::new("-") { read_stdin() } else { std::fs::read_to_string(file) };
+    let text = text.with_context(|| format!("cannot read the images to keep from {}", file.display()))?;
+    for (number, line) in text.lines().enumerate() {
+        let id = line.split('#').next().unwrap_or("").trim();
+        if !id.is_empty() {
+            let id: ImageId = parse_line(id, &format_args!("{}:{}", file.display(), number + 1))?;
+            keep.insert(id.folded());
+        }
+    }
+    Ok(())
+}
+
+/// Describes the plan in the report, for a dry run.
+fn describe(inventory: &Inventory, plan: &PrunePlan, report: &mut PruneReport) {
+    let mut entries = Vec::new();
+    for ghost in &inventory.ghosts {
+        let reason = "its file is missing".to_owned();
+        entries.push(PlanEntry { image_id: ghost.id.to_string(), action: "forget", reason, bytes: 0 });
+    }
+    for image in plan.victims(inventory) {
+        report.total_files_pruned += 1;
+        report.total_bytes_pruned += image.seen.size;
+        let orphan = if inventory.is_orphan(image) { "without a row in the index, and " } else { "" };
+        let used = when(image.last_use(inventory.tracked_by_file()));
+        let reason = format!("{orphan}least recently used (last use {used})");
+        entries.push(PlanEntry { image_id: image.id.to_string(), action: "remove", reason, bytes: image.seen.size });
+    }
+    for (position, kept) in &plan.kept {
+        let image = &inventory.images[*position as usize];
+        let reason = match kept {
+            Kept::Listed => "named by --keep or --keep-from",
+            Kept::Young => "cached or used less than --min-age ago",
+        };
+        let reason = reason.to_owned();
+        entries.push(PlanEntry { image_id: image.id.to_string(), action: "keep", reason, bytes: image.seen.size });
+    }
+    report.ghosts_forgotten = inventory.ghosts.len() as u64;
+    report.cache_size_after = report.cache_size_before - report.total_bytes_pruned;
+    report.run.plan = Some(entries);
+}
+
+/// Says which limit does not hold although the run is over, and returns whether one does not.
+fn tell_unmet(context: &Context, dir: &CacheDir, report: &PruneReport, limits: &PruneLimits) -> Result<bool, Failure> {
+    let mut unmet = false;
+    if report.cache_size_after > limits.max_size {
+        context.output.error(&format!(
+            "the cache {} is still over its limit: {} of {}; what is left could not be removed or is to be kept",
+            dir.path().display(),
+            human(report.cache_size_after),
+            human(limits.max_size)
+        ));
+        unmet = true;
+    }
+    if let Some(wanted) = limits.min_free {
+        let free = available(&dir.statvfs().map_err(Failure::cannot_start)?);
+        if free < wanted {
+            context.output.error(&format!(
+                "the file system of {} has {} free, not {}; no image is left that may be removed and would free space",
+                dir.path().display(),
+                human(free),
+                human(wanted)
+            ));
+            unmet = true;
+        }
+    }
+    Ok(unmet)
+}

@@ -1,0 +1,285 @@
+//! What the commands report: one structure each, shown as JSON or in words.
+//!
+//! A key that Glance's API has keeps Glance's name and type: sizes are bytes, its times are epoch seconds. Times of our own are
+//! RFC 3339 in UTC.
+
+use std::fmt::Write as _;
+
+use humansize::{BINARY, format_size};
+use jiff::Timestamp;
+use serde::{Serialize, Serializer};
+
+use super::Report;
+use crate::cache::entry::Nanos;
+use crate::cache::execute::EntryError;
+
+/// A size for people: `4.2 GiB`.
+pub(crate) fn human(bytes: u64) -> String {
+    format_size(bytes, BINARY)
+}
+
+/// A time as RFC 3339 in UTC, to the second; `never` for the epoch itself, and words for what is no time.
+pub(crate) fn when(time: Nanos) -> String {
+    match time {
+        0 => "never".to_owned(),
+        i64::MIN | i64::MAX => "unknown".to_owned(),
+        time => Timestamp::from_nanosecond(i128::from(time))
+            .ok()
+            .and_then(|time| Timestamp::from_second(time.as_second()).ok())
+            .map_or_else(|| "unknown".to_owned(), |time| time.to_string()),
+    }
+}
+
+/// A span of time in its two largest units: `3d 4h`.
+pub(crate) fn span(nanos: Nanos) -> String {
+    let seconds = nanos.unsigned_abs() / 1_000_000_000;
+    let units = [("d", 86_400), ("h", 3600), ("min", 60), ("s", 1)];
+    let first = units.iter().position(|(_, size)| seconds >= *size).unwrap_or(3);
+    let mut rest = seconds;
+    let mut parts = Vec::new();
+    for (name, size) in units.iter().skip(first).take(2) {
+        if rest / size > 0 || parts.is_empty() {
+            parts.push(format!("{}{name}", rest / size));
+        }
+        rest %= size;
+    }
+    parts.join(" ")
+}
+
+/// `1 image`, `2 images`.
+pub(crate) fn count(number: u64, what: &str) -> String {
+    match (number, what.strip_suffix('y')) {
+        (1, _) => format!("1 {what}"),
+        (_, Some(stem)) => format!("{number} {stem}ies"),
+        _ => format!("{number} {what}s"),
+    }
+}
+
+/// One step of a plan.
+#[derive(Debug, Serialize)]
+pub(crate) struct PlanEntry {
+    /// The image's id, or for what is no image the entry's name.
+    pub(crate) image_id: String,
+    /// `remove`, `forget`, `adopt`, `drop` or `keep`.
+    pub(crate) action: &'static str,
+    pub(crate) reason: String,
+    pub(crate) bytes: u64,
+}
+
+/// What clean and prune have in common.
+#[derive(Debug, Default, Serialize)]
+pub(crate) struct Run {
+    pub(crate) dry_run: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) plan: Option<Vec<PlanEntry>>,
+    pub(crate) errors: Vec<EntryError>,
+    /// Why nothing was done, when that was so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) skipped: Option<String>,
+    /// The signal that ended the run early.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) signal: Option<&'static str>,
+}
+
+impl Run {
+    /// The lines before the summary: the plan of a dry run, or why nothing was done.
+    fn preamble(&self) -> String {
+        let mut text = String::new();
+        for entry in self.plan.iter().flatten() {
+            let _ = writeln!(
+                text,
+                "would {} {} ({}): {}",
+                entry.action,
+                entry.image_id,
+                human(entry.bytes),
+                entry.reason
+            );
+        }
+        if let Some(why) = &self.skipped {
+            let _ = writeln!(text, "nothing was done: {why}");
+        }
+        text
+    }
+
+    fn verb<'a>(&self, did: &'a str, would: &'a str) -> &'a str {
+        if self.dry_run { would } else { did }
+    }
+
+    fn trailer(&self) -> String {
+        let mut text = String::new();
+        if !self.errors.is_empty() {
+            let _ = write!(text, "; {} failed", count(self.errors.len() as u64, "entry"));
+        }
+        if let Some(signal) = self.signal {
+            let _ = write!(text, "; stopped by {signal}");
+        }
+        text.push('\n');
+        text
+    }
+}
+
+/// What a prune did, or would do.
+#[derive(Debug, Default, Serialize)]
+pub(crate) struct PruneReport {
+    pub(crate) total_files_pruned: u64,
+    pub(crate) total_bytes_pruned: u64,
+    pub(crate) ghosts_forgotten: u64,
+    pub(crate) cache_size_before: u64,
+    pub(crate) cache_size_after: u64,
+    pub(crate) max_size: u64,
+    /// Candidates that were used or changed since the plan was made, and stayed.
+    pub(crate) left_alone: u64,
+    /// Invalid and stalled files that went first because the disk was full.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub(crate) total_files_cleaned: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub(crate) total_bytes_cleaned: u64,
+    #[serde(flatten)]
+    pub(crate) run: Run,
+}
+
+impl Report for PruneReport {
+    fn text(&self) -> String {
+        let mut text = self.run.preamble();
+        if self.run.skipped.is_some() {
+            return text;
+        }
+        let removed = count(self.total_files_pruned, "image");
+        let _ = write!(
+            text,
+            "prune: {} {removed}, {}; the cache {} {} of {}",
+            self.run.verb("removed", "would remove"),
+            human(self.total_bytes_pruned),
+            self.run.verb("holds", "would hold"),
+            human(self.cache_size_after),
+            human(self.max_size),
+        );
+        if self.ghosts_forgotten > 0 {
+            let rows = count(self.ghosts_forgotten, "row");
+            let _ = write!(text, "; {} {rows} without a file", self.run.verb("forgot", "would forget"));
+        }
+        if self.total_files_cleaned > 0 {
+            let files = count(self.total_files_cleaned, "invalid or stalled file");
+            let _ = write!(text, "; removed {files} because the disk was full");
+        }
+        if self.left_alone > 0 {
+            let _ = write!(text, "; left {} alone, used or changed meanwhile", count(self.left_alone, "image"));
+        }
+        text + &self.run.trailer()
+    }
+}
+
+/// What a clean did, or would do.
+#[derive(Debug, Default, Serialize)]
+pub(crate) struct CleanReport {
+    pub(crate) total_files_cleaned: u64,
+    pub(crate) total_bytes_cleaned: u64,
+    pub(crate) invalid_files: u64,
+    pub(crate) stalled_files: u64,
+    /// Stalled by their age, but some process has them open for writing.
+    pub(crate) kept_open: Vec<KeptOpen>,
+    pub(crate) left_alone: u64,
+    #[serde(flatten)]
+    pub(crate) repair: Option<RepairReport>,
+    #[serde(flatten)]
+    pub(crate) run: Run,
+}
+
+/// What `clean --repair` did to the index.
+#[derive(Debug, Default, Serialize)]
+pub(crate) struct RepairReport {
+    pub(crate) ghosts_forgotten: u64,
+    pub(crate) orphans_adopted: u64,
+    pub(crate) rows_dropped: u64,
+    /// Orphans too young to tell from an image that Glance is just publishing.
+    pub(crate) orphans_too_young: u64,
+}
+
+/// An incomplete entry that a process still writes to.
+#[derive(Debug, Serialize)]
+pub(crate) struct KeptOpen {
+    pub(crate) name: String,
+    pub(crate) pid: i32,
+}
+
+impl Report for CleanReport {
+    fn text(&self) -> String {
+        let mut text = self.run.preamble();
+        if self.run.skipped.is_some() {
+            return text;
+        }
+        let _ = write!(
+            text,
+            "clean: {} {} and {}, {}",
+            self.run.verb("removed", "would remove"),
+            count(self.invalid_files, "invalid file"),
+            count(self.stalled_files, "stalled file"),
+            human(self.total_bytes_cleaned),
+        );
+        if !self.kept_open.is_empty() {
+            let _ = write!(text, "; kept {} that a process writes to", count(self.kept_open.len() as u64, "file"));
+        }
+        if let Some(repair) = &self.repair {
+            let _ = write!(
+                text,
+                "; {} {} without a file, {} {}, {} {}",
+                self.run.verb("forgot", "would forget"),
+                count(repair.ghosts_forgotten, "row"),
+                self.run.verb("adopted", "would adopt"),
+                count(repair.orphans_adopted, "orphan"),
+                self.run.verb("dropped", "would drop"),
+                count(repair.rows_dropped, "impossible row"),
+            );
+        }
+        text + &self.run.trailer()
+    }
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+/// A time of Glance's: epoch seconds as its drivers give them, whole for the xattr driver; null where it is no number.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Epoch {
+    Float(f64),
+    Whole(i64),
+}
+
+impl Serialize for Epoch {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Epoch::Float(seconds) => serializer.serialize_f64(*seconds),
+            Epoch::Whole(seconds) => serializer.serialize_i64(*seconds),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_are_told_in_two_units() {
+        for (seconds, text) in
+            [(0, "0s"), (59, "59s"), (60, "1min"), (61, "1min 1s"), (3_600, "1h"), (90_061, "1d 1h"), (86_461, "1d")]
+        {
+            assert_eq!(span(seconds * 1_000_000_000), text);
+        }
+    }
+
+    #[test]
+    fn times_are_told_in_utc() {
+        assert_eq!(when(1_795_312_250_060_123_456), "2026-11-22T01:50:50Z");
+        assert_eq!(when(0), "never");
+        assert_eq!(when(i64::MIN), "unknown");
+    }
+
+    #[test]
+    fn counts_agree_with_their_noun() {
+        assert_eq!(count(1, "entry"), "1 entry");
+        assert_eq!(count(2, "entry"), "2 entries");
+        assert_eq!(count(0, "image"), "0 images");
+    }
+}
