@@ -143,7 +143,7 @@ impl TestEnv {
         let mut rows = String::from("BEGIN;");
         for n in 0..count {
             let last = env.now - (10 * count - n) as f64;
-            env.file_at(&nth_id(n), 1, last, last);
+            env.file_at(nth_id(n), 1, last, last);
             if driver == Xattr {
                 env.set_hits(&nth_id(n), b"0");
             } else {
@@ -176,7 +176,7 @@ impl TestEnv {
     /// An image that the index knows.
     pub(crate) fn image(&self, (letter, size, hours, hits): Image) {
         let last = self.hours_ago(hours);
-        self.file_at(&id(letter), size, last, last);
+        self.file_at(id(letter), size, last, last);
         match self.driver {
             Sqlite => self.sql(&row(&id(letter), last, last, size, hits)),
             Xattr => self.set_hits(&id(letter), hits.to_string().as_bytes()),
@@ -185,7 +185,7 @@ impl TestEnv {
 
     /// An image file that the index does not know (with xattr: an image that was never read).
     pub(crate) fn orphan(&self, letter: char, size: u64, hours: i64) {
-        self.file(&id(letter), size, hours);
+        self.file(id(letter), size, hours);
     }
 
     /// A row without a file.
@@ -215,7 +215,7 @@ impl TestEnv {
     pub(crate) fn fifo(&self, name: impl AsRef<Path>) {
         rustix::fs::mknodat(
             CWD,
-            &self.path(name),
+            self.path(name),
             FileType::Fifo,
             Mode::from_raw_mode(0o644),
             0,
@@ -298,11 +298,13 @@ impl TestEnv {
     }
 
     /// `glance-cache` with these arguments and nothing added.
+    #[must_use = "check the exit code: ok(), code(), fails()"]
     pub(crate) fn raw<S: AsRef<std::ffi::OsStr>>(&self, arguments: &[S]) -> Run {
         run(self.command(BINARY).args(arguments), self.root.path())
     }
 
     /// `glance-cache COMMAND --cache-dir DIR --driver DRIVER ARGUMENTS`.
+    #[must_use = "check the exit code: ok(), code(), fails()"]
     pub(crate) fn run(&self, command: &str, arguments: &[&str]) -> Run {
         run(self.of_cache(command).args(arguments), self.root.path())
     }
@@ -318,14 +320,17 @@ impl TestEnv {
     }
 
     /// Runs a command made with [`TestEnv::command`].
+    #[must_use = "check the exit code: ok(), code(), fails()"]
     pub(crate) fn finish(&self, command: &mut Command) -> Run {
         run(command, self.root.path())
     }
 
+    #[must_use = "check the exit code: ok(), code(), fails()"]
     pub(crate) fn prune(&self, arguments: &[&str]) -> Run {
         self.run("prune", arguments)
     }
 
+    #[must_use = "check the exit code: ok(), code(), fails()"]
     pub(crate) fn clean(&self, arguments: &[&str]) -> Run {
         self.run("clean", arguments)
     }
@@ -351,12 +356,14 @@ impl TestEnv {
     }
 
     /// The tool of an old name, run with these arguments.
+    #[must_use = "check the exit code: ok(), code(), fails()"]
     pub(crate) fn old(&self, name: &str, arguments: &[&str]) -> Run {
         let mut command = self.command(self.old_name(name));
         run(command.arg0(name).args(arguments), self.root.path())
     }
 
     /// The command as another user than root, from a copy of the binary that user can reach. Needs root.
+    #[must_use = "check the exit code: ok(), code(), fails()"]
     pub(crate) fn as_nobody(&self, command: &str, arguments: &[&str]) -> Run {
         let copy = self.outside("glance-cache");
         fs::copy(BINARY, &copy).unwrap();
@@ -427,7 +434,6 @@ impl TestEnv {
 }
 
 /// The outcome of one run.
-#[must_use = "check the exit code: ok(), or fails(code)"]
 #[derive(Debug)]
 pub(crate) struct Run {
     what: String,
@@ -522,6 +528,7 @@ impl Run {
 
 /// Runs a command, and panics when it hangs or prints by the megabyte.
 #[track_caller]
+#[must_use = "check the exit code: ok(), code(), fails()"]
 pub(crate) fn run(command: &mut Command, scratch: &Path) -> Run {
     Running::start(command, scratch).wait()
 }
@@ -553,6 +560,7 @@ impl Running {
     }
 
     #[track_caller]
+    #[must_use = "check the exit code: ok(), code(), fails()"]
     pub(crate) fn wait(mut self) -> Run {
         let status = loop {
             if let Some(status) = self.child.try_wait().unwrap() {

@@ -8,9 +8,9 @@ use serde_json::{Value, json};
 
 /// The Python that has the real Glance.
 pub(crate) fn python() -> PathBuf {
-    std::env::var_os("GLANCE_CACHE_TEST_PYTHON").map(PathBuf::from).unwrap_or_else(|| {
+    std::env::var_os("GLANCE_CACHE_TEST_PYTHON").map_or_else(|| {
         panic!("GLANCE_CACHE_TEST_PYTHON is not set: tests/run makes that Python, with the real Glance in it, and sets it")
-    })
+    }, PathBuf::from)
 }
 
 /// One of Glance's own console scripts.

@@ -141,10 +141,10 @@ fn a_lock_file_that_is_something_else_is_no_reason_to_hang_or_to_leave_the_cache
     let kinds: [(&str, Make); 3] = [
         ("a FIFO", |env| env.fifo("glance-cache-prune")),
         ("a dangling link", |env| {
-            env.link("glance-cache-prune", env.outside("made"))
+            env.link("glance-cache-prune", env.outside("made"));
         }),
         ("a directory", |env| {
-            fs::create_dir(env.path("glance-cache-prune")).unwrap()
+            fs::create_dir(env.path("glance-cache-prune")).unwrap();
         }),
     ];
     for (kind, make) in kinds {
@@ -755,7 +755,9 @@ mod as_root {
     fn a_read_only_file_system_is_refused_and_can_be_looked_at() {
         for driver in [Sqlite, Xattr] {
             let mounted = Mounted::ext4(driver, 8, "relatime");
-            FIVE.iter().for_each(|image| mounted.env.image(*image));
+            for image in FIVE {
+                mounted.env.image(*image);
+            }
             system(&["mount", "-o", "remount,ro", mounted.mount.point.to_str().unwrap()]);
             mounted.env.list();
             let run = mounted.env.prune(PRUNE_ALL);

@@ -47,7 +47,8 @@ fn check_is_silent_about_a_healthy_cache_and_fails_over_the_limit() {
 
 #[test]
 fn check_fails_when_something_needs_attention() {
-    let troubles: [(&str, fn(&TestEnv)); 3] = [
+    type Make = fn(&TestEnv);
+    let troubles: [(&str, Make); 3] = [
         ("ghost", |env| env.ghost('f', 1)),
         ("orphan", |env| env.orphan('f', 1, 1)),
         ("row", |env| env.row("../x", 1)),
