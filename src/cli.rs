@@ -3,6 +3,9 @@
 //! Only what was typed: words become amounts and durations here, what they mean is found out in `commands`. The help texts
 //! are the man pages and the completions, too; a test compares the committed files with what this parser gives.
 
+// The doc comments here are the help texts: no backticks in them.
+#![allow(clippy::doc_markdown)]
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -309,7 +312,8 @@ impl FromStr for Amount {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("'{text}' is no size: give bytes, or a number with a unit such as 10GiB, 500M or 80%");
+        let wrong =
+            || format!("'{text}' is no size: give bytes, or a number with a unit such as 10GiB, 500M or 80%");
         let (number, unit) = split_unit(text).ok_or_else(wrong)?;
         if unit == "%" {
             let percent: f64 = number.parse().map_err(|_| wrong())?;
@@ -329,7 +333,9 @@ impl FromStr for Amount {
         let factor = base.pow(power);
         let bytes = match number.parse::<u64>() {
             Ok(whole) => whole.checked_mul(factor),
-            Err(_) => number.parse::<f64>().ok().map(|n| n * factor as f64).filter(|n| *n < 9e18).map(|n| n as u64),
+            Err(_) => {
+                number.parse::<f64>().ok().map(|n| n * factor as f64).filter(|n| *n < 9e18).map(|n| n as u64)
+            }
         };
         bytes.map(Amount::Bytes).ok_or_else(wrong)
     }
@@ -350,7 +356,11 @@ impl FromStr for Duration {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("'{text}' is no duration: give seconds, or a number with a unit such as 90s, 15m, 36h or 2d");
+        let wrong = || {
+            format!(
+                "'{text}' is no duration: give seconds, or a number with a unit such as 90s, 15m, 36h or 2d"
+            )
+        };
         let mut rest = text;
         let mut total = 0_f64;
         while !rest.is_empty() {
@@ -382,7 +392,8 @@ impl FromStr for ImageId {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        ImageId::new(text.as_bytes()).ok_or_else(|| format!("'{text}' is no image id: a UUID of 36 characters is needed"))
+        ImageId::new(text.as_bytes())
+            .ok_or_else(|| format!("'{text}' is no image id: a UUID of 36 characters is needed"))
     }
 }
 
@@ -397,6 +408,7 @@ fn split_unit(text: &str) -> Option<(&str, &str)> {
 mod tests {
     use super::*;
     use clap::CommandFactory;
+    use clap_complete::Shell;
 
     #[test]
     fn the_parser_is_sound() {
@@ -458,7 +470,14 @@ mod tests {
     #[test]
     fn keeps_the_order_of_configuration_sources() {
         let cli = Cli::try_parse_from([
-            "glance-cache", "status", "--config-dir", "d1", "--config-file", "f1", "--config-dir=d2", "--config-file=f2",
+            "glance-cache",
+            "status",
+            "--config-dir",
+            "d1",
+            "--config-file",
+            "f1",
+            "--config-dir=d2",
+            "--config-file=f2",
         ])
         .unwrap();
         let Action::Status(args) = cli.command else { panic!("status was asked for") };
@@ -488,10 +507,11 @@ mod tests {
         for sub in command.get_subcommands().filter(|c| c.get_name() != "help") {
             page(sub, &format!("glance-cache-{}", sub.get_name()));
         }
-        use clap_complete::Shell;
-        for (shell, name) in
-            [(Shell::Bash, "glance-cache.bash"), (Shell::Zsh, "_glance-cache"), (Shell::Fish, "glance-cache.fish")]
-        {
+        for (shell, name) in [
+            (Shell::Bash, "glance-cache.bash"),
+            (Shell::Zsh, "_glance-cache"),
+            (Shell::Fish, "glance-cache.fish"),
+        ] {
             let mut text = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "glance-cache", &mut text);
             files.push((root.join("completions").join(name), text));

@@ -62,7 +62,13 @@ fn finish(context: &Context, result: Result<Exit, Failure>) -> Exit {
 fn context(program: &'static str, output: Output) -> Context {
     #[expect(clippy::disallowed_methods, reason = "the one reading of the clock")]
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos() as Nanos);
-    Context { now, program, environment: std::env::vars_os().collect(), interrupt: Interrupt::default(), output }
+    Context {
+        now,
+        program,
+        environment: std::env::vars_os().collect(),
+        interrupt: Interrupt::default(),
+        output,
+    }
 }
 
 fn verbosity(args: &CacheArgs) -> Verbosity {

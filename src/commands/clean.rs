@@ -3,7 +3,8 @@
 use anyhow::anyhow;
 
 use super::{
-    Context, Opened, Selection, Settings, check_stopped, conclude, misplaced, no_cache, stopped_by, take_lock, take_stock, unreadable_errors, wait,
+    Context, Opened, Selection, Settings, check_stopped, conclude, misplaced, no_cache, stopped_by,
+    take_lock, take_stock, unreadable_errors, wait,
 };
 use crate::cache::dir::{CacheDir, Place};
 use crate::cache::entry::{Kind, Nanos};
@@ -41,7 +42,8 @@ pub(crate) fn clean(
     limits: CleanLimits,
     repair: Option<Repair>,
 ) -> Result<Exit, Failure> {
-    let mut report = CleanReport { repair: repair.map(|_| RepairReport::default()), ..CleanReport::default() };
+    let mut report =
+        CleanReport { repair: repair.map(|_| RepairReport::default()), ..CleanReport::default() };
     report.run.dry_run = change.dry_run;
     let dir = match settings.open()? {
         Opened::Cache(dir) => dir,
@@ -76,7 +78,7 @@ pub(crate) fn clean(
     }
 
     let mut outcome = Outcome::default();
-    let (plan, mut errors) = plan_clean(context, &dir, limits)?;
+    let (plan, mut errors) = plan_clean(context, &dir, limits);
     let mended = match repair {
         Some(repair) => Some(mend(context, settings, &dir, repair, &wait, &mut outcome)?),
         None => None,
@@ -106,12 +108,13 @@ pub(crate) fn clean(
 }
 
 /// Refuses a directory that holds things and is no cache. No index is opened for that: a file of its name is enough.
-fn refuse_strange(settings: &Settings, dir: &CacheDir) -> Result<(), Failure> {
+pub(crate) fn refuse_strange(settings: &Settings, dir: &CacheDir) -> Result<(), Failure> {
     if dir.has_subdirectories() {
         return Ok(());
     }
     let inventory = Inventory::scan(dir, Tracking::ByRow).map_err(Failure::cannot_start)?;
-    let has_index = rustix::fs::lstat(dir.path().join(&settings.sqlite_db.value)).is_ok_and(|stat| stat.st_size > 0);
+    let has_index =
+        rustix::fs::lstat(dir.path().join(&settings.sqlite_db.value)).is_ok_and(|stat| stat.st_size > 0);
     let is_empty = inventory.images.is_empty() && inventory.foreign.is_empty();
     if is_empty || has_index || super::has_attributes(dir, &inventory) {
         return Ok(());
@@ -131,7 +134,7 @@ fn plan_clean(
     context: &Context,
     dir: &CacheDir,
     limits: CleanLimits,
-) -> Result<(CleanPlan, Vec<execute::EntryError>), Failure> {
+) -> (CleanPlan, Vec<execute::EntryError>) {
     let mut errors = Vec::new();
     let mut scan = |place| match Partials::scan(dir, place) {
         Ok(partials) => {
@@ -150,7 +153,7 @@ fn plan_clean(
     };
     let (invalid, incomplete) = (scan(Place::Invalid), scan(Place::Incomplete));
     let plan = plan_with_writers(context, dir, invalid, incomplete, limits);
-    Ok((plan, errors))
+    (plan, errors)
 }
 
 fn plan_with_writers(
@@ -160,8 +163,12 @@ fn plan_with_writers(
     incomplete: Partials,
     limits: CleanLimits,
 ) -> CleanPlan {
-    let stalled = incomplete.entries.iter().filter(|e| e.kind == Kind::File && plan::is_stalled(e, limits, context.now));
-    let device = dir.fd(Place::Incomplete).and_then(|fd| rustix::fs::fstat(fd).ok()).map_or(0, |stat| stat.st_dev);
+    let stalled = incomplete
+        .entries
+        .iter()
+        .filter(|e| e.kind == Kind::File && plan::is_stalled(e, limits, context.now));
+    let device =
+        dir.fd(Place::Incomplete).and_then(|fd| rustix::fs::fstat(fd).ok()).map_or(0, |stat| stat.st_dev);
     let writers = writers::find(device, stalled.map(|e| (e.name.as_name(), e.seen.inode)));
     if writers.some_unseen {
         context.output.note(
@@ -183,7 +190,9 @@ fn kept_open(context: &Context, plan: &CleanPlan) -> Vec<KeptOpen> {
         .iter()
         .map(|(entry, pid)| {
             let name = Place::Incomplete.show(entry.name.as_name());
-            context.output.warning(&format!("{name} is stalled, but {} has it open for writing", lock::process(*pid)));
+            context
+                .output
+                .warning(&format!("{name} is stalled, but {} has it open for writing", lock::process(*pid)));
             KeptOpen { name, pid: *pid }
         })
         .collect()
@@ -223,7 +232,7 @@ fn dry_run(
     wait: &Wait,
     mut report: CleanReport,
 ) -> Result<Exit, Failure> {
-    let (plan, mut errors) = plan_clean(context, dir, limits)?;
+    let (plan, mut errors) = plan_clean(context, dir, limits);
     let mut entries: Vec<PlanEntry> = Vec::new();
     if let Some(repair) = repair {
         let cache = take_stock(context, settings, dir, Purpose::Look, wait)?;
@@ -266,14 +275,24 @@ fn dry_run(
     Ok(conclude(context, &Outcome::default(), &report.run.errors, false))
 }
 
-fn repair_entries(inventory: &Inventory, plan: &RepairPlan, entries: &mut Vec<PlanEntry>, now: Nanos) -> RepairReport {
+fn repair_entries(
+    inventory: &Inventory,
+    plan: &RepairPlan,
+    entries: &mut Vec<PlanEntry>,
+    now: Nanos,
+) -> RepairReport {
     for ghost in &inventory.ghosts {
         let reason = "its file is missing".to_owned();
         entries.push(PlanEntry { image_id: ghost.id.to_string(), action: "forget", reason, bytes: 0 });
     }
     for image in &plan.adopt {
         let reason = format!("the index has no row for it; last use {}", when(image.seen.last_use()));
-        entries.push(PlanEntry { image_id: image.id.to_string(), action: "adopt", reason, bytes: image.seen.size });
+        entries.push(PlanEntry {
+            image_id: image.id.to_string(),
+            action: "adopt",
+            reason,
+            bytes: image.seen.size,
+        });
     }
     for row in &inventory.bad_rows {
         let reason = "a row whose id is no UUID can name no image".to_owned();
@@ -281,8 +300,14 @@ fn repair_entries(inventory: &Inventory, plan: &RepairPlan, entries: &mut Vec<Pl
     }
     for image in inventory.orphans().filter(|image| plan.young.contains(&image.id)) {
         let age = span(now.saturating_sub(image.seen.ctime).max(0));
-        let reason = format!("the index has no row for it, but it is only {age} old: Glance may be publishing it");
-        entries.push(PlanEntry { image_id: image.id.to_string(), action: "keep", reason, bytes: image.seen.size });
+        let reason =
+            format!("the index has no row for it, but it is only {age} old: Glance may be publishing it");
+        entries.push(PlanEntry {
+            image_id: image.id.to_string(),
+            action: "keep",
+            reason,
+            bytes: image.seen.size,
+        });
     }
     RepairReport {
         ghosts_forgotten: inventory.ghosts.len() as u64,

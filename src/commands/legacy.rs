@@ -88,12 +88,16 @@ fn log_settings(config: &Config, request: &Legacy) -> LogSettings {
         None => config.boolean(opt).is_ok_and(|setting| setting.value),
     };
     let defaults = LogSettings::default();
+    let (log_file, log_dir) =
+        (text(&config::LOG_FILE).map(PathBuf::from), text(&config::LOG_DIR).map(PathBuf::from));
+    let (syslog, journal) = (switch(&config::USE_SYSLOG), switch(&config::USE_JOURNAL));
     LogSettings {
-        log_file: text(&config::LOG_FILE).map(PathBuf::from),
-        log_dir: text(&config::LOG_DIR).map(PathBuf::from),
-        syslog: switch(&config::USE_SYSLOG),
-        journal: switch(&config::USE_JOURNAL),
-        stderr: switch(&config::USE_STDERR),
+        // A run without errors leaves stderr alone; who debugs and has no other log gets it there.
+        stderr: switch(&config::USE_STDERR) && log_file.is_none() && log_dir.is_none() && !syslog && !journal,
+        log_file,
+        log_dir,
+        syslog,
+        journal,
         facility: text(&config::SYSLOG_LOG_FACILITY).unwrap_or(defaults.facility),
         level: if switch(&config::DEBUG) { Level::Debug } else { Level::Info },
         encoding: if switch(&config::USE_JSON) { Encoding::Json } else { Encoding::Text },

@@ -5,9 +5,9 @@ use serde::Serialize;
 use super::{Cache, Context, Opened, Selection, Settings, take_stock};
 use crate::cache::dir::{CacheDir, Place};
 use crate::cache::entry::{Image, Kind, Nanos, Partial, SECOND, nanos};
+use crate::cache::index::Wait;
 use crate::cache::index::sqlite::Purpose;
 use crate::cache::index::xattr::{self, Attribute, parse_hits};
-use crate::cache::index::Wait;
 use crate::cache::inventory::{Inventory, Partials, Tracking};
 use crate::cli::{ListArgs, PrintArgs, SortKey, State};
 use crate::exit::{Exit, Failure};
@@ -46,7 +46,12 @@ pub(crate) fn shows_human(output: &Output, print: &PrintArgs) -> bool {
     print.human || (!print.bytes && output.stdout_is_terminal())
 }
 
-fn gather(context: &Context, settings: &Settings, dir: &CacheDir, report: &mut ListReport) -> Result<(), Failure> {
+fn gather(
+    context: &Context,
+    settings: &Settings,
+    dir: &CacheDir,
+    report: &mut ListReport,
+) -> Result<(), Failure> {
     let wait = Wait { limit: super::GLANCE_PATIENCE, interrupt: context.interrupt.clone() };
     let cache = take_stock(context, settings, dir, Purpose::Look, &wait)?;
     report.complete = cache.inventory.unreadable.is_empty();
@@ -58,9 +63,11 @@ fn gather(context: &Context, settings: &Settings, dir: &CacheDir, report: &mut L
         report.index_unreadable = Some(why.clone());
     }
     images(dir, &cache, report);
-    for (place, state) in
-        [(Place::Queue, Shown::Queued), (Place::Incomplete, Shown::Incomplete), (Place::Invalid, Shown::Invalid)]
-    {
+    for (place, state) in [
+        (Place::Queue, Shown::Queued),
+        (Place::Incomplete, Shown::Incomplete),
+        (Place::Invalid, Shown::Invalid),
+    ] {
         let mut partials = Partials::scan(dir, place).map_err(Failure::cannot_start)?;
         partials.entries.retain(|entry| entry.kind == Kind::File || place != Place::Queue);
         report.entries.extend(partials.entries.iter().map(|entry| partial(dir, place, state, entry)));
@@ -76,7 +83,7 @@ fn images(dir: &CacheDir, cache: &Cache, report: &mut ListReport) {
         state: Shown::Ghost,
         last_use: Some(nanos(ghost.row.last_accessed)),
         modified: Some(nanos(ghost.row.last_modified)),
-        size: None,
+        size: u64::try_from(ghost.row.size).ok(),
         hits: Some(ghost.row.hits),
         times: Some((Epoch::Float(ghost.row.last_accessed), Epoch::Float(ghost.row.last_modified))),
         error: None,
@@ -236,7 +243,8 @@ fn is_left_out<T>(shape: &Shape<T>) -> bool {
 /// An entry of a subdirectory.
 #[derive(Serialize)]
 struct ApiPartial<'a> {
-    name: &'a str,
+    /// The entry's name, whatever it is.
+    image_id: &'a str,
     size: Option<u64>,
     last_modified: Option<Epoch>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -272,7 +280,7 @@ impl Serialize for ListReport {
         let partials = |state| {
             of(state)
                 .map(|line| ApiPartial {
-                    name: &line.name,
+                    image_id: &line.name,
                     size: line.size,
                     last_modified: line.times.map(|times| times.1),
                     error: line.error.as_deref(),

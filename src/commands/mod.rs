@@ -116,7 +116,8 @@ impl Settings {
         let configured = config.optional(&config::IMAGE_CACHE_DIR);
         let (cache_dir, elsewhere) = match (cache_dir, configured) {
             (Some(given), configured) => {
-                let same = configured.ok().flatten().is_some_and(|c| is_same_directory(&given, Path::new(&c.value)));
+                let same =
+                    configured.ok().flatten().is_some_and(|c| is_same_directory(&given, Path::new(&c.value)));
                 (Setting { value: given, origin: Origin::Flag("--cache-dir") }, !same)
             }
             (None, Ok(Some(configured))) => (configured.map(PathBuf::from), false),
@@ -145,8 +146,12 @@ impl Settings {
     pub(crate) fn open(&self) -> Result<Opened, Failure> {
         let path = &self.cache_dir.value;
         let opened = CacheDir::open(path).map_err(|e| match e.downcast_ref::<Errno>() {
-            Some(&Errno::NOTDIR | &Errno::LOOP) => Failure::usage(e.context(format!("{} is set by {}", path.display(), self.cache_dir.origin))),
-            Some(&Errno::ACCESS | &Errno::PERM) => Failure::cannot_start(e).hint("run as the user glance-api runs as"),
+            Some(&Errno::NOTDIR | &Errno::LOOP) => {
+                Failure::usage(e.context(format!("{} is set by {}", path.display(), self.cache_dir.origin)))
+            }
+            Some(&Errno::ACCESS | &Errno::PERM) => {
+                Failure::cannot_start(e).hint("run as the user glance-api runs as")
+            }
             _ => Failure::cannot_start(e),
         })?;
         match opened {
@@ -196,7 +201,10 @@ impl Settings {
         if let Some(lock_path) = configured {
             match LockDir::open(Some(Path::new(&lock_path.value)), dir) {
                 Ok(locks) => return Ok(locks),
-                Err(e) => output.note(&format!("{e:#} (set by {}): locking in the cache directory instead", lock_path.origin)),
+                Err(e) => output.note(&format!(
+                    "{e:#} (set by {}): locking in the cache directory instead",
+                    lock_path.origin
+                )),
             }
         }
         LockDir::open(None, dir).map_err(Failure::cannot_start)
@@ -293,9 +301,16 @@ impl Cache {
     }
 }
 
-fn open_sqlite(settings: &Settings, dir: &CacheDir, purpose: Purpose, wait: &Wait) -> Result<(Found, PathBuf), Failure> {
+fn open_sqlite(
+    settings: &Settings,
+    dir: &CacheDir,
+    purpose: Purpose,
+    wait: &Wait,
+) -> Result<(Found, PathBuf), Failure> {
     let location = Location::new(dir, &settings.sqlite_db.value).map_err(|e| {
-        Failure::cannot_start(e.context(format!("image_cache_sqlite_db is set by {}", settings.sqlite_db.origin)))
+        Failure::cannot_start(
+            e.context(format!("image_cache_sqlite_db is set by {}", settings.sqlite_db.origin)),
+        )
     })?;
     let path = location.path().to_owned();
     let found = Sqlite::open(location, purpose, wait).map_err(Failure::cannot_start)?;
@@ -307,7 +322,10 @@ fn with_sqlite((found, path): (Found, PathBuf), why: String) -> Cache {
     let (index, tracking): (Box<dyn Index>, _) = match found {
         Found::Index(index) => (Box::new(index), Tracking::ByRow),
         Found::Nothing => {
-            warnings.push(format!("image index {} does not exist or is empty: no image is tracked", path.display()));
+            warnings.push(format!(
+                "image index {} does not exist or is empty: no image is tracked",
+                path.display()
+            ));
             (Box::new(NoRows), Tracking::ByRow)
         }
         Found::Unreadable(why) => (Box::new(NoRows), Tracking::Unknown(why)),
@@ -336,23 +354,31 @@ fn detect(
     cache.driver = None;
     if inventory.images.is_empty() || purpose == Purpose::Look {
         if !inventory.images.is_empty() {
-            cache.inventory.tracking = Tracking::Unknown("nothing in the directory shows which index it has".to_owned());
+            cache.inventory.tracking =
+                Tracking::Unknown("nothing in the directory shows which index it has".to_owned());
         }
         return Ok(cache);
     }
-    Err(Failure::usage(anyhow!("{} holds images, but nothing shows which index it has", dir.path().display()))
-        .hint("set image_cache_driver, or give --driver sqlite or --driver xattr"))
+    Err(Failure::usage(anyhow!(
+        "{} holds images, but nothing shows which index it has",
+        dir.path().display()
+    ))
+    .hint("set image_cache_driver, or give --driver sqlite or --driver xattr"))
 }
 
 /// Whether Glance's xattr driver has left its mark on an image.
 pub(crate) fn has_attributes(dir: &CacheDir, inventory: &Inventory) -> bool {
-    let Some(base) = dir.fd(Place::Base) else { return false };
+    let Some(base) = dir.fd(Place::Base) else {
+        return false;
+    };
     inventory.images.iter().any(|image| matches!(hits(base, image.id.as_name()), Attribute::Value(_)))
 }
 
 /// The xattr driver cannot have worked where there are no extended attributes: the setting is wrong, or the directory.
 fn need_attributes(dir: &CacheDir) -> Result<(), Failure> {
-    let Some(base) = dir.fd(Place::Base) else { return Ok(()) };
+    let Some(base) = dir.fd(Place::Base) else {
+        return Ok(());
+    };
     let mut value = [0_u8; 1];
     match rustix::fs::fgetxattr(base, "user.hits", &mut value[..]) {
         Err(Errno::NOTSUP) => Err(Failure::cannot_start(anyhow!(
@@ -365,9 +391,15 @@ fn need_attributes(dir: &CacheDir) -> Result<(), Failure> {
 }
 
 /// Refuses a directory that holds things but has neither a subdirectory nor an index of an image cache.
-fn refuse_if_no_cache(settings: &Settings, dir: &CacheDir, inventory: &Inventory, cache: &Cache) -> Result<(), Failure> {
+fn refuse_if_no_cache(
+    settings: &Settings,
+    dir: &CacheDir,
+    inventory: &Inventory,
+    cache: &Cache,
+) -> Result<(), Failure> {
     let has_index = cache.warnings.is_empty() && cache.driver == Some(Driver::Sqlite);
-    let is_empty = inventory.images.is_empty() && inventory.foreign.is_empty() && inventory.unreadable.is_empty();
+    let is_empty =
+        inventory.images.is_empty() && inventory.foreign.is_empty() && inventory.unreadable.is_empty();
     if dir.has_subdirectories() || has_index || is_empty || has_attributes(dir, inventory) {
         return Ok(());
     }
@@ -509,7 +541,9 @@ pub(crate) fn conclude(context: &Context, outcome: &Outcome, errors: &[EntryErro
     for error in errors {
         context.output.error(&format!("cannot {} {}: {}", error.action, error.name, error.message));
     }
-    if let Some(signal) = context.interrupt.signal().filter(|_| matches!(outcome.stopped, Some(Refusal::Interrupted))) {
+    if let Some(signal) =
+        context.interrupt.signal().filter(|_| matches!(outcome.stopped, Some(Refusal::Interrupted)))
+    {
         return Exit::Signal(signal);
     }
     if !errors.is_empty() || is_over || context.output.has_failed() { Exit::Incomplete } else { Exit::Done }

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow};
 
-use super::clean::room;
+use super::clean::{refuse_strange, room};
 use super::{
-    Cache, Context, Opened, Selection, Settings, check_stopped, conclude, misplaced, parse_line, stopped_by, take_lock,
-    take_stock, unreadable_errors, wait,
+    Cache, Context, Opened, Selection, Settings, check_stopped, conclude, misplaced, parse_line, stopped_by,
+    take_lock, take_stock, unreadable_errors, wait,
 };
 use crate::cache::dir::{CacheDir, available, capacity};
 use crate::cache::entry::{ImageId, Nanos};
@@ -70,6 +70,7 @@ pub(crate) fn prune(
             return Ok(Exit::Done);
         }
     };
+    refuse_strange(settings, &dir)?;
     let limits = limits(settings, &dir, wishes, keep)?;
     report.max_size = limits.max_size;
     let wait = wait(context, change);
@@ -118,7 +119,7 @@ pub(crate) fn prune(
         return Ok(conclude(context, &Outcome::default(), &report.run.errors, false));
     }
 
-    let mut outcome = execute(context, settings, &dir, &mut cache, plan, &limits, wishes, &wait);
+    let mut outcome = execute(context, settings, &dir, &mut cache, &plan, &limits, wishes, &wait);
     check_stopped(&mut outcome)?;
     report.total_files_pruned = outcome.files;
     report.total_bytes_pruned = outcome.bytes;
@@ -143,7 +144,7 @@ fn execute(
     settings: &Settings,
     dir: &CacheDir,
     cache: &mut Cache,
-    plan: PrunePlan,
+    plan: &PrunePlan,
     limits: &PruneLimits,
     wishes: &Wishes,
     wait: &Wait,
@@ -151,7 +152,12 @@ fn execute(
     // Only a full disk asks for it: a wrong value there must not keep the limit from being held here.
     let stall_time = settings.stall_time(wishes.stall_time).map_or(Nanos::MAX, |setting| setting.value);
     let clean_limits = CleanLimits { stall_time, invalid_grace: 0 };
-    let bar = Bar::new(&context.output, "pruning", plan.candidates.len() as u64, Some(plan.goal.size.max(plan.goal.free)));
+    let bar = Bar::new(
+        &context.output,
+        "pruning",
+        plan.candidates.len() as u64,
+        Some(plan.goal.size.max(plan.goal.free)),
+    );
     let mut executor = Executor { dir, index: &mut *cache.index, wait, progress: &bar };
     executor.prune(&cache.inventory, plan, &|| room(context, dir, clean_limits), limits.min_free)
 }
@@ -226,7 +232,12 @@ fn describe(inventory: &Inventory, plan: &PrunePlan, report: &mut PruneReport) {
         let orphan = if inventory.is_orphan(image) { "without a row in the index, and " } else { "" };
         let used = when(image.last_use(inventory.tracked_by_file()));
         let reason = format!("{orphan}least recently used (last use {used})");
-        entries.push(PlanEntry { image_id: image.id.to_string(), action: "remove", reason, bytes: image.seen.size });
+        entries.push(PlanEntry {
+            image_id: image.id.to_string(),
+            action: "remove",
+            reason,
+            bytes: image.seen.size,
+        });
     }
     for (position, kept) in &plan.kept {
         let image = &inventory.images[*position as usize];
@@ -235,7 +246,12 @@ fn describe(inventory: &Inventory, plan: &PrunePlan, report: &mut PruneReport) {
             Kept::Young => "cached or used less than --min-age ago",
         };
         let reason = reason.to_owned();
-        entries.push(PlanEntry { image_id: image.id.to_string(), action: "keep", reason, bytes: image.seen.size });
+        entries.push(PlanEntry {
+            image_id: image.id.to_string(),
+            action: "keep",
+            reason,
+            bytes: image.seen.size,
+        });
     }
     report.ghosts_forgotten = inventory.ghosts.len() as u64;
     report.cache_size_after = report.cache_size_before - report.total_bytes_pruned;
@@ -243,7 +259,12 @@ fn describe(inventory: &Inventory, plan: &PrunePlan, report: &mut PruneReport) {
 }
 
 /// Says which limit does not hold although the run is over, and returns whether one does not.
-fn tell_unmet(context: &Context, dir: &CacheDir, report: &PruneReport, limits: &PruneLimits) -> Result<bool, Failure> {
+fn tell_unmet(
+    context: &Context,
+    dir: &CacheDir,
+    report: &PruneReport,
+    limits: &PruneLimits,
+) -> Result<bool, Failure> {
     let mut unmet = false;
     if report.cache_size_after > limits.max_size {
         context.output.error(&format!(

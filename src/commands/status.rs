@@ -15,7 +15,7 @@ use crate::cache::inventory::{Foreign, Partials, Tracking};
 use crate::cache::lock::{CLEAN, LockDir, PREFETCH, PRUNE, holders, process};
 use crate::cache::plan::{CleanLimits, is_stalled};
 use crate::cli::StatusArgs;
-use crate::config;
+use crate::config::{self, Origin, Setting};
 use crate::exit::{Exit, Failure};
 use crate::output::Report;
 use crate::output::report::{human, when};
@@ -35,9 +35,6 @@ pub(crate) fn run(context: &Context, args: StatusArgs) -> Result<Exit, Failure> 
         ..StatusReport::default()
     };
     report.attention.extend(settings.config.problems());
-    if context.output.is_verbose() {
-        report.settings = Some(told_settings(&settings));
-    }
     match settings.open()? {
         Opened::Nothing(why) => report.notes.push(why),
         Opened::Cache(dir) => {
@@ -46,9 +43,14 @@ pub(crate) fn run(context: &Context, args: StatusArgs) -> Result<Exit, Failure> 
             let max = settings.max_size(limit.max_size, &dir).ok();
             report.max_size = max.as_ref().map(|max| max.value);
             report.max_size_set_by = max.map(|max| max.origin.to_string());
-            let stall = settings.stall_time(stall_time).map_or(Nanos::MAX, |stall| stall.value);
-            gather(context, &settings, &dir, stall, &mut report)?;
+            let stall = settings.stall_time(stall_time);
+            let stall = stall.unwrap_or(Setting { value: Nanos::MAX, origin: Origin::Default });
+            report.stall_time_set_by = Some(stall.origin.to_string());
+            gather(context, &settings, &dir, stall.value, &mut report)?;
         }
+    }
+    if context.output.is_verbose() {
+        report.settings = Some(told_settings(&settings));
     }
     context.output.result(&report);
     let bad = check && (report.over_limit || !report.attention.is_empty());
@@ -116,7 +118,9 @@ fn images(cache: &Cache, report: &mut StatusReport) {
         report.newest_use = uses().max().map(when);
     }
     if report.over_limit {
-        report.attention.push("the cache is over its limit: glance-cache prune removes what was not used for longest".into());
+        report.attention.push(
+            "the cache is over its limit: glance-cache prune removes what was not used for longest".into(),
+        );
     }
     if report.orphans.count > 0 {
         let count = report.orphans.count;
@@ -127,10 +131,15 @@ fn images(cache: &Cache, report: &mut StatusReport) {
         report.attention.push(format!("{count} rows have no image: prune or clean --repair forgets them"));
     }
     if inventory.looks_misplaced() {
-        report.attention.push("most images of the index are not here: is this the right directory, and is it mounted?".into());
+        report.attention.push(
+            "most images of the index are not here: is this the right directory, and is it mounted?".into(),
+        );
     }
     for row in inventory.bad_rows.iter().take(NAMED) {
-        report.attention.push(format!("the index has a row with the impossible id '{}': clean --repair drops it", row.shown));
+        report.attention.push(format!(
+            "the index has a row with the impossible id '{}': clean --repair drops it",
+            row.shown
+        ));
     }
 }
 
@@ -227,7 +236,8 @@ fn below(dir: &CacheDir, entry: &Foreign) -> u64 {
 fn file_system(dir: &CacheDir, cache: &Cache, report: &mut StatusReport) {
     let mount = mount(dir);
     let stat = dir.statvfs().ok();
-    let options = mount.as_ref().map(|mount| format!("{},{}", mount.options, mount.super_options)).unwrap_or_default();
+    let options =
+        mount.as_ref().map(|mount| format!("{},{}", mount.options, mount.super_options)).unwrap_or_default();
     let has = |wanted: &str| options.split(',').any(|option| option == wanted);
     let access_times = if has("noatime") {
         "noatime: reading does not change them"
@@ -284,10 +294,14 @@ fn owners(dir: &CacheDir, cache: &Cache, report: &mut StatusReport) {
 }
 
 fn locks(settings: &Settings, dir: &CacheDir, cache: &Cache, report: &mut StatusReport) {
-    let Ok(table) = std::fs::read_to_string("/proc/locks") else { return };
+    let Ok(table) = std::fs::read_to_string("/proc/locks") else {
+        return;
+    };
     let lock_path = settings.config.optional(&config::LOCK_PATH).ok().flatten();
     let lock_path = lock_path.map_or_else(|| dir.path().to_owned(), |setting| setting.value.into());
-    let Ok(lock_dir) = LockDir::open(Some(&lock_path), dir) else { return };
+    let Ok(lock_dir) = LockDir::open(Some(&lock_path), dir) else {
+        return;
+    };
     let mut found = |name: &str, stat: Option<(u64, u64)>| {
         let Some((device, inode)) = stat else { return };
         let pids = holders(&table, device, inode);
@@ -310,18 +324,28 @@ fn told_settings(settings: &Settings) -> ToldSettings {
         .iter()
         .filter_map(|opt| {
             let setting = settings.config.optional(opt).ok().flatten()?;
-            if setting.origin == config::Origin::Default {
+            if setting.origin == Origin::Default {
                 return None;
             }
             let value = if opt.secret { "***".to_owned() } else { escaped(setting.value.as_bytes()) };
-            Some(ToldSetting { name: format!("[{}] {}", opt.group, opt.name), value, set_by: setting.origin.to_string() })
+            Some(ToldSetting {
+                name: format!("[{}] {}", opt.group, opt.name),
+                value,
+                set_by: setting.origin.to_string(),
+            })
         })
         .collect();
     ToldSettings {
         files_read: settings.config.files_read().map(|path| path.display().to_string()).collect(),
-        files_missing: settings.config.files_missing().iter().map(|path| path.display().to_string()).collect(),
+        files_missing: settings
+            .config
+            .files_missing()
+            .iter()
+            .map(|path| path.display().to_string())
+            .collect(),
         values,
-        index_settings_dropped: settings.elsewhere && settings.config.optional(&config::IMAGE_CACHE_DIR).is_ok_and(|d| d.is_some()),
+        index_settings_dropped: settings.elsewhere
+            && settings.config.optional(&config::IMAGE_CACHE_DIR).is_ok_and(|d| d.is_some()),
     }
 }
 
@@ -391,6 +415,8 @@ struct StatusReport {
     cache_size: u64,
     max_size: Option<u64>,
     max_size_set_by: Option<String>,
+    /// What decides from when on an incomplete entry is stalled.
+    stall_time_set_by: Option<String>,
     over_limit: bool,
     /// Bytes of disk the images take.
     allocated: u64,
@@ -460,7 +486,8 @@ impl Report for StatusReport {
             line("ghosts", self.ghosts.to_string());
             line("queued", self.queued.count.to_string());
             line("incomplete", self.part(&self.incomplete));
-            line("stalled", self.part(&self.stalled));
+            let stall = self.stall_time_set_by.as_deref().unwrap_or("default");
+            line("stalled", format!("{} (stall time set by {stall})", self.part(&self.stalled)));
             line("invalid", self.part(&self.invalid));
             if let (Some(oldest), Some(newest)) = (&self.oldest_use, &self.newest_use) {
                 line("used", format!("{oldest} to {newest}"));
@@ -471,7 +498,10 @@ impl Report for StatusReport {
             let size = |bytes: Option<u64>| bytes.map_or_else(unknown, |bytes| self.size(bytes));
             let kind = fs.kind.clone().unwrap_or_else(unknown);
             let point = fs.mount_point.clone().unwrap_or_else(unknown);
-            line("file system", format!("{kind} at {point}, {} of {} free", size(fs.available), size(fs.size)));
+            line(
+                "file system",
+                format!("{kind} at {point}, {} of {} free", size(fs.available), size(fs.size)),
+            );
             line("access times", fs.access_times.to_owned());
         }
         for lock in &self.locks {
