@@ -215,7 +215,6 @@ pub(crate) fn boolean(text: &str) -> Option<bool> {
 }
 
 /// Splits a list at its commas; blanks around an item and commas at the end are dropped.
-#[cfg_attr(not(test), expect(dead_code, reason = "for the list of image stores"))]
 pub(crate) fn list(text: &str) -> Vec<String> {
     let text = text.trim_matches(is_space).trim_end_matches(',');
     if text.is_empty() {
