@@ -96,17 +96,32 @@ pub(crate) enum Opened {
 impl Settings {
     /// Reads the configuration and overlays the command line.
     pub(crate) fn load(context: &Context, selection: Selection) -> Result<Self, Failure> {
-        let config = Self::read(context, selection.sources.clone())?;
+        let config = Self::read(context, selection.sources.clone(), false)?;
+        Self::overlay(config, selection)
+    }
+
+    /// As [`Settings::load`], for looking: where the cache is named on the command line, files that an ordinary user may not
+    /// read are no obstacle.
+    pub(crate) fn load_to_look(context: &Context, selection: Selection) -> Result<Self, Failure> {
+        let config = Self::read(context, selection.sources.clone(), selection.cache_dir.is_some())?;
+        for path in config.files_passed_over() {
+            context.output.warning(&format!("no permission to read {}: doing without it", path.display()));
+        }
         Self::overlay(config, selection)
     }
 
     /// Reads the configuration files.
-    pub(crate) fn read(context: &Context, sources: Vec<Source>) -> Result<Config, Failure> {
+    pub(crate) fn read(
+        context: &Context,
+        sources: Vec<Source>,
+        pass_over_unreadable: bool,
+    ) -> Result<Config, Failure> {
         let request = config::Request {
             program: context.program.to_owned(),
             sources,
             environment: context.environment.clone(),
             root: PathBuf::from("/"),
+            pass_over_unreadable,
         };
         Config::load(&request).map_err(Failure::usage)
     }

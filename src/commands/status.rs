@@ -26,7 +26,7 @@ const NAMED: usize = 20;
 /// Reports, as the command line says.
 pub(crate) fn run(context: &Context, args: StatusArgs) -> Result<Exit, Failure> {
     let StatusArgs { cache, print, limit, stall_time, check } = args;
-    let settings = Settings::load(context, Selection::from(cache))?;
+    let settings = Settings::load_to_look(context, Selection::from(cache))?;
     let mut report = StatusReport {
         cache_dir: settings.cache_dir.value.display().to_string(),
         cache_dir_set_by: settings.cache_dir.origin.to_string(),
