@@ -309,11 +309,16 @@ impl FromStr for Amount {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("'{text}' is no size: give bytes, or a number with a unit such as 10GiB, 500M or 80%");
+        let wrong =
+            || format!("'{text}' is no size: give bytes, or a number with a unit such as 10GiB, 500M or 80%");
         let (number, unit) = split_unit(text).ok_or_else(wrong)?;
         if unit == "%" {
             let percent: f64 = number.parse().map_err(|_| wrong())?;
-            return if percent <= 100.0 { Ok(Amount::Percent(percent)) } else { Err(wrong()) };
+            return if percent <= 100.0 {
+                Ok(Amount::Percent(percent))
+            } else {
+                Err(wrong())
+            };
         }
         let unit = unit.to_ascii_lowercase();
         let (letter, base) = match unit.as_bytes() {
@@ -329,7 +334,12 @@ impl FromStr for Amount {
         let factor = base.pow(power);
         let bytes = match number.parse::<u64>() {
             Ok(whole) => whole.checked_mul(factor),
-            Err(_) => number.parse::<f64>().ok().map(|n| n * factor as f64).filter(|n| *n < 9e18).map(|n| n as u64),
+            Err(_) => number
+                .parse::<f64>()
+                .ok()
+                .map(|n| n * factor as f64)
+                .filter(|n| *n < 9e18)
+                .map(|n| n as u64),
         };
         bytes.map(Amount::Bytes).ok_or_else(wrong)
     }
@@ -350,13 +360,21 @@ impl FromStr for Duration {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("'{text}' is no duration: give seconds, or a number with a unit such as 90s, 15m, 36h or 2d");
+        let wrong = || {
+            format!(
+                "'{text}' is no duration: give seconds, or a number with a unit such as 90s, 15m, 36h or 2d"
+            )
+        };
         let mut rest = text;
         let mut total = 0_f64;
         while !rest.is_empty() {
-            let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
+            let digits = rest
+                .find(|c: char| !c.is_ascii_digit() && c != '.')
+                .unwrap_or(rest.len());
             let (number, after) = rest.split_at(digits);
-            let letters = after.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(after.len());
+            let letters = after
+                .find(|c: char| !c.is_ascii_alphabetic())
+                .unwrap_or(after.len());
             let (unit, after) = after.split_at(letters);
             let seconds = match unit {
                 "" if after.is_empty() && rest == text => 1.0,
@@ -382,13 +400,16 @@ impl FromStr for ImageId {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        ImageId::new(text.as_bytes()).ok_or_else(|| format!("'{text}' is no image id: a UUID of 36 characters is needed"))
+        ImageId::new(text.as_bytes())
+            .ok_or_else(|| format!("'{text}' is no image id: a UUID of 36 characters is needed"))
     }
 }
 
 /// Splits a number from the unit behind it.
 fn split_unit(text: &str) -> Option<(&str, &str)> {
-    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let end = text
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(text.len());
     let (number, unit) = text.split_at(end);
     (!number.is_empty()).then(|| (number, unit.trim_start()))
 }
@@ -458,10 +479,19 @@ mod tests {
     #[test]
     fn keeps_the_order_of_configuration_sources() {
         let cli = Cli::try_parse_from([
-            "glance-cache", "status", "--config-dir", "d1", "--config-file", "f1", "--config-dir=d2", "--config-file=f2",
+            "glance-cache",
+            "status",
+            "--config-dir",
+            "d1",
+            "--config-file",
+            "f1",
+            "--config-dir=d2",
+            "--config-file=f2",
         ])
         .unwrap();
-        let Action::Status(args) = cli.command else { panic!("status was asked for") };
+        let Action::Status(args) = cli.command else {
+            panic!("status was asked for")
+        };
         assert_eq!(
             format!("{:?}", args.cache.sources.0),
             r#"[Dir("d1"), File("f1"), Dir("d2"), File("f2")]"#
@@ -489,9 +519,11 @@ mod tests {
             page(sub, &format!("glance-cache-{}", sub.get_name()));
         }
         use clap_complete::Shell;
-        for (shell, name) in
-            [(Shell::Bash, "glance-cache.bash"), (Shell::Zsh, "_glance-cache"), (Shell::Fish, "glance-cache.fish")]
-        {
+        for (shell, name) in [
+            (Shell::Bash, "glance-cache.bash"),
+            (Shell::Zsh, "_glance-cache"),
+            (Shell::Fish, "glance-cache.fish"),
+        ] {
             let mut text = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "glance-cache", &mut text);
             files.push((root.join("completions").join(name), text));

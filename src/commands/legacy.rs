@@ -44,7 +44,10 @@ pub(crate) fn run(tool: Tool, args: &[std::ffi::OsString]) -> Exit {
             Tool::Pruner => "prune",
         }
     ));
-    crate::finish(&context, context.start().and_then(|()| work(&context, tool, &request)))
+    crate::finish(
+        &context,
+        context.start().and_then(|()| work(&context, tool, &request)),
+    )
 }
 
 fn work(context: &Context, tool: Tool, request: &Legacy) -> Result<Exit, Failure> {
@@ -65,12 +68,17 @@ fn work(context: &Context, tool: Tool, request: &Legacy) -> Result<Exit, Failure
     let settings = Settings::overlay(config, Selection::default())?;
     let change = ChangeArgs {
         dry_run: false,
-        lock_timeout: LOCK_TIMEOUT.parse().map_err(|e: String| Failure::usage(anyhow!(e)))?,
+        lock_timeout: LOCK_TIMEOUT
+            .parse()
+            .map_err(|e: String| Failure::usage(anyhow!(e)))?,
         skip_if_locked: false,
     };
     match tool {
         Tool::Cleaner => {
-            let limits = CleanLimits { stall_time: settings.stall_time(None)?.value, invalid_grace: 0 };
+            let limits = CleanLimits {
+                stall_time: settings.stall_time(None)?.value,
+                invalid_grace: 0,
+            };
             clean(context, &settings, &change, limits, None)
         }
         Tool::Pruner => prune(context, &settings, &change, &Wishes::default()),
@@ -81,7 +89,9 @@ fn work(context: &Context, tool: Tool, request: &Legacy) -> Result<Exit, Failure
 fn log_settings(config: &Config, request: &Legacy) -> LogSettings {
     let text = |opt: &config::Opt<'static>| {
         let given = request.get(opt.name).map(str::to_owned);
-        given.or_else(|| Some(config.optional(opt).ok()??.value)).filter(|text| !text.is_empty())
+        given
+            .or_else(|| Some(config.optional(opt).ok()??.value))
+            .filter(|text| !text.is_empty())
     };
     let switch = |opt: &config::Opt<'static>| match request.get(opt.name) {
         Some(given) => given == "true",
@@ -95,8 +105,16 @@ fn log_settings(config: &Config, request: &Legacy) -> LogSettings {
         journal: switch(&config::USE_JOURNAL),
         stderr: switch(&config::USE_STDERR),
         facility: text(&config::SYSLOG_LOG_FACILITY).unwrap_or(defaults.facility),
-        level: if switch(&config::DEBUG) { Level::Debug } else { Level::Info },
-        encoding: if switch(&config::USE_JSON) { Encoding::Json } else { Encoding::Text },
+        level: if switch(&config::DEBUG) {
+            Level::Debug
+        } else {
+            Level::Info
+        },
+        encoding: if switch(&config::USE_JSON) {
+            Encoding::Json
+        } else {
+            Encoding::Text
+        },
         date_format: text(&config::LOG_DATE_FORMAT).unwrap_or(defaults.date_format),
         format: text(&config::LOGGING_DEFAULT_FORMAT_STRING).unwrap_or(defaults.format),
         debug_suffix: text(&config::LOGGING_DEBUG_FORMAT_SUFFIX).unwrap_or(defaults.debug_suffix),

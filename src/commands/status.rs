@@ -25,7 +25,13 @@ const NAMED: usize = 20;
 
 /// Reports, as the command line says.
 pub(crate) fn run(context: &Context, args: StatusArgs) -> Result<Exit, Failure> {
-    let StatusArgs { cache, print, limit, stall_time, check } = args;
+    let StatusArgs {
+        cache,
+        print,
+        limit,
+        stall_time,
+        check,
+    } = args;
     let settings = Settings::load(context, Selection::from(cache))?;
     let mut report = StatusReport {
         cache_dir: settings.cache_dir.value.display().to_string(),
@@ -46,13 +52,19 @@ pub(crate) fn run(context: &Context, args: StatusArgs) -> Result<Exit, Failure> 
             let max = settings.max_size(limit.max_size, &dir).ok();
             report.max_size = max.as_ref().map(|max| max.value);
             report.max_size_set_by = max.map(|max| max.origin.to_string());
-            let stall = settings.stall_time(stall_time).map_or(Nanos::MAX, |stall| stall.value);
+            let stall = settings
+                .stall_time(stall_time)
+                .map_or(Nanos::MAX, |stall| stall.value);
             gather(context, &settings, &dir, stall, &mut report)?;
         }
     }
     context.output.result(&report);
     let bad = check && (report.over_limit || !report.attention.is_empty());
-    Ok(if bad || context.output.has_failed() { Exit::Incomplete } else { Exit::Done })
+    Ok(if bad || context.output.has_failed() {
+        Exit::Incomplete
+    } else {
+        Exit::Done
+    })
 }
 
 fn gather(
@@ -62,7 +74,10 @@ fn gather(
     stall_time: Nanos,
     report: &mut StatusReport,
 ) -> Result<(), Failure> {
-    let wait = Wait { limit: super::GLANCE_PATIENCE, interrupt: context.interrupt.clone() };
+    let wait = Wait {
+        limit: super::GLANCE_PATIENCE,
+        interrupt: context.interrupt.clone(),
+    };
     let cache = match take_stock(context, settings, dir, Purpose::Look, &wait) {
         Ok(cache) => cache,
         // Not a cache, or none that can be known: there is nothing else to report.
@@ -72,14 +87,19 @@ fn gather(
     images(&cache, report);
     index(context, settings, dir, &cache, report);
     let mut foreign = cache.inventory.foreign.clone();
-    let limits = CleanLimits { stall_time, invalid_grace: 0 };
+    let limits = CleanLimits {
+        stall_time,
+        invalid_grace: 0,
+    };
     partials(context, dir, limits, &mut foreign, report);
     report.foreign = foreign.iter().map(|entry| shown(dir, entry)).collect();
     file_system(dir, &cache, report);
     owners(dir, &cache, report);
     locks(settings, dir, &cache, report);
     for error in super::unreadable_errors(&cache.inventory.unreadable) {
-        report.attention.push(format!("cannot look at {}: {}", error.name, error.message));
+        report
+            .attention
+            .push(format!("cannot look at {}: {}", error.name, error.message));
     }
     Ok(())
 }
@@ -101,7 +121,11 @@ fn files_only(dir: &CacheDir, failure: &Failure) -> Result<Cache, Failure> {
 fn images(cache: &Cache, report: &mut StatusReport) {
     let inventory = &cache.inventory;
     for image in &inventory.images {
-        let part = if inventory.is_orphan(image) { &mut report.orphans } else { &mut report.tracked };
+        let part = if inventory.is_orphan(image) {
+            &mut report.orphans
+        } else {
+            &mut report.tracked
+        };
         part.count += 1;
         part.bytes += image.seen.size;
         report.allocated += image.seen.allocated;
@@ -111,26 +135,42 @@ fn images(cache: &Cache, report: &mut StatusReport) {
     report.ghosts = inventory.ghosts.len() as u64;
     report.impossible_rows = inventory.bad_rows.len() as u64;
     if !matches!(inventory.tracking, Tracking::Unknown(_)) {
-        let uses = || inventory.images.iter().map(|image| image.last_use(inventory.tracked_by_file()));
+        let uses = || {
+            inventory
+                .images
+                .iter()
+                .map(|image| image.last_use(inventory.tracked_by_file()))
+        };
         report.oldest_use = uses().min().map(when);
         report.newest_use = uses().max().map(when);
     }
     if report.over_limit {
-        report.attention.push("the cache is over its limit: glance-cache prune removes what was not used for longest".into());
+        report.attention.push(
+            "the cache is over its limit: glance-cache prune removes what was not used for longest".into(),
+        );
     }
     if report.orphans.count > 0 {
         let count = report.orphans.count;
-        report.attention.push(format!("{count} images have no row in the index: clean --repair adopts them"));
+        report.attention.push(format!(
+            "{count} images have no row in the index: clean --repair adopts them"
+        ));
     }
     if report.ghosts > 0 {
         let count = report.ghosts;
-        report.attention.push(format!("{count} rows have no image: prune or clean --repair forgets them"));
+        report.attention.push(format!(
+            "{count} rows have no image: prune or clean --repair forgets them"
+        ));
     }
     if inventory.looks_misplaced() {
-        report.attention.push("most images of the index are not here: is this the right directory, and is it mounted?".into());
+        report.attention.push(
+            "most images of the index are not here: is this the right directory, and is it mounted?".into(),
+        );
     }
     for row in inventory.bad_rows.iter().take(NAMED) {
-        report.attention.push(format!("the index has a row with the impossible id '{}': clean --repair drops it", row.shown));
+        report.attention.push(format!(
+            "the index has a row with the impossible id '{}': clean --repair drops it",
+            row.shown
+        ));
     }
 }
 
@@ -140,7 +180,9 @@ fn index(context: &Context, settings: &Settings, dir: &CacheDir, cache: &Cache, 
     report.index_path = cache.index_path.as_ref().map(|path| path.display().to_string());
     if let Tracking::Unknown(why) = &cache.inventory.tracking {
         report.index_unreadable = Some(why.clone());
-        report.attention.push(format!("hits and last use are unknown: {why}"));
+        report
+            .attention
+            .push(format!("hits and last use are unknown: {why}"));
     }
     if !cache.inventory.images.is_empty() {
         report.attention.extend(cache.warnings.iter().cloned());
@@ -148,10 +190,15 @@ fn index(context: &Context, settings: &Settings, dir: &CacheDir, cache: &Cache, 
     // What another driver has left behind would be believed if the setting went away.
     match cache.driver {
         Some(Driver::Sqlite) if super::has_attributes(dir, &cache.inventory) => {
-            report.notes.push("images carry user.hits, a leftover of the xattr driver".into());
+            report
+                .notes
+                .push("images carry user.hits, a leftover of the xattr driver".into());
         }
         Some(Driver::Xattr) => {
-            let wait = Wait { limit: super::GLANCE_PATIENCE, interrupt: context.interrupt.clone() };
+            let wait = Wait {
+                limit: super::GLANCE_PATIENCE,
+                interrupt: context.interrupt.clone(),
+            };
             let leftover = Location::new(dir, &settings.sqlite_db.value)
                 .and_then(|location| Sqlite::open(location, Purpose::Look, &wait))
                 .is_ok_and(|found| !matches!(found, Found::Nothing));
@@ -189,10 +236,16 @@ fn partials(
                 _ => &mut report.incomplete,
             };
             part.count += 1;
-            part.bytes += if entry.kind == Kind::File { entry.seen.size } else { 0 };
+            part.bytes += if entry.kind == Kind::File {
+                entry.seen.size
+            } else {
+                0
+            };
         }
         for error in super::unreadable_errors(&found.unreadable) {
-            report.attention.push(format!("cannot look at {}: {}", error.name, error.message));
+            report
+                .attention
+                .push(format!("cannot look at {}: {}", error.name, error.message));
         }
         foreign.extend(found.foreign);
     }
@@ -206,7 +259,11 @@ fn shown(dir: &CacheDir, entry: &Foreign) -> ForeignEntry {
         Kind::Directory => "directory",
         Kind::Other => "special file",
     };
-    let bytes = if entry.kind == Kind::Directory { below(dir, entry) } else { entry.size };
+    let bytes = if entry.kind == Kind::Directory {
+        below(dir, entry)
+    } else {
+        entry.size
+    };
     ForeignEntry { name, kind, bytes }
 }
 
@@ -227,7 +284,10 @@ fn below(dir: &CacheDir, entry: &Foreign) -> u64 {
 fn file_system(dir: &CacheDir, cache: &Cache, report: &mut StatusReport) {
     let mount = mount(dir);
     let stat = dir.statvfs().ok();
-    let options = mount.as_ref().map(|mount| format!("{},{}", mount.options, mount.super_options)).unwrap_or_default();
+    let options = mount
+        .as_ref()
+        .map(|mount| format!("{},{}", mount.options, mount.super_options))
+        .unwrap_or_default();
     let has = |wanted: &str| options.split(',').any(|option| option == wanted);
     let access_times = if has("noatime") {
         "noatime: reading does not change them"
@@ -284,15 +344,22 @@ fn owners(dir: &CacheDir, cache: &Cache, report: &mut StatusReport) {
 }
 
 fn locks(settings: &Settings, dir: &CacheDir, cache: &Cache, report: &mut StatusReport) {
-    let Ok(table) = std::fs::read_to_string("/proc/locks") else { return };
+    let Ok(table) = std::fs::read_to_string("/proc/locks") else {
+        return;
+    };
     let lock_path = settings.config.optional(&config::LOCK_PATH).ok().flatten();
     let lock_path = lock_path.map_or_else(|| dir.path().to_owned(), |setting| setting.value.into());
-    let Ok(lock_dir) = LockDir::open(Some(&lock_path), dir) else { return };
+    let Ok(lock_dir) = LockDir::open(Some(&lock_path), dir) else {
+        return;
+    };
     let mut found = |name: &str, stat: Option<(u64, u64)>| {
         let Some((device, inode)) = stat else { return };
         let pids = holders(&table, device, inode);
         if !pids.is_empty() {
-            report.locks.push(HeldLock { name: name.to_owned(), holders: pids });
+            report.locks.push(HeldLock {
+                name: name.to_owned(),
+                holders: pids,
+            });
         }
     };
     for name in [CLEAN, PRUNE, PREFETCH, "image_cache_db_init"] {
@@ -300,7 +367,10 @@ fn locks(settings: &Settings, dir: &CacheDir, cache: &Cache, report: &mut Status
     }
     if let Some(path) = &cache.index_path {
         let stat = statat(rustix::fs::CWD, path, AtFlags::SYMLINK_NOFOLLOW).ok();
-        found(&path.display().to_string(), stat.map(|stat| (stat.st_dev, stat.st_ino)));
+        found(
+            &path.display().to_string(),
+            stat.map(|stat| (stat.st_dev, stat.st_ino)),
+        );
     }
 }
 
@@ -313,15 +383,36 @@ fn told_settings(settings: &Settings) -> ToldSettings {
             if setting.origin == config::Origin::Default {
                 return None;
             }
-            let value = if opt.secret { "***".to_owned() } else { escaped(setting.value.as_bytes()) };
-            Some(ToldSetting { name: format!("[{}] {}", opt.group, opt.name), value, set_by: setting.origin.to_string() })
+            let value = if opt.secret {
+                "***".to_owned()
+            } else {
+                escaped(setting.value.as_bytes())
+            };
+            Some(ToldSetting {
+                name: format!("[{}] {}", opt.group, opt.name),
+                value,
+                set_by: setting.origin.to_string(),
+            })
         })
         .collect();
     ToldSettings {
-        files_read: settings.config.files_read().map(|path| path.display().to_string()).collect(),
-        files_missing: settings.config.files_missing().iter().map(|path| path.display().to_string()).collect(),
+        files_read: settings
+            .config
+            .files_read()
+            .map(|path| path.display().to_string())
+            .collect(),
+        files_missing: settings
+            .config
+            .files_missing()
+            .iter()
+            .map(|path| path.display().to_string())
+            .collect(),
         values,
-        index_settings_dropped: settings.elsewhere && settings.config.optional(&config::IMAGE_CACHE_DIR).is_ok_and(|d| d.is_some()),
+        index_settings_dropped: settings.elsewhere
+            && settings
+                .config
+                .optional(&config::IMAGE_CACHE_DIR)
+                .is_ok_and(|d| d.is_some()),
     }
 }
 
@@ -422,7 +513,11 @@ struct StatusReport {
 
 impl StatusReport {
     fn size(&self, bytes: u64) -> String {
-        if self.human { human(bytes) } else { bytes.to_string() }
+        if self.human {
+            human(bytes)
+        } else {
+            bytes.to_string()
+        }
     }
 
     fn part(&self, part: &Part) -> String {
@@ -432,8 +527,17 @@ impl StatusReport {
     fn size_line(&self) -> String {
         let mut text = self.size(self.cache_size);
         if let (Some(max), Some(origin)) = (self.max_size, &self.max_size_set_by) {
-            let part = if max == 0 { 1.0 } else { self.cache_size as f64 / max as f64 };
-            let _ = write!(text, " of {} ({:.0} %, limit set by {origin})", self.size(max), part * 100.0);
+            let part = if max == 0 {
+                1.0
+            } else {
+                self.cache_size as f64 / max as f64
+            };
+            let _ = write!(
+                text,
+                " of {} ({:.0} %, limit set by {origin})",
+                self.size(max),
+                part * 100.0
+            );
             if self.bar {
                 let full = ((part * 30.0).round() as usize).min(30);
                 let _ = write!(text, " [{}{}]", "#".repeat(full), "-".repeat(30 - full));
@@ -449,10 +553,17 @@ impl Report for StatusReport {
         let mut line = |name: &str, value: String| {
             let _ = writeln!(text, "{name:<14}{value}");
         };
-        line("cache", format!("{} (set by {})", self.cache_dir, self.cache_dir_set_by));
+        line(
+            "cache",
+            format!("{} (set by {})", self.cache_dir, self.cache_dir_set_by),
+        );
         if self.exists {
             let driver = self.driver.as_deref().unwrap_or("none");
-            let path = self.index_path.as_ref().map(|path| format!(", {path}")).unwrap_or_default();
+            let path = self
+                .index_path
+                .as_ref()
+                .map(|path| format!(", {path}"))
+                .unwrap_or_default();
             line("index", format!("{driver}{path} ({})", self.driver_why));
             line("size", self.size_line());
             line("tracked", self.part(&self.tracked));
@@ -471,7 +582,14 @@ impl Report for StatusReport {
             let size = |bytes: Option<u64>| bytes.map_or_else(unknown, |bytes| self.size(bytes));
             let kind = fs.kind.clone().unwrap_or_else(unknown);
             let point = fs.mount_point.clone().unwrap_or_else(unknown);
-            line("file system", format!("{kind} at {point}, {} of {} free", size(fs.available), size(fs.size)));
+            line(
+                "file system",
+                format!(
+                    "{kind} at {point}, {} of {} free",
+                    size(fs.available),
+                    size(fs.size)
+                ),
+            );
             line("access times", fs.access_times.to_owned());
         }
         for lock in &self.locks {
@@ -479,7 +597,10 @@ impl Report for StatusReport {
             line("lock", format!("{} is held by {}", lock.name, who.join(", ")));
         }
         for entry in self.foreign.iter().take(NAMED) {
-            line("foreign", format!("{} ({}, {})", entry.name, entry.kind, self.size(entry.bytes)));
+            line(
+                "foreign",
+                format!("{} ({}, {})", entry.name, entry.kind, self.size(entry.bytes)),
+            );
         }
         if self.foreign.len() > NAMED {
             line("foreign", format!("... and {} more", self.foreign.len() - NAMED));
@@ -492,10 +613,16 @@ impl Report for StatusReport {
                 line("not there", path.clone());
             }
             for setting in &settings.values {
-                line("setting", format!("{} = {} ({})", setting.name, setting.value, setting.set_by));
+                line(
+                    "setting",
+                    format!("{} = {} ({})", setting.name, setting.value, setting.set_by),
+                );
             }
             if settings.index_settings_dropped {
-                line("setting", "the index settings belong to another directory and are left out".to_owned());
+                line(
+                    "setting",
+                    "the index settings belong to another directory and are left out".to_owned(),
+                );
             }
         }
         for note in &self.notes {

@@ -74,7 +74,11 @@ impl Output {
 
     /// The voice of an old tool: silent on stdout, and on stderr unless something is wrong.
     pub(crate) fn legacy(logger: &'static str) -> Self {
-        Output { stdout_is_ours: false, logger, ..Output::new(Format::Json, Verbosity::Normal) }
+        Output {
+            stdout_is_ours: false,
+            logger,
+            ..Output::new(Format::Json, Verbosity::Normal)
+        }
     }
 
     /// Sends what is said from now on to these sinks, too.
@@ -122,7 +126,8 @@ impl Output {
     }
 
     fn json(&self, report: &impl Serialize) {
-        let mut line = serde_json::to_string(report).expect("reports have no maps with other keys than strings");
+        let mut line =
+            serde_json::to_string(report).expect("reports have no maps with other keys than strings");
         line.push('\n');
         self.print(&line);
     }

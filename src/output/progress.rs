@@ -27,11 +27,20 @@ pub(crate) struct Bar<'a> {
 impl<'a> Bar<'a> {
     /// A bar over so many bytes, or entries where there are no bytes to count. It shows nothing before half a second.
     pub(crate) fn new(output: &'a Output, verb: &'static str, entries: u64, bytes: Option<u64>) -> Self {
-        Bar { output, verb, bytes, entries, done: Cell::new(0), started: Instant::now(), bar: OnceCell::new() }
+        Bar {
+            output,
+            verb,
+            bytes,
+            entries,
+            done: Cell::new(0),
+            started: Instant::now(),
+            bar: OnceCell::new(),
+        }
     }
 
     fn advance(&self, removed: Removed<'_>) {
-        self.done.set(self.done.get() + if self.bytes.is_some() { removed.bytes } else { 1 });
+        self.done
+            .set(self.done.get() + if self.bytes.is_some() { removed.bytes } else { 1 });
         if !self.output.shows_progress() || self.started.elapsed() < PATIENCE {
             return;
         }

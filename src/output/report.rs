@@ -156,14 +156,22 @@ impl Report for PruneReport {
         );
         if self.ghosts_forgotten > 0 {
             let rows = count(self.ghosts_forgotten, "row");
-            let _ = write!(text, "; {} {rows} without a file", self.run.verb("forgot", "would forget"));
+            let _ = write!(
+                text,
+                "; {} {rows} without a file",
+                self.run.verb("forgot", "would forget")
+            );
         }
         if self.total_files_cleaned > 0 {
             let files = count(self.total_files_cleaned, "invalid or stalled file");
             let _ = write!(text, "; removed {files} because the disk was full");
         }
         if self.left_alone > 0 {
-            let _ = write!(text, "; left {} alone, used or changed meanwhile", count(self.left_alone, "image"));
+            let _ = write!(
+                text,
+                "; left {} alone, used or changed meanwhile",
+                count(self.left_alone, "image")
+            );
         }
         text + &self.run.trailer()
     }
@@ -217,7 +225,11 @@ impl Report for CleanReport {
             human(self.total_bytes_cleaned),
         );
         if !self.kept_open.is_empty() {
-            let _ = write!(text, "; kept {} that a process writes to", count(self.kept_open.len() as u64, "file"));
+            let _ = write!(
+                text,
+                "; kept {} that a process writes to",
+                count(self.kept_open.len() as u64, "file")
+            );
         }
         if let Some(repair) = &self.repair {
             let _ = write!(
@@ -262,9 +274,15 @@ mod tests {
 
     #[test]
     fn spans_are_told_in_two_units() {
-        for (seconds, text) in
-            [(0, "0s"), (59, "59s"), (60, "1min"), (61, "1min 1s"), (3_600, "1h"), (90_061, "1d 1h"), (86_461, "1d")]
-        {
+        for (seconds, text) in [
+            (0, "0s"),
+            (59, "59s"),
+            (60, "1min"),
+            (61, "1min 1s"),
+            (3_600, "1h"),
+            (90_061, "1d 1h"),
+            (86_461, "1d"),
+        ] {
             assert_eq!(span(seconds * 1_000_000_000), text);
         }
     }

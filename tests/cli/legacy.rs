@@ -261,7 +261,7 @@ fn no_cache_directory_configured_is_an_error() {
 fn a_log_file_gets_oslos_lines_and_stderr_stays_empty() {
     let env = deployed(Sqlite, "home");
     let log = env.outside("tool.log");
-    env.old(PRUNER, &["--log-file", log.to_str().unwrap(), "--debug"])
+    env.old(PRUNER, &["--log-file", log.to_str().unwrap()])
         .ok()
         .silent();
     let text = fs::read_to_string(&log).unwrap();
@@ -280,12 +280,9 @@ fn a_log_file_gets_oslos_lines_and_stderr_stays_empty() {
 fn the_json_log_is_json() {
     let env = deployed(Sqlite, "home");
     let log = env.outside("tool.log");
-    env.old(
-        PRUNER,
-        &["--log-file", log.to_str().unwrap(), "--debug", "--use-json"],
-    )
-    .ok()
-    .silent();
+    env.old(PRUNER, &["--log-file", log.to_str().unwrap(), "--use-json"])
+        .ok()
+        .silent();
     for line in fs::read_to_string(&log).unwrap().lines() {
         let entry: serde_json::Value = serde_json::from_str(line).unwrap();
         assert!(

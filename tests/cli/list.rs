@@ -23,6 +23,7 @@ fn ids(list: &Value) -> Vec<String> {
     let id = |entry: &Value| {
         entry["image_id"]
             .as_str()
+            .or(entry["name"].as_str())
             .or(entry.as_str())
             .unwrap_or_default()
             .to_string()

@@ -228,8 +228,9 @@ fn min_free_keeps_that_much_of_the_file_system() {
     env.prune(&["--min-free", "1"])
         .ok()
         .has(&json!({"total_files_pruned": 0}));
-    // More than any file system has: everything goes, and still it is not enough.
-    env.prune(&["--min-free", "8000T"]).code(1);
+    env.prune(&["--min-free", "8000T"]).fails(2, &["--min-free"]); // more than any file system has
+    assert_eq!(env.left(), "abcde");
+    env.prune(&["--min-free", "100%"]).code(1); // everything goes, and still it is not enough
     assert_eq!(env.left(), "");
 }
 

@@ -365,7 +365,7 @@ fn a_hot_journal_is_left_alone_by_a_look_and_the_files_are_shown() {
     let run = env.run("list", &["--format", "json"]).ok();
     assert!(run.stdout.contains(&id('a')), "{run:?}");
     assert!(
-        run.stderr.contains("journal"),
+        run.stderr.contains("unknown") && run.stderr.contains("roll back"),
         "not said why last use is unknown: {run:?}"
     );
     let _ = env.run("status", &[]);
