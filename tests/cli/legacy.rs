@@ -15,7 +15,7 @@ const FIELD: &[(&str, &str)] = &[
     ("puppet-glance, pruner", "glance-cache-pruner "),
     (
         "puppet-glance, with options",
-        "sleep `expr 0 \\% 3600 2>/dev/null || expr 0`; glance-cache-pruner --config-dir ETC/",
+        "sleep `expr ${RANDOM} % 1`; glance-cache-pruner --config-dir ETC/",
     ),
     ("openstack-ansible, pruner", "BIN/glance-cache-pruner"),
     ("openstack-ansible, cleaner", "BIN/glance-cache-cleaner"),
