@@ -3,6 +3,9 @@
 //! Only what was typed: words become amounts and durations here, what they mean is found out in `commands`. The help texts
 //! are the man pages and the completions, too; a test compares the committed files with what this parser gives.
 
+// The doc comments here are the help texts: no backticks in them.
+#![allow(clippy::doc_markdown)]
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -314,11 +317,7 @@ impl FromStr for Amount {
         let (number, unit) = split_unit(text).ok_or_else(wrong)?;
         if unit == "%" {
             let percent: f64 = number.parse().map_err(|_| wrong())?;
-            return if percent <= 100.0 {
-                Ok(Amount::Percent(percent))
-            } else {
-                Err(wrong())
-            };
+            return if percent <= 100.0 { Ok(Amount::Percent(percent)) } else { Err(wrong()) };
         }
         let unit = unit.to_ascii_lowercase();
         let (letter, base) = match unit.as_bytes() {
@@ -334,12 +333,9 @@ impl FromStr for Amount {
         let factor = base.pow(power);
         let bytes = match number.parse::<u64>() {
             Ok(whole) => whole.checked_mul(factor),
-            Err(_) => number
-                .parse::<f64>()
-                .ok()
-                .map(|n| n * factor as f64)
-                .filter(|n| *n < 9e18)
-                .map(|n| n as u64),
+            Err(_) => {
+                number.parse::<f64>().ok().map(|n| n * factor as f64).filter(|n| *n < 9e18).map(|n| n as u64)
+            }
         };
         bytes.map(Amount::Bytes).ok_or_else(wrong)
     }
@@ -368,13 +364,9 @@ impl FromStr for Duration {
         let mut rest = text;
         let mut total = 0_f64;
         while !rest.is_empty() {
-            let digits = rest
-                .find(|c: char| !c.is_ascii_digit() && c != '.')
-                .unwrap_or(rest.len());
+            let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
             let (number, after) = rest.split_at(digits);
-            let letters = after
-                .find(|c: char| !c.is_ascii_alphabetic())
-                .unwrap_or(after.len());
+            let letters = after.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(after.len());
             let (unit, after) = after.split_at(letters);
             let seconds = match unit {
                 "" if after.is_empty() && rest == text => 1.0,
@@ -407,9 +399,7 @@ impl FromStr for ImageId {
 
 /// Splits a number from the unit behind it.
 fn split_unit(text: &str) -> Option<(&str, &str)> {
-    let end = text
-        .find(|c: char| !c.is_ascii_digit() && c != '.')
-        .unwrap_or(text.len());
+    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(end);
     (!number.is_empty()).then(|| (number, unit.trim_start()))
 }
@@ -418,6 +408,7 @@ fn split_unit(text: &str) -> Option<(&str, &str)> {
 mod tests {
     use super::*;
     use clap::CommandFactory;
+    use clap_complete::Shell;
 
     #[test]
     fn the_parser_is_sound() {
@@ -489,9 +480,7 @@ mod tests {
             "--config-file=f2",
         ])
         .unwrap();
-        let Action::Status(args) = cli.command else {
-            panic!("status was asked for")
-        };
+        let Action::Status(args) = cli.command else { panic!("status was asked for") };
         assert_eq!(
             format!("{:?}", args.cache.sources.0),
             r#"[Dir("d1"), File("f1"), Dir("d2"), File("f2")]"#
@@ -518,7 +507,6 @@ mod tests {
         for sub in command.get_subcommands().filter(|c| c.get_name() != "help") {
             page(sub, &format!("glance-cache-{}", sub.get_name()));
         }
-        use clap_complete::Shell;
         for (shell, name) in [
             (Shell::Bash, "glance-cache.bash"),
             (Shell::Zsh, "_glance-cache"),

@@ -54,19 +54,11 @@ pub(crate) struct Failure {
 
 impl Failure {
     pub(crate) fn usage(error: impl Into<Error>) -> Self {
-        Failure {
-            exit: Exit::Usage,
-            error: error.into(),
-            hints: Vec::new(),
-        }
+        Failure { exit: Exit::Usage, error: error.into(), hints: Vec::new() }
     }
 
     pub(crate) fn cannot_start(error: impl Into<Error>) -> Self {
-        Failure {
-            exit: Exit::CannotStart,
-            error: error.into(),
-            hints: Vec::new(),
-        }
+        Failure { exit: Exit::CannotStart, error: error.into(), hints: Vec::new() }
     }
 
     #[must_use]

@@ -171,11 +171,7 @@ const OLD_FLAGS: &[Flag] = &[
 ///
 /// Every error is a usage error.
 pub(crate) fn parse(tool: Tool, args: &[OsString]) -> Result<Request> {
-    let mut legacy = Legacy {
-        tool,
-        sources: Vec::new(),
-        settings: Vec::new(),
-    };
+    let mut legacy = Legacy { tool, sources: Vec::new(), settings: Vec::new() };
     let mut shell = None;
     let mut unknown = Vec::new();
 
@@ -203,12 +199,10 @@ pub(crate) fn parse(tool: Tool, args: &[OsString]) -> Result<Request> {
                     (None, _) => bail!("argument {}: expected one argument", flag.names[0]),
                 };
                 match target {
-                    Target::File => legacy
-                        .sources
-                        .push(Source::File(PathBuf::from(OsStr::from_bytes(value)))),
-                    Target::Dir => legacy
-                        .sources
-                        .push(Source::Dir(PathBuf::from(OsStr::from_bytes(value)))),
+                    Target::File => {
+                        legacy.sources.push(Source::File(PathBuf::from(OsStr::from_bytes(value))));
+                    }
+                    Target::Dir => legacy.sources.push(Source::Dir(PathBuf::from(OsStr::from_bytes(value)))),
                     Target::Completion => shell = Some(text(flag, value)?),
                     Target::Option(option) => legacy.set(flag, option, text(flag, value)?),
                 }
@@ -216,33 +210,23 @@ pub(crate) fn parse(tool: Tool, args: &[OsString]) -> Result<Request> {
         }
     }
     if !unknown.is_empty() {
-        bail!(
-            "unrecognized arguments: {} (see {} --help)",
-            unknown.join(" "),
-            tool.name()
-        );
+        bail!("unrecognized arguments: {} (see {} --help)", unknown.join(" "), tool.name());
     }
     match shell {
         None => Ok(Request::Run(legacy)),
         Some("bash") => Ok(Request::Print(completion(tool))),
-        Some("zsh") => Ok(Request::Print(format!(
-            "autoload -U bashcompinit && bashcompinit\n{}",
-            completion(tool)
-        ))),
-        Some(other) => bail!(
-            "argument --shell_completion: '{}' is neither bash nor zsh",
-            other.escape_debug()
-        ),
+        Some("zsh") => {
+            Ok(Request::Print(format!("autoload -U bashcompinit && bashcompinit\n{}", completion(tool))))
+        }
+        Some(other) => {
+            bail!("argument --shell_completion: '{}' is neither bash nor zsh", other.escape_debug())
+        }
     }
 }
 
 impl Legacy {
     fn set(&mut self, flag: &'static Flag, option: &'static str, value: &str) {
-        self.settings.push(Setting {
-            option,
-            value: value.to_owned(),
-            flag: flag.names[0],
-        });
+        self.settings.push(Setting { option, value: value.to_owned(), flag: flag.names[0] });
     }
 }
 
@@ -319,57 +303,32 @@ fn no_option(arg: &[u8]) -> Word<'_> {
         None => (&number[..0], number),
     };
     let is_number = !fraction.is_empty() && [whole, fraction].concat().iter().all(u8::is_ascii_digit);
-    if is_number || arg.contains(&b' ') {
-        Word::Plain(arg)
-    } else {
-        Word::Unknown(arg)
-    }
+    if is_number || arg.contains(&b' ') { Word::Plain(arg) } else { Word::Unknown(arg) }
 }
 
 fn refused(flag: &Flag, value: &[u8]) -> Word<'static> {
-    Word::Refused(format!(
-        "argument {}: ignored explicit argument '{}'",
-        flag.names[0],
-        readable(value)
-    ))
+    Word::Refused(format!("argument {}: ignored explicit argument '{}'", flag.names[0], readable(value)))
 }
 
 fn find(name: &[u8]) -> Option<&'static Flag> {
-    FLAGS
-        .iter()
-        .chain(OLD_FLAGS)
-        .find(|flag| flag.names.iter().any(|full| full.as_bytes() == name))
+    FLAGS.iter().chain(OLD_FLAGS).find(|flag| flag.names.iter().any(|full| full.as_bytes() == name))
 }
 
 /// Returns the option that `prefix` abbreviates, if any; two spellings of one option are ambiguous, too.
 fn abbreviated(prefix: &[u8]) -> Result<Option<&'static Flag>> {
     let matches = |name: &&&str| name.as_bytes().starts_with(prefix);
-    let names: Vec<&str> = FLAGS
-        .iter()
-        .flat_map(|flag| flag.names)
-        .filter(matches)
-        .copied()
-        .collect();
+    let names: Vec<&str> = FLAGS.iter().flat_map(|flag| flag.names).filter(matches).copied().collect();
     match names[..] {
         [] => Ok(None),
         [name] => Ok(find(name.as_bytes())),
-        _ => bail!(
-            "ambiguous option: {} could match {}",
-            readable(prefix),
-            names.join(", ")
-        ),
+        _ => bail!("ambiguous option: {} could match {}", readable(prefix), names.join(", ")),
     }
 }
 
 /// Returns the value of an option that is no path, which has to be text.
 fn text<'a>(flag: &Flag, value: &'a [u8]) -> Result<&'a str> {
-    str::from_utf8(value).map_err(|_| {
-        anyhow!(
-            "argument {}: '{}' is not UTF-8",
-            flag.names[0],
-            value.escape_ascii()
-        )
-    })
+    str::from_utf8(value)
+        .map_err(|_| anyhow!("argument {}: '{}' is not UTF-8", flag.names[0], value.escape_ascii()))
 }
 
 /// Returns an argument as it can be shown on a terminal.
@@ -382,17 +341,9 @@ fn readable(arg: &[u8]) -> String {
 
 /// Returns the text of `--help`.
 fn help(tool: Tool) -> String {
-    let mut text = format!(
-        "usage: {} [options]\n\n{}\n\noptions:\n",
-        tool.name(),
-        tool.summary()
-    );
+    let mut text = format!("usage: {} [options]\n\n{}\n\noptions:\n", tool.name(), tool.summary());
     for flag in FLAGS.iter().chain(OLD_FLAGS) {
-        let metavar = if let Value(metavar, _) = flag.action {
-            format!(" {metavar}")
-        } else {
-            String::new()
-        };
+        let metavar = if let Value(metavar, _) = flag.action { format!(" {metavar}") } else { String::new() };
         let names = format!("{}{metavar}", flag.names.join(", "));
         let gap = if names.len() < 28 { "" } else { "\n" };
         let column = if gap.is_empty() { 28 - names.len() } else { 30 };
@@ -444,11 +395,7 @@ mod tests {
         };
         assert_eq!(
             legacy.sources,
-            [
-                Source::Dir("d".into()),
-                Source::File("a".into()),
-                Source::File("b".into())
-            ]
+            [Source::Dir("d".into()), Source::File("a".into()), Source::File("b".into())]
         );
     }
 
@@ -468,9 +415,7 @@ mod tests {
             (&["--logfile=a=b", "--logdir", "-1"], &[("log_file", "a=b"), ("log_dir", "-1")]),
         ];
         for (args, settings) in CASES {
-            let Ok(Request::Run(legacy)) = request(args) else {
-                panic!("{args:?}")
-            };
+            let Ok(Request::Run(legacy)) = request(args) else { panic!("{args:?}") };
             for (option, value) in *settings {
                 assert_eq!(legacy.get(option), Some(*value), "{args:?}");
             }
@@ -481,31 +426,19 @@ mod tests {
     #[test]
     fn refusals_say_why() {
         for (args, message) in [
-            (
-                &["--log-d", "x"][..],
-                "ambiguous option: --log-d could match --log-date-format, --log-dir",
-            ),
+            (&["--log-d", "x"][..], "ambiguous option: --log-d could match --log-date-format, --log-dir"),
             (&["--log-file"], "argument --log-file: expected one argument"),
-            (
-                &["--use-json=1"],
-                "argument --use-json: ignored explicit argument '1'",
-            ),
+            (&["--use-json=1"], "argument --use-json: ignored explicit argument '1'"),
             (&["-dx"], "argument --debug: ignored explicit argument 'x'"),
             (
                 &["a", "--no\x1bpe"],
                 "unrecognized arguments: a --no\\u{1b}pe (see glance-cache-pruner --help)",
             ),
-            (
-                &["--shell_completion", "fish"],
-                "argument --shell_completion: 'fish' is neither bash nor zsh",
-            ),
+            (&["--shell_completion", "fish"], "argument --shell_completion: 'fish' is neither bash nor zsh"),
         ] {
             assert_eq!(request(args).unwrap_err().to_string(), message);
         }
-        let latin1 = [
-            OsString::from("--log-file"),
-            OsString::from_vec(b"\xe9.log".to_vec()),
-        ];
+        let latin1 = [OsString::from("--log-file"), OsString::from_vec(b"\xe9.log".to_vec())];
         let error = parse(Tool::Pruner, &latin1).unwrap_err().to_string();
         assert_eq!(error, "argument --log-file: '\\xe9.log' is not UTF-8");
     }
@@ -521,9 +454,7 @@ mod tests {
 
     #[test]
     fn texts_fit_a_terminal_and_name_every_option() {
-        let Ok(Request::Print(help)) = request(&["--hel"]) else {
-            panic!()
-        };
+        let Ok(Request::Print(help)) = request(&["--hel"]) else { panic!() };
         assert!(help.lines().all(|line| line.len() <= 79), "{help}");
         for name in FLAGS.iter().chain(OLD_FLAGS).flat_map(|flag| flag.names) {
             assert!(help.contains(name), "{name}");
@@ -532,13 +463,8 @@ mod tests {
             request(&["--version"]).unwrap(),
             Request::Print(format!("{}\n", env!("CARGO_PKG_VERSION")))
         );
-        let Ok(Request::Print(bash)) = request(&["--shell_completion", "bash"]) else {
-            panic!()
-        };
-        assert!(
-            bash.starts_with("complete ") && bash.ends_with(" glance-cache-pruner\n"),
-            "{bash}"
-        );
+        let Ok(Request::Print(bash)) = request(&["--shell_completion", "bash"]) else { panic!() };
+        assert!(bash.starts_with("complete ") && bash.ends_with(" glance-cache-pruner\n"), "{bash}");
     }
 
     /// Command lines that the real parser and ours have to agree on, separated by blanks (`~` stands for a
@@ -579,18 +505,11 @@ mod tests {
         let python = std::env::var_os("GLANCE_CACHE_TEST_PYTHON").expect("GLANCE_CACHE_TEST_PYTHON is set");
         let lines: Vec<Vec<String>> = AGREED.iter().map(|line| words(line)).collect();
         let output = Command::new(python)
-            .arg(concat!(
-                env!("CARGO_MANIFEST_DIR"),
-                "/tests/peer/legacy_options.py"
-            ))
+            .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/peer/legacy_options.py"))
             .arg(serde_json::to_string(&lines).unwrap())
             .output()
             .unwrap();
-        assert!(
-            output.status.success(),
-            "{}",
-            String::from_utf8_lossy(&output.stderr)
-        );
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let real: Vec<serde_json::Value> = serde_json::from_slice(&output.stdout).unwrap();
         assert_eq!(real.len(), lines.len());
         for (args, real) in lines.iter().zip(real) {
@@ -601,11 +520,7 @@ mod tests {
 
     fn words(line: &str) -> Vec<String> {
         let word = |word: &str| {
-            if word == "''" {
-                String::new()
-            } else {
-                word.replace('~', " ")
-            }
+            if word == "''" { String::new() } else { word.replace('~', " ") }
         };
         line.split_whitespace().map(word).collect()
     }

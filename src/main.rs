@@ -37,17 +37,8 @@ fn main() -> ExitCode {
         Action::List(args) => (&args.cache, Format::Text),
         Action::Status(args) => (&args.cache, Format::Text),
     };
-    let context = context(
-        "glance-cache",
-        Output::new(cache.format.unwrap_or(default), verbosity(cache)),
-    );
-    ExitCode::from(
-        finish(
-            &context,
-            context.start().and_then(|()| dispatch(&context, cli.command)),
-        )
-        .code(),
-    )
+    let context = context("glance-cache", Output::new(cache.format.unwrap_or(default), verbosity(cache)));
+    ExitCode::from(finish(&context, context.start().and_then(|()| dispatch(&context, cli.command))).code())
 }
 
 fn dispatch(context: &Context, action: Action) -> Result<Exit, Failure> {
@@ -70,9 +61,7 @@ fn finish(context: &Context, result: Result<Exit, Failure>) -> Exit {
 /// What a run has from the outside world.
 fn context(program: &'static str, output: Output) -> Context {
     #[expect(clippy::disallowed_methods, reason = "the one reading of the clock")]
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |time| time.as_nanos() as Nanos);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos() as Nanos);
     Context {
         now,
         program,

@@ -77,7 +77,6 @@ pub(crate) struct CacheDir {
     path: PathBuf,
     base: OwnedFd,
     subdirectories: [Option<OwnedFd>; 3],
-    device: u64,
     owner: Owner,
 }
 
@@ -100,7 +99,9 @@ impl CacheDir {
         let stat = rustix::fs::fstat(&base)?;
         let mut subdirectories = [None, None, None];
         for (slot, place) in subdirectories.iter_mut().zip(Place::SUBDIRECTORIES) {
-            *slot = match openat(&base, place.c_name(), DIRECTORY | OFlags::NOFOLLOW, Mode::empty()) {
+            // Only to hold: one that cannot be listed is no reason not to work on the others.
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            *slot = match openat(&base, place.c_name(), flags, Mode::empty()) {
                 Ok(fd) => Some(fd),
                 Err(Errno::NOENT) => None,
                 Err(e) => {
@@ -108,26 +109,14 @@ impl CacheDir {
                     let is_link = statat(&base, place.c_name(), AtFlags::SYMLINK_NOFOLLOW)
                         .is_ok_and(|s| kind_of(&s, s.st_dev) == Kind::Symlink);
                     if is_link {
-                        bail!(
-                            "{} is a symlink, and links in a cache are not followed",
-                            shown.display()
-                        );
+                        bail!("{} is a symlink, and links in a cache are not followed", shown.display());
                     }
                     return Err(e).with_context(|| format!("cannot open {}", shown.display()));
                 }
             };
         }
-        let owner = Owner {
-            uid: stat.st_uid,
-            gid: stat.st_gid,
-        };
-        Ok(Some(CacheDir {
-            path: path.to_owned(),
-            base,
-            subdirectories,
-            device: stat.st_dev,
-            owner,
-        }))
+        let owner = Owner { uid: stat.st_uid, gid: stat.st_gid };
+        Ok(Some(CacheDir { path: path.to_owned(), base, subdirectories, owner }))
     }
 
     /// The path as the operator wrote it.
@@ -138,10 +127,6 @@ impl CacheDir {
     /// The user and group that own the cache directory.
     pub(crate) fn owner(&self) -> Owner {
         self.owner
-    }
-
-    pub(crate) fn device(&self) -> u64 {
-        self.device
     }
 
     /// The descriptor of a place, or `None` when that subdirectory does not exist.
@@ -225,13 +210,8 @@ impl CacheDir {
     /// Holds on to an image's inode without opening the file, so that its blocks are freed when the handle is dropped and
     /// not by the unlink. `None` when that does not work: then the unlink frees them, which is only slower for others.
     pub(crate) fn hold(&self, name: Name<'_>) -> Option<OwnedFd> {
-        openat(
-            &self.base,
-            name.as_c_str(),
-            OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
-            Mode::empty(),
-        )
-        .ok()
+        openat(&self.base, name.as_c_str(), OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
+            .ok()
     }
 
     /// The file system's figures, for free space.

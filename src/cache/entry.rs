@@ -4,7 +4,7 @@
 //! when it is made, so that nothing read from a directory or an index can lead out of the cache.
 
 use std::ffi::{CStr, CString};
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 /// One path component: not empty, not `.` or `..`, no slash and no NUL.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -75,7 +75,7 @@ pub(crate) fn escaped(bytes: &[u8]) -> String {
             }
         }
         for byte in chunk.invalid() {
-            text.push_str(&format!("\\x{byte:02x}"));
+            let _ = write!(text, "\\x{byte:02x}");
         }
     }
     text
@@ -139,9 +139,7 @@ pub(crate) const SECOND: Nanos = 1_000_000_000;
 pub(crate) fn nanos(seconds: f64) -> Nanos {
     let whole = seconds.trunc();
     let fraction = ((seconds - whole) * 1e9).round();
-    (whole as i64)
-        .saturating_mul(SECOND)
-        .saturating_add(fraction as i64)
+    (whole as i64).saturating_mul(SECOND).saturating_add(fraction as i64)
 }
 
 /// Returns [`Nanos`] as epoch seconds.
@@ -254,10 +252,7 @@ mod tests {
 
     #[test]
     fn image_ids_are_uuids_in_either_case() {
-        for good in [
-            "01234567-89ab-cdef-0123-456789abcdef",
-            "01234567-89AB-CDEF-0123-456789abcdef",
-        ] {
+        for good in ["01234567-89ab-cdef-0123-456789abcdef", "01234567-89AB-CDEF-0123-456789abcdef"] {
             assert_eq!(ImageId::new(good.as_bytes()).unwrap().as_str(), good);
         }
         for bad in [

@@ -100,11 +100,7 @@ impl Outcome {
     }
 
     fn error(&mut self, name: impl Into<String>, action: &'static str, message: impl Into<String>) {
-        self.errors.push(EntryError {
-            name: name.into(),
-            action,
-            message: message.into(),
-        });
+        self.errors.push(EntryError { name: name.into(), action, message: message.into() });
     }
 }
 
@@ -168,10 +164,7 @@ fn unchanged(image: &Image) -> impl Fn(&Seen) -> bool + '_ {
 }
 
 fn target(image: &Image) -> Target {
-    Target {
-        id: image.id,
-        claim: image.row.map_or(Claim::NoRow, Claim::Unchanged),
-    }
+    Target { id: image.id, claim: image.row.map_or(Claim::NoRow, Claim::Unchanged) }
 }
 
 impl Executor<'_> {
@@ -182,7 +175,7 @@ impl Executor<'_> {
     pub(crate) fn prune(
         &mut self,
         inventory: &Inventory,
-        plan: PrunePlan,
+        plan: &PrunePlan,
         room: &dyn Fn() -> CleanPlan,
         min_free: Option<u64>,
     ) -> Outcome {
@@ -208,14 +201,12 @@ impl Executor<'_> {
             Err(refusal) => run.outcome.stopped = Some(refusal),
         }
         let forgotten = run.outcome.ghosts_forgotten;
-        run.rows = run
-            .rows
-            .saturating_sub(usize::try_from(forgotten).unwrap_or(usize::MAX));
+        run.rows = run.rows.saturating_sub(usize::try_from(forgotten).unwrap_or(usize::MAX));
         while run.outcome.stopped.is_none() {
             let step = match run.disk {
-                Disk::HasRoom => self.step(inventory, &plan, &mut run),
-                Disk::Full => self.make_room(inventory, &plan, &mut run, room),
-                Disk::Fuller => self.file_before_row(inventory, &plan, &mut run),
+                Disk::HasRoom => self.step(inventory, plan, &mut run),
+                Disk::Full => self.make_room(inventory, plan, &mut run, room),
+                Disk::Fuller => self.file_before_row(inventory, plan, &mut run),
             };
             match step {
                 Ok(true) => {}
@@ -254,10 +245,7 @@ impl Executor<'_> {
         let targets: Vec<Target> = images.iter().map(|image| target(image)).collect();
         self.index.begin(self.wait)?;
         let started = Instant::now();
-        let holds = self
-            .index
-            .forget(&targets)
-            .inspect_err(|_| self.index.abandon())?;
+        let holds = self.index.forget(&targets).inspect_err(|_| self.index.abandon())?;
 
         let mut held = Vec::new();
         let mut done = Vec::with_capacity(images.len());
@@ -266,11 +254,7 @@ impl Executor<'_> {
             if late || self.wait.interrupt.raised() {
                 break;
             }
-            done.push(if *holds {
-                self.remove(image, &mut held)
-            } else {
-                Ok(Removal::Changed)
-            });
+            done.push(if *holds { self.remove(image, &mut held) } else { Ok(Removal::Changed) });
         }
         let is_gone = |result: Option<&Result<Removal, Errno>>| {
             matches!(result, Some(Ok(Removal::Removed | Removal::AlreadyGone)))
@@ -282,10 +266,7 @@ impl Executor<'_> {
             .map(|(_, target)| *target)
             .collect();
         // Rows that were not forgotten because their claim did not hold need no taking back.
-        let all = holds
-            .iter()
-            .enumerate()
-            .all(|(i, holds)| !holds || is_gone(done.get(i)));
+        let all = holds.iter().enumerate().all(|(i, holds)| !holds || is_gone(done.get(i)));
         let committed = self.index.commit(if all { None } else { Some(&gone) });
         let elapsed = started.elapsed();
         drop(held);
@@ -297,14 +278,8 @@ impl Executor<'_> {
     }
 
     fn remove(&self, image: &Image, held: &mut Vec<OwnedFd>) -> Result<Removal, Errno> {
-        let handle = if image.seen.allocated > LARGE {
-            self.dir.hold(image.id.as_name())
-        } else {
-            None
-        };
-        let removal = self
-            .dir
-            .remove(Place::Base, image.id.as_name(), unchanged(image))?;
+        let handle = if image.seen.allocated > LARGE { self.dir.hold(image.id.as_name()) } else { None };
+        let removal = self.dir.remove(Place::Base, image.id.as_name(), unchanged(image))?;
         if removal == Removal::Removed {
             held.extend(handle);
         }
@@ -314,8 +289,7 @@ impl Executor<'_> {
     /// After a commit that failed: the files are gone, so their rows are deleted again, on their own.
     fn repeat(&mut self, gone: &[Target], refusal: Refusal, run: &mut PruneRun) {
         let count = gone.len();
-        run.outcome
-            .error("index", "forget", format!("{:#}", refusal.into_error()));
+        run.outcome.error("index", "forget", format!("{:#}", refusal.into_error()));
         run.pending.extend(gone.iter().filter_map(as_ghost));
         if let Err(refusal) = self.forget_pending(run) {
             let why = refusal.into_error();
@@ -334,12 +308,7 @@ impl Executor<'_> {
             return Ok(());
         }
         self.index.begin(self.wait)?;
-        let absent: Vec<Target> = run
-            .pending
-            .iter()
-            .copied()
-            .filter(|t| self.is_absent(t))
-            .collect();
+        let absent: Vec<Target> = run.pending.iter().copied().filter(|t| self.is_absent(t)).collect();
         self.index.forget(&absent).inspect_err(|_| self.index.abandon())?;
         self.index.commit(None)?;
         run.pending.clear();
@@ -461,25 +430,15 @@ impl Executor<'_> {
             self.index.begin(self.wait)?;
             let targets: Vec<Target> = portion
                 .iter()
-                .map(|ghost| Target {
-                    id: ghost.id,
-                    claim: Claim::Row(ghost.row.key),
-                })
+                .map(|ghost| Target { id: ghost.id, claim: Claim::Row(ghost.row.key) })
                 .filter(|target| self.is_absent(target))
                 .collect();
-            let forgotten = self
-                .index
-                .forget(&targets)
-                .inspect_err(|_| self.index.abandon())?;
+            let forgotten = self.index.forget(&targets).inspect_err(|_| self.index.abandon())?;
             self.index.commit(None)?;
             outcome.ghosts_forgotten += forgotten.iter().filter(|forgotten| **forgotten).count() as u64;
             outcome.left_alone += (portion.len() - targets.len()) as u64;
             for target in &targets {
-                self.progress.removed(Removed {
-                    name: target.id.as_str(),
-                    bytes: 0,
-                    reason: "ghost",
-                });
+                self.progress.removed(Removed { name: target.id.as_str(), bytes: 0, reason: "ghost" });
             }
         }
         Ok(())
@@ -521,10 +480,7 @@ impl Executor<'_> {
     fn drop_bad_rows(&mut self, inventory: &Inventory, outcome: &mut Outcome) -> Result<(), Refusal> {
         for portion in inventory.bad_rows.chunks(ROWS) {
             self.index.begin(self.wait)?;
-            let dropped = self
-                .index
-                .drop_bad_rows(portion)
-                .inspect_err(|_| self.index.abandon())?;
+            let dropped = self.index.drop_bad_rows(portion).inspect_err(|_| self.index.abandon())?;
             self.index.commit(None)?;
             outcome.rows_dropped += dropped;
         }
@@ -554,10 +510,7 @@ impl Executor<'_> {
 /// What a target becomes once its file is gone: a row to forget whatever it says. Orphans leave none.
 fn as_ghost(target: &Target) -> Option<Target> {
     match target.claim {
-        Claim::Unchanged(row) => Some(Target {
-            id: target.id,
-            claim: Claim::Row(row.key),
-        }),
+        Claim::Unchanged(row) => Some(Target { id: target.id, claim: Claim::Row(row.key) }),
         Claim::Row(_) => Some(*target),
         Claim::NoRow => None,
     }
@@ -608,11 +561,7 @@ impl PruneRun {
         plan: &PrunePlan,
         transactional: bool,
     ) -> Vec<&'a Image> {
-        let most = if transactional {
-            self.batch.min((self.rows / 2).max(1))
-        } else {
-            self.batch
-        };
+        let most = if transactional { self.batch.min((self.rows / 2).max(1)) } else { self.batch };
         let mut goal = self.goal;
         let mut images = Vec::new();
         let mut at = self.at;
@@ -655,11 +604,7 @@ impl PruneRun {
                     } else {
                         "least recently used, without a row"
                     };
-                    progress.removed(Removed {
-                        name: image.id.as_str(),
-                        bytes: image.seen.size,
-                        reason,
-                    });
+                    progress.removed(Removed { name: image.id.as_str(), bytes: image.seen.size, reason });
                 }
                 Ok(Removal::AlreadyGone) => {
                     self.outcome.bytes_gone += image.seen.size;

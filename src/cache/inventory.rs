@@ -50,17 +50,10 @@ impl Inventory {
     /// Scans the cache directory itself. The rows are joined in afterwards: a file that Glance publishes between the two is
     /// then a ghost that the second look finds alive, never an orphan that was a tracked image.
     pub(crate) fn scan(dir: &CacheDir, tracking: Tracking) -> Result<Self> {
-        let mut inventory = Inventory {
-            tracking,
-            ..Inventory::default()
-        };
-        let unreadable = dir.scan(Place::Base, |name, kind, seen| {
-            match (ImageId::new(name.as_bytes()), kind) {
-                (Some(id), Kind::File) => inventory.images.push(Image {
-                    id,
-                    seen: *seen,
-                    row: None,
-                }),
+        let mut inventory = Inventory { tracking, ..Inventory::default() };
+        let unreadable =
+            dir.scan(Place::Base, |name, kind, seen| match (ImageId::new(name.as_bytes()), kind) {
+                (Some(id), Kind::File) => inventory.images.push(Image { id, seen: *seen, row: None }),
                 _ if kind == Kind::Directory && is_subdirectory(name.as_bytes()) => {}
                 _ => inventory.foreign.push(Foreign {
                     place: Place::Base,
@@ -68,11 +61,8 @@ impl Inventory {
                     kind,
                     size: seen.size,
                 }),
-            }
-        })?;
-        inventory
-            .unreadable
-            .extend(unreadable.into_iter().map(|entry| (Place::Base, entry)));
+            })?;
+        inventory.unreadable.extend(unreadable.into_iter().map(|entry| (Place::Base, entry)));
         Ok(inventory)
     }
 
@@ -85,11 +75,7 @@ impl Inventory {
             let hash = hasher.hash_one(image.id);
             by_id.insert_unique(hash, position as u32, |p| hasher.hash_one(images[*p as usize].id));
         }
-        Joiner {
-            inventory: self,
-            hasher,
-            by_id,
-        }
+        Joiner { inventory: self, hasher, by_id }
     }
 
     /// The sizes of all images, orphans included: what the limit is about.
@@ -107,10 +93,6 @@ impl Inventory {
 
     pub(crate) fn orphans(&self) -> impl Iterator<Item = &Image> {
         self.images.iter().filter(|image| self.is_orphan(image))
-    }
-
-    pub(crate) fn tracked(&self) -> impl Iterator<Item = &Image> {
-        self.images.iter().filter(|image| !self.is_orphan(image))
     }
 
     /// How many rows name an image, whether its file is there or not.
@@ -137,16 +119,11 @@ impl Joiner<'_> {
     /// Joins a row; `id` is the raw image id.
     pub(crate) fn row(&mut self, id: &[u8], row: Row) {
         let Some(id) = ImageId::new(id) else {
-            self.inventory.bad_rows.push(BadRow {
-                key: row.key,
-                shown: super::entry::escaped(id),
-            });
+            self.inventory.bad_rows.push(BadRow { key: row.key, shown: super::entry::escaped(id) });
             return;
         };
         let images = &mut self.inventory.images;
-        let found = self
-            .by_id
-            .find(self.hasher.hash_one(id), |p| images[*p as usize].id == id);
+        let found = self.by_id.find(self.hasher.hash_one(id), |p| images[*p as usize].id == id);
         match found {
             Some(position) => images[*position as usize].row = Some(row),
             None => self.inventory.ghosts.push(Ghost { id, row }),
@@ -169,30 +146,17 @@ impl Partials {
         let mut found = Partials::default();
         let unreadable = dir.scan(place, |name, kind, seen: &Seen| match kind {
             Kind::File | Kind::Symlink => {
-                found.entries.push(Partial {
-                    name: name.to_owned(),
-                    kind,
-                    seen: *seen,
-                });
+                found.entries.push(Partial { name: name.to_owned(), kind, seen: *seen });
             }
-            _ => found.foreign.push(Foreign {
-                place,
-                name: name.to_owned(),
-                kind,
-                size: seen.size,
-            }),
+            _ => found.foreign.push(Foreign { place, name: name.to_owned(), kind, size: seen.size }),
         })?;
-        found
-            .unreadable
-            .extend(unreadable.into_iter().map(|entry| (place, entry)));
+        found.unreadable.extend(unreadable.into_iter().map(|entry| (place, entry)));
         Ok(found)
     }
 }
 
 fn is_subdirectory(name: &[u8]) -> bool {
-    Place::SUBDIRECTORIES
-        .iter()
-        .any(|place| place.name().as_bytes() == name)
+    Place::SUBDIRECTORIES.iter().any(|place| place.name().as_bytes() == name)
 }
 
 #[cfg(test)]
@@ -201,66 +165,33 @@ mod tests {
 
     fn id(digit: char) -> ImageId {
         ImageId::new(
-            "00000000-0000-0000-0000-00000000000"
-                .chars()
-                .chain([digit])
-                .collect::<String>()
-                .as_bytes(),
+            "00000000-0000-0000-0000-00000000000".chars().chain([digit]).collect::<String>().as_bytes(),
         )
         .unwrap()
     }
 
     fn image(digit: char) -> Image {
-        let seen = Seen {
-            inode: 1,
-            size: 10,
-            allocated: 0,
-            atime: 0,
-            mtime: 0,
-            ctime: 0,
-            links: 1,
-            owner: 0,
-        };
-        Image {
-            id: id(digit),
-            seen,
-            row: None,
-        }
+        let seen =
+            Seen { inode: 1, size: 10, allocated: 0, atime: 0, mtime: 0, ctime: 0, links: 1, owner: 0 };
+        Image { id: id(digit), seen, row: None }
     }
 
     fn row(key: i64) -> Row {
-        Row {
-            key,
-            last_accessed: 0.0,
-            last_modified: 0.0,
-            size: 10,
-            hits: 0,
-        }
+        Row { key, last_accessed: 0.0, last_modified: 0.0, size: 10, hits: 0 }
     }
 
     #[test]
     fn joins_rows_to_files_and_names_what_is_left_over() {
-        let mut inventory = Inventory {
-            images: vec![image('a'), image('b')],
-            ..Inventory::default()
-        };
+        let mut inventory = Inventory { images: vec![image('a'), image('b')], ..Inventory::default() };
         let mut joiner = inventory.joiner();
         joiner.row(id('b').as_str().as_bytes(), row(1));
         joiner.row(id('c').as_str().as_bytes(), row(2));
         joiner.row(b"../outside/victim", row(3));
         joiner.row(b"", row(4));
         assert_eq!(inventory.orphans().map(|i| i.id).collect::<Vec<_>>(), [id('a')]);
-        assert_eq!(inventory.tracked().map(|i| i.id).collect::<Vec<_>>(), [id('b')]);
+        assert_eq!(inventory.ghosts.iter().map(|g| g.id).collect::<Vec<_>>(), [id('c')]);
         assert_eq!(
-            inventory.ghosts.iter().map(|g| g.id).collect::<Vec<_>>(),
-            [id('c')]
-        );
-        assert_eq!(
-            inventory
-                .bad_rows
-                .iter()
-                .map(|r| r.shown.as_str())
-                .collect::<Vec<_>>(),
+            inventory.bad_rows.iter().map(|r| r.shown.as_str()).collect::<Vec<_>>(),
             ["../outside/victim", ""]
         );
         assert_eq!(inventory.size(), 20);
@@ -268,13 +199,9 @@ mod tests {
 
     #[test]
     fn with_the_xattr_index_every_image_is_tracked() {
-        let inventory = Inventory {
-            images: vec![image('a')],
-            tracking: Tracking::ByFile,
-            ..Inventory::default()
-        };
+        let inventory =
+            Inventory { images: vec![image('a')], tracking: Tracking::ByFile, ..Inventory::default() };
         assert_eq!(inventory.orphans().count(), 0);
-        assert_eq!(inventory.tracked().count(), 1);
     }
 
     #[test]
@@ -290,22 +217,12 @@ mod tests {
         ] {
             let mut inventory = Inventory::default();
             for _ in 0..present {
-                inventory.images.push(Image {
-                    row: Some(row(1)),
-                    ..image('a')
-                });
+                inventory.images.push(Image { row: Some(row(1)), ..image('a') });
             }
             for _ in 0..missing {
-                inventory.ghosts.push(Ghost {
-                    id: id('b'),
-                    row: row(2),
-                });
+                inventory.ghosts.push(Ghost { id: id('b'), row: row(2) });
             }
-            assert_eq!(
-                inventory.looks_misplaced(),
-                misplaced,
-                "{present} present, {missing} missing"
-            );
+            assert_eq!(inventory.looks_misplaced(), misplaced, "{present} present, {missing} missing");
         }
     }
 }

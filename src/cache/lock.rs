@@ -65,20 +65,14 @@ impl LockDir {
         let dir = match lock_path {
             Some(path) => rustix::fs::open(path, flags, Mode::empty()),
             None => openat(
-                cache
-                    .fd(Place::Base)
-                    .context("the cache directory is always open")?,
+                cache.fd(Place::Base).context("the cache directory is always open")?,
                 c".",
                 flags,
                 Mode::empty(),
             ),
         };
         let dir = dir.with_context(|| format!("cannot open the lock directory {}", path.display()))?;
-        Ok(LockDir {
-            dir,
-            path: path.to_owned(),
-            owner: cache.owner(),
-        })
+        Ok(LockDir { dir, path: path.to_owned(), owner: cache.owner() })
     }
 
     /// Takes a lock, waiting for it as long as `wait` says.
@@ -103,10 +97,7 @@ impl LockDir {
             };
             let stat = fstat(&file)?;
             if !FileType::from_raw_mode(stat.st_mode).is_file() {
-                bail!(
-                    "{} is no regular file, and so no lock file",
-                    self.path.join(name).display()
-                );
+                bail!("{} is no regular file, and so no lock file", self.path.join(name).display());
             }
             match fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => {
@@ -151,10 +142,8 @@ impl LockDir {
     }
 
     fn busy(&self, name: &str, holder: Option<Pid>, waited: Duration) -> String {
-        let who = holder.map_or_else(
-            || "another process".to_owned(),
-            |pid| process(pid.as_raw_nonzero().get()),
-        );
+        let who =
+            holder.map_or_else(|| "another process".to_owned(), |pid| process(pid.as_raw_nonzero().get()));
         let path = self.path.join(name);
         match waited.as_secs_f64() {
             0.0 => format!("{} is held by {who}", path.display()),
@@ -164,19 +153,13 @@ impl LockDir {
 }
 
 fn holder(file: &OwnedFd) -> Option<Pid> {
-    fcntl_getlk(file, &Flock::from(FlockType::WriteLock))
-        .ok()
-        .flatten()?
-        .pid
+    fcntl_getlk(file, &Flock::from(FlockType::WriteLock)).ok().flatten()?.pid
 }
 
 /// Names a process as `process 4711 (glance-api)`.
 pub(crate) fn process(pid: i32) -> String {
     match read_to_string(format!("/proc/{pid}/comm")) {
-        Ok(name) => format!(
-            "process {pid} ({})",
-            super::entry::escaped(name.trim_end().as_bytes())
-        ),
+        Ok(name) => format!("process {pid} ({})", super::entry::escaped(name.trim_end().as_bytes())),
         Err(_) => format!("process {pid}"),
     }
 }
@@ -185,22 +168,14 @@ pub(crate) fn process(pid: i32) -> String {
 ///
 /// Holders in other PID namespaces have no number here and are left out.
 pub(crate) fn holders(locks: &str, device: u64, inode: u64) -> Vec<i32> {
-    let file = format!(
-        "{:02x}:{:02x}:{inode}",
-        rustix::fs::major(device),
-        rustix::fs::minor(device)
-    );
+    let file = format!("{:02x}:{:02x}:{inode}", rustix::fs::major(device), rustix::fs::minor(device));
     let mut pids: Vec<i32> = locks
         .lines()
         // 1: POSIX  ADVISORY  WRITE 4711 fe:00:123456 0 EOF
         .filter_map(|line| {
             let words: Vec<&str> = line.split_ascii_whitespace().collect();
             let holds = words.len() >= 6 && words[1] == "POSIX" && words[5] == file;
-            if holds {
-                words[4].parse().ok().filter(|pid| *pid > 0)
-            } else {
-                None
-            }
+            if holds { words[4].parse().ok().filter(|pid| *pid > 0) } else { None }
         })
         .collect();
     pids.sort_unstable();

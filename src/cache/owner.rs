@@ -38,10 +38,7 @@ impl Owner {
             setfsgid(Gid::from_raw(self.gid));
             setfsuid(Uid::from_raw(self.uid));
         }
-        let guard = ActingAsOwner {
-            change,
-            _thread: PhantomData,
-        };
+        let guard = ActingAsOwner { change, _thread: PhantomData };
         if change {
             // Both calls answer with the ids in force before them and never fail otherwise: ask again to see.
             let uid = setfsuid(Uid::from_raw(self.uid)).as_raw();

@@ -57,20 +57,13 @@ impl Goal {
 
     /// The goal after this image is gone.
     pub(crate) fn without(self, image: &Image) -> Goal {
-        Goal {
-            size: self.size.saturating_sub(image.seen.size),
-            free: self.free.saturating_sub(frees(image)),
-        }
+        Goal { size: self.size.saturating_sub(image.seen.size), free: self.free.saturating_sub(frees(image)) }
     }
 }
 
 /// Bytes of disk that removing an image frees: none while it has another link.
 pub(crate) fn frees(image: &Image) -> u64 {
-    if image.seen.links > 1 {
-        0
-    } else {
-        image.seen.allocated
-    }
+    if image.seen.links > 1 { 0 } else { image.seen.allocated }
 }
 
 /// The plan of a prune. Positions are those of [`Inventory::images`].
@@ -80,24 +73,19 @@ pub(crate) struct PrunePlan {
     pub(crate) candidates: Vec<u32>,
     pub(crate) kept: Vec<(u32, Kept)>,
     pub(crate) goal: Goal,
-    /// The sizes of all images, orphans included.
-    pub(crate) size: u64,
 }
 
 impl PrunePlan {
     /// The images that go if nothing comes between.
     pub(crate) fn victims<'a>(&'a self, inventory: &'a Inventory) -> impl Iterator<Item = &'a Image> {
         let mut goal = self.goal;
-        self.candidates
-            .iter()
-            .map(|position| &inventory.images[*position as usize])
-            .filter(move |image| {
-                let goes = goal.wants(image);
-                if goes {
-                    goal = goal.without(image);
-                }
-                goes
-            })
+        self.candidates.iter().map(|position| &inventory.images[*position as usize]).filter(move |image| {
+            let goes = goal.wants(image);
+            if goes {
+                goal = goal.without(image);
+            }
+            goes
+        })
     }
 }
 
@@ -108,20 +96,10 @@ impl PrunePlan {
 pub(crate) fn prune(inventory: &Inventory, limits: &PruneLimits, available: u64, now: Nanos) -> PrunePlan {
     let size = inventory.size();
     let goal = Goal {
-        size: if size > limits.max_size {
-            size.saturating_sub(limits.target_size)
-        } else {
-            0
-        },
-        free: limits
-            .min_free
-            .map_or(0, |wanted| wanted.saturating_sub(available)),
+        size: if size > limits.max_size { size.saturating_sub(limits.target_size) } else { 0 },
+        free: limits.min_free.map_or(0, |wanted| wanted.saturating_sub(available)),
     };
-    let mut plan = PrunePlan {
-        goal,
-        size,
-        ..PrunePlan::default()
-    };
+    let mut plan = PrunePlan { goal, ..PrunePlan::default() };
     if goal.is_reached() {
         return plan;
     }
@@ -247,71 +225,35 @@ mod tests {
 
     fn seen(size: u64, used: i64) -> Seen {
         let used = used * SECOND;
-        Seen {
-            inode: 1,
-            size,
-            allocated: size,
-            atime: used,
-            mtime: used,
-            ctime: used,
-            links: 1,
-            owner: 0,
-        }
+        Seen { inode: 1, size, allocated: size, atime: used, mtime: used, ctime: used, links: 1, owner: 0 }
     }
 
     /// An image with a row: (digit, size, seconds of last use, row key).
     fn tracked(digit: char, size: u64, used: i64, key: i64) -> Image {
-        let row = Row {
-            key,
-            last_accessed: used as f64,
-            last_modified: 0.0,
-            size: 0,
-            hits: 0,
-        };
-        Image {
-            id: id(digit),
-            seen: seen(size, 0),
-            row: Some(row),
-        }
+        let row = Row { key, last_accessed: used as f64, last_modified: 0.0, size: 0, hits: 0 };
+        Image { id: id(digit), seen: seen(size, 0), row: Some(row) }
     }
 
     fn orphan(digit: char, size: u64, used: i64) -> Image {
-        Image {
-            id: id(digit),
-            seen: seen(size, used),
-            row: None,
-        }
+        Image { id: id(digit), seen: seen(size, used), row: None }
     }
 
     fn inventory(images: &[Image]) -> Inventory {
-        Inventory {
-            images: images.to_vec(),
-            ..Inventory::default()
-        }
+        Inventory { images: images.to_vec(), ..Inventory::default() }
     }
 
     fn victims(inventory: &Inventory, limits: &PruneLimits, available: u64) -> String {
         let plan = prune(inventory, limits, available, NOW);
         assert_eq!(
             plan.candidates.len() + plan.kept.len(),
-            if plan.goal.is_reached() {
-                0
-            } else {
-                inventory.images.len()
-            },
+            if plan.goal.is_reached() { 0 } else { inventory.images.len() },
             "every image is a candidate or kept"
         );
-        plan.victims(inventory)
-            .map(|image| image.id.as_str().chars().last().unwrap())
-            .collect()
+        plan.victims(inventory).map(|image| image.id.as_str().chars().last().unwrap()).collect()
     }
 
     fn limit(max_size: u64) -> PruneLimits {
-        PruneLimits {
-            max_size,
-            target_size: max_size,
-            ..PruneLimits::default()
-        }
+        PruneLimits { max_size, target_size: max_size, ..PruneLimits::default() }
     }
 
     fn five() -> Inventory {
@@ -342,11 +284,7 @@ mod tests {
 
     #[test]
     fn prunes_to_the_target_only_when_over_the_limit() {
-        let at = |max, target| PruneLimits {
-            max_size: max,
-            target_size: target,
-            ..PruneLimits::default()
-        };
+        let at = |max, target| PruneLimits { max_size: max, target_size: target, ..PruneLimits::default() };
         assert_eq!(victims(&five(), &at(4500, 2000), 0), "abc");
         assert_eq!(victims(&five(), &at(5000, 2000), 0), "");
     }
@@ -356,18 +294,11 @@ mod tests {
         let mut images = five();
         images.images[1].seen.links = 2;
         images.images[3].seen.allocated = 0;
-        let limits = PruneLimits {
-            min_free: Some(10_000),
-            ..limit(u64::MAX)
-        };
+        let limits = PruneLimits { min_free: Some(10_000), ..limit(u64::MAX) };
         assert_eq!(victims(&images, &limits, 10_000), "");
         assert_eq!(victims(&images, &limits, 9_999), "c");
         assert_eq!(victims(&images, &limits, 8_500), "cd");
-        let both = PruneLimits {
-            max_size: 4000,
-            target_size: 4000,
-            ..limits
-        };
+        let both = PruneLimits { max_size: 4000, target_size: 4000, ..limits };
         assert_eq!(
             victims(&images, &both, 9_000),
             "ac",
@@ -390,12 +321,8 @@ mod tests {
             orphan('d', 1, 7),
         ]);
         assert_eq!(victims(&rows, &limit(0), 0), "bcad");
-        let mut files = inventory(&[
-            orphan('c', 2, 7),
-            orphan('b', 2, 7),
-            orphan('a', 3, 7),
-            orphan('d', 1, 7),
-        ]);
+        let mut files =
+            inventory(&[orphan('c', 2, 7), orphan('b', 2, 7), orphan('a', 3, 7), orphan('d', 1, 7)]);
         files.tracking = Tracking::ByFile;
         assert_eq!(victims(&files, &limit(0), 0), "dbca");
     }
@@ -410,9 +337,8 @@ mod tests {
 
     #[test]
     fn keeps_listed_images_in_any_case_and_young_ones() {
-        let keep = HashSet::from([ImageId::new(id('a').as_str().to_uppercase().as_bytes())
-            .unwrap()
-            .folded()]);
+        let keep =
+            HashSet::from([ImageId::new(id('a').as_str().to_uppercase().as_bytes()).unwrap().folded()]);
         assert_eq!(victims(&five(), &PruneLimits { keep, ..limit(3000) }, 0), "bc");
         let min_age = NOW - 35 * SECOND;
         assert_eq!(victims(&five(), &PruneLimits { min_age, ..limit(0) }, 0), "abc");
@@ -427,10 +353,7 @@ mod tests {
             entries: ages
                 .iter()
                 .map(|age| {
-                    let seen = Seen {
-                        inode: age.unsigned_abs(),
-                        ..seen(1, NOW / SECOND - age)
-                    };
+                    let seen = Seen { inode: age.unsigned_abs(), ..seen(1, NOW / SECOND - age) };
                     Partial {
                         name: NameBuf::new(age.to_string().as_bytes()).unwrap(),
                         kind: Kind::File,
@@ -441,38 +364,15 @@ mod tests {
             ..Partials::default()
         };
         let run = |stall: i64, grace: i64, writers: &[(u64, i32)]| {
-            let limits = CleanLimits {
-                stall_time: stall * SECOND,
-                invalid_grace: grace * SECOND,
-            };
+            let limits = CleanLimits { stall_time: stall * SECOND, invalid_grace: grace * SECOND };
             let writers = writers.iter().copied().collect();
-            let plan = clean(
-                partials(&[5, 0, -5]),
-                partials(&[200, 100, 99, 0, -5]),
-                limits,
-                NOW,
-                &writers,
-            );
+            let plan = clean(partials(&[5, 0, -5]), partials(&[200, 100, 99, 0, -5]), limits, NOW, &writers);
             let names = |entries: Vec<&Partial>| {
-                entries
-                    .iter()
-                    .map(|e| e.name.to_string())
-                    .collect::<Vec<_>>()
-                    .join(" ")
+                entries.iter().map(|e| e.name.to_string()).collect::<Vec<_>>().join(" ")
             };
-            let kind = |reason| {
-                plan.entries
-                    .iter()
-                    .filter(|e| e.0 == reason)
-                    .map(|e| &e.1)
-                    .collect()
-            };
+            let kind = |reason| plan.entries.iter().filter(|e| e.0 == reason).map(|e| &e.1).collect();
             let kept = plan.kept_open.iter().map(|e| &e.0).collect();
-            [
-                names(kind(CleanReason::Invalid)),
-                names(kind(CleanReason::Stalled)),
-                names(kept),
-            ]
+            [names(kind(CleanReason::Invalid)), names(kind(CleanReason::Stalled)), names(kept)]
         };
         assert_eq!(run(100, 0, &[]), ["5 0 -5", "200", ""]);
         assert_eq!(run(0, 0, &[]), ["5 0 -5", "200 100 99", ""]);
@@ -484,11 +384,8 @@ mod tests {
     #[test]
     fn adopts_only_orphans_that_glance_cannot_be_publishing() {
         let now = NOW / SECOND;
-        let images = inventory(&[
-            orphan('a', 1, now - 601),
-            orphan('b', 1, now - 600),
-            tracked('c', 1, 1, 1),
-        ]);
+        let images =
+            inventory(&[orphan('a', 1, now - 601), orphan('b', 1, now - 600), tracked('c', 1, 1, 1)]);
         let plan = repair(&images, NOW);
         assert_eq!(plan.adopt.iter().map(|i| i.id).collect::<Vec<_>>(), [id('a')]);
         assert_eq!(plan.young, [id('b')]);

@@ -24,9 +24,8 @@ pub(crate) struct Writers {
 /// Only descriptors whose name ends like a suspect's are looked at closely, so that no foreign file system is asked for
 /// anything: a dead NFS server would not answer.
 pub(crate) fn find<'a>(device: u64, suspects: impl Iterator<Item = (Name<'a>, u64)>) -> Writers {
-    let suspects: HashMap<Vec<u8>, u64> = suspects
-        .map(|(name, inode)| (name.as_bytes().to_vec(), inode))
-        .collect();
+    let suspects: HashMap<Vec<u8>, u64> =
+        suspects.map(|(name, inode)| (name.as_bytes().to_vec(), inode)).collect();
     let mut writers = Writers::default();
     if suspects.is_empty() {
         return writers;
@@ -47,11 +46,8 @@ pub(crate) fn find<'a>(device: u64, suspects: impl Iterator<Item = (Name<'a>, u6
             let Ok(target) = readlinkat(rustix::fs::CWD, link.as_str(), Vec::new()) else {
                 continue;
             };
-            let Some(inode) = target
-                .to_bytes()
-                .rsplit(|b| *b == b'/')
-                .next()
-                .and_then(|name| suspects.get(name))
+            let Some(inode) =
+                target.to_bytes().rsplit(|b| *b == b'/').next().and_then(|name| suspects.get(name))
             else {
                 continue;
             };
@@ -66,12 +62,7 @@ pub(crate) fn find<'a>(device: u64, suspects: impl Iterator<Item = (Name<'a>, u6
 
 /// The names in a directory of /proc, or `None` when it cannot be listed.
 fn list(path: &str) -> Option<Vec<String>> {
-    let fd = open(
-        path,
-        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )
-    .ok()?;
+    let fd = open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).ok()?;
     let names = Dir::new(fd)
         .ok()?
         .filter_map(Result::ok)
@@ -84,13 +75,8 @@ fn is_writing(pid: i32, descriptor: &str) -> bool {
     let Ok(info) = std::fs::read_to_string(format!("/proc/{pid}/fdinfo/{descriptor}")) else {
         return false;
     };
-    let flags = info
-        .lines()
-        .find_map(|line| line.strip_prefix("flags:"))
-        .map(str::trim);
-    flags
-        .and_then(|flags| u32::from_str_radix(flags, 8).ok())
-        .is_some_and(|flags| flags & 0o3 != 0)
+    let flags = info.lines().find_map(|line| line.strip_prefix("flags:")).map(str::trim);
+    flags.and_then(|flags| u32::from_str_radix(flags, 8).ok()).is_some_and(|flags| flags & 0o3 != 0)
 }
 
 #[cfg(test)]
@@ -108,17 +94,10 @@ mod tests {
         let written = File::create(path("written")).unwrap();
         File::create(path("read")).unwrap();
         let read = File::open(path("read")).unwrap();
-        let names = [("written", &written), ("read", &read)].map(|(name, file)| {
-            (
-                NameBuf::new(name.as_bytes()).unwrap(),
-                file.metadata().unwrap().ino(),
-            )
-        });
+        let names = [("written", &written), ("read", &read)]
+            .map(|(name, file)| (NameBuf::new(name.as_bytes()).unwrap(), file.metadata().unwrap().ino()));
         let device = written.metadata().unwrap().dev();
         let found = find(device, names.iter().map(|(name, inode)| (name.as_name(), *inode)));
-        assert_eq!(
-            found.by_inode,
-            HashMap::from([(names[0].1, i32::try_from(std::process::id()).unwrap())])
-        );
+        assert_eq!(found.by_inode, HashMap::from([(names[0].1, i32::try_from(std::process::id()).unwrap())]));
     }
 }

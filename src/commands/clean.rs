@@ -22,26 +22,11 @@ use crate::output::report::{CleanReport, KeptOpen, PlanEntry, RepairReport, Run,
 
 /// Cleans, as the command line says.
 pub(crate) fn run(context: &Context, args: CleanArgs) -> Result<Exit, Failure> {
-    let CleanArgs {
-        cache,
-        change,
-        stall_time,
-        invalid_grace,
-        repair,
-        forget_all,
-    } = args;
+    let CleanArgs { cache, change, stall_time, invalid_grace, repair, forget_all } = args;
     let settings = Settings::load(context, Selection::from(cache))?;
-    let limits = CleanLimits {
-        stall_time: settings.stall_time(stall_time)?.value,
-        invalid_grace: invalid_grace.0,
-    };
-    clean(
-        context,
-        &settings,
-        &change,
-        limits,
-        repair.then_some(Repair { forget_all }),
-    )
+    let limits =
+        CleanLimits { stall_time: settings.stall_time(stall_time)?.value, invalid_grace: invalid_grace.0 };
+    clean(context, &settings, &change, limits, repair.then_some(Repair { forget_all }))
 }
 
 /// That the index is to be mended.
@@ -57,10 +42,8 @@ pub(crate) fn clean(
     limits: CleanLimits,
     repair: Option<Repair>,
 ) -> Result<Exit, Failure> {
-    let mut report = CleanReport {
-        repair: repair.map(|_| RepairReport::default()),
-        ..CleanReport::default()
-    };
+    let mut report =
+        CleanReport { repair: repair.map(|_| RepairReport::default()), ..CleanReport::default() };
     report.run.dry_run = change.dry_run;
     let dir = match settings.open()? {
         Opened::Cache(dir) => dir,
@@ -81,11 +64,7 @@ pub(crate) fn clean(
     }
 
     let locks = settings.lock_dir(&dir, &context.output)?;
-    let names = if repair.is_some() {
-        &[lock::CLEAN, lock::PRUNE][..]
-    } else {
-        &[lock::CLEAN]
-    };
+    let names = if repair.is_some() { &[lock::CLEAN, lock::PRUNE][..] } else { &[lock::CLEAN] };
     let mut held = Vec::new();
     for name in names {
         let locked = take_lock(context, &locks, name, &wait, change.skip_if_locked)?;
@@ -99,7 +78,7 @@ pub(crate) fn clean(
     }
 
     let mut outcome = Outcome::default();
-    let (plan, mut errors) = plan_clean(context, &dir, limits)?;
+    let (plan, mut errors) = plan_clean(context, &dir, limits);
     let mended = match repair {
         Some(repair) => Some(mend(context, settings, &dir, repair, &wait, &mut outcome)?),
         None => None,
@@ -129,7 +108,7 @@ pub(crate) fn clean(
 }
 
 /// Refuses a directory that holds things and is no cache. No index is opened for that: a file of its name is enough.
-fn refuse_strange(settings: &Settings, dir: &CacheDir) -> Result<(), Failure> {
+pub(crate) fn refuse_strange(settings: &Settings, dir: &CacheDir) -> Result<(), Failure> {
     if dir.has_subdirectories() {
         return Ok(());
     }
@@ -146,9 +125,7 @@ fn refuse_strange(settings: &Settings, dir: &CacheDir) -> Result<(), Failure> {
 /// Whether the directory holds nothing at all: then nothing is made there, not even a lock file.
 pub(crate) fn is_empty(dir: &CacheDir) -> Result<bool, Failure> {
     let mut entries = 0_u64;
-    let unreadable = dir
-        .scan(Place::Base, |_, _, _| entries += 1)
-        .map_err(Failure::cannot_start)?;
+    let unreadable = dir.scan(Place::Base, |_, _, _| entries += 1).map_err(Failure::cannot_start)?;
     Ok(entries == 0 && unreadable.is_empty())
 }
 
@@ -157,7 +134,7 @@ fn plan_clean(
     context: &Context,
     dir: &CacheDir,
     limits: CleanLimits,
-) -> Result<(CleanPlan, Vec<execute::EntryError>), Failure> {
+) -> (CleanPlan, Vec<execute::EntryError>) {
     let mut errors = Vec::new();
     let mut scan = |place| match Partials::scan(dir, place) {
         Ok(partials) => {
@@ -176,7 +153,7 @@ fn plan_clean(
     };
     let (invalid, incomplete) = (scan(Place::Invalid), scan(Place::Incomplete));
     let plan = plan_with_writers(context, dir, invalid, incomplete, limits);
-    Ok((plan, errors))
+    (plan, errors)
 }
 
 fn plan_with_writers(
@@ -190,10 +167,8 @@ fn plan_with_writers(
         .entries
         .iter()
         .filter(|e| e.kind == Kind::File && plan::is_stalled(e, limits, context.now));
-    let device = dir
-        .fd(Place::Incomplete)
-        .and_then(|fd| rustix::fs::fstat(fd).ok())
-        .map_or(0, |stat| stat.st_dev);
+    let device =
+        dir.fd(Place::Incomplete).and_then(|fd| rustix::fs::fstat(fd).ok()).map_or(0, |stat| stat.st_dev);
     let writers = writers::find(device, stalled.map(|e| (e.name.as_name(), e.seen.inode)));
     if writers.some_unseen {
         context.output.note(
@@ -207,13 +182,7 @@ fn plan_with_writers(
 /// What a prune may remove without an index when the disk is full: what this command would.
 pub(crate) fn room(context: &Context, dir: &CacheDir, limits: CleanLimits) -> CleanPlan {
     let scan = |place| Partials::scan(dir, place).unwrap_or_default();
-    plan_with_writers(
-        context,
-        dir,
-        scan(Place::Invalid),
-        scan(Place::Incomplete),
-        limits,
-    )
+    plan_with_writers(context, dir, scan(Place::Invalid), scan(Place::Incomplete), limits)
 }
 
 fn kept_open(context: &Context, plan: &CleanPlan) -> Vec<KeptOpen> {
@@ -221,10 +190,9 @@ fn kept_open(context: &Context, plan: &CleanPlan) -> Vec<KeptOpen> {
         .iter()
         .map(|(entry, pid)| {
             let name = Place::Incomplete.show(entry.name.as_name());
-            context.output.warning(&format!(
-                "{name} is stalled, but {} has it open for writing",
-                lock::process(*pid)
-            ));
+            context
+                .output
+                .warning(&format!("{name} is stalled, but {} has it open for writing", lock::process(*pid)));
             KeptOpen { name, pid: *pid }
         })
         .collect()
@@ -251,13 +219,7 @@ fn mend(
     }
     let total = cache.inventory.ghosts.len() + cache.inventory.bad_rows.len();
     let bar = Bar::new(&context.output, "repairing", total as u64, None);
-    Executor {
-        dir,
-        index: &mut *cache.index,
-        wait,
-        progress: &bar,
-    }
-    .repair(&cache.inventory, &plan, outcome);
+    Executor { dir, index: &mut *cache.index, wait, progress: &bar }.repair(&cache.inventory, &plan, outcome);
     Ok(plan.young.len() as u64)
 }
 
@@ -270,7 +232,7 @@ fn dry_run(
     wait: &Wait,
     mut report: CleanReport,
 ) -> Result<Exit, Failure> {
-    let (plan, mut errors) = plan_clean(context, dir, limits)?;
+    let (plan, mut errors) = plan_clean(context, dir, limits);
     let mut entries: Vec<PlanEntry> = Vec::new();
     if let Some(repair) = repair {
         let cache = take_stock(context, settings, dir, Purpose::Look, wait)?;
@@ -286,11 +248,7 @@ fn dry_run(
         }
     }
     for (reason, entry) in &plan.entries {
-        let bytes = if entry.kind == Kind::File {
-            entry.seen.size
-        } else {
-            0
-        };
+        let bytes = if entry.kind == Kind::File { entry.seen.size } else { 0 };
         report.total_bytes_cleaned += bytes;
         let age = span(context.now.saturating_sub(entry.seen.mtime).max(0));
         let reason_text = match reason {
@@ -312,11 +270,7 @@ fn dry_run(
     }
     report.total_files_cleaned = report.invalid_files + report.stalled_files;
     report.kept_open = kept_open(context, &plan);
-    report.run = Run {
-        plan: Some(entries),
-        errors,
-        ..report.run
-    };
+    report.run = Run { plan: Some(entries), errors, ..report.run };
     context.output.summary(&report);
     Ok(conclude(context, &Outcome::default(), &report.run.errors, false))
 }
@@ -329,18 +283,10 @@ fn repair_entries(
 ) -> RepairReport {
     for ghost in &inventory.ghosts {
         let reason = "its file is missing".to_owned();
-        entries.push(PlanEntry {
-            image_id: ghost.id.to_string(),
-            action: "forget",
-            reason,
-            bytes: 0,
-        });
+        entries.push(PlanEntry { image_id: ghost.id.to_string(), action: "forget", reason, bytes: 0 });
     }
     for image in &plan.adopt {
-        let reason = format!(
-            "the index has no row for it; last use {}",
-            when(image.seen.last_use())
-        );
+        let reason = format!("the index has no row for it; last use {}", when(image.seen.last_use()));
         entries.push(PlanEntry {
             image_id: image.id.to_string(),
             action: "adopt",
@@ -350,12 +296,7 @@ fn repair_entries(
     }
     for row in &inventory.bad_rows {
         let reason = "a row whose id is no UUID can name no image".to_owned();
-        entries.push(PlanEntry {
-            image_id: row.shown.clone(),
-            action: "drop",
-            reason,
-            bytes: 0,
-        });
+        entries.push(PlanEntry { image_id: row.shown.clone(), action: "drop", reason, bytes: 0 });
     }
     for image in inventory.orphans().filter(|image| plan.young.contains(&image.id)) {
         let age = span(now.saturating_sub(image.seen.ctime).max(0));

@@ -44,10 +44,7 @@ pub(crate) fn run(tool: Tool, args: &[std::ffi::OsString]) -> Exit {
             Tool::Pruner => "prune",
         }
     ));
-    crate::finish(
-        &context,
-        context.start().and_then(|()| work(&context, tool, &request)),
-    )
+    crate::finish(&context, context.start().and_then(|()| work(&context, tool, &request)))
 }
 
 fn work(context: &Context, tool: Tool, request: &Legacy) -> Result<Exit, Failure> {
@@ -68,17 +65,12 @@ fn work(context: &Context, tool: Tool, request: &Legacy) -> Result<Exit, Failure
     let settings = Settings::overlay(config, Selection::default())?;
     let change = ChangeArgs {
         dry_run: false,
-        lock_timeout: LOCK_TIMEOUT
-            .parse()
-            .map_err(|e: String| Failure::usage(anyhow!(e)))?,
+        lock_timeout: LOCK_TIMEOUT.parse().map_err(|e: String| Failure::usage(anyhow!(e)))?,
         skip_if_locked: false,
     };
     match tool {
         Tool::Cleaner => {
-            let limits = CleanLimits {
-                stall_time: settings.stall_time(None)?.value,
-                invalid_grace: 0,
-            };
+            let limits = CleanLimits { stall_time: settings.stall_time(None)?.value, invalid_grace: 0 };
             clean(context, &settings, &change, limits, None)
         }
         Tool::Pruner => prune(context, &settings, &change, &Wishes::default()),
@@ -89,32 +81,26 @@ fn work(context: &Context, tool: Tool, request: &Legacy) -> Result<Exit, Failure
 fn log_settings(config: &Config, request: &Legacy) -> LogSettings {
     let text = |opt: &config::Opt<'static>| {
         let given = request.get(opt.name).map(str::to_owned);
-        given
-            .or_else(|| Some(config.optional(opt).ok()??.value))
-            .filter(|text| !text.is_empty())
+        given.or_else(|| Some(config.optional(opt).ok()??.value)).filter(|text| !text.is_empty())
     };
     let switch = |opt: &config::Opt<'static>| match request.get(opt.name) {
         Some(given) => given == "true",
         None => config.boolean(opt).is_ok_and(|setting| setting.value),
     };
     let defaults = LogSettings::default();
+    let (log_file, log_dir) =
+        (text(&config::LOG_FILE).map(PathBuf::from), text(&config::LOG_DIR).map(PathBuf::from));
+    let (syslog, journal) = (switch(&config::USE_SYSLOG), switch(&config::USE_JOURNAL));
     LogSettings {
-        log_file: text(&config::LOG_FILE).map(PathBuf::from),
-        log_dir: text(&config::LOG_DIR).map(PathBuf::from),
-        syslog: switch(&config::USE_SYSLOG),
-        journal: switch(&config::USE_JOURNAL),
-        stderr: switch(&config::USE_STDERR),
+        // A run without errors leaves stderr alone; who debugs and has no other log gets it there.
+        stderr: switch(&config::USE_STDERR) && log_file.is_none() && log_dir.is_none() && !syslog && !journal,
+        log_file,
+        log_dir,
+        syslog,
+        journal,
         facility: text(&config::SYSLOG_LOG_FACILITY).unwrap_or(defaults.facility),
-        level: if switch(&config::DEBUG) {
-            Level::Debug
-        } else {
-            Level::Info
-        },
-        encoding: if switch(&config::USE_JSON) {
-            Encoding::Json
-        } else {
-            Encoding::Text
-        },
+        level: if switch(&config::DEBUG) { Level::Debug } else { Level::Info },
+        encoding: if switch(&config::USE_JSON) { Encoding::Json } else { Encoding::Text },
         date_format: text(&config::LOG_DATE_FORMAT).unwrap_or(defaults.date_format),
         format: text(&config::LOGGING_DEFAULT_FORMAT_STRING).unwrap_or(defaults.format),
         debug_suffix: text(&config::LOGGING_DEBUG_FORMAT_SUFFIX).unwrap_or(defaults.debug_suffix),

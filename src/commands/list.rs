@@ -16,25 +16,14 @@ use crate::output::{Output, Report};
 
 /// Lists, as the command line says.
 pub(crate) fn run(context: &Context, args: ListArgs) -> Result<Exit, Failure> {
-    let ListArgs {
-        cache,
-        print,
-        state,
-        sort,
-        reverse,
-    } = args;
+    let ListArgs { cache, print, state, sort, reverse } = args;
     let settings = Settings::load(context, Selection::from(cache))?;
-    let mut report = ListReport {
-        human: shows_human(&context.output, &print),
-        ..ListReport::default()
-    };
+    let mut report = ListReport { human: shows_human(&context.output, &print), ..ListReport::default() };
     match settings.open()? {
         Opened::Nothing(why) => context.output.note(&why),
         Opened::Cache(dir) => gather(context, &settings, &dir, &mut report)?,
     }
-    report
-        .entries
-        .retain(|entry| state.is_empty() || state.iter().any(|state| entry.state.is(*state)));
+    report.entries.retain(|entry| state.is_empty() || state.iter().any(|state| entry.state.is(*state)));
     report.entries.sort_by(|a, b| {
         let order = match sort {
             SortKey::Image => a.name.cmp(&b.name),
@@ -49,11 +38,7 @@ pub(crate) fn run(context: &Context, args: ListArgs) -> Result<Exit, Failure> {
         if reverse { order.reverse() } else { order }
     });
     context.output.result(&report);
-    Ok(if report.complete && !context.output.has_failed() {
-        Exit::Done
-    } else {
-        Exit::Incomplete
-    })
+    Ok(if report.complete && !context.output.has_failed() { Exit::Done } else { Exit::Incomplete })
 }
 
 /// Sizes are for people on a terminal and bytes otherwise, unless the command line decides.
@@ -67,21 +52,14 @@ fn gather(
     dir: &CacheDir,
     report: &mut ListReport,
 ) -> Result<(), Failure> {
-    let wait = Wait {
-        limit: super::GLANCE_PATIENCE,
-        interrupt: context.interrupt.clone(),
-    };
+    let wait = Wait { limit: super::GLANCE_PATIENCE, interrupt: context.interrupt.clone() };
     let cache = take_stock(context, settings, dir, Purpose::Look, &wait)?;
     report.complete = cache.inventory.unreadable.is_empty();
     for error in super::unreadable_errors(&cache.inventory.unreadable) {
-        context
-            .output
-            .error(&format!("cannot look at {}: {}", error.name, error.message));
+        context.output.error(&format!("cannot look at {}: {}", error.name, error.message));
     }
     if let Tracking::Unknown(why) = &cache.inventory.tracking {
-        context
-            .output
-            .warning(&format!("hits and last use are unknown: {why}"));
+        context.output.warning(&format!("hits and last use are unknown: {why}"));
         report.index_unreadable = Some(why.clone());
     }
     images(dir, &cache, report);
@@ -91,40 +69,23 @@ fn gather(
         (Place::Invalid, Shown::Invalid),
     ] {
         let mut partials = Partials::scan(dir, place).map_err(Failure::cannot_start)?;
-        partials
-            .entries
-            .retain(|entry| entry.kind == Kind::File || place != Place::Queue);
-        report.entries.extend(
-            partials
-                .entries
-                .iter()
-                .map(|entry| partial(dir, place, state, entry)),
-        );
+        partials.entries.retain(|entry| entry.kind == Kind::File || place != Place::Queue);
+        report.entries.extend(partials.entries.iter().map(|entry| partial(dir, place, state, entry)));
     }
     Ok(())
 }
 
 fn images(dir: &CacheDir, cache: &Cache, report: &mut ListReport) {
-    let Inventory {
-        images,
-        ghosts,
-        tracking,
-        ..
-    } = &cache.inventory;
-    report
-        .entries
-        .extend(images.iter().map(|image| line(dir, image, tracking)));
+    let Inventory { images, ghosts, tracking, .. } = &cache.inventory;
+    report.entries.extend(images.iter().map(|image| line(dir, image, tracking)));
     report.entries.extend(ghosts.iter().map(|ghost| Line {
         name: ghost.id.to_string(),
         state: Shown::Ghost,
         last_use: Some(nanos(ghost.row.last_accessed)),
         modified: Some(nanos(ghost.row.last_modified)),
-        size: None,
+        size: u64::try_from(ghost.row.size).ok(),
         hits: Some(ghost.row.hits),
-        times: Some((
-            Epoch::Float(ghost.row.last_accessed),
-            Epoch::Float(ghost.row.last_modified),
-        )),
+        times: Some((Epoch::Float(ghost.row.last_accessed), Epoch::Float(ghost.row.last_modified))),
         error: None,
     }));
 }
@@ -151,10 +112,7 @@ fn line(dir: &CacheDir, image: &Image, tracking: &Tracking) -> Line {
         }
         (None, Tracking::ByFile) => {
             line.last_use = Some(seen.atime);
-            line.hits = match dir
-                .fd(Place::Base)
-                .map(|base| xattr::hits(base, image.id.as_name()))
-            {
+            line.hits = match dir.fd(Place::Base).map(|base| xattr::hits(base, image.id.as_name())) {
                 Some(Attribute::Value(value)) => Some(parse_hits(&value)),
                 Some(Attribute::Absent) => Some(0),
                 _ => None,
@@ -172,10 +130,7 @@ fn line(dir: &CacheDir, image: &Image, tracking: &Tracking) -> Line {
 
 fn partial(dir: &CacheDir, place: Place, state: Shown, entry: &Partial) -> Line {
     // Why Glance rejected it: the xattr driver leaves a word.
-    let error = match dir
-        .fd(place)
-        .filter(|_| place == Place::Invalid && entry.kind == Kind::File)
-    {
+    let error = match dir.fd(place).filter(|_| place == Place::Invalid && entry.kind == Kind::File) {
         Some(fd) => match xattr::error(fd, entry.name.as_name()) {
             Attribute::Value(text) => Some(crate::cache::entry::escaped(&text)),
             _ => None,
@@ -189,10 +144,7 @@ fn partial(dir: &CacheDir, place: Place, state: Shown, entry: &Partial) -> Line 
         modified: Some(entry.seen.mtime),
         size: (place != Place::Queue).then_some(entry.seen.size),
         hits: None,
-        times: Some((
-            Epoch::Whole(0),
-            Epoch::Float(entry.seen.mtime as f64 / SECOND as f64),
-        )),
+        times: Some((Epoch::Whole(0), Epoch::Float(entry.seen.mtime as f64 / SECOND as f64))),
         error,
     }
 }
@@ -261,12 +213,7 @@ struct ListReport {
 
 impl Default for ListReport {
     fn default() -> Self {
-        ListReport {
-            entries: Vec::new(),
-            index_unreadable: None,
-            complete: true,
-            human: false,
-        }
+        ListReport { entries: Vec::new(), index_unreadable: None, complete: true, human: false }
     }
 }
 
@@ -296,7 +243,8 @@ fn is_left_out<T>(shape: &Shape<T>) -> bool {
 /// An entry of a subdirectory.
 #[derive(Serialize)]
 struct ApiPartial<'a> {
-    name: &'a str,
+    /// The entry's name, whatever it is.
+    image_id: &'a str,
     size: Option<u64>,
     last_modified: Option<Epoch>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -322,11 +270,7 @@ impl Serialize for ListReport {
             of(state)
                 .map(|line| ApiImage {
                     image_id: &line.name,
-                    hits: if state == Shown::Orphan {
-                        Shape::LeftOut
-                    } else {
-                        Shape::Told(line.hits)
-                    },
+                    hits: if state == Shown::Orphan { Shape::LeftOut } else { Shape::Told(line.hits) },
                     last_accessed: line.times.map(|times| times.0),
                     last_modified: line.times.map(|times| times.1),
                     size: line.size,
@@ -336,7 +280,7 @@ impl Serialize for ListReport {
         let partials = |state| {
             of(state)
                 .map(|line| ApiPartial {
-                    name: &line.name,
+                    image_id: &line.name,
                     size: line.size,
                     last_modified: line.times.map(|times| times.1),
                     error: line.error.as_deref(),
@@ -363,9 +307,7 @@ impl Report for ListReport {
         let time = |time: Option<Nanos>| time.map_or_else(|| "-".to_owned(), when);
         let mut rows = vec![["IMAGE", "STATE", "LAST USE", "MODIFIED", "SIZE", "HITS"].map(str::to_owned)];
         rows.extend(self.entries.iter().map(|line| {
-            let size = line
-                .size
-                .map(|size| if self.human { human(size) } else { size.to_string() });
+            let size = line.size.map(|size| if self.human { human(size) } else { size.to_string() });
             [
                 line.name.clone(),
                 line.state.name().to_owned(),

@@ -51,10 +51,7 @@ pub(crate) struct Context {
 impl Context {
     /// Says when the run cannot be stopped cleanly, which must be known before it begins.
     pub(crate) fn start(&self) -> Result<(), Failure> {
-        self.interrupt
-            .register()
-            .context("cannot catch SIGINT and SIGTERM")
-            .map_err(Failure::cannot_start)
+        self.interrupt.register().context("cannot catch SIGINT and SIGTERM").map_err(Failure::cannot_start)
     }
 }
 
@@ -115,26 +112,13 @@ impl Settings {
     }
 
     pub(crate) fn overlay(config: Config, selection: Selection) -> Result<Self, Failure> {
-        let Selection {
-            cache_dir,
-            driver,
-            sqlite_db,
-            ..
-        } = selection;
+        let Selection { cache_dir, driver, sqlite_db, .. } = selection;
         let configured = config.optional(&config::IMAGE_CACHE_DIR);
         let (cache_dir, elsewhere) = match (cache_dir, configured) {
             (Some(given), configured) => {
-                let same = configured
-                    .ok()
-                    .flatten()
-                    .is_some_and(|c| is_same_directory(&given, Path::new(&c.value)));
-                (
-                    Setting {
-                        value: given,
-                        origin: Origin::Flag("--cache-dir"),
-                    },
-                    !same,
-                )
+                let same =
+                    configured.ok().flatten().is_some_and(|c| is_same_directory(&given, Path::new(&c.value)));
+                (Setting { value: given, origin: Origin::Flag("--cache-dir") }, !same)
             }
             (None, Ok(Some(configured))) => (configured.map(PathBuf::from), false),
             (None, Ok(None)) => {
@@ -144,34 +128,16 @@ impl Settings {
             (None, Err(e)) => return Err(Failure::usage(e)),
         };
         let driver = match driver {
-            Some(driver) => Some(Setting {
-                value: driver,
-                origin: Origin::Flag("--driver"),
-            }),
+            Some(driver) => Some(Setting { value: driver, origin: Origin::Flag("--driver") }),
             None if elsewhere => None,
             None => configured_driver(&config)?,
         };
         let sqlite_db = match sqlite_db {
-            Some(file) => Setting {
-                value: file,
-                origin: Origin::Flag("--sqlite-db"),
-            },
-            None if elsewhere => Setting {
-                value: PathBuf::from("cache.db"),
-                origin: Origin::Default,
-            },
-            None => config
-                .text(&config::IMAGE_CACHE_SQLITE_DB)
-                .map_err(Failure::usage)?
-                .map(PathBuf::from),
+            Some(file) => Setting { value: file, origin: Origin::Flag("--sqlite-db") },
+            None if elsewhere => Setting { value: PathBuf::from("cache.db"), origin: Origin::Default },
+            None => config.text(&config::IMAGE_CACHE_SQLITE_DB).map_err(Failure::usage)?.map(PathBuf::from),
         };
-        Ok(Settings {
-            config,
-            cache_dir,
-            driver,
-            sqlite_db,
-            elsewhere,
-        })
+        Ok(Settings { config, cache_dir, driver, sqlite_db, elsewhere })
     }
 
     /// Opens the cache directory.
@@ -190,10 +156,9 @@ impl Settings {
         })?;
         match opened {
             Some(dir) => Ok(Opened::Cache(dir)),
-            None if self.cache_dir.origin == Origin::Flag("--cache-dir") => Err(Failure::usage(anyhow!(
-                "cache directory {} does not exist",
-                path.display()
-            ))),
+            None if self.cache_dir.origin == Origin::Flag("--cache-dir") => {
+                Err(Failure::usage(anyhow!("cache directory {} does not exist", path.display())))
+            }
             None => Ok(Opened::Nothing(format!(
                 "cache directory {} (set by {}) does not exist",
                 path.display(),
@@ -207,16 +172,10 @@ impl Settings {
         match given {
             Some(amount) => {
                 let whole = dir.statvfs().map_err(Failure::cannot_start)?;
-                Ok(Setting {
-                    value: amount.of(capacity(&whole)),
-                    origin: Origin::Flag("--max-size"),
-                })
+                Ok(Setting { value: amount.of(capacity(&whole)), origin: Origin::Flag("--max-size") })
             }
             None => {
-                let max = self
-                    .config
-                    .integer(&config::IMAGE_CACHE_MAX_SIZE)
-                    .map_err(Failure::usage)?;
+                let max = self.config.integer(&config::IMAGE_CACHE_MAX_SIZE).map_err(Failure::usage)?;
                 Ok(max.map(i64::unsigned_abs))
             }
         }
@@ -225,15 +184,9 @@ impl Settings {
     /// The stall time: the command line's, else `image_cache_stall_time`.
     pub(crate) fn stall_time(&self, given: Option<crate::cli::Duration>) -> Result<Setting<Nanos>, Failure> {
         match given {
-            Some(duration) => Ok(Setting {
-                value: duration.0,
-                origin: Origin::Flag("--stall-time"),
-            }),
+            Some(duration) => Ok(Setting { value: duration.0, origin: Origin::Flag("--stall-time") }),
             None => {
-                let seconds = self
-                    .config
-                    .integer(&config::IMAGE_CACHE_STALL_TIME)
-                    .map_err(Failure::usage)?;
+                let seconds = self.config.integer(&config::IMAGE_CACHE_STALL_TIME).map_err(Failure::usage)?;
                 Ok(seconds.map(|seconds| seconds.saturating_mul(SECOND)))
             }
         }
@@ -260,9 +213,7 @@ impl Settings {
 
 /// `image_cache_driver`, if it is set. The default is no setting: what the directory shows is better evidence.
 fn configured_driver(config: &Config) -> Result<Option<Setting<Driver>>, Failure> {
-    let driver = config
-        .choice(&config::IMAGE_CACHE_DRIVER)
-        .map_err(Failure::usage)?;
+    let driver = config.choice(&config::IMAGE_CACHE_DRIVER).map_err(Failure::usage)?;
     if driver.origin == Origin::Default {
         return Ok(None);
     }
@@ -307,29 +258,17 @@ pub(crate) fn take_stock(
 ) -> Result<Cache, Failure> {
     let mut inventory = Inventory::scan(dir, Tracking::ByRow).map_err(Failure::cannot_start)?;
     let wait = if purpose == Purpose::Look {
-        &Wait {
-            limit: wait.limit.min(GLANCE_PATIENCE),
-            interrupt: context.interrupt.clone(),
-        }
+        &Wait { limit: wait.limit.min(GLANCE_PATIENCE), interrupt: context.interrupt.clone() }
     } else {
         wait
     };
     let mut cache = match &settings.driver {
-        Some(Setting {
-            value: Driver::Sqlite,
-            origin,
-        }) => {
+        Some(Setting { value: Driver::Sqlite, origin }) => {
             let found = open_sqlite(settings, dir, purpose, wait)?;
             with_sqlite(found, format!("set by {origin}"))
         }
-        Some(Setting {
-            value: Driver::Xattr,
-            origin,
-        }) => Cache::by_file(format!("set by {origin}")),
-        Some(Setting {
-            value: Driver::CentralizedDb,
-            origin,
-        }) => {
+        Some(Setting { value: Driver::Xattr, origin }) => Cache::by_file(format!("set by {origin}")),
+        Some(Setting { value: Driver::CentralizedDb, origin }) => {
             return Err(Failure::usage(anyhow!(
                 "image_cache_driver is centralized_db (set by {origin}), which this version does not know yet"
             ))
@@ -343,20 +282,14 @@ pub(crate) fn take_stock(
         need_attributes(dir)?;
     }
     let mut joiner = inventory.joiner();
-    cache
-        .index
-        .read(wait, &mut joiner)
-        .map_err(Failure::cannot_start)?;
+    cache.index.read(wait, &mut joiner).map_err(Failure::cannot_start)?;
     cache.inventory = inventory;
     Ok(cache)
 }
 
 impl Cache {
     fn by_file(why: String) -> Self {
-        let inventory = Inventory {
-            tracking: Tracking::ByFile,
-            ..Inventory::default()
-        };
+        let inventory = Inventory { tracking: Tracking::ByFile, ..Inventory::default() };
         Cache {
             inventory,
             index: Box::new(NoRows),
@@ -375,10 +308,9 @@ fn open_sqlite(
     wait: &Wait,
 ) -> Result<(Found, PathBuf), Failure> {
     let location = Location::new(dir, &settings.sqlite_db.value).map_err(|e| {
-        Failure::cannot_start(e.context(format!(
-            "image_cache_sqlite_db is set by {}",
-            settings.sqlite_db.origin
-        )))
+        Failure::cannot_start(
+            e.context(format!("image_cache_sqlite_db is set by {}", settings.sqlite_db.origin)),
+        )
     })?;
     let path = location.path().to_owned();
     let found = Sqlite::open(location, purpose, wait).map_err(Failure::cannot_start)?;
@@ -398,18 +330,8 @@ fn with_sqlite((found, path): (Found, PathBuf), why: String) -> Cache {
         }
         Found::Unreadable(why) => (Box::new(NoRows), Tracking::Unknown(why)),
     };
-    let inventory = Inventory {
-        tracking,
-        ..Inventory::default()
-    };
-    Cache {
-        inventory,
-        index,
-        driver: Some(Driver::Sqlite),
-        why,
-        index_path: Some(path),
-        warnings,
-    }
+    let inventory = Inventory { tracking, ..Inventory::default() };
+    Cache { inventory, index, driver: Some(Driver::Sqlite), why, index_path: Some(path), warnings }
 }
 
 /// No driver is set: the directory shows which one it is.
@@ -449,10 +371,7 @@ pub(crate) fn has_attributes(dir: &CacheDir, inventory: &Inventory) -> bool {
     let Some(base) = dir.fd(Place::Base) else {
         return false;
     };
-    inventory
-        .images
-        .iter()
-        .any(|image| matches!(hits(base, image.id.as_name()), Attribute::Value(_)))
+    inventory.images.iter().any(|image| matches!(hits(base, image.id.as_name()), Attribute::Value(_)))
 }
 
 /// The xattr driver cannot have worked where there are no extended attributes: the setting is wrong, or the directory.
@@ -532,21 +451,12 @@ pub(crate) fn take_lock(
     wait: &Wait,
     skip_if_locked: bool,
 ) -> Result<Locked, Failure> {
-    let patience = if skip_if_locked {
-        Duration::ZERO
-    } else {
-        wait.limit
-    };
-    let wait = Wait {
-        limit: patience,
-        interrupt: wait.interrupt.clone(),
-    };
+    let patience = if skip_if_locked { Duration::ZERO } else { wait.limit };
+    let wait = Wait { limit: patience, interrupt: wait.interrupt.clone() };
     match locks.take(name, &wait) {
         Ok(Locking::Held(lock)) => Ok(Locked::Go(Some(lock))),
         Ok(Locking::NoSpace(why)) => {
-            context
-                .output
-                .warning(&format!("{why}: going on without the lock"));
+            context.output.warning(&format!("{why}: going on without the lock"));
             Ok(Locked::Go(None))
         }
         Ok(Locking::Busy(who)) if skip_if_locked => Ok(Locked::Skip(who)),
@@ -559,10 +469,7 @@ pub(crate) fn take_lock(
 
 /// How long this run waits for locks and a busy index.
 pub(crate) fn wait(context: &Context, change: &ChangeArgs) -> Wait {
-    Wait {
-        limit: change.lock_timeout.as_std(),
-        interrupt: context.interrupt.clone(),
-    }
+    Wait { limit: change.lock_timeout.as_std(), interrupt: context.interrupt.clone() }
 }
 
 /// What stands against forgetting rows: most of what the index knows is not in the directory.
@@ -632,33 +539,20 @@ pub(crate) fn unreadable_errors<'a>(
 /// Tells the errors of a run on stderr, and how the run ended.
 pub(crate) fn conclude(context: &Context, outcome: &Outcome, errors: &[EntryError], is_over: bool) -> Exit {
     for error in errors {
-        context.output.error(&format!(
-            "cannot {} {}: {}",
-            error.action, error.name, error.message
-        ));
+        context.output.error(&format!("cannot {} {}: {}", error.action, error.name, error.message));
     }
-    if let Some(signal) = context
-        .interrupt
-        .signal()
-        .filter(|_| matches!(outcome.stopped, Some(Refusal::Interrupted)))
+    if let Some(signal) =
+        context.interrupt.signal().filter(|_| matches!(outcome.stopped, Some(Refusal::Interrupted)))
     {
         return Exit::Signal(signal);
     }
-    if !errors.is_empty() || is_over || context.output.has_failed() {
-        Exit::Incomplete
-    } else {
-        Exit::Done
-    }
+    if !errors.is_empty() || is_over || context.output.has_failed() { Exit::Incomplete } else { Exit::Done }
 }
 
 /// The name of the signal that ended a run early.
 pub(crate) fn stopped_by(context: &Context, outcome: &Outcome) -> Option<&'static str> {
     let interrupted = matches!(outcome.stopped, Some(Refusal::Interrupted));
-    context
-        .interrupt
-        .signal()
-        .filter(|_| interrupted)
-        .map(signal_name)
+    context.interrupt.signal().filter(|_| interrupted).map(signal_name)
 }
 
 /// Takes what ended a run early out of its outcome: an error of the run, or, when nothing was changed at all, its failure.
@@ -669,16 +563,12 @@ pub(crate) fn check_stopped(outcome: &mut Outcome) -> Result<(), Failure> {
             outcome.stopped = Some(Refusal::Interrupted);
             Ok(())
         }
-        Some(refusal) if outcome.is_untouched() => Err(Failure::cannot_start(
-            refusal.into_error().context("nothing was changed"),
-        )),
+        Some(refusal) if outcome.is_untouched() => {
+            Err(Failure::cannot_start(refusal.into_error().context("nothing was changed")))
+        }
         Some(refusal) => {
             let message = format!("{:#}", refusal.into_error());
-            outcome.errors.push(EntryError {
-                name: "index".to_owned(),
-                action: "change",
-                message,
-            });
+            outcome.errors.push(EntryError { name: "index".to_owned(), action: "change", message });
             Ok(())
         }
     }
@@ -686,7 +576,5 @@ pub(crate) fn check_stopped(outcome: &mut Outcome) -> Result<(), Failure> {
 
 /// Parses a line of a list, naming the place when it is wrong.
 pub(crate) fn parse_line<T: FromStr<Err = String>>(text: &str, place: &dyn Display) -> anyhow::Result<T> {
-    text.parse()
-        .map_err(|e: String| anyhow!(e))
-        .with_context(|| place.to_string())
+    text.parse().map_err(|e: String| anyhow!(e)).with_context(|| place.to_string())
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow};
 
-use super::clean::room;
+use super::clean::{refuse_strange, room};
 use super::{
     Cache, Context, Opened, Selection, Settings, check_stopped, conclude, misplaced, parse_line, stopped_by,
     take_lock, take_stock, unreadable_errors, wait,
@@ -70,14 +70,11 @@ pub(crate) fn prune(
             return Ok(Exit::Done);
         }
     };
+    refuse_strange(settings, &dir)?;
     let limits = limits(settings, &dir, wishes, keep)?;
     report.max_size = limits.max_size;
     let wait = wait(context, change);
-    let purpose = if change.dry_run {
-        Purpose::Look
-    } else {
-        Purpose::Change
-    };
+    let purpose = if change.dry_run { Purpose::Look } else { Purpose::Change };
     let _lock = if change.dry_run {
         None
     } else if super::clean::is_empty(&dir)? {
@@ -99,11 +96,7 @@ pub(crate) fn prune(
     if let Tracking::Unknown(why) = &cache.inventory.tracking {
         return Err(Failure::cannot_start(anyhow!("cannot plan a prune: {why}")));
     }
-    for warning in cache
-        .warnings
-        .iter()
-        .filter(|_| !cache.inventory.images.is_empty())
-    {
+    for warning in cache.warnings.iter().filter(|_| !cache.inventory.images.is_empty()) {
         context.output.warning(warning);
     }
     report.cache_size_before = cache.inventory.size();
@@ -126,14 +119,12 @@ pub(crate) fn prune(
         return Ok(conclude(context, &Outcome::default(), &report.run.errors, false));
     }
 
-    let mut outcome = execute(context, settings, &dir, &mut cache, plan, &limits, wishes, &wait);
+    let mut outcome = execute(context, settings, &dir, &mut cache, &plan, &limits, wishes, &wait);
     check_stopped(&mut outcome)?;
     report.total_files_pruned = outcome.files;
     report.total_bytes_pruned = outcome.bytes;
     report.ghosts_forgotten = outcome.ghosts_forgotten;
-    report.cache_size_after = report
-        .cache_size_before
-        .saturating_sub(outcome.bytes + outcome.bytes_gone);
+    report.cache_size_after = report.cache_size_before.saturating_sub(outcome.bytes + outcome.bytes_gone);
     report.left_alone = outcome.left_alone;
     report.total_files_cleaned = outcome.invalid_files + outcome.stalled_files;
     report.total_bytes_cleaned = outcome.bytes_cleaned;
@@ -144,54 +135,31 @@ pub(crate) fn prune(
     if report.run.signal.is_none() {
         unmet = tell_unmet(context, &dir, &report, &limits)?;
     }
-    Ok(conclude(
-        context,
-        &outcome,
-        &report.run.errors,
-        unmet || is_over(report.cache_size_after),
-    ))
+    Ok(conclude(context, &outcome, &report.run.errors, unmet || is_over(report.cache_size_after)))
 }
 
-#[allow(
-    clippy::too_many_arguments,
-    reason = "one call, to keep the outline of prune readable"
-)]
+#[allow(clippy::too_many_arguments, reason = "one call, to keep the outline of prune readable")]
 fn execute(
     context: &Context,
     settings: &Settings,
     dir: &CacheDir,
     cache: &mut Cache,
-    plan: PrunePlan,
+    plan: &PrunePlan,
     limits: &PruneLimits,
     wishes: &Wishes,
     wait: &Wait,
 ) -> Outcome {
     // Only a full disk asks for it: a wrong value there must not keep the limit from being held here.
-    let stall_time = settings
-        .stall_time(wishes.stall_time)
-        .map_or(Nanos::MAX, |setting| setting.value);
-    let clean_limits = CleanLimits {
-        stall_time,
-        invalid_grace: 0,
-    };
+    let stall_time = settings.stall_time(wishes.stall_time).map_or(Nanos::MAX, |setting| setting.value);
+    let clean_limits = CleanLimits { stall_time, invalid_grace: 0 };
     let bar = Bar::new(
         &context.output,
         "pruning",
         plan.candidates.len() as u64,
         Some(plan.goal.size.max(plan.goal.free)),
     );
-    let mut executor = Executor {
-        dir,
-        index: &mut *cache.index,
-        wait,
-        progress: &bar,
-    };
-    executor.prune(
-        &cache.inventory,
-        plan,
-        &|| room(context, dir, clean_limits),
-        limits.min_free,
-    )
+    let mut executor = Executor { dir, index: &mut *cache.index, wait, progress: &bar };
+    executor.prune(&cache.inventory, plan, &|| room(context, dir, clean_limits), limits.min_free)
 }
 
 /// Works out the limits in bytes.
@@ -202,9 +170,7 @@ fn limits(
     keep: HashSet<ImageId>,
 ) -> Result<PruneLimits, Failure> {
     let max = settings.max_size(wishes.max_size, dir)?;
-    let target_size = wishes
-        .target_size
-        .map_or(max.value, |amount| amount.of(max.value));
+    let target_size = wishes.target_size.map_or(max.value, |amount| amount.of(max.value));
     if target_size > max.value {
         return Err(Failure::usage(anyhow!(
             "--target-size is {}, but the limit is {} (set by {}): the target cannot be above it",
@@ -228,13 +194,7 @@ fn limits(
             Some(wanted)
         }
     };
-    Ok(PruneLimits {
-        max_size: max.value,
-        target_size,
-        min_free,
-        min_age: wishes.min_age,
-        keep,
-    })
+    Ok(PruneLimits { max_size: max.value, target_size, min_free, min_age: wishes.min_age, keep })
 }
 
 /// Collects the images to keep. A line that is no id fails the run: the image it meant would be lost.
@@ -247,11 +207,7 @@ fn kept_ids(wishes: &Wishes) -> Result<HashSet<ImageId>, Failure> {
 }
 
 fn read_ids(file: &Path, keep: &mut HashSet<ImageId>) -> anyhow::Result<()> {
-    let text = if file == Path::new("-") {
-        read_stdin()
-    } else {
-        std::fs::read_to_string(file)
-    };
+    let text = if file == Path::new("-") { read_stdin() } else { std::fs::read_to_string(file) };
     let text = text.with_context(|| format!("cannot read the images to keep from {}", file.display()))?;
     for (number, line) in text.lines().enumerate() {
         let id = line.split('#').next().unwrap_or("").trim();
@@ -268,21 +224,12 @@ fn describe(inventory: &Inventory, plan: &PrunePlan, report: &mut PruneReport) {
     let mut entries = Vec::new();
     for ghost in &inventory.ghosts {
         let reason = "its file is missing".to_owned();
-        entries.push(PlanEntry {
-            image_id: ghost.id.to_string(),
-            action: "forget",
-            reason,
-            bytes: 0,
-        });
+        entries.push(PlanEntry { image_id: ghost.id.to_string(), action: "forget", reason, bytes: 0 });
     }
     for image in plan.victims(inventory) {
         report.total_files_pruned += 1;
         report.total_bytes_pruned += image.seen.size;
-        let orphan = if inventory.is_orphan(image) {
-            "without a row in the index, and "
-        } else {
-            ""
-        };
+        let orphan = if inventory.is_orphan(image) { "without a row in the index, and " } else { "" };
         let used = when(image.last_use(inventory.tracked_by_file()));
         let reason = format!("{orphan}least recently used (last use {used})");
         entries.push(PlanEntry {

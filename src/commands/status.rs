@@ -15,7 +15,7 @@ use crate::cache::inventory::{Foreign, Partials, Tracking};
 use crate::cache::lock::{CLEAN, LockDir, PREFETCH, PRUNE, holders, process};
 use crate::cache::plan::{CleanLimits, is_stalled};
 use crate::cli::StatusArgs;
-use crate::config;
+use crate::config::{self, Origin, Setting};
 use crate::exit::{Exit, Failure};
 use crate::output::Report;
 use crate::output::report::{human, when};
@@ -25,13 +25,7 @@ const NAMED: usize = 20;
 
 /// Reports, as the command line says.
 pub(crate) fn run(context: &Context, args: StatusArgs) -> Result<Exit, Failure> {
-    let StatusArgs {
-        cache,
-        print,
-        limit,
-        stall_time,
-        check,
-    } = args;
+    let StatusArgs { cache, print, limit, stall_time, check } = args;
     let settings = Settings::load(context, Selection::from(cache))?;
     let mut report = StatusReport {
         cache_dir: settings.cache_dir.value.display().to_string(),
@@ -41,9 +35,6 @@ pub(crate) fn run(context: &Context, args: StatusArgs) -> Result<Exit, Failure> 
         ..StatusReport::default()
     };
     report.attention.extend(settings.config.problems());
-    if context.output.is_verbose() {
-        report.settings = Some(told_settings(&settings));
-    }
     match settings.open()? {
         Opened::Nothing(why) => report.notes.push(why),
         Opened::Cache(dir) => {
@@ -52,19 +43,18 @@ pub(crate) fn run(context: &Context, args: StatusArgs) -> Result<Exit, Failure> 
             let max = settings.max_size(limit.max_size, &dir).ok();
             report.max_size = max.as_ref().map(|max| max.value);
             report.max_size_set_by = max.map(|max| max.origin.to_string());
-            let stall = settings
-                .stall_time(stall_time)
-                .map_or(Nanos::MAX, |stall| stall.value);
-            gather(context, &settings, &dir, stall, &mut report)?;
+            let stall = settings.stall_time(stall_time);
+            let stall = stall.unwrap_or(Setting { value: Nanos::MAX, origin: Origin::Default });
+            report.stall_time_set_by = Some(stall.origin.to_string());
+            gather(context, &settings, &dir, stall.value, &mut report)?;
         }
+    }
+    if context.output.is_verbose() {
+        report.settings = Some(told_settings(&settings));
     }
     context.output.result(&report);
     let bad = check && (report.over_limit || !report.attention.is_empty());
-    Ok(if bad || context.output.has_failed() {
-        Exit::Incomplete
-    } else {
-        Exit::Done
-    })
+    Ok(if bad || context.output.has_failed() { Exit::Incomplete } else { Exit::Done })
 }
 
 fn gather(
@@ -74,10 +64,7 @@ fn gather(
     stall_time: Nanos,
     report: &mut StatusReport,
 ) -> Result<(), Failure> {
-    let wait = Wait {
-        limit: super::GLANCE_PATIENCE,
-        interrupt: context.interrupt.clone(),
-    };
+    let wait = Wait { limit: super::GLANCE_PATIENCE, interrupt: context.interrupt.clone() };
     let cache = match take_stock(context, settings, dir, Purpose::Look, &wait) {
         Ok(cache) => cache,
         // Not a cache, or none that can be known: there is nothing else to report.
@@ -87,19 +74,14 @@ fn gather(
     images(&cache, report);
     index(context, settings, dir, &cache, report);
     let mut foreign = cache.inventory.foreign.clone();
-    let limits = CleanLimits {
-        stall_time,
-        invalid_grace: 0,
-    };
+    let limits = CleanLimits { stall_time, invalid_grace: 0 };
     partials(context, dir, limits, &mut foreign, report);
     report.foreign = foreign.iter().map(|entry| shown(dir, entry)).collect();
     file_system(dir, &cache, report);
     owners(dir, &cache, report);
     locks(settings, dir, &cache, report);
     for error in super::unreadable_errors(&cache.inventory.unreadable) {
-        report
-            .attention
-            .push(format!("cannot look at {}: {}", error.name, error.message));
+        report.attention.push(format!("cannot look at {}: {}", error.name, error.message));
     }
     Ok(())
 }
@@ -121,11 +103,7 @@ fn files_only(dir: &CacheDir, failure: &Failure) -> Result<Cache, Failure> {
 fn images(cache: &Cache, report: &mut StatusReport) {
     let inventory = &cache.inventory;
     for image in &inventory.images {
-        let part = if inventory.is_orphan(image) {
-            &mut report.orphans
-        } else {
-            &mut report.tracked
-        };
+        let part = if inventory.is_orphan(image) { &mut report.orphans } else { &mut report.tracked };
         part.count += 1;
         part.bytes += image.seen.size;
         report.allocated += image.seen.allocated;
@@ -135,12 +113,7 @@ fn images(cache: &Cache, report: &mut StatusReport) {
     report.ghosts = inventory.ghosts.len() as u64;
     report.impossible_rows = inventory.bad_rows.len() as u64;
     if !matches!(inventory.tracking, Tracking::Unknown(_)) {
-        let uses = || {
-            inventory
-                .images
-                .iter()
-                .map(|image| image.last_use(inventory.tracked_by_file()))
-        };
+        let uses = || inventory.images.iter().map(|image| image.last_use(inventory.tracked_by_file()));
         report.oldest_use = uses().min().map(when);
         report.newest_use = uses().max().map(when);
     }
@@ -151,15 +124,11 @@ fn images(cache: &Cache, report: &mut StatusReport) {
     }
     if report.orphans.count > 0 {
         let count = report.orphans.count;
-        report.attention.push(format!(
-            "{count} images have no row in the index: clean --repair adopts them"
-        ));
+        report.attention.push(format!("{count} images have no row in the index: clean --repair adopts them"));
     }
     if report.ghosts > 0 {
         let count = report.ghosts;
-        report.attention.push(format!(
-            "{count} rows have no image: prune or clean --repair forgets them"
-        ));
+        report.attention.push(format!("{count} rows have no image: prune or clean --repair forgets them"));
     }
     if inventory.looks_misplaced() {
         report.attention.push(
@@ -180,9 +149,7 @@ fn index(context: &Context, settings: &Settings, dir: &CacheDir, cache: &Cache, 
     report.index_path = cache.index_path.as_ref().map(|path| path.display().to_string());
     if let Tracking::Unknown(why) = &cache.inventory.tracking {
         report.index_unreadable = Some(why.clone());
-        report
-            .attention
-            .push(format!("hits and last use are unknown: {why}"));
+        report.attention.push(format!("hits and last use are unknown: {why}"));
     }
     if !cache.inventory.images.is_empty() {
         report.attention.extend(cache.warnings.iter().cloned());
@@ -190,15 +157,10 @@ fn index(context: &Context, settings: &Settings, dir: &CacheDir, cache: &Cache, 
     // What another driver has left behind would be believed if the setting went away.
     match cache.driver {
         Some(Driver::Sqlite) if super::has_attributes(dir, &cache.inventory) => {
-            report
-                .notes
-                .push("images carry user.hits, a leftover of the xattr driver".into());
+            report.notes.push("images carry user.hits, a leftover of the xattr driver".into());
         }
         Some(Driver::Xattr) => {
-            let wait = Wait {
-                limit: super::GLANCE_PATIENCE,
-                interrupt: context.interrupt.clone(),
-            };
+            let wait = Wait { limit: super::GLANCE_PATIENCE, interrupt: context.interrupt.clone() };
             let leftover = Location::new(dir, &settings.sqlite_db.value)
                 .and_then(|location| Sqlite::open(location, Purpose::Look, &wait))
                 .is_ok_and(|found| !matches!(found, Found::Nothing));
@@ -236,16 +198,10 @@ fn partials(
                 _ => &mut report.incomplete,
             };
             part.count += 1;
-            part.bytes += if entry.kind == Kind::File {
-                entry.seen.size
-            } else {
-                0
-            };
+            part.bytes += if entry.kind == Kind::File { entry.seen.size } else { 0 };
         }
         for error in super::unreadable_errors(&found.unreadable) {
-            report
-                .attention
-                .push(format!("cannot look at {}: {}", error.name, error.message));
+            report.attention.push(format!("cannot look at {}: {}", error.name, error.message));
         }
         foreign.extend(found.foreign);
     }
@@ -259,11 +215,7 @@ fn shown(dir: &CacheDir, entry: &Foreign) -> ForeignEntry {
         Kind::Directory => "directory",
         Kind::Other => "special file",
     };
-    let bytes = if entry.kind == Kind::Directory {
-        below(dir, entry)
-    } else {
-        entry.size
-    };
+    let bytes = if entry.kind == Kind::Directory { below(dir, entry) } else { entry.size };
     ForeignEntry { name, kind, bytes }
 }
 
@@ -284,10 +236,8 @@ fn below(dir: &CacheDir, entry: &Foreign) -> u64 {
 fn file_system(dir: &CacheDir, cache: &Cache, report: &mut StatusReport) {
     let mount = mount(dir);
     let stat = dir.statvfs().ok();
-    let options = mount
-        .as_ref()
-        .map(|mount| format!("{},{}", mount.options, mount.super_options))
-        .unwrap_or_default();
+    let options =
+        mount.as_ref().map(|mount| format!("{},{}", mount.options, mount.super_options)).unwrap_or_default();
     let has = |wanted: &str| options.split(',').any(|option| option == wanted);
     let access_times = if has("noatime") {
         "noatime: reading does not change them"
@@ -356,10 +306,7 @@ fn locks(settings: &Settings, dir: &CacheDir, cache: &Cache, report: &mut Status
         let Some((device, inode)) = stat else { return };
         let pids = holders(&table, device, inode);
         if !pids.is_empty() {
-            report.locks.push(HeldLock {
-                name: name.to_owned(),
-                holders: pids,
-            });
+            report.locks.push(HeldLock { name: name.to_owned(), holders: pids });
         }
     };
     for name in [CLEAN, PRUNE, PREFETCH, "image_cache_db_init"] {
@@ -367,10 +314,7 @@ fn locks(settings: &Settings, dir: &CacheDir, cache: &Cache, report: &mut Status
     }
     if let Some(path) = &cache.index_path {
         let stat = statat(rustix::fs::CWD, path, AtFlags::SYMLINK_NOFOLLOW).ok();
-        found(
-            &path.display().to_string(),
-            stat.map(|stat| (stat.st_dev, stat.st_ino)),
-        );
+        found(&path.display().to_string(), stat.map(|stat| (stat.st_dev, stat.st_ino)));
     }
 }
 
@@ -380,14 +324,10 @@ fn told_settings(settings: &Settings) -> ToldSettings {
         .iter()
         .filter_map(|opt| {
             let setting = settings.config.optional(opt).ok().flatten()?;
-            if setting.origin == config::Origin::Default {
+            if setting.origin == Origin::Default {
                 return None;
             }
-            let value = if opt.secret {
-                "***".to_owned()
-            } else {
-                escaped(setting.value.as_bytes())
-            };
+            let value = if opt.secret { "***".to_owned() } else { escaped(setting.value.as_bytes()) };
             Some(ToldSetting {
                 name: format!("[{}] {}", opt.group, opt.name),
                 value,
@@ -396,11 +336,7 @@ fn told_settings(settings: &Settings) -> ToldSettings {
         })
         .collect();
     ToldSettings {
-        files_read: settings
-            .config
-            .files_read()
-            .map(|path| path.display().to_string())
-            .collect(),
+        files_read: settings.config.files_read().map(|path| path.display().to_string()).collect(),
         files_missing: settings
             .config
             .files_missing()
@@ -409,10 +345,7 @@ fn told_settings(settings: &Settings) -> ToldSettings {
             .collect(),
         values,
         index_settings_dropped: settings.elsewhere
-            && settings
-                .config
-                .optional(&config::IMAGE_CACHE_DIR)
-                .is_ok_and(|d| d.is_some()),
+            && settings.config.optional(&config::IMAGE_CACHE_DIR).is_ok_and(|d| d.is_some()),
     }
 }
 
@@ -482,6 +415,8 @@ struct StatusReport {
     cache_size: u64,
     max_size: Option<u64>,
     max_size_set_by: Option<String>,
+    /// What decides from when on an incomplete entry is stalled.
+    stall_time_set_by: Option<String>,
     over_limit: bool,
     /// Bytes of disk the images take.
     allocated: u64,
@@ -513,11 +448,7 @@ struct StatusReport {
 
 impl StatusReport {
     fn size(&self, bytes: u64) -> String {
-        if self.human {
-            human(bytes)
-        } else {
-            bytes.to_string()
-        }
+        if self.human { human(bytes) } else { bytes.to_string() }
     }
 
     fn part(&self, part: &Part) -> String {
@@ -527,17 +458,8 @@ impl StatusReport {
     fn size_line(&self) -> String {
         let mut text = self.size(self.cache_size);
         if let (Some(max), Some(origin)) = (self.max_size, &self.max_size_set_by) {
-            let part = if max == 0 {
-                1.0
-            } else {
-                self.cache_size as f64 / max as f64
-            };
-            let _ = write!(
-                text,
-                " of {} ({:.0} %, limit set by {origin})",
-                self.size(max),
-                part * 100.0
-            );
+            let part = if max == 0 { 1.0 } else { self.cache_size as f64 / max as f64 };
+            let _ = write!(text, " of {} ({:.0} %, limit set by {origin})", self.size(max), part * 100.0);
             if self.bar {
                 let full = ((part * 30.0).round() as usize).min(30);
                 let _ = write!(text, " [{}{}]", "#".repeat(full), "-".repeat(30 - full));
@@ -553,17 +475,10 @@ impl Report for StatusReport {
         let mut line = |name: &str, value: String| {
             let _ = writeln!(text, "{name:<14}{value}");
         };
-        line(
-            "cache",
-            format!("{} (set by {})", self.cache_dir, self.cache_dir_set_by),
-        );
+        line("cache", format!("{} (set by {})", self.cache_dir, self.cache_dir_set_by));
         if self.exists {
             let driver = self.driver.as_deref().unwrap_or("none");
-            let path = self
-                .index_path
-                .as_ref()
-                .map(|path| format!(", {path}"))
-                .unwrap_or_default();
+            let path = self.index_path.as_ref().map(|path| format!(", {path}")).unwrap_or_default();
             line("index", format!("{driver}{path} ({})", self.driver_why));
             line("size", self.size_line());
             line("tracked", self.part(&self.tracked));
@@ -571,7 +486,8 @@ impl Report for StatusReport {
             line("ghosts", self.ghosts.to_string());
             line("queued", self.queued.count.to_string());
             line("incomplete", self.part(&self.incomplete));
-            line("stalled", self.part(&self.stalled));
+            let stall = self.stall_time_set_by.as_deref().unwrap_or("default");
+            line("stalled", format!("{} (stall time set by {stall})", self.part(&self.stalled)));
             line("invalid", self.part(&self.invalid));
             if let (Some(oldest), Some(newest)) = (&self.oldest_use, &self.newest_use) {
                 line("used", format!("{oldest} to {newest}"));
@@ -584,11 +500,7 @@ impl Report for StatusReport {
             let point = fs.mount_point.clone().unwrap_or_else(unknown);
             line(
                 "file system",
-                format!(
-                    "{kind} at {point}, {} of {} free",
-                    size(fs.available),
-                    size(fs.size)
-                ),
+                format!("{kind} at {point}, {} of {} free", size(fs.available), size(fs.size)),
             );
             line("access times", fs.access_times.to_owned());
         }
@@ -597,10 +509,7 @@ impl Report for StatusReport {
             line("lock", format!("{} is held by {}", lock.name, who.join(", ")));
         }
         for entry in self.foreign.iter().take(NAMED) {
-            line(
-                "foreign",
-                format!("{} ({}, {})", entry.name, entry.kind, self.size(entry.bytes)),
-            );
+            line("foreign", format!("{} ({}, {})", entry.name, entry.kind, self.size(entry.bytes)));
         }
         if self.foreign.len() > NAMED {
             line("foreign", format!("... and {} more", self.foreign.len() - NAMED));
@@ -613,16 +522,10 @@ impl Report for StatusReport {
                 line("not there", path.clone());
             }
             for setting in &settings.values {
-                line(
-                    "setting",
-                    format!("{} = {} ({})", setting.name, setting.value, setting.set_by),
-                );
+                line("setting", format!("{} = {} ({})", setting.name, setting.value, setting.set_by));
             }
             if settings.index_settings_dropped {
-                line(
-                    "setting",
-                    "the index settings belong to another directory and are left out".to_owned(),
-                );
+                line("setting", "the index settings belong to another directory and are left out".to_owned());
             }
         }
         for note in &self.notes {

@@ -66,10 +66,7 @@ pub(crate) struct Setting<T> {
 
 impl<T> Setting<T> {
     pub(crate) fn map<U>(self, change: impl FnOnce(T) -> U) -> Setting<U> {
-        Setting {
-            value: change(self.value),
-            origin: self.origin,
-        }
+        Setting { value: change(self.value), origin: self.origin }
     }
 }
 
@@ -123,37 +120,21 @@ impl Config {
     pub(crate) fn load(request: &Request) -> Result<Self> {
         let home = home(&request.environment);
         let places = places(request, home.as_deref());
-        let settings = request
-            .environment
-            .iter()
-            .filter(|(name, _)| name.as_encoded_bytes().starts_with(b"OS_"));
-        let environment = settings
-            .map(|(name, value)| (name.clone(), value.clone()))
-            .collect();
-        let mut config = Self {
-            files: Vec::new(),
-            missing: Vec::new(),
-            environment,
-        };
+        let settings =
+            request.environment.iter().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"OS_"));
+        let environment = settings.map(|(name, value)| (name.clone(), value.clone())).collect();
+        let mut config = Self { files: Vec::new(), missing: Vec::new(), environment };
 
         let share = [request.root.join("usr/share/glance")];
         for name in DIST_FILES {
             config.read_first(&share, name)?;
         }
-        if !request
-            .sources
-            .iter()
-            .any(|source| matches!(source, Source::File(_)))
-        {
+        if !request.sources.iter().any(|source| matches!(source, Source::File(_))) {
             for name in DEFAULT_FILES {
                 config.read_first(&places, name)?;
             }
         }
-        if !request
-            .sources
-            .iter()
-            .any(|source| matches!(source, Source::Dir(_)))
-        {
+        if !request.sources.iter().any(|source| matches!(source, Source::Dir(_))) {
             for name in default_dirs(&request.program) {
                 config.read_first_dir(&places, &name)?;
             }
@@ -213,10 +194,7 @@ impl Config {
         let bytes = bytes.map_err(|error| cannot_read("file", path, &error))?;
         let sections = oslo::parse(&bytes)
             .map_err(|error| anyhow!("{}:{}: {}", path.display(), error.line, error.message))?;
-        self.files.push(ConfigFile {
-            path: path.to_owned(),
-            sections,
-        });
+        self.files.push(ConfigFile { path: path.to_owned(), sections });
         Ok(())
     }
 
@@ -226,11 +204,8 @@ impl Config {
 
     /// Reads the `*.conf` of a directory in the order of their names, hidden ones left out.
     fn read_entries(&mut self, path: &Path, entries: io::Result<std::fs::ReadDir>) -> Result<()> {
-        let names = entries.and_then(|entries| {
-            entries
-                .map(|entry| Ok(entry?.file_name()))
-                .collect::<io::Result<Vec<_>>>()
-        });
+        let names = entries
+            .and_then(|entries| entries.map(|entry| Ok(entry?.file_name())).collect::<io::Result<Vec<_>>>());
         let mut names = names.map_err(|error| cannot_read("directory", path, &error))?;
         names.retain(|name| {
             let name = name.as_encoded_bytes();
@@ -241,6 +216,7 @@ impl Config {
     }
 
     /// Returns the names of all sections as written, each once.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for the sections of image stores"))]
     pub(crate) fn sections(&self) -> Vec<&str> {
         let mut names: Vec<&str> = Vec::new();
         for section in self.files.iter().flat_map(|file| &file.sections) {
@@ -253,8 +229,7 @@ impl Config {
 
     /// Returns a text that is set or has a default.
     pub(crate) fn text(&self, opt: &Opt) -> Result<Setting<String>> {
-        self.value(opt, |text| Ok(text.to_owned()))?
-            .ok_or_else(|| not_set(opt))
+        self.value(opt, |text| Ok(text.to_owned()))?.ok_or_else(|| not_set(opt))
     }
 
     /// Returns a text, or `None` when it is not set or set to nothing.
@@ -265,13 +240,8 @@ impl Config {
 
     /// Returns one of the option's choices, written as there.
     pub(crate) fn choice(&self, opt: &Opt<'static>) -> Result<Setting<&'static str>> {
-        let choices = if let Kind::Choice(choices) = opt.kind {
-            choices
-        } else {
-            &[]
-        };
-        self.value(opt, |text| choose(text, choices))?
-            .ok_or_else(|| not_set(opt))
+        let choices = if let Kind::Choice(choices) = opt.kind { choices } else { &[] };
+        self.value(opt, |text| choose(text, choices))?.ok_or_else(|| not_set(opt))
     }
 
     pub(crate) fn boolean(&self, opt: &Opt) -> Result<Setting<bool>> {
@@ -280,31 +250,21 @@ impl Config {
 
     /// Returns a number not below the option's minimum; one beyond 64 bits is the nearest that fits.
     pub(crate) fn integer(&self, opt: &Opt) -> Result<Setting<i64>> {
-        let min = if let Kind::Integer { min } = opt.kind {
-            min
-        } else {
-            i64::MIN
-        };
-        self.value(opt, |text| as_integer(text, min))?
-            .ok_or_else(|| not_set(opt))
+        let min = if let Kind::Integer { min } = opt.kind { min } else { i64::MIN };
+        self.value(opt, |text| as_integer(text, min))?.ok_or_else(|| not_set(opt))
     }
 
     /// Returns the items of a list, none when it is not set.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for the list of image stores"))]
     pub(crate) fn list(&self, opt: &Opt) -> Result<Setting<Vec<String>>> {
         let list = self.value(opt, |text| Ok(oslo::list(text)))?;
-        Ok(list.unwrap_or(Setting {
-            value: Vec::new(),
-            origin: Origin::Default,
-        }))
+        Ok(list.unwrap_or(Setting { value: Vec::new(), origin: Origin::Default }))
     }
 
     /// Describes every value of a known option that is not accepted, whether or not anybody asked for it, and
     /// settings that are elsewhere and not read at all.
     pub(crate) fn problems(&self) -> Vec<String> {
-        let bad = KNOWN
-            .iter()
-            .filter_map(|opt| self.shown(opt, 0).err())
-            .map(|error| error.to_string());
+        let bad = KNOWN.iter().filter_map(|opt| self.shown(opt, 0).err()).map(|error| error.to_string());
         let elsewhere = self.optional(&CONFIG_SOURCE).ok().flatten();
         let elsewhere = elsewhere.map(|source| {
             format!(
@@ -338,10 +298,9 @@ impl Config {
         match value {
             Ok(value) => Ok(Some(Setting { value, origin })),
             // The reason may quote a part of the value.
-            Err(_) if opt.secret => bail!(
-                "{origin}: {} has a value that is not accepted (not shown)",
-                full_name(opt)
-            ),
+            Err(_) if opt.secret => {
+                bail!("{origin}: {} has a value that is not accepted (not shown)", full_name(opt))
+            }
             Err(reason) => bail!("{origin}: {} is {raw:?}, but {reason}", full_name(opt)),
         }
     }
@@ -350,19 +309,14 @@ impl Config {
     fn raw<'a>(&'a self, opt: &Opt<'a>) -> Result<Option<(&'a str, Origin)>> {
         let variable = format!("OS_{}__{}", opt.group.to_uppercase(), opt.name.to_uppercase());
         if let Some(text) = self.environment.get(OsStr::new(&variable)) {
-            let Some(text) = text.to_str() else {
-                bail!("{variable}: the value is not UTF-8")
-            };
+            let Some(text) = text.to_str() else { bail!("{variable}: the value is not UTF-8") };
             return Ok(Some((text, Origin::Environment(variable))));
         }
         for file in self.files.iter().rev() {
             // Within one file the name of today wins over older ones, wherever they stand.
             for name in std::iter::once(&opt.name).chain(opt.older_names) {
                 if let Some(found) = file.last(opt.group, name) {
-                    let origin = Origin::File {
-                        path: file.path.clone(),
-                        line: found.line,
-                    };
+                    let origin = Origin::File { path: file.path.clone(), line: found.line };
                     return Ok(Some((&found.value, origin)));
                 }
             }
@@ -375,20 +329,15 @@ impl Config {
         if depth == MAX_DEPTH {
             return Err(format!("${name} leads back to itself"));
         }
-        let known = |group: &str, name: &str| {
-            KNOWN
-                .iter()
-                .find(|known| known.group == group && known.name == name)
-        };
+        let known =
+            |group: &str, name: &str| KNOWN.iter().find(|known| known.group == group && known.name == name);
         let found = match name.split_once('.') {
             Some((group, name)) => known(group, name).filter(|_| group != "DEFAULT"),
             None => known(opt.group, name).or_else(|| known("DEFAULT", name)),
         };
         let found = found
             .ok_or_else(|| format!("${name} names no option this tool knows (write $$ for a dollar sign)"))?;
-        self.shown(found, depth + 1)
-            .map(Option::unwrap_or_default)
-            .map_err(|error| format!("{error:#}"))
+        self.shown(found, depth + 1).map(Option::unwrap_or_default).map_err(|error| format!("{error:#}"))
     }
 
     /// Reads a value as its kind demands and writes it as Python would.
@@ -406,11 +355,7 @@ impl Config {
 impl ConfigFile {
     /// Returns the last assignment of a name in all sections of that group.
     fn last(&self, group: &str, name: &str) -> Option<&oslo::Assignment> {
-        let sections = self
-            .sections
-            .iter()
-            .rev()
-            .filter(|section| oslo::same_group(&section.name, group));
+        let sections = self.sections.iter().rev().filter(|section| oslo::same_group(&section.name, group));
         sections
             .flat_map(|section| section.assignments.iter().rev())
             .find(|assignment| assignment.key == name)
@@ -419,9 +364,7 @@ impl ConfigFile {
 
 fn choose<'a>(text: &str, choices: &[&'a str]) -> Result<&'a str, String> {
     let found = choices.iter().find(|choice| choice.eq_ignore_ascii_case(text));
-    found
-        .copied()
-        .ok_or_else(|| format!("must be one of {}", choices.join(", ")))
+    found.copied().ok_or_else(|| format!("must be one of {}", choices.join(", ")))
 }
 
 fn as_boolean(text: &str) -> Result<bool, String> {
@@ -457,11 +400,7 @@ fn places(request: &Request, home: Option<&Path>) -> Vec<PathBuf> {
     }
     places.extend([etc.join("glance"), etc]);
     for variable in ["SNAP_COMMON", "SNAP"] {
-        if let Some(snap) = request
-            .environment
-            .get(OsStr::new(variable))
-            .filter(|snap| !snap.is_empty())
-        {
+        if let Some(snap) = request.environment.get(OsStr::new(variable)).filter(|snap| !snap.is_empty()) {
             places.push(Path::new(snap).join("etc/glance"));
         }
     }
@@ -503,33 +442,19 @@ fn is_missing(path: &Path, error: &io::Error) -> bool {
 fn cannot_read(what: &str, path: &Path, error: &io::Error) -> anyhow::Error {
     let hint = match error.kind() {
         io::ErrorKind::PermissionDenied => {
-            let flag = if what == "file" {
-                "--config-file"
-            } else {
-                "--config-dir"
-            };
+            let flag = if what == "file" { "--config-file" } else { "--config-dir" };
             format!(" (run as the user glance-api runs as, or name others with {flag})")
         }
         _ => String::new(),
     };
-    anyhow!(
-        "cannot read configuration {what} {}: {error}{hint}",
-        path.display()
-    )
+    anyhow!("cannot read configuration {what} {}: {error}{hint}", path.display())
 }
 
 /// Opens a regular file, or `/dev/null` for no settings at all. Never waits, as a FIFO without a writer would.
 fn open(path: &Path) -> io::Result<File> {
     let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
-    let file = OpenOptions::new()
-        .read(true)
-        .custom_flags(flags.bits().cast_signed())
-        .open(path)?;
+    let file = OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path)?;
     let metadata = file.metadata()?;
     let is_null = metadata.file_type().is_char_device() && metadata.rdev() == makedev(1, 3);
-    if metadata.is_file() || is_null {
-        Ok(file)
-    } else {
-        Err(io::Error::other("not a regular file"))
-    }
+    if metadata.is_file() || is_null { Ok(file) } else { Err(io::Error::other("not a regular file")) }
 }

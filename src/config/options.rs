@@ -34,21 +34,11 @@ pub(crate) enum Kind<'a> {
 
 impl<'a> Opt<'a> {
     pub(crate) const fn new(group: &'a str, name: &'a str, kind: Kind<'a>) -> Self {
-        Self {
-            group,
-            name,
-            older_names: &[],
-            kind,
-            default: None,
-            secret: false,
-        }
+        Self { group, name, older_names: &[], kind, default: None, secret: false }
     }
 
     pub(crate) const fn or(self, default: &'a str) -> Self {
-        Self {
-            default: Some(default),
-            ..self
-        }
+        Self { default: Some(default), ..self }
     }
 
     pub(crate) const fn once(self, older_names: &'a [&'a str]) -> Self {

@@ -37,27 +37,16 @@ pub(crate) struct SyntaxError {
 pub(crate) fn parse(bytes: &[u8]) -> Result<Vec<Section>, SyntaxError> {
     let text = str::from_utf8(bytes).map_err(|error| {
         let before = String::from_utf8_lossy(&bytes[..error.valid_up_to()]);
-        SyntaxError {
-            line: lines(&before).count(),
-            message: "the text is not UTF-8",
-        }
+        SyntaxError { line: lines(&before).count(), message: "the text is not UTF-8" }
     })?;
     let mut sections: Vec<Section> = Vec::new();
     // Only an assignment can be continued; a comment, a blank line or a section ends it.
     let mut continues = false;
     for (number, line) in (1..).zip(lines(text)) {
-        let fail = |message| {
-            Err(SyntaxError {
-                line: number,
-                message,
-            })
-        };
+        let fail = |message| Err(SyntaxError { line: number, message });
         let line = line.trim_end_matches(is_space);
         if line.starts_with([' ', '\t']) {
-            let Some(last) = sections
-                .last_mut()
-                .and_then(|s| s.assignments.last_mut())
-                .filter(|_| continues)
+            let Some(last) = sections.last_mut().and_then(|s| s.assignments.last_mut()).filter(|_| continues)
             else {
                 return fail("an indented line continues a value, but there is none above it");
             };
@@ -70,10 +59,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Vec<Section>, SyntaxError> {
             match rest.strip_suffix(']') {
                 None => return fail("a section must end with ]"),
                 Some("") => return fail("a section needs a name"),
-                Some(name) => sections.push(Section {
-                    name: name.to_owned(),
-                    assignments: Vec::new(),
-                }),
+                Some(name) => sections.push(Section { name: name.to_owned(), assignments: Vec::new() }),
             }
         } else if number == 1 && line.starts_with('\u{feff}') {
             return fail("the file starts with a byte order mark; remove it");
@@ -103,8 +89,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Vec<Section>, SyntaxError> {
 /// Splits at `\n`, `\r\n` and `\r`, as Python does for text files.
 fn lines(text: &str) -> impl Iterator<Item = &str> {
     // Byte searches both, which matters: the sample files have thousands of lines of comments.
-    text.split('\n')
-        .flat_map(|line| line.strip_suffix('\r').unwrap_or(line).split('\r'))
+    text.split('\n').flat_map(|line| line.strip_suffix('\r').unwrap_or(line).split('\r'))
 }
 
 /// What Python's `str.strip` removes: Unicode white space and four ASCII separators.
@@ -128,10 +113,7 @@ pub(crate) fn same_group(one: &str, other: &str) -> bool {
 }
 
 fn lower(text: &str) -> Cow<'_, str> {
-    if text
-        .bytes()
-        .any(|byte| byte.is_ascii_uppercase() || !byte.is_ascii())
-    {
+    if text.bytes().any(|byte| byte.is_ascii_uppercase() || !byte.is_ascii()) {
         Cow::Owned(text.to_lowercase())
     } else {
         Cow::Borrowed(text)
@@ -154,10 +136,8 @@ pub(crate) fn interpolate<E>(
     while let Some((before, after)) = rest.split_once('$') {
         result.push_str(before);
         let bare = identifier(after);
-        let braced = after
-            .strip_prefix('{')
-            .map(identifier)
-            .filter(|name| after[1 + name.len()..].starts_with('}'));
+        let braced =
+            after.strip_prefix('{').map(identifier).filter(|name| after[1 + name.len()..].starts_with('}'));
         rest = if let Some(after) = after.strip_prefix('$') {
             result.push('$');
             after
@@ -240,9 +220,7 @@ pub(crate) fn list(text: &str) -> Vec<String> {
     if text.is_empty() {
         return Vec::new();
     }
-    text.split(',')
-        .map(|item| item.trim_matches(is_space).to_owned())
-        .collect()
+    text.split(',').map(|item| item.trim_matches(is_space).to_owned()).collect()
 }
 
 #[cfg(test)]
@@ -256,13 +234,8 @@ mod tests {
             Ok(sections) => sections,
         };
         let show = |a: &Assignment| format!(" {}={:?}@{}", a.key, a.value, a.line);
-        let show = |s: &Section| {
-            format!(
-                "[{}]{}",
-                s.name,
-                s.assignments.iter().map(show).collect::<String>()
-            )
-        };
+        let show =
+            |s: &Section| format!("[{}]{}", s.name, s.assignments.iter().map(show).collect::<String>());
         sections.iter().map(show).collect::<Vec<_>>().join(" ")
     }
 
@@ -272,33 +245,18 @@ mod tests {
             ("", ""),
             ("# nothing\n\n; at all", ""),
             ("[a]\nk=v", r#"[a] k="v"@2"#),
-            (
-                "[a]\n k=v",
-                "2: an indented line continues a value, but there is none above it",
-            ),
+            ("[a]\n k=v", "2: an indented line continues a value, but there is none above it"),
             ("[a]\nk = v\nk : w\n", r#"[a] k="v"@2 k="w"@3"#),
             ("[a]\nk = v=w:x\nl : m=n\n", r#"[a] k="v=w:x"@2 l="m=n"@3"#),
             ("[a]\nk =\n", r#"[a] k=""@2"#),
             ("[a]\r\nk=v\r\rl=w\n\rm=x", r#"[a] k="v"@2 l="w"@4 m="x"@6"#),
             ("[a]\nk=v # no comment\n", r#"[a] k="v # no comment"@2"#),
-            (
-                "[a]\nk=v\n  w \n\t# no comment\nl=x",
-                r#"[a] k="v\nw\n# no comment"@2 l="x"@5"#,
-            ),
+            ("[a]\nk=v\n  w \n\t# no comment\nl=x", r#"[a] k="v\nw\n# no comment"@2 l="x"@5"#),
             ("[a]\nk=\n  w\n", r#"[a] k="\nw"@2"#),
             ("[a]\nk=v\n   \nl=w", r#"[a] k="v"@2 l="w"@4"#),
-            (
-                "[a]\nk=v\n\n w",
-                "4: an indented line continues a value, but there is none above it",
-            ),
-            (
-                "[a]\nk=v\n# c\n w",
-                "4: an indented line continues a value, but there is none above it",
-            ),
-            (
-                "[a]\nk=v\n[b]\n w",
-                "4: an indented line continues a value, but there is none above it",
-            ),
+            ("[a]\nk=v\n\n w", "4: an indented line continues a value, but there is none above it"),
+            ("[a]\nk=v\n# c\n w", "4: an indented line continues a value, but there is none above it"),
+            ("[a]\nk=v\n[b]\n w", "4: an indented line continues a value, but there is none above it"),
             (
                 "[a]\nk=\"v\"\nl=' w '\nm=\"x'\nn=\"\no=\"\"",
                 r#"[a] k="v"@2 l=" w "@3 m="\"x'"@4 n=""@5 o=""@6"#,
@@ -306,10 +264,7 @@ mod tests {
             ("[a]\nk=\" v\n w \"\n", r#"[a] k="\" v\nw \""@2"#),
             ("[a] \t\nk=\u{a0}v\u{1f}\n", r#"[a] k="v"@2"#),
             ("[a]\n\u{b}k=v", r#"[a] k="v"@2"#),
-            (
-                "[a]\nk=v\u{85}w\u{2028}x\u{c}y",
-                r#"[a] k="v\u{85}w\u{2028}x\u{c}y"@2"#,
-            ),
+            ("[a]\nk=v\u{85}w\u{2028}x\u{c}y", r#"[a] k="v\u{85}w\u{2028}x\u{c}y"@2"#),
             ("[a]\n\u{feff}k=v", "[a] \u{feff}k=\"v\"@2"),
             ("[a]\n[b]\nk=v\n[a]\nk=w", r#"[a] [b] k="v"@3 [a] k="w"@5"#),
             ("[ a ]\n[[b]]\n", "[ a ] [[b]]"),
@@ -319,15 +274,9 @@ mod tests {
             ("[]", "1: a section needs a name"),
             ("k=v\n[a]", "1: a value needs a [section] above it"),
             ("[a]\nnothing", "2: expected name = value, [section] or a comment"),
-            (
-                "[a]\n = v",
-                "2: an indented line continues a value, but there is none above it",
-            ),
+            ("[a]\n = v", "2: an indented line continues a value, but there is none above it"),
             ("[a]\n= v", "2: a value needs a name before the = or :"),
-            (
-                "\u{feff}[a]\nk=v",
-                "1: the file starts with a byte order mark; remove it",
-            ),
+            ("\u{feff}[a]\nk=v", "1: the file starts with a byte order mark; remove it"),
         ] {
             assert_eq!(parsed(text), expected, "{text:?}");
         }
@@ -362,24 +311,13 @@ mod tests {
             ("$$a $$$a", Ok("$a $<a>")),
             ("\\$a \\$$a \\\\$a", Ok("$a $<a> \\$a")),
             ("$", Ok("$")),
-            (
-                "$5 ${5} ${} ${ ${a $- \u{20ac}$\u{e9}",
-                Ok("$5 ${5} ${} ${ ${a $- \u{20ac}$\u{e9}"),
-            ),
+            ("$5 ${5} ${} ${ ${a $- \u{20ac}$\u{e9}", Ok("$5 ${5} ${} ${ ${a $- \u{20ac}$\u{e9}")),
             ("$a$nope$b", Err("nope")),
         ] {
             let lookup = |name: &str| {
-                if name == "nope" {
-                    Err("nope")
-                } else {
-                    Ok(format!("<{name}>"))
-                }
+                if name == "nope" { Err("nope") } else { Ok(format!("<{name}>")) }
             };
-            assert_eq!(
-                interpolate(text, lookup).as_deref(),
-                expected.as_ref().copied(),
-                "{text}"
-            );
+            assert_eq!(interpolate(text, lookup).as_deref(), expected.as_ref().copied(), "{text}");
         }
     }
 
@@ -446,12 +384,9 @@ mod tests {
         ] {
             assert_eq!(boolean(text), expected, "{text:?}");
         }
-        for (text, expected) in [
-            ("", &[][..]),
-            (" ,,", &[]),
-            ("a", &["a"]),
-            (" a , b:c,, d,\n", &["a", "b:c", "", "d"]),
-        ] {
+        for (text, expected) in
+            [("", &[][..]), (" ,,", &[]), ("a", &["a"]), (" a , b:c,, d,\n", &["a", "b:c", "", "d"])]
+        {
             assert_eq!(list(text), expected, "{text:?}");
         }
     }

@@ -184,11 +184,7 @@ impl Log {
         let mut add = |place: &Path, opened: io::Result<Kind>| {
             let place = escape(&place.to_string_lossy()).into_owned();
             match opened {
-                Ok(kind) => sinks.push(Sink {
-                    kind,
-                    place,
-                    failed: AtomicBool::new(false),
-                }),
+                Ok(kind) => sinks.push(Sink { kind, place, failed: AtomicBool::new(false) }),
                 Err(error) => warnings.push(format!("cannot log to {place}: {error}; going on without it")),
             }
         };
@@ -221,15 +217,7 @@ impl Log {
             layout: Layout::new(settings),
             opened: Timestamp::now().to_zoned(TimeZone::system()),
         });
-        (
-            Log {
-                program: program.to_owned(),
-                level: settings.level,
-                sinks,
-                lines,
-            },
-            warnings,
-        )
+        (Log { program: program.to_owned(), level: settings.level, sinks, lines }, warnings)
     }
 
     /// Writes a record to all sinks, and returns a warning for each that loses a line for the first time.
@@ -252,10 +240,7 @@ impl Log {
             place: Location::caller(),
         };
         let line = layout.line(&record);
-        self.sinks
-            .iter()
-            .filter_map(|sink| sink.write(&self.program, &record, &line))
-            .collect()
+        self.sinks.iter().filter_map(|sink| sink.write(&self.program, &record, &line)).collect()
     }
 }
 
@@ -310,15 +295,8 @@ fn open_file(path: &Path, superuser: bool) -> io::Result<File> {
     let append = OFlags::WRONLY | OFlags::APPEND | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let mode = Mode::from_raw_mode(0o666);
     let name = path.file_name().ok_or(rustix::io::Errno::ISDIR)?;
-    let parent = path
-        .parent()
-        .filter(|parent| !parent.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
-    let dir = rustix::fs::open(
-        parent,
-        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )?;
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let dir = rustix::fs::open(parent, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
     let owner = rustix::fs::fstat(&dir)?;
 
     if !superuser || only_root_writes(&owner) {
@@ -327,10 +305,8 @@ fn open_file(path: &Path, superuser: bool) -> io::Result<File> {
     match rustix::fs::openat(&dir, name, append | OFlags::NOFOLLOW, mode) {
         Err(rustix::io::Errno::NOENT) => {
             let file = rustix::fs::openat(&dir, name, append | OFlags::CREATE | OFlags::EXCL, mode)?;
-            let (user, group) = (
-                rustix::fs::Uid::from_raw(owner.st_uid),
-                rustix::fs::Gid::from_raw(owner.st_gid),
-            );
+            let (user, group) =
+                (rustix::fs::Uid::from_raw(owner.st_uid), rustix::fs::Gid::from_raw(owner.st_gid));
             // A root without CAP_CHOWN, as in some containers, still gets its log.
             let _ = rustix::fs::fchown(&file, Some(user), Some(group));
             Ok(file.into())
@@ -372,11 +348,7 @@ fn facility(name: &str) -> Option<u8> {
         return Some(16 + digit - b'0');
     }
     // Only the kernel may log as the kernel.
-    NAMES
-        .iter()
-        .position(|known| *known == name)
-        .filter(|&number| number > 0)
-        .map(|number| number as u8)
+    NAMES.iter().position(|known| *known == name).filter(|&number| number > 0).map(|number| number as u8)
 }
 
 /// Returns `text` on one line, with nothing in it that a terminal acts on.
@@ -423,19 +395,12 @@ impl Record<'_> {
     }
 
     fn milliseconds_since_opened(&self) -> f64 {
-        self.time
-            .timestamp()
-            .duration_since(self.opened.timestamp())
-            .as_secs_f64()
-            * 1e3
+        self.time.timestamp().duration_since(self.opened.timestamp()).as_secs_f64() * 1e3
     }
 
     /// Returns the source file's name.
     fn file_name(&self) -> &str {
-        Path::new(self.place.file())
-            .file_name()
-            .and_then(OsStr::to_str)
-            .unwrap_or_default()
+        Path::new(self.place.file()).file_name().and_then(OsStr::to_str).unwrap_or_default()
     }
 
     fn module(&self) -> &str {
@@ -445,11 +410,7 @@ impl Record<'_> {
     /// Returns what syslog(3) would send: oslo.log opens it with the program's name and no options.
     fn syslog(&self, program: &str, facility: u8, line: &str) -> Vec<u8> {
         let priority = facility << 3 | self.level.severity();
-        format!(
-            "<{priority}>{} {program}: {line}",
-            self.time.strftime("%b %e %H:%M:%S")
-        )
-        .into_bytes()
+        format!("<{priority}>{} {program}: {line}", self.time.strftime("%b %e %H:%M:%S")).into_bytes()
     }
 
     /// Returns oslo.log's fields in the journal's native protocol.
@@ -497,15 +458,8 @@ const PROJECT: &str = "glance";
 /// How records become lines, worked out once.
 #[derive(Debug)]
 enum Layout {
-    Text {
-        date_format: String,
-        format: Vec<Piece>,
-        debug_format: Vec<Piece>,
-    },
-    Json {
-        date_format: String,
-        hostname: Option<String>,
-    },
+    Text { date_format: String, format: Vec<Piece>, debug_format: Vec<Piece> },
+    Json { date_format: String, hostname: Option<String> },
 }
 
 impl Layout {
@@ -523,35 +477,18 @@ impl Layout {
             }
             Encoding::Json => {
                 let hostname = std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
-                Layout::Json {
-                    date_format,
-                    hostname: hostname.map(|name| name.trim_end().to_owned()),
-                }
+                Layout::Json { date_format, hostname: hostname.map(|name| name.trim_end().to_owned()) }
             }
         }
     }
 
     fn line(&self, record: &Record<'_>) -> String {
         match self {
-            Layout::Text {
-                date_format,
-                format,
-                debug_format,
-            } => {
-                let format = if record.level == Level::Debug {
-                    debug_format
-                } else {
-                    format
-                };
-                format
-                    .iter()
-                    .map(|piece| piece.text(record, date_format))
-                    .collect()
+            Layout::Text { date_format, format, debug_format } => {
+                let format = if record.level == Level::Debug { debug_format } else { format };
+                format.iter().map(|piece| piece.text(record, date_format)).collect()
             }
-            Layout::Json {
-                date_format,
-                hostname,
-            } => json(record, date_format, hostname.as_deref()),
+            Layout::Json { date_format, hostname } => json(record, date_format, hostname.as_deref()),
         }
     }
 }
@@ -624,26 +561,13 @@ fn field(text: &str) -> Option<(Field, &str)> {
         None => (None, text),
     };
     let conversion = text.chars().next().filter(char::is_ascii_alphabetic)?;
-    Some((
-        Field {
-            key: key.to_owned(),
-            left,
-            zeros,
-            width,
-            precision,
-            conversion,
-        },
-        &text[1..],
-    ))
+    Some((Field { key: key.to_owned(), left, zeros, width, precision, conversion }, &text[1..]))
 }
 
 /// Takes a number from the front of `text`, 0 if there is none, and returns what follows.
 fn number(text: &str) -> (usize, &str) {
     let rest = text.trim_start_matches(|c: char| c.is_ascii_digit());
-    (
-        text[..text.len() - rest.len()].parse().unwrap_or(0).min(WIDEST),
-        rest,
-    )
+    (text[..text.len() - rest.len()].parse().unwrap_or(0).min(WIDEST), rest)
 }
 
 /// A value that a field can show.
@@ -787,10 +711,7 @@ fn json(record: &Record<'_>, date_format: &str, hostname: Option<&str>) -> Strin
         hostname,
         error_summary: "",
         context: Context {},
-        extra: Extra {
-            project: PROJECT,
-            version: env!("CARGO_PKG_VERSION"),
-        },
+        extra: Extra { project: PROJECT, version: env!("CARGO_PKG_VERSION") },
     };
     serde_json::to_string(&line).expect("strings and numbers are JSON")
 }
@@ -818,9 +739,7 @@ mod tests {
     }
 
     fn moment(zone: &str) -> Zoned {
-        Timestamp::new(1_700_000_007, 45_678_000)
-            .unwrap()
-            .to_zoned(TimeZone::posix(zone).unwrap())
+        Timestamp::new(1_700_000_007, 45_678_000).unwrap().to_zoned(TimeZone::posix(zone).unwrap())
     }
 
     fn settings(dir: &Path) -> LogSettings {
@@ -881,10 +800,7 @@ mod tests {
             ("plain é 漢 \\ \"", "plain é 漢 \\ \""),
             ("a\nb\r\tc", "a\\nb\\r\\tc"),
             ("\x1b[31m\x7f\0", "\\u{1b}[31m\\u{7f}\\u{0}"),
-            (
-                "\u{9b}\u{2028}\u{202e}\u{2067}",
-                "\\u{9b}\\u{2028}\\u{202e}\\u{2067}",
-            ),
+            ("\u{9b}\u{2028}\u{202e}\u{2067}", "\\u{9b}\\u{2028}\\u{202e}\\u{2067}"),
             ("bad\u{fffd}", "bad\u{fffd}"),
         ] {
             assert_eq!(escape(text), escaped);
@@ -897,45 +813,24 @@ mod tests {
         for (format, line) in [
             ("", ""),
             ("%(message)s", "m"),
-            (
-                "%(levelname)-8s|%(levelname)8s|%(levelname).3s",
-                "INFO    |    INFO|INF",
-            ),
-            (
-                "%(msecs)03d %(msecs)s %(msecs).1f %(levelno)05d",
-                "045 45.0 45.0 00020",
-            ),
-            (
-                "%(asctime)s %(isotime)s",
-                "2023-11-15 07:13:27 2023-11-15T07:13:27.045678+09:00",
-            ),
+            ("%(levelname)-8s|%(levelname)8s|%(levelname).3s", "INFO    |    INFO|INF"),
+            ("%(msecs)03d %(msecs)s %(msecs).1f %(levelno)05d", "045 45.0 45.0 00020"),
+            ("%(asctime)s %(isotime)s", "2023-11-15 07:13:27 2023-11-15T07:13:27.045678+09:00"),
             ("[%(instance)s%(resource)s%(user_identity)s%(color)s]", "[]"),
             ("[%(nope)s%(nope)5d]", "[     ]"),
             ("100%% %% %(x %(message", "100% % %(x %(message"),
             ("%(message)", "%(message)"),
             ("%(message)é %", "%(message)é %"),
-            (
-                "%(project)s/%(processName)s/%(threadName)s",
-                "glance/MainProcess/MainThread",
-            ),
+            ("%(project)s/%(processName)s/%(threadName)s", "glance/MainProcess/MainThread"),
             ("%(relativeCreated)d", "1000"),
         ] {
-            let layout = Layout::new(&LogSettings {
-                format: format.to_owned(),
-                ..LogSettings::default()
-            });
+            let layout = Layout::new(&LogSettings { format: format.to_owned(), ..LogSettings::default() });
             let opened = &time - jiff::SignedDuration::from_secs(1);
-            assert_eq!(
-                layout.line(&record(Level::Info, "m", &time, &opened)),
-                line,
-                "{format}"
-            );
+            assert_eq!(layout.line(&record(Level::Info, "m", &time, &opened)), line, "{format}");
         }
         let wide = pieces("%(message)99999999999999999999999s %(message)5000s");
-        let width: usize = wide
-            .iter()
-            .map(|piece| piece.text(&record(Level::Info, "m", &time, &time), "").len())
-            .sum();
+        let width: usize =
+            wide.iter().map(|piece| piece.text(&record(Level::Info, "m", &time, &time), "").len()).sum();
         assert_eq!(width, 1 + 1 + WIDEST);
     }
 
@@ -955,10 +850,7 @@ mod tests {
         let format = "%(levelname)s %(name)s %(message)s".to_owned();
         for (level, expected) in [
             (Level::Info, "before\nERROR n a\\nb\n"),
-            (
-                Level::Debug,
-                "before\nERROR n a\\nb\nDEBUG n d -\nERROR n a\\nb\n",
-            ),
+            (Level::Debug, "before\nERROR n a\\nb\nDEBUG n d -\nERROR n a\\nb\n"),
         ] {
             let (log, warnings) = Log::open(
                 &LogSettings {
@@ -979,13 +871,7 @@ mod tests {
 
     #[test]
     fn nothing_configured_is_nothing_open() {
-        let (log, warnings) = Log::open(
-            &LogSettings {
-                stderr: true,
-                ..LogSettings::default()
-            },
-            "prog",
-        );
+        let (log, warnings) = Log::open(&LogSettings { stderr: true, ..LogSettings::default() }, "prog");
         assert!(log.sinks.is_empty() && log.lines.is_none() && warnings.is_empty());
         assert_eq!(log.write(Level::Error, "n", "m"), [""; 0]);
     }
@@ -1005,9 +891,7 @@ mod tests {
         );
         assert_eq!(warnings.len(), 4, "{warnings:?}");
         for (warning, part) in
-            warnings
-                .iter()
-                .zip(["a\\u{1b}.log", "journal", "syslog", "= nope\\n is no facility"])
+            warnings.iter().zip(["a\\u{1b}.log", "journal", "syslog", "= nope\\n is no facility"])
         {
             assert!(warning.contains(part), "{warning}");
         }
@@ -1019,11 +903,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let socket = UnixDatagram::bind(dir.path().join("syslog")).unwrap();
         let (log, warnings) = Log::open(
-            &LogSettings {
-                log_file: Some("/dev/full".into()),
-                syslog: true,
-                ..settings(dir.path())
-            },
+            &LogSettings { log_file: Some("/dev/full".into()), syslog: true, ..settings(dir.path()) },
             "prog",
         );
         assert_eq!(warnings, [""; 0]);
@@ -1037,15 +917,10 @@ mod tests {
     fn stuck_daemon_costs_one_timeout() {
         let dir = tempfile::tempdir().unwrap();
         let _unread = UnixDatagram::bind(dir.path().join("journal")).unwrap();
-        let settings = LogSettings {
-            journal: true,
-            ..settings(dir.path())
-        };
+        let settings = LogSettings { journal: true, ..settings(dir.path()) };
         let (log, _) = Log::open(&settings, "prog");
         let started = std::time::Instant::now();
-        let warnings: Vec<_> = (0..10_000)
-            .flat_map(|number| log.write(Level::Info, "n", number))
-            .collect();
+        let warnings: Vec<_> = (0..10_000).flat_map(|number| log.write(Level::Info, "n", number)).collect();
         assert_eq!(warnings.len(), 1, "{warnings:?}");
         assert!(started.elapsed() < SOCKET_PATIENCE * 2);
     }
@@ -1065,10 +940,7 @@ mod tests {
         let mut packet = [0; 200];
         let length = socket.recv(&mut packet).unwrap();
         let packet = str::from_utf8(&packet[..length]).unwrap();
-        assert!(
-            packet.starts_with("<156>") && packet.ends_with(" prog: disk\\nfull"),
-            "{packet}"
-        );
+        assert!(packet.starts_with("<156>") && packet.ends_with(" prog: disk\\nfull"), "{packet}");
 
         let time = moment("UTC0") - jiff::SignedDuration::from_hours(24 * 7);
         let packet = record(Level::Info, "", &time, &time).syslog("prog", 1, "m");
@@ -1079,11 +951,8 @@ mod tests {
     fn journal_gets_the_fields_of_oslo() {
         let dir = tempfile::tempdir().unwrap();
         let socket = UnixDatagram::bind(dir.path().join("journal")).unwrap();
-        let settings = LogSettings {
-            journal: true,
-            format: "%(message)s".to_owned(),
-            ..settings(dir.path())
-        };
+        let settings =
+            LogSettings { journal: true, format: "%(message)s".to_owned(), ..settings(dir.path()) };
         let (log, _) = Log::open(&settings, "prog");
         let line = line!() + 1;
         assert_eq!(log.write(Level::Error, "glance", "gone\x1b"), [""; 0]);
@@ -1116,18 +985,11 @@ mod tests {
         symlink(at("logs"), at("linked")).unwrap();
         // As root this also shows whom new files belong to; others only have themselves.
         let root = rustix::process::geteuid().is_root();
-        for (mode, owner, refused) in [
-            (0o755, if root { Some(4321) } else { None }, true),
-            (0o777, None, true),
-            (0o755, None, !root),
-        ] {
+        for (mode, owner, refused) in
+            [(0o755, if root { Some(4321) } else { None }, true), (0o777, None, true), (0o755, None, !root)]
+        {
             fs::set_permissions(at("logs"), Permissions::from_mode(mode)).unwrap();
-            chown(
-                at("logs"),
-                owner.or(root.then_some(0)),
-                owner.or(root.then_some(0)),
-            )
-            .unwrap();
+            chown(at("logs"), owner.or(root.then_some(0)), owner.or(root.then_some(0))).unwrap();
             for (name, refused) in [
                 ("logs/plain", false),
                 ("linked/plain", false),
@@ -1144,19 +1006,12 @@ mod tests {
                 let opened = open_file(&at(name), true);
                 assert_eq!(opened.is_err(), refused, "{name} {mode:o} {opened:?}");
             }
-            let (dir, file) = (
-                fs::metadata(at("logs")).unwrap(),
-                fs::metadata(at("logs/new")).unwrap(),
-            );
+            let (dir, file) = (fs::metadata(at("logs")).unwrap(), fs::metadata(at("logs/new")).unwrap());
             assert_eq!((dir.uid(), dir.gid()), (file.uid(), file.gid()));
             rustix::fs::unlinkat(rustix::fs::CWD, at("logs/new"), AtFlags::empty()).unwrap();
         }
         // Without root's rights the kernel's own checks are enough.
-        for (name, refused) in [
-            ("logs/symlink", false),
-            ("logs/hardlink", false),
-            ("logs/fifo", true),
-        ] {
+        for (name, refused) in [("logs/symlink", false), ("logs/hardlink", false), ("logs/fifo", true)] {
             assert_eq!(open_file(&at(name), false).is_err(), refused, "{name}");
         }
     }
@@ -1171,12 +1026,7 @@ mod tests {
                    %(user_identity)s%(color)s|%(error_summary)s|%(filename)s %(module)s %(funcName)s %(lineno)-6dx|\
                    %(threadName)s %(processName)s|%(message)5s|%(relativeCreated)d";
         let mut cases = Vec::new();
-        for zone in [
-            "UTC0",
-            "JST-9",
-            "CET-1CEST,M3.5.0,M10.5.0/3",
-            "NST3:30NDT,M3.2.0,M11.1.0",
-        ] {
+        for zone in ["UTC0", "JST-9", "CET-1CEST,M3.5.0,M10.5.0/3", "NST3:30NDT,M3.2.0,M11.1.0"] {
             for (format, date_format) in [
                 (default.format.as_str(), default.date_format.as_str()),
                 (odd, "%d/%b/%Y:%H:%M:%S %z %Z %j %a %p %I %y %e %%"),
@@ -1208,10 +1058,7 @@ mod tests {
                     },
                 );
                 let opened = &time - jiff::SignedDuration::from_millis(1500);
-                let record = Record {
-                    place,
-                    ..record(level, message, &time, &opened)
-                };
+                let record = Record { place, ..record(level, message, &time, &opened) };
                 Layout::new(&settings).line(&record)
             })
             .collect();
@@ -1234,11 +1081,7 @@ mod tests {
             .arg(serde_json::to_string(&asked).unwrap())
             .output()
             .unwrap();
-        assert!(
-            output.status.success(),
-            "{}",
-            String::from_utf8_lossy(&output.stderr)
-        );
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let real: Vec<String> = serde_json::from_slice(&output.stdout).unwrap();
         assert_eq!(ours.len(), real.len());
         for ((ours, real), case) in ours.iter().zip(&real).zip(&cases) {
@@ -1254,10 +1097,7 @@ mod tests {
     fn assert_same_json(ours: &str, real: &str) {
         let [ours, real] = [ours, real].map(|line| {
             let mut line: Json = serde_json::from_str(line).unwrap();
-            assert!(
-                line["thread"].take().is_u64() && line["extra"]["version"].take().is_string(),
-                "{line}"
-            );
+            assert!(line["thread"].take().is_u64() && line["extra"]["version"].take().is_string(), "{line}");
             line
         });
         assert_eq!(ours, real);

@@ -74,11 +74,7 @@ impl Output {
 
     /// The voice of an old tool: silent on stdout, and on stderr unless something is wrong.
     pub(crate) fn legacy(logger: &'static str) -> Self {
-        Output {
-            stdout_is_ours: false,
-            logger,
-            ..Output::new(Format::Json, Verbosity::Normal)
-        }
+        Output { stdout_is_ours: false, logger, ..Output::new(Format::Json, Verbosity::Normal) }
     }
 
     /// Sends what is said from now on to these sinks, too.
@@ -111,7 +107,7 @@ impl Output {
             Format::Json => {
                 self.json(report);
                 if self.is_verbose() || (self.stderr_is_terminal && self.verbosity == Verbosity::Normal) {
-                    self.say(&text);
+                    say(&text);
                 }
             }
         }
@@ -151,13 +147,13 @@ impl Output {
 
     pub(crate) fn error(&self, message: &str) {
         self.record(Level::Error, message);
-        self.say(&format!("error: {message}\n"));
+        say(&format!("error: {message}\n"));
     }
 
     pub(crate) fn warning(&self, message: &str) {
         self.record(Level::Warning, message);
         if self.verbosity >= Verbosity::Normal {
-            self.say(&format!("warning: {message}\n"));
+            say(&format!("warning: {message}\n"));
         }
     }
 
@@ -165,14 +161,14 @@ impl Output {
     pub(crate) fn note(&self, message: &str) {
         self.record(Level::Debug, message);
         if self.is_verbose() {
-            self.say(&format!("{message}\n"));
+            say(&format!("{message}\n"));
         }
     }
 
     /// One line that an old tool was called, for people only.
     pub(crate) fn deprecation(&self, message: &str) {
         if self.stderr_is_terminal {
-            self.say(&format!("{message}\n"));
+            say(&format!("{message}\n"));
         }
     }
 
@@ -180,7 +176,7 @@ impl Output {
     fn removed(&self, message: &str) {
         self.record(Level::Info, message);
         if self.is_verbose() {
-            self.say(&format!("{message}\n"));
+            say(&format!("{message}\n"));
         }
     }
 
@@ -189,7 +185,7 @@ impl Output {
         self.error(&format!("{:#}", failure.error));
         for hint in &failure.hints {
             self.record(Level::Error, hint);
-            self.say(&format!("hint: {hint}\n"));
+            say(&format!("hint: {hint}\n"));
         }
         if self.stdout_is_ours && self.format == Format::Json && failure.exit.is_refusal() {
             self.json(&serde_json::json!({ "error": format!("{:#}", failure.error) }));
@@ -204,14 +200,14 @@ impl Output {
             None => return,
         };
         for warning in warnings {
-            self.say(&format!("warning: {warning}\n"));
+            say(&format!("warning: {warning}\n"));
         }
     }
+}
 
-    /// Writes to stderr. There is nowhere to complain when that fails.
-    fn say(&self, text: &str) {
-        let _ = stderr().lock().write_all(text.as_bytes());
-    }
+/// Writes to stderr. There is nowhere to complain when that fails.
+fn say(text: &str) {
+    let _ = stderr().lock().write_all(text.as_bytes());
 }
 
 /// Reads all of standard input, for options that take a file.

@@ -39,8 +39,7 @@ impl<'a> Bar<'a> {
     }
 
     fn advance(&self, removed: Removed<'_>) {
-        self.done
-            .set(self.done.get() + if self.bytes.is_some() { removed.bytes } else { 1 });
+        self.done.set(self.done.get() + if self.bytes.is_some() { removed.bytes } else { 1 });
         if !self.output.shows_progress() || self.started.elapsed() < PATIENCE {
             return;
         }

@@ -156,22 +156,15 @@ impl Report for PruneReport {
         );
         if self.ghosts_forgotten > 0 {
             let rows = count(self.ghosts_forgotten, "row");
-            let _ = write!(
-                text,
-                "; {} {rows} without a file",
-                self.run.verb("forgot", "would forget")
-            );
+            let _ = write!(text, "; {} {rows} without a file", self.run.verb("forgot", "would forget"));
         }
         if self.total_files_cleaned > 0 {
             let files = count(self.total_files_cleaned, "invalid or stalled file");
             let _ = write!(text, "; removed {files} because the disk was full");
         }
         if self.left_alone > 0 {
-            let _ = write!(
-                text,
-                "; left {} alone, used or changed meanwhile",
-                count(self.left_alone, "image")
-            );
+            let _ =
+                write!(text, "; left {} alone, used or changed meanwhile", count(self.left_alone, "image"));
         }
         text + &self.run.trailer()
     }

@@ -21,10 +21,10 @@ fn littered(driver: Driver) -> TestEnv {
 #[test]
 fn removes_invalid_at_once_and_incomplete_after_the_stall_time() {
     for env in [littered(Sqlite), littered(Xattr)] {
-        env.clean(&[]).ok().has(
-            &json!({"total_files_cleaned": 3, "total_bytes_cleaned": 330, "invalid_files": 2,
-            "stalled_files": 1, "dry_run": false, "errors": []}),
-        );
+        env.clean(&[])
+            .ok()
+            .has(&json!({"total_files_cleaned": 3, "total_bytes_cleaned": 330, "invalid_files": 2,
+            "stalled_files": 1, "dry_run": false, "errors": []}));
         assert_eq!(env.names("invalid"), [""; 0]);
         assert_eq!(env.names("incomplete"), [id('3'), id('4')]);
         assert_eq!(env.names("queue"), [id('5')]);
@@ -34,16 +34,9 @@ fn removes_invalid_at_once_and_incomplete_after_the_stall_time() {
 
 #[test]
 fn stall_time_takes_units() {
-    for (time, left) in [
-        ("24h", 2),
-        ("25h", 2),
-        ("26h", 3),
-        ("2d", 3),
-        ("82900", 2),
-        ("1h", 1),
-        ("0", 1),
-        ("30m", 1),
-    ] {
+    for (time, left) in
+        [("24h", 2), ("25h", 2), ("26h", 3), ("2d", 3), ("82900", 2), ("1h", 1), ("0", 1), ("30m", 1)]
+    {
         let env = littered(Xattr);
         env.clean(&["--stall-time", time]).ok();
         assert_eq!(env.names("incomplete").len(), left, "--stall-time {time}");
@@ -61,9 +54,7 @@ fn a_future_time_stays_even_with_no_stall_time() {
 #[test]
 fn invalid_grace_keeps_young_ones() {
     let env = littered(Xattr);
-    env.clean(&["--invalid-grace", "36h"])
-        .ok()
-        .has(&json!({"invalid_files": 1, "stalled_files": 1}));
+    env.clean(&["--invalid-grace", "36h"]).ok().has(&json!({"invalid_files": 1, "stalled_files": 1}));
     assert_eq!(env.names("invalid"), ["i1"]);
 }
 
@@ -71,27 +62,17 @@ fn invalid_grace_keeps_young_ones() {
 fn the_stall_time_of_the_configuration_counts() {
     let env = littered(Sqlite);
     let conf = env.conf("image_cache_stall_time = 3600");
-    env.raw(&["clean", "--config-file", &conf])
-        .ok()
-        .has(&json!({"stalled_files": 2}));
+    env.raw(&["clean", "--config-file", &conf]).ok().has(&json!({"stalled_files": 2}));
 }
 
 #[test]
 fn a_dry_run_says_what_it_would_remove_and_touches_nothing() {
     for env in [littered(Sqlite), littered(Xattr)] {
         let before = env.snapshot();
-        let report = env
-            .clean(&["--dry-run"])
-            .ok()
-            .has(&json!({"total_files_cleaned": 3,
+        let report = env.clean(&["--dry-run"]).ok().has(&json!({"total_files_cleaned": 3,
             "total_bytes_cleaned": 330, "invalid_files": 2, "stalled_files": 1, "dry_run": true}));
         let plan = report.json()["plan"].as_array().unwrap().clone();
-        assert_eq!(
-            plan.iter()
-                .map(|entry| entry["bytes"].as_u64().unwrap())
-                .sum::<u64>(),
-            330
-        );
+        assert_eq!(plan.iter().map(|entry| entry["bytes"].as_u64().unwrap()).sum::<u64>(), 330);
         assert!(
             plan.iter()
                 .all(|e| e["image_id"].is_string() && e["action"].is_string() && e["reason"].is_string())
@@ -105,9 +86,7 @@ fn running_twice_removes_nothing_more() {
     for env in [littered(Sqlite), littered(Xattr)] {
         env.clean(&[]).ok();
         let before = env.snapshot();
-        env.clean(&[])
-            .ok()
-            .has(&json!({"total_files_cleaned": 0, "total_bytes_cleaned": 0, "errors": []}));
+        env.clean(&[]).ok().has(&json!({"total_files_cleaned": 0, "total_bytes_cleaned": 0, "errors": []}));
         assert_eq!(env.snapshot(), before);
     }
 }
@@ -119,10 +98,7 @@ fn a_file_open_for_writing_stays_and_is_reported() {
     let writer = File::options().append(true).open(env.path(&name)).unwrap();
     let run = env.clean(&[]);
     assert!(env.path(&name).exists(), "removed under its writer");
-    assert!(
-        run.stdout.contains(&id('2')) || run.stderr.contains(&id('2')),
-        "not reported: {run:?}"
-    );
+    assert!(run.stdout.contains(&id('2')) || run.stderr.contains(&id('2')), "not reported: {run:?}");
     drop(writer);
     env.clean(&[]).ok().has(&json!({"stalled_files": 1}));
     assert!(!env.path(&name).exists());
@@ -141,13 +117,8 @@ fn opens_no_index() {
 #[test]
 fn needs_no_node_url_and_no_database() {
     let env = littered(Sqlite);
-    let conf = env.write(
-        "c.conf",
-        format!("[DEFAULT]\nimage_cache_dir = {}\n", env.dir().display()),
-    );
-    env.raw(&["clean", "--config-file", &conf])
-        .ok()
-        .has(&json!({"total_files_cleaned": 3}));
+    let conf = env.write("c.conf", format!("[DEFAULT]\nimage_cache_dir = {}\n", env.dir().display()));
+    env.raw(&["clean", "--config-file", &conf]).ok().has(&json!({"total_files_cleaned": 3}));
 }
 
 #[test]
@@ -164,18 +135,10 @@ fn missing_subdirectories_are_not_made() {
 fn json_is_one_line_whatever_happened_and_text_replaces_it() {
     let env = littered(Sqlite);
     let run = env.clean(&[]).ok();
-    assert!(
-        run.stdout.ends_with('\n') && run.stdout.matches('\n').count() == 1,
-        "{:?}",
-        run.stdout
-    );
+    assert!(run.stdout.ends_with('\n') && run.stdout.matches('\n').count() == 1, "{:?}", run.stdout);
     assert_eq!(run.stderr, "");
     let text = env.clean(&["--format", "text"]).ok();
-    assert!(
-        !text.stdout.is_empty() && !text.stdout.starts_with('{'),
-        "{:?}",
-        text.stdout
-    );
+    assert!(!text.stdout.is_empty() && !text.stdout.starts_with('{'), "{:?}", text.stdout);
 }
 
 #[test]
@@ -212,9 +175,7 @@ fn repair_drops_rows_that_name_no_image() {
     for name in ["../outside", "/etc/passwd", "", "invalid", "not-a-uuid"] {
         env.row(name, 5);
     }
-    env.clean(&["--repair"])
-        .ok()
-        .has(&json!({"rows_dropped": 5, "ghosts_forgotten": 0}));
+    env.clean(&["--repair"]).ok().has(&json!({"rows_dropped": 5, "ghosts_forgotten": 0}));
     assert_eq!(env.ids().len(), 5);
     assert_eq!(env.left(), "abcde");
 }
@@ -223,9 +184,7 @@ fn repair_drops_rows_that_name_no_image() {
 fn repair_cleans_as_well() {
     let env = littered(Sqlite);
     env.ghost('f', 5);
-    env.clean(&["--repair"])
-        .ok()
-        .has(&json!({"total_files_cleaned": 3, "ghosts_forgotten": 1}));
+    env.clean(&["--repair"]).ok().has(&json!({"total_files_cleaned": 3, "ghosts_forgotten": 1}));
 }
 
 #[test]
@@ -236,10 +195,8 @@ fn a_dry_repair_gives_each_its_reason() {
     let before = env.snapshot();
     let run = env.clean(&["--repair", "--dry-run"]).ok();
     let plan = run.json()["plan"].as_array().unwrap().clone();
-    let reason = |id: &str| {
-        plan.iter()
-            .any(|e| e["image_id"] == id && !e["reason"].as_str().unwrap().is_empty())
-    };
+    let reason =
+        |id: &str| plan.iter().any(|e| e["image_id"] == id && !e["reason"].as_str().unwrap().is_empty());
     assert!(reason(&id('f')) && reason("../outside"), "{plan:?}");
     assert_eq!(env.snapshot(), before);
 }
@@ -251,9 +208,7 @@ fn repair_twice_changes_nothing_more() {
     env.row("x", 5);
     env.clean(&["--repair"]).ok();
     let before = env.snapshot();
-    env.clean(&["--repair"])
-        .ok()
-        .has(&json!({"ghosts_forgotten": 0, "rows_dropped": 0}));
+    env.clean(&["--repair"]).ok().has(&json!({"ghosts_forgotten": 0, "rows_dropped": 0}));
     assert_eq!(env.snapshot(), before);
 }
 
@@ -263,12 +218,9 @@ fn repair_does_not_forget_most_of_an_index_unasked() {
     for letter in ['c', 'd', 'e'] {
         env.ghost(letter, 5);
     }
-    env.clean(&["--repair"])
-        .fails(1, &[env.dir().to_str().unwrap(), "--forget-all"]);
+    env.clean(&["--repair"]).fails(1, &[env.dir().to_str().unwrap(), "--forget-all"]);
     assert_eq!(env.rows(), "abcde");
-    env.clean(&["--repair", "--forget-all"])
-        .ok()
-        .has(&json!({"ghosts_forgotten": 3}));
+    env.clean(&["--repair", "--forget-all"]).ok().has(&json!({"ghosts_forgotten": 3}));
     assert_eq!(env.left(), "ab");
 }
 

@@ -22,10 +22,7 @@ fn parsed(text: &str) -> Option<u64> {
     match run.code {
         0 => Some(run.json()["max_size"].as_u64().unwrap()),
         2 => {
-            assert!(
-                run.stderr.contains(&conf) && run.stderr.contains("image_cache_max_size"),
-                "{run:?}"
-            );
+            assert!(run.stderr.contains(&conf) && run.stderr.contains("image_cache_max_size"), "{run:?}");
             None
         }
         _ => panic!("{text:?}: {run:?}"),
@@ -86,10 +83,7 @@ fn a_later_file_wins_and_order_is_that_of_the_command_line() {
         (vec!["--config-file", &two, "--config-file", &one], 1),
         (vec!["--config-file", &one, "--config-dir", dir], 4),
         (vec!["--config-dir", dir, "--config-file", &one], 1),
-        (
-            vec!["--config-dir", dir, "--config-file", &one, "--config-dir", dir],
-            4,
-        ),
+        (vec!["--config-dir", dir, "--config-file", &one, "--config-dir", dir], 4),
         (vec!["--config-file", &one, "--max-size", "9"], 9),
     ] {
         assert_eq!(limit(&env, &arguments), value, "{arguments:?}");
@@ -108,14 +102,10 @@ fn the_environment_beats_files_and_the_command_line_beats_it() {
         &conf,
     ]);
     assert_eq!(env.finish(&mut command).ok().json()["max_size"], 77);
-    assert_eq!(
-        env.finish(command.args(["--max-size", "9"])).ok().json()["max_size"],
-        9
-    );
+    assert_eq!(env.finish(command.args(["--max-size", "9"])).ok().json()["max_size"], 9);
     command.env("OS_DEFAULT__IMAGE_CACHE_MAX_SIZE", "lots");
     let mut bad = env.command(BINARY);
-    bad.env("OS_DEFAULT__IMAGE_CACHE_MAX_SIZE", "lots")
-        .args(["prune", "--config-file", &conf]);
+    bad.env("OS_DEFAULT__IMAGE_CACHE_MAX_SIZE", "lots").args(["prune", "--config-file", &conf]);
     let run = env.finish(&mut bad).code(2);
     assert!(
         run.stderr.contains("OS_DEFAULT__IMAGE_CACHE_MAX_SIZE") && run.stderr.contains("lots"),
@@ -127,10 +117,7 @@ fn the_environment_beats_files_and_the_command_line_beats_it() {
 fn discovered(tool: &str, files: &[(&str, u64)]) -> String {
     let env = TestEnv::xattr(FIVE);
     for (name, size) in files {
-        env.write(
-            &format!("home/{name}"),
-            env.conf_text(&format!("image_cache_max_size = {size}")),
-        );
+        env.write(&format!("home/{name}"), env.conf_text(&format!("image_cache_max_size = {size}")));
     }
     env.old(tool, &[]).ok().silent();
     env.left()
@@ -144,40 +131,13 @@ fn default_files_in_oslos_order() {
         (&[("glance-api.conf", 1000), ("glance-cache.conf", 2000)], "de"),
         (&[("glance-cache.conf", 2000), ("glance.conf", 1000)], "de"),
         (&[("glance-api.conf", 1000), ("glance.conf", 3000)], "cde"),
-        (
-            &[(".glance/glance-api.conf", 1000), ("glance-api.conf", 2000)],
-            "e",
-        ),
-        (
-            &[(".glance/glance-api.conf", 1000), ("glance-cache.conf", 2000)],
-            "de",
-        ),
-        (
-            &[("glance-cache.conf", 1000), ("glance.conf.d/x.conf", 2000)],
-            "de",
-        ),
-        (
-            &[
-                ("glance.conf.d/x.conf", 2000),
-                ("glance-cache-pruner.conf.d/x.conf", 3000),
-            ],
-            "cde",
-        ),
-        (
-            &[("glance-cache.conf", 4000), ("glance-api.conf.d/x.conf", 1000)],
-            "bcde",
-        ),
-        (
-            &[("glance-cache.conf", 4000), ("glance-cache.conf.d/x.conf", 1000)],
-            "bcde",
-        ),
-        (
-            &[
-                ("glance-cache.conf", 4000),
-                ("glance-cache-cleaner.conf.d/x.conf", 1000),
-            ],
-            "bcde",
-        ),
+        (&[(".glance/glance-api.conf", 1000), ("glance-api.conf", 2000)], "e"),
+        (&[(".glance/glance-api.conf", 1000), ("glance-cache.conf", 2000)], "de"),
+        (&[("glance-cache.conf", 1000), ("glance.conf.d/x.conf", 2000)], "de"),
+        (&[("glance.conf.d/x.conf", 2000), ("glance-cache-pruner.conf.d/x.conf", 3000)], "cde"),
+        (&[("glance-cache.conf", 4000), ("glance-api.conf.d/x.conf", 1000)], "bcde"),
+        (&[("glance-cache.conf", 4000), ("glance-cache.conf.d/x.conf", 1000)], "bcde"),
+        (&[("glance-cache.conf", 4000), ("glance-cache-cleaner.conf.d/x.conf", 1000)], "bcde"),
     ];
     for (files, left) in cases {
         assert_eq!(discovered(pruner, files), *left, "{files:?}");
@@ -194,41 +154,26 @@ fn default_directories_under_our_own_name() {
         "glance-api.conf.d/x.conf",
         "glance-cache.conf.d/x.conf",
     ] {
-        env.write(
-            &format!("home/{name}"),
-            env.conf_text(&format!("image_cache_max_size = {expected}")),
-        );
+        env.write(&format!("home/{name}"), env.conf_text(&format!("image_cache_max_size = {expected}")));
         assert_eq!(limit(&env, &[]), expected, "{name}");
         expected += 1;
     }
-    env.write(
-        "home/glance-cache-pruner.conf.d/x.conf",
-        "[DEFAULT]\nimage_cache_max_size = 99\n",
-    );
+    env.write("home/glance-cache-pruner.conf.d/x.conf", "[DEFAULT]\nimage_cache_max_size = 99\n");
     assert_eq!(limit(&env, &[]), expected - 1);
 }
 
 #[test]
 fn a_named_file_replaces_the_default_files_but_not_the_default_directories() {
     let env = TestEnv::xattr(FIVE);
-    env.write(
-        "home/glance-cache.conf",
-        "[DEFAULT]\nimage_cache_max_size = 1000\n",
-    );
+    env.write("home/glance-cache.conf", "[DEFAULT]\nimage_cache_max_size = 1000\n");
     let conf = env.conf("");
     env.old("glance-cache-pruner", &["--config-file", &conf]).ok();
     assert_eq!(env.left(), "abcde"); // the default limit
-    env.write(
-        "home/glance.conf.d/x.conf",
-        "[DEFAULT]\nimage_cache_max_size = 2000\n",
-    );
+    env.write("home/glance.conf.d/x.conf", "[DEFAULT]\nimage_cache_max_size = 2000\n");
     env.old("glance-cache-pruner", &["--config-file", &conf]).ok();
     assert_eq!(env.left(), "de");
     let conf = env.conf("image_cache_max_size = 5000");
-    env.write(
-        "home/glance.conf.d/x.conf",
-        "[DEFAULT]\nimage_cache_max_size = 0\n",
-    );
+    env.write("home/glance.conf.d/x.conf", "[DEFAULT]\nimage_cache_max_size = 0\n");
     env.old("glance-cache-pruner", &["--config-file", &conf]).ok();
     assert_eq!(env.left(), "de");
 }
@@ -236,20 +181,10 @@ fn a_named_file_replaces_the_default_files_but_not_the_default_directories() {
 #[test]
 fn a_named_directory_keeps_the_default_files_and_replaces_the_default_directories() {
     let env = TestEnv::xattr(FIVE);
-    env.write(
-        "home/glance-cache.conf",
-        env.conf_text("image_cache_max_size = 2000"),
-    );
-    env.write(
-        "home/glance.conf.d/x.conf",
-        "[DEFAULT]\nimage_cache_max_size = 0\n",
-    );
+    env.write("home/glance-cache.conf", env.conf_text("image_cache_max_size = 2000"));
+    env.write("home/glance.conf.d/x.conf", "[DEFAULT]\nimage_cache_max_size = 0\n");
     env.write("d/x.conf", "[DEFAULT]\nimage_cache_stall_time = 5\n");
-    env.old(
-        "glance-cache-pruner",
-        &["--config-dir", env.outside("d").to_str().unwrap()],
-    )
-    .ok();
+    env.old("glance-cache-pruner", &["--config-dir", env.outside("d").to_str().unwrap()]).ok();
     assert_eq!(env.left(), "de");
 }
 
@@ -267,10 +202,7 @@ fn syntax_that_oslo_takes() {
         let env = TestEnv::xattr(&[]);
         let conf = env.write("x.conf", text);
         assert_eq!(
-            limit(
-                &env,
-                &["--config-file", &conf, "--cache-dir", env.dir().to_str().unwrap()]
-            ),
+            limit(&env, &["--config-file", &conf, "--cache-dir", env.dir().to_str().unwrap()]),
             7,
             "{text:?}"
         );
@@ -291,20 +223,9 @@ fn syntax_that_oslo_refuses_is_refused_with_its_place() {
     ] {
         let env = TestEnv::xattr(FIVE);
         let conf = env.write("x.conf", text);
-        let run = env
-            .raw(&[
-                "prune",
-                "--config-file",
-                &conf,
-                "--cache-dir",
-                env.dir().to_str().unwrap(),
-            ])
-            .code(2);
-        assert!(
-            run.stderr.contains(&format!("{conf}{line}")),
-            "{text:?}: {}",
-            run.stderr
-        );
+        let run =
+            env.raw(&["prune", "--config-file", &conf, "--cache-dir", env.dir().to_str().unwrap()]).code(2);
+        assert!(run.stderr.contains(&format!("{conf}{line}")), "{text:?}: {}", run.stderr);
     }
 }
 
@@ -316,8 +237,7 @@ fn files_that_cannot_be_read_are_errors() {
     for path in ["/nowhere/x.conf", &bytes, dir.to_str().unwrap()] {
         env.raw(&["prune", "--config-file", path]).fails(2, &[path]);
     }
-    env.raw(&["prune", "--config-dir", "/nowhere/d"])
-        .fails(2, &["/nowhere/d"]);
+    env.raw(&["prune", "--config-dir", "/nowhere/d"]).fails(2, &["/nowhere/d"]);
 }
 
 #[test]
@@ -337,11 +257,7 @@ fn values_join_over_lines_and_lose_their_quotes() {
         let run = env.raw(&["prune", "--dry-run", "--config-file", &conf]);
         // A value that only starts on the next line begins with a newline in oslo: no such directory, nothing to do.
         let expected = if text.contains('\n') { 0 } else { 5000 };
-        assert_eq!(
-            run.ok().json()["cache_size_before"].as_u64().unwrap_or(0),
-            expected,
-            "{text:?}"
-        );
+        assert_eq!(run.ok().json()["cache_size_before"].as_u64().unwrap_or(0), expected, "{text:?}");
     }
 }
 
@@ -366,8 +282,7 @@ fn an_unset_or_empty_cache_directory_is_an_error_and_makes_nothing() {
         let conf = env.write("x.conf", text);
         let before = tree(&env.outside(""));
         for command in ["prune", "clean", "list"] {
-            env.raw(&[command, "--config-file", &conf])
-                .fails(2, &["image_cache_dir"]);
+            env.raw(&[command, "--config-file", &conf]).fails(2, &["image_cache_dir"]);
         }
         let names =
             |tree: &std::collections::BTreeMap<String, String>| tree.keys().cloned().collect::<Vec<_>>();
@@ -397,17 +312,10 @@ fn an_index_elsewhere_and_an_index_in_a_missing_directory() {
     env.raw(&["prune", "--config-file", &conf]).ok();
     assert_eq!(env.images(), "cde");
     let db = rusqlite::Connection::open(env.outside("index.db")).unwrap();
-    assert_eq!(
-        db.query_row("SELECT count(*) FROM cached_images", [], |r| r.get::<_, i64>(0))
-            .unwrap(),
-        3
-    );
+    assert_eq!(db.query_row("SELECT count(*) FROM cached_images", [], |r| r.get::<_, i64>(0)).unwrap(), 3);
     let conf = env.conf("image_cache_sqlite_db = missing/index.db\nimage_cache_max_size = 0");
     let run = env.raw(&["prune", "--config-file", &conf]);
-    assert!(
-        [2, 3].contains(&run.code) && run.stderr.contains("missing/index.db"),
-        "{run:?}"
-    );
+    assert!([2, 3].contains(&run.code) && run.stderr.contains("missing/index.db"), "{run:?}");
     assert_eq!(env.images(), "cde");
 }
 
@@ -416,21 +324,14 @@ fn bad_values_fail_what_uses_them_only() {
     let env = TestEnv::sqlite(FIVE);
     let conf = env.conf("image_cache_max_size = 10G");
     env.raw(&["clean", "--config-file", &conf]).ok();
-    env.raw(&["prune", "--config-file", &conf])
-        .fails(2, &[&format!("{conf}:4"), "10G"]);
-    env.raw(&["prune", "--config-file", &conf, "--max-size", "10GiB"])
-        .ok();
+    env.raw(&["prune", "--config-file", &conf]).fails(2, &[&format!("{conf}:4"), "10G"]);
+    env.raw(&["prune", "--config-file", &conf, "--max-size", "10GiB"]).ok();
     let conf = env.conf("image_cache_stall_time = soon");
     env.raw(&["prune", "--config-file", &conf]).ok();
-    env.raw(&["clean", "--config-file", &conf])
-        .fails(2, &[&format!("{conf}:4"), "soon"]);
+    env.raw(&["clean", "--config-file", &conf]).fails(2, &[&format!("{conf}:4"), "soon"]);
     let conf = env.write(
         "x.conf",
-        format!(
-            "[DEFAULT]\nimage_cache_dir = {}\nimage_cache_driver = memcache\n",
-            env.dir().display()
-        ),
+        format!("[DEFAULT]\nimage_cache_dir = {}\nimage_cache_driver = memcache\n", env.dir().display()),
     );
-    env.raw(&["prune", "--config-file", &conf])
-        .fails(2, &["memcache", &conf]);
+    env.raw(&["prune", "--config-file", &conf]).fails(2, &["memcache", &conf]);
 }

@@ -36,9 +36,7 @@ fn row_01_over_the_limit() {
 #[test]
 fn row_02_size_equals_limit() {
     for env in TestEnv::both(FIVE) {
-        env.prune(&["--max-size", "5000"])
-            .ok()
-            .has(&json!({"total_files_pruned": 0}));
+        env.prune(&["--max-size", "5000"]).ok().has(&json!({"total_files_pruned": 0}));
         assert_eq!(env.left(), "abcde");
     }
 }
@@ -92,35 +90,18 @@ fn row_07_cache_db_missing_or_empty() {
         let expected = if run.code == 0 { "cde" } else { "abcde" };
         assert_eq!(env.images(), expected, "{run:?}");
         assert!(run.code == 0 || !run.stderr.is_empty(), "{run:?}");
-        assert!(
-            empty || run.code == 0 || !env.path("cache.db").exists(),
-            "an index was made: {run:?}"
-        );
+        assert!(empty || run.code == 0 || !env.path("cache.db").exists(), "an index was made: {run:?}");
     }
 }
 
 #[test]
 fn row_08_foreign_files_in_the_base() {
     for env in TestEnv::both(FIVE) {
-        for name in [
-            "README",
-            ".hidden",
-            "glance-cache-clean",
-            "glance-cache",
-            "checkme",
-            "a.db",
-        ] {
+        for name in ["README", ".hidden", "glance-cache-clean", "glance-cache", "checkme", "a.db"] {
             env.file(name, 700, 200);
         }
         prunes_as_if_nothing_were(&env);
-        for name in [
-            "README",
-            ".hidden",
-            "glance-cache-clean",
-            "glance-cache",
-            "checkme",
-            "a.db",
-        ] {
+        for name in ["README", ".hidden", "glance-cache-clean", "glance-cache", "checkme", "a.db"] {
             assert!(env.path(name).exists(), "{name}");
         }
     }
@@ -141,9 +122,7 @@ fn row_09_a_link_in_the_base_to_a_large_file_outside() {
 /// Like [`prunes_as_if_nothing_were`], with an entry of that letter which is no image and stays.
 #[track_caller]
 fn prunes_once_more_with(env: &TestEnv, letter: char) {
-    env.prune(LIMIT)
-        .ok()
-        .has(&json!({"total_files_pruned": 2, "cache_size_after": 3000}));
+    env.prune(LIMIT).ok().has(&json!({"total_files_pruned": 2, "cache_size_after": 3000}));
     assert_eq!(env.images(), format!("{letter}cde"));
 }
 
@@ -206,9 +185,7 @@ fn row_14_names_that_are_no_uuid() {
                 env.row(name, 300);
             }
         }
-        env.prune(LIMIT)
-            .ok()
-            .has(&json!({"total_files_pruned": 2, "cache_size_after": 3000}));
+        env.prune(LIMIT).ok().has(&json!({"total_files_pruned": 2, "cache_size_after": 3000}));
         assert!(env.path("image").exists() && env.path("aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa").exists());
         env.run("status", &[]).ok();
     }
@@ -245,20 +222,13 @@ fn row_16_newlines_and_escapes_in_a_name() {
 #[test]
 fn row_17_last_use_that_is_text_or_null() {
     let env = TestEnv::sqlite(FIVE);
-    for (letter, value) in [
-        ('a', "'yesterday'"),
-        ('e', "NULL"),
-        ('c', "x'00ff'"),
-        ('d', "'nan'"),
-    ] {
+    for (letter, value) in [('a', "'yesterday'"), ('e', "NULL"), ('c', "x'00ff'"), ('d', "'nan'")] {
         env.sql(&format!(
             "UPDATE cached_images SET last_accessed = {value} WHERE image_id = '{}'",
             id(letter)
         ));
     }
-    env.prune(LIMIT)
-        .ok()
-        .has(&json!({"total_files_pruned": 2, "cache_size_after": 3000}));
+    env.prune(LIMIT).ok().has(&json!({"total_files_pruned": 2, "cache_size_after": 3000}));
     assert_eq!(env.left().len(), 3);
     env.list();
     env.run("status", &[]).ok();
@@ -329,10 +299,7 @@ fn row_25_the_index_has_another_schema() {
         let env = TestEnv::sqlite(FIVE);
         env.sql(&format!("DROP TABLE cached_images; {sql}"));
         let run = env.prune(LIMIT);
-        assert!(
-            [2, 3].contains(&run.code) && run.stderr.contains("cache.db"),
-            "{sql}: {run:?}"
-        );
+        assert!([2, 3].contains(&run.code) && run.stderr.contains("cache.db"), "{sql}: {run:?}");
         assert_eq!(env.images(), "abcde");
     }
 }
@@ -342,12 +309,8 @@ fn row_26_write_ahead_log_with_a_reader_at_the_limit() {
     let env = TestEnv::sqlite(FIVE);
     env.sql("PRAGMA journal_mode = WAL");
     let reader = env.db();
-    reader
-        .execute_batch("BEGIN; SELECT * FROM cached_images;")
-        .unwrap();
-    env.prune(&["--max-size", "5000"])
-        .ok()
-        .has(&json!({"total_files_pruned": 0, "cache_size_before": 5000}));
+    reader.execute_batch("BEGIN; SELECT * FROM cached_images;").unwrap();
+    env.prune(&["--max-size", "5000"]).ok().has(&json!({"total_files_pruned": 0, "cache_size_before": 5000}));
     assert_eq!(env.left(), "abcde");
 }
 
@@ -355,9 +318,7 @@ fn row_26_write_ahead_log_with_a_reader_at_the_limit() {
 fn row_27_an_uncommitted_writer_at_the_limit() {
     let env = TestEnv::sqlite(FIVE);
     let writer = env.db();
-    writer
-        .execute_batch("BEGIN; UPDATE cached_images SET hits = hits + 1")
-        .unwrap();
+    writer.execute_batch("BEGIN; UPDATE cached_images SET hits = hits + 1").unwrap();
     let run = env.prune(&["--max-size", "5000", "--lock-timeout", "500ms"]);
     assert!(run.code == 0 || run.code == 3, "{run:?}");
     drop(writer);
@@ -372,9 +333,7 @@ fn row_28_the_index_is_elsewhere() {
         "image_cache_max_size = 3000\nimage_cache_sqlite_db = {}",
         env.outside("index.db").display()
     ));
-    env.raw(&["prune", "--config-file", &conf])
-        .ok()
-        .has(&json!({"total_files_pruned": 2}));
+    env.raw(&["prune", "--config-file", &conf]).ok().has(&json!({"total_files_pruned": 2}));
     assert_eq!(env.images(), "cde");
     let conf = env.conf("image_cache_max_size = 0\nimage_cache_sqlite_db = no/such/index.db");
     let run = env.raw(&["prune", "--config-file", &conf]);
@@ -403,9 +362,7 @@ fn row_31_the_driver_in_another_case() {
             env.dir().display()
         );
         let conf = env.write("g.conf", text);
-        env.raw(&["prune", "--config-file", &conf])
-            .ok()
-            .has(&json!({"total_files_pruned": 2}));
+        env.raw(&["prune", "--config-file", &conf]).ok().has(&json!({"total_files_pruned": 2}));
         assert_eq!(env.left(), "cde");
         assert!(driver == Sqlite || !env.path("cache.db").exists());
     }
@@ -419,8 +376,7 @@ fn with_cache_dir(env: &TestEnv, line: &str, codes: (i32, i32), says: &str) {
             format!("[DEFAULT]\nimage_cache_driver = {driver}\nimage_cache_max_size = 3000\n{line}\n"),
         );
         for command in ["prune", "clean"] {
-            env.raw(&[command, "--config-file", &conf])
-                .fails(codes.0, &[says]);
+            env.raw(&[command, "--config-file", &conf]).fails(codes.0, &[says]);
         }
         for tool in ["glance-cache-pruner", "glance-cache-cleaner"] {
             env.old(tool, &["--config-file", &conf]).fails(codes.1, &[says]);
@@ -453,12 +409,7 @@ fn row_34_cache_dir_relative() {
 #[test]
 fn row_35_cache_dir_missing() {
     let env = TestEnv::empty(Xattr);
-    with_cache_dir(
-        &env,
-        &format!("image_cache_dir = {}", env.outside("a/b").display()),
-        (0, 0),
-        "",
-    );
+    with_cache_dir(&env, &format!("image_cache_dir = {}", env.outside("a/b").display()), (0, 0), "");
     assert!(!env.outside("a").exists());
 }
 
@@ -467,16 +418,10 @@ fn row_36_cache_dir_is_a_file() {
     let env = TestEnv::empty(Xattr);
     let file = env.write("file", "x");
     let run = env.raw(&["prune", "--cache-dir", &file, "--driver", "xattr"]);
-    assert!(
-        [2, 3].contains(&run.code) && run.stderr.contains(&file),
-        "{run:?}"
-    );
-    let conf = env.write(
-        "g.conf",
-        format!("[DEFAULT]\nimage_cache_dir = {file}\nimage_cache_driver = xattr\n"),
-    );
-    env.old("glance-cache-pruner", &["--config-file", &conf])
-        .fails(1, &[&file]);
+    assert!([2, 3].contains(&run.code) && run.stderr.contains(&file), "{run:?}");
+    let conf =
+        env.write("g.conf", format!("[DEFAULT]\nimage_cache_dir = {file}\nimage_cache_driver = xattr\n"));
+    env.old("glance-cache-pruner", &["--config-file", &conf]).fails(1, &[&file]);
     assert_eq!(fs::read_to_string(file).unwrap(), "x");
 }
 
@@ -484,9 +429,8 @@ fn row_36_cache_dir_is_a_file() {
 fn row_39_two_pruners_at_once() {
     for env in [TestEnv::large(Sqlite, 400), TestEnv::large(Xattr, 400)] {
         let mut commands = [env.of_cache("prune"), env.of_cache("prune")];
-        let runs = commands
-            .each_mut()
-            .map(|c| Running::start(c.args(["--max-size", "200"]), &env.outside("")));
+        let runs =
+            commands.each_mut().map(|c| Running::start(c.args(["--max-size", "200"]), &env.outside("")));
         for run in runs {
             run.wait().ok();
         }
@@ -502,10 +446,8 @@ fn row_40_two_cleaners_at_once() {
         }
         let mut commands = [env.of_cache("clean"), env.of_cache("clean")];
         let runs = commands.each_mut().map(|c| Running::start(c, &env.outside("")));
-        let cleaned: u64 = runs
-            .map(|r| r.wait().ok().json()["total_files_cleaned"].as_u64().unwrap())
-            .iter()
-            .sum();
+        let cleaned: u64 =
+            runs.map(|r| r.wait().ok().json()["total_files_cleaned"].as_u64().unwrap()).iter().sum();
         assert_eq!((cleaned, env.names("invalid").len()), (5000, 0));
     }
 }
@@ -518,9 +460,7 @@ fn row_41_clean_with_a_stall_time() {
         env.file("incomplete/old", 1, 1);
         env.file_at("incomplete/young", 1, env.now - 50.0, env.now - 50.0);
         env.file("incomplete/future", 1, -5);
-        env.clean(&["--stall-time", "100"])
-            .ok()
-            .has(&json!({"stalled_files": 1}));
+        env.clean(&["--stall-time", "100"]).ok().has(&json!({"stalled_files": 1}));
         assert_eq!(env.names("incomplete"), ["future", "young"]);
         assert!(!env.path("invalid/new").exists());
     }
@@ -540,11 +480,7 @@ fn row_42_clean_with_no_stall_time() {
 fn link_targets(env: &TestEnv) -> [std::path::PathBuf; 3] {
     env.write("file", "x");
     env.write("directory/file", "x");
-    [
-        env.outside("file"),
-        env.outside("directory"),
-        env.outside("nothing"),
-    ]
+    [env.outside("file"), env.outside("directory"), env.outside("nothing")]
 }
 
 #[test]
@@ -565,20 +501,10 @@ fn row_44_links_in_incomplete_have_their_own_age() {
         let [target, directory, nothing] = link_targets(&env);
         set_times(&target, 0.0, 0.0);
         env.link("incomplete/young", &target);
-        for (name, to) in [
-            ("old", &target),
-            ("old-directory", &directory),
-            ("old-dangling", &nothing),
-        ] {
+        for (name, to) in [("old", &target), ("old-directory", &directory), ("old-dangling", &nothing)] {
             env.link(format!("incomplete/{name}"), to);
-            let long_ago = Timespec {
-                tv_sec: 1000,
-                tv_nsec: 0,
-            };
-            let times = Timestamps {
-                last_access: long_ago,
-                last_modification: long_ago,
-            };
+            let long_ago = Timespec { tv_sec: 1000, tv_nsec: 0 };
+            let times = Timestamps { last_access: long_ago, last_modification: long_ago };
             let path = env.path(format!("incomplete/{name}"));
             rustix::fs::utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW).unwrap();
         }
@@ -669,11 +595,7 @@ mod as_root {
         let run = env.prune(LIMIT);
         let expected = if run.code == 0 { "cde" } else { "abcde" };
         assert_eq!(env.images(), expected, "{run:?}");
-        assert!(
-            !env.path("cache.db").exists() && !env.path("checkme").exists(),
-            "{:?}",
-            env.names("")
-        );
+        assert!(!env.path("cache.db").exists() && !env.path("checkme").exists(), "{:?}", env.names(""));
     }
 
     #[test]
@@ -686,8 +608,7 @@ mod as_root {
                 chmod(env.dir(), mode);
                 for arguments in [LIMIT, &[]] {
                     let command = if arguments.is_empty() { "clean" } else { "prune" };
-                    env.as_nobody(command, arguments)
-                        .fails(3, &[env.dir().to_str().unwrap()]);
+                    env.as_nobody(command, arguments).fails(3, &[env.dir().to_str().unwrap()]);
                 }
                 assert_eq!((env.left().as_str(), env.names("invalid").len()), ("abcde", 1));
             }
@@ -725,10 +646,7 @@ mod as_root {
             }
             let _held = Immutable::new(env.path("invalid/2"));
             env.clean(&[]).code(1).has(&json!({"total_files_cleaned": 3}));
-            assert_eq!(
-                (env.names("invalid"), env.names("incomplete")),
-                (vec!["2".to_string()], vec![])
-            );
+            assert_eq!((env.names("invalid"), env.names("incomplete")), (vec!["2".to_string()], vec![]));
         }
     }
 
@@ -740,9 +658,7 @@ mod as_root {
                 env.file(name, 1, 100);
             }
             let _held = Immutable::new(env.path("incomplete/2"));
-            env.clean(&[])
-                .code(1)
-                .has(&json!({"total_files_cleaned": 2, "stalled_files": 2}));
+            env.clean(&[]).code(1).has(&json!({"total_files_cleaned": 2, "stalled_files": 2}));
             assert_eq!(env.names("incomplete"), ["2"]);
         }
     }
@@ -758,10 +674,7 @@ mod as_root {
             // It goes on with the rest and says so, or does not start; the contract leaves it open.
             let run = env.as_nobody("clean", &[]).says(&["invalid"]);
             let stalled = env.names("incomplete").len();
-            assert!(
-                (run.code, stalled) == (1, 0) || (run.code, stalled) == (3, 1),
-                "{run:?}"
-            );
+            assert!((run.code, stalled) == (1, 0) || (run.code, stalled) == (3, 1), "{run:?}");
             chmod(&env.path("invalid"), 0o755);
             assert_eq!(env.names("invalid"), ["x"]);
         }

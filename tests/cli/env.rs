@@ -28,13 +28,8 @@ const HANG: Duration = Duration::from_mins(1);
 const TOO_MUCH: u64 = 1 << 20;
 
 /// The five images of the edge cases: 1000 bytes each, `a` used longest ago.
-pub(crate) const FIVE: &[Image] = &[
-    ('a', 1000, 50, 0),
-    ('b', 1000, 40, 0),
-    ('c', 1000, 30, 0),
-    ('d', 1000, 20, 0),
-    ('e', 1000, 10, 0),
-];
+pub(crate) const FIVE: &[Image] =
+    &[('a', 1000, 50, 0), ('b', 1000, 40, 0), ('c', 1000, 30, 0), ('d', 1000, 20, 0), ('e', 1000, 10, 0)];
 
 /// One line of a table: the letter of its id, its size in bytes, hours since its last use, hits.
 pub(crate) type Image = (char, u64, i64, i64);
@@ -70,10 +65,7 @@ pub(crate) fn nth_id(n: usize) -> String {
 
 /// Seconds since the epoch.
 pub(crate) fn now() -> f64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap()
-        .as_secs_f64()
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64()
 }
 
 /// One test's directory with a cache at `cache/`.
@@ -96,12 +88,7 @@ impl TestEnv {
 
     /// An empty cache at `cache`, which lives as long as `root`.
     pub(crate) fn at(driver: Driver, root: TempDir, cache: PathBuf) -> Self {
-        let env = Self {
-            driver,
-            root,
-            cache,
-            now: now().floor(),
-        };
+        let env = Self { driver, root, cache, now: now().floor() };
         for sub in ["incomplete", "invalid", "queue"] {
             fs::create_dir_all(env.path(sub)).unwrap();
         }
@@ -213,14 +200,7 @@ impl TestEnv {
     }
 
     pub(crate) fn fifo(&self, name: impl AsRef<Path>) {
-        rustix::fs::mknodat(
-            CWD,
-            self.path(name),
-            FileType::Fifo,
-            Mode::from_raw_mode(0o644),
-            0,
-        )
-        .unwrap();
+        rustix::fs::mknodat(CWD, self.path(name), FileType::Fifo, Mode::from_raw_mode(0o644), 0).unwrap();
     }
 
     pub(crate) fn link(&self, name: impl AsRef<Path>, target: impl AsRef<Path>) {
@@ -270,11 +250,7 @@ impl TestEnv {
 
     /// Takes oslo's lock of that name in the cache directory, as glance-api does, until the file is dropped.
     pub(crate) fn lock(&self, name: &str) -> File {
-        let file = File::options()
-            .append(true)
-            .create(true)
-            .open(self.path(name))
-            .unwrap();
+        let file = File::options().append(true).create(true).open(self.path(name)).unwrap();
         rustix::fs::fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive).unwrap();
         file
     }
@@ -312,10 +288,7 @@ impl TestEnv {
     /// The same, not run yet.
     pub(crate) fn of_cache(&self, command: &str) -> Command {
         let mut ours = self.command(BINARY);
-        ours.arg(command)
-            .arg("--cache-dir")
-            .arg(&self.cache)
-            .args(["--driver", self.driver.name()]);
+        ours.arg(command).arg("--cache-dir").arg(&self.cache).args(["--driver", self.driver.name()]);
         ours
     }
 
@@ -369,10 +342,7 @@ impl TestEnv {
         fs::copy(BINARY, &copy).unwrap();
         chmod(self.root.path(), 0o755);
         let mut ours = self.command(copy);
-        ours.arg(command)
-            .arg("--cache-dir")
-            .arg(&self.cache)
-            .args(["--driver", self.driver.name()]);
+        ours.arg(command).arg("--cache-dir").arg(&self.cache).args(["--driver", self.driver.name()]);
         run(ours.args(arguments).uid(65534).gid(65534), self.root.path())
     }
 
@@ -396,9 +366,8 @@ impl TestEnv {
     /// The ids of the rows that are left.
     pub(crate) fn ids(&self) -> Vec<String> {
         let db = self.db();
-        let mut rows = db
-            .prepare("SELECT CAST(image_id AS TEXT) FROM cached_images ORDER BY image_id")
-            .unwrap();
+        let mut rows =
+            db.prepare("SELECT CAST(image_id AS TEXT) FROM cached_images ORDER BY image_id").unwrap();
         rows.query_map([], |row| row.get::<_, Option<String>>(0))
             .unwrap()
             .map(|id| id.unwrap().unwrap_or_default())
@@ -454,17 +423,8 @@ impl Run {
     /// Asserts an exit code.
     #[track_caller]
     pub(crate) fn code(self, expected: i32) -> Self {
-        assert_eq!(
-            self.code, expected,
-            "{}\nstdout: {}\nstderr: {}",
-            self.what, self.stdout, self.stderr
-        );
-        assert!(
-            !self.stderr.contains("panicked"),
-            "{}: {}",
-            self.what,
-            self.stderr
-        );
+        assert_eq!(self.code, expected, "{}\nstdout: {}\nstderr: {}", self.what, self.stdout, self.stderr);
+        assert!(!self.stderr.contains("panicked"), "{}: {}", self.what, self.stderr);
         self
     }
 
@@ -478,12 +438,7 @@ impl Run {
     #[track_caller]
     pub(crate) fn says(self, words: &[&str]) -> Self {
         for word in words {
-            assert!(
-                self.stderr.contains(word),
-                "{}: stderr lacks {word:?}:\n{}",
-                self.what,
-                self.stderr
-            );
+            assert!(self.stderr.contains(word), "{}: stderr lacks {word:?}:\n{}", self.what, self.stderr);
         }
         self
     }
@@ -491,12 +446,7 @@ impl Run {
     /// Asserts that nothing was printed.
     #[track_caller]
     pub(crate) fn silent(self) -> Self {
-        assert_eq!(
-            (self.stdout.as_str(), self.stderr.as_str()),
-            ("", ""),
-            "{}",
-            self.what
-        );
+        assert_eq!((self.stdout.as_str(), self.stderr.as_str()), ("", ""), "{}", self.what);
         self
     }
 
@@ -504,10 +454,7 @@ impl Run {
     #[track_caller]
     pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.stdout).unwrap_or_else(|error| {
-            panic!(
-                "{}: {error}: {:?}; stderr: {}",
-                self.what, self.stdout, self.stderr
-            )
+            panic!("{}: {error}: {:?}; stderr: {}", self.what, self.stdout, self.stderr)
         })
     }
 
@@ -516,11 +463,7 @@ impl Run {
     pub(crate) fn has(self, expected: &Value) -> Self {
         let found = self.json();
         for (key, value) in expected.as_object().unwrap() {
-            assert_eq!(
-                &found[key], value,
-                "{}: {key} in {found}; stderr: {}",
-                self.what, self.stderr
-            );
+            assert_eq!(&found[key], value, "{}: {key} in {found}; stderr: {}", self.what, self.stderr);
         }
         self
     }
@@ -543,20 +486,12 @@ pub(crate) struct Running {
 
 impl Running {
     pub(crate) fn start(command: &mut Command, scratch: &Path) -> Self {
-        let output = tempfile::Builder::new()
-            .prefix("out-")
-            .tempdir_in(scratch)
-            .unwrap();
+        let output = tempfile::Builder::new().prefix("out-").tempdir_in(scratch).unwrap();
         command.stdout(File::create(output.path().join("stdout")).unwrap());
         command.stderr(File::create(output.path().join("stderr")).unwrap());
         let what = format!("{command:?}");
         let child = command.spawn().unwrap_or_else(|error| panic!("{what}: {error}"));
-        Self {
-            child,
-            what,
-            output,
-            started: Instant::now(),
-        }
+        Self { child, what, output, started: Instant::now() }
     }
 
     #[track_caller]
@@ -575,13 +510,7 @@ impl Running {
         };
         let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap());
         let (stdout, stderr) = (self.read("stdout"), self.read("stderr"));
-        Run {
-            what: self.what,
-            code,
-            stdout,
-            stderr,
-            took: self.started.elapsed(),
-        }
+        Run { what: self.what, code, stdout, stderr, took: self.started.elapsed() }
     }
 
     pub(crate) fn signal(&self, signal: rustix::process::Signal) {
@@ -611,17 +540,9 @@ pub(crate) fn until(what: &str, mut so: impl FnMut() -> bool) {
 #[track_caller]
 pub(crate) fn system(line: &[&str]) {
     let path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-    let output = Command::new(line[0])
-        .args(&line[1..])
-        .env("PATH", path)
-        .stdin(Stdio::null())
-        .output();
+    let output = Command::new(line[0]).args(&line[1..]).env("PATH", path).stdin(Stdio::null()).output();
     let output = output.unwrap_or_else(|error| panic!("{line:?}: {error}"));
-    assert!(
-        output.status.success(),
-        "{line:?}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    assert!(output.status.success(), "{line:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
 pub(crate) fn chmod(path: &Path, mode: u32) {
@@ -634,23 +555,16 @@ pub(crate) fn give_to_nobody(path: &Path) {
 }
 
 pub(crate) fn set_times(path: &Path, used: f64, changed: f64) {
-    let spec = |t: f64| Timespec {
-        tv_sec: t.floor() as i64,
-        tv_nsec: (t.fract() * 1e9) as i64,
-    };
-    let times = Timestamps {
-        last_access: spec(used),
-        last_modification: spec(changed),
-    };
+    let spec = |t: f64| Timespec { tv_sec: t.floor() as i64, tv_nsec: (t.fract() * 1e9) as i64 };
+    let times = Timestamps { last_access: spec(used), last_modification: spec(changed) };
     rustix::fs::utimensat(CWD, path, &times, AtFlags::empty()).unwrap();
 }
 
 /// The names in a directory, sorted.
 pub(crate) fn names(dir: &Path) -> Vec<String> {
     let entries = fs::read_dir(dir).unwrap();
-    let mut names: Vec<_> = entries
-        .map(|e| e.unwrap().file_name().as_bytes().escape_ascii().to_string())
-        .collect();
+    let mut names: Vec<_> =
+        entries.map(|e| e.unwrap().file_name().as_bytes().escape_ascii().to_string()).collect();
     names.sort();
     names
 }
@@ -674,10 +588,7 @@ pub(crate) fn tree(dir: &Path) -> BTreeMap<String, String> {
                 m.mtime_nsec(),
                 m.nlink()
             );
-            (
-                entry.path().as_os_str().as_bytes().escape_ascii().to_string(),
-                what,
-            )
+            (entry.path().as_os_str().as_bytes().escape_ascii().to_string(), what)
         })
         .collect()
 }
@@ -690,8 +601,6 @@ fn row(image_id: &str, used: f64, changed: f64, size: u64, hits: i64) -> String 
 }
 
 fn letters(names: Vec<String>) -> String {
-    let images = names
-        .into_iter()
-        .filter(|name| name.len() == 36 && name.chars().nth(8) == Some('-'));
+    let images = names.into_iter().filter(|name| name.len() == 36 && name.chars().nth(8) == Some('-'));
     images.map(|name| name.chars().next().unwrap()).collect()
 }

@@ -13,39 +13,24 @@ const PRUNER: &str = "glance-cache-pruner";
 const FIELD: &[(&str, &str)] = &[
     ("puppet-glance, cleaner", "glance-cache-cleaner "),
     ("puppet-glance, pruner", "glance-cache-pruner "),
-    (
-        "puppet-glance, with options",
-        "sleep `expr ${RANDOM} % 1`; glance-cache-pruner --config-dir ETC/",
-    ),
+    ("puppet-glance, with options", "sleep `expr ${RANDOM} % 1`; glance-cache-pruner --config-dir ETC/"),
     ("openstack-ansible, pruner", "BIN/glance-cache-pruner"),
     ("openstack-ansible, cleaner", "BIN/glance-cache-cleaner"),
-    (
-        "RHOSO, cleaner",
-        "/bin/bash -c \"BIN/glance-cache-cleaner --config-dir ETC/glance.conf.d\"",
-    ),
-    (
-        "RHOSO, pruner",
-        "/bin/bash -c \"BIN/glance-cache-pruner --config-dir ETC/glance.conf.d\"",
-    ),
+    ("RHOSO, cleaner", "/bin/bash -c \"BIN/glance-cache-cleaner --config-dir ETC/glance.conf.d\""),
+    ("RHOSO, pruner", "/bin/bash -c \"BIN/glance-cache-pruner --config-dir ETC/glance.conf.d\""),
     (
         "CobaltCore",
         "set -eu; rc=0; glance-cache-pruner --config-dir ETC/glance-api.conf.d/ || rc=1; \
          glance-cache-cleaner --config-dir ETC/glance-api.conf.d/ || rc=1; exit $rc",
     ),
-    (
-        "StarlingX",
-        "BIN/glance-cache-pruner --config-file ETC/glance-api.conf",
-    ),
+    ("StarlingX", "BIN/glance-cache-pruner --config-file ETC/glance-api.conf"),
     ("Chef, pruner", "BIN/glance-cache-pruner > /dev/null 2>&1"),
     ("Chef, cleaner", "BIN/glance-cache-cleaner > /dev/null 2>&1"),
     ("older puppet, pruner", "BIN/glance-cache-pruner"),
     ("older puppet, cleaner", "BIN/glance-cache-cleaner"),
     ("crowbar, pruner", "BIN/glance-cache-pruner"),
     ("source install, cleaner", "BIN/glance-cache-cleaner"),
-    (
-        "functional tests' shape",
-        "glance-cache-cleaner --config-file ETC/glance-api.conf",
-    ),
+    ("functional tests' shape", "glance-cache-cleaner --config-file ETC/glance-api.conf"),
 ];
 
 /// A cache with something to do for both, limit 3000, configured in the places that all these deployers use.
@@ -53,11 +38,7 @@ fn deployed(driver: Driver, etc: &str) -> TestEnv {
     let env = TestEnv::new(driver, FIVE);
     env.file("invalid/x", 1, 1);
     let text = env.conf_text("image_cache_max_size = 3000\n[keystone_authtoken]\nadmin_password = secret");
-    for name in [
-        "glance-api.conf",
-        "glance.conf.d/00-config.conf",
-        "glance-api.conf.d/10-cache.conf",
-    ] {
+    for name in ["glance-api.conf", "glance.conf.d/00-config.conf", "glance-api.conf.d/10-cache.conf"] {
         env.write(&format!("{etc}/{name}"), &text);
     }
     for name in [CLEANER, PRUNER] {
@@ -82,13 +63,9 @@ fn every_command_line_of_the_field_is_silent_and_succeeds() {
             let env = deployed(driver, "home/.glance");
             let etc = env.outside("home/.glance");
             let bin = env.outside("bin");
-            let line = line
-                .replace("ETC", etc.to_str().unwrap())
-                .replace("BIN", bin.to_str().unwrap());
+            let line = line.replace("ETC", etc.to_str().unwrap()).replace("BIN", bin.to_str().unwrap());
             let mut shell = env.command("/bin/bash");
-            shell
-                .args(["-c", &line])
-                .env("PATH", format!("{}:/usr/bin:/bin", bin.display()));
+            shell.args(["-c", &line]).env("PATH", format!("{}:/usr/bin:/bin", bin.display()));
             let run = env.finish(&mut shell).ok().silent();
             assert_done(&env, &line);
             println!(
@@ -107,9 +84,7 @@ fn a_hard_link_and_any_directory_will_do() {
     let env = deployed(Sqlite, "home");
     let tool = env.outside("some where").join(PRUNER);
     fs::create_dir_all(tool.parent().unwrap()).unwrap();
-    fs::hard_link(BINARY, &tool)
-        .or_else(|_| fs::copy(BINARY, &tool).map(drop))
-        .unwrap();
+    fs::hard_link(BINARY, &tool).or_else(|_| fs::copy(BINARY, &tool).map(drop)).unwrap();
     env.finish(&mut env.command(&tool)).ok().silent();
     assert_eq!(env.left(), "cde");
 }
@@ -159,13 +134,7 @@ fn every_option_of_oslo_is_taken() {
 #[test]
 fn usage_errors_exit_2_and_change_nothing() {
     for tool in [CLEANER, PRUNER] {
-        for arguments in [
-            ["--bogus"],
-            ["positional"],
-            ["--config-file"],
-            ["--max-size=1"],
-            ["--dry-run"],
-        ] {
+        for arguments in [["--bogus"], ["positional"], ["--config-file"], ["--max-size=1"], ["--dry-run"]] {
             let env = deployed(Sqlite, "home");
             let run = env.old(tool, &arguments).code(2);
             assert!(!run.stderr.is_empty() && run.stdout.is_empty(), "{run:?}");
@@ -178,11 +147,9 @@ fn usage_errors_exit_2_and_change_nothing() {
 fn every_other_failure_exits_1() {
     let env = deployed(Sqlite, "home");
     let bad = env.conf("image_cache_max_size = 10G\nimage_cache_stall_time = soon");
-    for arguments in [
-        ["--config-file", "/nowhere/x.conf"],
-        ["--config-dir", "/nowhere"],
-        ["--config-file", &bad],
-    ] {
+    for arguments in
+        [["--config-file", "/nowhere/x.conf"], ["--config-dir", "/nowhere"], ["--config-file", &bad]]
+    {
         for tool in [CLEANER, PRUNER] {
             let run = env.old(tool, &arguments).code(1);
             assert!(!run.stderr.is_empty() && run.stdout.is_empty(), "{run:?}");
@@ -197,10 +164,7 @@ fn a_busy_index_is_a_failure_too() {
     let _held = env.lock("glance-cache-prune");
     let conf = env.outside("home/glance-api.conf");
     let mut command = env.command(env.old_name(PRUNER));
-    let running = Running::start(
-        command.args(["--config-file", conf.to_str().unwrap()]),
-        &env.outside(""),
-    );
+    let running = Running::start(command.args(["--config-file", conf.to_str().unwrap()]), &env.outside(""));
     std::thread::sleep(std::time::Duration::from_millis(300));
     running.signal(rustix::process::Signal::TERM);
     let run = running.wait();
@@ -236,13 +200,8 @@ fn help_and_version_work() {
 #[test]
 fn nothing_to_do_is_silent_success() {
     let env = TestEnv::empty(Xattr);
-    let conf = env.write(
-        "g.conf",
-        format!(
-            "[DEFAULT]\nimage_cache_dir = {}/\n",
-            env.outside("missing").display()
-        ),
-    );
+    let conf =
+        env.write("g.conf", format!("[DEFAULT]\nimage_cache_dir = {}/\n", env.outside("missing").display()));
     for tool in [CLEANER, PRUNER] {
         env.old(tool, &["--config-file", &conf]).ok().silent();
     }
@@ -261,17 +220,12 @@ fn no_cache_directory_configured_is_an_error() {
 fn a_log_file_gets_oslos_lines_and_stderr_stays_empty() {
     let env = deployed(Sqlite, "home");
     let log = env.outside("tool.log");
-    env.old(PRUNER, &["--log-file", log.to_str().unwrap()])
-        .ok()
-        .silent();
+    env.old(PRUNER, &["--log-file", log.to_str().unwrap()]).ok().silent();
     let text = fs::read_to_string(&log).unwrap();
     let line = text.lines().next().expect("a line in the log");
     let words: Vec<&str> = line.split(' ').collect();
     // 2024-01-12 17:58:48.055 4711 LEVEL logger [-] message
-    assert!(
-        words[0].len() == 10 && words[1].len() == 12 && words[2].parse::<u32>().is_ok(),
-        "{line}"
-    );
+    assert!(words[0].len() == 10 && words[1].len() == 12 && words[2].parse::<u32>().is_ok(), "{line}");
     assert!(["DEBUG", "INFO", "WARNING"].contains(&words[3]), "{line}");
     assert!(text.contains(&id('a')), "nothing about what went: {text}");
 }
@@ -280,15 +234,10 @@ fn a_log_file_gets_oslos_lines_and_stderr_stays_empty() {
 fn the_json_log_is_json() {
     let env = deployed(Sqlite, "home");
     let log = env.outside("tool.log");
-    env.old(PRUNER, &["--log-file", log.to_str().unwrap(), "--use-json"])
-        .ok()
-        .silent();
+    env.old(PRUNER, &["--log-file", log.to_str().unwrap(), "--use-json"]).ok().silent();
     for line in fs::read_to_string(&log).unwrap().lines() {
         let entry: serde_json::Value = serde_json::from_str(line).unwrap();
-        assert!(
-            entry["levelname"].is_string() && entry["message"].is_string(),
-            "{entry}"
-        );
+        assert!(entry["levelname"].is_string() && entry["message"].is_string(), "{entry}");
     }
 }
 
@@ -319,12 +268,7 @@ fn the_prefetcher_is_not_offered_before_it_works() {
 fn another_argv_0_is_just_our_name() {
     let env = deployed(Sqlite, "home");
     let mut command = env.of_cache("prune");
-    env.finish(
-        command
-            .arg0("/usr/bin/glance-cache-prunerx")
-            .args(["--max-size", "2000"]),
-    )
-    .ok();
+    env.finish(command.arg0("/usr/bin/glance-cache-prunerx").args(["--max-size", "2000"])).ok();
     assert_eq!(env.left(), "de");
 }
 

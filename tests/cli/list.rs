@@ -7,10 +7,7 @@ use crate::env::*;
 /// One of every state: a..e tracked, f orphan, 1 ghost, 2 queued, 3 incomplete, 4 invalid.
 fn every_state() -> TestEnv {
     let env = TestEnv::sqlite(FIVE);
-    env.sql(&format!(
-        "UPDATE cached_images SET hits = 7 WHERE image_id = '{}'",
-        id('c')
-    ));
+    env.sql(&format!("UPDATE cached_images SET hits = 7 WHERE image_id = '{}'", id('c')));
     env.orphan('f', 600, 5);
     env.ghost('1', 3);
     env.file(format!("queue/{}", id('2')), 0, 9);
@@ -33,10 +30,7 @@ fn ids(list: &Value) -> Vec<String> {
 
 /// Where each of these words first stands in a text, in the order of the text.
 fn order<'a>(text: &str, words: &[&'a str]) -> Vec<&'a str> {
-    let mut found: Vec<_> = words
-        .iter()
-        .filter_map(|word| text.find(word).map(|at| (at, *word)))
-        .collect();
+    let mut found: Vec<_> = words.iter().filter_map(|word| text.find(word).map(|at| (at, *word))).collect();
     found.sort_unstable();
     found.into_iter().map(|(_, word)| word).collect()
 }
@@ -48,17 +42,8 @@ fn json_is_the_body_of_the_api_with_the_rest_beside_it() {
     cached.sort();
     assert_eq!(cached, ['a', 'b', 'c', 'd', 'e'].map(id));
     assert_eq!(list["queued_images"], json!([id('2')]));
-    for (state, letter) in [
-        ("orphans", 'f'),
-        ("ghosts", '1'),
-        ("incomplete", '3'),
-        ("invalid", '4'),
-    ] {
-        let key = list
-            .as_object()
-            .unwrap()
-            .keys()
-            .find(|key| key.starts_with(state.trim_end_matches('s')));
+    for (state, letter) in [("orphans", 'f'), ("ghosts", '1'), ("incomplete", '3'), ("invalid", '4')] {
+        let key = list.as_object().unwrap().keys().find(|key| key.starts_with(state.trim_end_matches('s')));
         let key = key.unwrap_or_else(|| panic!("no array for {state} in {list}"));
         assert_eq!(ids(&list[key]), [id(letter)], "{key}");
     }
@@ -73,10 +58,8 @@ fn a_cached_image_has_the_keys_and_types_of_glance() {
             (&json!(id('c')), &json!(7), &json!(1234))
         );
         for key in ["last_accessed", "last_modified"] {
-            let age = env.now
-                - image[key]
-                    .as_f64()
-                    .unwrap_or_else(|| panic!("{key} is no number in {image}"));
+            let age =
+                env.now - image[key].as_f64().unwrap_or_else(|| panic!("{key} is no number in {image}"));
             assert!((age - 30.0 * 3600.0).abs() < 2.0, "{key}: {image}");
         }
     }
@@ -97,17 +80,9 @@ fn text_names_every_state() {
 #[test]
 fn state_selects() {
     let env = every_state();
-    for (state, letters) in [
-        ("queued", "2"),
-        ("incomplete", "3"),
-        ("invalid", "4"),
-        ("orphan", "f"),
-    ] {
+    for (state, letters) in [("queued", "2"), ("incomplete", "3"), ("invalid", "4"), ("orphan", "f")] {
         let text = env.run("list", &["--state", state]).ok().stdout;
-        let shown: String = "abcdef1234"
-            .chars()
-            .filter(|letter| text.contains(&id(*letter)))
-            .collect();
+        let shown: String = "abcdef1234".chars().filter(|letter| text.contains(&id(*letter))).collect();
         assert_eq!(shown, letters, "--state {state}:\n{text}");
     }
     let run = env.run("list", &["--state", "fine"]).code(2);
@@ -127,11 +102,7 @@ fn sorts_and_reverses() {
     for key in ["size", "hits"] {
         let forward = sorted(&["--sort", key]);
         let backward = sorted(&["--sort", key, "--reverse"]);
-        assert_eq!(
-            forward.chars().rev().collect::<String>(),
-            backward,
-            "--sort {key}"
-        );
+        assert_eq!(forward.chars().rev().collect::<String>(), backward, "--sort {key}");
         seen.push(forward);
     }
     assert!(["cab", "bac"].contains(&seen[0].as_str()), "by size: {}", seen[0]);
@@ -144,20 +115,14 @@ fn sizes_are_bytes_off_a_terminal_and_human_when_asked() {
     assert!(env.run("list", &[]).ok().stdout.contains("5242880"));
     assert!(env.run("list", &["--bytes"]).ok().stdout.contains("5242880"));
     let human = env.run("list", &["--human"]).ok().stdout;
-    assert!(
-        human.contains("5 MiB") || human.contains("5.00 MiB") || human.contains("5.0 MiB"),
-        "{human}"
-    );
+    assert!(human.contains("5 MiB") || human.contains("5.00 MiB") || human.contains("5.0 MiB"), "{human}");
 }
 
 #[test]
 fn an_empty_cache_lists_nothing() {
     for env in TestEnv::both(&[]) {
         let list = env.list();
-        assert_eq!(
-            (&list["cached_images"], &list["queued_images"]),
-            (&json!([]), &json!([]))
-        );
+        assert_eq!((&list["cached_images"], &list["queued_images"]), (&json!([]), &json!([])));
         env.run("list", &[]).ok();
     }
 }
@@ -174,13 +139,9 @@ fn queued_are_in_the_order_of_queueing() {
 #[test]
 fn hits_that_are_no_number_do_not_stop_it() {
     let env = TestEnv::xattr(FIVE);
-    for (letter, hits) in [
-        ('a', b"many" as &[u8]),
-        ('b', b""),
-        ('c', b"-1"),
-        ('d', b"99999999999999999999"),
-        ('e', b"\xff"),
-    ] {
+    for (letter, hits) in
+        [('a', b"many" as &[u8]), ('b', b""), ('c', b"-1"), ('d', b"99999999999999999999"), ('e', b"\xff")]
+    {
         env.set_hits(&id(letter), hits);
     }
     assert_eq!(env.list()["cached_images"].as_array().unwrap().len(), 5);
@@ -207,13 +168,8 @@ fn looking_changes_nothing() {
 #[test]
 fn looking_works_while_every_lock_is_held() {
     for env in TestEnv::both(FIVE) {
-        let _locks = [
-            "glance-cache-clean",
-            "glance-cache-prune",
-            "glance-cache",
-            "image_cache_db_init",
-        ]
-        .map(|name| env.lock(name));
+        let _locks = ["glance-cache-clean", "glance-cache-prune", "glance-cache", "image_cache_db_init"]
+            .map(|name| env.lock(name));
         assert_eq!(env.list()["cached_images"].as_array().unwrap().len(), 5);
         env.run("status", &[]).ok();
     }

@@ -42,11 +42,7 @@ impl Peer {
             .unwrap_or_else(|error| panic!("{}: {error}", python().display()));
         let requests = child.stdin.take().unwrap();
         let answers = BufReader::new(child.stdout.take().unwrap());
-        Self {
-            child,
-            requests,
-            answers,
-        }
+        Self { child, requests, answers }
     }
 
     /// Sends a request; [`Peer::answer`] waits for what comes back.
@@ -77,8 +73,7 @@ impl Peer {
     #[track_caller]
     pub(crate) fn call(&mut self, op: &str, arguments: Value) -> Value {
         let what = format!("{op} {arguments}");
-        self.try_call(op, arguments)
-            .unwrap_or_else(|error| panic!("the real Glance, {what}: {error}"))
+        self.try_call(op, arguments).unwrap_or_else(|error| panic!("the real Glance, {what}: {error}"))
     }
 
     pub(crate) fn id(&self) -> u32 {

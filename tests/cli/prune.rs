@@ -45,9 +45,7 @@ fn sizes_take_units() {
         ("2T", 2 << 40),
         ("7", 7),
     ] {
-        let run = TestEnv::xattr(FIVE)
-            .prune(&["--dry-run", "--max-size", size])
-            .ok();
+        let run = TestEnv::xattr(FIVE).prune(&["--dry-run", "--max-size", size]).ok();
         let found = run.json()["max_size"].as_u64().unwrap();
         // Whether K and M are powers of two or of ten is the help's to say; both are within 10 %.
         assert!(found.abs_diff(bytes) * 10 <= bytes, "{size} is {found}");
@@ -75,14 +73,8 @@ fn bad_sizes_and_durations_are_usage_errors() {
         ["positional", "x"],
     ] {
         let run = env.prune(&arguments).code(2);
-        assert!(
-            run.stderr.contains(arguments[0]) || run.stderr.contains(arguments[1]),
-            "{run:?}"
-        );
-        assert_eq!(
-            run.stdout, "",
-            "a usage error of the command line prints no object"
-        );
+        assert!(run.stderr.contains(arguments[0]) || run.stderr.contains(arguments[1]), "{run:?}");
+        assert_eq!(run.stdout, "", "a usage error of the command line prints no object");
     }
     assert_eq!(env.snapshot(), before);
 }
@@ -91,20 +83,13 @@ fn bad_sizes_and_durations_are_usage_errors() {
 fn the_real_size_of_a_file_counts_and_not_the_rows() {
     let env = TestEnv::sqlite(FIVE);
     env.sql("UPDATE cached_images SET size = 1");
-    env.prune(&["--max-size", "3000"])
-        .ok()
-        .has(&json!({"total_bytes_pruned": 2000}));
+    env.prune(&["--max-size", "3000"]).ok().has(&json!({"total_bytes_pruned": 2000}));
     assert_eq!(env.left(), "cde");
 }
 
 #[test]
 fn an_empty_image_goes_in_its_turn_only() {
-    for env in TestEnv::both(&[
-        ('a', 0, 50, 0),
-        ('b', 100, 40, 0),
-        ('c', 0, 30, 0),
-        ('d', 100, 20, 0),
-    ]) {
+    for env in TestEnv::both(&[('a', 0, 50, 0), ('b', 100, 40, 0), ('c', 0, 30, 0), ('d', 100, 20, 0)]) {
         env.prune(&["--max-size", "100"])
             .ok()
             .has(&json!({"total_files_pruned": 2, "total_bytes_pruned": 100}));
@@ -163,9 +148,7 @@ fn an_orphan_counts_by_the_later_of_use_and_change() {
 fn ghosts_go_at_once_and_are_no_files() {
     let env = TestEnv::sqlite(FIVE);
     env.ghost('f', 5);
-    env.prune(&["--max-size", "10000"])
-        .ok()
-        .has(&json!({"total_files_pruned": 0, "total_bytes_pruned": 0,
+    env.prune(&["--max-size", "10000"]).ok().has(&json!({"total_files_pruned": 0, "total_bytes_pruned": 0,
         "ghosts_forgotten": 1, "cache_size_before": 5000, "cache_size_after": 5000}));
     assert_eq!(env.left(), "abcde");
 }
@@ -173,14 +156,7 @@ fn ghosts_go_at_once_and_are_no_files() {
 #[test]
 fn foreign_files_neither_count_nor_die() {
     for env in TestEnv::both(FIVE) {
-        for name in [
-            "README",
-            ".hidden",
-            "glance-cache",
-            "core.1234",
-            "aaaaaaaa",
-            "sub.tmp",
-        ] {
+        for name in ["README", ".hidden", "glance-cache", "core.1234", "aaaaaaaa", "sub.tmp"] {
             env.file(name, 100_000, 500);
         }
         env.prune(&["--max-size", "5000"])
@@ -199,9 +175,7 @@ fn upper_case_ids_are_images() {
     let env = TestEnv::xattr(FIVE);
     let upper = id('F');
     env.file(&upper, 1000, 100);
-    env.prune(&["--max-size", "5000"])
-        .ok()
-        .has(&json!({"total_files_pruned": 1}));
+    env.prune(&["--max-size", "5000"]).ok().has(&json!({"total_files_pruned": 1}));
     assert!(!env.path(upper).exists());
 }
 
@@ -225,9 +199,7 @@ fn a_target_may_be_a_share_of_the_limit() {
 #[test]
 fn min_free_keeps_that_much_of_the_file_system() {
     let env = TestEnv::sqlite(FIVE);
-    env.prune(&["--min-free", "1"])
-        .ok()
-        .has(&json!({"total_files_pruned": 0}));
+    env.prune(&["--min-free", "1"]).ok().has(&json!({"total_files_pruned": 0}));
     env.prune(&["--min-free", "8000T"]).fails(2, &["--min-free"]); // more than any file system has
     assert_eq!(env.left(), "abcde");
     let text = env.prune(&["--min-free", "100%"]).code(1).stderr; // sparse files: nothing would be won
@@ -252,8 +224,7 @@ fn min_age_protects_the_young() {
 fn kept_images_stay_and_the_next_go() {
     for env in TestEnv::both(FIVE) {
         let list = env.write("keep", format!("# golden images\n\n{}\n", id('c')));
-        env.prune(&["--max-size", "3000", "--keep", &id('a'), "--keep-from", &list])
-            .ok();
+        env.prune(&["--max-size", "3000", "--keep", &id('a'), "--keep-from", &list]).ok();
         assert_eq!(env.left(), "ace");
     }
 }
@@ -283,8 +254,7 @@ fn a_missing_or_bad_keep_list_is_refused_before_anything_goes() {
     let env = TestEnv::sqlite(FIVE);
     let bad = env.write("keep", "not an id\n");
     for list in ["/nowhere/keep", &bad] {
-        env.prune(&["--max-size", "0", "--keep-from", list])
-            .fails(2, &[list]);
+        env.prune(&["--max-size", "0", "--keep-from", list]).fails(2, &[list]);
     }
     assert_eq!(env.left(), "abcde");
 }
@@ -300,10 +270,7 @@ fn a_dry_run_plans_with_reasons_and_touches_nothing() {
             "total_files_pruned": 2, "total_bytes_pruned": 2000, "cache_size_before": 5000, "max_size": 3000}));
         let plan = run.json()["plan"].as_array().unwrap().clone();
         for victim in ['a', 'b'] {
-            let entry = plan
-                .iter()
-                .find(|entry| entry["image_id"] == id(victim))
-                .expect("a victim's plan");
+            let entry = plan.iter().find(|entry| entry["image_id"] == id(victim)).expect("a victim's plan");
             assert_eq!(entry["bytes"], 1000);
             assert!(entry["action"].is_string() && !entry["reason"].as_str().unwrap().is_empty());
         }
@@ -313,19 +280,11 @@ fn a_dry_run_plans_with_reasons_and_touches_nothing() {
 
 #[test]
 fn a_dry_run_is_what_the_real_run_does() {
-    for env in TestEnv::both(&[
-        ('a', 700, 9, 1),
-        ('b', 1, 8, 0),
-        ('c', 0, 7, 3),
-        ('d', 555, 6, 0),
-        ('e', 90, 5, 9),
-    ]) {
+    for env in
+        TestEnv::both(&[('a', 700, 9, 1), ('b', 1, 8, 0), ('c', 0, 7, 3), ('d', 555, 6, 0), ('e', 90, 5, 9)])
+    {
         let totals = |v: &Value| {
-            [
-                v["total_files_pruned"].clone(),
-                v["total_bytes_pruned"].clone(),
-                v["cache_size_after"].clone(),
-            ]
+            [v["total_files_pruned"].clone(), v["total_bytes_pruned"].clone(), v["cache_size_after"].clone()]
         };
         let planned = env.prune(&["--dry-run", "--max-size", "600"]).ok().json();
         let done = env.prune(&["--max-size", "600"]).ok().json();
@@ -338,9 +297,7 @@ fn running_twice_changes_nothing_more() {
     for env in TestEnv::both(FIVE) {
         env.prune(&["--max-size", "2500"]).ok();
         let before = env.snapshot();
-        env.prune(&["--max-size", "2500"])
-            .ok()
-            .has(&json!({"total_files_pruned": 0, "ghosts_forgotten": 0}));
+        env.prune(&["--max-size", "2500"]).ok().has(&json!({"total_files_pruned": 0, "ghosts_forgotten": 0}));
         assert_eq!(env.snapshot(), before);
     }
 }
@@ -351,12 +308,9 @@ fn most_of_an_index_without_files_is_probably_the_wrong_directory() {
     for letter in "abcde".chars() {
         env.ghost(letter, 5);
     }
-    env.prune(&["--max-size", "0"])
-        .fails(1, &[env.dir().to_str().unwrap(), "--forget-all"]);
+    env.prune(&["--max-size", "0"]).fails(1, &[env.dir().to_str().unwrap(), "--forget-all"]);
     assert_eq!(env.rows(), "abcde");
-    env.prune(&["--max-size", "0", "--forget-all"])
-        .ok()
-        .has(&json!({"ghosts_forgotten": 5}));
+    env.prune(&["--max-size", "0", "--forget-all"]).ok().has(&json!({"ghosts_forgotten": 5}));
     assert_eq!(env.rows(), "");
 }
 
@@ -391,8 +345,7 @@ fn a_missing_directory_is_an_error_when_named_and_nothing_to_do_when_configured(
         ),
     );
     for command in ["clean", "prune"] {
-        env.raw(&[command, "--cache-dir", "/nowhere/cache"])
-            .fails(2, &["/nowhere/cache"]);
+        env.raw(&[command, "--cache-dir", "/nowhere/cache"]).fails(2, &["/nowhere/cache"]);
         env.raw(&[command, "--config-file", &conf]).ok();
     }
     assert!(!env.outside("no").exists());
@@ -422,14 +375,7 @@ fn what_looks_like_no_cache_is_refused() {
 #[test]
 fn the_index_is_found_by_what_the_directory_shows() {
     for env in TestEnv::both(FIVE) {
-        env.raw(&[
-            "prune",
-            "--cache-dir",
-            env.dir().to_str().unwrap(),
-            "--max-size",
-            "3000",
-        ])
-        .ok();
+        env.raw(&["prune", "--cache-dir", env.dir().to_str().unwrap(), "--max-size", "3000"]).ok();
         assert_eq!(env.left(), "cde");
     }
 }
@@ -438,14 +384,8 @@ fn the_index_is_found_by_what_the_directory_shows() {
 fn images_without_any_index_ask_for_the_driver() {
     let env = TestEnv::empty(Xattr);
     env.orphan('a', 10, 5); // no user.hits, no cache.db
-    env.raw(&[
-        "prune",
-        "--cache-dir",
-        env.dir().to_str().unwrap(),
-        "--max-size",
-        "0",
-    ])
-    .fails(2, &["--driver"]);
+    env.raw(&["prune", "--cache-dir", env.dir().to_str().unwrap(), "--max-size", "0"])
+        .fails(2, &["--driver"]);
     assert_eq!(env.images(), "a");
     assert!(!env.path("cache.db").exists());
 }
@@ -463,14 +403,7 @@ fn a_node_url_is_needed_for_the_central_index() {
 fn another_cache_dir_drops_the_configured_index() {
     let (here, there) = (TestEnv::sqlite(FIVE), TestEnv::xattr(FIVE));
     let conf = here.conf("image_cache_max_size = 1000\nimage_cache_sqlite_db = other.db");
-    here.raw(&[
-        "prune",
-        "--config-file",
-        &conf,
-        "--cache-dir",
-        there.dir().to_str().unwrap(),
-    ])
-    .ok();
+    here.raw(&["prune", "--config-file", &conf, "--cache-dir", there.dir().to_str().unwrap()]).ok();
     assert_eq!((here.left().as_str(), there.left().as_str()), ("abcde", "e"));
     assert!(!there.path("other.db").exists());
 }
@@ -481,16 +414,8 @@ fn the_configured_path_may_be_a_link() {
         let link = env.outside("link");
         std::os::unix::fs::symlink(env.dir(), &link).unwrap();
         let driver = env.driver.name();
-        env.raw(&[
-            "prune",
-            "--cache-dir",
-            link.to_str().unwrap(),
-            "--driver",
-            driver,
-            "--max-size",
-            "3000",
-        ])
-        .ok();
+        env.raw(&["prune", "--cache-dir", link.to_str().unwrap(), "--driver", driver, "--max-size", "3000"])
+            .ok();
         assert_eq!(env.left(), "cde");
     }
 }
@@ -508,23 +433,15 @@ fn quiet_leaves_errors_alone_and_the_object_on_stdout() {
 fn an_error_of_the_configuration_is_an_object_too() {
     let env = TestEnv::sqlite(FIVE);
     let conf = env.conf("image_cache_max_size = 10G");
-    let run = env
-        .raw(&["prune", "--config-file", &conf])
-        .fails(2, &["10G", "image_cache_max_size", &conf]);
+    let run = env.raw(&["prune", "--config-file", &conf]).fails(2, &["10G", "image_cache_max_size", &conf]);
     assert!(run.json()["error"].is_string());
 }
 
 #[test]
 fn a_thousand_images_go_in_order() {
     for env in [TestEnv::large(Sqlite, 1000), TestEnv::large(Xattr, 1000)] {
-        env.prune(&["--max-size", "400"])
-            .ok()
-            .has(&json!({"total_files_pruned": 600}));
-        let images: Vec<String> = env
-            .names("")
-            .into_iter()
-            .filter(|name| name.len() == 36)
-            .collect();
+        env.prune(&["--max-size", "400"]).ok().has(&json!({"total_files_pruned": 600}));
+        let images: Vec<String> = env.names("").into_iter().filter(|name| name.len() == 36).collect();
         assert_eq!((images.len(), &images[0]), (400, &nth_id(600)));
         assert!(env.driver == Xattr || env.ids() == images);
     }

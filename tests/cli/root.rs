@@ -17,19 +17,8 @@ impl Ext4 {
     /// Makes one of `megabytes` MiB, with nothing reserved for root.
     pub(crate) fn make(dir: &Path, megabytes: u64) -> Self {
         let image = dir.join("ext4");
-        fs::File::create(&image)
-            .unwrap()
-            .set_len(megabytes << 20)
-            .unwrap();
-        system(&[
-            "mkfs.ext4",
-            "-q",
-            "-m",
-            "0",
-            "-b",
-            "1024",
-            image.to_str().unwrap(),
-        ]);
+        fs::File::create(&image).unwrap().set_len(megabytes << 20).unwrap();
+        system(&["mkfs.ext4", "-q", "-m", "0", "-b", "1024", image.to_str().unwrap()]);
         Self { image }
     }
 
@@ -111,17 +100,12 @@ impl Mounted {
 
     fn at(driver: Driver, root: TempDir, mount: Mount) -> Self {
         let cache = mount.point.join("cache");
-        Self {
-            mount,
-            env: TestEnv::at(driver, root, cache),
-        }
+        Self { mount, env: TestEnv::at(driver, root, cache) }
     }
 
     /// Sets change times of files of the cache on an ext4: unmounts, edits, mounts again.
     pub(crate) fn set_ctimes(&self, names: &[String], epoch: i64) {
-        let ext4 = Ext4 {
-            image: self.env.outside("ext4"),
-        };
+        let ext4 = Ext4 { image: self.env.outside("ext4") };
         system(&["umount", self.mount.point.to_str().unwrap()]);
         for name in names {
             ext4.set_ctime(&format!("/cache/{name}"), epoch);

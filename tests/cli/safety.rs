@@ -23,10 +23,7 @@ fn a_held_lock_is_named_with_its_holder_and_nothing_changes() {
             env.file("invalid/x", 1, 1);
             let _held = env.lock(lock);
             let before = env.snapshot();
-            let run = env.run(
-                command,
-                PRUNE_ALL.split_at(if command == "prune" { 0 } else { 2 }).1,
-            );
+            let run = env.run(command, PRUNE_ALL.split_at(if command == "prune" { 0 } else { 2 }).1);
             let run = run.fails(3, &[lock, &std::process::id().to_string()]);
             assert!(run.json()["error"].is_string(), "{run:?}");
             assert_eq!(env.snapshot(), before);
@@ -61,8 +58,7 @@ fn each_command_takes_its_own_lock() {
     let env = TestEnv::sqlite(FIVE);
     let held = env.lock("glance-cache-prune");
     env.clean(&["--lock-timeout", "300ms"]).ok();
-    env.clean(&["--repair", "--lock-timeout", "300ms"])
-        .fails(3, &["glance-cache-prune"]);
+    env.clean(&["--repair", "--lock-timeout", "300ms"]).fails(3, &["glance-cache-prune"]);
     drop(held);
     let _held = [env.lock("glance-cache-clean"), env.lock("glance-cache")];
     env.prune(PRUNE_ALL).ok();
@@ -90,29 +86,12 @@ fn the_configured_lock_path_is_taken() {
     let locks = env.outside("locks");
     fs::create_dir(&locks).unwrap();
     let conf = env.conf(&format!("[oslo_concurrency]\nlock_path = {}", locks.display()));
-    let file = File::options()
-        .append(true)
-        .create(true)
-        .open(locks.join("glance-cache-prune"))
-        .unwrap();
+    let file = File::options().append(true).create(true).open(locks.join("glance-cache-prune")).unwrap();
     rustix::fs::fcntl_lock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).unwrap();
-    env.raw(&[
-        "prune",
-        "--config-file",
-        &conf,
-        "--max-size",
-        "0",
-        "--lock-timeout",
-        "0",
-    ])
-    .code(3);
+    env.raw(&["prune", "--config-file", &conf, "--max-size", "0", "--lock-timeout", "0"]).code(3);
     drop(file);
-    env.raw(&["prune", "--config-file", &conf, "--max-size", "0"])
-        .ok();
-    assert!(
-        !env.path("glance-cache-prune").exists(),
-        "locked in the cache directory as well"
-    );
+    env.raw(&["prune", "--config-file", &conf, "--max-size", "0"]).ok();
+    assert!(!env.path("glance-cache-prune").exists(), "locked in the cache directory as well");
 }
 
 #[test]
@@ -126,10 +105,7 @@ fn a_lock_file_that_was_deleted_and_made_anew_is_taken_again() {
     let new = env.lock("glance-cache-prune");
     drop(old);
     sleep(Duration::from_millis(600));
-    assert!(
-        running.child.try_wait().unwrap().is_none(),
-        "took the lock of a deleted file"
-    );
+    assert!(running.child.try_wait().unwrap().is_none(), "took the lock of a deleted file");
     assert_eq!(env.left(), "abcde");
     drop(new);
     running.wait().ok();
@@ -166,13 +142,10 @@ fn two_prunes_at_once_remove_what_one_would() {
     for driver in [Sqlite, Xattr] {
         let env = TestEnv::large(driver, 400);
         let mut commands = [env.of_cache("prune"), env.of_cache("prune")];
-        let runs = commands
-            .each_mut()
-            .map(|c| Running::start(c.args(["--max-size", "200"]), &env.outside("")));
-        let pruned: u64 = runs
-            .map(|r| r.wait().ok().json()["total_files_pruned"].as_u64().unwrap())
-            .iter()
-            .sum();
+        let runs =
+            commands.each_mut().map(|c| Running::start(c.args(["--max-size", "200"]), &env.outside("")));
+        let pruned: u64 =
+            runs.map(|r| r.wait().ok().json()["total_files_pruned"].as_u64().unwrap()).iter().sum();
         assert_eq!(pruned, 200);
         assert_eq!(env.names("").iter().filter(|name| name.len() == 36).count(), 200);
     }
@@ -186,10 +159,8 @@ fn two_cleans_at_once_both_succeed() {
     }
     let mut commands = [env.of_cache("clean"), env.of_cache("clean")];
     let runs = commands.each_mut().map(|c| Running::start(c, &env.outside("")));
-    let cleaned: u64 = runs
-        .map(|r| r.wait().ok().json()["total_files_cleaned"].as_u64().unwrap())
-        .iter()
-        .sum();
+    let cleaned: u64 =
+        runs.map(|r| r.wait().ok().json()["total_files_cleaned"].as_u64().unwrap()).iter().sum();
     assert_eq!(cleaned, 2000);
 }
 
@@ -211,11 +182,9 @@ fn a_signal_while_waiting_ends_it_with_nothing_changed() {
 
 #[test]
 fn a_signal_in_the_middle_ends_it_between_two_entries() {
-    for (driver, signal, code) in [
-        (Sqlite, Signal::INT, 130),
-        (Xattr, Signal::TERM, 143),
-        (Sqlite, Signal::TERM, 143),
-    ] {
+    for (driver, signal, code) in
+        [(Sqlite, Signal::INT, 130), (Xattr, Signal::TERM, 143), (Sqlite, Signal::TERM, 143)]
+    {
         let env = TestEnv::large(driver, 20_000);
         let mut command = env.of_cache("prune");
         let running = Running::start(command.args(["--max-size", "0"]), &env.outside(""));
@@ -223,15 +192,8 @@ fn a_signal_in_the_middle_ends_it_between_two_entries() {
         running.signal(signal);
         let run = running.wait().code(code);
         assert!(!run.json()["signal"].is_null(), "{run:?}");
-        let files: Vec<String> = env
-            .names("")
-            .into_iter()
-            .filter(|name| name.len() == 36)
-            .collect();
-        assert!(
-            !files.is_empty(),
-            "it was done before the signal came: nothing tested"
-        );
+        let files: Vec<String> = env.names("").into_iter().filter(|name| name.len() == 36).collect();
+        assert!(!files.is_empty(), "it was done before the signal came: nothing tested");
         assert_eq!(run.json()["total_files_pruned"], 20_000 - files.len());
         assert!(driver == Xattr || env.ids() == files, "files and rows differ");
     }
@@ -248,18 +210,11 @@ fn killed_at_any_point_leaves_at_worst_ghosts_and_the_next_run_forgets_them() {
         let _ = running.wait();
         let (rows, files) = (env.ids(), env.names(""));
         assert!(
-            files
-                .iter()
-                .filter(|name| name.len() == 36)
-                .all(|file| rows.contains(file)),
+            files.iter().filter(|name| name.len() == 36).all(|file| rows.contains(file)),
             "an orphan was left"
         );
         env.prune(&["--max-size", "500", "--forget-all"]).ok();
-        let files: Vec<String> = env
-            .names("")
-            .into_iter()
-            .filter(|name| name.len() == 36)
-            .collect();
+        let files: Vec<String> = env.names("").into_iter().filter(|name| name.len() == 36).collect();
         assert_eq!((files.len(), env.ids() == files), (500, true), "round {round}");
     }
 }
@@ -273,10 +228,7 @@ fn an_index_that_is_being_written_costs_no_file() {
         let writer = env.db();
         writer.execute_batch(begin).unwrap();
         let run = env.prune(PRUNE_ALL).fails(3, &["cache.db"]);
-        assert!(
-            run.json()["error"].is_string() && run.took < Duration::from_secs(10),
-            "{run:?}"
-        );
+        assert!(run.json()["error"].is_string() && run.took < Duration::from_secs(10), "{run:?}");
         drop(writer);
         assert_eq!(env.left(), "abcde", "{begin}");
     }
@@ -286,9 +238,7 @@ fn an_index_that_is_being_written_costs_no_file() {
 fn an_index_that_is_being_read_costs_no_file() {
     let env = TestEnv::sqlite(FIVE);
     let reader = env.db();
-    reader
-        .execute_batch("BEGIN; SELECT * FROM cached_images;")
-        .unwrap();
+    reader.execute_batch("BEGIN; SELECT * FROM cached_images;").unwrap();
     env.prune(PRUNE_ALL).fails(3, &["cache.db"]);
     drop(reader);
     assert_eq!(env.left(), "abcde");
@@ -312,24 +262,14 @@ fn waits_for_a_busy_index_within_the_timeout() {
 fn a_write_ahead_log_neither_counts_nor_is_made_by_a_look() {
     let env = TestEnv::sqlite(FIVE);
     env.sql("PRAGMA journal_mode = WAL");
-    assert_eq!(
-        env.names("")
-            .iter()
-            .filter(|name| name.starts_with("cache.db"))
-            .count(),
-        1
-    );
+    assert_eq!(env.names("").iter().filter(|name| name.starts_with("cache.db")).count(), 1);
     let before = tree(env.dir());
     env.list();
     env.run("status", &[]).ok();
     assert_eq!(tree(env.dir()), before);
     let reader = env.db();
-    reader
-        .execute_batch("BEGIN; SELECT * FROM cached_images;")
-        .unwrap();
-    env.prune(&["--max-size", "5000"])
-        .ok()
-        .has(&json!({"total_files_pruned": 0, "cache_size_before": 5000}));
+    reader.execute_batch("BEGIN; SELECT * FROM cached_images;").unwrap();
+    env.prune(&["--max-size", "5000"]).ok().has(&json!({"total_files_pruned": 0, "cache_size_before": 5000}));
     env.prune(&["--max-size", "3000", "--lock-timeout", "1s"]).ok();
     drop(reader);
     assert_eq!(env.left(), "cde");
@@ -339,9 +279,7 @@ fn a_write_ahead_log_neither_counts_nor_is_made_by_a_look() {
 fn with_a_hot_journal() -> TestEnv {
     let (env, work) = (TestEnv::sqlite(FIVE), TestEnv::sqlite(FIVE));
     let padding = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 4000) ";
-    work.sql(&format!(
-        "CREATE TABLE padding AS {padding} SELECT i, hex(randomblob(60)) AS x FROM n"
-    ));
+    work.sql(&format!("CREATE TABLE padding AS {padding} SELECT i, hex(randomblob(60)) AS x FROM n"));
     let writer = work.db();
     writer.execute_batch("PRAGMA cache_size = 2; BEGIN; UPDATE padding SET x = x || 'y'; DELETE FROM cached_images; UPDATE padding SET x = x || 'z'").unwrap();
     for name in ["cache.db", "cache.db-journal"] {
@@ -353,9 +291,7 @@ fn with_a_hot_journal() -> TestEnv {
 #[test]
 fn a_hot_journal_is_rolled_back_by_a_prune() {
     let env = with_a_hot_journal();
-    env.prune(&["--max-size", "3000"])
-        .ok()
-        .has(&json!({"total_files_pruned": 2, "cache_size_before": 5000}));
+    env.prune(&["--max-size", "3000"]).ok().has(&json!({"total_files_pruned": 2, "cache_size_before": 5000}));
     assert_eq!(env.left(), "cde");
 }
 
@@ -473,8 +409,7 @@ fn a_fifo_for_an_index_or_a_configuration_file_is_an_error() {
     assert_ne!(run.stderr, "");
     let pipe = env.path("pipe");
     env.fifo("pipe");
-    env.raw(&["prune", "--config-file", pipe.to_str().unwrap()])
-        .fails(2, &["pipe"]);
+    env.raw(&["prune", "--config-file", pipe.to_str().unwrap()]).fails(2, &["pipe"]);
 }
 
 #[test]
@@ -500,15 +435,7 @@ fn rows_that_point_outside_touch_nothing_there() {
     let env = TestEnv::sqlite(FIVE);
     let victim = env.outside("victim");
     fs::write(&victim, "x").unwrap();
-    for name in [
-        "../victim",
-        victim.to_str().unwrap(),
-        "",
-        ".",
-        "..",
-        "invalid",
-        "a/b",
-    ] {
+    for name in ["../victim", victim.to_str().unwrap(), "", ".", "..", "invalid", "a/b"] {
         env.row(name, 100);
     }
     env.sql("INSERT INTO cached_images (image_id) VALUES (NULL), (x'ff00'), (17)");
@@ -551,16 +478,14 @@ fn a_subdirectory_swapped_for_a_link_while_it_runs_removes_nothing_outside() {
 fn calls(env: &TestEnv, trace: &str, arguments: &[&str]) -> Vec<String> {
     let log = env.outside("strace");
     let mut command = env.command("/usr/bin/strace");
-    command
-        .args(["-f", "-y", "-o", log.to_str().unwrap(), "-e", trace, BINARY])
-        .args(arguments);
-    env.finish(command.args(["--cache-dir", env.dir().to_str().unwrap()]))
-        .ok();
-    fs::read_to_string(log)
-        .unwrap()
-        .lines()
-        .map(String::from)
-        .collect()
+    command.args(["-f", "-y", "-o", log.to_str().unwrap(), "-e", trace, BINARY]).args(arguments);
+    env.finish(command.args(["--cache-dir", env.dir().to_str().unwrap()])).ok();
+    let calls: Vec<String> = fs::read_to_string(log).unwrap().lines().map(String::from).collect();
+    assert!(
+        calls.iter().any(|call| call.contains(env.dir().to_str().unwrap())),
+        "strace saw nothing: {calls:?}"
+    );
+    calls
 }
 
 #[test]
@@ -586,10 +511,7 @@ fn a_look_opens_nothing_for_writing_and_takes_no_lock_of_ours() {
                     "setxattr",
                     "utimens",
                 ];
-                assert!(
-                    !writes.iter().any(|what| call.contains(what)),
-                    "{command:?}: {call}"
-                );
+                assert!(!writes.iter().any(|what| call.contains(what)), "{command:?}: {call}");
             }
         }
     }
@@ -601,11 +523,7 @@ fn nothing_is_unlinked_by_path() {
     for env in TestEnv::both(FIVE) {
         env.file("invalid/x", 1, 1);
         for command in [&["prune", "--max-size", "0"] as &[&str], &["clean"]] {
-            for call in calls(
-                &env,
-                "trace=unlink,unlinkat,rename,renameat,renameat2,rmdir",
-                command,
-            ) {
+            for call in calls(&env, "trace=unlink,unlinkat,rename,renameat,renameat2,rmdir", command) {
                 let own = call.contains("cache.db-journal"); // SQLite's own, which opens by path
                 assert!(
                     own || !call.contains("unlink")
@@ -622,39 +540,24 @@ fn nothing_is_unlinked_by_path() {
 fn no_descriptor_of_a_locked_file_is_closed_before_the_end() {
     // POSIX drops every lock of a process on a file as soon as it closes any descriptor of it.
     let env = TestEnv::sqlite(FIVE);
-    let calls = calls(
-        &env,
-        "trace=fcntl,close,unlinkat",
-        &["prune", "--max-size", "2000", "--driver", "sqlite"],
-    );
+    let calls =
+        calls(&env, "trace=fcntl,close,unlinkat", &["prune", "--max-size", "2000", "--driver", "sqlite"]);
     let unlinked = |call: &&String| call.contains("unlinkat(") && !call.contains("journal");
-    let last = calls
-        .iter()
-        .rposition(|call| unlinked(&call))
-        .expect("something was pruned");
-    let locked = calls
-        .iter()
-        .position(|call| call.contains("glance-cache-prune") && call.contains("F_WRLCK"));
+    let last = calls.iter().rposition(|call| unlinked(&call)).expect("something was pruned");
+    let locked =
+        calls.iter().position(|call| call.contains("glance-cache-prune") && call.contains("F_WRLCK"));
     let locked = locked.expect("the lock was taken");
     let closed = calls[locked..last]
         .iter()
         .find(|call| call.contains("close(") && call.contains("glance-cache-prune"));
-    assert_eq!(
-        closed, None,
-        "the lock was dropped before the last image was removed"
-    );
+    assert_eq!(closed, None, "the lock was dropped before the last image was removed");
     let first = calls.iter().position(|call| unlinked(&call)).unwrap();
     let begun = calls[..first]
         .iter()
         .rposition(|call| call.contains("cache.db>") && call.contains("F_WRLCK"))
         .expect("locked");
-    let closed = calls[begun..last]
-        .iter()
-        .find(|call| call.contains("close(") && call.contains("cache.db>"));
-    assert_eq!(
-        closed, None,
-        "the index's locks were dropped before the last image was removed"
-    );
+    let closed = calls[begun..last].iter().find(|call| call.contains("close(") && call.contains("cache.db>"));
+    assert_eq!(closed, None, "the index's locks were dropped before the last image was removed");
 }
 
 /// Names with a newline, an escape sequence, and bytes that are no UTF-8.
@@ -693,9 +596,7 @@ fn hostile_names_are_removed_where_they_should_be_and_shown_escaped() {
 fn output_that_cannot_be_written_is_no_panic_and_costs_no_row() {
     let env = TestEnv::sqlite(FIVE);
     let mut command = env.of_cache("prune");
-    command
-        .args(["--max-size", "2000"])
-        .stdout(File::options().write(true).open("/dev/full").unwrap());
+    command.args(["--max-size", "2000"]).stdout(File::options().write(true).open("/dev/full").unwrap());
     let output = command.output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(!said.contains("panicked"), "{said}");
@@ -709,10 +610,7 @@ fn a_reader_that_went_away_is_no_error() {
     drop(reader);
     let output = env.of_cache("list").stdout(writer).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
-    assert!(
-        !said.contains("panicked") && !said.contains("roken pipe"),
-        "{said}"
-    );
+    assert!(!said.contains("panicked") && !said.contains("roken pipe"), "{said}");
 }
 
 #[test]
@@ -732,14 +630,9 @@ fn an_unmounted_cache_with_its_index_elsewhere_loses_no_rows() {
         fs::remove_file(env.path(id(letter))).unwrap();
     }
     let conf = env.conf(&format!("image_cache_sqlite_db = {}", index.display()));
-    env.raw(&["prune", "--config-file", &conf])
-        .fails(1, &[env.dir().to_str().unwrap(), "--forget-all"]);
+    env.raw(&["prune", "--config-file", &conf]).fails(1, &[env.dir().to_str().unwrap(), "--forget-all"]);
     let db = rusqlite::Connection::open(index).unwrap();
-    assert_eq!(
-        db.query_row("SELECT count(*) FROM cached_images", [], |r| r.get::<_, i64>(0))
-            .unwrap(),
-        5
-    );
+    assert_eq!(db.query_row("SELECT count(*) FROM cached_images", [], |r| r.get::<_, i64>(0)).unwrap(), 5);
 }
 
 /// What only root can arrange.
@@ -766,16 +659,10 @@ mod as_root {
             for name in ["invalid/a", "invalid/b", "incomplete/a", "incomplete/b"] {
                 env.file(name, 10, 100);
             }
-            let _held = [
-                Immutable::new(env.path("invalid/a")),
-                Immutable::new(env.path("incomplete/a")),
-            ];
+            let _held = [Immutable::new(env.path("invalid/a")), Immutable::new(env.path("incomplete/a"))];
             let run = env.clean(&[]).code(1).has(&json!({"total_files_cleaned": 2}));
             assert_eq!(run.json()["errors"].as_array().unwrap().len(), 2);
-            assert_eq!(
-                (env.names("invalid"), env.names("incomplete")),
-                (vec!["a".into()], vec!["a".into()])
-            );
+            assert_eq!((env.names("invalid"), env.names("incomplete")), (vec!["a".into()], vec!["a".into()]));
         }
     }
 
@@ -822,12 +709,7 @@ mod as_root {
             env.prune(&["--max-size", "3000"]).ok();
             for entry in walkdir::WalkDir::new(env.dir()) {
                 let entry = entry.unwrap();
-                assert_eq!(
-                    entry.metadata().unwrap().uid(),
-                    65534,
-                    "{}",
-                    entry.path().display()
-                );
+                assert_eq!(entry.metadata().unwrap().uid(), 65534, "{}", entry.path().display());
             }
             env.as_nobody("prune", &["--max-size", "1000"]).ok();
         }
@@ -846,11 +728,7 @@ mod as_root {
             }
             fs::write(small.env.path("invalid/x"), vec![1; 2000]).unwrap();
             small.fill();
-            small
-                .env
-                .prune(&["--max-size", "1500000"])
-                .ok()
-                .has(&json!({"total_files_pruned": 3}));
+            small.env.prune(&["--max-size", "1500000"]).ok().has(&json!({"total_files_pruned": 3}));
             assert_eq!(small.env.left(), "def");
             small.env.clean(&[]).ok();
             assert_eq!(small.env.names("invalid"), [""; 0]);
@@ -874,10 +752,8 @@ mod as_root {
             "SELECT size, last_accessed, last_modified FROM cached_images WHERE image_id = '{}'",
             id('e')
         );
-        let row: (i64, f64, f64) = env
-            .db()
-            .query_row(&sql, [], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))
-            .unwrap();
+        let row: (i64, f64, f64) =
+            env.db().query_row(&sql, [], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?))).unwrap();
         assert_eq!(row, (700, env.now - 30.0 * 3600.0, env.now - 30.0 * 3600.0));
     }
 
@@ -901,10 +777,7 @@ mod as_root {
             system(&["mount", "-o", "remount,ro", mounted.mount.point.to_str().unwrap()]);
             mounted.env.list();
             let run = mounted.env.prune(PRUNE_ALL);
-            assert!(
-                [1, 3].contains(&run.code) && run.stderr.to_lowercase().contains("read-only"),
-                "{run:?}"
-            );
+            assert!([1, 3].contains(&run.code) && run.stderr.to_lowercase().contains("read-only"), "{run:?}");
             assert_eq!(mounted.env.images(), "abcde");
         }
     }

@@ -27,11 +27,7 @@ fn verbose_says_where_each_setting_came_from() {
     command.args(["status", "-v", "--config-file", &conf, "--stall-time", "2h"]);
     command.env("OS_DEFAULT__IMAGE_CACHE_SQLITE_DB", "cache.db");
     let run = env.finish(&mut command).ok();
-    for origin in [
-        &format!("{conf}:4"),
-        "OS_DEFAULT__IMAGE_CACHE_SQLITE_DB",
-        "--stall-time",
-    ] {
+    for origin in [&format!("{conf}:4"), "OS_DEFAULT__IMAGE_CACHE_SQLITE_DB", "--stall-time"] {
         assert!(run.stdout.contains(origin), "{origin} in\n{}", run.stdout);
     }
 }
@@ -78,10 +74,7 @@ fn the_holder_of_a_lock_is_named() {
     let env = TestEnv::sqlite(FIVE);
     let _lock = env.lock("glance-cache-prune");
     let text = env.run("status", &[]).ok().stdout;
-    assert!(
-        text.contains("glance-cache-prune") && text.contains(&std::process::id().to_string()),
-        "{text}"
-    );
+    assert!(text.contains("glance-cache-prune") && text.contains(&std::process::id().to_string()), "{text}");
 }
 
 #[test]
@@ -90,10 +83,7 @@ fn leftovers_of_another_driver_are_a_warning() {
     let index = TestEnv::sqlite(&[]);
     std::fs::copy(index.path("cache.db"), env.path("cache.db")).unwrap();
     let run = env.run("status", &[]).ok();
-    assert!(
-        format!("{}{}", run.stdout, run.stderr).contains("cache.db"),
-        "{run:?}"
-    );
+    assert!(format!("{}{}", run.stdout, run.stderr).contains("cache.db"), "{run:?}");
 }
 
 #[test]

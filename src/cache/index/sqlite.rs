@@ -13,6 +13,7 @@
 //! **What a look may do.** list, status and dry runs take the shared lock and write nothing: no roll-back of a hot journal, no
 //! WAL files. Where reading would need that, they say so instead.
 
+use std::fmt::Write as _;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -85,23 +86,13 @@ impl Location {
         let not_a_file = || format!("image_cache_sqlite_db {} names no file", file.display());
         let name = path.file_name().with_context(not_a_file)?;
         let name = NameBuf::new(name.as_encoded_bytes()).with_context(not_a_file)?;
-        let base = dir
-            .fd(Place::Base)
-            .context("the cache directory is always open")?;
+        let base = dir.fd(Place::Base).context("the cache directory is always open")?;
         // The directory part leads where the operator's setting says; only the last component must not be a link.
-        let parent = file
-            .parent()
-            .filter(|p| !p.as_os_str().is_empty())
-            .unwrap_or(Path::new("."));
+        let parent = file.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let dir_fd = openat(base, parent, flags, Mode::empty())
             .with_context(|| format!("cannot open the directory of the image index {}", path.display()))?;
-        Ok(Location {
-            dir: dir_fd,
-            name,
-            path,
-            owner: dir.owner(),
-        })
+        Ok(Location { dir: dir_fd, name, path, owner: dir.owner() })
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -159,10 +150,7 @@ impl Location {
     }
 
     fn exchanged(&self) -> anyhow::Error {
-        anyhow!(
-            "image index {} was exchanged while it was opened: nothing was written",
-            self.path.display()
-        )
+        anyhow!("image index {} was exchanged while it was opened: nothing was written", self.path.display())
     }
 }
 
@@ -218,19 +206,11 @@ impl Sqlite {
         }
         let connection = Self::connect(&location, &stat, &path, flags)?;
         let Location { dir, path, owner, .. } = location;
-        Sqlite {
-            connection: Some(connection),
-            path,
-            directory: dir,
-            owner,
-        }
-        .prepare(purpose, wait)
+        Sqlite { connection: Some(connection), path, directory: dir, owner }.prepare(purpose, wait)
     }
 
     fn db(&self) -> &Connection {
-        self.connection
-            .as_ref()
-            .expect("the connection is there until the index is dropped")
+        self.connection.as_ref().expect("the connection is there until the index is dropped")
     }
 
     /// Opens the database and makes sure, before any statement runs, that SQLite's descriptor is of the file that was looked at.
@@ -263,23 +243,23 @@ impl Sqlite {
         let _owner = self.owner.act()?;
         self.db().busy_timeout(SLICE)?;
         if purpose == Purpose::Create {
-            self.patiently(wait, |c| c.execute_batch(TABLE))
-                .map_err(Refusal::into_error)?;
+            self.patiently(wait, |c| c.execute_batch(TABLE)).map_err(Refusal::into_error)?;
         }
-        let table = self.patiently(wait, |c| {
-            c.query_row(
-                "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'cached_images'",
-                [],
-                |_| Ok(()),
-            )
-            .optional()
+        let tables = self.patiently(wait, |c| {
+            c.query_row("SELECT count(*), total(name = 'cached_images') FROM sqlite_schema", [], |r| {
+                Ok((r.get::<_, i64>(0)?, r.get::<_, f64>(1)?))
+            })
         });
-        match table {
-            Ok(Some(())) => {}
-            Ok(None) => return Ok(Found::Nothing),
+        match tables {
+            Ok((0, _)) => return Ok(Found::Nothing),
+            Ok((_, 0.0)) => bail!(
+                "{} is a database, but not an image index of Glance: it has no table cached_images",
+                self.path.display()
+            ),
+            Ok(_) => {}
             Err(Refusal::Broken(e)) if purpose == Purpose::Look && is_recovery(&e) => {
                 return Ok(Found::Unreadable(format!(
-                    "{} has changes of a killed process to roll back, which only a changing command does",
+                    "{} has a journal of a killed process to roll back, which only a changing command does",
                     self.path.display()
                 )));
             }
@@ -291,8 +271,7 @@ impl Sqlite {
                 .patiently(wait, |c| c.query_row("PRAGMA journal_mode", [], |r| r.get(0)))
                 .map_err(Refusal::into_error)?;
             if !["delete", "truncate", "persist", "wal"].contains(&mode.as_str()) {
-                self.db()
-                    .query_row("PRAGMA journal_mode = DELETE", [], |_| Ok(()))?;
+                self.db().query_row("PRAGMA journal_mode = DELETE", [], |_| Ok(()))?;
             }
             // No temporary files: the disk may be full.
             self.db().execute_batch("PRAGMA temp_store = MEMORY")?;
@@ -391,9 +370,7 @@ impl Sqlite {
                     "SELECT last_accessed, hits FROM cached_images WHERE rowid = ?1 AND image_id = ?2",
                 )?;
                 let now = now
-                    .query_row(params![row.key, id], |r| {
-                        Ok((real(r.get_ref(0)?), integer(r.get_ref(1)?)))
-                    })
+                    .query_row(params![row.key, id], |r| Ok((real(r.get_ref(0)?), integer(r.get_ref(1)?))))
                     .optional()?;
                 Ok(now.is_some_and(|(used, hits)| {
                     used.to_bits() == row.last_accessed.to_bits() && hits == row.hits
@@ -406,8 +383,7 @@ impl Sqlite {
     /// user version to what it is touches that page and nothing else), and the pages changed so far.
     fn secure(&self) -> rusqlite::Result<()> {
         let version: i32 = self.db().query_row("PRAGMA user_version", [], |r| r.get(0))?;
-        self.db()
-            .execute_batch(&format!("PRAGMA user_version = {version}"))?;
+        self.db().execute_batch(&format!("PRAGMA user_version = {version}"))?;
         self.db().cache_flush()
     }
 
@@ -437,14 +413,11 @@ impl Index for Sqlite {
         let mut last = Some(i64::MIN);
         while let Some(after) = last {
             // A busy database answers so before the first row, so that no row is joined twice.
-            last = self
-                .patiently(wait, |c| read_page(c, after, joiner))
-                .map_err(|refusal| {
-                    refusal.into_error().context(format!(
-                        "cannot read the rows of image index {}",
-                        self.path.display()
-                    ))
-                })?;
+            last = self.patiently(wait, |c| read_page(c, after, joiner)).map_err(|refusal| {
+                refusal
+                    .into_error()
+                    .context(format!("cannot read the rows of image index {}", self.path.display()))
+            })?;
         }
         Ok(())
     }
@@ -452,9 +425,7 @@ impl Index for Sqlite {
     fn begin(&mut self, wait: &Wait) -> Result<(), Refusal> {
         let _owner = self.owner.act().map_err(Refusal::Broken)?;
         self.patiently(wait, |c| c.execute_batch("BEGIN EXCLUSIVE"))?;
-        self.db()
-            .execute_batch("SAVEPOINT batch")
-            .map_err(|e| self.refusal(e))
+        self.db().execute_batch("SAVEPOINT batch").map_err(|e| self.refusal(e))
     }
 
     fn forget(&mut self, targets: &[Target]) -> Result<Vec<bool>, Refusal> {
@@ -466,8 +437,7 @@ impl Index for Sqlite {
     }
 
     fn commit(&mut self, gone: Option<&[Target]>) -> Result<(), Refusal> {
-        self.change(|index| index.try_commit(gone))
-            .inspect_err(|_| self.abandon())
+        self.change(|index| index.try_commit(gone)).inspect_err(|_| self.abandon())
     }
 
     fn abandon(&mut self) {
@@ -502,17 +472,12 @@ impl Index for Sqlite {
         self.change(|index| {
             let mut dropped = 0;
             {
-                let mut look = index
-                    .db()
-                    .prepare_cached("SELECT image_id FROM cached_images WHERE rowid = ?1")?;
-                let mut delete = index
-                    .db()
-                    .prepare_cached("DELETE FROM cached_images WHERE rowid = ?1")?;
+                let mut look =
+                    index.db().prepare_cached("SELECT image_id FROM cached_images WHERE rowid = ?1")?;
+                let mut delete = index.db().prepare_cached("DELETE FROM cached_images WHERE rowid = ?1")?;
                 for row in rows {
                     let is_bad = look
-                        .query_row([row.key], |r| {
-                            Ok(ImageId::new(raw(r.get_ref(0)?).as_ref()).is_none())
-                        })
+                        .query_row([row.key], |r| Ok(ImageId::new(raw(r.get_ref(0)?).as_ref()).is_none()))
                         .optional()?;
                     if is_bad == Some(true) {
                         dropped += delete.execute([row.key])? as u64;
@@ -586,9 +551,7 @@ fn integer(value: ValueRef<'_>) -> i64 {
 
 /// Tells whether SQLite refused a read because it would have to recover first.
 fn is_recovery(error: &anyhow::Error) -> bool {
-    error
-        .downcast_ref::<rusqlite::Error>()
-        .and_then(rusqlite::Error::sqlite_error_code)
+    error.downcast_ref::<rusqlite::Error>().and_then(rusqlite::Error::sqlite_error_code)
         == Some(ErrorCode::ReadOnly)
 }
 
@@ -612,9 +575,11 @@ fn uri(path: &Path, options: &str) -> PathBuf {
     for byte in path.as_os_str().as_encoded_bytes() {
         match byte {
             b'/' | b'-' | b'_' | b'.' | b'~' | b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' => {
-                text.push(char::from(*byte))
+                text.push(char::from(*byte));
             }
-            byte => text.push_str(&format!("%{byte:02X}")),
+            byte => {
+                let _ = write!(text, "%{byte:02X}");
+            }
         }
     }
     PathBuf::from(format!("{text}?{options}"))
@@ -626,9 +591,6 @@ mod tests {
 
     #[test]
     fn paths_become_uris_that_mean_the_same_file() {
-        assert_eq!(
-            uri(Path::new("/a b/c?d#e%"), "x=1"),
-            Path::new("file:/a%20b/c%3Fd%23e%25?x=1")
-        );
+        assert_eq!(uri(Path::new("/a b/c?d#e%"), "x=1"), Path::new("file:/a%20b/c%3Fd%23e%25?x=1"));
     }
 }

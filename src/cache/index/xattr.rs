@@ -56,8 +56,5 @@ fn read(dir: BorrowedFd<'_>, name: Name<'_>, attribute: &str) -> Attribute {
 
 /// Reads the number in a hits attribute, as Glance's `int()` of it; anything else counts as no hits.
 pub(crate) fn parse_hits(value: &[u8]) -> i64 {
-    std::str::from_utf8(value)
-        .ok()
-        .and_then(|text| text.trim().parse().ok())
-        .unwrap_or(0)
+    std::str::from_utf8(value).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
 }

@@ -14,10 +14,8 @@ use shapes::{Shape, shapes};
 
 /// Makes the shape's cache with Glance's driver, and a copy of it that keeps every time.
 fn make(peer: &mut Peer, env: &TestEnv, driver: Driver, shape: &Shape) -> (String, String) {
-    let (theirs, ours) = (
-        path(env, &format!("{}-theirs", shape.name)),
-        path(env, &format!("{}-ours", shape.name)),
-    );
+    let (theirs, ours) =
+        (path(env, &format!("{}-theirs", shape.name)), path(env, &format!("{}-ours", shape.name)));
     peer.call("make", shape.request(&theirs, driver, env.now));
     peer.call("copy", json!({"source": theirs, "target": ours}));
     (theirs, ours)
@@ -57,15 +55,10 @@ fn side_by_side(driver: Driver) -> (usize, Vec<String>) {
             "the copy of {}",
             shape.name
         );
-        let pruned = peer.call(
-            "prune",
-            json!({"dir": theirs, "driver": driver.name(), "max_size": shape.limit}),
-        );
+        let pruned =
+            peer.call("prune", json!({"dir": theirs, "driver": driver.name(), "max_size": shape.limit}));
         let after_prune = dump(&mut peer, &theirs, driver);
-        peer.call(
-            "clean",
-            json!({"dir": theirs, "driver": driver.name(), "stall_time": shape.stall}),
-        );
+        peer.call("clean", json!({"dir": theirs, "driver": driver.name(), "stall_time": shape.stall}));
         let after_clean = dump(&mut peer, &theirs, driver);
 
         let conf = conf(&env, &ours, driver, shape.limit, shape.stall);
@@ -93,16 +86,8 @@ fn side_by_side(driver: Driver) -> (usize, Vec<String>) {
 
 fn assert_same(driver: Driver) {
     let (count, differing) = side_by_side(driver);
-    println!(
-        "{}: {count} caches compared, {} differ",
-        driver.name(),
-        differing.len()
-    );
-    assert!(
-        count >= 60 && differing.is_empty(),
-        "of {count}:\n{}",
-        differing.join("\n")
-    );
+    println!("{}: {count} caches compared, {} differ", driver.name(), differing.len());
+    assert!(count >= 60 && differing.is_empty(), "of {count}:\n{}", differing.join("\n"));
 }
 
 #[test]
@@ -126,8 +111,7 @@ fn old_names_leave_the_same_as_the_console_scripts() {
         let (theirs, ours) = make(&mut peer, &env, driver, shape);
         for tool in ["glance-cache-pruner", "glance-cache-cleaner"] {
             let config = conf(&env, &theirs, driver, shape.limit, shape.stall);
-            env.finish(env.command(script(tool)).args(["--config-file", &config]))
-                .ok();
+            env.finish(env.command(script(tool)).args(["--config-file", &config])).ok();
             let config = conf(&env, &ours, driver, shape.limit, shape.stall);
             env.old(tool, &["--config-file", &config]).ok().silent();
             assert_eq!(
@@ -147,11 +131,7 @@ fn glance_goes_on_using_what_we_left() {
     let (env, mut peer) = (TestEnv::empty(Xattr), Peer::start());
     let mut used = 0;
     for driver in [Sqlite, Xattr] {
-        for shape in shapes()
-            .iter()
-            .filter(|shape| !shape.images.is_empty() && shape.limit > 0)
-            .step_by(4)
-        {
+        for shape in shapes().iter().filter(|shape| !shape.images.is_empty() && shape.limit > 0).step_by(4) {
             let (theirs, ours) = make(&mut peer, &env, driver, shape);
             let conf = conf(&env, &ours, driver, shape.limit, 0);
             env.raw(&["prune", "--config-file", &conf]).ok();
@@ -166,16 +146,9 @@ fn glance_goes_on_using_what_we_left() {
                 }
             }
             let left = dump(&mut peer, &ours, driver);
-            let gone: Vec<&String> = shape
-                .images
-                .iter()
-                .map(|image| &image.0)
-                .filter(|id| left["files"][id].is_null())
-                .collect();
-            peer.call(
-                "use",
-                json!({"dir": ours, "driver": driver.name(), "gone": gone, "fresh": id('f')}),
-            );
+            let gone: Vec<&String> =
+                shape.images.iter().map(|image| &image.0).filter(|id| left["files"][id].is_null()).collect();
+            peer.call("use", json!({"dir": ours, "driver": driver.name(), "gone": gone, "fresh": id('f')}));
             used += 1;
             system(&["rm", "-r", &theirs, &ours]);
         }
@@ -209,11 +182,7 @@ fn glance_accepts_what_a_killed_prune_left() {
             .collect();
         assert!(strange.is_empty(), "{strange:?}");
         env.prune(&["--max-size", "100", "--forget-all"]).ok();
-        let files: Vec<String> = env
-            .names("")
-            .into_iter()
-            .filter(|name| name.len() == 36)
-            .collect();
+        let files: Vec<String> = env.names("").into_iter().filter(|name| name.len() == 36).collect();
         let ghosts = env.ids().iter().filter(|id| !files.contains(id)).count();
         assert_eq!(ghosts, 0);
     }
@@ -245,15 +214,9 @@ fn our_locks_are_seen_by_glance() {
     let running = Running::start(command.args(["--max-size", "0"]), &env.outside(""));
     until("our lock", || env.path("glance-cache-prune").exists());
     std::thread::sleep(Duration::from_millis(200));
-    peer.ask(
-        "lock",
-        json!({"name": "glance-cache-prune", "path": path(&env, "cache")}),
-    );
+    peer.ask("lock", json!({"name": "glance-cache-prune", "path": path(&env, "cache")}));
     std::thread::sleep(Duration::from_millis(500));
-    let file = File::options()
-        .append(true)
-        .open(env.path("glance-cache-prune"))
-        .unwrap();
+    let file = File::options().append(true).open(env.path("glance-cache-prune")).unwrap();
     let free = rustix::fs::fcntl_lock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive);
     assert!(free.is_err(), "nobody holds the lock");
     drop(writer);
@@ -283,11 +246,7 @@ fn a_prune_beside_a_busy_glance_holds_the_limit_and_nobody_waits_long() {
         env.prune(&["--max-size", "50000"]).ok();
         if driver == Sqlite {
             env.left();
-            let files: Vec<String> = env
-                .names("")
-                .into_iter()
-                .filter(|name| name.len() == 36)
-                .collect();
+            let files: Vec<String> = env.names("").into_iter().filter(|name| name.len() == 36).collect();
             assert_eq!(env.ids(), files);
         }
     }
@@ -301,10 +260,7 @@ fn list_is_what_glances_driver_answers() {
         for shape in shapes().iter().step_by(5) {
             let (theirs, ours) = make(&mut peer, &env, driver, shape);
             let conf = conf(&env, &ours, driver, shape.limit, shape.stall);
-            let our = env
-                .raw(&["list", "--format", "json", "--config-file", &conf])
-                .ok()
-                .json();
+            let our = env.raw(&["list", "--format", "json", "--config-file", &conf]).ok().json();
             let their = peer.call("listing", json!({"dir": theirs, "driver": driver.name()}));
             assert_eq!(our["queued_images"], their["queued_images"], "{}", shape.name);
             let by_id = |list: &Value| {
@@ -314,13 +270,7 @@ fn list_is_what_glances_driver_answers() {
             };
             for (our, their) in by_id(&our).iter().zip(by_id(&their)) {
                 for (key, value) in their.as_object().unwrap() {
-                    assert_eq!(
-                        &our[key],
-                        value,
-                        "{key} in {our}, {} {}",
-                        driver.name(),
-                        shape.name
-                    );
+                    assert_eq!(&our[key], value, "{key} in {our}, {} {}", driver.name(), shape.name);
                 }
             }
             assert_eq!(by_id(&our).len(), by_id(&their).len());
@@ -338,9 +288,7 @@ type Configured<'a> = (&'a [(&'a str, &'a str)], &'a [(&'a str, &'a str)], &'a [
 fn a_configuration_means_what_it_means_to_glance() {
     let max = |n: &str| format!("[DEFAULT]\nimage_cache_max_size = {n}\n");
     let sizes: Vec<String> = "0 1000 2000 3000 4000".split(' ').map(max).collect();
-    let [n0, n1, n2, n3, n4] = &sizes[..] else {
-        unreachable!()
-    };
+    let [n0, n1, n2, n3, n4] = &sizes[..] else { unreachable!() };
     let texts: Vec<String> = [
         "image_cache_max_size = 0_2000",
         "image_cache_max_size = 0o777",
@@ -388,91 +336,27 @@ fn a_configuration_means_what_it_means_to_glance() {
     .iter()
     .map(|text| format!("[DEFAULT]\n{text}\n"))
     .collect();
-    let (single, conf): (Vec<_>, [&str; 2]) = (
-        texts.iter().map(|text| [("x.conf", text.as_str())]).collect(),
-        ["--config-file", "HOME/x.conf"],
-    );
-    let mut cases: Vec<Configured> = single
-        .iter()
-        .map(|files| (&files[..], &[][..], &conf[..]))
-        .collect();
+    let (single, conf): (Vec<_>, [&str; 2]) =
+        (texts.iter().map(|text| [("x.conf", text.as_str())]).collect(), ["--config-file", "HOME/x.conf"]);
+    let mut cases: Vec<Configured> = single.iter().map(|files| (&files[..], &[][..], &conf[..])).collect();
     let many: &[Configured] = &[
         (&[("glance.conf", n1), ("glance-api.conf", n2)], &[], &[]),
+        (&[("glance-cache.conf", n3), ("glance.conf", n1), ("glance-api.conf", n2)], &[], &[]),
+        (&[(".glance/glance-cache.conf", n3), ("glance-cache.conf", n1)], &[], &[]),
+        (&[("glance.conf.d/a.conf", n1), ("glance.conf.d/b.conf", n2), ("glance-cache.conf", n4)], &[], &[]),
+        (&[("glance-cache-pruner.conf.d/a.conf", n1), ("glance.conf.d/b.conf", n2)], &[], &[]),
+        (&[(".glance/glance.conf.d/a.conf", n1), ("glance.conf.d/b.conf", n2)], &[], &[]),
         (
-            &[
-                ("glance-cache.conf", n3),
-                ("glance.conf", n1),
-                ("glance-api.conf", n2),
-            ],
+            &[("glance-api.conf.d/a.conf", n1), ("glance-cache.conf.d/b.conf", n2), ("glance-api.conf", n3)],
             &[],
             &[],
         ),
-        (
-            &[(".glance/glance-cache.conf", n3), ("glance-cache.conf", n1)],
-            &[],
-            &[],
-        ),
-        (
-            &[
-                ("glance.conf.d/a.conf", n1),
-                ("glance.conf.d/b.conf", n2),
-                ("glance-cache.conf", n4),
-            ],
-            &[],
-            &[],
-        ),
-        (
-            &[
-                ("glance-cache-pruner.conf.d/a.conf", n1),
-                ("glance.conf.d/b.conf", n2),
-            ],
-            &[],
-            &[],
-        ),
-        (
-            &[(".glance/glance.conf.d/a.conf", n1), ("glance.conf.d/b.conf", n2)],
-            &[],
-            &[],
-        ),
-        (
-            &[
-                ("glance-api.conf.d/a.conf", n1),
-                ("glance-cache.conf.d/b.conf", n2),
-                ("glance-api.conf", n3),
-            ],
-            &[],
-            &[],
-        ),
-        (
-            &[("x.conf", n1), ("glance-cache.conf", n2)],
-            &[],
-            &["--config-file", "HOME/x.conf"],
-        ),
-        (
-            &[("x.conf", "[x]\n"), ("glance.conf.d/a.conf", n2)],
-            &[],
-            &["--config-file", "HOME/x.conf"],
-        ),
-        (
-            &[("x.conf", n1), ("glance.conf.d/a.conf", n2)],
-            &[],
-            &["--config-file=HOME/x.conf"],
-        ),
-        (
-            &[("d/x.conf", n1), ("d/y.conf", n2), ("glance-cache.conf", n3)],
-            &[],
-            &["--config-dir", "HOME/d"],
-        ),
-        (
-            &[("d/x.txt", n1), ("d/.y.conf", n2), ("glance-cache.conf", n3)],
-            &[],
-            &["--config-dir", "HOME/d"],
-        ),
-        (
-            &[("d/x.conf", n1), ("e/y.conf", n2)],
-            &[],
-            &["--config-dir", "HOME/e", "--config-dir", "HOME/d"],
-        ),
+        (&[("x.conf", n1), ("glance-cache.conf", n2)], &[], &["--config-file", "HOME/x.conf"]),
+        (&[("x.conf", "[x]\n"), ("glance.conf.d/a.conf", n2)], &[], &["--config-file", "HOME/x.conf"]),
+        (&[("x.conf", n1), ("glance.conf.d/a.conf", n2)], &[], &["--config-file=HOME/x.conf"]),
+        (&[("d/x.conf", n1), ("d/y.conf", n2), ("glance-cache.conf", n3)], &[], &["--config-dir", "HOME/d"]),
+        (&[("d/x.txt", n1), ("d/.y.conf", n2), ("glance-cache.conf", n3)], &[], &["--config-dir", "HOME/d"]),
+        (&[("d/x.conf", n1), ("e/y.conf", n2)], &[], &["--config-dir", "HOME/e", "--config-dir", "HOME/d"]),
         (
             &[("d/x.conf", n1), ("f.conf", n2)],
             &[],
@@ -489,16 +373,8 @@ fn a_configuration_means_what_it_means_to_glance() {
             &[("OS_DEFAULT__IMAGE_CACHE_MAX_SIZE", "3000")],
             &["--config-file", "HOME/x.conf"],
         ),
-        (
-            &[("x.conf", n1)],
-            &[("OS_DEFAULT__IMAGE_CACHE_MAX_SIZE", "x")],
-            &["--config-file", "HOME/x.conf"],
-        ),
-        (
-            &[("x.conf", n1)],
-            &[("OS_DEFAULT__IMAGE_CACHE_MAX_SIZE", "")],
-            &["--config-file", "HOME/x.conf"],
-        ),
+        (&[("x.conf", n1)], &[("OS_DEFAULT__IMAGE_CACHE_MAX_SIZE", "x")], &["--config-file", "HOME/x.conf"]),
+        (&[("x.conf", n1)], &[("OS_DEFAULT__IMAGE_CACHE_MAX_SIZE", "")], &["--config-file", "HOME/x.conf"]),
         (
             &[("x.conf", n1)],
             &[("OS_DEFAULT__image_cache_max_size", "3000")],
@@ -516,21 +392,10 @@ fn a_configuration_means_what_it_means_to_glance() {
     ];
     cases.extend(many);
     let mut peer = Peer::start();
-    let differing: Vec<String> = cases
-        .iter()
-        .filter_map(|case| means_something_else(&mut peer, case))
-        .collect();
-    println!(
-        "{} configurations compared, {} differ",
-        cases.len(),
-        differing.len()
-    );
-    assert!(
-        differing.is_empty(),
-        "of {}:\n{}",
-        cases.len(),
-        differing.join("\n")
-    );
+    let differing: Vec<String> =
+        cases.iter().filter_map(|case| means_something_else(&mut peer, case)).collect();
+    println!("{} configurations compared, {} differ", cases.len(), differing.len());
+    assert!(differing.is_empty(), "of {}:\n{}", cases.len(), differing.join("\n"));
 }
 
 /// What differs, if anything: the limit in force shows in which of five images of 1000 bytes are left.
@@ -540,26 +405,20 @@ fn means_something_else(peer: &mut Peer, (files, environment, arguments): &Confi
         env.write(&format!("home/{name}"), text);
     }
     let home = path(&env, "home");
-    let arguments: Vec<String> = arguments
-        .iter()
-        .map(|argument| argument.replace("HOME", &home))
-        .collect();
+    let arguments: Vec<String> = arguments.iter().map(|argument| argument.replace("HOME", &home)).collect();
     let environment: std::collections::BTreeMap<&str, &str> = environment.iter().copied().collect();
     let request = json!({"arguments": arguments, "name": "image_cache_max_size", "home": home,
         "prog": "glance-cache-pruner", "environment": environment});
     let theirs = peer.try_call("parse", request);
     let expected = match &theirs {
-        Ok(limit) if !limit.is_null() => Some(
-            FIVE.len()
-                .min((limit.as_u64().unwrap_or(u64::MAX) / 1000) as usize),
-        ),
+        Ok(limit) if !limit.is_null() => {
+            Some(FIVE.len().min((limit.as_u64().unwrap_or(u64::MAX) / 1000) as usize))
+        }
         _ => None, // an error of oslo's, or a None that Glance then trips over
     };
     let mut command = env.command(env.old_name("glance-cache-pruner"));
     command.args(&arguments).envs(&environment);
-    command
-        .env("OS_DEFAULT__IMAGE_CACHE_DIR", env.dir())
-        .env("OS_DEFAULT__IMAGE_CACHE_DRIVER", "xattr");
+    command.env("OS_DEFAULT__IMAGE_CACHE_DIR", env.dir()).env("OS_DEFAULT__IMAGE_CACHE_DRIVER", "xattr");
     let run = env.finish(&mut command);
     let ours = (run.code == 0).then(|| env.images().len());
     (ours != expected)

@@ -44,10 +44,7 @@ struct Numbers(u64);
 
 impl Numbers {
     fn below(&mut self, end: u64) -> u64 {
-        self.0 = self
-            .0
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) % end
     }
 }
@@ -60,26 +57,16 @@ const RECIPES: &[Recipe] = &[
     ("one", 1, |_, _| (1000, 3600, 0)),
     ("in-order", 8, |n, _| (1000, 9000 - 1000 * n as u64, 0)),
     ("in-reverse", 8, |n, _| (1000, 1000 * (n as u64 + 1), 1)),
-    ("mixed", 12, |_, r| {
-        (r.below(5000), 60 + r.below(900_000), r.below(4) as u32)
-    }),
+    ("mixed", 12, |_, r| (r.below(5000), 60 + r.below(900_000), r.below(4) as u32)),
     // Ties: the same size in xattr (then the name decides in both), the row order in sqlite; ids ascend with rows.
     ("all-tied", 9, |_, _| (700, 7200, 0)),
     ("tied-pairs", 10, |n, _| (500, 1000 * (6 - n as u64 / 2), 0)),
     ("tied-sizes-rise", 7, |n, _| (100 * (n as u64 + 1), 5000, 0)),
-    ("empty-files", 9, |n, _| {
-        (if n % 2 == 0 { 0 } else { 800 }, 90_000 - 5000 * n as u64, 0)
-    }),
-    ("one-giant", 6, |n, _| {
-        (if n == 3 { 50_000_000 } else { 10 }, 8000 - 900 * n as u64, 2)
-    }),
-    ("giant-first", 6, |n, _| {
-        (if n == 0 { 50_000_000 } else { 10 }, 8000 - 900 * n as u64, 2)
-    }),
+    ("empty-files", 9, |n, _| (if n % 2 == 0 { 0 } else { 800 }, 90_000 - 5000 * n as u64, 0)),
+    ("one-giant", 6, |n, _| (if n == 3 { 50_000_000 } else { 10 }, 8000 - 900 * n as u64, 2)),
+    ("giant-first", 6, |n, _| (if n == 0 { 50_000_000 } else { 10 }, 8000 - 900 * n as u64, 2)),
     ("very-old", 6, |n, _| (4096, 1_000_000_000 + 7 * n as u64, 0)),
-    ("many", 60, |_, r| {
-        (1 + r.below(99_999), 30 + r.below(10_000_000), 0)
-    }),
+    ("many", 60, |_, r| (1 + r.below(99_999), 30 + r.below(10_000_000), 0)),
 ];
 
 /// Limits as parts of the total: per mille, and then bytes more or less.
@@ -128,13 +115,5 @@ pub(super) fn shapes() -> Vec<Shape> {
 /// Entries that are no images: ids of their own, any size, ages well away from every stall time.
 fn others(first: usize, count: usize, numbers: &mut Numbers) -> Vec<(String, u64, u64)> {
     let ages = [5, 1800, 50_000, 500_000, 5_000_000];
-    (0..count)
-        .map(|n| {
-            (
-                nth_id(first + n),
-                numbers.below(3000),
-                ages[(numbers.below(5)) as usize],
-            )
-        })
-        .collect()
+    (0..count).map(|n| (nth_id(first + n), numbers.below(3000), ages[(numbers.below(5)) as usize])).collect()
 }
