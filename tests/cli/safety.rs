@@ -6,6 +6,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::thread::sleep;
 use std::time::Duration;
 
+use rustix::fs::{CWD, RenameFlags};
 use rustix::process::Signal;
 use serde_json::json;
 
@@ -300,7 +301,10 @@ fn a_hot_journal_is_left_alone_by_a_look_and_the_files_are_shown() {
     let before = tree(env.dir());
     let run = env.run("list", &["--format", "json"]).ok();
     assert!(run.stdout.contains(&id('a')), "{run:?}");
-    assert!(run.stderr.contains("journal"), "not said why last use is unknown: {run:?}");
+    assert!(
+        run.stderr.contains("unknown") && run.stderr.contains("roll back"),
+        "not said why last use is unknown: {run:?}"
+    );
     let _ = env.run("status", &[]);
     let _ = env.prune(&["--dry-run"]);
     assert_eq!(tree(env.dir()), before);
@@ -439,6 +443,121 @@ fn rows_that_point_outside_touch_nothing_there() {
     let _ = env.clean(&["--repair"]);
     assert!(victim.exists());
     assert_eq!(env.images(), "");
+}
+
+#[test]
+fn a_subdirectory_swapped_for_a_link_while_it_runs_removes_nothing_outside() {
+    let env = TestEnv::xattr(FIVE);
+    let outside = env.outside("precious");
+    fs::create_dir(&outside).unwrap();
+    for n in 0..50 {
+        fs::write(outside.join(nth_id(n)), "").unwrap();
+    }
+    env.link("link", &outside);
+    let (real, link) = (env.path("invalid"), env.path("link"));
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                let _ = rustix::fs::renameat_with(CWD, &real, CWD, &link, RenameFlags::EXCHANGE);
+                sleep(Duration::from_micros(50));
+            }
+        });
+        for _ in 0..200 {
+            let run = env.clean(&[]);
+            assert!(run.code <= 3, "{run:?}");
+        }
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    assert_eq!(names(&outside).len(), 50);
+}
+
+// -- What the kernel sees --
+
+/// The system calls of a run, from strace.
+fn calls(env: &TestEnv, trace: &str, arguments: &[&str]) -> Vec<String> {
+    let log = env.outside("strace");
+    let mut command = env.command("/usr/bin/strace");
+    command.args(["-f", "-y", "-o", log.to_str().unwrap(), "-e", trace, BINARY]).args(arguments);
+    env.finish(command.args(["--cache-dir", env.dir().to_str().unwrap()])).ok();
+    let calls: Vec<String> = fs::read_to_string(log).unwrap().lines().map(String::from).collect();
+    assert!(
+        calls.iter().any(|call| call.contains(env.dir().to_str().unwrap())),
+        "strace saw nothing: {calls:?}"
+    );
+    calls
+}
+
+#[test]
+#[ignore = "needs strace: run tests/run"]
+fn a_look_opens_nothing_for_writing_and_takes_no_lock_of_ours() {
+    for env in TestEnv::both(FIVE) {
+        for command in [
+            &["list"] as &[&str],
+            &["status"],
+            &["prune", "--dry-run", "--max-size", "0"],
+            &["clean", "--dry-run"],
+        ] {
+            let calls = calls(&env, "trace=file,desc", command);
+            let cache = env.dir().to_str().unwrap();
+            for call in calls.iter().filter(|call| call.contains(cache)) {
+                let writes = [
+                    "O_WRONLY",
+                    "O_CREAT",
+                    "unlink",
+                    "rename",
+                    "ftruncate",
+                    "F_WRLCK",
+                    "setxattr",
+                    "utimens",
+                ];
+                assert!(!writes.iter().any(|what| call.contains(what)), "{command:?}: {call}");
+            }
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs strace: run tests/run"]
+fn nothing_is_unlinked_by_path() {
+    for env in TestEnv::both(FIVE) {
+        env.file("invalid/x", 1, 1);
+        for command in [&["prune", "--max-size", "0"] as &[&str], &["clean"]] {
+            for call in calls(&env, "trace=unlink,unlinkat,rename,renameat,renameat2,rmdir", command) {
+                let own = call.contains("cache.db-journal"); // SQLite's own, which opens by path
+                assert!(
+                    own || !call.contains("unlink")
+                        || call.contains("unlinkat(") && !call.contains("AT_FDCWD"),
+                    "{call}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs strace: run tests/run"]
+fn no_descriptor_of_a_locked_file_is_closed_before_the_end() {
+    // POSIX drops every lock of a process on a file as soon as it closes any descriptor of it.
+    let env = TestEnv::sqlite(FIVE);
+    let calls =
+        calls(&env, "trace=fcntl,close,unlinkat", &["prune", "--max-size", "2000", "--driver", "sqlite"]);
+    let unlinked = |call: &&String| call.contains("unlinkat(") && !call.contains("journal");
+    let last = calls.iter().rposition(|call| unlinked(&call)).expect("something was pruned");
+    let locked =
+        calls.iter().position(|call| call.contains("glance-cache-prune") && call.contains("F_WRLCK"));
+    let locked = locked.expect("the lock was taken");
+    let closed = calls[locked..last]
+        .iter()
+        .find(|call| call.contains("close(") && call.contains("glance-cache-prune"));
+    assert_eq!(closed, None, "the lock was dropped before the last image was removed");
+    let first = calls.iter().position(|call| unlinked(&call)).unwrap();
+    let begun = calls[..first]
+        .iter()
+        .rposition(|call| call.contains("cache.db>") && call.contains("F_WRLCK"))
+        .expect("locked");
+    let closed = calls[begun..last].iter().find(|call| call.contains("close(") && call.contains("cache.db>"));
+    assert_eq!(closed, None, "the index's locks were dropped before the last image was removed");
 }
 
 /// Names with a newline, an escape sequence, and bytes that are no UTF-8.
