@@ -339,7 +339,8 @@ impl TestEnv {
     #[must_use = "check the exit code: ok(), code(), fails()"]
     pub(crate) fn as_nobody(&self, command: &str, arguments: &[&str]) -> Run {
         let copy = self.outside("glance-cache");
-        fs::copy(BINARY, &copy).unwrap();
+        // By another process: a descriptor of ours open for writing would be inherited by a test that forks just now.
+        system(&["cp", BINARY, copy.to_str().unwrap()]);
         chmod(self.root.path(), 0o755);
         let mut ours = self.command(copy);
         ours.arg(command).arg("--cache-dir").arg(&self.cache).args(["--driver", self.driver.name()]);
