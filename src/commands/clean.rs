@@ -8,7 +8,7 @@ use super::{
 };
 use crate::cache::dir::{CacheDir, Place};
 use crate::cache::entry::{Kind, Nanos};
-use crate::cache::execute::{self, Executor, Outcome};
+use crate::cache::execute::{self, Executor, Outcome, Pace};
 use crate::cache::index::sqlite::Purpose;
 use crate::cache::index::{Driver, Wait};
 use crate::cache::inventory::{Inventory, Partials, Tracking};
@@ -219,7 +219,11 @@ fn mend(
     }
     let total = cache.inventory.ghosts.len() + cache.inventory.bad_rows.len();
     let bar = Bar::new(&context.output, "repairing", total as u64, None);
-    Executor { dir, index: &mut *cache.index, wait, progress: &bar }.repair(&cache.inventory, &plan, outcome);
+    Executor { dir, index: &mut *cache.index, wait, progress: &bar, pace: Pace::default() }.repair(
+        &cache.inventory,
+        &plan,
+        outcome,
+    );
     Ok(plan.young.len() as u64)
 }
 

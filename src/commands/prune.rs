@@ -12,7 +12,7 @@ use super::{
 };
 use crate::cache::dir::{CacheDir, available, capacity};
 use crate::cache::entry::{ImageId, Nanos};
-use crate::cache::execute::{Executor, Outcome};
+use crate::cache::execute::{Executor, Outcome, Pace};
 use crate::cache::index::Wait;
 use crate::cache::index::sqlite::Purpose;
 use crate::cache::inventory::{Inventory, Tracking};
@@ -158,7 +158,8 @@ fn execute(
         plan.candidates.len() as u64,
         Some(plan.goal.size.max(plan.goal.free)),
     );
-    let mut executor = Executor { dir, index: &mut *cache.index, wait, progress: &bar };
+    let mut executor =
+        Executor { dir, index: &mut *cache.index, wait, progress: &bar, pace: Pace::default() };
     executor.prune(&cache.inventory, plan, &|| room(context, dir, clean_limits), limits.min_free)
 }
 
