@@ -639,10 +639,10 @@ fn an_endless_list_of_images_to_keep_is_refused() {
 #[test]
 fn twenty_thousand_foreign_things_are_no_output_by_the_megabyte() {
     let env = TestEnv::sqlite(FIVE);
-    let rows: String = (0..20_000)
-        .map(|n| format!("INSERT INTO cached_images (image_id) VALUES ('no uuid {n:050}');"))
-        .collect();
-    env.sql(&format!("BEGIN; {rows} COMMIT"));
+    env.sql(
+        "INSERT INTO cached_images (image_id) WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20000) \
+         SELECT printf('no uuid %050d', i) FROM n",
+    );
     for n in 0..20_000 {
         fs::write(env.path(format!("foreign {n:050}")), "").unwrap();
     }
