@@ -267,6 +267,7 @@ impl Sqlite {
                     self.path.display()
                 )));
             }
+            Err(Refusal::Busy(e)) if purpose == Purpose::Look => return Ok(Found::Unreadable(e.to_string())),
             Err(refusal) => return Err(refusal.into_error()),
         }
         if purpose != Purpose::Look {
@@ -435,7 +436,11 @@ impl Index for Sqlite {
     fn begin(&mut self, wait: &Wait) -> Result<(), Refusal> {
         let _owner = self.owner.act().map_err(Refusal::Broken)?;
         self.patiently(wait, |c| c.execute_batch("BEGIN EXCLUSIVE"))?;
-        self.db().execute_batch("SAVEPOINT batch").map_err(|e| self.refusal(e))
+        self.db().execute_batch("SAVEPOINT batch").map_err(|e| {
+            let refusal = self.refusal(e);
+            self.abandon();
+            refusal
+        })
     }
 
     fn forget(&mut self, targets: &[Target]) -> Result<Vec<bool>, Refusal> {
