@@ -395,6 +395,24 @@ fn what_was_used_since_the_plan_stays() {
     assert_eq!(env.left(), "ade");
 }
 
+#[test]
+fn images_cached_while_the_index_is_waited_for_are_no_ghosts() {
+    let env = TestEnv::sqlite(&[('a', 1000, 5, 0)]);
+    let writer = env.db();
+    writer.execute_batch("BEGIN EXCLUSIVE").unwrap();
+    let mut command = env.of_cache("prune");
+    let running = Running::start(command.args(["--max-size", "10000"]), &env.outside(""));
+    sleep(Duration::from_millis(500));
+    for letter in ['b', 'c', 'd', 'e'] {
+        env.orphan(letter, 1000, 1);
+        writer.execute("INSERT INTO cached_images (image_id, size) VALUES (?, 1000)", [id(letter)]).unwrap();
+    }
+    writer.execute_batch("COMMIT").unwrap();
+    drop(writer);
+    running.wait().ok().has(&json!({"ghosts_forgotten": 0}));
+    assert_eq!(env.left(), "abcde");
+}
+
 // -- The directory --
 
 #[test]
