@@ -395,6 +395,24 @@ fn what_was_used_since_the_plan_stays() {
     assert_eq!(env.left(), "ade");
 }
 
+#[test]
+fn images_cached_while_the_index_is_waited_for_are_no_ghosts() {
+    let env = TestEnv::sqlite(&[('a', 1000, 5, 0)]);
+    let writer = env.db();
+    writer.execute_batch("BEGIN EXCLUSIVE").unwrap();
+    let mut command = env.of_cache("prune");
+    let running = Running::start(command.args(["--max-size", "10000"]), &env.outside(""));
+    sleep(Duration::from_millis(500));
+    for letter in ['b', 'c', 'd', 'e'] {
+        env.orphan(letter, 1000, 1);
+        writer.execute("INSERT INTO cached_images (image_id, size) VALUES (?, 1000)", [id(letter)]).unwrap();
+    }
+    writer.execute_batch("COMMIT").unwrap();
+    drop(writer);
+    running.wait().ok().has(&json!({"ghosts_forgotten": 0}));
+    assert_eq!(env.left(), "abcde");
+}
+
 // -- The directory --
 
 #[test]
@@ -639,10 +657,10 @@ fn an_endless_list_of_images_to_keep_is_refused() {
 #[test]
 fn twenty_thousand_foreign_things_are_no_output_by_the_megabyte() {
     let env = TestEnv::sqlite(FIVE);
-    let rows: String = (0..20_000)
-        .map(|n| format!("INSERT INTO cached_images (image_id) VALUES ('no uuid {n:050}');"))
-        .collect();
-    env.sql(&format!("BEGIN; {rows} COMMIT"));
+    env.sql(
+        "INSERT INTO cached_images (image_id) WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20000) \
+         SELECT printf('no uuid %050d', i) FROM n",
+    );
     for n in 0..20_000 {
         fs::write(env.path(format!("foreign {n:050}")), "").unwrap();
     }
