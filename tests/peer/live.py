@@ -58,6 +58,8 @@ connection = sqlite:///{root}/glance.sqlite
 [paste_deploy]
 flavor = caching
 config_file = {root}/etc/api-paste.ini
+[oslo_concurrency]
+lock_path = {root}
 [glance_store]
 default_backend = fs
 [fs]
