@@ -18,6 +18,7 @@ use std::collections::HashSet;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
+use anyhow::anyhow;
 use rustix::io::Errno;
 
 use super::dir::{CacheDir, Place, Removal, available};
@@ -27,6 +28,7 @@ use super::inventory::Inventory;
 use super::plan::{CleanPlan, CleanReason, Goal, PrunePlan, RepairPlan, frees};
 
 const FIRST_BATCH: usize = 256;
+const SMALLEST_BATCH: usize = 16;
 const LARGEST_BATCH: usize = 20_000;
 /// Files of more than this many bytes on disk are held across their unlink.
 const LARGE: u64 = 8 << 20;
@@ -188,7 +190,12 @@ impl Executor<'_> {
         };
         let before = self.available();
         let mut ghosts = &inventory.ghosts[..];
-        match self.forget_ghosts(ghosts, &mut run.outcome) {
+        let mut forgotten = self.forget_ghosts(ghosts, &mut run.outcome);
+        if matches!(forgotten, Err(Refusal::Full(_))) {
+            clean(self.dir, &room(), self.wait, self.progress, &mut run.outcome);
+            forgotten = self.forget_ghosts(ghosts, &mut run.outcome);
+        }
+        match forgotten {
             Ok(()) => ghosts = &[],
             // The images make room, and the ghosts are tried again after them.
             Err(Refusal::Full(_)) if !plan.goal.is_reached() => {}
@@ -224,27 +231,31 @@ impl Executor<'_> {
                 run.disk = if run.made_room { Disk::Fuller } else { Disk::Full };
                 Ok(true)
             }
-            result => result.map(|()| true),
+            result => result.map(|_| true),
         }
     }
 
-    fn batch(&mut self, images: &[&Image], run: &mut PruneRun) -> Result<(), Refusal> {
+    /// Forgets and removes images in one transaction, and returns how many of them were come to.
+    fn batch(&mut self, images: &[&Image], run: &mut PruneRun) -> Result<usize, Refusal> {
         if self.wait.interrupt.raised() {
             return Err(Refusal::Interrupted);
         }
         let targets: Vec<Target> = images.iter().map(|image| target(image)).collect();
         let started = self.begin()?;
         let holds = self.index.forget(&targets).inspect_err(|_| self.index.abandon())?;
+        // Only the removals are bounded: a slow disk takes its time for the journal however small the batch is.
+        let removing = Instant::now();
 
         let mut held = Vec::new();
         let mut done = Vec::with_capacity(images.len());
         for (image, holds) in images.iter().zip(&holds) {
-            let late = !done.is_empty() && (started.elapsed() > self.pace.batch() || held.len() >= HELD);
+            let late = !done.is_empty() && (removing.elapsed() > self.pace.batch() || held.len() >= HELD);
             if late || self.wait.interrupt.raised() {
                 break;
             }
-            done.push(if *holds { self.remove(image, &mut held) } else { Ok(Removal::Changed) });
+            done.push(if *holds { self.remove(image, &mut held) } else { self.lost(image) });
         }
+        let removed_in = removing.elapsed();
         let is_gone = |result: Option<&Result<Removal, Errno>>| {
             matches!(result, Some(Ok(Removal::Removed | Removal::AlreadyGone)))
         };
@@ -257,14 +268,20 @@ impl Executor<'_> {
         // Rows that were not forgotten because their claim did not hold need no taking back.
         let all = holds.iter().enumerate().all(|(i, holds)| !holds || is_gone(done.get(i)));
         let committed = self.index.commit(if all { None } else { Some(&gone) });
-        let elapsed = self.pace.ended(started);
+        self.pace.ended(started);
         drop(held);
         if let Err(refusal) = committed {
             self.repeat(&gone, refusal, run);
         }
         run.account(images, &done, self.progress);
-        run.adapt(done.len(), elapsed, self.pace.batch());
-        Ok(())
+        run.adapt(done.len(), removed_in, self.pace.batch());
+        Ok(done.len())
+    }
+
+    /// What became of an image whose row is not what it was: somebody used it, or removed it.
+    fn lost(&self, image: &Image) -> Result<Removal, Errno> {
+        let now = self.dir.look(Place::Base, image.id.as_name())?;
+        Ok(if now.is_none() { Removal::AlreadyGone } else { Removal::Changed })
     }
 
     fn remove(&self, image: &Image, held: &mut Vec<OwnedFd>) -> Result<Removal, Errno> {
@@ -345,14 +362,14 @@ impl Executor<'_> {
                 break;
             }
             let at = run.at;
-            match self.batch(&wanted, run) {
+            let done = match self.batch(&wanted, run) {
                 // Even reading needs room now: on to the images.
                 Err(Refusal::Full(_)) => break,
                 result => result?,
-            }
+            };
             // They were taken out of their turn.
             run.at = at;
-            run.taken.extend(wanted.iter().map(|image| image.id));
+            run.taken.extend(wanted[..done].iter().map(|image| image.id));
         }
         run.disk = Disk::HasRoom;
         Ok(true)
@@ -371,6 +388,14 @@ impl Executor<'_> {
         if self.wait.interrupt.raised() {
             return Err(Refusal::Interrupted);
         }
+        if (run.pending.len() + 1) * 2 > inventory.rows() {
+            // More rows without files would make the next run take the directory for a wrong one.
+            return Err(Refusal::Full(anyhow!(
+                "still no space left for the index's journal after {} images were removed: make room on the disk, and run \
+                 this again",
+                run.pending.len()
+            )));
+        }
         let started = self.begin()?;
         let target = target(image);
         let holds = self.index.holds(&target).inspect_err(|_| self.index.abandon())?;
@@ -378,7 +403,7 @@ impl Executor<'_> {
         let removal = if holds {
             self.dir.remove(Place::Base, image.id.as_name(), unchanged(image))
         } else {
-            Ok(Removal::Changed)
+            self.lost(image)
         };
         self.index.abandon();
         if matches!(removal, Ok(Removal::Removed | Removal::AlreadyGone)) {
@@ -616,8 +641,8 @@ impl PruneRun {
     /// Sizes the next batch by the pace of this one, a little below its limit because entries differ.
     fn adapt(&mut self, done: usize, elapsed: Duration, limit: Duration) {
         let rate = done as f64 / elapsed.as_secs_f64().max(1e-6);
-        let next = (rate * limit.as_secs_f64() * 0.8) as usize;
-        self.batch = next.clamp(1, LARGEST_BATCH).min(self.batch.saturating_mul(8));
+        let next = (rate * limit.as_secs_f64() * 0.7) as usize;
+        self.batch = next.clamp(SMALLEST_BATCH, LARGEST_BATCH).min(self.batch.saturating_mul(8));
     }
 }
 
@@ -655,9 +680,7 @@ impl Pace {
         self.shared = if others_wrote { Self::MEMORY } else { self.shared.saturating_sub(1) };
     }
 
-    fn ended(&mut self, started: Instant) -> Duration {
-        let elapsed = started.elapsed();
-        self.held += elapsed;
-        elapsed
+    fn ended(&mut self, started: Instant) {
+        self.held += started.elapsed();
     }
 }

@@ -96,7 +96,7 @@ impl Inventory {
 
     /// The sizes of all images, orphans included: what the limit is about.
     pub(crate) fn size(&self) -> u64 {
-        self.images.iter().map(|image| image.seen.size).sum()
+        self.images.iter().fold(0, |sum, image| sum.saturating_add(image.seen.size))
     }
 
     pub(crate) fn is_orphan(&self, image: &Image) -> bool {
@@ -132,10 +132,15 @@ pub(crate) struct Joiner<'a> {
 }
 
 impl Joiner<'_> {
+    /// Notes a row whose id can name no image, given as it is to be shown.
+    pub(crate) fn bad_row(&mut self, key: i64, shown: String) {
+        self.inventory.bad_rows.push(BadRow { key, shown });
+    }
+
     /// Joins a row; `id` is the raw image id.
     pub(crate) fn row(&mut self, id: &[u8], row: Row) {
         let Some(id) = ImageId::new(id) else {
-            self.inventory.bad_rows.push(BadRow { key: row.key, shown: super::entry::escaped(id) });
+            self.bad_row(row.key, super::entry::escaped(id));
             return;
         };
         let images = &mut self.inventory.images;

@@ -14,7 +14,7 @@ use crate::cache::index::{Driver, Wait};
 use crate::cache::inventory::{Inventory, Partials, Tracking};
 use crate::cache::lock;
 use crate::cache::plan::{self, CleanLimits, CleanPlan, CleanReason, RepairPlan};
-use crate::cache::writers;
+use crate::cache::writers::{self, Writers};
 use crate::cli::{ChangeArgs, CleanArgs};
 use crate::exit::{Exit, Failure};
 use crate::output::progress::Bar;
@@ -58,6 +58,7 @@ fn attempt(
     repair: Option<Repair>,
     report: &mut CleanReport,
 ) -> Result<Exit, Failure> {
+    context.start()?;
     let dir = match settings.open()? {
         Opened::Cache(dir) => dir,
         Opened::Nothing(why) => {
@@ -87,13 +88,16 @@ fn attempt(
 
     let mut outcome = Outcome::default();
     let (plan, mut errors) = plan_clean(context, &dir, limits);
-    let mended = match repair {
-        Some(repair) => Some(mend(context, settings, &dir, repair, &wait, &mut outcome)?),
-        None => None,
-    };
     let bar = Bar::new(&context.output, "cleaning", plan.entries.len() as u64, None);
     execute::clean(&dir, &plan, &wait, &bar, &mut outcome);
     drop(bar);
+    // The index last: on a full disk what was just removed makes room for its journal.
+    let mended = match repair {
+        Some(repair) if outcome.stopped.is_none() => {
+            Some(mend(context, settings, &dir, repair, &wait, &mut outcome)?)
+        }
+        _ => None,
+    };
     check_stopped(&mut outcome)?;
 
     report.total_files_cleaned = outcome.invalid_files + outcome.stalled_files;
@@ -174,9 +178,10 @@ fn plan_with_writers(
         .entries
         .iter()
         .filter(|e| e.kind == Kind::File && plan::is_stalled(e, limits, context.now));
-    let device =
-        dir.fd(Place::Incomplete).and_then(|fd| rustix::fs::fstat(fd).ok()).map_or(0, |stat| stat.st_dev);
-    let writers = writers::find(device, stalled.map(|e| (e.name.as_name(), e.seen.inode)));
+    let writers = match dir.fd(Place::Incomplete) {
+        Some(fd) => writers::find(fd, stalled.map(|e| (e.name.as_name(), e.seen.inode))),
+        None => Writers::default(),
+    };
     if writers.some_unseen {
         context.output.note(
             "not every process could be looked into: for stalled entries that other users' processes may still write to, the \

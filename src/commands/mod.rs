@@ -49,7 +49,8 @@ pub(crate) struct Context {
 }
 
 impl Context {
-    /// Says when the run cannot be stopped cleanly, which must be known before it begins.
+    /// From here on a signal ends the run between two entries. Called when everything typed has been read: until then, and in
+    /// commands that only look, it ends the process at once.
     pub(crate) fn start(&self) -> Result<(), Failure> {
         self.interrupt.register().context("cannot catch SIGINT and SIGTERM").map_err(Failure::cannot_start)
     }

@@ -79,6 +79,7 @@ fn attempt(
     report: &mut PruneReport,
 ) -> Result<Exit, Failure> {
     let keep = kept_ids(wishes)?;
+    context.start()?;
     let dir = match settings.open()? {
         Opened::Cache(dir) => dir,
         Opened::Nothing(why) => {
