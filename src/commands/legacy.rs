@@ -56,7 +56,7 @@ fn work(context: &Context, tool: Tool, request: &Legacy) -> Result<Exit, Failure
             legacy::Source::Dir(path) => Source::Dir(path.clone()),
         })
         .collect();
-    let config = Settings::read(context, sources)?;
+    let config = Settings::read(context, sources, false)?;
     let (log, warnings) = Log::open(&log_settings(&config, request), tool.name());
     context.output.set_log(log);
     for warning in warnings {

@@ -17,7 +17,7 @@ use crate::output::{Output, Report};
 /// Lists, as the command line says.
 pub(crate) fn run(context: &Context, args: ListArgs) -> Result<Exit, Failure> {
     let ListArgs { cache, print, state, sort, reverse } = args;
-    let settings = Settings::load(context, Selection::from(cache))?;
+    let settings = Settings::load_to_look(context, Selection::from(cache))?;
     let mut report = ListReport { human: shows_human(&context.output, &print), ..ListReport::default() };
     match settings.open()? {
         Opened::Nothing(why) => context.output.note(&why),

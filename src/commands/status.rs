@@ -18,7 +18,7 @@ use crate::cli::StatusArgs;
 use crate::config::{self, Origin, Setting};
 use crate::exit::{Exit, Failure};
 use crate::output::Report;
-use crate::output::report::{human, when};
+use crate::output::report::{count, human, when};
 
 /// Names listed one by one; more of a kind are only counted.
 const NAMED: usize = 20;
@@ -26,7 +26,7 @@ const NAMED: usize = 20;
 /// Reports, as the command line says.
 pub(crate) fn run(context: &Context, args: StatusArgs) -> Result<Exit, Failure> {
     let StatusArgs { cache, print, limit, stall_time, check } = args;
-    let settings = Settings::load(context, Selection::from(cache))?;
+    let settings = Settings::load_to_look(context, Selection::from(cache))?;
     let mut report = StatusReport {
         cache_dir: settings.cache_dir.value.display().to_string(),
         cache_dir_set_by: settings.cache_dir.origin.to_string(),
@@ -123,12 +123,12 @@ fn images(cache: &Cache, report: &mut StatusReport) {
         );
     }
     if report.orphans.count > 0 {
-        let count = report.orphans.count;
-        report.attention.push(format!("{count} images have no row in the index: clean --repair adopts them"));
+        let images = count(report.orphans.count, "image");
+        report.attention.push(format!("{images} without a row in the index: clean --repair adopts them"));
     }
     if report.ghosts > 0 {
-        let count = report.ghosts;
-        report.attention.push(format!("{count} rows have no image: prune or clean --repair forgets them"));
+        let rows = count(report.ghosts, "row");
+        report.attention.push(format!("{rows} without an image: prune or clean --repair forgets them"));
     }
     if inventory.looks_misplaced() {
         report.attention.push(

@@ -55,6 +55,8 @@ pub(crate) struct Request {
     pub(crate) environment: BTreeMap<OsString, OsString>,
     /// `/`, or in tests the directory that stands for it.
     pub(crate) root: PathBuf,
+    /// Whether default files that this user may not read are passed over: for looking at a cache that is named anyway.
+    pub(crate) pass_over_unreadable: bool,
 }
 
 /// A value and where it came from.
@@ -102,6 +104,9 @@ pub(crate) struct Config {
     /// Lowest layer first.
     files: Vec<ConfigFile>,
     missing: Vec<PathBuf>,
+    /// Default files passed over because this user may not read them.
+    passed_over: Vec<PathBuf>,
+    pass_over_unreadable: bool,
     /// The variables that could hold a setting.
     environment: BTreeMap<OsString, OsString>,
 }
@@ -123,7 +128,13 @@ impl Config {
         let settings =
             request.environment.iter().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"OS_"));
         let environment = settings.map(|(name, value)| (name.clone(), value.clone())).collect();
-        let mut config = Self { files: Vec::new(), missing: Vec::new(), environment };
+        let mut config = Self {
+            files: Vec::new(),
+            missing: Vec::new(),
+            passed_over: Vec::new(),
+            pass_over_unreadable: request.pass_over_unreadable,
+            environment,
+        };
 
         let share = [request.root.join("usr/share/glance")];
         for name in DIST_FILES {
@@ -158,12 +169,25 @@ impl Config {
         &self.missing
     }
 
+    /// Returns the default files that were passed over because this user may not read them.
+    pub(crate) fn files_passed_over(&self) -> &[PathBuf] {
+        &self.passed_over
+    }
+
+    fn passes_over(&self, error: &io::Error) -> bool {
+        self.pass_over_unreadable && error.kind() == io::ErrorKind::PermissionDenied
+    }
+
     /// Reads the first file of that name, if there is one.
     fn read_first(&mut self, places: &[PathBuf], name: &str) -> Result<()> {
         for place in places {
             let path = place.join(name);
             match open(&path) {
                 Err(error) if is_missing(&path, &error) => self.missing.push(path),
+                Err(error) if self.passes_over(&error) => {
+                    self.passed_over.push(path);
+                    return Ok(());
+                }
                 opened => return self.read_opened(&path, opened),
             }
         }
@@ -176,6 +200,10 @@ impl Config {
             let path = place.join(name);
             match std::fs::read_dir(&path) {
                 Err(error) if is_missing(&path, &error) => self.missing.push(path),
+                Err(error) if self.passes_over(&error) => {
+                    self.passed_over.push(path);
+                    return Ok(());
+                }
                 entries => return self.read_entries(&path, entries),
             }
         }

@@ -67,6 +67,7 @@ impl Case {
             sources: self.args.chunks(2).map(source).collect(),
             environment: self.environment.iter().map(|(k, v)| (k.into(), v.into())).collect(),
             root: self.dir.path().to_owned(),
+            pass_over_unreadable: false,
         })
     }
 

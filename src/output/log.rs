@@ -174,37 +174,43 @@ enum Kind {
     Journal(u8, UnixDatagram),
 }
 
+fn is_nobody_there(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
+}
+
 impl Log {
     /// Opens the sinks of `settings` for the program of this name.
     ///
-    /// Returns a warning for each that is not available; the others are used.
+    /// Returns a warning for each that is not available, but for a daemon that does not run; the others are used.
     pub(crate) fn open(settings: &LogSettings, program: &str) -> (Log, Vec<String>) {
         let mut sinks = Vec::new();
         let mut warnings = Vec::new();
-        let mut add = |place: &Path, opened: io::Result<Kind>| {
+        let mut add = |place: &Path, is_socket: bool, opened: io::Result<Kind>| {
             let place = escape(&place.to_string_lossy()).into_owned();
             match opened {
                 Ok(kind) => sinks.push(Sink { kind, place, failed: AtomicBool::new(false) }),
+                // A container without a log daemon: the old tools pass over it in silence.
+                Err(error) if is_socket && is_nobody_there(&error) => {}
                 Err(error) => warnings.push(format!("cannot log to {place}: {error}; going on without it")),
             }
         };
 
         if let Some(path) = settings.path(program) {
             let superuser = rustix::process::geteuid().is_root();
-            add(&path, open_file(&path, superuser).map(Kind::File));
+            add(&path, false, open_file(&path, superuser).map(Kind::File));
         }
         if settings.stderr && settings.level == Level::Debug {
-            add(Path::new("stderr"), Ok(Kind::Stderr));
+            add(Path::new("stderr"), false, Ok(Kind::Stderr));
         }
         let facility = facility(&settings.facility);
         let number = facility.unwrap_or(USER);
         if settings.journal {
             let path = &settings.journal_socket;
-            add(path, connect(path).map(|socket| Kind::Journal(number, socket)));
+            add(path, true, connect(path).map(|socket| Kind::Journal(number, socket)));
         }
         if settings.syslog {
             let path = &settings.syslog_socket;
-            add(path, connect(path).map(|socket| Kind::Syslog(number, socket)));
+            add(path, true, connect(path).map(|socket| Kind::Syslog(number, socket)));
         }
         if facility.is_none() && (settings.journal || settings.syslog) {
             let name = settings.facility.escape_debug();
@@ -877,7 +883,7 @@ mod tests {
     }
 
     #[test]
-    fn absent_sinks_are_a_warning_each() {
+    fn an_absent_file_is_a_warning_and_an_absent_daemon_none() {
         let dir = tempfile::tempdir().unwrap();
         let (log, warnings) = Log::open(
             &LogSettings {
@@ -889,10 +895,8 @@ mod tests {
             },
             "prog",
         );
-        assert_eq!(warnings.len(), 4, "{warnings:?}");
-        for (warning, part) in
-            warnings.iter().zip(["a\\u{1b}.log", "journal", "syslog", "= nope\\n is no facility"])
-        {
+        assert_eq!(warnings.len(), 2, "{warnings:?}");
+        for (warning, part) in warnings.iter().zip(["a\\u{1b}.log", "= nope\\n is no facility"]) {
             assert!(warning.contains(part), "{warning}");
         }
         assert_eq!(log.write(Level::Error, "n", "m"), [""; 0]);

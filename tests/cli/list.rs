@@ -17,7 +17,14 @@ fn every_state() -> TestEnv {
 }
 
 fn ids(list: &Value) -> Vec<String> {
-    let id = |entry: &Value| entry["image_id"].as_str().or(entry.as_str()).unwrap_or_default().to_string();
+    let id = |entry: &Value| {
+        entry["image_id"]
+            .as_str()
+            .or(entry["name"].as_str())
+            .or(entry.as_str())
+            .unwrap_or_default()
+            .to_string()
+    };
     list.as_array().unwrap_or(&vec![]).iter().map(id).collect()
 }
 

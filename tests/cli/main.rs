@@ -16,6 +16,7 @@ mod edge;
 mod env;
 mod legacy;
 mod list;
+mod live;
 mod peer;
 mod prune;
 mod root;

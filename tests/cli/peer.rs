@@ -8,9 +8,10 @@ use serde_json::{Value, json};
 
 /// The Python that has the real Glance.
 pub(crate) fn python() -> PathBuf {
-    std::env::var_os("GLANCE_CACHE_TEST_PYTHON").map_or_else(|| {
-        panic!("GLANCE_CACHE_TEST_PYTHON is not set: tests/run makes that Python, with the real Glance in it, and sets it")
-    }, PathBuf::from)
+    let python = std::env::var_os("GLANCE_CACHE_TEST_PYTHON").expect(
+        "GLANCE_CACHE_TEST_PYTHON is not set: tests/run makes that Python, with the real Glance in it, and sets it",
+    );
+    python.into()
 }
 
 /// One of Glance's own console scripts.
@@ -28,12 +29,12 @@ pub(crate) struct Peer {
 impl Peer {
     pub(crate) fn start() -> Self {
         let mut child = Command::new(python())
+            .args(["-I", "-B"]) // a file beside the helper must not stand for a package of its name
             .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/peer/peer.py"))
             .env_clear()
             .env("PATH", "/usr/bin:/bin")
             .env("TZ", "UTC")
             .env("HOME", "/nonexistent")
-            .env("PYTHONDONTWRITEBYTECODE", "1")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())

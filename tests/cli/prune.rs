@@ -200,9 +200,15 @@ fn a_target_may_be_a_share_of_the_limit() {
 fn min_free_keeps_that_much_of_the_file_system() {
     let env = TestEnv::sqlite(FIVE);
     env.prune(&["--min-free", "1"]).ok().has(&json!({"total_files_pruned": 0}));
-    // More than any file system has is a slip of the hand, and costs nothing.
-    env.prune(&["--min-free", "8000T"]).code(2);
+    env.prune(&["--min-free", "8000T"]).fails(2, &["--min-free"]); // more than any file system has
     assert_eq!(env.left(), "abcde");
+    let text = env.prune(&["--min-free", "100%"]).code(1).stderr; // sparse files: nothing would be won
+    assert!(text.contains("free") && env.left() == "abcde", "{text}");
+    for letter in "abcde".chars() {
+        std::fs::write(env.path(id(letter)), [1; 1000]).unwrap();
+    }
+    env.prune(&["--min-free", "100%"]).code(1); // everything goes, and still it is not enough
+    assert_eq!(env.left(), "");
 }
 
 #[test]

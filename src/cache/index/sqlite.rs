@@ -28,6 +28,7 @@ use super::{Claim, Index, Refusal, Target, Wait};
 use crate::cache::dir::{CacheDir, Place, available};
 use crate::cache::entry::{BadRow, Image, ImageId, Name, NameBuf, Row, seconds};
 use crate::cache::inventory::Joiner;
+use crate::cache::lock::{holders, process};
 use crate::cache::owner::Owner;
 
 /// Glance's own table (`glance/image_cache/drivers/sqlite.py`), the same in all releases from Yoga on.
@@ -166,6 +167,10 @@ pub(crate) struct Sqlite {
     path: PathBuf,
     directory: OwnedFd,
     owner: Owner,
+    /// Device and inode of the file.
+    identity: (u64, u64),
+    /// SQLite's count of other connections' commits, as last seen.
+    data_version: i64,
 }
 
 impl Drop for Sqlite {
@@ -210,7 +215,9 @@ impl Sqlite {
         }
         let connection = Self::connect(&location, &stat, &path, flags)?;
         let Location { dir, path, owner, .. } = location;
-        Sqlite { connection: Some(connection), path, directory: dir, owner }.prepare(purpose, wait)
+        let identity = (stat.st_dev, stat.st_ino);
+        Sqlite { connection: Some(connection), path, directory: dir, owner, identity, data_version: 0 }
+            .prepare(purpose, wait)
     }
 
     fn db(&self) -> &Connection {
@@ -267,6 +274,7 @@ impl Sqlite {
                     self.path.display()
                 )));
             }
+            Err(Refusal::Busy(e)) if purpose == Purpose::Look => return Ok(Found::Unreadable(e.to_string())),
             Err(refusal) => return Err(refusal.into_error()),
         }
         if purpose != Purpose::Look {
@@ -297,17 +305,23 @@ impl Sqlite {
                 Err(e) => match self.refusal(e) {
                     Refusal::Busy(_) if wait.interrupt.raised() => return Err(Refusal::Interrupted),
                     Refusal::Busy(_) if Instant::now() < deadline => {}
-                    Refusal::Busy(e) => {
-                        let seconds = wait.limit.as_secs_f64();
-                        return Err(Refusal::Busy(e.context(format!(
-                            "image index {} was still locked by another process after {seconds:.0} s",
-                            self.path.display()
-                        ))));
-                    }
+                    Refusal::Busy(_) => return Err(Refusal::Busy(self.still_busy(wait))),
                     refusal => return Err(refusal),
                 },
             }
         }
+    }
+
+    /// Says who kept the index busy, as far as the kernel tells.
+    fn still_busy(&self, wait: &Wait) -> anyhow::Error {
+        let locks = std::fs::read_to_string("/proc/locks").unwrap_or_default();
+        let (device, inode) = self.identity;
+        let own = rustix::process::getpid().as_raw_nonzero().get();
+        let holders: Vec<String> =
+            holders(&locks, device, inode).into_iter().filter(|pid| *pid != own).map(process).collect();
+        let who = if holders.is_empty() { "another process".to_owned() } else { holders.join(", ") };
+        let seconds = wait.limit.as_secs_f64();
+        anyhow!("image index {} was still locked by {who} after {seconds:.0} s", self.path.display())
     }
 
     /// Tells why SQLite refused, with the path and, where known, what to do.
@@ -430,7 +444,11 @@ impl Index for Sqlite {
     fn begin(&mut self, wait: &Wait) -> Result<(), Refusal> {
         let _owner = self.owner.act().map_err(Refusal::Broken)?;
         self.patiently(wait, |c| c.execute_batch("BEGIN EXCLUSIVE"))?;
-        self.db().execute_batch("SAVEPOINT batch").map_err(|e| self.refusal(e))
+        self.db().execute_batch("SAVEPOINT batch").map_err(|e| {
+            let refusal = self.refusal(e);
+            self.abandon();
+            refusal
+        })
     }
 
     fn forget(&mut self, targets: &[Target]) -> Result<Vec<bool>, Refusal> {
@@ -451,6 +469,13 @@ impl Index for Sqlite {
             // What cannot be rolled back now is rolled back by whoever opens the index next.
             let _ = self.db().execute_batch("ROLLBACK");
         }
+    }
+
+    fn others_wrote(&mut self) -> bool {
+        let version =
+            self.db().query_row("PRAGMA data_version", [], |r| r.get(0)).unwrap_or(self.data_version);
+        let first = self.data_version == 0;
+        std::mem::replace(&mut self.data_version, version) != version && !first
     }
 
     fn adopt(&mut self, orphans: &[Image]) -> Result<u64, Refusal> {
