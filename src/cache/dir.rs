@@ -174,6 +174,20 @@ impl CacheDir {
         Ok(unreadable)
     }
 
+    /// Whether the cache directory holds nothing at all. One entry answers it: nothing is looked at, the rest is not listed.
+    pub(crate) fn is_empty(&self) -> Result<bool> {
+        let shown = || format!("cannot list {}", self.path.display());
+        let listing = openat(&self.base, c".", DIRECTORY, Mode::empty()).with_context(shown)?;
+        let mut buffer = [MaybeUninit::uninit(); 1024];
+        let mut entries = RawDir::new(&listing, &mut buffer);
+        while let Some(entry) = entries.next() {
+            if Name::new(entry.with_context(shown)?.file_name()).is_some() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// Looks at one entry; `None` when it is not there.
     pub(crate) fn look(&self, place: Place, name: Name<'_>) -> Result<Option<(Kind, Seen)>, Errno> {
         let Some(fd) = self.fd(place) else { return Ok(None) };

@@ -22,7 +22,7 @@ use anyhow::anyhow;
 use rustix::io::Errno;
 
 use super::dir::{CacheDir, Place, Removal, available};
-use super::entry::{Ghost, Image, ImageId, Kind, Seen};
+use super::entry::{Ghost, Image, ImageId, Kind, Name, Seen};
 use super::index::{Claim, Index, Refusal, Target, Wait};
 use super::inventory::Inventory;
 use super::plan::{CleanPlan, CleanReason, Goal, PrunePlan, RepairPlan, frees};
@@ -48,10 +48,10 @@ pub(crate) trait Progress {
 impl Progress for () {}
 
 /// An entry that was removed.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub(crate) struct Removed<'a> {
-    /// The name as it is shown: escaped, with its subdirectory.
-    pub(crate) name: &'a str,
+    pub(crate) place: Place,
+    pub(crate) name: Name<'a>,
     pub(crate) bytes: u64,
     pub(crate) reason: &'static str,
 }
@@ -134,11 +134,8 @@ pub(crate) fn clean(
                 // A link has a length, but frees no image's bytes.
                 let bytes = if entry.kind == Kind::File { seen.size } else { 0 };
                 outcome.bytes_cleaned += bytes;
-                progress.removed(Removed {
-                    name: &reason.place().show(entry.name.as_name()),
-                    bytes,
-                    reason: text,
-                });
+                let (place, name) = (reason.place(), entry.name.as_name());
+                progress.removed(Removed { place, name, bytes, reason: text });
             }
             Ok(Removal::AlreadyGone) => {}
             Ok(Removal::Changed) => outcome.left_alone += 1,
@@ -455,7 +452,12 @@ impl Executor<'_> {
             outcome.ghosts_forgotten += forgotten.iter().filter(|forgotten| **forgotten).count() as u64;
             outcome.left_alone += (portion.len() - targets.len()) as u64;
             for target in &targets {
-                self.progress.removed(Removed { name: target.id.as_str(), bytes: 0, reason: "ghost" });
+                self.progress.removed(Removed {
+                    place: Place::Base,
+                    name: target.id.as_name(),
+                    bytes: 0,
+                    reason: "ghost",
+                });
             }
         }
         Ok(())
@@ -625,7 +627,8 @@ impl PruneRun {
                     } else {
                         "least recently used, without a row"
                     };
-                    progress.removed(Removed { name: image.id.as_str(), bytes: image.seen.size, reason });
+                    let (name, bytes) = (image.id.as_name(), image.seen.size);
+                    progress.removed(Removed { place: Place::Base, name, bytes, reason });
                 }
                 Ok(Removal::AlreadyGone) => {
                     self.outcome.bytes_gone += image.seen.size;

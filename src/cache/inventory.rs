@@ -68,14 +68,7 @@ impl Inventory {
 
     /// Returns what joins rows to the images of this inventory.
     pub(crate) fn joiner(&mut self) -> Joiner<'_> {
-        let hasher = DefaultHashBuilder::default();
-        let mut by_id = HashTable::with_capacity(self.images.len());
-        let images = &self.images;
-        for (position, image) in images.iter().enumerate() {
-            let hash = hasher.hash_one(image.id);
-            by_id.insert_unique(hash, position as u32, |p| hasher.hash_one(images[*p as usize].id));
-        }
-        Joiner { inventory: self, hasher, by_id }
+        Joiner { inventory: self, hasher: DefaultHashBuilder::default(), by_id: None }
     }
 
     /// Looks once more at what the join left over: between the scan and the rows Glance may have published an image, which is then
@@ -128,7 +121,8 @@ impl Inventory {
 pub(crate) struct Joiner<'a> {
     inventory: &'a mut Inventory,
     hasher: DefaultHashBuilder,
-    by_id: HashTable<u32>,
+    /// Positions of the images by the hash of their id; made for the first row, because an index may have none.
+    by_id: Option<HashTable<u32>>,
 }
 
 impl Joiner<'_> {
@@ -144,12 +138,22 @@ impl Joiner<'_> {
             return;
         };
         let images = &mut self.inventory.images;
-        let found = self.by_id.find(self.hasher.hash_one(id), |p| images[*p as usize].id == id);
+        let by_id = self.by_id.get_or_insert_with(|| by_id(images, &self.hasher));
+        let found = by_id.find(self.hasher.hash_one(id), |p| images[*p as usize].id == id);
         match found {
             Some(position) => images[*position as usize].row = Some(row),
             None => self.inventory.ghosts.push(Ghost { id, row }),
         }
     }
+}
+
+fn by_id(images: &[Image], hasher: &DefaultHashBuilder) -> HashTable<u32> {
+    let hash = |position: &u32| hasher.hash_one(images[*position as usize].id);
+    let mut by_id = HashTable::with_capacity(images.len());
+    for position in 0..images.len() as u32 {
+        by_id.insert_unique(hash(&position), position, hash);
+    }
+    by_id
 }
 
 /// What a subdirectory holds.

@@ -135,9 +135,7 @@ pub(crate) fn refuse_strange(settings: &Settings, dir: &CacheDir) -> Result<(), 
 
 /// Whether the directory holds nothing at all: then nothing is made there, not even a lock file.
 pub(crate) fn is_empty(dir: &CacheDir) -> Result<bool, Failure> {
-    let mut entries = 0_u64;
-    let unreadable = dir.scan(Place::Base, |_, _, _| entries += 1).map_err(Failure::cannot_start)?;
-    Ok(entries == 0 && unreadable.is_empty())
+    dir.is_empty().map_err(Failure::cannot_start)
 }
 
 /// Scans both subdirectories and plans. Entries that could not be looked at become errors.

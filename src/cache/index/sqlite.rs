@@ -47,6 +47,10 @@ const DELETE: &str = "DELETE FROM cached_images WHERE rowid = ?1 AND image_id = 
 /// Rows read under one shared lock: a writer waits some milliseconds at most.
 const PAGE: i64 = 20_000;
 
+/// KiB of pages that may be in memory. The rows of a batch lie all over the index; with SQLite's own 2 MiB its changed pages
+/// spill in mid-transaction, and each spill syncs the journal.
+const PAGE_CACHE: u32 = 8 * 1024;
+
 /// How long SQLite itself waits before it asks us whether to go on: meanwhile new readers queue behind the writer.
 const SLICE: Duration = Duration::from_millis(200);
 
@@ -305,6 +309,7 @@ impl Sqlite {
             }
             // No temporary files: the disk may be full.
             self.db().execute_batch("PRAGMA temp_store = MEMORY")?;
+            self.db().execute_batch(&format!("PRAGMA cache_size = -{PAGE_CACHE}"))?;
         }
         Ok(Found::Index(self))
     }
