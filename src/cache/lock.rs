@@ -37,6 +37,7 @@ pub(crate) struct LockDir {
     dir: OwnedFd,
     path: PathBuf,
     owner: Owner,
+    is_cache_directory: bool,
 }
 
 /// A lock that is held until this is dropped.
@@ -72,7 +73,13 @@ impl LockDir {
             ),
         };
         let dir = dir.with_context(|| format!("cannot open the lock directory {}", path.display()))?;
-        Ok(LockDir { dir, path: path.to_owned(), owner: cache.owner() })
+        let is_cache_directory = lock_path.is_none();
+        Ok(LockDir { dir, path: path.to_owned(), owner: cache.owner(), is_cache_directory })
+    }
+
+    /// Whether it is the cache directory itself, for want of another.
+    pub(crate) fn is_cache_directory(&self) -> bool {
+        self.is_cache_directory
     }
 
     /// Takes a lock, waiting for it as long as `wait` says.

@@ -210,8 +210,8 @@ impl Settings {
 
     /// Opens the directory of the lock files.
     ///
-    /// One that is configured but not there or not writable is passed over with a warning: the old tools took no locks, and whoever
-    /// has no such directory shares none with us.
+    /// One that is configured but not there is passed over, as `-v` tells: the old tools took no locks, and whoever has no such
+    /// directory shares none with us. The same goes for one that cannot be written: [`take_lock`].
     pub(crate) fn lock_dir(&self, dir: &CacheDir, output: &Output) -> Result<LockDir, Failure> {
         let configured = self.config.optional(&config::LOCK_PATH).map_err(Failure::usage)?;
         if let Some(lock_path) = configured {
@@ -470,6 +470,7 @@ impl Locked {
 /// Takes one of oslo's locks, waiting as long as the command line says.
 pub(crate) fn take_lock(
     context: &Context,
+    dir: &CacheDir,
     locks: &LockDir,
     name: &str,
     wait: &Wait,
@@ -477,7 +478,14 @@ pub(crate) fn take_lock(
 ) -> Result<Locked, Failure> {
     let patience = if skip_if_locked { Duration::ZERO } else { wait.limit };
     let wait = Wait { limit: patience, interrupt: wait.interrupt.clone() };
-    match locks.take(name, &wait) {
+    let taken = locks.take(name, &wait).or_else(|e| match LockDir::open(None, dir) {
+        Ok(beside) if !locks.is_cache_directory() => {
+            context.output.note(&format!("{e:#}: locking in the cache directory instead"));
+            beside.take(name, &wait)
+        }
+        _ => Err(e),
+    });
+    match taken {
         Ok(Locking::Held(lock)) => Ok(Locked::Go(Some(lock))),
         Ok(Locking::NoSpace(why)) => {
             context.output.warning(&format!("{why}: going on without the lock"));
@@ -487,7 +495,10 @@ pub(crate) fn take_lock(
         Ok(Locking::Busy(who)) => Err(Failure::cannot_start(anyhow!("{who}; nothing was changed"))
             .hint("wait for it with a longer --lock-timeout, or give --skip-if-locked")),
         Ok(Locking::Interrupted) => Ok(Locked::Interrupted),
-        Err(e) => Err(Failure::cannot_start(e).hint("run as the user glance-api runs as")),
+        Err(e) => Err(Failure::cannot_start(e).hint(format!(
+            "run as the user glance-api runs as; a lock file left by root must belong to user {}, like the cache directory",
+            dir.owner().uid
+        ))),
     }
 }
 

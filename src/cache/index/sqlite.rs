@@ -139,6 +139,17 @@ impl Location {
         Ok(Some(stat))
     }
 
+    /// Says whose the file is, when the owner of the cache, as whom it is opened, may be kept out by that.
+    fn strangers(&self, stat: &Stat) -> String {
+        if stat.st_uid == self.owner.uid {
+            return String::new();
+        }
+        format!(
+            " (it belongs to user {}, not to user {} who owns the cache directory: chown it)",
+            stat.st_uid, self.owner.uid
+        )
+    }
+
     /// Reads bytes 18 and 19 of the file: 2 means that the database is in WAL mode. Must not be called while SQLite has it.
     fn is_wal(&self, expected: &Stat) -> Result<bool> {
         let _owner = self.owner.act()?;
@@ -174,6 +185,8 @@ pub(crate) struct Sqlite {
     /// Device and inode of the file.
     identity: (u64, u64),
     purpose: Purpose,
+    /// What to say when it cannot be written: whose it is, if that may be the reason.
+    strangers: String,
     /// SQLite's count of other connections' commits, as last seen.
     data_version: i64,
 }
@@ -219,6 +232,7 @@ impl Sqlite {
             flags |= OpenFlags::SQLITE_OPEN_READ_WRITE;
         }
         let connection = Self::connect(&location, &stat, &path, flags)?;
+        let strangers = location.strangers(&stat);
         let Location { dir, path, owner, .. } = location;
         let identity = (stat.st_dev, stat.st_ino);
         Sqlite {
@@ -228,6 +242,7 @@ impl Sqlite {
             owner,
             identity,
             purpose,
+            strangers,
             data_version: 0,
         }
         .prepare(wait)
@@ -248,7 +263,8 @@ impl Sqlite {
     fn connect(location: &Location, expected: &Stat, path: &Path, flags: OpenFlags) -> Result<Connection> {
         let _owner = location.owner.act()?;
         let before = open_descriptors()?;
-        let connection = Connection::open_with_flags(path, flags).with_context(|| location.cannot_open())?;
+        let connection = Connection::open_with_flags(path, flags)
+            .with_context(|| format!("{}{}", location.cannot_open(), location.strangers(expected)))?;
         let opened = open_descriptors()?;
         let mut new = opened.iter().filter(|fd| !before.contains(fd));
         let same = |fd: &&String| {
@@ -365,7 +381,7 @@ impl Sqlite {
                 Refusal::NeedsWrite(anyhow!("image index {path} cannot be read without writing: {why}"))
             }
             Some(ErrorCode::ReadOnly) => {
-                Refusal::Broken(anyhow!("image index {path} cannot be written: {why}"))
+                Refusal::Broken(anyhow!("image index {path} cannot be written{}: {why}", self.strangers))
             }
             Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => {
                 Refusal::Broken(anyhow!("image index {path} is damaged: {why}"))
