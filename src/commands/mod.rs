@@ -281,7 +281,7 @@ pub(crate) fn take_stock(
     // The index first: it may be waited for, and what Glance caches meanwhile must be in the scan.
     let (mut inventory, mut cache) = match &settings.driver {
         Some(Setting { value: Driver::Sqlite, origin }) => {
-            let found = open_sqlite(settings, dir, purpose, wait)?;
+            let found = open_sqlite(context, settings, dir, purpose, wait)?;
             (scan()?, with_sqlite(found, format!("set by {origin}")))
         }
         Some(Setting { value: Driver::Xattr, origin }) => {
@@ -293,7 +293,7 @@ pub(crate) fn take_stock(
             ))
             .hint("clean without --repair works with every driver"));
         }
-        None => detect(settings, dir, purpose, wait, scan)?,
+        None => detect(context, settings, dir, purpose, wait, scan)?,
     };
     inventory.tracking = std::mem::take(&mut cache.inventory.tracking);
     refuse_if_no_cache(settings, dir, &inventory, &cache)?;
@@ -324,6 +324,7 @@ impl Cache {
 }
 
 fn open_sqlite(
+    context: &Context,
     settings: &Settings,
     dir: &CacheDir,
     purpose: Purpose,
@@ -335,7 +336,12 @@ fn open_sqlite(
         )
     })?;
     let path = location.path().to_owned();
-    let found = Sqlite::open(location, purpose, wait).map_err(Failure::cannot_start)?;
+    let mut found = Sqlite::open(location, purpose, wait).map_err(Failure::cannot_start)?;
+    if let Found::Index(index) = &mut found
+        && purpose != Purpose::Look
+    {
+        index.guard_start(settings.lock_dir(dir, &context.output)?.start_gate());
+    }
     Ok((found, path))
 }
 
@@ -358,13 +364,14 @@ fn with_sqlite((found, path): (Found, PathBuf), why: String) -> Cache {
 
 /// No driver is set: the directory shows which one it is.
 fn detect(
+    context: &Context,
     settings: &Settings,
     dir: &CacheDir,
     purpose: Purpose,
     wait: &Wait,
     scan: impl FnOnce() -> Result<Inventory, Failure>,
 ) -> Result<(Inventory, Cache), Failure> {
-    let found = open_sqlite(settings, dir, purpose, wait)?;
+    let found = open_sqlite(context, settings, dir, purpose, wait)?;
     let inventory = scan()?;
     if !matches!(found.0, Found::Nothing) {
         let why = format!("found {}", found.1.display());

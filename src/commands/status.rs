@@ -12,7 +12,7 @@ use crate::cache::entry::{Kind, Nanos, escaped};
 use crate::cache::index::sqlite::{Found, Location, Purpose, Sqlite};
 use crate::cache::index::{Driver, Wait};
 use crate::cache::inventory::{Foreign, Partials, Tracking};
-use crate::cache::lock::{CLEAN, LockDir, PREFETCH, PRUNE, holders, process};
+use crate::cache::lock::{CLEAN, INDEX_START, LockDir, PREFETCH, PRUNE, holders, process};
 use crate::cache::plan::{CleanLimits, is_stalled};
 use crate::cli::StatusArgs;
 use crate::config::{self, Origin, Setting};
@@ -310,7 +310,7 @@ fn locks(settings: &Settings, dir: &CacheDir, cache: &Cache, report: &mut Status
             report.locks.push(HeldLock { name: name.to_owned(), holders: pids });
         }
     };
-    for name in [CLEAN, PRUNE, PREFETCH, "image_cache_db_init"] {
+    for name in [CLEAN, PRUNE, PREFETCH, INDEX_START] {
         found(name, lock_dir.identity(name));
     }
     if let Some(path) = &cache.index_path {

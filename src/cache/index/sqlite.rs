@@ -28,7 +28,7 @@ use super::{Claim, Index, Refusal, Target, Wait};
 use crate::cache::dir::{CacheDir, Place, available};
 use crate::cache::entry::{BadRow, Image, ImageId, Name, NameBuf, Row, escaped, seconds};
 use crate::cache::inventory::Joiner;
-use crate::cache::lock::{holders, process};
+use crate::cache::lock::{StartGate, holders, process};
 use crate::cache::owner::Owner;
 use crate::interrupt::Interrupt;
 
@@ -187,6 +187,7 @@ pub(crate) struct Sqlite {
     purpose: Purpose,
     /// What to say when it cannot be written: whose it is, if that may be the reason.
     strangers: String,
+    gate: Option<StartGate>,
     /// SQLite's count of other connections' commits, as last seen.
     data_version: i64,
 }
@@ -243,9 +244,21 @@ impl Sqlite {
             identity,
             purpose,
             strangers,
+            gate: None,
             data_version: 0,
         }
         .prepare(wait)
+    }
+
+    /// Shuts this gate during transactions.
+    pub(crate) fn guard_start(&mut self, gate: Option<StartGate>) {
+        self.gate = gate;
+    }
+
+    fn open_gate(&self) {
+        if let Some(gate) = &self.gate {
+            gate.open();
+        }
     }
 
     /// Lets a signal end statements, whatever the database itself makes them do (views, triggers); `None` lets it not.
@@ -486,13 +499,15 @@ impl Index for Sqlite {
 
     fn begin(&mut self, wait: &Wait) -> Result<(), Refusal> {
         self.mind(Some(wait.interrupt.clone())).map_err(|e| self.refusal(&e))?;
-        let _owner = self.owner.act().map_err(Refusal::Broken)?;
-        self.patiently(wait, |c| c.execute_batch("BEGIN EXCLUSIVE"))?;
-        self.db().execute_batch("SAVEPOINT batch").map_err(|e| {
-            let refusal = self.refusal(&e);
-            self.abandon();
-            refusal
-        })
+        if let Some(gate) = &self.gate {
+            gate.shut();
+        }
+        let owner = self.owner.act().map_err(Refusal::Broken)?;
+        let begun = self
+            .patiently(wait, |c| c.execute_batch("BEGIN EXCLUSIVE"))
+            .and_then(|()| self.db().execute_batch("SAVEPOINT batch").map_err(|e| self.refusal(&e)));
+        drop(owner);
+        begun.inspect_err(|_| self.abandon())
     }
 
     fn forget(&mut self, targets: &[Target]) -> Result<Vec<bool>, Refusal> {
@@ -506,15 +521,23 @@ impl Index for Sqlite {
     fn commit(&mut self, gone: Option<&[Target]>) -> Result<(), Refusal> {
         // Files are gone by now: their rows must go, signal or not.
         self.mind(None).map_err(|e| self.refusal(&e))?;
-        self.change(|index| index.try_commit(gone)).inspect_err(|_| self.abandon())
+        let committed = self.change(|index| index.try_commit(gone));
+        if committed.is_ok() {
+            self.open_gate();
+        } else {
+            self.abandon();
+        }
+        committed
     }
 
     fn abandon(&mut self) {
-        let Ok(_owner) = self.owner.act() else { return };
-        if !self.db().is_autocommit() {
+        if let Ok(_owner) = self.owner.act()
+            && !self.db().is_autocommit()
+        {
             // What cannot be rolled back now is rolled back by whoever opens the index next.
             let _ = self.db().execute_batch("ROLLBACK");
         }
+        self.open_gate();
     }
 
     fn others_wrote(&mut self) -> bool {
