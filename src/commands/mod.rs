@@ -82,6 +82,8 @@ pub(crate) struct Settings {
     pub(crate) cache_dir: Setting<PathBuf>,
     /// `None` when neither the command line nor the configuration names one.
     pub(crate) driver: Option<Setting<Driver>>,
+    /// What is wrong with `image_cache_driver`: whoever needs the index fails with it, nobody else.
+    pub(crate) index_problem: Option<String>,
     pub(crate) sqlite_db: Setting<PathBuf>,
     /// Whether the settings of the index belong to another directory than the one that was asked for.
     pub(crate) elsewhere: bool,
@@ -143,17 +145,21 @@ impl Settings {
             }
             (None, Err(e)) => return Err(Failure::usage(e)),
         };
+        let mut index_problem = None;
         let driver = match driver {
             Some(driver) => Some(Setting { value: driver, origin: Origin::Flag("--driver") }),
             None if elsewhere => None,
-            None => configured_driver(&config)?,
+            None => configured_driver(&config).unwrap_or_else(|e| {
+                index_problem = Some(format!("{e:#}"));
+                None
+            }),
         };
         let sqlite_db = match sqlite_db {
             Some(file) => Setting { value: file, origin: Origin::Flag("--sqlite-db") },
             None if elsewhere => Setting { value: PathBuf::from("cache.db"), origin: Origin::Default },
             None => config.text(&config::IMAGE_CACHE_SQLITE_DB).map_err(Failure::usage)?.map(PathBuf::from),
         };
-        Ok(Settings { config, cache_dir, driver, sqlite_db, elsewhere })
+        Ok(Settings { config, cache_dir, driver, index_problem, sqlite_db, elsewhere })
     }
 
     /// Opens the cache directory.
@@ -228,8 +234,8 @@ impl Settings {
 }
 
 /// `image_cache_driver`, if it is set. The default is no setting: what the directory shows is better evidence.
-fn configured_driver(config: &Config) -> Result<Option<Setting<Driver>>, Failure> {
-    let driver = config.choice(&config::IMAGE_CACHE_DRIVER).map_err(Failure::usage)?;
+fn configured_driver(config: &Config) -> anyhow::Result<Option<Setting<Driver>>> {
+    let driver = config.choice(&config::IMAGE_CACHE_DRIVER)?;
     if driver.origin == Origin::Default {
         return Ok(None);
     }
@@ -272,6 +278,9 @@ pub(crate) fn take_stock(
     purpose: Purpose,
     wait: &Wait,
 ) -> Result<Cache, Failure> {
+    if let Some(problem) = &settings.index_problem {
+        return Err(Failure::usage(anyhow!("{problem}")));
+    }
     let wait = if purpose == Purpose::Look {
         &Wait { limit: wait.limit.min(GLANCE_PATIENCE), interrupt: context.interrupt.clone() }
     } else {

@@ -68,7 +68,9 @@ fn gather(
     let cache = match take_stock(context, settings, dir, Purpose::Look, &wait) {
         Ok(cache) => cache,
         // Not a cache, or none that can be known: there is nothing else to report.
-        Err(failure) if failure.exit == Exit::Usage => return Err(failure),
+        Err(failure) if failure.exit == Exit::Usage && settings.index_problem.is_none() => {
+            return Err(failure);
+        }
         Err(failure) => files_only(dir, &failure)?,
     };
     images(&cache, report);
