@@ -228,6 +228,15 @@ impl Central {
             index.database.execute("COMMIT")?;
             Ok(deleted > 0)
         });
-        deleted.inspect_err(|_| self.database.rollback())
+        match deleted.inspect_err(|_| self.database.rollback()) {
+            Err(Refusal::Broken(e)) if is_referred_to(&e) => Ok(false),
+            result => result,
+        }
     }
+}
+
+/// Whether a foreign key of another table kept a row from being deleted.
+fn is_referred_to(error: &anyhow::Error) -> bool {
+    let text = format!("{error:#}");
+    ["error 1451:", "error 23503:", "FOREIGN KEY constraint failed"].iter().any(|sign| text.contains(sign))
 }
