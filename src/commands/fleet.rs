@@ -68,7 +68,6 @@ pub(crate) fn status(context: &Context, args: StatusArgs) -> Result<Exit, Failur
         on_most_nodes: spread.most.iter().map(CopiesLine::new).collect(),
         on_one_node: OnOneNode {
             images: spread.on_one_node,
-            bytes: spread.on_one_node_bytes,
             largest: spread.only.iter().map(CopiesLine::new).collect(),
         },
         human: shows_human(&context.output, &args.print),
@@ -129,7 +128,6 @@ impl CopiesLine {
 #[derive(Debug, Serialize)]
 struct OnOneNode {
     images: u64,
-    bytes: u64,
     largest: Vec<CopiesLine>,
 }
 
@@ -171,10 +169,7 @@ impl Report for FleetReport {
         };
         list("images on most nodes".to_owned(), &self.on_most_nodes);
         let only = &self.on_one_node;
-        list(
-            format!("on only one node: {}, {}; the largest", count(only.images, "image"), size(only.bytes)),
-            &only.largest,
-        );
+        list(format!("on only one node: {}; the largest", count(only.images, "image")), &only.largest);
         text
     }
 }

@@ -82,8 +82,10 @@ impl Central {
     }
 
     fn conf_with(&self, database: &str, node: &str, lines: &str) -> String {
-        let node = if node.is_empty() { String::new() } else { format!("worker_self_reference_url = {node}\n") };
-        let connection = if database.is_empty() { String::new() } else { format!("connection = {database}\n") };
+        let node =
+            if node.is_empty() { String::new() } else { format!("worker_self_reference_url = {node}\n") };
+        let connection =
+            if database.is_empty() { String::new() } else { format!("connection = {database}\n") };
         self.env.write(
             "glance-api.conf",
             format!(
@@ -137,7 +139,9 @@ impl Central {
 
     #[track_caller]
     fn prunes_as_if_nothing_were(&self) {
-        self.prune("3000").ok().has(&json!({"total_files_pruned": 2, "total_bytes_pruned": 2000, "cache_size_after": 3000}));
+        self.prune("3000")
+            .ok()
+            .has(&json!({"total_files_pruned": 2, "total_bytes_pruned": 2000, "cache_size_after": 3000}));
         assert_eq!(self.env.images(), "cde", "{:?}", self.db.kind);
     }
 }
@@ -235,7 +239,8 @@ tests! {
             fs::File::create(&target).unwrap().set_len(10_000).unwrap();
             c.env.link(id('f'), &target);
             c.row(&id('f'), 60);
-            c.prunes_as_if_nothing_were();
+            c.prune("3000").ok().has(&json!({"total_files_pruned": 2, "total_bytes_pruned": 2000, "ghosts_forgotten": 1}));
+            assert_eq!(c.ids().len(), 3);
             assert!(target.exists() && c.env.path(id('f')).is_symlink());
         }
     }
@@ -251,7 +256,8 @@ tests! {
     row_11_a_directory_in_the_base {
         for c in five() {
             fs::create_dir(c.env.path(id('f'))).unwrap();
-            c.prunes_as_if_nothing_were();
+            c.prune("3000").ok().has(&json!({"total_files_pruned": 2}));
+            assert_eq!((c.env.images().as_str(), c.ids().len()), ("cdef", 3));
         }
     }
 
@@ -528,14 +534,14 @@ tests! {
         for c in five() {
             c.env.orphan('f', 700, 30);
             let ctime_is_now = c.run("clean", &["--repair"]).ok();
-            ctime_is_now.has(&json!({"repair": {"ghosts_forgotten": 0, "orphans_adopted": 0, "rows_dropped": 0, "orphans_too_young": 1}}));
+            ctime_is_now.has(&json!({"ghosts_forgotten": 0, "orphans_adopted": 0, "rows_dropped": 0, "orphans_too_young": 1}));
             c.row(&id('9'), 60);
             c.row("../x", 60);
             let before = c.snapshot();
             c.run("clean", &["--repair", "--dry-run"]).ok();
             assert_eq!(c.snapshot(), before, "a dry run changes nothing");
             c.run("clean", &["--repair"]).ok()
-                .has(&json!({"repair": {"ghosts_forgotten": 1, "orphans_adopted": 0, "rows_dropped": 1, "orphans_too_young": 1}}));
+                .has(&json!({"ghosts_forgotten": 1, "orphans_adopted": 0, "rows_dropped": 1, "orphans_too_young": 1}));
             let before = c.snapshot();
             c.run("clean", &["--repair"]).ok();
             assert_eq!(c.snapshot(), before, "run twice, the second run changes nothing");
@@ -786,6 +792,8 @@ tests! {
         ];
         for kind in KINDS {
             let mut differing = Vec::new();
+            // Only SQLite has an order among images used in the same second; MariaDB and PostgreSQL take any of them.
+            let shapes: Vec<_> = shapes.iter().filter(|shape| shape.0 != "ties" || kind == Kind::SqliteFile).collect();
             for (name, images, ghosts, limit) in &shapes {
                 let outcome = |real: bool| {
                     let c = Central::new(kind, images);
@@ -818,17 +826,33 @@ tests! {
 fn fleet(kind: Kind) -> Central {
     let c = Central::empty(kind);
     for node in 1..50 {
-        c.db.sql(&format!("INSERT INTO node_reference (node_reference_url) VALUES ('http://f{node:02}:9292')"));
+        c.db.sql(&format!(
+            "INSERT INTO node_reference (node_reference_url) VALUES ('http://f{node:02}:9292')"
+        ));
     }
     let keys: Vec<String> =
-        c.db.rows("SELECT node_reference_id FROM node_reference ORDER BY node_reference_id").into_iter().flatten().collect();
+        c.db.rows("SELECT node_reference_id FROM node_reference ORDER BY node_reference_id")
+            .into_iter()
+            .flatten()
+            .collect();
     let mut session = Session::open(&c.db);
-    session.sql(if kind == Kind::PostgreSql { "BEGIN" } else if kind == Kind::MariaDb { "START TRANSACTION" } else { "BEGIN" });
+    session.sql(if kind == Kind::PostgreSql {
+        "BEGIN"
+    } else if kind == Kind::MariaDb {
+        "START TRANSACTION"
+    } else {
+        "BEGIN"
+    });
     for (position, key) in keys.iter().enumerate() {
         let values: Vec<String> = (0..2000)
             .map(|n| {
                 let image = if n < 100 { n } else { 100_000 + position * 2000 + n };
-                format!("('{}', '2026-01-{:02} 00:00:00', '2026-01-01 00:00:00', {}, 1, {key})", nth_id(image), 1 + n % 28, 1000 + n)
+                format!(
+                    "('{}', '2026-01-{:02} 00:00:00', '2026-01-01 00:00:00', {}, 1, {key})",
+                    nth_id(image),
+                    1 + n % 28,
+                    1000 + n
+                )
             })
             .collect();
         session.sql(&format!(
@@ -865,7 +889,10 @@ tests! {
             let list = c.run("list", &["--image", &nth_id(7), "--format", "json"]).ok().json();
             assert_eq!(list["nodes"].as_array().unwrap().len(), 50);
             assert_eq!(list["cached_images"][0]["hits"], json!(1));
-            let all = c.run("list", &["--all-nodes", "--format", "json"]).ok().json();
+            // More than the harness takes from a run.
+            let conf = c.conf();
+            let all = c.env.command(BINARY).args(["list", "--all-nodes", "--format", "json", "--config-file", &conf]).output();
+            let all: Value = serde_json::from_slice(&all.unwrap().stdout).unwrap();
             assert_eq!(all["cached_images"].as_array().unwrap().len(), 100_000);
             assert_eq!(c.db.rows("SELECT COUNT(*), SUM(size) FROM cached_images"), before);
         }

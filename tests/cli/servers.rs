@@ -156,7 +156,12 @@ impl Database {
                     dir
                 });
                 fs::copy(empty.path().join("empty"), file).unwrap();
-                Database { kind, url: format!("sqlite:///{}", file.display()), port: 0, name: file.display().to_string() }
+                Database {
+                    kind,
+                    url: format!("sqlite:///{}", file.display()),
+                    port: 0,
+                    name: file.display().to_string(),
+                }
             }
             Kind::MariaDb => {
                 let server = Server::shared(kind);
@@ -201,7 +206,8 @@ impl Database {
     }
 
     pub(crate) fn postgresql(&self) -> postgres::Client {
-        let options = format!("host=127.0.0.1 port={} user=g password=s3cret dbname={}", self.port, self.name);
+        let options =
+            format!("host=127.0.0.1 port={} user=g password=s3cret dbname={}", self.port, self.name);
         postgres::Client::connect(&options, postgres::NoTls).unwrap()
     }
 
@@ -220,7 +226,9 @@ impl Database {
             Kind::MariaDb => {
                 let rows: Vec<mysql::Row> = self.mysql().query(sql).unwrap();
                 rows.into_iter()
-                    .map(|row| row.unwrap().into_iter().map(|v| v.as_sql(true).trim_matches('\'').into()).collect())
+                    .map(|row| {
+                        row.unwrap().into_iter().map(|v| v.as_sql(true).trim_matches('\'').into()).collect()
+                    })
                     .collect()
             }
             Kind::PostgreSql => {

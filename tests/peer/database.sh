@@ -32,7 +32,7 @@ mariadb)
         --auth-root-authentication-method=normal --skip-test-db --innodb-log-file-size=8M >install.log 2>&1
     $as mariadbd --no-defaults --datadir="$dir/data" --socket="$dir/s" --port="$port" --bind-address=127.0.0.1 \
         --pid-file="$dir/own-pid" --log-error="$dir/error.log" --innodb-log-file-size=8M --innodb-buffer-pool-size=64M \
-        --innodb-flush-log-at-trx-commit=0 --skip-name-resolve --ssl-ca="$dir/ca.pem" --ssl-cert="$dir/server.pem" \
+        --innodb-flush-log-at-trx-commit=2 --skip-name-resolve --ssl-ca="$dir/ca.pem" --ssl-cert="$dir/server.pem" \
         --ssl-key="$dir/server.key" </dev/null >/dev/null 2>&1 &
     server=$!
     sql() { mariadb --no-defaults -uroot -S "$dir/s" -e "$1"; }

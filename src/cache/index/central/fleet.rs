@@ -45,11 +45,9 @@ pub(crate) struct Placement {
 pub(crate) struct Spread {
     pub(crate) different: u64,
     pub(crate) on_one_node: u64,
-    /// Bytes of the images that only one node has.
-    pub(crate) on_one_node_bytes: u64,
     /// The images that most nodes have, those first.
     pub(crate) most: Vec<Copies>,
-    /// Of the images that only one node has, the largest.
+    /// Of the images that only one node has, the largest, as far as they are among the largest of all.
     pub(crate) only: Vec<Copies>,
 }
 
@@ -85,43 +83,61 @@ impl Database {
         Ok(rows.into_iter().map(summary).collect())
     }
 
-    /// Tells how the images are spread over the nodes; `count` of the most and of the least spread ones by name.
+    /// Tells how the images are spread over the nodes; at most `count` of the most spread ones by name, and of the largest that
+    /// only one node has.
+    ///
+    /// Counting needs nothing but the index on the image ids; sizes are looked up for the few images that are named.
     pub(crate) fn spread(&mut self, count: usize) -> Result<Spread, Refusal> {
-        let dialect = self.dialect();
-        let per_image = "SELECT image_id, COUNT(*) AS nodes, MAX(size) AS bytes, SUM(hits) AS hits FROM cached_images \
-                         GROUP BY image_id";
-        let sums = format!(
-            "SELECT COUNT(*), {}, {} FROM ({per_image}) i",
-            dialect.whole("COALESCE(SUM(CASE WHEN nodes = 1 THEN 1 ELSE 0 END), 0)"),
-            dialect.whole("COALESCE(SUM(CASE WHEN nodes = 1 THEN bytes ELSE 0 END), 0)"),
+        self.try_spread(count).map_err(|refusal| self.told(refusal, "cannot sum up the images"))
+    }
+
+    fn try_spread(&mut self, count: usize) -> Result<Spread, Refusal> {
+        let sql = format!(
+            "SELECT COUNT(*), {} FROM (SELECT image_id, COUNT(*) AS nodes FROM cached_images GROUP BY image_id) i",
+            self.dialect().whole("COALESCE(SUM(CASE WHEN nodes = 1 THEN 1 ELSE 0 END), 0)"),
         );
-        let list = |which: &str| {
-            let (bytes, hits) = (dialect.whole("MAX(size)"), dialect.whole("SUM(hits)"));
-            format!(
-                "SELECT image_id, COUNT(*) AS nodes, {bytes} AS bytes, {hits} AS hits FROM cached_images GROUP BY image_id \
-                 {which} LIMIT {count}"
-            )
-        };
-        let told = |database: &Self, refusal| database.told(refusal, "cannot sum up the images");
-        let sums = self.query(&sums, &[]).map_err(|refusal| told(self, refusal))?;
-        let most = list("HAVING COUNT(*) > 1 ORDER BY nodes DESC, image_id");
-        let most = self.query(&most, &[]).map_err(|refusal| told(self, refusal))?;
-        let only = list("HAVING COUNT(*) = 1 ORDER BY bytes DESC, image_id");
-        let only = self.query(&only, &[]).map_err(|refusal| told(self, refusal))?;
+        let sums = self.query(&sql, &[])?;
+        let number = |n: usize| sums.first().map_or(0, |row| natural(row[n].integer()));
+        let mut most = self.copies(&format!(
+            "SELECT image_id, COUNT(*) AS nodes FROM cached_images GROUP BY image_id HAVING COUNT(*) > 1 \
+             ORDER BY nodes DESC, image_id LIMIT {count}"
+        ))?;
+        most.sort_by(|a, b| b.nodes.cmp(&a.nodes).then_with(|| a.image_id.cmp(&b.image_id)));
+        let mut only = self.copies(&format!(
+            "SELECT image_id FROM cached_images ORDER BY size DESC, image_id LIMIT {CHUNK}"
+        ))?;
+        only.retain(|image| image.nodes == 1);
+        only.sort_by(|a, b| b.bytes.cmp(&a.bytes).then_with(|| a.image_id.cmp(&b.image_id)));
+        only.truncate(count);
+        Ok(Spread { different: number(0), on_one_node: number(1), most, only })
+    }
+
+    /// Sums up the images that a query names in its first column.
+    fn copies(&mut self, sql: &str) -> Result<Vec<Copies>, Refusal> {
+        let ids: Vec<String> = self
+            .query(sql, &[])?
+            .into_iter()
+            .filter_map(|row| row.into_iter().next())
+            .map(super::Cell::text)
+            .collect();
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let dialect = self.dialect();
+        let sql = format!(
+            "SELECT image_id, COUNT(*), {}, {} FROM cached_images WHERE image_id IN ({}) GROUP BY image_id",
+            dialect.whole("MAX(size)"),
+            dialect.whole("SUM(hits)"),
+            vec!["?"; ids.len()].join(",")
+        );
+        let texts: Vec<&str> = ids.iter().map(String::as_str).collect();
         let copies = |row: Vec<super::Cell>| Copies {
             nodes: natural(row[1].integer()),
             bytes: natural(row[2].integer()),
             hits: natural(row[3].integer()),
             image_id: row.into_iter().next().map(super::Cell::text).unwrap_or_default(),
         };
-        let number = |n: usize| sums.first().map_or(0, |row| natural(row[n].integer()));
-        Ok(Spread {
-            different: number(0),
-            on_one_node: number(1),
-            on_one_node_bytes: number(2),
-            most: most.into_iter().map(copies).collect(),
-            only: only.into_iter().map(copies).collect(),
-        })
+        Ok(self.query(&sql, &texts)?.into_iter().map(copies).collect())
     }
 
     /// Lists every row, or those of one image, page by page in row order.

@@ -210,6 +210,8 @@ pub(crate) struct Database {
     target: Target,
     patience: Patience,
     wait: Wait,
+    /// Whether a lost connection could not be made anew: it is not tried for ever.
+    given_up: bool,
 }
 
 /// What was found where the database should be.
@@ -238,7 +240,7 @@ impl Database {
         } else {
             Link::Server(connect(&target, patience, wait)?)
         };
-        Ok(Found::Database(Database { link, target, patience, wait: wait.clone() }))
+        Ok(Found::Database(Database { link, target, patience, wait: wait.clone(), given_up: false }))
     }
 
     /// What messages call it.
@@ -272,8 +274,10 @@ impl Database {
     fn begin(&mut self) -> Result<(), Refusal> {
         let begin = self.dialect().begin();
         match self.execute(begin) {
-            Err(_) if self.is_lost() && !self.wait.interrupt.raised() => {
+            Err(_) if self.is_lost() && !self.given_up && !self.wait.interrupt.raised() => {
+                self.given_up = true;
                 self.link = Link::Server(connect(&self.target, self.patience, &self.wait)?);
+                self.given_up = false;
                 self.execute(begin).map(drop)
             }
             result => result.map(drop),

@@ -20,6 +20,8 @@ const SESSION: [&str; 2] =
 
 /// Deadlock; lock wait timeout; the row changed since the snapshot (MariaDB); lock not granted at once.
 const RETRY: [u16; 4] = [1213, 1205, 1020, 3572];
+/// Too many connections.
+const TOO_MANY: u16 = 1040;
 /// The server shuts down, or the Galera node has left its cluster, or the connection was killed.
 const GONE: [u16; 5] = [1047, 1053, 1927, 2006, 2013];
 
@@ -31,7 +33,6 @@ pub(super) struct MySql {
 
 impl MySql {
     pub(super) fn connect(target: &Target, limit: Duration) -> Result<Self, Refusal> {
-        let refuse = |e: &mysql::Error| refusal(target, e).0;
         let options = OptsBuilder::new()
             .user(target.user.clone())
             .pass(target.password.clone())
@@ -48,7 +49,11 @@ impl MySql {
             (None, Some((host, port))) => options.ip_or_hostname(Some(host.clone())).tcp_port(*port),
             (None, None) => options,
         };
-        let connection = Conn::new(options).map_err(|e| refuse(&e))?;
+        let connection = Conn::new(options).map_err(|e| match (refusal(target, &e).0, &e) {
+            // The server has spoken; unless it is full, it will say the same again.
+            (refusal, mysql::Error::MySqlError(e)) if e.code != TOO_MANY => refusal,
+            (refusal, _) => Refusal::Busy(refusal.into_error()),
+        })?;
         Ok(MySql { connection, target: target.clone(), lost: false })
     }
 
@@ -115,6 +120,9 @@ fn tls(target: &Target) -> Option<SslOpts> {
 fn refusal(target: &Target, error: &mysql::Error) -> (Refusal, bool) {
     let (code, text) = match error {
         mysql::Error::MySqlError(e) => (e.code, format!("error {}: {}", e.code, e.message)),
+        mysql::Error::DriverError(e) => (0, e.to_string()),
+        mysql::Error::IoError(e) => (0, e.to_string()),
+        mysql::Error::TlsError(e) => (0, e.to_string()),
         e => (0, e.to_string()),
     };
     let lost = GONE.contains(&code) || matches!(error, mysql::Error::IoError(_) | mysql::Error::TlsError(_));

@@ -37,6 +37,9 @@ const SESSION: &str = "SET lock_timeout = '250ms'; SET TIME ZONE 'UTC'";
 /// Deadlock; serialization failure; lock not available.
 const RETRY: [&str; 3] = ["40P01", "40001", "55P03"];
 
+/// Too many connections; starting up.
+const LATER: [&str; 2] = ["53300", "57P03"];
+
 pub(super) struct PostgreSql {
     client: postgres::Client,
     target: Target,
@@ -71,7 +74,11 @@ impl PostgreSql {
             let mode = if target.tls.mode == TlsMode::Offered { SslMode::Prefer } else { SslMode::Require };
             config.ssl_mode(mode).connect(tls)
         };
-        let mut client = connected.map_err(|e| refusal(target, &e))?;
+        let mut client = connected.map_err(|e| match (refusal(target, &e), e.code()) {
+            // The server has spoken; unless it is full or starting, it will say the same again.
+            (refusal, Some(code)) if !LATER.contains(&code.code()) => refusal,
+            (refusal, _) => Refusal::Busy(refusal.into_error()),
+        })?;
         client.batch_execute(SESSION).map_err(|e| refusal(target, &e))?;
         Ok(PostgreSql { client, target: target.clone() })
     }
