@@ -38,7 +38,7 @@ fn main() -> ExitCode {
         Action::Status(args) => (&args.cache, Format::Text),
     };
     let context = context("glance-cache", Output::new(cache.format.unwrap_or(default), verbosity(cache)));
-    ExitCode::from(finish(&context, context.start().and_then(|()| dispatch(&context, cli.command))).code())
+    ExitCode::from(finish(&context, dispatch(&context, cli.command)).code())
 }
 
 fn dispatch(context: &Context, action: Action) -> Result<Exit, Failure> {

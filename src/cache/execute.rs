@@ -18,21 +18,17 @@ use std::collections::HashSet;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
+use anyhow::anyhow;
 use rustix::io::Errno;
 
 use super::dir::{CacheDir, Place, Removal, available};
-use super::entry::{Ghost, Image, ImageId, Kind, Seen};
+use super::entry::{Ghost, Image, ImageId, Kind, Name, Seen};
 use super::index::{Claim, Index, Refusal, Target, Wait};
 use super::inventory::Inventory;
 use super::plan::{CleanPlan, CleanReason, Goal, PrunePlan, RepairPlan, frees};
 
-/// How long a write transaction may be open: Glance gives up after two seconds.
-const BATCH_TIME: Duration = Duration::from_millis(250);
-/// After this long of holding the index nearly without a break, it is left alone for a moment ...
-const BUSY_TIME: Duration = Duration::from_secs(1);
-/// ... that is longer than Glance's pause between two tries (50 ms).
-const BREAK: Duration = Duration::from_millis(60);
 const FIRST_BATCH: usize = 256;
+const SMALLEST_BATCH: usize = 16;
 const LARGEST_BATCH: usize = 20_000;
 /// Files of more than this many bytes on disk are held across their unlink.
 const LARGE: u64 = 8 << 20;
@@ -54,10 +50,10 @@ pub(crate) trait Progress {
 impl Progress for () {}
 
 /// An entry that was removed.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub(crate) struct Removed<'a> {
-    /// The name as it is shown: escaped, with its subdirectory.
-    pub(crate) name: &'a str,
+    pub(crate) place: Place,
+    pub(crate) name: Name<'a>,
     pub(crate) bytes: u64,
     pub(crate) reason: &'static str,
 }
@@ -112,6 +108,7 @@ pub(crate) struct Executor<'a> {
     pub(crate) index: &'a mut dyn Index,
     pub(crate) wait: &'a Wait,
     pub(crate) progress: &'a dyn Progress,
+    pub(crate) pace: Pace,
 }
 
 /// Removes what a clean plans to remove. It needs no index.
@@ -139,11 +136,8 @@ pub(crate) fn clean(
                 // A link has a length, but frees no image's bytes.
                 let bytes = if entry.kind == Kind::File { seen.size } else { 0 };
                 outcome.bytes_cleaned += bytes;
-                progress.removed(Removed {
-                    name: &reason.place().show(entry.name.as_name()),
-                    bytes,
-                    reason: text,
-                });
+                let (place, name) = (reason.place(), entry.name.as_name());
+                progress.removed(Removed { place, name, bytes, reason: text });
             }
             Ok(Removal::AlreadyGone) => {}
             Ok(Removal::Changed) => outcome.left_alone += 1,
@@ -187,7 +181,6 @@ impl Executor<'_> {
             freed: 0,
             rows: inventory.rows(),
             batch: FIRST_BATCH,
-            busy: Duration::ZERO,
             disk: Disk::HasRoom,
             made_room: false,
             taken: HashSet::new(),
@@ -196,7 +189,12 @@ impl Executor<'_> {
         };
         let before = self.available();
         let mut ghosts = &inventory.ghosts[..];
-        match self.forget_ghosts(ghosts, &mut run.outcome) {
+        let mut forgotten = self.forget_ghosts(ghosts, &mut run.outcome);
+        if matches!(forgotten, Err(Refusal::Full(_))) {
+            clean(self.dir, &room(), self.wait, self.progress, &mut run.outcome);
+            forgotten = self.forget_ghosts(ghosts, &mut run.outcome);
+        }
+        match forgotten {
             Ok(()) => ghosts = &[],
             // The images make room, and the ghosts are tried again after them.
             Err(Refusal::Full(_)) if !plan.goal.is_reached() => {}
@@ -232,32 +230,31 @@ impl Executor<'_> {
                 run.disk = if run.made_room { Disk::Fuller } else { Disk::Full };
                 Ok(true)
             }
-            result => result.map(|()| true),
+            result => result.map(|_| true),
         }
     }
 
-    fn batch(&mut self, images: &[&Image], run: &mut PruneRun) -> Result<(), Refusal> {
+    /// Forgets and removes images in one transaction, and returns how many of them were come to.
+    fn batch(&mut self, images: &[&Image], run: &mut PruneRun) -> Result<usize, Refusal> {
         if self.wait.interrupt.raised() {
             return Err(Refusal::Interrupted);
         }
-        if run.busy >= BUSY_TIME {
-            std::thread::sleep(BREAK);
-            run.busy = Duration::ZERO;
-        }
         let targets: Vec<Target> = images.iter().map(|image| target(image)).collect();
-        self.index.begin(self.wait)?;
-        let started = Instant::now();
+        let started = self.begin()?;
         let holds = self.index.forget(&targets).inspect_err(|_| self.index.abandon())?;
+        // Only the removals are bounded: a slow disk takes its time for the journal however small the batch is.
+        let removing = Instant::now();
 
         let mut held = Vec::new();
         let mut done = Vec::with_capacity(images.len());
         for (image, holds) in images.iter().zip(&holds) {
-            let late = !done.is_empty() && (started.elapsed() > BATCH_TIME || held.len() >= HELD);
+            let late = !done.is_empty() && (removing.elapsed() > self.pace.batch() || held.len() >= HELD);
             if late || self.wait.interrupt.raised() {
                 break;
             }
-            done.push(if *holds { self.remove(image, &mut held) } else { Ok(Removal::Changed) });
+            done.push(if *holds { self.remove(image, &mut held) } else { self.lost(image) });
         }
+        let removed_in = removing.elapsed();
         let is_gone = |result: Option<&Result<Removal, Errno>>| {
             matches!(result, Some(Ok(Removal::Removed | Removal::AlreadyGone)))
         };
@@ -270,13 +267,20 @@ impl Executor<'_> {
         // Rows that were not forgotten because their claim did not hold need no taking back.
         let all = holds.iter().enumerate().all(|(i, holds)| !holds || is_gone(done.get(i)));
         let committed = self.index.commit(if all { None } else { Some(&gone) });
-        let elapsed = started.elapsed();
+        self.pace.ended(started);
         drop(held);
         if let Err(refusal) = committed {
             self.repeat(&gone, refusal, run);
         }
-        run.account(images, &done, elapsed, self.progress);
-        Ok(())
+        run.account(images, &done, self.progress);
+        run.adapt(done.len(), removed_in, self.pace.batch());
+        Ok(done.len())
+    }
+
+    /// What became of an image whose row is not what it was: somebody used it, or removed it.
+    fn lost(&self, image: &Image) -> Result<Removal, Errno> {
+        let now = self.dir.look(Place::Base, image.id.as_name())?;
+        Ok(if now.is_none() { Removal::AlreadyGone } else { Removal::Changed })
     }
 
     fn remove(&self, image: &Image, held: &mut Vec<OwnedFd>) -> Result<Removal, Errno> {
@@ -324,10 +328,11 @@ impl Executor<'_> {
         if run.pending.is_empty() {
             return Ok(());
         }
-        self.index.begin(self.wait)?;
+        let started = self.begin()?;
         let absent: Vec<Target> = run.pending.iter().copied().filter(|t| self.is_absent(t)).collect();
         self.index.forget(&absent).inspect_err(|_| self.index.abandon())?;
         self.index.commit(None)?;
+        self.pace.ended(started);
         run.pending.clear();
         Ok(())
     }
@@ -371,14 +376,14 @@ impl Executor<'_> {
                 break;
             }
             let at = run.at;
-            match self.batch(&wanted, run) {
+            let done = match self.batch(&wanted, run) {
                 // Even reading needs room now: on to the images.
                 Err(Refusal::Full(_)) => break,
                 result => result?,
-            }
+            };
             // They were taken out of their turn.
             run.at = at;
-            run.taken.extend(wanted.iter().map(|image| image.id));
+            run.taken.extend(wanted[..done].iter().map(|image| image.id));
         }
         run.disk = Disk::HasRoom;
         Ok(true)
@@ -397,21 +402,29 @@ impl Executor<'_> {
         if self.wait.interrupt.raised() {
             return Err(Refusal::Interrupted);
         }
-        self.index.begin(self.wait)?;
-        let started = Instant::now();
+        if (run.pending.len() + 1) * 2 > inventory.rows() {
+            // More rows without files would make the next run take the directory for a wrong one.
+            return Err(Refusal::Full(anyhow!(
+                "still no space left for the index's journal after {} images were removed: make room on the disk, and run \
+                 this again",
+                run.pending.len()
+            )));
+        }
+        let started = self.begin()?;
         let target = target(image);
         let holds = self.index.holds(&target).inspect_err(|_| self.index.abandon())?;
         // Not held: it is the blocks that are needed.
         let removal = if holds {
             self.dir.remove(Place::Base, image.id.as_name(), unchanged(image))
         } else {
-            Ok(Removal::Changed)
+            self.lost(image)
         };
         self.index.abandon();
         if matches!(removal, Ok(Removal::Removed | Removal::AlreadyGone)) {
             run.pending.extend(as_ghost(&target));
         }
-        run.account(&[image], &[removal], started.elapsed(), self.progress);
+        self.pace.ended(started);
+        run.account(&[image], &[removal], self.progress);
         match self.forget_pending(run) {
             Ok(()) => run.disk = Disk::HasRoom,
             Err(Refusal::Full(_)) => {}
@@ -444,7 +457,7 @@ impl Executor<'_> {
             if self.wait.interrupt.raised() {
                 return Err(Refusal::Interrupted);
             }
-            self.index.begin(self.wait)?;
+            let started = self.begin()?;
             let targets: Vec<Target> = portion
                 .iter()
                 .map(|ghost| Target { id: ghost.id, claim: Claim::Row(ghost.row.key) })
@@ -452,10 +465,16 @@ impl Executor<'_> {
                 .collect();
             let forgotten = self.index.forget(&targets).inspect_err(|_| self.index.abandon())?;
             self.index.commit(None)?;
+            self.pace.ended(started);
             outcome.ghosts_forgotten += forgotten.iter().filter(|forgotten| **forgotten).count() as u64;
             outcome.left_alone += (portion.len() - targets.len()) as u64;
             for target in &targets {
-                self.progress.removed(Removed { name: target.id.as_str(), bytes: 0, reason: "ghost" });
+                self.progress.removed(Removed {
+                    place: Place::Base,
+                    name: target.id.as_name(),
+                    bytes: 0,
+                    reason: "ghost",
+                });
             }
         }
         Ok(())
@@ -477,7 +496,7 @@ impl Executor<'_> {
             if self.wait.interrupt.raised() {
                 return Err(Refusal::Interrupted);
             }
-            self.index.begin(self.wait)?;
+            let started = self.begin()?;
             let there: Vec<Image> = portion
                 .iter()
                 .filter(|image| {
@@ -488,6 +507,7 @@ impl Executor<'_> {
                 .collect();
             let adopted = self.index.adopt(&there).inspect_err(|_| self.index.abandon())?;
             self.index.commit(None)?;
+            self.pace.ended(started);
             outcome.orphans_adopted += adopted;
             outcome.left_alone += portion.len() as u64 - adopted;
         }
@@ -496,12 +516,23 @@ impl Executor<'_> {
 
     fn drop_bad_rows(&mut self, inventory: &Inventory, outcome: &mut Outcome) -> Result<(), Refusal> {
         for portion in inventory.bad_rows.chunks(ROWS) {
-            self.index.begin(self.wait)?;
+            let started = self.begin()?;
             let dropped = self.index.drop_bad_rows(portion).inspect_err(|_| self.index.abandon())?;
             self.index.commit(None)?;
+            self.pace.ended(started);
             outcome.rows_dropped += dropped;
         }
         Ok(())
+    }
+
+    /// Opens a write transaction, after a break when others may be waiting for the index.
+    fn begin(&mut self) -> Result<Instant, Refusal> {
+        if self.index.is_transactional() {
+            self.pace.rest();
+        }
+        self.index.begin(self.wait)?;
+        self.pace.began(self.index.others_wrote());
+        Ok(Instant::now())
     }
 
     fn available(&self) -> u64 {
@@ -555,8 +586,6 @@ struct PruneRun {
     rows: usize,
     /// How many images to take at a time.
     batch: usize,
-    /// How long the index was held since the last break.
-    busy: Duration,
     disk: Disk,
     /// Whether what needs no row has been tried.
     made_room: bool,
@@ -601,13 +630,7 @@ impl PruneRun {
     }
 
     /// Books what became of a batch; what was not come to is left for the next.
-    fn account(
-        &mut self,
-        images: &[&Image],
-        done: &[Result<Removal, Errno>],
-        elapsed: Duration,
-        progress: &dyn Progress,
-    ) {
+    fn account(&mut self, images: &[&Image], done: &[Result<Removal, Errno>], progress: &dyn Progress) {
         for (image, result) in images.iter().zip(done) {
             match result {
                 Ok(Removal::Removed) => {
@@ -621,7 +644,8 @@ impl PruneRun {
                     } else {
                         "least recently used, without a row"
                     };
-                    progress.removed(Removed { name: image.id.as_str(), bytes: image.seen.size, reason });
+                    let (name, bytes) = (image.id.as_name(), image.seen.size);
+                    progress.removed(Removed { place: Place::Base, name, bytes, reason });
                 }
                 Ok(Removal::AlreadyGone) => {
                     self.outcome.bytes_gone += image.seen.size;
@@ -632,10 +656,51 @@ impl PruneRun {
             }
         }
         self.at += done.len();
-        self.busy += elapsed;
-        // Aim below the limit: entries differ.
-        let rate = done.len() as f64 / elapsed.as_secs_f64().max(1e-6);
-        let next = (rate * BATCH_TIME.as_secs_f64() * 0.8) as usize;
-        self.batch = next.clamp(1, LARGEST_BATCH).min(self.batch.saturating_mul(8));
+    }
+
+    /// Sizes the next batch by the pace of this one, a little below its limit because entries differ.
+    fn adapt(&mut self, done: usize, elapsed: Duration, limit: Duration) {
+        let rate = done as f64 / elapsed.as_secs_f64().max(1e-6);
+        let next = (rate * limit.as_secs_f64() * 0.7) as usize;
+        self.batch = next.clamp(SMALLEST_BATCH, LARGEST_BATCH).min(self.batch.saturating_mul(8));
+    }
+}
+
+/// How long the index is held, and how long it is left alone in between.
+///
+/// Whoever finds it held tries again and again: Glance every 50 ms, for two seconds. Nobody sees who waits, but whether others
+/// wrote in the last break can be seen. While they do, the index is held for shorter and left alone for longer; otherwise a
+/// break now and then is enough for the first of them to get in.
+#[derive(Debug, Default)]
+pub(crate) struct Pace {
+    /// How long it was held since the last break.
+    held: Duration,
+    /// How many transactions more are taken with others in mind.
+    shared: u32,
+}
+
+impl Pace {
+    /// Transactions for which others are remembered.
+    const MEMORY: u32 = 20;
+
+    /// How long a transaction may take.
+    fn batch(&self) -> Duration {
+        Duration::from_millis(if self.shared > 0 { 80 } else { 250 })
+    }
+
+    fn rest(&mut self) {
+        let (most, pause) = if self.shared > 0 { (80, 160) } else { (750, 110) };
+        if self.held >= Duration::from_millis(most) {
+            std::thread::sleep(Duration::from_millis(pause));
+            self.held = Duration::ZERO;
+        }
+    }
+
+    fn began(&mut self, others_wrote: bool) {
+        self.shared = if others_wrote { Self::MEMORY } else { self.shared.saturating_sub(1) };
+    }
+
+    fn ended(&mut self, started: Instant) {
+        self.held += started.elapsed();
     }
 }

@@ -106,20 +106,19 @@ impl LockDir {
                         return Ok(Locking::Held(Lock { _file: file }));
                     }
                 }
-                Err(Errno::AGAIN | Errno::ACCESS) => {
-                    if wait.interrupt.raised() {
-                        return Ok(Locking::Interrupted);
-                    }
-                    if Instant::now() >= deadline {
-                        return Ok(Locking::Busy(self.busy(name, holder(&file), wait.limit)));
-                    }
-                    std::thread::sleep(pause.min(deadline.saturating_duration_since(Instant::now())));
-                    pause = (pause + FIRST_PAUSE).min(LONGEST_PAUSE);
-                }
+                Err(Errno::AGAIN | Errno::ACCESS) => {}
                 Err(e) => {
                     return Err(e).with_context(|| format!("cannot lock {}", self.path.join(name).display()));
                 }
             }
+            if wait.interrupt.raised() {
+                return Ok(Locking::Interrupted);
+            }
+            if Instant::now() >= deadline {
+                return Ok(Locking::Busy(self.busy(name, holder(&file), wait.limit)));
+            }
+            std::thread::sleep(pause.min(deadline.saturating_duration_since(Instant::now())));
+            pause = (pause + FIRST_PAUSE).min(LONGEST_PAUSE);
         }
     }
 

@@ -5,8 +5,9 @@
 //! modification time decides.
 
 use std::collections::HashMap;
+use std::os::fd::BorrowedFd;
 
-use rustix::fs::{Dir, Mode, OFlags, open, readlinkat, stat};
+use rustix::fs::{AtFlags, Dir, Mode, OFlags, open, readlinkat, stat, statat};
 
 use super::entry::Name;
 
@@ -19,11 +20,11 @@ pub(crate) struct Writers {
     pub(crate) some_unseen: bool,
 }
 
-/// Looks for processes that have one of `suspects` (name, inode) on `device` open for writing.
+/// Looks for processes that have one of `suspects` (name, inode) in `dir` open for writing.
 ///
 /// Only descriptors whose name ends like a suspect's are looked at closely, so that no foreign file system is asked for
 /// anything: a dead NFS server would not answer.
-pub(crate) fn find<'a>(device: u64, suspects: impl Iterator<Item = (Name<'a>, u64)>) -> Writers {
+pub(crate) fn find<'a>(dir: BorrowedFd<'_>, suspects: impl Iterator<Item = (Name<'a>, u64)>) -> Writers {
     let suspects: HashMap<Vec<u8>, u64> =
         suspects.map(|(name, inode)| (name.as_bytes().to_vec(), inode)).collect();
     let mut writers = Writers::default();
@@ -46,12 +47,13 @@ pub(crate) fn find<'a>(device: u64, suspects: impl Iterator<Item = (Name<'a>, u6
             let Ok(target) = readlinkat(rustix::fs::CWD, link.as_str(), Vec::new()) else {
                 continue;
             };
-            let Some(inode) =
-                target.to_bytes().rsplit(|b| *b == b'/').next().and_then(|name| suspects.get(name))
-            else {
-                continue;
+            let Some(name) = target.to_bytes().rsplit(|b| *b == b'/').next() else { continue };
+            let Some(inode) = suspects.get(name) else { continue };
+            // Both looked at by the same call: some file systems number the devices of files and directories apart.
+            let is_it = match (stat(link.as_str()), statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)) {
+                (Ok(open), Ok(there)) => (open.st_dev, open.st_ino) == (there.st_dev, there.st_ino),
+                _ => false,
             };
-            let is_it = stat(link.as_str()).is_ok_and(|s| (s.st_dev, s.st_ino) == (device, *inode));
             if is_it && is_writing(pid, descriptor) {
                 writers.by_inode.insert(*inode, pid);
             }
@@ -82,6 +84,7 @@ fn is_writing(pid: i32, descriptor: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use std::fs::File;
+    use std::os::fd::AsFd;
     use std::os::unix::fs::MetadataExt;
 
     use super::super::entry::NameBuf;
@@ -96,8 +99,8 @@ mod tests {
         let read = File::open(path("read")).unwrap();
         let names = [("written", &written), ("read", &read)]
             .map(|(name, file)| (NameBuf::new(name.as_bytes()).unwrap(), file.metadata().unwrap().ino()));
-        let device = written.metadata().unwrap().dev();
-        let found = find(device, names.iter().map(|(name, inode)| (name.as_name(), *inode)));
+        let opened = File::open(dir.path()).unwrap();
+        let found = find(opened.as_fd(), names.iter().map(|(name, inode)| (name.as_name(), *inode)));
         assert_eq!(found.by_inode, HashMap::from([(names[0].1, i32::try_from(std::process::id()).unwrap())]));
     }
 }

@@ -101,7 +101,7 @@ pub(super) fn stock(
 ) -> Result<Cache, Failure> {
     let central = &settings.central;
     let mut database = match central.open(&settings.config, purpose, wait) {
-        Ok(Found::Database(database)) => database,
+        Ok(Found::Database(database)) => *database,
         Ok(Found::Unreadable(reason)) => return Ok(unreadable(reason, why)),
         Ok(Found::Nothing(path)) => {
             return Err(Failure::cannot_start(anyhow!(
@@ -138,7 +138,7 @@ pub(super) fn detect(settings: &Settings, purpose: Purpose, wait: &Wait) -> Resu
         Ok(Found::Database(mut database)) => match database.node(&node.value) {
             Ok(Some(key)) => {
                 let why = "found this node in the database".to_owned();
-                Ok(Some(known(database, key, node, why)))
+                Ok(Some(known(*database, key, node, why)))
             }
             Ok(None) => Ok(None),
             Err(refusal) if is_missing_table(&refusal) => Ok(None),

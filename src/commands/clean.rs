@@ -4,21 +4,21 @@ use anyhow::anyhow;
 
 use super::{
     Context, Opened, Selection, Settings, check_stopped, conclude, misplaced, no_cache, stopped_by,
-    take_lock, take_stock, unreadable_errors, wait,
+    take_lock, take_stock, tell, unreadable_errors, wait,
 };
 use crate::cache::dir::{CacheDir, Place};
 use crate::cache::entry::{Kind, Nanos};
-use crate::cache::execute::{self, Executor, Outcome};
+use crate::cache::execute::{self, Executor, Outcome, Pace};
 use crate::cache::index::sqlite::Purpose;
 use crate::cache::index::{Driver, Wait};
 use crate::cache::inventory::{Inventory, Partials, Tracking};
 use crate::cache::lock;
 use crate::cache::plan::{self, CleanLimits, CleanPlan, CleanReason, RepairPlan};
-use crate::cache::writers;
+use crate::cache::writers::{self, Writers};
 use crate::cli::{ChangeArgs, CleanArgs};
 use crate::exit::{Exit, Failure};
 use crate::output::progress::Bar;
-use crate::output::report::{CleanReport, KeptOpen, PlanEntry, RepairReport, Run, span, when};
+use crate::output::report::{CleanReport, KeptOpen, PlanEntry, RepairReport, span, when};
 
 /// Cleans, as the command line says.
 pub(crate) fn run(context: &Context, args: CleanArgs) -> Result<Exit, Failure> {
@@ -48,11 +48,24 @@ pub(crate) fn clean(
     let mut report =
         CleanReport { repair: repair.map(|_| RepairReport::default()), ..CleanReport::default() };
     report.run.dry_run = change.dry_run;
+    let ended = attempt(context, settings, change, limits, repair, &mut report);
+    tell(context, &mut report, |report| &mut report.run, ended)
+}
+
+/// Cleans, and fills in the report, which is told whenever this ends without a failure.
+fn attempt(
+    context: &Context,
+    settings: &Settings,
+    change: &ChangeArgs,
+    limits: CleanLimits,
+    repair: Option<Repair>,
+    report: &mut CleanReport,
+) -> Result<Exit, Failure> {
+    context.start()?;
     let dir = match settings.open()? {
         Opened::Cache(dir) => dir,
         Opened::Nothing(why) => {
             context.output.note(&why);
-            context.output.summary(&report);
             return Ok(Exit::Done);
         }
     };
@@ -62,7 +75,6 @@ pub(crate) fn clean(
         return dry_run(context, settings, &dir, limits, repair, &wait, report);
     }
     if is_empty(&dir)? {
-        context.output.summary(&report);
         return Ok(Exit::Done);
     }
 
@@ -73,22 +85,22 @@ pub(crate) fn clean(
         let locked = take_lock(context, &locks, name, &wait, change.skip_if_locked)?;
         match locked.or_end(context, &mut report.run) {
             Ok(lock) => held.push(lock),
-            Err(exit) => {
-                context.output.summary(&report);
-                return Ok(exit);
-            }
+            Err(exit) => return Ok(exit),
         }
     }
 
     let mut outcome = Outcome::default();
     let (plan, mut errors) = plan_clean(context, &dir, limits);
-    let mended = match repair {
-        Some(repair) => Some(mend(context, settings, &dir, repair, &wait, &mut outcome)?),
-        None => None,
-    };
     let bar = Bar::new(&context.output, "cleaning", plan.entries.len() as u64, None);
     execute::clean(&dir, &plan, &wait, &bar, &mut outcome);
     drop(bar);
+    // The index last: on a full disk what was just removed makes room for its journal.
+    let mended = match repair {
+        Some(repair) if outcome.stopped.is_none() => {
+            Some(mend(context, settings, &dir, repair, &wait, &mut outcome)?)
+        }
+        _ => None,
+    };
     check_stopped(&mut outcome)?;
 
     report.total_files_cleaned = outcome.invalid_files + outcome.stalled_files;
@@ -106,8 +118,7 @@ pub(crate) fn clean(
     errors.append(&mut outcome.errors);
     report.run.signal = stopped_by(context, &outcome);
     report.run.errors = errors;
-    context.output.summary(&report);
-    Ok(conclude(context, &outcome, &report.run.errors, false))
+    Ok(conclude(context, &outcome, &report.run.errors))
 }
 
 /// Refuses a directory that holds things and is no cache. No index is opened for that: a file of its name is enough.
@@ -129,9 +140,7 @@ pub(crate) fn refuse_strange(settings: &Settings, dir: &CacheDir) -> Result<(), 
 
 /// Whether the directory holds nothing at all: then nothing is made there, not even a lock file.
 pub(crate) fn is_empty(dir: &CacheDir) -> Result<bool, Failure> {
-    let mut entries = 0_u64;
-    let unreadable = dir.scan(Place::Base, |_, _, _| entries += 1).map_err(Failure::cannot_start)?;
-    Ok(entries == 0 && unreadable.is_empty())
+    dir.is_empty().map_err(Failure::cannot_start)
 }
 
 /// Scans both subdirectories and plans. Entries that could not be looked at become errors.
@@ -172,9 +181,10 @@ fn plan_with_writers(
         .entries
         .iter()
         .filter(|e| e.kind == Kind::File && plan::is_stalled(e, limits, context.now));
-    let device =
-        dir.fd(Place::Incomplete).and_then(|fd| rustix::fs::fstat(fd).ok()).map_or(0, |stat| stat.st_dev);
-    let writers = writers::find(device, stalled.map(|e| (e.name.as_name(), e.seen.inode)));
+    let writers = match dir.fd(Place::Incomplete) {
+        Some(fd) => writers::find(fd, stalled.map(|e| (e.name.as_name(), e.seen.inode))),
+        None => Writers::default(),
+    };
     if writers.some_unseen {
         context.output.note(
             "not every process could be looked into: for stalled entries that other users' processes may still write to, the \
@@ -224,7 +234,11 @@ fn mend(
     }
     let total = cache.inventory.ghosts.len() + cache.inventory.bad_rows.len();
     let bar = Bar::new(&context.output, "repairing", total as u64, None);
-    Executor { dir, index: &mut *cache.index, wait, progress: &bar }.repair(&cache.inventory, &plan, outcome);
+    Executor { dir, index: &mut *cache.index, wait, progress: &bar, pace: Pace::default() }.repair(
+        &cache.inventory,
+        &plan,
+        outcome,
+    );
     Ok(plan.young.len() as u64)
 }
 
@@ -235,7 +249,7 @@ fn dry_run(
     limits: CleanLimits,
     repair: Option<Repair>,
     wait: &Wait,
-    mut report: CleanReport,
+    report: &mut CleanReport,
 ) -> Result<Exit, Failure> {
     let (plan, mut errors) = plan_clean(context, dir, limits);
     let mut entries: Vec<PlanEntry> = Vec::new();
@@ -275,9 +289,9 @@ fn dry_run(
     }
     report.total_files_cleaned = report.invalid_files + report.stalled_files;
     report.kept_open = kept_open(context, &plan);
-    report.run = Run { plan: Some(entries), errors, ..report.run };
-    context.output.summary(&report);
-    Ok(conclude(context, &Outcome::default(), &report.run.errors, false))
+    report.run.plan = Some(entries);
+    report.run.errors = errors;
+    Ok(conclude(context, &Outcome::default(), &report.run.errors))
 }
 
 fn repair_entries(

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::central::{CentralSettings, cannot_start, unknown};
 use super::list::{shows_human, table};
-use super::{Context, Selection, Settings, conclude, stopped_by, wait};
+use super::{Context, Selection, Settings, conclude, stopped_by, tell, wait};
 use crate::cache::entry::{Nanos, escaped, nanos};
 use crate::cache::execute::{EntryError, Outcome};
 use crate::cache::index::central::{Copies, Database, Found, NodeSummary, Placement};
@@ -37,7 +37,7 @@ fn open(
     wait: &Wait,
 ) -> Result<Database, Failure> {
     match central.open(config, purpose, wait)? {
-        Found::Database(database) => Ok(database),
+        Found::Database(database) => Ok(*database),
         Found::Nothing(path) => {
             Err(Failure::cannot_start(anyhow!("the database {} does not exist or is empty", path.display())))
         }
@@ -260,7 +260,21 @@ pub(crate) fn forget(
     change: &ChangeArgs,
     url: &str,
 ) -> Result<Exit, Failure> {
+    let mut report = ForgetReport::default();
+    report.run.dry_run = change.dry_run;
+    let ended = attempt(context, selection, change, url, &mut report);
+    tell(context, &mut report, |report| &mut report.run, ended)
+}
+
+fn attempt(
+    context: &Context,
+    selection: Selection,
+    change: &ChangeArgs,
+    url: &str,
+    report: &mut ForgetReport,
+) -> Result<Exit, Failure> {
     let (config, central) = settings(context, selection)?;
+    context.start()?;
     let wait = wait(context, change);
     let purpose = if change.dry_run { Purpose::Look } else { Purpose::Change };
     let mut database = open(&config, &central, purpose, &wait)?;
@@ -285,11 +299,9 @@ pub(crate) fn forget(
     let Some(summary) = summaries.into_iter().find(|node| node.key == key) else {
         return Err(Failure::cannot_start(anyhow!("the node {} has just gone", escaped(url.as_bytes()))));
     };
-    let mut report = ForgetReport::new(&summary);
-    report.run.dry_run = change.dry_run;
+    report.fill(&summary);
     if change.dry_run {
         report.run.plan = Some(vec![report.plan(summary.newest_use)]);
-        context.output.summary(&report);
         return Ok(Exit::Done);
     }
     let (done, refusal) = database.index(key).forget_node();
@@ -309,11 +321,10 @@ pub(crate) fn forget(
         None => {}
     }
     report.run.signal = stopped_by(context, &outcome);
-    context.output.summary(&report);
-    Ok(conclude(context, &outcome, &report.run.errors, false))
+    Ok(conclude(context, &outcome, &report.run.errors))
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 struct ForgetReport {
     node: String,
     rows_forgotten: u64,
@@ -325,14 +336,12 @@ struct ForgetReport {
 }
 
 impl ForgetReport {
-    fn new(summary: &NodeSummary) -> Self {
-        ForgetReport {
-            node: escaped(summary.url.as_bytes()),
-            rows_forgotten: summary.images,
-            bytes: summary.bytes,
-            node_removed: true,
-            run: Run::default(),
-        }
+    /// Fills in what is going to be done.
+    fn fill(&mut self, summary: &NodeSummary) {
+        self.node = escaped(summary.url.as_bytes());
+        self.rows_forgotten = summary.images;
+        self.bytes = summary.bytes;
+        self.node_removed = true;
     }
 
     fn plan(&self, newest_use: Option<Nanos>) -> PlanEntry {

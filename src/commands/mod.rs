@@ -34,8 +34,8 @@ use crate::cli::{Amount, CacheArgs, ChangeArgs};
 use crate::config::{self, Config, Origin, Setting, Source};
 use crate::exit::{Exit, Failure};
 use crate::interrupt::{Interrupt, signal_name};
-use crate::output::Output;
 use crate::output::report::Run;
+use crate::output::{Output, Report};
 
 /// How long a command that only looks waits for a busy index before it does without.
 const GLANCE_PATIENCE: Duration = Duration::from_secs(2);
@@ -52,7 +52,8 @@ pub(crate) struct Context {
 }
 
 impl Context {
-    /// Says when the run cannot be stopped cleanly, which must be known before it begins.
+    /// From here on a signal ends the run between two entries. Called when everything typed has been read: until then, and in
+    /// commands that only look, it ends the process at once.
     pub(crate) fn start(&self) -> Result<(), Failure> {
         self.interrupt.register().context("cannot catch SIGINT and SIGTERM").map_err(Failure::cannot_start)
     }
@@ -289,22 +290,26 @@ pub(crate) fn take_stock(
     purpose: Purpose,
     wait: &Wait,
 ) -> Result<Cache, Failure> {
-    let mut inventory = Inventory::scan(dir, Tracking::ByRow).map_err(Failure::cannot_start)?;
     let wait = if purpose == Purpose::Look {
         &Wait { limit: wait.limit.min(GLANCE_PATIENCE), interrupt: context.interrupt.clone() }
     } else {
         wait
     };
-    let mut cache = match &settings.driver {
+    let scan = || Inventory::scan(dir, Tracking::ByRow).map_err(Failure::cannot_start);
+    // The index first: it may be waited for, and what Glance caches meanwhile must be in the scan.
+    let (mut inventory, mut cache) = match &settings.driver {
         Some(Setting { value: Driver::Sqlite, origin }) => {
             let found = open_sqlite(settings, dir, purpose, wait)?;
-            with_sqlite(found, format!("set by {origin}"))
+            (scan()?, with_sqlite(found, format!("set by {origin}")))
         }
-        Some(Setting { value: Driver::Xattr, origin }) => Cache::by_file(format!("set by {origin}")),
+        Some(Setting { value: Driver::Xattr, origin }) => {
+            (scan()?, Cache::by_file(format!("set by {origin}")))
+        }
         Some(Setting { value: Driver::CentralizedDb, origin }) => {
-            central::stock(settings, purpose, wait, format!("set by {origin}"))?
+            let cache = central::stock(settings, purpose, wait, format!("set by {origin}"))?;
+            (scan()?, cache)
         }
-        None => detect(settings, dir, &inventory, purpose, wait)?,
+        None => detect(settings, dir, purpose, wait, scan)?,
     };
     inventory.tracking = std::mem::take(&mut cache.inventory.tracking);
     let is_central = cache.driver == Some(Driver::CentralizedDb);
@@ -316,6 +321,9 @@ pub(crate) fn take_stock(
     }
     let mut joiner = inventory.joiner();
     cache.index.read(wait, &mut joiner).map_err(Failure::cannot_start)?;
+    if cache.index.is_transactional() {
+        inventory.look_again(dir);
+    }
     if is_central {
         // What the index is worth here, only its rows tell.
         refuse_if_no_cache(settings, dir, &inventory, &cache)?;
@@ -384,29 +392,31 @@ fn with_sqlite((found, path): (Found, PathBuf), why: String) -> Cache {
 fn detect(
     settings: &Settings,
     dir: &CacheDir,
-    inventory: &Inventory,
     purpose: Purpose,
     wait: &Wait,
-) -> Result<Cache, Failure> {
+    scan: impl FnOnce() -> Result<Inventory, Failure>,
+) -> Result<(Inventory, Cache), Failure> {
     if let Some(cache) = central::detect(settings, purpose, wait)? {
-        return Ok(cache);
+        return Ok((scan()?, cache));
     }
     let found = open_sqlite(settings, dir, purpose, wait)?;
+    let inventory = scan()?;
     if !matches!(found.0, Found::Nothing) {
         let why = format!("found {}", found.1.display());
-        return Ok(with_sqlite(found, why));
+        return Ok((inventory, with_sqlite(found, why)));
     }
-    if has_attributes(dir, inventory) {
-        return Ok(Cache::by_file("found user.hits on images".to_owned()));
+    if has_attributes(dir, &inventory) {
+        return Ok((inventory, Cache::by_file("found user.hits on images".to_owned())));
     }
     let mut cache = Cache::by_file("nothing shows which".to_owned());
     cache.driver = None;
-    if inventory.images.is_empty() || purpose == Purpose::Look {
-        if !inventory.images.is_empty() {
-            cache.inventory.tracking =
-                Tracking::Unknown("nothing in the directory shows which index it has".to_owned());
-        }
-        return Ok(cache);
+    if inventory.images.is_empty() {
+        return Ok((inventory, cache));
+    }
+    if purpose == Purpose::Look {
+        cache.inventory.tracking =
+            Tracking::Unknown("nothing in the directory shows which index it has".to_owned());
+        return Ok((inventory, cache));
     }
     Err(Failure::usage(anyhow!(
         "{} holds images, but nothing shows which index it has",
@@ -529,7 +539,7 @@ pub(crate) fn wait(context: &Context, change: &ChangeArgs) -> Wait {
 pub(crate) fn misplaced(dir: &CacheDir, inventory: &Inventory, forget_all: bool) -> Option<EntryError> {
     (!forget_all && inventory.looks_misplaced()).then(|| EntryError {
         name: dir.path().display().to_string(),
-        action: "forget the missing images of",
+        action: "forget",
         message: format!(
             "{} of {} images in the index are not there; the directory is on the file system mounted at {}, and is probably \
              the wrong one or not mounted; no row was forgotten and no image removed; give --forget-all if they are really gone",
@@ -590,7 +600,7 @@ pub(crate) fn unreadable_errors<'a>(
 }
 
 /// Tells the errors of a run on stderr, and how the run ended.
-pub(crate) fn conclude(context: &Context, outcome: &Outcome, errors: &[EntryError], is_over: bool) -> Exit {
+pub(crate) fn conclude(context: &Context, outcome: &Outcome, errors: &[EntryError]) -> Exit {
     for error in errors {
         context.output.error(&format!("cannot {} {}: {}", error.action, error.name, error.message));
     }
@@ -599,7 +609,7 @@ pub(crate) fn conclude(context: &Context, outcome: &Outcome, errors: &[EntryErro
     {
         return Exit::Signal(signal);
     }
-    if !errors.is_empty() || is_over || context.output.has_failed() { Exit::Incomplete } else { Exit::Done }
+    if errors.is_empty() { Exit::Done } else { Exit::Incomplete }
 }
 
 /// The name of the signal that ended a run early.
@@ -625,6 +635,24 @@ pub(crate) fn check_stopped(outcome: &mut Outcome) -> Result<(), Failure> {
             Ok(())
         }
     }
+}
+
+/// Prints the report of a change, however it ended: only a run that failed for another reason than a signal has none.
+pub(crate) fn tell<R: Report>(
+    context: &Context,
+    report: &mut R,
+    run: impl Fn(&mut R) -> &mut Run,
+    ended: Result<Exit, Failure>,
+) -> Result<Exit, Failure> {
+    let ended = match (ended, context.interrupt.signal()) {
+        (Err(_), Some(signal)) => {
+            run(report).signal = Some(signal_name(signal));
+            Exit::Signal(signal)
+        }
+        (ended, _) => ended?,
+    };
+    context.output.summary(report);
+    Ok(if ended == Exit::Done && context.output.has_failed() { Exit::Incomplete } else { ended })
 }
 
 /// Parses a line of a list, naming the place when it is wrong.

@@ -240,6 +240,7 @@ fn below(dir: &CacheDir, entry: &Foreign) -> u64 {
     let name = std::ffi::OsStr::from_bytes(entry.name.as_name().as_bytes());
     walkdir::WalkDir::new(dir.path().join(entry.place.name()).join(name))
         .same_file_system(true)
+        .follow_root_links(false)
         .into_iter()
         .filter_map(Result::ok)
         .filter(|entry| entry.file_type().is_file())

@@ -36,7 +36,9 @@ impl Central {
 
     fn new(kind: Kind, images: &[Image]) -> Self {
         let central = Self::empty(kind);
-        images.iter().for_each(|image| central.image(*image));
+        for image in images {
+            central.image(*image);
+        }
         central
     }
 
@@ -177,10 +179,10 @@ macro_rules! tests {
 
 tests! {
     row_01_over_the_limit {
-        five().iter().for_each(|c| {
+        for c in five() {
             c.prunes_as_if_nothing_were();
             assert_eq!(c.left(), "cde");
-        });
+        }
     }
 
     row_02_size_equals_limit {

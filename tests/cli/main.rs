@@ -18,6 +18,7 @@ mod edge;
 mod env;
 mod legacy;
 mod list;
+mod live;
 mod peer;
 mod prune;
 mod root;

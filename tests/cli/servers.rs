@@ -172,7 +172,9 @@ impl Database {
                     .collect();
                 glance.sql(&format!("CREATE DATABASE {name}"));
                 let database = Self::on(server, &name);
-                tables.iter().for_each(|table| database.sql(table));
+                for table in &tables {
+                    database.sql(table);
+                }
                 database
             }
             Kind::PostgreSql => {

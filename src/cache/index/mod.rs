@@ -68,6 +68,8 @@ pub(crate) enum Refusal {
     Full(anyhow::Error),
     /// A signal came while waiting.
     Interrupted,
+    /// It was opened for looking, and would have to be written before it could be read.
+    NeedsWrite(anyhow::Error),
     /// It cannot be opened, read or written.
     Broken(anyhow::Error),
 }
@@ -78,6 +80,7 @@ impl Refusal {
         match self {
             Refusal::Busy(e) => Refusal::Busy(e.context(what)),
             Refusal::Full(e) => Refusal::Full(e.context(what)),
+            Refusal::NeedsWrite(e) => Refusal::NeedsWrite(e.context(what)),
             Refusal::Broken(e) => Refusal::Broken(e.context(what)),
             Refusal::Interrupted => Refusal::Interrupted,
         }
@@ -85,7 +88,7 @@ impl Refusal {
 
     pub(crate) fn into_error(self) -> anyhow::Error {
         match self {
-            Refusal::Busy(e) | Refusal::Full(e) | Refusal::Broken(e) => e,
+            Refusal::Busy(e) | Refusal::Full(e) | Refusal::NeedsWrite(e) | Refusal::Broken(e) => e,
             Refusal::Interrupted => anyhow::anyhow!("stopped by a signal"),
         }
     }
@@ -133,6 +136,11 @@ pub(crate) trait Index {
 
     /// Deletes rows whose id is no UUID, in the open transaction, and tells how many were still there.
     fn drop_bad_rows(&mut self, rows: &[BadRow]) -> Result<u64, Refusal>;
+
+    /// Whether somebody else changed the index since the last transaction; asked in an open one.
+    fn others_wrote(&mut self) -> bool {
+        false
+    }
 
     /// Whether a crash before the commit brings rows back whose files are gone.
     fn is_transactional(&self) -> bool {

@@ -216,7 +216,7 @@ pub(crate) struct Database {
 
 /// What was found where the database should be.
 pub(crate) enum Found {
-    Database(Database),
+    Database(Box<Database>),
     /// An SQLite file that is not there, or without any table.
     Nothing(PathBuf),
     /// An SQLite file that cannot be read without writing; the text says why.
@@ -240,7 +240,8 @@ impl Database {
         } else {
             Link::Server(connect(&target, patience, wait)?)
         };
-        Ok(Found::Database(Database { link, target, patience, wait: wait.clone(), given_up: false }))
+        let wait = wait.clone();
+        Ok(Found::Database(Box::new(Database { link, target, patience, wait, given_up: false })))
     }
 
     /// What messages call it.
@@ -639,10 +640,10 @@ fn joined(keys: &[i64]) -> String {
 }
 
 fn four(row: Vec<Cell>) -> [Cell; 4] {
-    row.try_into().unwrap_or_else(|_| [Cell::Null, Cell::Null, Cell::Null, Cell::Null])
+    row.try_into().unwrap_or([Cell::Null, Cell::Null, Cell::Null, Cell::Null])
 }
 
-/// A time as SQLAlchemy writes it: UTC, without saying so.
+/// A time as `SQLAlchemy` writes it: UTC, without saying so.
 fn naive(time: Nanos) -> String {
     let whole = jiff::Timestamp::from_nanosecond(i128::from(time)).unwrap_or_default();
     let micros = time.rem_euclid(SECOND) / 1000;

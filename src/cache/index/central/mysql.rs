@@ -90,14 +90,13 @@ impl Client for MySql {
 
 fn cell(value: Value) -> Cell {
     match value {
-        Value::NULL => Cell::Null,
         Value::Int(number) => Cell::Integer(number),
         Value::UInt(number) => Cell::Integer(i64::try_from(number).unwrap_or(i64::MAX)),
         Value::Float(number) => Cell::Real(number.into()),
         Value::Double(number) => Cell::Real(number),
         Value::Bytes(bytes) => Cell::Text(String::from_utf8_lossy(&bytes).into_owned()),
         // Times are asked for as numbers.
-        Value::Date(..) | Value::Time(..) => Cell::Null,
+        Value::NULL | Value::Date(..) | Value::Time(..) => Cell::Null,
     }
 }
 

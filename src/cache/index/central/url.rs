@@ -1,4 +1,4 @@
-//! Where the central database is: a SQLAlchemy URL, as `[database] connection` has it, turned into a target to connect to.
+//! Where the central database is: an `SQLAlchemy` URL, as `[database] connection` has it, turned into a target to connect to.
 //!
 //! Understands what deployments write: the dialects with any driver behind a `+`, percent-encoded credentials, IPv6 hosts, Unix
 //! sockets, the TLS options of `PyMySQL`, mysqlclient and libpq, and `PyMySQL`'s `read_default_file`. Options that say nothing about
@@ -78,9 +78,9 @@ impl fmt::Display for Target {
         for (n, (host, number)) in self.hosts.iter().enumerate() {
             f.write_str(if n == 0 { " at " } else { ", " })?;
             if host.contains(':') {
-                write!(f, "[{host}]")?
+                write!(f, "[{host}]")?;
             } else {
-                f.write_str(host)?
+                f.write_str(host)?;
             }
             if *number != port {
                 write!(f, ":{number}")?;
@@ -299,12 +299,9 @@ impl Defaults {
         let group = find("read_default_group");
         let file = find("read_default_file").or_else(|| group.is_some().then(|| "/etc/my.cnf".to_owned()));
         let Some(file) = file else { return Ok(Defaults(Vec::new())) };
-        let text = match std::fs::read_to_string(Path::new(&file)) {
-            // PyMySQL goes on without a file that is not there; so does a TLS setting that stands in it, which we do not.
-            text => {
-                text.with_context(|| format!("cannot read {file}, which the option read_default_file names"))?
-            }
-        };
+        // A client that went on without it would do without the TLS that it asks for.
+        let text = std::fs::read_to_string(Path::new(&file))
+            .with_context(|| format!("cannot read {file}, which the option read_default_file names"))?;
         Ok(Defaults(group_of(&text, group.as_deref().unwrap_or("client"))))
     }
 
@@ -333,7 +330,7 @@ fn group_of(text: &str, group: &str) -> Vec<(String, String)> {
     options
 }
 
-/// A URL taken apart as SQLAlchemy does.
+/// A URL taken apart as `SQLAlchemy` does.
 struct Url {
     dialect: Dialect,
     user: Option<String>,
