@@ -67,7 +67,7 @@ _glance__cache() {
             return 0
             ;;
         glance__subcmd__cache__subcmd__clean)
-            opts="-q -v -n -h --config-file --config-dir --cache-dir --driver --sqlite-db --format --quiet --verbose --dry-run --lock-timeout --skip-if-locked --stall-time --invalid-grace --repair --forget-all --help"
+            opts="-q -v -n -h --config-file --config-dir --cache-dir --driver --sqlite-db --node --database --database-file --format --quiet --verbose --dry-run --lock-timeout --skip-if-locked --stall-time --invalid-grace --repair --forget-all --forget-node --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -86,10 +86,22 @@ _glance__cache() {
                     return 0
                     ;;
                 --driver)
-                    COMPREPLY=($(compgen -W "sqlite xattr" -- "${cur}"))
+                    COMPREPLY=($(compgen -W "sqlite xattr centralized_db" -- "${cur}"))
                     return 0
                     ;;
                 --sqlite-db)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --node)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --database)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --database-file)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -106,6 +118,10 @@ _glance__cache() {
                     return 0
                     ;;
                 --invalid-grace)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --forget-node)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -201,7 +217,7 @@ _glance__cache() {
             return 0
             ;;
         glance__subcmd__cache__subcmd__list)
-            opts="-q -v -h --config-file --config-dir --cache-dir --driver --sqlite-db --format --quiet --verbose --bytes --human --state --sort --reverse --help"
+            opts="-q -v -h --config-file --config-dir --cache-dir --driver --sqlite-db --node --database --database-file --format --quiet --verbose --bytes --human --state --sort --reverse --all-nodes --image --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -220,10 +236,22 @@ _glance__cache() {
                     return 0
                     ;;
                 --driver)
-                    COMPREPLY=($(compgen -W "sqlite xattr" -- "${cur}"))
+                    COMPREPLY=($(compgen -W "sqlite xattr centralized_db" -- "${cur}"))
                     return 0
                     ;;
                 --sqlite-db)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --node)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --database)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --database-file)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -239,6 +267,10 @@ _glance__cache() {
                     COMPREPLY=($(compgen -W "image state last-use modified size hits" -- "${cur}"))
                     return 0
                     ;;
+                --image)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 *)
                     COMPREPLY=()
                     ;;
@@ -247,7 +279,7 @@ _glance__cache() {
             return 0
             ;;
         glance__subcmd__cache__subcmd__prune)
-            opts="-q -v -n -h --config-file --config-dir --cache-dir --driver --sqlite-db --format --quiet --verbose --dry-run --lock-timeout --skip-if-locked --max-size --target-size --min-free --min-age --keep --keep-from --forget-all --stall-time --help"
+            opts="-q -v -n -h --config-file --config-dir --cache-dir --driver --sqlite-db --node --database --database-file --format --quiet --verbose --dry-run --lock-timeout --skip-if-locked --max-size --target-size --min-free --min-age --keep --keep-from --forget-all --stall-time --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -266,10 +298,22 @@ _glance__cache() {
                     return 0
                     ;;
                 --driver)
-                    COMPREPLY=($(compgen -W "sqlite xattr" -- "${cur}"))
+                    COMPREPLY=($(compgen -W "sqlite xattr centralized_db" -- "${cur}"))
                     return 0
                     ;;
                 --sqlite-db)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --node)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --database)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --database-file)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -317,7 +361,7 @@ _glance__cache() {
             return 0
             ;;
         glance__subcmd__cache__subcmd__status)
-            opts="-q -v -h --config-file --config-dir --cache-dir --driver --sqlite-db --format --quiet --verbose --bytes --human --max-size --stall-time --check --help"
+            opts="-q -v -h --config-file --config-dir --cache-dir --driver --sqlite-db --node --database --database-file --format --quiet --verbose --bytes --human --max-size --stall-time --check --all-nodes --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -336,10 +380,22 @@ _glance__cache() {
                     return 0
                     ;;
                 --driver)
-                    COMPREPLY=($(compgen -W "sqlite xattr" -- "${cur}"))
+                    COMPREPLY=($(compgen -W "sqlite xattr centralized_db" -- "${cur}"))
                     return 0
                     ;;
                 --sqlite-db)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --node)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --database)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --database-file)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

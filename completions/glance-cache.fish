@@ -35,13 +35,18 @@ complete -c glance-cache -n "__fish_glance_cache_using_subcommand clean" -l conf
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand clean" -l config-dir -d 'Read the *.conf files in this directory, sorted; may be repeated, later ones win' -r -F
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand clean" -l cache-dir -d 'The cache directory [default: image_cache_dir]' -r -F
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand clean" -l driver -d 'The kind of index [default: image_cache_driver, else what the directory shows]' -r -f -a "sqlite\t''
-xattr\t''"
+xattr\t''
+centralized_db\t''"
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand clean" -l sqlite-db -d 'The file of the sqlite index, relative to the cache directory [default: image_cache_sqlite_db]' -r -F
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand clean" -l node -d 'This node\'s URL in the central database [default: worker_self_reference_url]' -r
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand clean" -l database -d 'The central database, as a URL without a password [default: [database] connection]' -r
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand clean" -l database-file -d 'Read the central database\'s URL, password and all, from FILE' -r -F
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand clean" -l format -d 'How to print the result [default: json for clean and prune, text for list and status]' -r -f -a "text\t'For people'
 json\t'One object for programs'"
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand clean" -l lock-timeout -d 'How long to wait for the lock that glance-api takes, too, and for a busy index' -r
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand clean" -l stall-time -d 'Leave incomplete entries alone that were written to less than this ago [default: image_cache_stall_time]' -r
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand clean" -l invalid-grace -d 'Leave invalid entries alone that were written to less than this ago' -r
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand clean" -l forget-node -d 'Do nothing but drop the rows of a node that is gone for good from the central database, and the node itself' -r
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand clean" -s q -l quiet -d 'Say nothing but errors'
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand clean" -s v -l verbose -d 'Say what is done and why'
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand clean" -s n -l dry-run -d 'Print what would be done, with a reason for each entry, and touch nothing'
@@ -53,8 +58,12 @@ complete -c glance-cache -n "__fish_glance_cache_using_subcommand prune" -l conf
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand prune" -l config-dir -d 'Read the *.conf files in this directory, sorted; may be repeated, later ones win' -r -F
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand prune" -l cache-dir -d 'The cache directory [default: image_cache_dir]' -r -F
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand prune" -l driver -d 'The kind of index [default: image_cache_driver, else what the directory shows]' -r -f -a "sqlite\t''
-xattr\t''"
+xattr\t''
+centralized_db\t''"
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand prune" -l sqlite-db -d 'The file of the sqlite index, relative to the cache directory [default: image_cache_sqlite_db]' -r -F
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand prune" -l node -d 'This node\'s URL in the central database [default: worker_self_reference_url]' -r
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand prune" -l database -d 'The central database, as a URL without a password [default: [database] connection]' -r
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand prune" -l database-file -d 'Read the central database\'s URL, password and all, from FILE' -r -F
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand prune" -l format -d 'How to print the result [default: json for clean and prune, text for list and status]' -r -f -a "text\t'For people'
 json\t'One object for programs'"
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand prune" -l lock-timeout -d 'How long to wait for the lock that glance-api takes, too, and for a busy index' -r
@@ -75,8 +84,12 @@ complete -c glance-cache -n "__fish_glance_cache_using_subcommand list" -l confi
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand list" -l config-dir -d 'Read the *.conf files in this directory, sorted; may be repeated, later ones win' -r -F
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand list" -l cache-dir -d 'The cache directory [default: image_cache_dir]' -r -F
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand list" -l driver -d 'The kind of index [default: image_cache_driver, else what the directory shows]' -r -f -a "sqlite\t''
-xattr\t''"
+xattr\t''
+centralized_db\t''"
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand list" -l sqlite-db -d 'The file of the sqlite index, relative to the cache directory [default: image_cache_sqlite_db]' -r -F
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand list" -l node -d 'This node\'s URL in the central database [default: worker_self_reference_url]' -r
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand list" -l database -d 'The central database, as a URL without a password [default: [database] connection]' -r
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand list" -l database-file -d 'Read the central database\'s URL, password and all, from FILE' -r -F
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand list" -l format -d 'How to print the result [default: json for clean and prune, text for list and status]' -r -f -a "text\t'For people'
 json\t'One object for programs'"
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand list" -l state -d 'Show only entries in these states' -r -f -a "cached\t'Images, with or without a row'
@@ -92,18 +105,24 @@ last-use\t''
 modified\t''
 size\t''
 hits\t''"
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand list" -l image -d 'List the nodes that have this image instead' -r
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand list" -s q -l quiet -d 'Say nothing but errors'
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand list" -s v -l verbose -d 'Say what is done and why'
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand list" -l bytes -d 'Show sizes in bytes [default when not on a terminal]'
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand list" -l human -d 'Show sizes in KiB, MiB and so on [default on a terminal]'
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand list" -l reverse -d 'Turn the order round'
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand list" -l all-nodes -d 'List the images of all nodes of the central database instead'
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand list" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand status" -l config-file -d 'Read this file instead of the default ones; may be repeated, later ones win' -r -F
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand status" -l config-dir -d 'Read the *.conf files in this directory, sorted; may be repeated, later ones win' -r -F
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand status" -l cache-dir -d 'The cache directory [default: image_cache_dir]' -r -F
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand status" -l driver -d 'The kind of index [default: image_cache_driver, else what the directory shows]' -r -f -a "sqlite\t''
-xattr\t''"
+xattr\t''
+centralized_db\t''"
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand status" -l sqlite-db -d 'The file of the sqlite index, relative to the cache directory [default: image_cache_sqlite_db]' -r -F
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand status" -l node -d 'This node\'s URL in the central database [default: worker_self_reference_url]' -r
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand status" -l database -d 'The central database, as a URL without a password [default: [database] connection]' -r
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand status" -l database-file -d 'Read the central database\'s URL, password and all, from FILE' -r -F
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand status" -l format -d 'How to print the result [default: json for clean and prune, text for list and status]' -r -f -a "text\t'For people'
 json\t'One object for programs'"
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand status" -l max-size -d 'The limit of the cache; a percentage is of the file system [default: image_cache_max_size]' -r
@@ -113,6 +132,7 @@ complete -c glance-cache -n "__fish_glance_cache_using_subcommand status" -s v -
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand status" -l bytes -d 'Show sizes in bytes [default when not on a terminal]'
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand status" -l human -d 'Show sizes in KiB, MiB and so on [default on a terminal]'
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand status" -l check -d 'Exit with 1 when the cache is over its limit or something needs attention'
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand status" -l all-nodes -d 'Sum up all nodes of the central database instead'
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand status" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand help; and not __fish_seen_subcommand_from clean prune list status help" -f -a "clean" -d 'Remove invalid and stalled entries'
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand help; and not __fish_seen_subcommand_from clean prune list status help" -f -a "prune" -d 'Remove least recently used images until the cache is within its limit'

@@ -68,6 +68,9 @@ pub(crate) struct CleanArgs {
     /// Forget the rows even when most of the index's images are not in the directory
     #[arg(long, requires = "repair")]
     pub(crate) forget_all: bool,
+    /// Do nothing but drop the rows of a node that is gone for good from the central database, and the node itself
+    #[arg(long, value_name = "URL", conflicts_with_all = ["repair", "stall_time"])]
+    pub(crate) forget_node: Option<String>,
 }
 
 /// Remove least recently used images until the cache is within its limit
@@ -127,6 +130,12 @@ pub(crate) struct ListArgs {
     /// Turn the order round
     #[arg(long)]
     pub(crate) reverse: bool,
+    /// List the images of all nodes of the central database instead
+    #[arg(long, conflicts_with = "state")]
+    pub(crate) all_nodes: bool,
+    /// List the nodes that have this image instead
+    #[arg(long, value_name = "ID", conflicts_with = "state")]
+    pub(crate) image: Option<ImageId>,
 }
 
 /// Show how the cache is doing
@@ -148,6 +157,9 @@ pub(crate) struct StatusArgs {
     /// Exit with 1 when the cache is over its limit or something needs attention
     #[arg(long)]
     pub(crate) check: bool,
+    /// Sum up all nodes of the central database instead
+    #[arg(long, conflicts_with_all = ["check", "max_size", "stall_time"])]
+    pub(crate) all_nodes: bool,
 }
 
 /// Which cache, and how much is said.
@@ -164,6 +176,15 @@ pub(crate) struct CacheArgs {
     /// The file of the sqlite index, relative to the cache directory [default: image_cache_sqlite_db]
     #[arg(long, value_name = "FILE")]
     pub(crate) sqlite_db: Option<PathBuf>,
+    /// This node's URL in the central database [default: worker_self_reference_url]
+    #[arg(long, value_name = "URL")]
+    pub(crate) node: Option<String>,
+    /// The central database, as a URL without a password [default: [database] connection]
+    #[arg(long, value_name = "URL", conflicts_with = "database_file")]
+    pub(crate) database: Option<String>,
+    /// Read the central database's URL, password and all, from FILE
+    #[arg(long, value_name = "FILE")]
+    pub(crate) database_file: Option<PathBuf>,
     /// How to print the result [default: json for clean and prune, text for list and status]
     #[arg(long, value_name = "FORMAT")]
     pub(crate) format: Option<Format>,
@@ -212,6 +233,8 @@ pub(crate) struct PrintArgs {
 pub(crate) enum DriverName {
     Sqlite,
     Xattr,
+    #[value(name = "centralized_db")]
+    CentralizedDb,
 }
 
 impl From<DriverName> for Driver {
@@ -219,6 +242,7 @@ impl From<DriverName> for Driver {
         match name {
             DriverName::Sqlite => Driver::Sqlite,
             DriverName::Xattr => Driver::Xattr,
+            DriverName::CentralizedDb => Driver::CentralizedDb,
         }
     }
 }

@@ -36,6 +36,8 @@ const LARGE: u64 = 8 << 20;
 const HELD: usize = 200;
 /// Ghosts and rows are forgotten in portions of this many: some milliseconds.
 const ROWS: usize = 5_000;
+/// How often rows are deleted again after a commit that met a conflict.
+const REPEATS: usize = 3;
 /// How long a file system that frees in the background is waited for.
 const SETTLE: Duration = Duration::from_secs(2);
 
@@ -293,9 +295,24 @@ impl Executor<'_> {
     /// After a commit that failed: the files are gone, so their rows are deleted again, on their own.
     fn repeat(&mut self, gone: &[Target], refusal: Refusal, run: &mut PruneRun) {
         let count = gone.len();
-        run.outcome.error("index", "forget", format!("{:#}", refusal.into_error()));
+        // A conflict is nobody's fault (a Galera cluster finds it only at the commit), and nothing is amiss once this has worked.
+        let is_conflict = matches!(refusal, Refusal::Busy(_));
+        let why = format!("{:#}", refusal.into_error());
+        if !is_conflict {
+            run.outcome.error("index", "forget", why.clone());
+        }
         run.pending.extend(gone.iter().filter_map(as_ghost));
-        if let Err(refusal) = self.forget_pending(run) {
+        let mut repeated = self.forget_pending(run);
+        for _ in 1..REPEATS {
+            if !matches!(repeated, Err(Refusal::Busy(_))) {
+                break;
+            }
+            repeated = self.forget_pending(run);
+        }
+        if let Err(refusal) = repeated {
+            if is_conflict {
+                run.outcome.error("index", "forget", why);
+            }
             let why = refusal.into_error();
             run.outcome.error(
                 "index",

@@ -22,7 +22,10 @@ use crate::output::report::{CleanReport, KeptOpen, PlanEntry, RepairReport, span
 
 /// Cleans, as the command line says.
 pub(crate) fn run(context: &Context, args: CleanArgs) -> Result<Exit, Failure> {
-    let CleanArgs { cache, change, stall_time, invalid_grace, repair, forget_all } = args;
+    let CleanArgs { cache, change, stall_time, invalid_grace, repair, forget_all, forget_node } = args;
+    if let Some(url) = forget_node {
+        return super::fleet::forget(context, Selection::from(cache), &change, &url);
+    }
     let settings = Settings::load(context, Selection::from(cache))?;
     let limits =
         CleanLimits { stall_time: settings.stall_time(stall_time)?.value, invalid_grace: invalid_grace.0 };
@@ -120,7 +123,9 @@ fn attempt(
 
 /// Refuses a directory that holds things and is no cache. No index is opened for that: a file of its name is enough.
 pub(crate) fn refuse_strange(settings: &Settings, dir: &CacheDir) -> Result<(), Failure> {
-    if dir.has_subdirectories() {
+    // Whether the central index knows these images is found out later.
+    let is_central = settings.driver.as_ref().is_some_and(|driver| driver.value == Driver::CentralizedDb);
+    if dir.has_subdirectories() || is_central {
         return Ok(());
     }
     let inventory = Inventory::scan(dir, Tracking::ByRow).map_err(Failure::cannot_start)?;

@@ -73,7 +73,9 @@ fn work(context: &Context, tool: Tool, request: &Legacy) -> Result<Exit, Failure
             let limits = CleanLimits { stall_time: settings.stall_time(None)?.value, invalid_grace: 0 };
             clean(context, &settings, &change, limits, None)
         }
-        Tool::Pruner => prune(context, &settings, &change, &Wishes::default()),
+        Tool::Pruner => {
+            prune(context, &settings, &change, &Wishes { only_when_over: true, ..Wishes::default() })
+        }
     }
 }
 

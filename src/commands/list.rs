@@ -16,7 +16,10 @@ use crate::output::{Output, Report};
 
 /// Lists, as the command line says.
 pub(crate) fn run(context: &Context, args: ListArgs) -> Result<Exit, Failure> {
-    let ListArgs { cache, print, state, sort, reverse } = args;
+    if args.all_nodes || args.image.is_some() {
+        return super::fleet::list(context, args);
+    }
+    let ListArgs { cache, print, state, sort, reverse, .. } = args;
     let settings = Settings::load_to_look(context, Selection::from(cache))?;
     let mut report = ListReport { human: shows_human(&context.output, &print), ..ListReport::default() };
     match settings.open()? {
@@ -322,7 +325,7 @@ impl Report for ListReport {
 }
 
 /// Aligns columns for people: text to the left, the last two, numbers, to the right.
-fn table<const N: usize>(rows: &[[String; N]]) -> String {
+pub(crate) fn table<const N: usize>(rows: &[[String; N]]) -> String {
     let mut widths = [0; N];
     for row in rows {
         for (width, cell) in widths.iter_mut().zip(row) {

@@ -2,7 +2,9 @@
 //!
 //! Each command is one file: gather, decide, act, tell. The clock is read once, in `main`, and handed on.
 
+mod central;
 pub(crate) mod clean;
+mod fleet;
 pub(crate) mod legacy;
 pub(crate) mod list;
 pub(crate) mod prune;
@@ -19,6 +21,7 @@ use anyhow::{Context as _, anyhow};
 use rustix::io::Errno;
 use signal_hook::consts::SIGTERM;
 
+use self::central::CentralSettings;
 use crate::cache::dir::{CacheDir, Place, capacity};
 use crate::cache::entry::{Nanos, SECOND};
 use crate::cache::execute::{EntryError, Outcome};
@@ -63,6 +66,7 @@ pub(crate) struct Selection {
     pub(crate) cache_dir: Option<PathBuf>,
     pub(crate) driver: Option<Driver>,
     pub(crate) sqlite_db: Option<PathBuf>,
+    pub(crate) central: central::Given,
 }
 
 impl From<CacheArgs> for Selection {
@@ -72,6 +76,11 @@ impl From<CacheArgs> for Selection {
             cache_dir: args.cache_dir,
             driver: args.driver.map(Into::into),
             sqlite_db: args.sqlite_db,
+            central: central::Given {
+                node: args.node,
+                database: args.database,
+                database_file: args.database_file,
+            },
         }
     }
 }
@@ -85,6 +94,7 @@ pub(crate) struct Settings {
     /// What is wrong with `image_cache_driver`: whoever needs the index fails with it, nobody else.
     pub(crate) index_problem: Option<String>,
     pub(crate) sqlite_db: Setting<PathBuf>,
+    pub(crate) central: CentralSettings,
     /// Whether the settings of the index belong to another directory than the one that was asked for.
     pub(crate) elsewhere: bool,
 }
@@ -130,13 +140,12 @@ impl Settings {
     }
 
     pub(crate) fn overlay(config: Config, selection: Selection) -> Result<Self, Failure> {
-        let Selection { cache_dir, driver, sqlite_db, .. } = selection;
+        let Selection { cache_dir, driver, sqlite_db, central, .. } = selection;
         let configured = config.optional(&config::IMAGE_CACHE_DIR);
         let (cache_dir, elsewhere) = match (cache_dir, configured) {
-            (Some(given), configured) => {
-                let same =
-                    configured.ok().flatten().is_some_and(|c| is_same_directory(&given, Path::new(&c.value)));
-                (Setting { value: given, origin: Origin::Flag("--cache-dir") }, !same)
+            (Some(given), _) => {
+                let elsewhere = is_elsewhere(&config, &given);
+                (Setting { value: given, origin: Origin::Flag("--cache-dir") }, elsewhere)
             }
             (None, Ok(Some(configured))) => (configured.map(PathBuf::from), false),
             (None, Ok(None)) => {
@@ -159,7 +168,8 @@ impl Settings {
             None if elsewhere => Setting { value: PathBuf::from("cache.db"), origin: Origin::Default },
             None => config.text(&config::IMAGE_CACHE_SQLITE_DB).map_err(Failure::usage)?.map(PathBuf::from),
         };
-        Ok(Settings { config, cache_dir, driver, index_problem, sqlite_db, elsewhere })
+        let central = CentralSettings::resolve(&config, central, elsewhere)?;
+        Ok(Settings { config, cache_dir, driver, index_problem, sqlite_db, central, elsewhere })
     }
 
     /// Opens the cache directory.
@@ -246,6 +256,12 @@ fn configured_driver(config: &Config) -> anyhow::Result<Option<Setting<Driver>>>
     })))
 }
 
+/// Whether a directory is another than the configured one, so that the index settings are none of its.
+fn is_elsewhere(config: &Config, given: &Path) -> bool {
+    let configured = config.optional(&config::IMAGE_CACHE_DIR).ok().flatten();
+    !configured.is_some_and(|configured| is_same_directory(given, Path::new(&configured.value)))
+}
+
 /// Whether two paths lead to the same directory; when either leads nowhere, whether they are spelt the same.
 fn is_same_directory(a: &Path, b: &Path) -> bool {
     match (rustix::fs::stat(a), rustix::fs::stat(b)) {
@@ -264,6 +280,8 @@ pub(crate) struct Cache {
     pub(crate) why: String,
     /// Where the index is, when it is a file.
     pub(crate) index_path: Option<PathBuf>,
+    /// Where the index is, when it is the central database.
+    pub(crate) central: Option<central::Place>,
     /// Things about the index that somebody should look at.
     pub(crate) warnings: Vec<String>,
 }
@@ -297,15 +315,16 @@ pub(crate) fn take_stock(
             (scan()?, Cache::by_file(format!("set by {origin}")))
         }
         Some(Setting { value: Driver::CentralizedDb, origin }) => {
-            return Err(Failure::usage(anyhow!(
-                "image_cache_driver is centralized_db (set by {origin}), which this version does not know yet"
-            ))
-            .hint("clean without --repair works with every driver"));
+            let cache = central::stock(settings, purpose, wait, format!("set by {origin}"))?;
+            (scan()?, cache)
         }
         None => detect(context, settings, dir, purpose, wait, scan)?,
     };
     inventory.tracking = std::mem::take(&mut cache.inventory.tracking);
-    refuse_if_no_cache(settings, dir, &inventory, &cache)?;
+    let is_central = cache.driver == Some(Driver::CentralizedDb);
+    if !is_central {
+        refuse_if_no_cache(settings, dir, &inventory, &cache)?;
+    }
     if cache.driver == Some(Driver::Xattr) {
         need_attributes(dir)?;
     }
@@ -313,6 +332,10 @@ pub(crate) fn take_stock(
     cache.index.read(wait, &mut joiner).map_err(Failure::cannot_start)?;
     if cache.index.is_transactional() {
         inventory.look_again(dir);
+    }
+    if is_central {
+        // What the index is worth here, only its rows tell.
+        refuse_if_no_cache(settings, dir, &inventory, &cache)?;
     }
     cache.inventory = inventory;
     Ok(cache)
@@ -327,6 +350,7 @@ impl Cache {
             driver: Some(Driver::Xattr),
             why,
             index_path: None,
+            central: None,
             warnings: Vec::new(),
         }
     }
@@ -368,7 +392,15 @@ fn with_sqlite((found, path): (Found, PathBuf), why: String) -> Cache {
         Found::Unreadable(why) => (Box::new(NoRows), Tracking::Unknown(why)),
     };
     let inventory = Inventory { tracking, ..Inventory::default() };
-    Cache { inventory, index, driver: Some(Driver::Sqlite), why, index_path: Some(path), warnings }
+    Cache {
+        inventory,
+        index,
+        driver: Some(Driver::Sqlite),
+        why,
+        index_path: Some(path),
+        central: None,
+        warnings,
+    }
 }
 
 /// No driver is set: the directory shows which one it is.
@@ -380,6 +412,9 @@ fn detect(
     wait: &Wait,
     scan: impl FnOnce() -> Result<Inventory, Failure>,
 ) -> Result<(Inventory, Cache), Failure> {
+    if let Some(cache) = central::detect(settings, purpose, wait)? {
+        return Ok((scan()?, cache));
+    }
     let found = open_sqlite(context, settings, dir, purpose, wait)?;
     let inventory = scan()?;
     if !matches!(found.0, Found::Nothing) {
@@ -403,7 +438,7 @@ fn detect(
         "{} holds images, but nothing shows which index it has",
         dir.path().display()
     ))
-    .hint("set image_cache_driver, or give --driver sqlite or --driver xattr"))
+    .hint("set image_cache_driver, or give --driver; centralized_db needs [database] connection and worker_self_reference_url, too"))
 }
 
 /// Whether Glance's xattr driver has left its mark on an image.
@@ -437,7 +472,11 @@ fn refuse_if_no_cache(
     inventory: &Inventory,
     cache: &Cache,
 ) -> Result<(), Failure> {
-    let has_index = cache.warnings.is_empty() && cache.driver == Some(Driver::Sqlite);
+    let has_index = match cache.driver {
+        Some(Driver::Sqlite) => cache.warnings.is_empty(),
+        Some(Driver::CentralizedDb) => inventory.images.iter().any(|image| image.row.is_some()),
+        _ => false,
+    };
     let is_empty =
         inventory.images.is_empty() && inventory.foreign.is_empty() && inventory.unreadable.is_empty();
     if dir.has_subdirectories() || has_index || is_empty || has_attributes(dir, inventory) {

@@ -40,6 +40,9 @@ pub(crate) struct Wishes {
     pub(crate) keep_from: Vec<PathBuf>,
     pub(crate) stall_time: Option<crate::cli::Duration>,
     pub(crate) forget_all: bool,
+    /// Whether a cache within its limit is nothing to do even when its index cannot be known from the settings: the old tool's
+    /// cron jobs run without a node URL.
+    pub(crate) only_when_over: bool,
 }
 
 /// Prunes, as the command line says.
@@ -54,6 +57,7 @@ pub(crate) fn run(context: &Context, args: PruneArgs) -> Result<Exit, Failure> {
         keep_from: args.keep_from,
         stall_time: args.stall_time,
         forget_all: args.forget_all,
+        only_when_over: false,
     };
     prune(context, &settings, &args.change, &wishes)
 }
@@ -105,7 +109,13 @@ fn attempt(
         }
     };
 
-    let mut cache = take_stock(context, settings, &dir, purpose, &wait)?;
+    let mut cache = match take_stock(context, settings, &dir, purpose, &wait) {
+        Err(failure) if failure.exit == Exit::Usage && wishes.only_when_over && fits(&dir, &limits)? => {
+            context.output.note(&format!("{:#}; the cache is within its limit", failure.error));
+            return Ok(Exit::Done);
+        }
+        result => result?,
+    };
     if let Tracking::Unknown(why) = &cache.inventory.tracking {
         return Err(Failure::cannot_start(anyhow!("cannot plan a prune: {why}")));
     }
@@ -144,6 +154,12 @@ fn attempt(
         note_unmet(&dir, report, &limits)?;
     }
     Ok(conclude(context, &outcome, &report.run.errors))
+}
+
+/// Whether the files alone are within the limit.
+fn fits(dir: &CacheDir, limits: &PruneLimits) -> Result<bool, Failure> {
+    let inventory = Inventory::scan(dir, Tracking::ByRow).map_err(Failure::cannot_start)?;
+    Ok(inventory.size() <= limits.max_size)
 }
 
 #[allow(clippy::too_many_arguments, reason = "one call, to keep the outline of prune readable")]

@@ -25,7 +25,10 @@ const NAMED: usize = 20;
 
 /// Reports, as the command line says.
 pub(crate) fn run(context: &Context, args: StatusArgs) -> Result<Exit, Failure> {
-    let StatusArgs { cache, print, limit, stall_time, check } = args;
+    if args.all_nodes {
+        return super::fleet::status(context, args);
+    }
+    let StatusArgs { cache, print, limit, stall_time, check, .. } = args;
     let settings = Settings::load_to_look(context, Selection::from(cache))?;
     let mut report = StatusReport {
         cache_dir: settings.cache_dir.value.display().to_string(),
@@ -98,6 +101,7 @@ fn files_only(dir: &CacheDir, failure: &Failure) -> Result<Cache, Failure> {
         driver: None,
         why: "it cannot be read".to_owned(),
         index_path: None,
+        central: None,
         warnings: Vec::new(),
     })
 }
@@ -148,6 +152,8 @@ fn images(cache: &Cache, report: &mut StatusReport) {
 fn index(context: &Context, settings: &Settings, dir: &CacheDir, cache: &Cache, report: &mut StatusReport) {
     report.driver = cache.driver.map(|driver| driver.to_string());
     report.driver_why.clone_from(&cache.why);
+    report.database = cache.central.as_ref().map(|place| place.database.clone());
+    report.node = cache.central.as_ref().map(|place| place.node.clone());
     report.index_path = cache.index_path.as_ref().map(|path| path.display().to_string());
     if let Tracking::Unknown(why) = &cache.inventory.tracking {
         report.index_unreadable = Some(why.clone());
@@ -158,7 +164,16 @@ fn index(context: &Context, settings: &Settings, dir: &CacheDir, cache: &Cache, 
     }
     // What another driver has left behind would be believed if the setting went away.
     match cache.driver {
-        Some(Driver::Sqlite) if super::has_attributes(dir, &cache.inventory) => {
+        Some(Driver::CentralizedDb)
+            if rustix::fs::lstat(dir.path().join(&settings.sqlite_db.value))
+                .is_ok_and(|stat| stat.st_size > 0) =>
+        {
+            report.attention.push(format!(
+                "{} is a leftover of the sqlite driver: without a database or a node URL it would be taken for the index",
+                settings.sqlite_db.value.display()
+            ));
+        }
+        Some(Driver::Sqlite | Driver::CentralizedDb) if super::has_attributes(dir, &cache.inventory) => {
             report.notes.push("images carry user.hits, a leftover of the xattr driver".into());
         }
         Some(Driver::Xattr) => {
@@ -413,6 +428,11 @@ struct StatusReport {
     driver: Option<String>,
     driver_why: String,
     index_path: Option<String>,
+    /// Where the central index is, and as whose.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    database: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    node: Option<String>,
     index_unreadable: Option<String>,
     /// The sizes of all images, orphans included: what the limit is about.
     cache_size: u64,
@@ -483,6 +503,10 @@ impl Report for StatusReport {
             let driver = self.driver.as_deref().unwrap_or("none");
             let path = self.index_path.as_ref().map(|path| format!(", {path}")).unwrap_or_default();
             line("index", format!("{driver}{path} ({})", self.driver_why));
+            if let (Some(database), Some(node)) = (&self.database, &self.node) {
+                line("database", database.clone());
+                line("node", node.clone());
+            }
             line("size", self.size_line());
             line("tracked", self.part(&self.tracked));
             line("orphans", self.part(&self.orphans));

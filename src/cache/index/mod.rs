@@ -10,6 +10,7 @@
 //! | between the first unlink and the commit | the rows come back: ghosts, which the next run forgets |
 //! | in the commit | the same, reported, and tried once more on its own |
 
+pub(crate) mod central;
 pub(crate) mod sqlite;
 pub(crate) mod xattr;
 
@@ -74,6 +75,17 @@ pub(crate) enum Refusal {
 }
 
 impl Refusal {
+    /// Adds what was being done.
+    pub(crate) fn context(self, what: String) -> Self {
+        match self {
+            Refusal::Busy(e) => Refusal::Busy(e.context(what)),
+            Refusal::Full(e) => Refusal::Full(e.context(what)),
+            Refusal::NeedsWrite(e) => Refusal::NeedsWrite(e.context(what)),
+            Refusal::Broken(e) => Refusal::Broken(e.context(what)),
+            Refusal::Interrupted => Refusal::Interrupted,
+        }
+    }
+
     pub(crate) fn into_error(self) -> anyhow::Error {
         match self {
             Refusal::Busy(e) | Refusal::Full(e) | Refusal::NeedsWrite(e) | Refusal::Broken(e) => e,

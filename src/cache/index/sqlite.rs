@@ -104,6 +104,21 @@ impl Location {
         Ok(Location { dir: dir_fd, name, path, owner: dir.owner() })
     }
 
+    /// Finds a database that belongs to no cache directory; it is opened as the owner of the directory it is in.
+    ///
+    /// Fails when that directory does not exist.
+    pub(super) fn alone(file: &Path) -> Result<Self> {
+        let path = std::path::absolute(file)?;
+        let not_a_file = || format!("{} names no file", file.display());
+        let name = path.file_name().with_context(not_a_file)?;
+        let name = NameBuf::new(name.as_encoded_bytes()).with_context(not_a_file)?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let dir = rustix::fs::open(path.parent().with_context(not_a_file)?, flags, Mode::empty())
+            .with_context(|| format!("cannot open the directory of the database {}", path.display()))?;
+        let stat = rustix::fs::fstat(&dir)?;
+        Ok(Location { dir, name, path, owner: Owner { uid: stat.st_uid, gid: stat.st_gid } })
+    }
+
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
@@ -343,6 +358,16 @@ impl Sqlite {
         Ok(Found::Index(self))
     }
 
+    /// As `patiently`, as the owner of the file.
+    pub(super) fn run<T>(
+        &self,
+        wait: &Wait,
+        run: impl FnMut(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, Refusal> {
+        let _owner = self.owner.act().map_err(Refusal::Broken)?;
+        self.patiently(wait, run)
+    }
+
     /// Runs a statement, again and again while the database is busy, until the wait is over.
     fn patiently<T>(
         &self,
@@ -456,7 +481,7 @@ impl Sqlite {
 
     /// Puts on disk whatever the commit will need: the journal, with the page that the commit itself changes (setting the
     /// user version to what it is touches that page and nothing else), and the pages changed so far.
-    fn secure(&self) -> rusqlite::Result<()> {
+    pub(super) fn secure(&self) -> rusqlite::Result<()> {
         let version: i32 = self.db().query_row("PRAGMA user_version", [], |r| r.get(0))?;
         self.db().execute_batch(&format!("PRAGMA user_version = {version}"))?;
         self.db().cache_flush()
@@ -476,7 +501,7 @@ impl Sqlite {
     }
 
     /// Runs a change inside the open transaction, as the owner of the cache.
-    fn change<T>(&self, run: impl FnOnce(&Self) -> rusqlite::Result<T>) -> Result<T, Refusal> {
+    pub(super) fn change<T>(&self, run: impl FnOnce(&Self) -> rusqlite::Result<T>) -> Result<T, Refusal> {
         let _owner = self.owner.act().map_err(Refusal::Broken)?;
         run(self).map_err(|e| self.refusal(&e))
     }

@@ -1,0 +1,130 @@
+//! MySQL and MariaDB.
+//!
+//! Everything goes over the text protocol or a statement prepared for one use; the server is told not to let us wait for
+//! locks, because whoever waits here holds others up: the caller tries again instead.
+
+use std::time::Duration;
+
+use anyhow::anyhow;
+use mysql::prelude::Queryable as _;
+use mysql::{ClientIdentity, Conn, OptsBuilder, SslOpts, Value};
+
+use super::url::{Target, TlsMode};
+use super::worker::Client;
+use super::{Cell, system_authorities};
+use crate::cache::index::Refusal;
+
+/// Lock waits end after this many seconds (the server knows no fractions).
+const SESSION: [&str; 2] =
+    ["SET SESSION innodb_lock_wait_timeout = 1", "SET SESSION lock_wait_timeout = 1, autocommit = 1"];
+
+/// Deadlock; lock wait timeout; the row changed since the snapshot (MariaDB); lock not granted at once.
+const RETRY: [u16; 4] = [1213, 1205, 1020, 3572];
+/// Too many connections.
+const TOO_MANY: u16 = 1040;
+/// The server shuts down, or the Galera node has left its cluster, or the connection was killed.
+const GONE: [u16; 5] = [1047, 1053, 1927, 2006, 2013];
+
+pub(super) struct MySql {
+    connection: Conn,
+    target: Target,
+    lost: bool,
+}
+
+impl MySql {
+    pub(super) fn connect(target: &Target, limit: Duration) -> Result<Self, Refusal> {
+        let options = OptsBuilder::new()
+            .user(target.user.clone())
+            .pass(target.password.clone())
+            .db_name(Some(target.database.clone()))
+            .prefer_socket(false)
+            .tcp_connect_timeout(Some(limit))
+            .read_timeout(Some(limit))
+            .write_timeout(Some(limit))
+            .stmt_cache_size(0)
+            .ssl_opts(tls(target))
+            .init(SESSION.to_vec());
+        let options = match (&target.socket, target.hosts.first()) {
+            (Some((path, _)), _) => options.socket(path.to_str()),
+            (None, Some((host, port))) => options.ip_or_hostname(Some(host.clone())).tcp_port(*port),
+            (None, None) => options,
+        };
+        let connection = Conn::new(options).map_err(|e| match (refusal(target, &e).0, &e) {
+            // The server has spoken; unless it is full, it will say the same again.
+            (refusal, mysql::Error::MySqlError(e)) if e.code != TOO_MANY => refusal,
+            (refusal, _) => Refusal::Busy(refusal.into_error()),
+        })?;
+        Ok(MySql { connection, target: target.clone(), lost: false })
+    }
+
+    fn noted<T>(&mut self, result: mysql::Result<T>) -> Result<T, Refusal> {
+        result.map_err(|e| {
+            let (refusal, lost) = refusal(&self.target, &e);
+            self.lost |= lost;
+            refusal
+        })
+    }
+}
+
+impl Client for MySql {
+    fn query(&mut self, sql: &str, texts: &[String]) -> Result<Vec<Vec<Cell>>, Refusal> {
+        let rows: mysql::Result<Vec<mysql::Row>> = if texts.is_empty() {
+            self.connection.query(sql)
+        } else {
+            self.connection.exec(sql, texts.to_vec())
+        };
+        let rows = self.noted(rows)?;
+        Ok(rows.into_iter().map(|row| row.unwrap().into_iter().map(cell).collect()).collect())
+    }
+
+    fn execute(&mut self, sql: &str) -> Result<u64, Refusal> {
+        let result = self.connection.query_drop(sql);
+        self.noted(result)?;
+        Ok(self.connection.affected_rows())
+    }
+
+    fn is_lost(&self) -> bool {
+        self.lost
+    }
+}
+
+fn cell(value: Value) -> Cell {
+    match value {
+        Value::Int(number) => Cell::Integer(number),
+        Value::UInt(number) => Cell::Integer(i64::try_from(number).unwrap_or(i64::MAX)),
+        Value::Float(number) => Cell::Real(number.into()),
+        Value::Double(number) => Cell::Real(number),
+        Value::Bytes(bytes) => Cell::Text(String::from_utf8_lossy(&bytes).into_owned()),
+        // Times are asked for as numbers.
+        Value::NULL | Value::Date(..) | Value::Time(..) => Cell::Null,
+    }
+}
+
+fn tls(target: &Target) -> Option<SslOpts> {
+    let tls = &target.tls;
+    if tls.mode <= TlsMode::Offered {
+        return None;
+    }
+    let identity = tls.identity.clone().map(|(certificate, key)| ClientIdentity::new(certificate, key));
+    Some(
+        SslOpts::default()
+            .with_root_cert_path(tls.ca.clone().or_else(system_authorities))
+            .with_client_identity(identity)
+            .with_danger_skip_domain_validation(tls.mode == TlsMode::Authority)
+            .with_danger_accept_invalid_certs(tls.mode == TlsMode::Unverified),
+    )
+}
+
+/// What went wrong, and whether the connection is gone with it.
+fn refusal(target: &Target, error: &mysql::Error) -> (Refusal, bool) {
+    let (code, text) = match error {
+        mysql::Error::MySqlError(e) => (e.code, format!("error {}: {}", e.code, e.message)),
+        mysql::Error::DriverError(e) => (0, e.to_string()),
+        mysql::Error::IoError(e) => (0, e.to_string()),
+        mysql::Error::TlsError(e) => (0, e.to_string()),
+        e => (0, e.to_string()),
+    };
+    let lost = GONE.contains(&code) || matches!(error, mysql::Error::IoError(_) | mysql::Error::TlsError(_));
+    let error = anyhow!("{}", target.without_credentials(&text));
+    if RETRY.contains(&code) { (Refusal::Busy(error), lost) } else { (Refusal::Broken(error), lost) }
+}

@@ -1,0 +1,292 @@
+//! PostgreSQL, and TLS for it.
+//!
+//! Statements are unnamed, so that a pooler between us and the server may switch servers between transactions. The server is
+//! told not to let us wait for locks: the caller tries again instead.
+
+use std::error::Error as _;
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, anyhow};
+use postgres::config::SslMode;
+use postgres::tls::{ChannelBinding, MakeTlsConnect, TlsConnect, TlsStream};
+use postgres::types::{ToSql, Type};
+use postgres::{Config, NoTls, Socket};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::client::WebPkiServerVerifier;
+use tokio_rustls::rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::pem::PemObject as _;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use tokio_rustls::rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, Error as TlsError, RootCertStore, SignatureScheme,
+};
+
+use super::url::{Target, Tls, TlsMode};
+use super::worker::Client;
+use super::{Cell, system_authorities};
+use crate::cache::index::Refusal;
+
+const SESSION: &str = "SET lock_timeout = '250ms'; SET TIME ZONE 'UTC'";
+
+/// Deadlock; serialization failure; lock not available.
+const RETRY: [&str; 3] = ["40P01", "40001", "55P03"];
+
+/// Too many connections; starting up.
+const LATER: [&str; 2] = ["53300", "57P03"];
+
+pub(super) struct PostgreSql {
+    client: postgres::Client,
+    target: Target,
+}
+
+impl PostgreSql {
+    pub(super) fn connect(target: &Target, limit: Duration) -> Result<Self, Refusal> {
+        let mut config = Config::new();
+        config.dbname(&target.database).application_name("glance-cache").connect_timeout(limit);
+        config.tcp_user_timeout(limit).keepalives_idle(limit / 2).keepalives_interval(Duration::from_secs(2));
+        if let Some(user) = &target.user {
+            config.user(user);
+        }
+        if let Some(password) = &target.password {
+            config.password(password);
+        }
+        if let Some(options) = &target.options {
+            config.options(options);
+        }
+        match &target.socket {
+            Some((directory, port)) => drop(config.host_path(directory).port(*port)),
+            None => {
+                for (host, port) in &target.hosts {
+                    config.host(host).port(*port);
+                }
+            }
+        }
+        let connected = if target.tls.mode == TlsMode::Off || target.socket.is_some() {
+            config.ssl_mode(SslMode::Disable).connect(NoTls)
+        } else {
+            let tls = Connector::new(&target.tls).map_err(Refusal::Broken)?;
+            let mode = if target.tls.mode == TlsMode::Offered { SslMode::Prefer } else { SslMode::Require };
+            config.ssl_mode(mode).connect(tls)
+        };
+        let mut client = connected.map_err(|e| match (refusal(target, &e), e.code()) {
+            // The server has spoken; unless it is full or starting, it will say the same again.
+            (refusal, Some(code)) if !LATER.contains(&code.code()) => refusal,
+            (refusal, _) => Refusal::Busy(refusal.into_error()),
+        })?;
+        client.batch_execute(SESSION).map_err(|e| refusal(target, &e))?;
+        Ok(PostgreSql { client, target: target.clone() })
+    }
+}
+
+impl Client for PostgreSql {
+    fn query(&mut self, sql: &str, texts: &[String]) -> Result<Vec<Vec<Cell>>, Refusal> {
+        let numbered =
+            (1..=texts.len()).fold(sql.to_owned(), |sql, n| sql.replacen('?', &format!("${n}"), 1));
+        let texts: Vec<(&(dyn ToSql + Sync), Type)> =
+            texts.iter().map(|text| (text as &(dyn ToSql + Sync), Type::TEXT)).collect();
+        let rows = self.client.query_typed(&numbered, &texts).map_err(|e| refusal(&self.target, &e))?;
+        rows.iter()
+            .map(|row| (0..row.len()).map(|column| cell(row, column)).collect())
+            .collect::<Result<_, _>>()
+            .map_err(|e| refusal(&self.target, &e))
+    }
+
+    fn execute(&mut self, sql: &str) -> Result<u64, Refusal> {
+        self.client.execute_typed(sql, &[]).map_err(|e| refusal(&self.target, &e))
+    }
+
+    fn is_lost(&self) -> bool {
+        self.client.is_closed()
+    }
+}
+
+fn cell(row: &postgres::Row, column: usize) -> Result<Cell, postgres::Error> {
+    let kind = row.columns()[column].type_().clone();
+    let cell = match kind {
+        Type::INT8 => row.try_get::<_, Option<i64>>(column)?.map(Cell::Integer),
+        Type::INT4 => row.try_get::<_, Option<i32>>(column)?.map(|number| Cell::Integer(number.into())),
+        Type::FLOAT8 => row.try_get::<_, Option<f64>>(column)?.map(Cell::Real),
+        _ => row.try_get::<_, Option<String>>(column)?.map(Cell::Text),
+    };
+    Ok(cell.unwrap_or(Cell::Null))
+}
+
+fn refusal(target: &Target, error: &postgres::Error) -> Refusal {
+    let text = match error.as_db_error() {
+        Some(e) => format!("error {}: {}", e.code().code(), e.message()),
+        None => {
+            let mut text = error.to_string();
+            let mut cause = error.source();
+            while let Some(error) = cause {
+                text = format!("{text}: {error}");
+                cause = error.source();
+            }
+            text
+        }
+    };
+    let retry = error.code().is_some_and(|code| RETRY.contains(&code.code()));
+    let error = anyhow!("{}", target.without_credentials(&text));
+    if retry { Refusal::Busy(error) } else { Refusal::Broken(error) }
+}
+
+/// Makes TLS connections as the target asks for them.
+#[derive(Clone)]
+struct Connector(TlsConnector);
+
+impl Connector {
+    fn new(tls: &Tls) -> Result<Self> {
+        let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(Verifier::new(tls)?));
+        let config = match &tls.identity {
+            None => builder.with_no_client_auth(),
+            Some((certificate, key)) => {
+                let shown = || format!("cannot use the certificate {} or its key", certificate.display());
+                let chain = CertificateDer::pem_file_iter(certificate).and_then(Iterator::collect);
+                let key = PrivateKeyDer::from_pem_file(key).with_context(shown)?;
+                builder.with_client_auth_cert(chain.with_context(shown)?, key).with_context(shown)?
+            }
+        };
+        Ok(Connector(TlsConnector::from(Arc::new(config))))
+    }
+}
+
+/// Verifies a server's certificate as far as the settings ask for it.
+#[derive(Debug)]
+struct Verifier {
+    /// `None` where nothing is to be verified.
+    authorities: Option<Arc<WebPkiServerVerifier>>,
+    whatever_host: bool,
+}
+
+impl Verifier {
+    fn new(tls: &Tls) -> Result<Self> {
+        let whatever_host = tls.mode == TlsMode::Authority;
+        if matches!(tls.mode, TlsMode::Unverified | TlsMode::Offered) {
+            return Ok(Verifier { authorities: None, whatever_host });
+        }
+        let file =
+            tls.ca.clone().or_else(system_authorities).context("no certificate authorities are installed")?;
+        let shown = || format!("cannot read certificate authorities from {}", file.display());
+        let mut roots = RootCertStore::empty();
+        for certificate in CertificateDer::pem_file_iter(&file).with_context(shown)? {
+            roots.add(certificate.with_context(shown)?).with_context(shown)?;
+        }
+        let provider = Arc::new(ring::default_provider());
+        let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build();
+        Ok(Verifier { authorities: Some(verifier.with_context(shown)?), whatever_host })
+    }
+}
+
+impl ServerCertVerifier for Verifier {
+    fn verify_server_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, TlsError> {
+        let Some(authorities) = &self.authorities else { return Ok(ServerCertVerified::assertion()) };
+        match authorities.verify_server_cert(certificate, intermediates, name, ocsp, now) {
+            // The name is looked at last, when everything else is found to be in order.
+            Err(TlsError::InvalidCertificate(
+                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+            )) if self.whatever_host => Ok(ServerCertVerified::assertion()),
+            result => result,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, TlsError> {
+        let algorithms = ring::default_provider().signature_verification_algorithms;
+        tokio_rustls::rustls::crypto::verify_tls12_signature(message, certificate, signature, &algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, TlsError> {
+        let algorithms = ring::default_provider().signature_verification_algorithms;
+        tokio_rustls::rustls::crypto::verify_tls13_signature(message, certificate, signature, &algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        ring::default_provider().signature_verification_algorithms.supported_schemes()
+    }
+}
+
+impl MakeTlsConnect<Socket> for Connector {
+    type Stream = Encrypted;
+    type TlsConnect = Handshake;
+    type Error = io::Error;
+
+    fn make_tls_connect(&mut self, host: &str) -> io::Result<Handshake> {
+        let name = ServerName::try_from(host.to_owned())
+            .map_err(|_| io::Error::other("the host's name can stand in no certificate"))?;
+        Ok(Handshake { connector: self.0.clone(), name })
+    }
+}
+
+struct Handshake {
+    connector: TlsConnector,
+    name: ServerName<'static>,
+}
+
+impl TlsConnect<Socket> for Handshake {
+    type Stream = Encrypted;
+    type Error = io::Error;
+    type Future = Pin<Box<dyn Future<Output = io::Result<Encrypted>> + Send>>;
+
+    fn connect(self, stream: Socket) -> Self::Future {
+        Box::pin(async move {
+            self.connector.connect(self.name, stream).await.map(|stream| Encrypted(Box::new(stream)))
+        })
+    }
+}
+
+/// An encrypted connection. It offers no channel binding, which SCRAM does without.
+struct Encrypted(Box<tokio_rustls::client::TlsStream<Socket>>);
+
+impl TlsStream for Encrypted {
+    fn channel_binding(&self) -> ChannelBinding {
+        ChannelBinding::none()
+    }
+}
+
+impl AsyncRead for Encrypted {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Encrypted {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
