@@ -82,7 +82,7 @@ fn attempt(
     let names = if repair.is_some() { &[lock::CLEAN, lock::PRUNE][..] } else { &[lock::CLEAN] };
     let mut held = Vec::new();
     for name in names {
-        let locked = take_lock(context, &locks, name, &wait, change.skip_if_locked)?;
+        let locked = take_lock(context, &dir, &locks, name, &wait, change.skip_if_locked)?;
         match locked.or_end(context, &mut report.run) {
             Ok(lock) => held.push(lock),
             Err(exit) => return Ok(exit),

@@ -102,7 +102,7 @@ fn attempt(
         return Ok(Exit::Done);
     } else {
         let locks = settings.lock_dir(&dir, &context.output)?;
-        let locked = take_lock(context, &locks, lock::PRUNE, &wait, change.skip_if_locked)?;
+        let locked = take_lock(context, &dir, &locks, lock::PRUNE, &wait, change.skip_if_locked)?;
         match locked.or_end(context, &mut report.run) {
             Ok(lock) => lock,
             Err(exit) => return Ok(exit),

@@ -28,7 +28,7 @@ use super::{Claim, Index, Refusal, Target, Wait};
 use crate::cache::dir::{CacheDir, Place, available};
 use crate::cache::entry::{BadRow, Image, ImageId, Name, NameBuf, Row, escaped, seconds};
 use crate::cache::inventory::Joiner;
-use crate::cache::lock::{holders, process};
+use crate::cache::lock::{StartGate, holders, process};
 use crate::cache::owner::Owner;
 use crate::interrupt::Interrupt;
 
@@ -154,6 +154,17 @@ impl Location {
         Ok(Some(stat))
     }
 
+    /// Says whose the file is, when the owner of the cache, as whom it is opened, may be kept out by that.
+    fn strangers(&self, stat: &Stat) -> String {
+        if stat.st_uid == self.owner.uid {
+            return String::new();
+        }
+        format!(
+            " (it belongs to user {}, not to user {} who owns the cache directory: chown it)",
+            stat.st_uid, self.owner.uid
+        )
+    }
+
     /// Reads bytes 18 and 19 of the file: 2 means that the database is in WAL mode. Must not be called while SQLite has it.
     fn is_wal(&self, expected: &Stat) -> Result<bool> {
         let _owner = self.owner.act()?;
@@ -189,6 +200,9 @@ pub(crate) struct Sqlite {
     /// Device and inode of the file.
     identity: (u64, u64),
     purpose: Purpose,
+    /// What to say when it cannot be written: whose it is, if that may be the reason.
+    strangers: String,
+    gate: Option<StartGate>,
     /// SQLite's count of other connections' commits, as last seen.
     data_version: i64,
 }
@@ -234,6 +248,7 @@ impl Sqlite {
             flags |= OpenFlags::SQLITE_OPEN_READ_WRITE;
         }
         let connection = Self::connect(&location, &stat, &path, flags)?;
+        let strangers = location.strangers(&stat);
         let Location { dir, path, owner, .. } = location;
         let identity = (stat.st_dev, stat.st_ino);
         Sqlite {
@@ -243,9 +258,22 @@ impl Sqlite {
             owner,
             identity,
             purpose,
+            strangers,
+            gate: None,
             data_version: 0,
         }
         .prepare(wait)
+    }
+
+    /// Shuts this gate during transactions.
+    pub(crate) fn guard_start(&mut self, gate: Option<StartGate>) {
+        self.gate = gate;
+    }
+
+    fn open_gate(&self) {
+        if let Some(gate) = &self.gate {
+            gate.open();
+        }
     }
 
     /// Lets a signal end statements, whatever the database itself makes them do (views, triggers); `None` lets it not.
@@ -263,7 +291,8 @@ impl Sqlite {
     fn connect(location: &Location, expected: &Stat, path: &Path, flags: OpenFlags) -> Result<Connection> {
         let _owner = location.owner.act()?;
         let before = open_descriptors()?;
-        let connection = Connection::open_with_flags(path, flags).with_context(|| location.cannot_open())?;
+        let connection = Connection::open_with_flags(path, flags)
+            .with_context(|| format!("{}{}", location.cannot_open(), location.strangers(expected)))?;
         let opened = open_descriptors()?;
         let mut new = opened.iter().filter(|fd| !before.contains(fd));
         let same = |fd: &&String| {
@@ -390,7 +419,7 @@ impl Sqlite {
                 Refusal::NeedsWrite(anyhow!("image index {path} cannot be read without writing: {why}"))
             }
             Some(ErrorCode::ReadOnly) => {
-                Refusal::Broken(anyhow!("image index {path} cannot be written: {why}"))
+                Refusal::Broken(anyhow!("image index {path} cannot be written{}: {why}", self.strangers))
             }
             Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => {
                 Refusal::Broken(anyhow!("image index {path} is damaged: {why}"))
@@ -495,13 +524,15 @@ impl Index for Sqlite {
 
     fn begin(&mut self, wait: &Wait) -> Result<(), Refusal> {
         self.mind(Some(wait.interrupt.clone())).map_err(|e| self.refusal(&e))?;
-        let _owner = self.owner.act().map_err(Refusal::Broken)?;
-        self.patiently(wait, |c| c.execute_batch("BEGIN EXCLUSIVE"))?;
-        self.db().execute_batch("SAVEPOINT batch").map_err(|e| {
-            let refusal = self.refusal(&e);
-            self.abandon();
-            refusal
-        })
+        if let Some(gate) = &self.gate {
+            gate.shut();
+        }
+        let owner = self.owner.act().map_err(Refusal::Broken)?;
+        let begun = self
+            .patiently(wait, |c| c.execute_batch("BEGIN EXCLUSIVE"))
+            .and_then(|()| self.db().execute_batch("SAVEPOINT batch").map_err(|e| self.refusal(&e)));
+        drop(owner);
+        begun.inspect_err(|_| self.abandon())
     }
 
     fn forget(&mut self, targets: &[Target]) -> Result<Vec<bool>, Refusal> {
@@ -515,15 +546,23 @@ impl Index for Sqlite {
     fn commit(&mut self, gone: Option<&[Target]>) -> Result<(), Refusal> {
         // Files are gone by now: their rows must go, signal or not.
         self.mind(None).map_err(|e| self.refusal(&e))?;
-        self.change(|index| index.try_commit(gone)).inspect_err(|_| self.abandon())
+        let committed = self.change(|index| index.try_commit(gone));
+        if committed.is_ok() {
+            self.open_gate();
+        } else {
+            self.abandon();
+        }
+        committed
     }
 
     fn abandon(&mut self) {
-        let Ok(_owner) = self.owner.act() else { return };
-        if !self.db().is_autocommit() {
+        if let Ok(_owner) = self.owner.act()
+            && !self.db().is_autocommit()
+        {
             // What cannot be rolled back now is rolled back by whoever opens the index next.
             let _ = self.db().execute_batch("ROLLBACK");
         }
+        self.open_gate();
     }
 
     fn others_wrote(&mut self) -> bool {
