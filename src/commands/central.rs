@@ -32,13 +32,21 @@ pub(crate) struct CentralSettings {
     pub(crate) node: Option<Setting<String>>,
     /// A URL, with its credentials.
     pub(crate) database: Option<Setting<String>>,
+    /// What is wrong with the configured ones: whoever needs the database fails with it, nobody else.
+    problem: Option<String>,
 }
 
 impl CentralSettings {
     /// Overlays the command line on the configuration, which does not count when it belongs to another directory.
     pub(crate) fn resolve(config: &Config, given: Given, elsewhere: bool) -> Result<Self, Failure> {
-        let configured = |opt| {
-            if elsewhere { Ok(None) } else { config.optional(opt).map_err(Failure::usage) }
+        let mut problem = None;
+        let mut configured = |opt| match config.optional(opt) {
+            _ if elsewhere => None,
+            Ok(setting) => setting,
+            Err(e) => {
+                problem = Some(format!("{e:#}"));
+                None
+            }
         };
         let flag = |value, name| Setting { value, origin: Origin::Flag(name) };
         let database = match (given.database, given.database_file) {
@@ -55,17 +63,22 @@ impl CentralSettings {
                     .map_err(Failure::usage)?;
                 Some(flag(text.trim().to_owned(), "--database-file"))
             }
-            (None, None) => configured(&config::DATABASE_CONNECTION)?,
+            (None, None) => configured(&config::DATABASE_CONNECTION),
         };
         let node = match given.node {
             Some(url) => Some(flag(url, "--node")),
-            None => configured(&config::WORKER_SELF_REFERENCE_URL)?,
+            None => configured(&config::WORKER_SELF_REFERENCE_URL),
         };
-        Ok(CentralSettings { node, database })
+        Ok(CentralSettings { node, database, problem })
+    }
+
+    fn check(&self) -> Result<(), Failure> {
+        self.problem.as_ref().map_or(Ok(()), |problem| Err(Failure::usage(anyhow!("{problem}"))))
     }
 
     /// Connects to the database.
     pub(crate) fn open(&self, config: &Config, purpose: Purpose, wait: &Wait) -> Result<Found, Failure> {
+        self.check()?;
         let Some(url) = &self.database else {
             return Err(Failure::usage(anyhow!("[database] connection is not set"))
                 .hint("set it as for glance-api, or give --database URL or --database-file FILE"));
@@ -128,6 +141,7 @@ pub(super) fn stock(
 
 /// No driver is set: opens the central index when the settings name a database and a node, and that database knows that node.
 pub(super) fn detect(settings: &Settings, purpose: Purpose, wait: &Wait) -> Result<Option<Cache>, Failure> {
+    settings.central.check()?;
     let (Some(node), Some(_)) = (&settings.central.node, &settings.central.database) else {
         return Ok(None);
     };

@@ -123,16 +123,17 @@ fn attempt(
 
 /// Refuses a directory that holds things and is no cache. No index is opened for that: a file of its name is enough.
 pub(crate) fn refuse_strange(settings: &Settings, dir: &CacheDir) -> Result<(), Failure> {
-    // Whether the central index knows these images is found out later.
-    let is_central = settings.driver.as_ref().is_some_and(|driver| driver.value == Driver::CentralizedDb);
-    if dir.has_subdirectories() || is_central {
+    if dir.has_subdirectories() {
         return Ok(());
     }
     let inventory = Inventory::scan(dir, Tracking::ByRow).map_err(Failure::cannot_start)?;
     let has_index =
         rustix::fs::lstat(dir.path().join(&settings.sqlite_db.value)).is_ok_and(|stat| stat.st_size > 0);
     let is_empty = inventory.images.is_empty() && inventory.foreign.is_empty();
-    if is_empty || has_index || super::has_attributes(dir, &inventory) {
+    // Whether the central index knows these images is found out before anything happens to them.
+    let is_central = settings.driver.as_ref().is_some_and(|driver| driver.value == Driver::CentralizedDb)
+        && !inventory.images.is_empty();
+    if is_empty || has_index || is_central || super::has_attributes(dir, &inventory) {
         return Ok(());
     }
     Err(no_cache(settings, dir))

@@ -110,7 +110,12 @@ fn attempt(
     };
 
     let mut cache = match take_stock(context, settings, &dir, purpose, &wait) {
-        Err(failure) if failure.exit == Exit::Usage && wishes.only_when_over && fits(&dir, &limits)? => {
+        Err(failure)
+            if failure.exit == Exit::Usage
+                && settings.index_problem.is_none()
+                && wishes.only_when_over
+                && fits(&dir, &limits)? =>
+        {
             context.output.note(&format!("{:#}; the cache is within its limit", failure.error));
             return Ok(Exit::Done);
         }

@@ -418,7 +418,7 @@ tests! {
         c.env.link("invalid/link", &outside);
         c.env.fifo("invalid/fifo");
         fs::create_dir(c.env.path("invalid/dir")).unwrap();
-        for (database, node) in [(nowhere, ""), ("", ""), ("nonsense", "")] {
+        for (database, node) in [(nowhere, ""), ("", ""), ("nonsense", ""), ("mysql://g:$nope@h/glance", "")] {
             let conf = c.conf_with(database, node, "");
             c.env.raw(&["clean", "--config-file", &conf]).ok();
             c.env.old("glance-cache-cleaner", &["--config-file", &conf]).ok().silent();
