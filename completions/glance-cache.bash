@@ -67,7 +67,7 @@ _glance__cache() {
             return 0
             ;;
         glance__subcmd__cache__subcmd__clean)
-            opts="-q -v -n -h --config-file --config-dir --cache-dir --driver --sqlite-db --format --quiet --verbose --dry-run --lock-timeout --skip-if-locked --stall-time --invalid-grace --repair --forget-all --help"
+            opts="-q -v -n -h --config-file --config-dir --cache-dir --driver --sqlite-db --format --now --quiet --verbose --dry-run --lock-timeout --skip-if-locked --stall-time --invalid-grace --repair --forget-all --all-caches --ironic-config-file --ironic-config-dir --temp-grace --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -97,6 +97,10 @@ _glance__cache() {
                     COMPREPLY=($(compgen -W "text json" -- "${cur}"))
                     return 0
                     ;;
+                --now)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --lock-timeout)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
@@ -106,6 +110,18 @@ _glance__cache() {
                     return 0
                     ;;
                 --invalid-grace)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --ironic-config-file)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --ironic-config-dir)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --temp-grace)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -201,7 +217,7 @@ _glance__cache() {
             return 0
             ;;
         glance__subcmd__cache__subcmd__list)
-            opts="-q -v -h --config-file --config-dir --cache-dir --driver --sqlite-db --format --quiet --verbose --bytes --human --state --sort --reverse --help"
+            opts="-q -v -h --config-file --config-dir --cache-dir --driver --sqlite-db --format --now --quiet --verbose --bytes --human --state --sort --reverse --all-caches --ironic-config-file --ironic-config-dir --temp-grace --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -229,6 +245,10 @@ _glance__cache() {
                     ;;
                 --format)
                     COMPREPLY=($(compgen -W "text json" -- "${cur}"))
+                    return 0
+                    ;;
+                --now)
+                    COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
                 --state)
@@ -239,6 +259,18 @@ _glance__cache() {
                     COMPREPLY=($(compgen -W "image state last-use modified size hits" -- "${cur}"))
                     return 0
                     ;;
+                --ironic-config-file)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --ironic-config-dir)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --temp-grace)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 *)
                     COMPREPLY=()
                     ;;
@@ -247,7 +279,7 @@ _glance__cache() {
             return 0
             ;;
         glance__subcmd__cache__subcmd__prune)
-            opts="-q -v -n -h --config-file --config-dir --cache-dir --driver --sqlite-db --format --quiet --verbose --dry-run --lock-timeout --skip-if-locked --max-size --target-size --min-free --min-age --keep --keep-from --forget-all --stall-time --help"
+            opts="-q -v -n -h --config-file --config-dir --cache-dir --driver --sqlite-db --format --now --quiet --verbose --dry-run --lock-timeout --skip-if-locked --max-size --target-size --min-free --min-age --require --on --best-effort --all-caches --ironic-config-file --ironic-config-dir --temp-grace --keep --keep-from --forget-all --stall-time --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -275,6 +307,10 @@ _glance__cache() {
                     ;;
                 --format)
                     COMPREPLY=($(compgen -W "text json" -- "${cur}"))
+                    return 0
+                    ;;
+                --now)
+                    COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
                 --lock-timeout)
@@ -294,6 +330,26 @@ _glance__cache() {
                     return 0
                     ;;
                 --min-age)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --require)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --on)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --ironic-config-file)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --ironic-config-dir)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --temp-grace)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -317,7 +373,7 @@ _glance__cache() {
             return 0
             ;;
         glance__subcmd__cache__subcmd__status)
-            opts="-q -v -h --config-file --config-dir --cache-dir --driver --sqlite-db --format --quiet --verbose --bytes --human --max-size --stall-time --check --help"
+            opts="-q -v -h --config-file --config-dir --cache-dir --driver --sqlite-db --format --now --quiet --verbose --bytes --human --max-size --stall-time --check --all-caches --ironic-config-file --ironic-config-dir --temp-grace --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -347,11 +403,27 @@ _glance__cache() {
                     COMPREPLY=($(compgen -W "text json" -- "${cur}"))
                     return 0
                     ;;
+                --now)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --max-size)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
                 --stall-time)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --ironic-config-file)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --ironic-config-dir)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --temp-grace)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

@@ -63,11 +63,13 @@ pub(crate) struct CleanArgs {
     #[arg(long, value_name = "DURATION", default_value = "0")]
     pub(crate) invalid_grace: Duration,
     /// Mend the index: forget rows without a file, adopt files without a row, drop rows whose id is no UUID
-    #[arg(long)]
+    #[arg(long, conflicts_with = "all_caches")]
     pub(crate) repair: bool,
     /// Forget the rows even when most of the index's images are not in the directory
     #[arg(long, requires = "repair")]
     pub(crate) forget_all: bool,
+    #[command(flatten)]
+    pub(crate) host: HostArgs,
 }
 
 /// Remove least recently used images until the cache is within its limit
@@ -84,14 +86,18 @@ pub(crate) struct PruneArgs {
     #[command(flatten)]
     pub(crate) limit: LimitArgs,
     /// Once the cache is over its limit, prune down to this; a percentage is of the limit
-    #[arg(long, value_name = "SIZE")]
+    #[arg(long, value_name = "SIZE", conflicts_with_all = ["all_caches", "require"])]
     pub(crate) target_size: Option<Amount>,
     /// Keep at least this much of the file system free; a percentage is of the file system
-    #[arg(long, value_name = "SIZE")]
+    #[arg(long, value_name = "SIZE", conflicts_with_all = ["all_caches", "require"])]
     pub(crate) min_free: Option<Amount>,
-    /// Keep images that were cached or used less than this ago
-    #[arg(long, value_name = "DURATION", default_value = "0")]
-    pub(crate) min_age: Duration,
+    /// Keep images that were cached or used less than this ago [default: 0; 10m with --require or --all-caches]
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) min_age: Option<Duration>,
+    #[command(flatten)]
+    pub(crate) room: RoomArgs,
+    #[command(flatten)]
+    pub(crate) host: HostArgs,
     /// Keep this image; may be repeated
     #[arg(long, value_name = "ID")]
     pub(crate) keep: Vec<ImageId>,
@@ -127,6 +133,8 @@ pub(crate) struct ListArgs {
     /// Turn the order round
     #[arg(long)]
     pub(crate) reverse: bool,
+    #[command(flatten)]
+    pub(crate) host: HostArgs,
 }
 
 /// Show how the cache is doing
@@ -148,6 +156,36 @@ pub(crate) struct StatusArgs {
     /// Exit with 1 when the cache is over its limit or something needs attention
     #[arg(long)]
     pub(crate) check: bool,
+    #[command(flatten)]
+    pub(crate) host: HostArgs,
+}
+
+/// Space that is needed, whichever cache gives it.
+#[derive(Debug, Args)]
+pub(crate) struct RoomArgs {
+    /// Make sure that this much is free, taking images from every cache of this host on that file system: expired ones first,
+    /// then by priority of the cache. When all of them cannot give it, nothing is removed. A percentage is of the file system
+    #[arg(long, value_name = "SIZE", conflicts_with = "all_caches")]
+    pub(crate) require: Option<Amount>,
+    /// With --require, the file system that this file or directory is on [default: the Glance cache's]
+    #[arg(long, value_name = "PATH", requires = "require")]
+    pub(crate) on: Option<PathBuf>,
+    /// With --require, take what there is even when it is not enough
+    #[arg(long, requires = "require")]
+    pub(crate) best_effort: bool,
+}
+
+/// All caches of a host.
+#[derive(Debug, Args)]
+pub(crate) struct HostArgs {
+    /// Every image cache of this host: Glance's, Ironic's master images, and those that configuration declares
+    #[arg(long)]
+    pub(crate) all_caches: bool,
+    #[command(flatten)]
+    pub(crate) ironic: IronicSources,
+    /// In Ironic's caches, what a download left counts as stale when it showed no sign of life for this long
+    #[arg(long, value_name = "DURATION", default_value = "24h")]
+    pub(crate) temp_grace: Duration,
 }
 
 /// Which cache, and how much is said.
@@ -167,6 +205,9 @@ pub(crate) struct CacheArgs {
     /// How to print the result [default: json for clean and prune, text for list and status]
     #[arg(long, value_name = "FORMAT")]
     pub(crate) format: Option<Format>,
+    /// Take this for the time it is, in RFC 3339 or as epoch seconds: to try out what a later run would do
+    #[arg(long, value_name = "TIME")]
+    pub(crate) now: Option<Moment>,
     /// Say nothing but errors
     #[arg(short, long, conflicts_with = "verbose")]
     pub(crate) quiet: bool,
@@ -263,31 +304,59 @@ struct SourceArgs {
     config_dir: Vec<PathBuf>,
 }
 
-impl FromArgMatches for Sources {
-    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
-        let args = SourceArgs::from_arg_matches(matches)?;
-        let places = |name| matches.indices_of(name).into_iter().flatten();
-        let files = places("config_file").zip(args.config_file.into_iter().map(Source::File));
-        let dirs = places("config_dir").zip(args.config_dir.into_iter().map(Source::Dir));
-        let in_order: BTreeMap<usize, Source> = files.chain(dirs).collect();
-        Ok(Sources(in_order.into_values().collect()))
-    }
-
-    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
-        *self = Self::from_arg_matches(matches)?;
-        Ok(())
-    }
+/// Puts files and directories into the order in which they were given.
+fn in_order(matches: &ArgMatches, files: (&str, Vec<PathBuf>), dirs: (&str, Vec<PathBuf>)) -> Vec<Source> {
+    let places = |name| matches.indices_of(name).into_iter().flatten();
+    let files = places(files.0).zip(files.1.into_iter().map(Source::File));
+    let dirs = places(dirs.0).zip(dirs.1.into_iter().map(Source::Dir));
+    let in_order: BTreeMap<usize, Source> = files.chain(dirs).collect();
+    in_order.into_values().collect()
 }
 
-impl Args for Sources {
-    fn augment_args(command: Command) -> Command {
-        SourceArgs::augment_args(command)
-    }
+/// Lets clap fill a list of sources from the arguments of another structure.
+macro_rules! sources {
+    ($name:ident, $args:ident, $file:ident, $dir:ident) => {
+        impl FromArgMatches for $name {
+            fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+                let args = $args::from_arg_matches(matches)?;
+                Ok($name(in_order(matches, (stringify!($file), args.$file), (stringify!($dir), args.$dir))))
+            }
 
-    fn augment_args_for_update(command: Command) -> Command {
-        SourceArgs::augment_args_for_update(command)
-    }
+            fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+                *self = Self::from_arg_matches(matches)?;
+                Ok(())
+            }
+        }
+
+        impl Args for $name {
+            fn augment_args(command: Command) -> Command {
+                $args::augment_args(command)
+            }
+
+            fn augment_args_for_update(command: Command) -> Command {
+                $args::augment_args_for_update(command)
+            }
+        }
+    };
 }
+
+sources!(Sources, SourceArgs, config_file, config_dir);
+
+/// The same for Ironic's configuration.
+#[derive(Debug, Default)]
+pub(crate) struct IronicSources(pub(crate) Vec<Source>);
+
+#[derive(Debug, Args)]
+struct IronicSourceArgs {
+    /// Read Ironic's configuration from this file instead of the default ones; may be repeated, later ones win
+    #[arg(long, value_name = "FILE")]
+    ironic_config_file: Vec<PathBuf>,
+    /// Read the *.conf files in this directory for Ironic's configuration; may be repeated, later ones win
+    #[arg(long, value_name = "DIR")]
+    ironic_config_dir: Vec<PathBuf>,
+}
+
+sources!(IronicSources, IronicSourceArgs, ironic_config_file, ironic_config_dir);
 
 /// A size in bytes, or a part of something that the option names.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -388,6 +457,26 @@ impl FromStr for Duration {
     }
 }
 
+/// A point in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Moment(pub(crate) Nanos);
+
+/// RFC 3339, or seconds since the epoch.
+impl FromStr for Moment {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let seconds = text.parse::<f64>().ok().filter(|seconds| (0.0..9e9).contains(seconds));
+        let time = seconds.map(crate::cache::entry::nanos).or_else(|| {
+            let time: jiff::Timestamp = text.parse().ok()?;
+            Nanos::try_from(time.as_nanosecond()).ok()
+        });
+        time.map(Moment).ok_or_else(|| {
+            format!("'{text}' is no time: give RFC 3339, such as 2026-11-22T13:00:00Z, or epoch seconds")
+        })
+    }
+}
+
 impl FromStr for ImageId {
     type Err = String;
 
@@ -464,6 +553,22 @@ mod tests {
         ] {
             let expected = expected.map(|s: f64| Duration((s * 1e9) as Nanos));
             assert_eq!(text.parse::<Duration>().ok(), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn reads_times() {
+        for (text, expected) in [
+            ("0", Some(0)),
+            ("1795312250.5", Some(1_795_312_250_500_000_000)),
+            ("2026-11-22T01:50:50Z", Some(1_795_312_250_000_000_000)),
+            ("2026-11-22T02:50:50+01:00", Some(1_795_312_250_000_000_000)),
+            ("-1", None),
+            ("1e300", None),
+            ("yesterday", None),
+            ("", None),
+        ] {
+            assert_eq!(text.parse::<Moment>().ok(), expected.map(Moment), "{text:?}");
         }
     }
 

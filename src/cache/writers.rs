@@ -1,6 +1,7 @@
-//! Which files are open for writing: one pass over /proc.
+//! Which files are open, or open for writing: one pass over /proc.
 //!
-//! A stalled download that somebody still writes to is not stalled. This sees the processes that this process may look into:
+//! A stalled download that somebody still writes to is not stalled, and what is left of a crashed one is nobody's when nobody has
+//! it open. This sees the processes that this process may look into:
 //! all of them for root, one's own otherwise; processes of other hosts and outer PID namespaces never. For those the
 //! modification time decides.
 
@@ -10,10 +11,17 @@ use rustix::fs::{Dir, Mode, OFlags, open, readlinkat, stat};
 
 use super::entry::Name;
 
+/// What a process may have a file open for, to be found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Opened {
+    ForWriting,
+    AtAll,
+}
+
 /// The answer of one pass.
 #[derive(Debug, Default)]
 pub(crate) struct Writers {
-    /// A process for each inode that is open for writing.
+    /// A process for each inode that is open as was asked.
     pub(crate) by_inode: HashMap<u64, i32>,
     /// Whether there were processes that could not be looked into.
     pub(crate) some_unseen: bool,
@@ -23,9 +31,16 @@ pub(crate) struct Writers {
 ///
 /// Only descriptors whose name ends like a suspect's are looked at closely, so that no foreign file system is asked for
 /// anything: a dead NFS server would not answer.
-pub(crate) fn find<'a>(device: u64, suspects: impl Iterator<Item = (Name<'a>, u64)>) -> Writers {
-    let suspects: HashMap<Vec<u8>, u64> =
-        suspects.map(|(name, inode)| (name.as_bytes().to_vec(), inode)).collect();
+pub(crate) fn find<'a>(
+    device: u64,
+    suspects: impl Iterator<Item = (Name<'a>, u64)>,
+    opened: Opened,
+) -> Writers {
+    let mut by_name: HashMap<Vec<u8>, Vec<u64>> = HashMap::new();
+    for (name, inode) in suspects {
+        by_name.entry(name.as_bytes().to_vec()).or_default().push(inode);
+    }
+    let suspects = by_name;
     let mut writers = Writers::default();
     if suspects.is_empty() {
         return writers;
@@ -46,14 +61,15 @@ pub(crate) fn find<'a>(device: u64, suspects: impl Iterator<Item = (Name<'a>, u6
             let Ok(target) = readlinkat(rustix::fs::CWD, link.as_str(), Vec::new()) else {
                 continue;
             };
-            let Some(inode) =
+            let Some(inodes) =
                 target.to_bytes().rsplit(|b| *b == b'/').next().and_then(|name| suspects.get(name))
             else {
                 continue;
             };
-            let is_it = stat(link.as_str()).is_ok_and(|s| (s.st_dev, s.st_ino) == (device, *inode));
-            if is_it && is_writing(pid, descriptor) {
-                writers.by_inode.insert(*inode, pid);
+            let Ok(found) = stat(link.as_str()) else { continue };
+            let is_it = found.st_dev == device && inodes.contains(&found.st_ino);
+            if is_it && (opened == Opened::AtAll || is_writing(pid, descriptor)) {
+                writers.by_inode.insert(found.st_ino, pid);
             }
         }
     }
@@ -97,7 +113,14 @@ mod tests {
         let names = [("written", &written), ("read", &read)]
             .map(|(name, file)| (NameBuf::new(name.as_bytes()).unwrap(), file.metadata().unwrap().ino()));
         let device = written.metadata().unwrap().dev();
-        let found = find(device, names.iter().map(|(name, inode)| (name.as_name(), *inode)));
-        assert_eq!(found.by_inode, HashMap::from([(names[0].1, i32::try_from(std::process::id()).unwrap())]));
+        let pid = i32::try_from(std::process::id()).unwrap();
+        let found = |opened| {
+            let suspects = names.iter().map(|(name, inode)| (name.as_name(), *inode));
+            // A file of the same name elsewhere hides neither.
+            let other = (names[0].0.as_name(), 0);
+            find(device, suspects.chain([other]), opened).by_inode
+        };
+        assert_eq!(found(Opened::ForWriting), HashMap::from([(names[0].1, pid)]));
+        assert_eq!(found(Opened::AtAll), HashMap::from([(names[0].1, pid), (names[1].1, pid)]));
     }
 }

@@ -3,7 +3,7 @@
 use anyhow::anyhow;
 
 use super::{
-    Context, Opened, Selection, Settings, check_stopped, conclude, misplaced, no_cache, stopped_by,
+    Context, Opened, Selection, Settings, check_stopped, conclude, host, misplaced, no_cache, stopped_by,
     take_lock, take_stock, unreadable_errors, wait,
 };
 use crate::cache::dir::{CacheDir, Place};
@@ -14,7 +14,7 @@ use crate::cache::index::{Driver, Wait};
 use crate::cache::inventory::{Inventory, Partials, Tracking};
 use crate::cache::lock;
 use crate::cache::plan::{self, CleanLimits, CleanPlan, CleanReason, RepairPlan};
-use crate::cache::writers;
+use crate::cache::writers::{self, Opened as OpenFiles};
 use crate::cli::{ChangeArgs, CleanArgs};
 use crate::exit::{Exit, Failure};
 use crate::output::progress::Bar;
@@ -22,7 +22,10 @@ use crate::output::report::{CleanReport, KeptOpen, PlanEntry, RepairReport, Run,
 
 /// Cleans, as the command line says.
 pub(crate) fn run(context: &Context, args: CleanArgs) -> Result<Exit, Failure> {
-    let CleanArgs { cache, change, stall_time, invalid_grace, repair, forget_all } = args;
+    if args.host.all_caches {
+        return host::clean(context, args);
+    }
+    let CleanArgs { cache, change, stall_time, invalid_grace, repair, forget_all, host: _ } = args;
     let settings = Settings::load(context, Selection::from(cache))?;
     let limits =
         CleanLimits { stall_time: settings.stall_time(stall_time)?.value, invalid_grace: invalid_grace.0 };
@@ -130,7 +133,7 @@ pub(crate) fn is_empty(dir: &CacheDir) -> Result<bool, Failure> {
 }
 
 /// Scans both subdirectories and plans. Entries that could not be looked at become errors.
-fn plan_clean(
+pub(crate) fn plan_clean(
     context: &Context,
     dir: &CacheDir,
     limits: CleanLimits,
@@ -169,7 +172,8 @@ fn plan_with_writers(
         .filter(|e| e.kind == Kind::File && plan::is_stalled(e, limits, context.now));
     let device =
         dir.fd(Place::Incomplete).and_then(|fd| rustix::fs::fstat(fd).ok()).map_or(0, |stat| stat.st_dev);
-    let writers = writers::find(device, stalled.map(|e| (e.name.as_name(), e.seen.inode)));
+    let writers =
+        writers::find(device, stalled.map(|e| (e.name.as_name(), e.seen.inode)), OpenFiles::ForWriting);
     if writers.some_unseen {
         context.output.note(
             "not every process could be looked into: for stalled entries that other users' processes may still write to, the \

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::host::{self, Look};
 use super::{Cache, Context, Opened, Selection, Settings, take_stock};
 use crate::cache::dir::{CacheDir, Place};
 use crate::cache::entry::{Image, Kind, Nanos, Partial, SECOND, nanos};
@@ -16,7 +17,10 @@ use crate::output::{Output, Report};
 
 /// Lists, as the command line says.
 pub(crate) fn run(context: &Context, args: ListArgs) -> Result<Exit, Failure> {
-    let ListArgs { cache, print, state, sort, reverse } = args;
+    if args.host.all_caches {
+        return host::look(context, args.cache, &args.print, args.host, Look::List);
+    }
+    let ListArgs { cache, print, state, sort, reverse, host: _ } = args;
     let settings = Settings::load_to_look(context, Selection::from(cache))?;
     let mut report = ListReport { human: shows_human(&context.output, &print), ..ListReport::default() };
     match settings.open()? {
@@ -322,7 +326,7 @@ impl Report for ListReport {
 }
 
 /// Aligns columns for people: text to the left, the last two, numbers, to the right.
-fn table<const N: usize>(rows: &[[String; N]]) -> String {
+pub(crate) fn table<const N: usize>(rows: &[[String; N]]) -> String {
     let mut widths = [0; N];
     for row in rows {
         for (width, cell) in widths.iter_mut().zip(row) {

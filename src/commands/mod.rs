@@ -3,6 +3,7 @@
 //! Each command is one file: gather, decide, act, tell. The clock is read once, in `main`, and handed on.
 
 pub(crate) mod clean;
+pub(crate) mod host;
 pub(crate) mod legacy;
 pub(crate) mod list;
 pub(crate) mod prune;
@@ -56,7 +57,7 @@ impl Context {
 }
 
 /// Which cache, from the command line.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Selection {
     pub(crate) sources: Vec<Source>,
     pub(crate) cache_dir: Option<PathBuf>,
@@ -117,6 +118,7 @@ impl Settings {
         pass_over_unreadable: bool,
     ) -> Result<Config, Failure> {
         let request = config::Request {
+            project: &config::GLANCE,
             program: context.program.to_owned(),
             sources,
             environment: context.environment.clone(),
@@ -517,7 +519,12 @@ pub(crate) struct Mount {
 
 /// Finds the mount the cache directory is on: the longest mount point that its path lies below.
 pub(crate) fn mount(dir: &CacheDir) -> Option<Mount> {
-    let path = std::fs::canonicalize(dir.path()).ok()?;
+    mount_of(dir.path())
+}
+
+/// Finds the mount that a path is on.
+pub(crate) fn mount_of(path: &Path) -> Option<Mount> {
+    let path = std::fs::canonicalize(path).ok()?;
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
     mounts
         .lines()

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use rustix::fs::{AtFlags, statat};
 use serde::Serialize;
 
+use super::host::{self, Look};
 use super::list::shows_human;
 use super::{Cache, Context, Opened, Selection, Settings, mount, take_stock};
 use crate::cache::dir::{CacheDir, Place, available, capacity};
@@ -25,7 +26,10 @@ const NAMED: usize = 20;
 
 /// Reports, as the command line says.
 pub(crate) fn run(context: &Context, args: StatusArgs) -> Result<Exit, Failure> {
-    let StatusArgs { cache, print, limit, stall_time, check } = args;
+    if args.host.all_caches {
+        return host::look(context, args.cache, &args.print, args.host, Look::Status { check: args.check });
+    }
+    let StatusArgs { cache, print, limit, stall_time, check, host: _ } = args;
     let settings = Settings::load_to_look(context, Selection::from(cache))?;
     let mut report = StatusReport {
         cache_dir: settings.cache_dir.value.display().to_string(),
