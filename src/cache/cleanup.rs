@@ -28,6 +28,8 @@ use super::index::Wait;
 const SETTLE: Duration = Duration::from_secs(2);
 /// ... and how long in all: blocks that somebody holds never come.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// With so few bytes missing, the blocks of our own directories count.
+const CLOSE: u64 = 1 << 20;
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// Things with a priority, highest first, in order of registration among equals.
@@ -141,6 +143,11 @@ impl Target<'_, '_> {
         }
     }
 
+    /// Whether so little is missing that a directory of ours could be what is in the way.
+    pub(crate) fn is_close(&self) -> bool {
+        matches!(self, Target::Room(space) if space.is_close())
+    }
+
     /// Books an image that is gone.
     pub(crate) fn gone(&mut self, size: u64, frees: u64) {
         match self {
@@ -173,6 +180,9 @@ pub(crate) trait ImageCache {
         reason: &'static str,
         run: &mut Removing<'_>,
     );
+
+    /// Removes whatever was made for removing.
+    fn tidy(&mut self) {}
 
     /// What a clean would remove, in its order.
     fn leftovers(&self) -> Vec<Told>;
@@ -221,6 +231,10 @@ impl<'a> Space<'a> {
     /// Bytes that are missing now.
     pub(crate) fn missing(&self) -> u64 {
         self.required.saturating_sub(self.available())
+    }
+
+    fn is_close(&self) -> bool {
+        (1..=CLOSE).contains(&self.missing())
     }
 
     /// Takes what is free now for what there is, whoever made it.
@@ -325,6 +339,9 @@ pub(crate) fn carry_out(
         caches[cache].remove(&items, &mut Target::Room(space), reason, &mut run[cache]);
         if run[cache].wait.interrupt.raised() {
             break;
+        }
+        if space.is_close() {
+            caches[cache].tidy();
         }
     }
     space.is_there()

@@ -238,7 +238,7 @@ impl MasterDir {
         for name in &names {
             put_back(&aside, &self.fd, name.as_c_str()).with_context(shown)?;
         }
-        drop(aside);
+        self.aside = Some(aside);
         self.close_aside();
         Ok(names.len() as u64)
     }
@@ -468,7 +468,9 @@ impl MasterDir {
 
     /// Removes the private subdirectory again. One that is not empty stays for the next run.
     pub(crate) fn close_aside(&mut self) {
-        self.aside = None;
+        if self.aside.take().is_none() {
+            return;
+        }
         let _ = unlinkat(&self.fd, ASIDE, AtFlags::REMOVEDIR);
     }
 
@@ -481,9 +483,7 @@ impl MasterDir {
 
 impl Drop for MasterDir {
     fn drop(&mut self) {
-        if self.aside.is_some() {
-            self.close_aside();
-        }
+        self.close_aside();
     }
 }
 

@@ -201,6 +201,9 @@ impl ImageCache for MasterCache {
                 run.outcome.stopped = Some(Refusal::Interrupted);
                 return;
             }
+            if target.is_close() {
+                self.tidy();
+            }
             if target.is_reached() {
                 return;
             }
@@ -230,6 +233,10 @@ impl ImageCache for MasterCache {
                 }),
             }
         }
+    }
+
+    fn tidy(&mut self) {
+        self.dir.close_aside();
     }
 
     fn leftovers(&self) -> Vec<Told> {

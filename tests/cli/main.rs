@@ -14,6 +14,8 @@ mod compat;
 mod config;
 mod edge;
 mod env;
+mod host;
+mod ironic;
 mod legacy;
 mod list;
 mod peer;

@@ -1,0 +1,1 @@
+//! The real Ironic beside ours.
