@@ -381,6 +381,8 @@ pub(crate) fn device(path: &Path) -> rustix::io::Result<u64> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd as _;
+
     use super::*;
 
     const NOW: Nanos = 1000;
@@ -463,7 +465,6 @@ mod tests {
         let inner = root.path().join("a/b");
         std::fs::create_dir_all(&inner).unwrap();
         let open = |path: &Path| rustix::fs::open(path, OFlags::RDONLY, Mode::empty()).unwrap();
-        use std::os::fd::AsFd as _;
         let (outer, inner) = (open(root.path()), open(&inner));
         let outer_is = identity(outer.as_fd()).unwrap();
         assert_eq!(parents(inner.as_fd()).iter().position(|parent| *parent == outer_is), Some(1));

@@ -254,7 +254,7 @@ impl MasterDir {
             let bytes = name.as_bytes();
             match (MasterName::new(bytes), kind) {
                 (Some(name), Kind::File) if seen.links == 1 => {
-                    survey.unused.push(Master { name, seen: *seen })
+                    survey.unused.push(Master { name, seen: *seen });
                 }
                 (Some(name), Kind::File) => linked.push(Master { name, seen: *seen }),
                 (_, Kind::Directory) if bytes == ASIDE.to_bytes() => survey.has_aside = true,

@@ -71,13 +71,13 @@ struct Gathered<'a> {
     missing: Vec<Declared>,
 }
 
-fn host<'a>(
-    context: &'a Context,
+fn host(
+    context: &Context,
     cache: CacheArgs,
     args: HostArgs,
     task: Task,
     wait: Wait,
-) -> Result<Host<'a>, Failure> {
+) -> Result<Host<'_>, Failure> {
     let selection = Selection::from(cache);
     Ok(Host {
         context,
@@ -264,7 +264,7 @@ pub(crate) fn prune(context: &Context, args: PruneArgs) -> Result<Exit, Failure>
             };
             require(context, &host, &rules, amount, &path, room.best_effort)
         }
-        None => hold_limits(context, &host, &rules),
+        None => Ok(hold_limits(context, &host, &rules)),
     }
 }
 
@@ -426,7 +426,7 @@ fn account(
 }
 
 /// Holds every cache to its own age and size.
-fn hold_limits(context: &Context, host: &Host<'_>, rules: &Rules) -> Result<Exit, Failure> {
+fn hold_limits(context: &Context, host: &Host<'_>, rules: &Rules) -> Exit {
     let mut gathered = gather(host, rules, None);
     gathered.tell(context);
     let mut report = HostReport {
@@ -507,7 +507,7 @@ fn hold_limits(context: &Context, host: &Host<'_>, rules: &Rules) -> Result<Exit
             human(line.limit)
         ));
     }
-    Ok(conclude(context, &total, &report.errors, !over.is_empty()))
+    conclude(context, &total, &report.errors, !over.is_empty())
 }
 
 /// `clean --all-caches`.

@@ -75,9 +75,9 @@ impl Kind for Glance {
     }
 }
 
+/// A failure as one error among others: its hints go with it.
 fn plain(failure: Failure) -> anyhow::Error {
-    let hints: String = failure.hints.iter().map(|hint| format!(" ({hint})")).collect();
-    anyhow!("{:#}{hints}", failure.error)
+    failure.hints.into_iter().fold(failure.error, |error, hint| anyhow!("{error:#} ({hint})"))
 }
 
 /// An opened cache of Glance's.

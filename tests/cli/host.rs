@@ -257,10 +257,11 @@ fn a_bad_value_of_ironics_keeps_only_its_cache_out() {
 
 #[test]
 fn directories_that_are_not_there_or_not_directories_are_named_and_not_made() {
+    type Case<'a> = (&'a str, i32, &'a [&'a str], &'a dyn Fn());
     let env = HostEnv::new();
     env.image("tftp", &master(1), MIB);
     let dir = env.dir("iso");
-    let cases: [(&str, i32, &[&str], &dyn Fn()); 4] = [
+    let cases: [Case<'_>; 4] = [
         ("missing", 0, &["iso", "does not exist"], &|| {}),
         ("a file", 1, &["iso", "ot a directory"], &|| fs::write(&dir, "").unwrap()),
         ("a link that leads nowhere", 1, &["iso", "leads nowhere"], &|| symlink("nowhere", &dir).unwrap()),
@@ -606,6 +607,9 @@ fn an_unreadable_configuration_of_ironic_is_told() {
 
 /// Small file systems that root can mount.
 mod as_root {
+    use std::io::Write as _;
+    use std::os::unix::process::CommandExt as _;
+
     use super::*;
     use crate::env::{Running, until};
     use crate::root::{Ext4, Immutable, Mount};
@@ -804,7 +808,6 @@ mod as_root {
         for n in 1..=3 {
             env.image("iso", &master(n), MIB);
         }
-        use std::io::Write as _;
         let mut filler = fs::File::create(env.dir("filler")).unwrap();
         for size in [1 << 16, 1024, 1] {
             while filler.write_all(&vec![7; size]).is_ok() {}
@@ -844,7 +847,7 @@ mod as_root {
         let running = Running::start(&mut slow, env.path("").as_path());
         let aside = env.dir("iso/.glance-cache-aside");
         until("the private directory", || aside.exists());
-        assert_eq!(fs::metadata(&aside).map(|m| m.uid()).unwrap_or(65534), 65534);
+        assert_eq!(fs::metadata(&aside).map_or(65534, |m| m.uid()), 65534);
         running.wait().ok();
         assert_eq!(env.names("iso"), [""; 0]);
     }
@@ -863,7 +866,6 @@ mod as_root {
         let ours = env.command("prune");
         let mut command = Command::new(&copy);
         command.env_clear().args(ours.get_args()).args(["--all-caches", "--now", &in_ten_days()]);
-        use std::os::unix::process::CommandExt as _;
         let run = env.finish(command.uid(65534).gid(65534).stdin(Stdio::null()));
         run.fails(1, &["ironic-iso", "ermission denied"]).has(&json!({"total_files_pruned": 1}));
     }
@@ -885,7 +887,7 @@ mod as_root {
             command.args(["--all-caches", "--now", &in_ten_days()]);
             let mut slow = Command::new("strace");
             let call = ["renameat", "unlinkat", "newfstatat"][round as usize % 3];
-            let kill = format!("inject={call}:signal=KILL:when={}", 20 + 7 * round);
+            let kill = format!("inject={call}:signal=KILL:when={}", 10 + 3 * round);
             slow.args(["-f", "-e", &format!("trace={call}"), "-e", &kill, "-o", "/dev/null"]);
             slow.arg(command.get_program()).args(command.get_args());
             slow.env("PATH", "/usr/bin:/bin").env("HOME", env.path("home")).stdin(Stdio::null());
