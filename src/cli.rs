@@ -49,6 +49,9 @@ const EXIT_CODES: &str = "Exit codes:
 ///
 /// Removes every file and symlink in invalid/, and those in incomplete/ that were not written to for the stall time and that
 /// no process has open for writing. Needs no index and no database. With --repair, mends the index too.
+///
+/// With --all-caches, does that in every cache of Glance's on this host, and removes from Ironic's what downloads that died left there:
+/// temporary directories and .part files, older than --temp-grace and with nothing in them open.
 #[derive(Debug, Args)]
 #[command(after_help = EXIT_CODES)]
 pub(crate) struct CleanArgs {
@@ -72,12 +75,46 @@ pub(crate) struct CleanArgs {
     pub(crate) host: HostArgs,
 }
 
+const EXIT_CODES_AND_HOST: &str = "Exit codes:
+  0    done, also when there was nothing to do
+  1    finished, but something failed, the cache is still over its limit, or the required space cannot be had
+  2    wrong usage or configuration; nothing was changed
+  3    could not start: locked, index unreachable, no permission; nothing was changed
+  130  ended by SIGINT, 143 by SIGTERM, with the index consistent
+
+All caches of a host:
+  --require and --all-caches act on a list of caches, sorted by priority: Ironic's master images as ironic.conf has them, Glance's
+  cache, and those that our own configuration (glance-cache.conf or any file of --config-file) declares. 'status --all-caches'
+  shows the list. A section declares a cache, or sets priority, size and age of the one that has the kind's name:
+
+    [image_cache:NAME]
+    kind = ironic-instance
+    directory = /srv/master_images
+    size = 20GiB
+    age = 7d
+    priority = 30
+
+  Priorities are whole numbers from 1; higher goes first, and among equals the one that was registered first: Glance, ISO, instance,
+  TFTP, then declared ones. Ironic's own options are read as a conductor reads them. File systems are told apart by their device
+  number: of btrfs, each subvolume is one.
+
+Beside a running conductor:
+  Only files named <uuid> or <uuid>.converted go, when no instance has a link to them and they were not used for --min-age. An image is
+  renamed into a private subdirectory, looked at again, and unlinked there; one that has gained a link is put back. So no image that
+  an instance uses is lost. Two things cannot be made safe from outside, because a conductor's locks are its own: a conductor that has just
+  found an image and is about to link it misses it when it goes in between, and that one fetch fails with FileNotFoundError; and its own
+  scan of a cache fails the same way when an entry vanishes meanwhile. Both are cured by trying again. --min-age keeps images in active use
+  out of it; the first use after a long idle time stays exposed. Where that matters, prune while the conductor is stopped or idle.";
+
 /// Remove least recently used images until the cache is within its limit
 ///
 /// Rows without a file are forgotten first, whether the cache is over its limit or not. Images without a row take their turn by
 /// the later of their access and modification time.
+///
+/// With --require, makes room on a file system instead, from all image caches of this host; with --all-caches, holds each of them to its
+/// own age and size.
 #[derive(Debug, Args)]
-#[command(after_help = EXIT_CODES)]
+#[command(after_help = EXIT_CODES, after_long_help = EXIT_CODES_AND_HOST)]
 pub(crate) struct PruneArgs {
     #[command(flatten)]
     pub(crate) cache: CacheArgs,

@@ -4,7 +4,7 @@
 //! cache behind.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 
@@ -13,9 +13,12 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 pub(crate) struct Interrupt(Arc<AtomicUsize>);
 
 impl Interrupt {
-    /// Registers for SIGINT and SIGTERM.
+    /// Registers for SIGINT and SIGTERM. Who sends a second one does not want to wait: it ends the process where it is.
     pub(crate) fn register(&self) -> std::io::Result<()> {
+        let insisted = Arc::new(AtomicBool::new(false));
         for signal in [SIGINT, SIGTERM] {
+            signal_hook::flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&insisted))?;
+            signal_hook::flag::register(signal, Arc::clone(&insisted))?;
             signal_hook::flag::register_usize(signal, Arc::clone(&self.0), signal as usize)?;
         }
         Ok(())

@@ -26,12 +26,6 @@ use super::index::{Claim, Index, Refusal, Target, Wait};
 use super::inventory::Inventory;
 use super::plan::{CleanPlan, CleanReason, Goal, PrunePlan, RepairPlan, frees};
 
-/// How long a write transaction may be open: Glance gives up after two seconds.
-const BATCH_TIME: Duration = Duration::from_millis(250);
-/// After this long of holding the index nearly without a break, it is left alone for a moment ...
-const BUSY_TIME: Duration = Duration::from_secs(1);
-/// ... that is longer than Glance's pause between two tries (50 ms).
-const BREAK: Duration = Duration::from_millis(60);
 const FIRST_BATCH: usize = 256;
 const LARGEST_BATCH: usize = 20_000;
 /// Files of more than this many bytes on disk are held across their unlink.
@@ -110,6 +104,7 @@ pub(crate) struct Executor<'a> {
     pub(crate) index: &'a mut dyn Index,
     pub(crate) wait: &'a Wait,
     pub(crate) progress: &'a dyn Progress,
+    pub(crate) pace: Pace,
 }
 
 /// Removes what a clean plans to remove. It needs no index.
@@ -185,7 +180,6 @@ impl Executor<'_> {
             freed: 0,
             rows: inventory.rows(),
             batch: FIRST_BATCH,
-            busy: Duration::ZERO,
             disk: Disk::HasRoom,
             made_room: false,
             taken: HashSet::new(),
@@ -238,19 +232,14 @@ impl Executor<'_> {
         if self.wait.interrupt.raised() {
             return Err(Refusal::Interrupted);
         }
-        if run.busy >= BUSY_TIME {
-            std::thread::sleep(BREAK);
-            run.busy = Duration::ZERO;
-        }
         let targets: Vec<Target> = images.iter().map(|image| target(image)).collect();
-        self.index.begin(self.wait)?;
-        let started = Instant::now();
+        let started = self.begin()?;
         let holds = self.index.forget(&targets).inspect_err(|_| self.index.abandon())?;
 
         let mut held = Vec::new();
         let mut done = Vec::with_capacity(images.len());
         for (image, holds) in images.iter().zip(&holds) {
-            let late = !done.is_empty() && (started.elapsed() > BATCH_TIME || held.len() >= HELD);
+            let late = !done.is_empty() && (started.elapsed() > self.pace.batch() || held.len() >= HELD);
             if late || self.wait.interrupt.raised() {
                 break;
             }
@@ -268,12 +257,13 @@ impl Executor<'_> {
         // Rows that were not forgotten because their claim did not hold need no taking back.
         let all = holds.iter().enumerate().all(|(i, holds)| !holds || is_gone(done.get(i)));
         let committed = self.index.commit(if all { None } else { Some(&gone) });
-        let elapsed = started.elapsed();
+        let elapsed = self.pace.ended(started);
         drop(held);
         if let Err(refusal) = committed {
             self.repeat(&gone, refusal, run);
         }
-        run.account(images, &done, elapsed, self.progress);
+        run.account(images, &done, self.progress);
+        run.adapt(done.len(), elapsed, self.pace.batch());
         Ok(())
     }
 
@@ -307,10 +297,11 @@ impl Executor<'_> {
         if run.pending.is_empty() {
             return Ok(());
         }
-        self.index.begin(self.wait)?;
+        let started = self.begin()?;
         let absent: Vec<Target> = run.pending.iter().copied().filter(|t| self.is_absent(t)).collect();
         self.index.forget(&absent).inspect_err(|_| self.index.abandon())?;
         self.index.commit(None)?;
+        self.pace.ended(started);
         run.pending.clear();
         Ok(())
     }
@@ -380,8 +371,7 @@ impl Executor<'_> {
         if self.wait.interrupt.raised() {
             return Err(Refusal::Interrupted);
         }
-        self.index.begin(self.wait)?;
-        let started = Instant::now();
+        let started = self.begin()?;
         let target = target(image);
         let holds = self.index.holds(&target).inspect_err(|_| self.index.abandon())?;
         // Not held: it is the blocks that are needed.
@@ -394,7 +384,8 @@ impl Executor<'_> {
         if matches!(removal, Ok(Removal::Removed | Removal::AlreadyGone)) {
             run.pending.extend(as_ghost(&target));
         }
-        run.account(&[image], &[removal], started.elapsed(), self.progress);
+        self.pace.ended(started);
+        run.account(&[image], &[removal], self.progress);
         match self.forget_pending(run) {
             Ok(()) => run.disk = Disk::HasRoom,
             Err(Refusal::Full(_)) => {}
@@ -427,7 +418,7 @@ impl Executor<'_> {
             if self.wait.interrupt.raised() {
                 return Err(Refusal::Interrupted);
             }
-            self.index.begin(self.wait)?;
+            let started = self.begin()?;
             let targets: Vec<Target> = portion
                 .iter()
                 .map(|ghost| Target { id: ghost.id, claim: Claim::Row(ghost.row.key) })
@@ -435,6 +426,7 @@ impl Executor<'_> {
                 .collect();
             let forgotten = self.index.forget(&targets).inspect_err(|_| self.index.abandon())?;
             self.index.commit(None)?;
+            self.pace.ended(started);
             outcome.ghosts_forgotten += forgotten.iter().filter(|forgotten| **forgotten).count() as u64;
             outcome.left_alone += (portion.len() - targets.len()) as u64;
             for target in &targets {
@@ -460,7 +452,7 @@ impl Executor<'_> {
             if self.wait.interrupt.raised() {
                 return Err(Refusal::Interrupted);
             }
-            self.index.begin(self.wait)?;
+            let started = self.begin()?;
             let there: Vec<Image> = portion
                 .iter()
                 .filter(|image| {
@@ -471,6 +463,7 @@ impl Executor<'_> {
                 .collect();
             let adopted = self.index.adopt(&there).inspect_err(|_| self.index.abandon())?;
             self.index.commit(None)?;
+            self.pace.ended(started);
             outcome.orphans_adopted += adopted;
             outcome.left_alone += portion.len() as u64 - adopted;
         }
@@ -479,12 +472,23 @@ impl Executor<'_> {
 
     fn drop_bad_rows(&mut self, inventory: &Inventory, outcome: &mut Outcome) -> Result<(), Refusal> {
         for portion in inventory.bad_rows.chunks(ROWS) {
-            self.index.begin(self.wait)?;
+            let started = self.begin()?;
             let dropped = self.index.drop_bad_rows(portion).inspect_err(|_| self.index.abandon())?;
             self.index.commit(None)?;
+            self.pace.ended(started);
             outcome.rows_dropped += dropped;
         }
         Ok(())
+    }
+
+    /// Opens a write transaction, after a break when others may be waiting for the index.
+    fn begin(&mut self) -> Result<Instant, Refusal> {
+        if self.index.is_transactional() {
+            self.pace.rest();
+        }
+        self.index.begin(self.wait)?;
+        self.pace.began(self.index.others_wrote());
+        Ok(Instant::now())
     }
 
     fn available(&self) -> u64 {
@@ -538,8 +542,6 @@ struct PruneRun {
     rows: usize,
     /// How many images to take at a time.
     batch: usize,
-    /// How long the index was held since the last break.
-    busy: Duration,
     disk: Disk,
     /// Whether what needs no row has been tried.
     made_room: bool,
@@ -584,13 +586,7 @@ impl PruneRun {
     }
 
     /// Books what became of a batch; what was not come to is left for the next.
-    fn account(
-        &mut self,
-        images: &[&Image],
-        done: &[Result<Removal, Errno>],
-        elapsed: Duration,
-        progress: &dyn Progress,
-    ) {
+    fn account(&mut self, images: &[&Image], done: &[Result<Removal, Errno>], progress: &dyn Progress) {
         for (image, result) in images.iter().zip(done) {
             match result {
                 Ok(Removal::Removed) => {
@@ -615,10 +611,53 @@ impl PruneRun {
             }
         }
         self.at += done.len();
-        self.busy += elapsed;
-        // Aim below the limit: entries differ.
-        let rate = done.len() as f64 / elapsed.as_secs_f64().max(1e-6);
-        let next = (rate * BATCH_TIME.as_secs_f64() * 0.8) as usize;
+    }
+
+    /// Sizes the next batch by the pace of this one, a little below its limit because entries differ.
+    fn adapt(&mut self, done: usize, elapsed: Duration, limit: Duration) {
+        let rate = done as f64 / elapsed.as_secs_f64().max(1e-6);
+        let next = (rate * limit.as_secs_f64() * 0.8) as usize;
         self.batch = next.clamp(1, LARGEST_BATCH).min(self.batch.saturating_mul(8));
+    }
+}
+
+/// How long the index is held, and how long it is left alone in between.
+///
+/// Whoever finds it held tries again and again: Glance every 50 ms, for two seconds. Nobody sees who waits, but whether others
+/// wrote in the last break can be seen. While they do, the index is held for shorter and left alone for longer; otherwise a
+/// break now and then is enough for the first of them to get in.
+#[derive(Debug, Default)]
+pub(crate) struct Pace {
+    /// How long it was held since the last break.
+    held: Duration,
+    /// How many transactions more are taken with others in mind.
+    shared: u32,
+}
+
+impl Pace {
+    /// Transactions for which others are remembered.
+    const MEMORY: u32 = 20;
+
+    /// How long a transaction may take.
+    fn batch(&self) -> Duration {
+        Duration::from_millis(if self.shared > 0 { 80 } else { 250 })
+    }
+
+    fn rest(&mut self) {
+        let (most, pause) = if self.shared > 0 { (80, 160) } else { (750, 110) };
+        if self.held >= Duration::from_millis(most) {
+            std::thread::sleep(Duration::from_millis(pause));
+            self.held = Duration::ZERO;
+        }
+    }
+
+    fn began(&mut self, others_wrote: bool) {
+        self.shared = if others_wrote { Self::MEMORY } else { self.shared.saturating_sub(1) };
+    }
+
+    fn ended(&mut self, started: Instant) -> Duration {
+        let elapsed = started.elapsed();
+        self.held += elapsed;
+        elapsed
     }
 }

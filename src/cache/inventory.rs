@@ -78,6 +78,22 @@ impl Inventory {
         Joiner { inventory: self, hasher, by_id }
     }
 
+    /// Looks once more at what the join left over: between the scan and the rows Glance may have published an image, which is then
+    /// no ghost, or removed one, which is then no orphan.
+    pub(crate) fn look_again(&mut self, dir: &CacheDir) {
+        let images = &mut self.images;
+        self.ghosts.retain(|ghost| match dir.look(Place::Base, ghost.id.as_name()) {
+            Ok(Some((Kind::File, seen))) => {
+                images.push(Image { id: ghost.id, seen, row: Some(ghost.row) });
+                false
+            }
+            _ => true,
+        });
+        self.images.retain(|image| {
+            image.row.is_some() || !matches!(dir.look(Place::Base, image.id.as_name()), Ok(None))
+        });
+    }
+
     /// The sizes of all images, orphans included: what the limit is about.
     pub(crate) fn size(&self) -> u64 {
         self.images.iter().map(|image| image.seen.size).sum()

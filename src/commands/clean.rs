@@ -4,11 +4,11 @@ use anyhow::anyhow;
 
 use super::{
     Context, Opened, Selection, Settings, check_stopped, conclude, host, misplaced, no_cache, stopped_by,
-    take_lock, take_stock, unreadable_errors, wait,
+    take_lock, take_stock, tell, unreadable_errors, wait,
 };
 use crate::cache::dir::{CacheDir, Place};
 use crate::cache::entry::{Kind, Nanos};
-use crate::cache::execute::{self, Executor, Outcome};
+use crate::cache::execute::{self, Executor, Outcome, Pace};
 use crate::cache::index::sqlite::Purpose;
 use crate::cache::index::{Driver, Wait};
 use crate::cache::inventory::{Inventory, Partials, Tracking};
@@ -18,7 +18,7 @@ use crate::cache::writers::{self, Opened as OpenFiles};
 use crate::cli::{ChangeArgs, CleanArgs};
 use crate::exit::{Exit, Failure};
 use crate::output::progress::Bar;
-use crate::output::report::{CleanReport, KeptOpen, PlanEntry, RepairReport, Run, span, when};
+use crate::output::report::{CleanReport, KeptOpen, PlanEntry, RepairReport, span, when};
 
 /// Cleans, as the command line says.
 pub(crate) fn run(context: &Context, args: CleanArgs) -> Result<Exit, Failure> {
@@ -48,11 +48,23 @@ pub(crate) fn clean(
     let mut report =
         CleanReport { repair: repair.map(|_| RepairReport::default()), ..CleanReport::default() };
     report.run.dry_run = change.dry_run;
+    let ended = attempt(context, settings, change, limits, repair, &mut report);
+    tell(context, &mut report, |report| &mut report.run, ended)
+}
+
+/// Cleans, and fills in the report, which is told whenever this ends without a failure.
+fn attempt(
+    context: &Context,
+    settings: &Settings,
+    change: &ChangeArgs,
+    limits: CleanLimits,
+    repair: Option<Repair>,
+    report: &mut CleanReport,
+) -> Result<Exit, Failure> {
     let dir = match settings.open()? {
         Opened::Cache(dir) => dir,
         Opened::Nothing(why) => {
             context.output.note(&why);
-            context.output.summary(&report);
             return Ok(Exit::Done);
         }
     };
@@ -62,7 +74,6 @@ pub(crate) fn clean(
         return dry_run(context, settings, &dir, limits, repair, &wait, report);
     }
     if is_empty(&dir)? {
-        context.output.summary(&report);
         return Ok(Exit::Done);
     }
 
@@ -73,10 +84,7 @@ pub(crate) fn clean(
         let locked = take_lock(context, &locks, name, &wait, change.skip_if_locked)?;
         match locked.or_end(context, &mut report.run) {
             Ok(lock) => held.push(lock),
-            Err(exit) => {
-                context.output.summary(&report);
-                return Ok(exit);
-            }
+            Err(exit) => return Ok(exit),
         }
     }
 
@@ -106,8 +114,7 @@ pub(crate) fn clean(
     errors.append(&mut outcome.errors);
     report.run.signal = stopped_by(context, &outcome);
     report.run.errors = errors;
-    context.output.summary(&report);
-    Ok(conclude(context, &outcome, &report.run.errors, false))
+    Ok(conclude(context, &outcome, &report.run.errors))
 }
 
 /// Refuses a directory that holds things and is no cache. No index is opened for that: a file of its name is enough.
@@ -223,7 +230,11 @@ fn mend(
     }
     let total = cache.inventory.ghosts.len() + cache.inventory.bad_rows.len();
     let bar = Bar::new(&context.output, "repairing", total as u64, None);
-    Executor { dir, index: &mut *cache.index, wait, progress: &bar }.repair(&cache.inventory, &plan, outcome);
+    Executor { dir, index: &mut *cache.index, wait, progress: &bar, pace: Pace::default() }.repair(
+        &cache.inventory,
+        &plan,
+        outcome,
+    );
     Ok(plan.young.len() as u64)
 }
 
@@ -234,7 +245,7 @@ fn dry_run(
     limits: CleanLimits,
     repair: Option<Repair>,
     wait: &Wait,
-    mut report: CleanReport,
+    report: &mut CleanReport,
 ) -> Result<Exit, Failure> {
     let (plan, mut errors) = plan_clean(context, dir, limits);
     let mut entries: Vec<PlanEntry> = Vec::new();
@@ -274,9 +285,9 @@ fn dry_run(
     }
     report.total_files_cleaned = report.invalid_files + report.stalled_files;
     report.kept_open = kept_open(context, &plan);
-    report.run = Run { plan: Some(entries), errors, ..report.run };
-    context.output.summary(&report);
-    Ok(conclude(context, &Outcome::default(), &report.run.errors, false))
+    report.run.plan = Some(entries);
+    report.run.errors = errors;
+    Ok(conclude(context, &Outcome::default(), &report.run.errors))
 }
 
 fn repair_entries(

@@ -348,7 +348,7 @@ fn require(
         if short {
             context.output.error(&report.shortage());
         }
-        return Ok(conclude(context, &Outcome::default(), &report.errors, short));
+        return Ok(end(context, &Outcome::default(), &report.errors, short));
     }
 
     let bar = Bar::new(&context.output, "pruning", planned.len() as u64, Some(space.missing()));
@@ -361,7 +361,7 @@ fn require(
     drop(bar);
     report.available_after = space.available();
     report.missing = space.missing();
-    let total = account(&gathered.members, outcomes, &mut report.caches, &mut report.errors);
+    let total = account(context, &gathered.members, outcomes, &mut report.caches, &mut report.errors);
     report.total_files_pruned = total.files;
     report.total_bytes_pruned = total.bytes;
     report.left_alone = total.left_alone;
@@ -370,7 +370,7 @@ fn require(
     if !is_there && report.signal.is_none() {
         context.output.error(&report.shortage());
     }
-    Ok(conclude(context, &total, &report.errors, !is_there))
+    Ok(end(context, &total, &report.errors, !is_there))
 }
 
 /// One line of a plan.
@@ -395,8 +395,17 @@ fn told(members: &[Member<'_>], pick: &Pick, now: Nanos) -> HostPlanEntry {
     }
 }
 
+/// Tells the errors of a run, and how it ended. `is_short`: something that was asked for could not be had.
+fn end(context: &Context, outcome: &Outcome, errors: &[EntryError], is_short: bool) -> Exit {
+    match conclude(context, outcome, errors) {
+        Exit::Done if is_short || context.output.has_failed() => Exit::Incomplete,
+        exit => exit,
+    }
+}
+
 /// Adds what was done up, for each cache and in all.
 fn account(
+    context: &Context,
     members: &[Member<'_>],
     outcomes: Vec<Outcome>,
     lines: &mut [CacheLine],
@@ -418,9 +427,10 @@ fn account(
         total.bytes_cleaned += outcome.bytes_cleaned;
         let named = outcome.errors.into_iter();
         errors.extend(named.map(|error| EntryError { name: member.shown(&error.name), ..error }));
-        if matches!(outcome.stopped, Some(Refusal::Interrupted)) {
-            total.stopped = Some(Refusal::Interrupted);
-        }
+    }
+    // It may have come while locks were waited for.
+    if context.interrupt.raised() {
+        total.stopped = Some(Refusal::Interrupted);
     }
     total
 }
@@ -489,7 +499,7 @@ fn hold_limits(context: &Context, host: &Host<'_>, rules: &Rules) -> Exit {
         }
         report.plan = Some(entries);
     } else {
-        total = account(&gathered.members, outcomes, &mut report.caches, &mut report.errors);
+        total = account(context, &gathered.members, outcomes, &mut report.caches, &mut report.errors);
         report.total_files_pruned = Some(total.files);
         report.total_bytes_pruned = Some(total.bytes);
         report.left_alone = total.left_alone;
@@ -507,7 +517,7 @@ fn hold_limits(context: &Context, host: &Host<'_>, rules: &Rules) -> Exit {
             human(line.limit)
         ));
     }
-    conclude(context, &total, &report.errors, !over.is_empty())
+    end(context, &total, &report.errors, !over.is_empty())
 }
 
 /// `clean --all-caches`.
@@ -560,14 +570,14 @@ pub(crate) fn clean(context: &Context, args: CleanArgs) -> Result<Exit, Failure>
             outcomes.push(run.outcome);
         }
         drop(bar);
-        total = account(&gathered.members, outcomes, &mut report.caches, &mut report.errors);
+        total = account(context, &gathered.members, outcomes, &mut report.caches, &mut report.errors);
         report.total_files_cleaned = Some(total.invalid_files + total.stalled_files);
         report.total_bytes_cleaned = Some(total.bytes_cleaned);
         report.left_alone = total.left_alone;
         report.signal = stopped_by(context, &total);
     }
     context.output.summary(&report);
-    Ok(conclude(context, &total, &report.errors, false))
+    Ok(end(context, &total, &report.errors, false))
 }
 
 /// Which of the commands that only look.
@@ -609,12 +619,7 @@ pub(crate) fn look(
     };
     context.output.result(&report);
     let attention = report.caches.iter().any(|line| line.size > line.limit) || !report.warnings.is_empty();
-    Ok(conclude(
-        context,
-        &Outcome::default(),
-        &report.errors,
-        look == Look::Status { check: true } && attention,
-    ))
+    Ok(end(context, &Outcome::default(), &report.errors, look == Look::Status { check: true } && attention))
 }
 
 fn files_read(host: &Host<'_>) -> Vec<String> {

@@ -32,8 +32,8 @@ use crate::cli::{Amount, CacheArgs, ChangeArgs};
 use crate::config::{self, Config, Origin, Setting, Source};
 use crate::exit::{Exit, Failure};
 use crate::interrupt::{Interrupt, signal_name};
-use crate::output::Output;
 use crate::output::report::Run;
+use crate::output::{Output, Report};
 
 /// How long a command that only looks waits for a busy index before it does without.
 const GLANCE_PATIENCE: Duration = Duration::from_secs(2);
@@ -273,25 +273,28 @@ pub(crate) fn take_stock(
     purpose: Purpose,
     wait: &Wait,
 ) -> Result<Cache, Failure> {
-    let mut inventory = Inventory::scan(dir, Tracking::ByRow).map_err(Failure::cannot_start)?;
     let wait = if purpose == Purpose::Look {
         &Wait { limit: wait.limit.min(GLANCE_PATIENCE), interrupt: context.interrupt.clone() }
     } else {
         wait
     };
-    let mut cache = match &settings.driver {
+    let scan = || Inventory::scan(dir, Tracking::ByRow).map_err(Failure::cannot_start);
+    // The index first: it may be waited for, and what Glance caches meanwhile must be in the scan.
+    let (mut inventory, mut cache) = match &settings.driver {
         Some(Setting { value: Driver::Sqlite, origin }) => {
             let found = open_sqlite(settings, dir, purpose, wait)?;
-            with_sqlite(found, format!("set by {origin}"))
+            (scan()?, with_sqlite(found, format!("set by {origin}")))
         }
-        Some(Setting { value: Driver::Xattr, origin }) => Cache::by_file(format!("set by {origin}")),
+        Some(Setting { value: Driver::Xattr, origin }) => {
+            (scan()?, Cache::by_file(format!("set by {origin}")))
+        }
         Some(Setting { value: Driver::CentralizedDb, origin }) => {
             return Err(Failure::usage(anyhow!(
                 "image_cache_driver is centralized_db (set by {origin}), which this version does not know yet"
             ))
             .hint("clean without --repair works with every driver"));
         }
-        None => detect(settings, dir, &inventory, purpose, wait)?,
+        None => detect(settings, dir, purpose, wait, scan)?,
     };
     inventory.tracking = std::mem::take(&mut cache.inventory.tracking);
     refuse_if_no_cache(settings, dir, &inventory, &cache)?;
@@ -300,6 +303,9 @@ pub(crate) fn take_stock(
     }
     let mut joiner = inventory.joiner();
     cache.index.read(wait, &mut joiner).map_err(Failure::cannot_start)?;
+    if cache.index.is_transactional() {
+        inventory.look_again(dir);
+    }
     cache.inventory = inventory;
     Ok(cache)
 }
@@ -355,26 +361,28 @@ fn with_sqlite((found, path): (Found, PathBuf), why: String) -> Cache {
 fn detect(
     settings: &Settings,
     dir: &CacheDir,
-    inventory: &Inventory,
     purpose: Purpose,
     wait: &Wait,
-) -> Result<Cache, Failure> {
+    scan: impl FnOnce() -> Result<Inventory, Failure>,
+) -> Result<(Inventory, Cache), Failure> {
     let found = open_sqlite(settings, dir, purpose, wait)?;
+    let inventory = scan()?;
     if !matches!(found.0, Found::Nothing) {
         let why = format!("found {}", found.1.display());
-        return Ok(with_sqlite(found, why));
+        return Ok((inventory, with_sqlite(found, why)));
     }
-    if has_attributes(dir, inventory) {
-        return Ok(Cache::by_file("found user.hits on images".to_owned()));
+    if has_attributes(dir, &inventory) {
+        return Ok((inventory, Cache::by_file("found user.hits on images".to_owned())));
     }
     let mut cache = Cache::by_file("nothing shows which".to_owned());
     cache.driver = None;
-    if inventory.images.is_empty() || purpose == Purpose::Look {
-        if !inventory.images.is_empty() {
-            cache.inventory.tracking =
-                Tracking::Unknown("nothing in the directory shows which index it has".to_owned());
-        }
-        return Ok(cache);
+    if inventory.images.is_empty() {
+        return Ok((inventory, cache));
+    }
+    if purpose == Purpose::Look {
+        cache.inventory.tracking =
+            Tracking::Unknown("nothing in the directory shows which index it has".to_owned());
+        return Ok((inventory, cache));
     }
     Err(Failure::usage(anyhow!(
         "{} holds images, but nothing shows which index it has",
@@ -493,7 +501,7 @@ pub(crate) fn wait(context: &Context, change: &ChangeArgs) -> Wait {
 pub(crate) fn misplaced(dir: &CacheDir, inventory: &Inventory, forget_all: bool) -> Option<EntryError> {
     (!forget_all && inventory.looks_misplaced()).then(|| EntryError {
         name: dir.path().display().to_string(),
-        action: "forget the missing images of",
+        action: "forget",
         message: format!(
             "{} of {} images in the index are not there; the directory is on the file system mounted at {}, and is probably \
              the wrong one or not mounted; no row was forgotten and no image removed; give --forget-all if they are really gone",
@@ -559,7 +567,7 @@ pub(crate) fn unreadable_errors<'a>(
 }
 
 /// Tells the errors of a run on stderr, and how the run ended.
-pub(crate) fn conclude(context: &Context, outcome: &Outcome, errors: &[EntryError], is_over: bool) -> Exit {
+pub(crate) fn conclude(context: &Context, outcome: &Outcome, errors: &[EntryError]) -> Exit {
     for error in errors {
         context.output.error(&format!("cannot {} {}: {}", error.action, error.name, error.message));
     }
@@ -568,7 +576,7 @@ pub(crate) fn conclude(context: &Context, outcome: &Outcome, errors: &[EntryErro
     {
         return Exit::Signal(signal);
     }
-    if !errors.is_empty() || is_over || context.output.has_failed() { Exit::Incomplete } else { Exit::Done }
+    if errors.is_empty() { Exit::Done } else { Exit::Incomplete }
 }
 
 /// The name of the signal that ended a run early.
@@ -594,6 +602,24 @@ pub(crate) fn check_stopped(outcome: &mut Outcome) -> Result<(), Failure> {
             Ok(())
         }
     }
+}
+
+/// Prints the report of a change, however it ended: only a run that failed for another reason than a signal has none.
+pub(crate) fn tell<R: Report>(
+    context: &Context,
+    report: &mut R,
+    run: impl Fn(&mut R) -> &mut Run,
+    ended: Result<Exit, Failure>,
+) -> Result<Exit, Failure> {
+    let ended = match (ended, context.interrupt.signal()) {
+        (Err(_), Some(signal)) => {
+            run(report).signal = Some(signal_name(signal));
+            Exit::Signal(signal)
+        }
+        (ended, _) => ended?,
+    };
+    context.output.summary(report);
+    Ok(if ended == Exit::Done && context.output.has_failed() { Exit::Incomplete } else { ended })
 }
 
 /// Parses a line of a list, naming the place when it is wrong.

@@ -1,18 +1,20 @@
 //! `prune`: forgets ghosts, then removes least recently used images until the cache is within its limits.
 
 use std::collections::HashSet;
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, anyhow};
+use anyhow::{Context as _, anyhow, ensure};
 
 use super::clean::{refuse_strange, room};
 use super::{
     Cache, Context, Opened, Selection, Settings, check_stopped, conclude, host, misplaced, parse_line,
-    stopped_by, take_lock, take_stock, unreadable_errors, wait,
+    stopped_by, take_lock, take_stock, tell, unreadable_errors, wait,
 };
 use crate::cache::dir::{CacheDir, available, capacity};
 use crate::cache::entry::{ImageId, Nanos};
-use crate::cache::execute::{Executor, Outcome};
+use crate::cache::execute::{EntryError, Executor, Outcome, Pace};
 use crate::cache::index::Wait;
 use crate::cache::index::sqlite::Purpose;
 use crate::cache::inventory::{Inventory, Tracking};
@@ -21,8 +23,11 @@ use crate::cache::plan::{self, CleanLimits, Kept, PruneLimits, PrunePlan};
 use crate::cli::{Amount, ChangeArgs, PruneArgs};
 use crate::exit::{Exit, Failure};
 use crate::output::progress::Bar;
-use crate::output::read_stdin;
 use crate::output::report::{PlanEntry, PruneReport, human, when};
+use crate::output::stdin;
+
+/// More than a million ids: what is longer is no list of images to keep.
+const LONGEST_LIST: u64 = 64 << 20;
 
 /// What a prune was asked for, besides the cache.
 #[derive(Debug, Default)]
@@ -64,12 +69,23 @@ pub(crate) fn prune(
 ) -> Result<Exit, Failure> {
     let mut report = PruneReport::default();
     report.run.dry_run = change.dry_run;
+    let ended = attempt(context, settings, change, wishes, &mut report);
+    tell(context, &mut report, |report| &mut report.run, ended)
+}
+
+/// Prunes, and fills in the report, which is told whenever this ends without a failure.
+fn attempt(
+    context: &Context,
+    settings: &Settings,
+    change: &ChangeArgs,
+    wishes: &Wishes,
+    report: &mut PruneReport,
+) -> Result<Exit, Failure> {
     let keep = kept_ids(&wishes.keep, &wishes.keep_from)?;
     let dir = match settings.open()? {
         Opened::Cache(dir) => dir,
         Opened::Nothing(why) => {
             context.output.note(&why);
-            context.output.summary(&report);
             return Ok(Exit::Done);
         }
     };
@@ -81,17 +97,13 @@ pub(crate) fn prune(
     let _lock = if change.dry_run {
         None
     } else if super::clean::is_empty(&dir)? {
-        context.output.summary(&report);
         return Ok(Exit::Done);
     } else {
         let locks = settings.lock_dir(&dir, &context.output)?;
         let locked = take_lock(context, &locks, lock::PRUNE, &wait, change.skip_if_locked)?;
         match locked.or_end(context, &mut report.run) {
             Ok(lock) => lock,
-            Err(exit) => {
-                context.output.summary(&report);
-                return Ok(exit);
-            }
+            Err(exit) => return Ok(exit),
         }
     };
 
@@ -105,21 +117,18 @@ pub(crate) fn prune(
     report.cache_size_before = cache.inventory.size();
     report.cache_size_after = report.cache_size_before;
     report.run.errors = unreadable_errors(&cache.inventory.unreadable);
-    let is_over = |size| size > limits.max_size;
     if let Some(error) = misplaced(&dir, &cache.inventory, wishes.forget_all) {
         report.run.errors.push(error);
         if change.dry_run {
             report.run.plan = Some(Vec::new());
         }
-        context.output.summary(&report);
-        return Ok(conclude(context, &Outcome::default(), &report.run.errors, false));
+        return Ok(conclude(context, &Outcome::default(), &report.run.errors));
     }
     let free = dir.statvfs().map_err(Failure::cannot_start)?;
     let plan = plan::prune(&cache.inventory, &limits, available(&free), context.now);
     if change.dry_run {
-        describe(&cache.inventory, &plan, &mut report);
-        context.output.summary(&report);
-        return Ok(conclude(context, &Outcome::default(), &report.run.errors, false));
+        describe(&cache.inventory, &plan, report);
+        return Ok(conclude(context, &Outcome::default(), &report.run.errors));
     }
 
     let mut outcome = execute(context, settings, &dir, &mut cache, &plan, &limits, wishes, &wait);
@@ -133,12 +142,10 @@ pub(crate) fn prune(
     report.total_bytes_cleaned = outcome.bytes_cleaned;
     report.run.errors.append(&mut outcome.errors);
     report.run.signal = stopped_by(context, &outcome);
-    context.output.summary(&report);
-    let mut unmet = false;
     if report.run.signal.is_none() {
-        unmet = tell_unmet(context, &dir, &report, &limits)?;
+        note_unmet(&dir, report, &limits)?;
     }
-    Ok(conclude(context, &outcome, &report.run.errors, unmet || is_over(report.cache_size_after)))
+    Ok(conclude(context, &outcome, &report.run.errors))
 }
 
 #[allow(clippy::too_many_arguments, reason = "one call, to keep the outline of prune readable")]
@@ -161,7 +168,8 @@ fn execute(
         plan.candidates.len() as u64,
         Some(plan.goal.size.max(plan.goal.free)),
     );
-    let mut executor = Executor { dir, index: &mut *cache.index, wait, progress: &bar };
+    let mut executor =
+        Executor { dir, index: &mut *cache.index, wait, progress: &bar, pace: Pace::default() };
     executor.prune(&cache.inventory, plan, &|| room(context, dir, clean_limits), limits.min_free)
 }
 
@@ -210,8 +218,15 @@ pub(crate) fn kept_ids(keep: &[ImageId], keep_from: &[PathBuf]) -> Result<HashSe
 }
 
 fn read_ids(file: &Path, keep: &mut HashSet<ImageId>) -> anyhow::Result<()> {
-    let text = if file == Path::new("-") { read_stdin() } else { std::fs::read_to_string(file) };
-    let text = text.with_context(|| format!("cannot read the images to keep from {}", file.display()))?;
+    let shown = || format!("cannot read the images to keep from {}", file.display());
+    let source: Box<dyn Read> = if file == Path::new("-") {
+        Box::new(stdin())
+    } else {
+        Box::new(File::open(file).with_context(shown)?)
+    };
+    let mut text = String::new();
+    let length = source.take(LONGEST_LIST + 1).read_to_string(&mut text).with_context(shown)?;
+    ensure!(length as u64 <= LONGEST_LIST, "{}: it is longer than {}", shown(), human(LONGEST_LIST));
     for (number, line) in text.lines().enumerate() {
         let id = line.split('#').next().unwrap_or("").trim();
         if !id.is_empty() {
@@ -261,34 +276,32 @@ fn describe(inventory: &Inventory, plan: &PrunePlan, report: &mut PruneReport) {
     report.run.plan = Some(entries);
 }
 
-/// Says which limit does not hold although the run is over, and returns whether one does not.
-fn tell_unmet(
-    context: &Context,
-    dir: &CacheDir,
-    report: &PruneReport,
-    limits: &PruneLimits,
-) -> Result<bool, Failure> {
-    let mut unmet = false;
+/// Adds to the errors which limit does not hold although the run is over.
+fn note_unmet(dir: &CacheDir, report: &mut PruneReport, limits: &PruneLimits) -> Result<(), Failure> {
+    let mut unmet = |action, message| {
+        let name = dir.path().display().to_string();
+        report.run.errors.push(EntryError { name, action, message });
+    };
     if report.cache_size_after > limits.max_size {
-        context.output.error(&format!(
-            "the cache {} is still over its limit: {} of {}; what is left could not be removed or is to be kept",
-            dir.path().display(),
-            human(report.cache_size_after),
-            human(limits.max_size)
-        ));
-        unmet = true;
+        let (size, max) = (human(report.cache_size_after), human(limits.max_size));
+        unmet(
+            "limit",
+            format!(
+                "the cache still holds {size} of {max}; what is left could not be removed or is to be kept"
+            ),
+        );
     }
     if let Some(wanted) = limits.min_free {
         let free = available(&dir.statvfs().map_err(Failure::cannot_start)?);
         if free < wanted {
-            context.output.error(&format!(
-                "the file system of {} has {} free, not {}; no image is left that may be removed and would free space",
-                dir.path().display(),
-                human(free),
-                human(wanted)
-            ));
-            unmet = true;
+            let (free, wanted) = (human(free), human(wanted));
+            unmet(
+                "free",
+                format!(
+                    "the file system has {free} to spare, not {wanted}; nothing is left that may go and would free any"
+                ),
+            );
         }
     }
-    Ok(unmet)
+    Ok(())
 }

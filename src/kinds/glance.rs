@@ -10,7 +10,7 @@ use super::{Declared, Found, Host, Kind, Task};
 use crate::cache::cleanup::{ImageCache, Item, Removing, Rules, Stock, Target, Told};
 use crate::cache::dir::{CacheDir, Place};
 use crate::cache::entry::Nanos;
-use crate::cache::execute::{self, Executor};
+use crate::cache::execute::{self, Executor, Pace};
 use crate::cache::index::sqlite::Purpose;
 use crate::cache::index::{Refusal, Wait};
 use crate::cache::inventory::Tracking;
@@ -198,7 +198,13 @@ impl ImageCache for GlanceCache<'_> {
         let candidates = items.iter().map(|item| self.order[*item as usize]).collect();
         let plan = PrunePlan { candidates, kept: Vec::new(), goal };
         let (context, dir) = (self.host.context, &self.dir);
-        let mut executor = Executor { dir, index: &mut *cache.index, wait: run.wait, progress: run.progress };
+        let mut executor = Executor {
+            dir,
+            index: &mut *cache.index,
+            wait: run.wait,
+            progress: run.progress,
+            pace: Pace::default(),
+        };
         let mut done = executor.prune(&cache.inventory, &plan, &|| room(context, dir, limits), min_free);
         // They are forgotten once, however often images are taken from this cache.
         cache.inventory.ghosts.clear();

@@ -11,7 +11,7 @@ pub(crate) mod progress;
 pub(crate) mod report;
 
 use std::cell::{Cell, RefCell};
-use std::io::{ErrorKind, IsTerminal, Write, stderr, stdin, stdout};
+use std::io::{ErrorKind, IsTerminal, Write, stderr, stdout};
 
 use clap::ValueEnum;
 use serde::Serialize;
@@ -210,7 +210,7 @@ fn say(text: &str) {
     let _ = stderr().lock().write_all(text.as_bytes());
 }
 
-/// Reads all of standard input, for options that take a file.
-pub(crate) fn read_stdin() -> std::io::Result<String> {
-    std::io::read_to_string(stdin().lock())
+/// Standard input, for options that take a file.
+pub(crate) fn stdin() -> impl std::io::Read {
+    std::io::stdin()
 }

@@ -84,7 +84,7 @@ fn a_hard_link_and_any_directory_will_do() {
     let env = deployed(Sqlite, "home");
     let tool = env.outside("some where").join(PRUNER);
     fs::create_dir_all(tool.parent().unwrap()).unwrap();
-    fs::hard_link(BINARY, &tool).or_else(|_| fs::copy(BINARY, &tool).map(drop)).unwrap();
+    system(&["sh", "-c", "ln \"$0\" \"$1\" || cp \"$0\" \"$1\"", BINARY, tool.to_str().unwrap()]);
     env.finish(&mut env.command(&tool)).ok().silent();
     assert_eq!(env.left(), "cde");
 }

@@ -18,6 +18,7 @@ mod host;
 mod ironic;
 mod legacy;
 mod list;
+mod live;
 mod peer;
 mod prune;
 mod root;

@@ -123,6 +123,11 @@ pub(crate) trait Index {
     /// Deletes rows whose id is no UUID, in the open transaction, and tells how many were still there.
     fn drop_bad_rows(&mut self, rows: &[BadRow]) -> Result<u64, Refusal>;
 
+    /// Whether somebody else changed the index since the last transaction; asked in an open one.
+    fn others_wrote(&mut self) -> bool {
+        false
+    }
+
     /// Whether a crash before the commit brings rows back whose files are gone.
     fn is_transactional(&self) -> bool {
         true

@@ -165,6 +165,8 @@ pub(crate) struct Sqlite {
     owner: Owner,
     /// Device and inode of the file.
     identity: (u64, u64),
+    /// SQLite's count of other connections' commits, as last seen.
+    data_version: i64,
 }
 
 impl Drop for Sqlite {
@@ -210,7 +212,8 @@ impl Sqlite {
         let connection = Self::connect(&location, &stat, &path, flags)?;
         let Location { dir, path, owner, .. } = location;
         let identity = (stat.st_dev, stat.st_ino);
-        Sqlite { connection: Some(connection), path, directory: dir, owner, identity }.prepare(purpose, wait)
+        Sqlite { connection: Some(connection), path, directory: dir, owner, identity, data_version: 0 }
+            .prepare(purpose, wait)
     }
 
     fn db(&self) -> &Connection {
@@ -267,6 +270,7 @@ impl Sqlite {
                     self.path.display()
                 )));
             }
+            Err(Refusal::Busy(e)) if purpose == Purpose::Look => return Ok(Found::Unreadable(e.to_string())),
             Err(refusal) => return Err(refusal.into_error()),
         }
         if purpose != Purpose::Look {
@@ -435,7 +439,11 @@ impl Index for Sqlite {
     fn begin(&mut self, wait: &Wait) -> Result<(), Refusal> {
         let _owner = self.owner.act().map_err(Refusal::Broken)?;
         self.patiently(wait, |c| c.execute_batch("BEGIN EXCLUSIVE"))?;
-        self.db().execute_batch("SAVEPOINT batch").map_err(|e| self.refusal(e))
+        self.db().execute_batch("SAVEPOINT batch").map_err(|e| {
+            let refusal = self.refusal(e);
+            self.abandon();
+            refusal
+        })
     }
 
     fn forget(&mut self, targets: &[Target]) -> Result<Vec<bool>, Refusal> {
@@ -456,6 +464,13 @@ impl Index for Sqlite {
             // What cannot be rolled back now is rolled back by whoever opens the index next.
             let _ = self.db().execute_batch("ROLLBACK");
         }
+    }
+
+    fn others_wrote(&mut self) -> bool {
+        let version =
+            self.db().query_row("PRAGMA data_version", [], |r| r.get(0)).unwrap_or(self.data_version);
+        let first = self.data_version == 0;
+        std::mem::replace(&mut self.data_version, version) != version && !first
     }
 
     fn adopt(&mut self, orphans: &[Image]) -> Result<u64, Refusal> {
