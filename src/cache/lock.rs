@@ -31,6 +31,18 @@ pub(crate) const PREFETCH: &str = "glance-cache";
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 
+/// The error of a lock that somebody else has; the text says who.
+#[derive(Debug)]
+pub(crate) struct Held(pub(crate) String);
+
+impl std::fmt::Display for Held {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Held {}
+
 /// Where lock files are.
 #[derive(Debug)]
 pub(crate) struct LockDir {

@@ -207,7 +207,7 @@ impl MasterDir {
                     let holder =
                         fstat(&self.fd).ok().and_then(|stat| lock::flock_holder(stat.st_dev, stat.st_ino));
                     let who = holder.map_or_else(|| "another run".to_owned(), lock::process);
-                    bail!("{} is locked by {who}", self.path.display());
+                    return Err(lock::Held(format!("{} is locked by {who}", self.path.display())).into());
                 }
                 Err(e) => return Err(e).with_context(|| format!("cannot lock {}", self.path.display())),
             }

@@ -22,6 +22,7 @@ use crate::cache::dir::{available, capacity};
 use crate::cache::entry::{Nanos, SECOND, escaped};
 use crate::cache::execute::{EntryError, Outcome};
 use crate::cache::index::{Refusal, Wait};
+use crate::cache::lock::Held;
 use crate::cli::{CacheArgs, ChangeArgs, CleanArgs, HostArgs, PrintArgs, PruneArgs};
 use crate::config;
 use crate::exit::{Exit, Failure};
@@ -87,12 +88,13 @@ fn host(
         ironic: OnceCell::new(),
         task,
         wait,
+        skip_if_locked: false,
         stall_time: None,
         invalid_grace: 0,
     })
 }
 
-/// Opens, locks and looks through all caches, or those on one device. Without `change.dry_run` they stay locked.
+/// Opens, locks and looks through all caches, or those on one device. What is to be changed stays locked.
 fn gather<'a>(host: &'a Host<'a>, rules: &Rules, on: Option<u64>) -> Gathered<'a> {
     let (declared, errors) = find_all(host);
     let mut gathered = Gathered { errors, ..Gathered::default() };
@@ -101,7 +103,7 @@ fn gather<'a>(host: &'a Host<'a>, rules: &Rules, on: Option<u64>) -> Gathered<'a
     }
     gathered.warn_of_nested();
     if rules.changing {
-        gathered.lock(&host.wait);
+        gathered.lock(host);
     }
     gathered.survey(rules);
     gathered
@@ -163,16 +165,24 @@ impl<'a> Gathered<'a> {
     }
 
     /// Locks all in one order, so that two runs can never wait for each other.
-    fn lock(&mut self, wait: &Wait) {
+    fn lock(&mut self, host: &Host<'_>) {
         let mut order: Vec<usize> = (0..self.members.len()).collect();
         order.sort_by_key(|position| self.members[*position].identity);
         let mut refused = Vec::new();
         for position in order {
-            if let Err(e) = self.members[position].cache.lock(wait) {
+            if let Err(e) = self.members[position].cache.lock(&host.wait) {
                 refused.push((position, e));
             }
         }
+        let skip = |error: &anyhow::Error| host.skip_if_locked && error.is::<Held>();
+        let (skipped, refused): (Vec<_>, Vec<_>) = refused.into_iter().partition(|(_, error)| skip(error));
+        let held: Vec<(u64, u64)> = skipped.iter().map(|(at, _)| self.members[*at].identity).collect();
+        for (position, error) in &skipped {
+            self.warnings
+                .push(format!("{} is passed over: {error:#}", self.members[*position].declared.name));
+        }
         self.leave_out("lock", refused);
+        self.members.retain(|member| !held.contains(&member.identity));
     }
 
     fn survey(&mut self, rules: &Rules) {
@@ -256,6 +266,7 @@ pub(crate) fn prune(context: &Context, args: PruneArgs) -> Result<Exit, Failure>
     };
     let mut host = host(context, cache, all, Task::Prune, wait(context, &change))?;
     host.stall_time = stall_time;
+    host.skip_if_locked = change.skip_if_locked;
     match room.require {
         Some(amount) => {
             let path = match room.on {
@@ -533,6 +544,7 @@ pub(crate) fn clean(context: &Context, args: CleanArgs) -> Result<Exit, Failure>
     };
     let mut host = host(context, cache, all, Task::Clean, wait(context, &change))?;
     host.stall_time = stall_time;
+    host.skip_if_locked = change.skip_if_locked;
     host.invalid_grace = invalid_grace.0;
     let mut gathered = gather(&host, &rules, None);
     gathered.tell(context);
@@ -977,7 +989,7 @@ impl Report for LookReport {
             return text;
         }
         let mut line = |name: &str, value: String| {
-            let _ = writeln!(text, "{name:<14}{value}");
+            let _ = writeln!(text, "{name:<17}{value}");
         };
         for fs in &self.file_systems {
             line(

@@ -39,6 +39,8 @@ pub(crate) struct Project {
     dist_files: &'static [&'static str],
     /// Variables that name another default file and another default directory.
     variables: Option<(&'static str, &'static str)>,
+    /// Whether values may refer to options that this tool does not know but that are set, such as `$state_path`.
+    refers_freely: bool,
 }
 
 /// Glance lists `glance.conf` also before the first; that changes nothing.
@@ -47,6 +49,7 @@ pub(crate) static GLANCE: Project = Project {
     files: &["glance-api.conf", "glance.conf", "glance-cache.conf"],
     dist_files: &["glance-api-dist.conf", "glance-cache-dist.conf"],
     variables: None,
+    refers_freely: false,
 };
 
 /// What a conductor reads.
@@ -55,6 +58,7 @@ pub(crate) static IRONIC: Project = Project {
     files: &["ironic.conf", "ironic-conductor.conf"],
     dist_files: &["ironic-dist.conf"],
     variables: Some(("IRONIC_CONFIG_FILE", "IRONIC_CONFIG_DIR")),
+    refers_freely: true,
 };
 
 /// How often a value may refer to a value that refers to a value.
@@ -125,6 +129,7 @@ impl fmt::Display for Origin {
 /// Everything that was configured, not yet judged.
 #[derive(Debug)]
 pub(crate) struct Config {
+    project: &'static Project,
     /// Lowest layer first.
     files: Vec<ConfigFile>,
     missing: Vec<PathBuf>,
@@ -153,6 +158,7 @@ impl Config {
             request.environment.iter().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"OS_"));
         let environment = settings.map(|(name, value)| (name.clone(), value.clone())).collect();
         let mut config = Self {
+            project: request.project,
             files: Vec::new(),
             missing: Vec::new(),
             passed_over: Vec::new(),
@@ -396,12 +402,11 @@ impl Config {
             Some((group, name)) => known(group, name).filter(|_| group != "DEFAULT"),
             None => known(opt.group, name).or_else(|| known("DEFAULT", name)),
         };
-        // An option of the service that this tool has no other use for can still be set: `$state_path`.
-        let set = |group, name| {
-            let opt = Opt::new(group, name, Kind::Text);
-            self.shown(&opt, depth + 1).map_err(|error| format!("{error:#}"))
-        };
-        if found.is_none() {
+        if found.is_none() && self.project.refers_freely {
+            let set = |group, name| {
+                let opt = Opt::new(group, name, Kind::Text);
+                self.shown(&opt, depth + 1).map_err(|error| format!("{error:#}"))
+            };
             let text = match name.split_once('.') {
                 Some((group, name)) => set(group, name)?,
                 None => set(opt.group, name)?.map_or_else(|| set("DEFAULT", name), |text| Ok(Some(text)))?,

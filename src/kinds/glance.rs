@@ -14,7 +14,7 @@ use crate::cache::execute::{self, Executor, Pace};
 use crate::cache::index::sqlite::Purpose;
 use crate::cache::index::{Refusal, Wait};
 use crate::cache::inventory::Tracking;
-use crate::cache::lock::{CLEAN, Lock, Locking, PRUNE};
+use crate::cache::lock::{CLEAN, Held, Lock, Locking, PRUNE};
 use crate::cache::plan::{self, CleanLimits, CleanPlan, Goal, PruneLimits, PrunePlan, frees};
 use crate::cli::Amount;
 use crate::commands::clean::{plan_clean, refuse_strange, room};
@@ -116,7 +116,7 @@ impl ImageCache for GlanceCache<'_> {
         match locks.take(name, wait)? {
             Locking::Held(lock) => self.lock = Some(lock),
             Locking::NoSpace(why) => output.warning(&format!("{why}: going on without the lock")),
-            Locking::Busy(who) => return Err(anyhow!(who)),
+            Locking::Busy(who) => return Err(Held(who).into()),
             Locking::Interrupted => return Err(anyhow!("stopped by a signal")),
         }
         Ok(())

@@ -79,6 +79,8 @@ pub(crate) struct Host<'a> {
     pub(crate) ironic: OnceCell<Result<Config, String>>,
     pub(crate) task: Task,
     pub(crate) wait: Wait,
+    /// Whether a cache that somebody else holds is passed over without an error.
+    pub(crate) skip_if_locked: bool,
     pub(crate) stall_time: Option<Duration>,
     pub(crate) invalid_grace: Nanos,
 }
