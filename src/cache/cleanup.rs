@@ -121,6 +121,8 @@ impl Stock {
 pub(crate) struct Told {
     pub(crate) name: String,
     pub(crate) reason: String,
+    /// How many files it is.
+    pub(crate) files: u64,
     pub(crate) bytes: u64,
 }
 

@@ -559,16 +559,20 @@ pub(crate) fn clean(context: &Context, args: CleanArgs) -> Result<Exit, Failure>
     let mut total = Outcome::default();
     if change.dry_run {
         let mut plan = Vec::new();
-        for member in &gathered.members {
-            plan.extend(member.cache.leftovers().into_iter().map(|told| HostPlanEntry {
-                cache: member.declared.name.clone(),
-                image_id: told.name,
-                action: "remove",
-                reason: told.reason,
-                bytes: told.bytes,
-            }));
+        for (member, line) in gathered.members.iter().zip(&mut report.caches) {
+            for told in member.cache.leftovers() {
+                line.files_cleaned += told.files;
+                line.bytes_cleaned += told.bytes;
+                plan.push(HostPlanEntry {
+                    cache: member.declared.name.clone(),
+                    image_id: told.name,
+                    action: "remove",
+                    reason: told.reason,
+                    bytes: told.bytes,
+                });
+            }
         }
-        report.total_files_cleaned = Some(plan.len() as u64);
+        report.total_files_cleaned = Some(report.caches.iter().map(|line| line.files_cleaned).sum());
         report.total_bytes_cleaned = Some(plan.iter().map(|entry| entry.bytes).sum());
         report.plan = Some(plan);
     } else {

@@ -241,6 +241,7 @@ impl ImageCache for GlanceCache<'_> {
                 plan::CleanReason::Invalid => "invalid".to_owned(),
                 plan::CleanReason::Stalled => "stalled".to_owned(),
             },
+            files: 1,
             bytes: entry.seen.allocated,
         });
         told.collect()

@@ -244,12 +244,14 @@ impl ImageCache for MasterCache {
         let directories = stale.map(|found| Told {
             name: format!("{}/", found.name),
             reason: self.told(found.newest),
+            files: found.files.len() as u64,
             bytes: found.files.iter().map(|(_, seen)| if seen.links == 1 { seen.allocated } else { 0 }).sum(),
         });
         let parts = self.survey.parts.iter().filter(|part| part.state == Leftover::Stale);
         let parts = parts.map(|part| Told {
             name: part.name.to_string(),
             reason: self.told(part.seen.mtime.max(part.seen.ctime)),
+            files: 1,
             bytes: part.seen.allocated,
         });
         directories.chain(parts).collect()
