@@ -42,7 +42,7 @@ fn main() -> ExitCode {
     if let Some(now) = cache.now {
         context.now = now.0;
     }
-    ExitCode::from(finish(&context, context.start().and_then(|()| dispatch(&context, cli.command))).code())
+    ExitCode::from(finish(&context, dispatch(&context, cli.command)).code())
 }
 
 fn dispatch(context: &Context, action: Action) -> Result<Exit, Failure> {

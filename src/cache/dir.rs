@@ -107,7 +107,7 @@ impl CacheDir {
                 Err(e) => {
                     let shown = path.join(place.name());
                     let is_link = statat(&base, place.c_name(), AtFlags::SYMLINK_NOFOLLOW)
-                        .is_ok_and(|s| kind_of(&s, s.st_dev) == Kind::Symlink);
+                        .is_ok_and(|s| kind_of(&s) == Kind::Symlink);
                     if is_link {
                         bail!("{} is a symlink, and links in a cache are not followed", shown.display());
                     }
@@ -155,6 +155,20 @@ impl CacheDir {
             return Ok(Vec::new());
         };
         list(fd, &self.path.join(place.name()), &mut visit)
+    }
+
+    /// Whether the cache directory holds nothing at all. One entry answers it: nothing is looked at, the rest is not listed.
+    pub(crate) fn is_empty(&self) -> Result<bool> {
+        let shown = || format!("cannot list {}", self.path.display());
+        let listing = openat(&self.base, c".", DIRECTORY, Mode::empty()).with_context(shown)?;
+        let mut buffer = [MaybeUninit::uninit(); 1024];
+        let mut entries = RawDir::new(&listing, &mut buffer);
+        while let Some(entry) = entries.next() {
+            if Name::new(entry.with_context(shown)?.file_name()).is_some() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Looks at one entry; `None` when it is not there.
@@ -209,7 +223,6 @@ pub(crate) fn list(
     let shown = || format!("cannot list {}", path.display());
     // A descriptor of its own: the offset of a listing belongs to the open file.
     let listing = openat(fd, c".", DIRECTORY, Mode::empty()).with_context(shown)?;
-    let device = rustix::fs::fstat(&listing).with_context(shown)?.st_dev;
     let mut unreadable = Vec::new();
     let mut buffer = vec![MaybeUninit::uninit(); 128 * 1024];
     let mut entries = RawDir::new(&listing, &mut buffer);
@@ -219,7 +232,7 @@ pub(crate) fn list(
             continue;
         };
         match statat(fd, name.as_c_str(), AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) => visit(name, kind_of(&stat, device), &seen(&stat)),
+            Ok(stat) => visit(name, kind_of(&stat), &seen(&stat)),
             Err(Errno::NOENT) => {}
             Err(e) => unreadable.push((name.to_owned(), e)),
         }
@@ -230,7 +243,7 @@ pub(crate) fn list(
 /// Looks at one entry of an open directory; `None` when it is not there.
 pub(crate) fn look(fd: BorrowedFd<'_>, name: Name<'_>) -> Result<Option<(Kind, Seen)>, Errno> {
     match statat(fd, name.as_c_str(), AtFlags::SYMLINK_NOFOLLOW) {
-        Ok(stat) => Ok(Some((kind_of(&stat, stat.st_dev), seen(&stat)))),
+        Ok(stat) => Ok(Some((kind_of(&stat), seen(&stat)))),
         Err(Errno::NOENT) => Ok(None),
         Err(e) => Err(e),
     }
@@ -246,10 +259,9 @@ pub(crate) fn capacity(fs: &StatVfs) -> u64 {
     fs.f_blocks.saturating_mul(fs.f_frsize)
 }
 
-/// A file of another device than its directory has something mounted on it: it is nobody's image.
-fn kind_of(stat: &Stat, device: u64) -> Kind {
+fn kind_of(stat: &Stat) -> Kind {
     match FileType::from_raw_mode(stat.st_mode) {
-        FileType::RegularFile if stat.st_dev == device => Kind::File,
+        FileType::RegularFile => Kind::File,
         FileType::Symlink => Kind::Symlink,
         FileType::Directory => Kind::Directory,
         _ => Kind::Other,

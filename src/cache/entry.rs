@@ -175,7 +175,7 @@ pub(crate) enum Kind {
     File,
     Symlink,
     Directory,
-    /// FIFO, socket, device, or a file on which something is mounted.
+    /// FIFO, socket or device.
     Other,
 }
 

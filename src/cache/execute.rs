@@ -18,15 +18,17 @@ use std::collections::HashSet;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
+use anyhow::anyhow;
 use rustix::io::Errno;
 
 use super::dir::{CacheDir, Place, Removal, available};
-use super::entry::{Ghost, Image, ImageId, Kind, Seen};
+use super::entry::{Ghost, Image, ImageId, Kind, Name, Seen};
 use super::index::{Claim, Index, Refusal, Target, Wait};
 use super::inventory::Inventory;
 use super::plan::{CleanPlan, CleanReason, Goal, PrunePlan, RepairPlan, frees};
 
 const FIRST_BATCH: usize = 256;
+const SMALLEST_BATCH: usize = 16;
 const LARGEST_BATCH: usize = 20_000;
 /// Files of more than this many bytes on disk are held across their unlink.
 const LARGE: u64 = 8 << 20;
@@ -46,10 +48,10 @@ pub(crate) trait Progress {
 impl Progress for () {}
 
 /// An entry that was removed.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub(crate) struct Removed<'a> {
-    /// The name as it is shown: escaped, with its subdirectory.
-    pub(crate) name: &'a str,
+    pub(crate) place: Place,
+    pub(crate) name: Name<'a>,
     pub(crate) bytes: u64,
     pub(crate) reason: &'static str,
 }
@@ -132,11 +134,8 @@ pub(crate) fn clean(
                 // A link has a length, but frees no image's bytes.
                 let bytes = if entry.kind == Kind::File { seen.size } else { 0 };
                 outcome.bytes_cleaned += bytes;
-                progress.removed(Removed {
-                    name: &reason.place().show(entry.name.as_name()),
-                    bytes,
-                    reason: text,
-                });
+                let (place, name) = (reason.place(), entry.name.as_name());
+                progress.removed(Removed { place, name, bytes, reason: text });
             }
             Ok(Removal::AlreadyGone) => {}
             Ok(Removal::Changed) => outcome.left_alone += 1,
@@ -188,7 +187,12 @@ impl Executor<'_> {
         };
         let before = self.available();
         let mut ghosts = &inventory.ghosts[..];
-        match self.forget_ghosts(ghosts, &mut run.outcome) {
+        let mut forgotten = self.forget_ghosts(ghosts, &mut run.outcome);
+        if matches!(forgotten, Err(Refusal::Full(_))) {
+            clean(self.dir, &room(), self.wait, self.progress, &mut run.outcome);
+            forgotten = self.forget_ghosts(ghosts, &mut run.outcome);
+        }
+        match forgotten {
             Ok(()) => ghosts = &[],
             // The images make room, and the ghosts are tried again after them.
             Err(Refusal::Full(_)) if !plan.goal.is_reached() => {}
@@ -224,27 +228,31 @@ impl Executor<'_> {
                 run.disk = if run.made_room { Disk::Fuller } else { Disk::Full };
                 Ok(true)
             }
-            result => result.map(|()| true),
+            result => result.map(|_| true),
         }
     }
 
-    fn batch(&mut self, images: &[&Image], run: &mut PruneRun) -> Result<(), Refusal> {
+    /// Forgets and removes images in one transaction, and returns how many of them were come to.
+    fn batch(&mut self, images: &[&Image], run: &mut PruneRun) -> Result<usize, Refusal> {
         if self.wait.interrupt.raised() {
             return Err(Refusal::Interrupted);
         }
         let targets: Vec<Target> = images.iter().map(|image| target(image)).collect();
         let started = self.begin()?;
         let holds = self.index.forget(&targets).inspect_err(|_| self.index.abandon())?;
+        // Only the removals are bounded: a slow disk takes its time for the journal however small the batch is.
+        let removing = Instant::now();
 
         let mut held = Vec::new();
         let mut done = Vec::with_capacity(images.len());
         for (image, holds) in images.iter().zip(&holds) {
-            let late = !done.is_empty() && (started.elapsed() > self.pace.batch() || held.len() >= HELD);
+            let late = !done.is_empty() && (removing.elapsed() > self.pace.batch() || held.len() >= HELD);
             if late || self.wait.interrupt.raised() {
                 break;
             }
-            done.push(if *holds { self.remove(image, &mut held) } else { Ok(Removal::Changed) });
+            done.push(if *holds { self.remove(image, &mut held) } else { self.lost(image) });
         }
+        let removed_in = removing.elapsed();
         let is_gone = |result: Option<&Result<Removal, Errno>>| {
             matches!(result, Some(Ok(Removal::Removed | Removal::AlreadyGone)))
         };
@@ -257,14 +265,20 @@ impl Executor<'_> {
         // Rows that were not forgotten because their claim did not hold need no taking back.
         let all = holds.iter().enumerate().all(|(i, holds)| !holds || is_gone(done.get(i)));
         let committed = self.index.commit(if all { None } else { Some(&gone) });
-        let elapsed = self.pace.ended(started);
+        self.pace.ended(started);
         drop(held);
         if let Err(refusal) = committed {
             self.repeat(&gone, refusal, run);
         }
         run.account(images, &done, self.progress);
-        run.adapt(done.len(), elapsed, self.pace.batch());
-        Ok(())
+        run.adapt(done.len(), removed_in, self.pace.batch());
+        Ok(done.len())
+    }
+
+    /// What became of an image whose row is not what it was: somebody used it, or removed it.
+    fn lost(&self, image: &Image) -> Result<Removal, Errno> {
+        let now = self.dir.look(Place::Base, image.id.as_name())?;
+        Ok(if now.is_none() { Removal::AlreadyGone } else { Removal::Changed })
     }
 
     fn remove(&self, image: &Image, held: &mut Vec<OwnedFd>) -> Result<Removal, Errno> {
@@ -345,14 +359,14 @@ impl Executor<'_> {
                 break;
             }
             let at = run.at;
-            match self.batch(&wanted, run) {
+            let done = match self.batch(&wanted, run) {
                 // Even reading needs room now: on to the images.
                 Err(Refusal::Full(_)) => break,
                 result => result?,
-            }
+            };
             // They were taken out of their turn.
             run.at = at;
-            run.taken.extend(wanted.iter().map(|image| image.id));
+            run.taken.extend(wanted[..done].iter().map(|image| image.id));
         }
         run.disk = Disk::HasRoom;
         Ok(true)
@@ -371,6 +385,14 @@ impl Executor<'_> {
         if self.wait.interrupt.raised() {
             return Err(Refusal::Interrupted);
         }
+        if (run.pending.len() + 1) * 2 > inventory.rows() {
+            // More rows without files would make the next run take the directory for a wrong one.
+            return Err(Refusal::Full(anyhow!(
+                "still no space left for the index's journal after {} images were removed: make room on the disk, and run \
+                 this again",
+                run.pending.len()
+            )));
+        }
         let started = self.begin()?;
         let target = target(image);
         let holds = self.index.holds(&target).inspect_err(|_| self.index.abandon())?;
@@ -378,7 +400,7 @@ impl Executor<'_> {
         let removal = if holds {
             self.dir.remove(Place::Base, image.id.as_name(), unchanged(image))
         } else {
-            Ok(Removal::Changed)
+            self.lost(image)
         };
         self.index.abandon();
         if matches!(removal, Ok(Removal::Removed | Removal::AlreadyGone)) {
@@ -430,7 +452,12 @@ impl Executor<'_> {
             outcome.ghosts_forgotten += forgotten.iter().filter(|forgotten| **forgotten).count() as u64;
             outcome.left_alone += (portion.len() - targets.len()) as u64;
             for target in &targets {
-                self.progress.removed(Removed { name: target.id.as_str(), bytes: 0, reason: "ghost" });
+                self.progress.removed(Removed {
+                    place: Place::Base,
+                    name: target.id.as_name(),
+                    bytes: 0,
+                    reason: "ghost",
+                });
             }
         }
         Ok(())
@@ -600,7 +627,8 @@ impl PruneRun {
                     } else {
                         "least recently used, without a row"
                     };
-                    progress.removed(Removed { name: image.id.as_str(), bytes: image.seen.size, reason });
+                    let (name, bytes) = (image.id.as_name(), image.seen.size);
+                    progress.removed(Removed { place: Place::Base, name, bytes, reason });
                 }
                 Ok(Removal::AlreadyGone) => {
                     self.outcome.bytes_gone += image.seen.size;
@@ -616,8 +644,8 @@ impl PruneRun {
     /// Sizes the next batch by the pace of this one, a little below its limit because entries differ.
     fn adapt(&mut self, done: usize, elapsed: Duration, limit: Duration) {
         let rate = done as f64 / elapsed.as_secs_f64().max(1e-6);
-        let next = (rate * limit.as_secs_f64() * 0.8) as usize;
-        self.batch = next.clamp(1, LARGEST_BATCH).min(self.batch.saturating_mul(8));
+        let next = (rate * limit.as_secs_f64() * 0.7) as usize;
+        self.batch = next.clamp(SMALLEST_BATCH, LARGEST_BATCH).min(self.batch.saturating_mul(8));
     }
 }
 
@@ -655,9 +683,7 @@ impl Pace {
         self.shared = if others_wrote { Self::MEMORY } else { self.shared.saturating_sub(1) };
     }
 
-    fn ended(&mut self, started: Instant) -> Duration {
-        let elapsed = started.elapsed();
-        self.held += elapsed;
-        elapsed
+    fn ended(&mut self, started: Instant) {
+        self.held += started.elapsed();
     }
 }

@@ -68,14 +68,7 @@ impl Inventory {
 
     /// Returns what joins rows to the images of this inventory.
     pub(crate) fn joiner(&mut self) -> Joiner<'_> {
-        let hasher = DefaultHashBuilder::default();
-        let mut by_id = HashTable::with_capacity(self.images.len());
-        let images = &self.images;
-        for (position, image) in images.iter().enumerate() {
-            let hash = hasher.hash_one(image.id);
-            by_id.insert_unique(hash, position as u32, |p| hasher.hash_one(images[*p as usize].id));
-        }
-        Joiner { inventory: self, hasher, by_id }
+        Joiner { inventory: self, hasher: DefaultHashBuilder::default(), by_id: None }
     }
 
     /// Looks once more at what the join left over: between the scan and the rows Glance may have published an image, which is then
@@ -96,7 +89,7 @@ impl Inventory {
 
     /// The sizes of all images, orphans included: what the limit is about.
     pub(crate) fn size(&self) -> u64 {
-        self.images.iter().map(|image| image.seen.size).sum()
+        self.images.iter().fold(0, |sum, image| sum.saturating_add(image.seen.size))
     }
 
     pub(crate) fn is_orphan(&self, image: &Image) -> bool {
@@ -128,23 +121,39 @@ impl Inventory {
 pub(crate) struct Joiner<'a> {
     inventory: &'a mut Inventory,
     hasher: DefaultHashBuilder,
-    by_id: HashTable<u32>,
+    /// Positions of the images by the hash of their id; made for the first row, because an index may have none.
+    by_id: Option<HashTable<u32>>,
 }
 
 impl Joiner<'_> {
+    /// Notes a row whose id can name no image, given as it is to be shown.
+    pub(crate) fn bad_row(&mut self, key: i64, shown: String) {
+        self.inventory.bad_rows.push(BadRow { key, shown });
+    }
+
     /// Joins a row; `id` is the raw image id.
     pub(crate) fn row(&mut self, id: &[u8], row: Row) {
         let Some(id) = ImageId::new(id) else {
-            self.inventory.bad_rows.push(BadRow { key: row.key, shown: super::entry::escaped(id) });
+            self.bad_row(row.key, super::entry::escaped(id));
             return;
         };
         let images = &mut self.inventory.images;
-        let found = self.by_id.find(self.hasher.hash_one(id), |p| images[*p as usize].id == id);
+        let by_id = self.by_id.get_or_insert_with(|| by_id(images, &self.hasher));
+        let found = by_id.find(self.hasher.hash_one(id), |p| images[*p as usize].id == id);
         match found {
             Some(position) => images[*position as usize].row = Some(row),
             None => self.inventory.ghosts.push(Ghost { id, row }),
         }
     }
+}
+
+fn by_id(images: &[Image], hasher: &DefaultHashBuilder) -> HashTable<u32> {
+    let hash = |position: &u32| hasher.hash_one(images[*position as usize].id);
+    let mut by_id = HashTable::with_capacity(images.len());
+    for position in 0..images.len() as u32 {
+        by_id.insert_unique(hash(&position), position, hash);
+    }
+    by_id
 }
 
 /// What a subdirectory holds.

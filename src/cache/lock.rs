@@ -27,6 +27,9 @@ pub(crate) const PRUNE: &str = "glance-cache-prune";
 /// The lock of a prefetch: Glance's own prefetcher takes it too.
 pub(crate) const PREFETCH: &str = "glance-cache";
 
+/// The lock under which Glance's sqlite driver looks for its table when it starts, without waiting for a busy index.
+pub(crate) const INDEX_START: &str = "image_cache_db_init";
+
 /// oslo.concurrency's pace: 10 ms, 10 ms more each time, up to about 100 ms.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_millis(100);
@@ -49,6 +52,7 @@ pub(crate) struct LockDir {
     dir: OwnedFd,
     path: PathBuf,
     owner: Owner,
+    is_cache_directory: bool,
 }
 
 /// A lock that is held until this is dropped.
@@ -56,6 +60,29 @@ pub(crate) struct LockDir {
 #[must_use = "the lock is released when it is dropped"]
 pub(crate) struct Lock {
     _file: OwnedFd,
+}
+
+/// Keeps Glance's sqlite driver from starting up in the middle of a transaction: it would not wait for the index, but fail.
+#[derive(Debug)]
+pub(crate) struct StartGate(OwnedFd);
+
+impl StartGate {
+    /// How long a Glance that is just starting is waited for. After that we go on: it may be hanging.
+    const PATIENCE: Duration = Duration::from_millis(300);
+
+    pub(crate) fn shut(&self) {
+        let deadline = Instant::now() + Self::PATIENCE;
+        while fcntl_lock(&self.0, FlockOperation::NonBlockingLockExclusive).is_err()
+            && Instant::now() < deadline
+        {
+            std::thread::sleep(FIRST_PAUSE);
+        }
+    }
+
+    pub(crate) fn open(&self) {
+        // What cannot be unlocked now is unlocked when the process ends.
+        let _ = fcntl_lock(&self.0, FlockOperation::NonBlockingUnlock);
+    }
 }
 
 /// What came of the wish for a lock.
@@ -84,7 +111,13 @@ impl LockDir {
             ),
         };
         let dir = dir.with_context(|| format!("cannot open the lock directory {}", path.display()))?;
-        Ok(LockDir { dir, path: path.to_owned(), owner: cache.owner() })
+        let is_cache_directory = lock_path.is_none();
+        Ok(LockDir { dir, path: path.to_owned(), owner: cache.owner(), is_cache_directory })
+    }
+
+    /// Whether it is the cache directory itself, for want of another.
+    pub(crate) fn is_cache_directory(&self) -> bool {
+        self.is_cache_directory
     }
 
     /// Takes a lock, waiting for it as long as `wait` says.
@@ -118,21 +151,28 @@ impl LockDir {
                         return Ok(Locking::Held(Lock { _file: file }));
                     }
                 }
-                Err(Errno::AGAIN | Errno::ACCESS) => {
-                    if wait.interrupt.raised() {
-                        return Ok(Locking::Interrupted);
-                    }
-                    if Instant::now() >= deadline {
-                        return Ok(Locking::Busy(self.busy(name, holder(&file), wait.limit)));
-                    }
-                    std::thread::sleep(pause.min(deadline.saturating_duration_since(Instant::now())));
-                    pause = (pause + FIRST_PAUSE).min(LONGEST_PAUSE);
-                }
+                Err(Errno::AGAIN | Errno::ACCESS) => {}
                 Err(e) => {
                     return Err(e).with_context(|| format!("cannot lock {}", self.path.join(name).display()));
                 }
             }
+            if wait.interrupt.raised() {
+                return Ok(Locking::Interrupted);
+            }
+            if Instant::now() >= deadline {
+                return Ok(Locking::Busy(self.busy(name, holder(&file), wait.limit)));
+            }
+            std::thread::sleep(pause.min(deadline.saturating_duration_since(Instant::now())));
+            pause = (pause + FIRST_PAUSE).min(LONGEST_PAUSE);
         }
+    }
+
+    /// Opens the gate to the start of Glance's sqlite driver, if there is one: its lock file is never made here.
+    pub(crate) fn start_gate(&self) -> Option<StartGate> {
+        let _owner = self.owner.act().ok()?;
+        let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = openat(&self.dir, INDEX_START, flags, Mode::empty()).ok()?;
+        FileType::from_raw_mode(fstat(&file).ok()?.st_mode).is_file().then_some(StartGate(file))
     }
 
     /// Device and inode of a lock file, without opening it.

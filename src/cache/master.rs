@@ -41,7 +41,7 @@ use super::execute::EntryError;
 use super::index::Wait;
 use super::lock;
 use super::owner::Owner;
-use super::writers::{self, Opened};
+use super::writers;
 
 /// Where an image is between being taken out and being unlinked. The flock on the cache keeps it one run's own.
 const ASIDE: &CStr = c".glance-cache-aside";
@@ -274,7 +274,7 @@ impl MasterDir {
                 Err(e) => survey.errors.push(error(&name, "look", &format!("{:#}", e.root_cause()))),
             }
         }
-        self.judge(&mut survey, now.saturating_sub(grace));
+        survey.judge(now.saturating_sub(grace));
         survey.count_links(linked);
         Ok(survey)
     }
@@ -303,38 +303,6 @@ impl MasterDir {
         })?;
         found.is_strange |= !unreadable.is_empty();
         Ok(Some(found))
-    }
-
-    /// Decides which temporary directories and files are stale: no sign of life since `limit`, and nobody has them open.
-    fn judge(&self, survey: &mut Survey, limit: Nanos) {
-        for found in &mut survey.temporary {
-            if found.newest < limit {
-                found.state = if found.is_strange { Leftover::Strange } else { Leftover::Stale };
-            }
-        }
-        for part in &mut survey.parts {
-            if part.seen.mtime.max(part.seen.ctime) < limit {
-                part.state = Leftover::Stale;
-            }
-        }
-        let stale = survey.temporary.iter().filter(|found| found.state == Leftover::Stale);
-        let files =
-            stale.flat_map(|found| found.files.iter().map(|(name, seen)| (name.as_name(), seen.inode)));
-        let parts = survey.parts.iter().filter(|part| part.state == Leftover::Stale);
-        let suspects = files.chain(parts.map(|part| (part.name.as_name(), part.seen.inode)));
-        let open = writers::find(self.device, suspects, Opened::AtAll);
-        survey.some_unseen = open.some_unseen;
-        let holder = |seen: &Seen| open.by_inode.get(&seen.inode).copied();
-        for found in survey.temporary.iter_mut().filter(|found| found.state == Leftover::Stale) {
-            if let Some(pid) = found.files.iter().find_map(|(_, seen)| holder(seen)) {
-                found.state = Leftover::Open(pid);
-            }
-        }
-        for part in survey.parts.iter_mut().filter(|part| part.state == Leftover::Stale) {
-            if let Some(pid) = holder(&part.seen) {
-                part.state = Leftover::Open(pid);
-            }
-        }
     }
 
     /// Removes an unused image if nothing has changed since the survey.
@@ -488,6 +456,38 @@ impl Drop for MasterDir {
 }
 
 impl Survey {
+    /// Decides which temporary directories and files are stale: no sign of life since `limit`, and nobody has them open.
+    fn judge(&mut self, limit: Nanos) {
+        for found in &mut self.temporary {
+            if found.newest < limit {
+                found.state = if found.is_strange { Leftover::Strange } else { Leftover::Stale };
+            }
+        }
+        for part in &mut self.parts {
+            if part.seen.mtime.max(part.seen.ctime) < limit {
+                part.state = Leftover::Stale;
+            }
+        }
+        let stale = self.temporary.iter().filter(|found| found.state == Leftover::Stale);
+        let files =
+            stale.flat_map(|found| found.files.iter().map(|(name, seen)| (name.as_name(), seen.inode)));
+        let parts = self.parts.iter().filter(|part| part.state == Leftover::Stale);
+        let suspects = files.chain(parts.map(|part| (part.name.as_name(), part.seen.inode)));
+        let open = writers::find_open(suspects);
+        self.some_unseen = open.some_unseen;
+        let holder = |seen: &Seen| open.by_inode.get(&seen.inode).copied();
+        for found in self.temporary.iter_mut().filter(|found| found.state == Leftover::Stale) {
+            if let Some(pid) = found.files.iter().find_map(|(_, seen)| holder(seen)) {
+                found.state = Leftover::Open(pid);
+            }
+        }
+        for part in self.parts.iter_mut().filter(|part| part.state == Leftover::Stale) {
+            if let Some(pid) = holder(&part.seen) {
+                part.state = Leftover::Open(pid);
+            }
+        }
+    }
+
     /// Sorts images with several links: unused when all but one are in stale temporary directories.
     fn count_links(&mut self, linked: Vec<Master>) {
         let mut links: HashMap<u64, Vec<(usize, usize)>> = HashMap::new();

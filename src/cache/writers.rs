@@ -1,22 +1,15 @@
 //! Which files are open, or open for writing: one pass over /proc.
 //!
-//! A stalled download that somebody still writes to is not stalled, and what is left of a crashed one is nobody's when nobody has
-//! it open. This sees the processes that this process may look into:
+//! A stalled download that somebody still writes to is not stalled, and what a crashed one left is nobody's when nobody has it open. This sees the processes that this process may look into:
 //! all of them for root, one's own otherwise; processes of other hosts and outer PID namespaces never. For those the
 //! modification time decides.
 
 use std::collections::HashMap;
+use std::os::fd::BorrowedFd;
 
-use rustix::fs::{Dir, Mode, OFlags, open, readlinkat, stat};
+use rustix::fs::{AtFlags, Dir, Mode, OFlags, Stat, open, readlinkat, stat, statat};
 
 use super::entry::Name;
-
-/// What a process may have a file open for, to be found.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Opened {
-    ForWriting,
-    AtAll,
-}
 
 /// The answer of one pass.
 #[derive(Debug, Default)]
@@ -27,22 +20,37 @@ pub(crate) struct Writers {
     pub(crate) some_unseen: bool,
 }
 
-/// Looks for processes that have one of `suspects` (name, inode) on `device` open for writing.
+/// Looks for processes that have one of `suspects` (name, inode) in `dir` open for writing.
 ///
 /// Only descriptors whose name ends like a suspect's are looked at closely, so that no foreign file system is asked for
 /// anything: a dead NFS server would not answer.
-pub(crate) fn find<'a>(
-    device: u64,
+pub(crate) fn find<'a>(dir: BorrowedFd<'_>, suspects: impl Iterator<Item = (Name<'a>, u64)>) -> Writers {
+    look_through(suspects, |pid, descriptor, name, open, inodes| {
+        // Both looked at by the same call: some file systems number the devices of files and directories apart.
+        let there = statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
+        let is_it = (open.st_dev, open.st_ino) == (there.st_dev, there.st_ino);
+        inodes.first().copied().filter(|_| is_it && is_writing(pid, descriptor))
+    })
+}
+
+/// Looks for processes that have one of `suspects` (name, inode) open at all, wherever they are.
+///
+/// A file of the same name and number on another file system counts, too: who asks leaves alone what is open.
+pub(crate) fn find_open<'a>(suspects: impl Iterator<Item = (Name<'a>, u64)>) -> Writers {
+    look_through(suspects, |_, _, _, open, inodes| inodes.iter().copied().find(|inode| *inode == open.st_ino))
+}
+
+/// Looks through the descriptors of all processes. `which` tells which of the inodes that go by a descriptor's name it is, if any.
+fn look_through<'a>(
     suspects: impl Iterator<Item = (Name<'a>, u64)>,
-    opened: Opened,
+    which: impl Fn(i32, &str, &[u8], &Stat, &[u64]) -> Option<u64>,
 ) -> Writers {
     let mut by_name: HashMap<Vec<u8>, Vec<u64>> = HashMap::new();
     for (name, inode) in suspects {
         by_name.entry(name.as_bytes().to_vec()).or_default().push(inode);
     }
-    let suspects = by_name;
     let mut writers = Writers::default();
-    if suspects.is_empty() {
+    if by_name.is_empty() {
         return writers;
     }
     let Some(processes) = list("/proc") else {
@@ -61,15 +69,11 @@ pub(crate) fn find<'a>(
             let Ok(target) = readlinkat(rustix::fs::CWD, link.as_str(), Vec::new()) else {
                 continue;
             };
-            let Some(inodes) =
-                target.to_bytes().rsplit(|b| *b == b'/').next().and_then(|name| suspects.get(name))
-            else {
-                continue;
-            };
-            let Ok(found) = stat(link.as_str()) else { continue };
-            let is_it = found.st_dev == device && inodes.contains(&found.st_ino);
-            if is_it && (opened == Opened::AtAll || is_writing(pid, descriptor)) {
-                writers.by_inode.insert(found.st_ino, pid);
+            let Some(name) = target.to_bytes().rsplit(|b| *b == b'/').next() else { continue };
+            let Some(inodes) = by_name.get(name) else { continue };
+            let found = stat(link.as_str()).ok().and_then(|open| which(pid, descriptor, name, &open, inodes));
+            if let Some(inode) = found {
+                writers.by_inode.insert(inode, pid);
             }
         }
     }
@@ -98,6 +102,7 @@ fn is_writing(pid: i32, descriptor: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use std::fs::File;
+    use std::os::fd::AsFd;
     use std::os::unix::fs::MetadataExt;
 
     use super::super::entry::NameBuf;
@@ -112,15 +117,13 @@ mod tests {
         let read = File::open(path("read")).unwrap();
         let names = [("written", &written), ("read", &read)]
             .map(|(name, file)| (NameBuf::new(name.as_bytes()).unwrap(), file.metadata().unwrap().ino()));
-        let device = written.metadata().unwrap().dev();
+        let opened = File::open(dir.path()).unwrap();
+        let found = find(opened.as_fd(), names.iter().map(|(name, inode)| (name.as_name(), *inode)));
         let pid = i32::try_from(std::process::id()).unwrap();
-        let found = |opened| {
-            let suspects = names.iter().map(|(name, inode)| (name.as_name(), *inode));
-            // A file of the same name elsewhere hides neither.
-            let other = (names[0].0.as_name(), 0);
-            find(device, suspects.chain([other]), opened).by_inode
-        };
-        assert_eq!(found(Opened::ForWriting), HashMap::from([(names[0].1, pid)]));
-        assert_eq!(found(Opened::AtAll), HashMap::from([(names[0].1, pid), (names[1].1, pid)]));
+        assert_eq!(found.by_inode, HashMap::from([(names[0].1, pid)]));
+        // A file of the same name elsewhere hides neither.
+        let suspects = names.iter().map(|(name, inode)| (name.as_name(), *inode));
+        let found = find_open(suspects.chain([(names[0].0.as_name(), 0)]));
+        assert_eq!(found.by_inode, HashMap::from([(names[0].1, pid), (names[1].1, pid)]));
     }
 }

@@ -14,7 +14,7 @@ use crate::cache::index::{Driver, Wait};
 use crate::cache::inventory::{Inventory, Partials, Tracking};
 use crate::cache::lock;
 use crate::cache::plan::{self, CleanLimits, CleanPlan, CleanReason, RepairPlan};
-use crate::cache::writers::{self, Opened as OpenFiles};
+use crate::cache::writers::{self, Writers};
 use crate::cli::{ChangeArgs, CleanArgs};
 use crate::exit::{Exit, Failure};
 use crate::output::progress::Bar;
@@ -61,6 +61,7 @@ fn attempt(
     repair: Option<Repair>,
     report: &mut CleanReport,
 ) -> Result<Exit, Failure> {
+    context.start()?;
     let dir = match settings.open()? {
         Opened::Cache(dir) => dir,
         Opened::Nothing(why) => {
@@ -81,7 +82,7 @@ fn attempt(
     let names = if repair.is_some() { &[lock::CLEAN, lock::PRUNE][..] } else { &[lock::CLEAN] };
     let mut held = Vec::new();
     for name in names {
-        let locked = take_lock(context, &locks, name, &wait, change.skip_if_locked)?;
+        let locked = take_lock(context, &dir, &locks, name, &wait, change.skip_if_locked)?;
         match locked.or_end(context, &mut report.run) {
             Ok(lock) => held.push(lock),
             Err(exit) => return Ok(exit),
@@ -90,13 +91,16 @@ fn attempt(
 
     let mut outcome = Outcome::default();
     let (plan, mut errors) = plan_clean(context, &dir, limits);
-    let mended = match repair {
-        Some(repair) => Some(mend(context, settings, &dir, repair, &wait, &mut outcome)?),
-        None => None,
-    };
     let bar = Bar::new(&context.output, "cleaning", plan.entries.len() as u64, None);
     execute::clean(&dir, &plan, &wait, &bar, &mut outcome);
     drop(bar);
+    // The index last: on a full disk what was just removed makes room for its journal.
+    let mended = match repair {
+        Some(repair) if outcome.stopped.is_none() => {
+            Some(mend(context, settings, &dir, repair, &wait, &mut outcome)?)
+        }
+        _ => None,
+    };
     check_stopped(&mut outcome)?;
 
     report.total_files_cleaned = outcome.invalid_files + outcome.stalled_files;
@@ -134,9 +138,7 @@ pub(crate) fn refuse_strange(settings: &Settings, dir: &CacheDir) -> Result<(), 
 
 /// Whether the directory holds nothing at all: then nothing is made there, not even a lock file.
 pub(crate) fn is_empty(dir: &CacheDir) -> Result<bool, Failure> {
-    let mut entries = 0_u64;
-    let unreadable = dir.scan(Place::Base, |_, _, _| entries += 1).map_err(Failure::cannot_start)?;
-    Ok(entries == 0 && unreadable.is_empty())
+    dir.is_empty().map_err(Failure::cannot_start)
 }
 
 /// Scans both subdirectories and plans. Entries that could not be looked at become errors.
@@ -177,10 +179,10 @@ fn plan_with_writers(
         .entries
         .iter()
         .filter(|e| e.kind == Kind::File && plan::is_stalled(e, limits, context.now));
-    let device =
-        dir.fd(Place::Incomplete).and_then(|fd| rustix::fs::fstat(fd).ok()).map_or(0, |stat| stat.st_dev);
-    let writers =
-        writers::find(device, stalled.map(|e| (e.name.as_name(), e.seen.inode)), OpenFiles::ForWriting);
+    let writers = match dir.fd(Place::Incomplete) {
+        Some(fd) => writers::find(fd, stalled.map(|e| (e.name.as_name(), e.seen.inode))),
+        None => Writers::default(),
+    };
     if writers.some_unseen {
         context.output.note(
             "not every process could be looked into: for stalled entries that other users' processes may still write to, the \

@@ -264,6 +264,7 @@ pub(crate) fn prune(context: &Context, args: PruneArgs) -> Result<Exit, Failure>
         changing: !change.dry_run,
         forget_all,
     };
+    context.start()?;
     let mut host = host(context, cache, all, Task::Prune, wait(context, &change))?;
     host.stall_time = stall_time;
     host.skip_if_locked = change.skip_if_locked;
@@ -542,6 +543,7 @@ pub(crate) fn clean(context: &Context, args: CleanArgs) -> Result<Exit, Failure>
         changing: !change.dry_run,
         forget_all: false,
     };
+    context.start()?;
     let mut host = host(context, cache, all, Task::Clean, wait(context, &change))?;
     host.stall_time = stall_time;
     host.skip_if_locked = change.skip_if_locked;

@@ -44,7 +44,7 @@ pub(crate) fn run(tool: Tool, args: &[std::ffi::OsString]) -> Exit {
             Tool::Pruner => "prune",
         }
     ));
-    crate::finish(&context, context.start().and_then(|()| work(&context, tool, &request)))
+    crate::finish(&context, work(&context, tool, &request))
 }
 
 fn work(context: &Context, tool: Tool, request: &Legacy) -> Result<Exit, Failure> {

@@ -50,7 +50,8 @@ pub(crate) struct Context {
 }
 
 impl Context {
-    /// Says when the run cannot be stopped cleanly, which must be known before it begins.
+    /// From here on a signal ends the run between two entries. Called when everything typed has been read: until then, and in
+    /// commands that only look, it ends the process at once.
     pub(crate) fn start(&self) -> Result<(), Failure> {
         self.interrupt.register().context("cannot catch SIGINT and SIGTERM").map_err(Failure::cannot_start)
     }
@@ -82,6 +83,8 @@ pub(crate) struct Settings {
     pub(crate) cache_dir: Setting<PathBuf>,
     /// `None` when neither the command line nor the configuration names one.
     pub(crate) driver: Option<Setting<Driver>>,
+    /// What is wrong with `image_cache_driver`: whoever needs the index fails with it, nobody else.
+    pub(crate) index_problem: Option<String>,
     pub(crate) sqlite_db: Setting<PathBuf>,
     /// Whether the settings of the index belong to another directory than the one that was asked for.
     pub(crate) elsewhere: bool,
@@ -144,17 +147,21 @@ impl Settings {
             }
             (None, Err(e)) => return Err(Failure::usage(e)),
         };
+        let mut index_problem = None;
         let driver = match driver {
             Some(driver) => Some(Setting { value: driver, origin: Origin::Flag("--driver") }),
             None if elsewhere => None,
-            None => configured_driver(&config)?,
+            None => configured_driver(&config).unwrap_or_else(|e| {
+                index_problem = Some(format!("{e:#}"));
+                None
+            }),
         };
         let sqlite_db = match sqlite_db {
             Some(file) => Setting { value: file, origin: Origin::Flag("--sqlite-db") },
             None if elsewhere => Setting { value: PathBuf::from("cache.db"), origin: Origin::Default },
             None => config.text(&config::IMAGE_CACHE_SQLITE_DB).map_err(Failure::usage)?.map(PathBuf::from),
         };
-        Ok(Settings { config, cache_dir, driver, sqlite_db, elsewhere })
+        Ok(Settings { config, cache_dir, driver, index_problem, sqlite_db, elsewhere })
     }
 
     /// Opens the cache directory.
@@ -211,8 +218,8 @@ impl Settings {
 
     /// Opens the directory of the lock files.
     ///
-    /// One that is configured but not there or not writable is passed over with a warning: the old tools took no locks, and whoever
-    /// has no such directory shares none with us.
+    /// One that is configured but not there is passed over, as `-v` tells: the old tools took no locks, and whoever has no such
+    /// directory shares none with us. The same goes for one that cannot be written: [`take_lock`].
     pub(crate) fn lock_dir(&self, dir: &CacheDir, output: &Output) -> Result<LockDir, Failure> {
         let configured = self.config.optional(&config::LOCK_PATH).map_err(Failure::usage)?;
         if let Some(lock_path) = configured {
@@ -229,8 +236,8 @@ impl Settings {
 }
 
 /// `image_cache_driver`, if it is set. The default is no setting: what the directory shows is better evidence.
-fn configured_driver(config: &Config) -> Result<Option<Setting<Driver>>, Failure> {
-    let driver = config.choice(&config::IMAGE_CACHE_DRIVER).map_err(Failure::usage)?;
+fn configured_driver(config: &Config) -> anyhow::Result<Option<Setting<Driver>>> {
+    let driver = config.choice(&config::IMAGE_CACHE_DRIVER)?;
     if driver.origin == Origin::Default {
         return Ok(None);
     }
@@ -273,6 +280,9 @@ pub(crate) fn take_stock(
     purpose: Purpose,
     wait: &Wait,
 ) -> Result<Cache, Failure> {
+    if let Some(problem) = &settings.index_problem {
+        return Err(Failure::usage(anyhow!("{problem}")));
+    }
     let wait = if purpose == Purpose::Look {
         &Wait { limit: wait.limit.min(GLANCE_PATIENCE), interrupt: context.interrupt.clone() }
     } else {
@@ -282,7 +292,7 @@ pub(crate) fn take_stock(
     // The index first: it may be waited for, and what Glance caches meanwhile must be in the scan.
     let (mut inventory, mut cache) = match &settings.driver {
         Some(Setting { value: Driver::Sqlite, origin }) => {
-            let found = open_sqlite(settings, dir, purpose, wait)?;
+            let found = open_sqlite(context, settings, dir, purpose, wait)?;
             (scan()?, with_sqlite(found, format!("set by {origin}")))
         }
         Some(Setting { value: Driver::Xattr, origin }) => {
@@ -294,7 +304,7 @@ pub(crate) fn take_stock(
             ))
             .hint("clean without --repair works with every driver"));
         }
-        None => detect(settings, dir, purpose, wait, scan)?,
+        None => detect(context, settings, dir, purpose, wait, scan)?,
     };
     inventory.tracking = std::mem::take(&mut cache.inventory.tracking);
     refuse_if_no_cache(settings, dir, &inventory, &cache)?;
@@ -325,6 +335,7 @@ impl Cache {
 }
 
 fn open_sqlite(
+    context: &Context,
     settings: &Settings,
     dir: &CacheDir,
     purpose: Purpose,
@@ -336,7 +347,12 @@ fn open_sqlite(
         )
     })?;
     let path = location.path().to_owned();
-    let found = Sqlite::open(location, purpose, wait).map_err(Failure::cannot_start)?;
+    let mut found = Sqlite::open(location, purpose, wait).map_err(Failure::cannot_start)?;
+    if let Found::Index(index) = &mut found
+        && purpose != Purpose::Look
+    {
+        index.guard_start(settings.lock_dir(dir, &context.output)?.start_gate());
+    }
     Ok((found, path))
 }
 
@@ -359,13 +375,14 @@ fn with_sqlite((found, path): (Found, PathBuf), why: String) -> Cache {
 
 /// No driver is set: the directory shows which one it is.
 fn detect(
+    context: &Context,
     settings: &Settings,
     dir: &CacheDir,
     purpose: Purpose,
     wait: &Wait,
     scan: impl FnOnce() -> Result<Inventory, Failure>,
 ) -> Result<(Inventory, Cache), Failure> {
-    let found = open_sqlite(settings, dir, purpose, wait)?;
+    let found = open_sqlite(context, settings, dir, purpose, wait)?;
     let inventory = scan()?;
     if !matches!(found.0, Found::Nothing) {
         let why = format!("found {}", found.1.display());
@@ -471,6 +488,7 @@ impl Locked {
 /// Takes one of oslo's locks, waiting as long as the command line says.
 pub(crate) fn take_lock(
     context: &Context,
+    dir: &CacheDir,
     locks: &LockDir,
     name: &str,
     wait: &Wait,
@@ -478,7 +496,14 @@ pub(crate) fn take_lock(
 ) -> Result<Locked, Failure> {
     let patience = if skip_if_locked { Duration::ZERO } else { wait.limit };
     let wait = Wait { limit: patience, interrupt: wait.interrupt.clone() };
-    match locks.take(name, &wait) {
+    let taken = locks.take(name, &wait).or_else(|e| match LockDir::open(None, dir) {
+        Ok(beside) if !locks.is_cache_directory() => {
+            context.output.note(&format!("{e:#}: locking in the cache directory instead"));
+            beside.take(name, &wait)
+        }
+        _ => Err(e),
+    });
+    match taken {
         Ok(Locking::Held(lock)) => Ok(Locked::Go(Some(lock))),
         Ok(Locking::NoSpace(why)) => {
             context.output.warning(&format!("{why}: going on without the lock"));
@@ -488,7 +513,10 @@ pub(crate) fn take_lock(
         Ok(Locking::Busy(who)) => Err(Failure::cannot_start(anyhow!("{who}; nothing was changed"))
             .hint("wait for it with a longer --lock-timeout, or give --skip-if-locked")),
         Ok(Locking::Interrupted) => Ok(Locked::Interrupted),
-        Err(e) => Err(Failure::cannot_start(e).hint("run as the user glance-api runs as")),
+        Err(e) => Err(Failure::cannot_start(e).hint(format!(
+            "run as the user glance-api runs as; a lock file left by root must belong to user {}, like the cache directory",
+            dir.owner().uid
+        ))),
     }
 }
 

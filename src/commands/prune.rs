@@ -82,6 +82,7 @@ fn attempt(
     report: &mut PruneReport,
 ) -> Result<Exit, Failure> {
     let keep = kept_ids(&wishes.keep, &wishes.keep_from)?;
+    context.start()?;
     let dir = match settings.open()? {
         Opened::Cache(dir) => dir,
         Opened::Nothing(why) => {
@@ -100,7 +101,7 @@ fn attempt(
         return Ok(Exit::Done);
     } else {
         let locks = settings.lock_dir(&dir, &context.output)?;
-        let locked = take_lock(context, &locks, lock::PRUNE, &wait, change.skip_if_locked)?;
+        let locked = take_lock(context, &dir, &locks, lock::PRUNE, &wait, change.skip_if_locked)?;
         match locked.or_end(context, &mut report.run) {
             Ok(lock) => lock,
             Err(exit) => return Ok(exit),

@@ -13,7 +13,7 @@ use crate::cache::entry::{Kind, Nanos, escaped};
 use crate::cache::index::sqlite::{Found, Location, Purpose, Sqlite};
 use crate::cache::index::{Driver, Wait};
 use crate::cache::inventory::{Foreign, Partials, Tracking};
-use crate::cache::lock::{CLEAN, LockDir, PREFETCH, PRUNE, holders, process};
+use crate::cache::lock::{CLEAN, INDEX_START, LockDir, PREFETCH, PRUNE, holders, process};
 use crate::cache::plan::{CleanLimits, is_stalled};
 use crate::cli::StatusArgs;
 use crate::config::{self, Origin, Setting};
@@ -72,7 +72,9 @@ fn gather(
     let cache = match take_stock(context, settings, dir, Purpose::Look, &wait) {
         Ok(cache) => cache,
         // Not a cache, or none that can be known: there is nothing else to report.
-        Err(failure) if failure.exit == Exit::Usage => return Err(failure),
+        Err(failure) if failure.exit == Exit::Usage && settings.index_problem.is_none() => {
+            return Err(failure);
+        }
         Err(failure) => files_only(dir, &failure)?,
     };
     images(&cache, report);
@@ -229,6 +231,7 @@ fn below(dir: &CacheDir, entry: &Foreign) -> u64 {
     let name = std::ffi::OsStr::from_bytes(entry.name.as_name().as_bytes());
     walkdir::WalkDir::new(dir.path().join(entry.place.name()).join(name))
         .same_file_system(true)
+        .follow_root_links(false)
         .into_iter()
         .filter_map(Result::ok)
         .filter(|entry| entry.file_type().is_file())
@@ -313,7 +316,7 @@ fn locks(settings: &Settings, dir: &CacheDir, cache: &Cache, report: &mut Status
             report.locks.push(HeldLock { name: name.to_owned(), holders: pids });
         }
     };
-    for name in [CLEAN, PRUNE, PREFETCH, "image_cache_db_init"] {
+    for name in [CLEAN, PRUNE, PREFETCH, INDEX_START] {
         found(name, lock_dir.identity(name));
     }
     if let Some(path) = &cache.index_path {

@@ -9,8 +9,8 @@ use anyhow::Result;
 
 use super::{Declared, Found, Host, Kind, scaled};
 use crate::cache::cleanup::{ImageCache, Item, Part, Removing, Rules, Stock, Target, Told};
-use crate::cache::dir::Removal;
-use crate::cache::entry::{Nanos, SECOND};
+use crate::cache::dir::{Place, Removal};
+use crate::cache::entry::{Name, Nanos, SECOND};
 use crate::cache::execute::{EntryError, Removed};
 use crate::cache::index::{Refusal, Wait};
 use crate::cache::lock::process;
@@ -218,8 +218,8 @@ impl ImageCache for MasterCache {
                     run.outcome.files += 1;
                     run.outcome.bytes += image.seen.size;
                     target.gone(image.seen.size, image.seen.allocated);
-                    let name = image.name.to_string();
-                    run.progress.removed(Removed { name: &name, bytes: image.seen.size, reason });
+                    let (place, name) = (Place::Base, image.name.as_name());
+                    run.progress.removed(Removed { place, name, bytes: image.seen.size, reason });
                 }
                 Ok(Removal::AlreadyGone) => {
                     run.outcome.bytes_gone += image.seen.size;
@@ -259,23 +259,24 @@ impl ImageCache for MasterCache {
 
     fn clean(&mut self, run: &mut Removing<'_>) {
         let outcome = &mut run.outcome;
-        let mut done = |name: String, result: Result<Option<(u64, u64)>>| match result {
+        let mut done = |name: Name<'_>, result: Result<Option<(u64, u64)>>| match result {
             Ok(Some((files, bytes))) => {
                 outcome.stalled_files += files;
                 outcome.bytes_cleaned += bytes;
-                run.progress.removed(Removed { name: &name, bytes, reason: "left by a crashed download" });
+                let (place, reason) = (Place::Base, "left by a crashed download");
+                run.progress.removed(Removed { place, name, bytes, reason });
             }
             Ok(None) => outcome.left_alone += 1,
             Err(e) => {
                 let message = format!("{e:#}");
-                outcome.errors.push(EntryError { name, action: "remove", message });
+                outcome.errors.push(EntryError { name: name.to_string(), action: "remove", message });
             }
         };
         for found in self.survey.temporary.iter().filter(|found| found.state == Leftover::Stale) {
             if run.wait.interrupt.raised() {
                 break;
             }
-            done(format!("{}/", found.name), self.dir.remove_temporary(found).map(Some));
+            done(found.name.as_name(), self.dir.remove_temporary(found).map(Some));
         }
         for part in self.survey.parts.iter().filter(|part| part.state == Leftover::Stale) {
             if run.wait.interrupt.raised() {
@@ -286,7 +287,7 @@ impl ImageCache for MasterCache {
                 Removal::AlreadyGone => Some((0, 0)),
                 Removal::Changed => None,
             });
-            done(part.name.to_string(), removed);
+            done(part.name.as_name(), removed);
         }
         if run.wait.interrupt.raised() {
             run.outcome.stopped = Some(Refusal::Interrupted);

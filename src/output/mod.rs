@@ -172,9 +172,13 @@ impl Output {
         }
     }
 
-    /// Tells that an entry was removed.
-    fn removed(&self, message: &str) {
-        self.record(Level::Info, message);
+    /// Tells that an entry was removed, if anybody listens: there may be a million of them.
+    fn removed(&self, message: impl FnOnce() -> String) {
+        if !self.is_verbose() && self.log.borrow().is_none() {
+            return;
+        }
+        let message = message();
+        self.record(Level::Info, &message);
         if self.is_verbose() {
             say(&format!("{message}\n"));
         }

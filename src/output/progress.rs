@@ -59,9 +59,12 @@ impl<'a> Bar<'a> {
 
 impl Progress for Bar<'_> {
     fn removed(&self, removed: Removed<'_>) {
-        self.output.removed(&match removed.reason {
-            "ghost" => format!("forgot {}: its file is missing", removed.name),
-            reason => format!("removed {} ({}): {reason}", removed.name, human(removed.bytes)),
+        self.output.removed(|| {
+            let name = removed.place.show(removed.name);
+            match removed.reason {
+                "ghost" => format!("forgot {name}: its file is missing"),
+                reason => format!("removed {name} ({}): {reason}", human(removed.bytes)),
+            }
         });
         self.advance(removed);
     }

@@ -67,6 +67,8 @@ pub(crate) enum Refusal {
     Full(anyhow::Error),
     /// A signal came while waiting.
     Interrupted,
+    /// It was opened for looking, and would have to be written before it could be read.
+    NeedsWrite(anyhow::Error),
     /// It cannot be opened, read or written.
     Broken(anyhow::Error),
 }
@@ -74,7 +76,7 @@ pub(crate) enum Refusal {
 impl Refusal {
     pub(crate) fn into_error(self) -> anyhow::Error {
         match self {
-            Refusal::Busy(e) | Refusal::Full(e) | Refusal::Broken(e) => e,
+            Refusal::Busy(e) | Refusal::Full(e) | Refusal::NeedsWrite(e) | Refusal::Broken(e) => e,
             Refusal::Interrupted => anyhow::anyhow!("stopped by a signal"),
         }
     }

@@ -26,10 +26,11 @@ use rustix::io::Errno;
 
 use super::{Claim, Index, Refusal, Target, Wait};
 use crate::cache::dir::{CacheDir, Place, available};
-use crate::cache::entry::{BadRow, Image, ImageId, Name, NameBuf, Row, seconds};
+use crate::cache::entry::{BadRow, Image, ImageId, Name, NameBuf, Row, escaped, seconds};
 use crate::cache::inventory::Joiner;
-use crate::cache::lock::{holders, process};
+use crate::cache::lock::{StartGate, holders, process};
 use crate::cache::owner::Owner;
+use crate::interrupt::Interrupt;
 
 /// Glance's own table (`glance/image_cache/drivers/sqlite.py`), the same in all releases from Yoga on.
 const TABLE: &str = "CREATE TABLE IF NOT EXISTS cached_images (
@@ -46,8 +47,15 @@ const DELETE: &str = "DELETE FROM cached_images WHERE rowid = ?1 AND image_id = 
 /// Rows read under one shared lock: a writer waits some milliseconds at most.
 const PAGE: i64 = 20_000;
 
+/// KiB of pages that may be in memory. The rows of a batch lie all over the index; with SQLite's own 2 MiB its changed pages
+/// spill in mid-transaction, and each spill syncs the journal.
+const PAGE_CACHE: u32 = 8 * 1024;
+
 /// How long SQLite itself waits before it asks us whether to go on: meanwhile new readers queue behind the writer.
 const SLICE: Duration = Duration::from_millis(200);
+
+/// How long others are let in between two slices: longer than Glance's pause between two tries (50 ms).
+const BREAK: Duration = Duration::from_millis(60);
 
 /// What an index is opened for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -85,7 +93,7 @@ impl Location {
     pub(crate) fn new(dir: &CacheDir, file: &Path) -> Result<Self> {
         let path = std::path::absolute(dir.path().join(file))?;
         let not_a_file = || format!("image_cache_sqlite_db {} names no file", file.display());
-        let name = path.file_name().with_context(not_a_file)?;
+        let name = file.file_name().with_context(not_a_file)?;
         let name = NameBuf::new(name.as_encoded_bytes()).with_context(not_a_file)?;
         let base = dir.fd(Place::Base).context("the cache directory is always open")?;
         // The directory part leads where the operator's setting says; only the last component must not be a link.
@@ -131,6 +139,17 @@ impl Location {
         Ok(Some(stat))
     }
 
+    /// Says whose the file is, when the owner of the cache, as whom it is opened, may be kept out by that.
+    fn strangers(&self, stat: &Stat) -> String {
+        if stat.st_uid == self.owner.uid {
+            return String::new();
+        }
+        format!(
+            " (it belongs to user {}, not to user {} who owns the cache directory: chown it)",
+            stat.st_uid, self.owner.uid
+        )
+    }
+
     /// Reads bytes 18 and 19 of the file: 2 means that the database is in WAL mode. Must not be called while SQLite has it.
     fn is_wal(&self, expected: &Stat) -> Result<bool> {
         let _owner = self.owner.act()?;
@@ -165,6 +184,10 @@ pub(crate) struct Sqlite {
     owner: Owner,
     /// Device and inode of the file.
     identity: (u64, u64),
+    purpose: Purpose,
+    /// What to say when it cannot be written: whose it is, if that may be the reason.
+    strangers: String,
+    gate: Option<StartGate>,
     /// SQLite's count of other connections' commits, as last seen.
     data_version: i64,
 }
@@ -210,10 +233,39 @@ impl Sqlite {
             flags |= OpenFlags::SQLITE_OPEN_READ_WRITE;
         }
         let connection = Self::connect(&location, &stat, &path, flags)?;
+        let strangers = location.strangers(&stat);
         let Location { dir, path, owner, .. } = location;
         let identity = (stat.st_dev, stat.st_ino);
-        Sqlite { connection: Some(connection), path, directory: dir, owner, identity, data_version: 0 }
-            .prepare(purpose, wait)
+        Sqlite {
+            connection: Some(connection),
+            path,
+            directory: dir,
+            owner,
+            identity,
+            purpose,
+            strangers,
+            gate: None,
+            data_version: 0,
+        }
+        .prepare(wait)
+    }
+
+    /// Shuts this gate during transactions.
+    pub(crate) fn guard_start(&mut self, gate: Option<StartGate>) {
+        self.gate = gate;
+    }
+
+    fn open_gate(&self) {
+        if let Some(gate) = &self.gate {
+            gate.open();
+        }
+    }
+
+    /// Lets a signal end statements, whatever the database itself makes them do (views, triggers); `None` lets it not.
+    fn mind(&mut self, interrupt: Option<Interrupt>) -> rusqlite::Result<()> {
+        let connection =
+            self.connection.as_mut().expect("the connection is there until the index is dropped");
+        connection.progress_handler(100_000, interrupt.map(|interrupt| move || interrupt.raised()))
     }
 
     fn db(&self) -> &Connection {
@@ -224,7 +276,8 @@ impl Sqlite {
     fn connect(location: &Location, expected: &Stat, path: &Path, flags: OpenFlags) -> Result<Connection> {
         let _owner = location.owner.act()?;
         let before = open_descriptors()?;
-        let connection = Connection::open_with_flags(path, flags).with_context(|| location.cannot_open())?;
+        let connection = Connection::open_with_flags(path, flags)
+            .with_context(|| format!("{}{}", location.cannot_open(), location.strangers(expected)))?;
         let opened = open_descriptors()?;
         let mut new = opened.iter().filter(|fd| !before.contains(fd));
         let same = |fd: &&String| {
@@ -246,7 +299,9 @@ impl Sqlite {
         Ok(rustix::fs::fstat(&file)?)
     }
 
-    fn prepare(self, purpose: Purpose, wait: &Wait) -> Result<Found> {
+    fn prepare(mut self, wait: &Wait) -> Result<Found> {
+        self.mind(Some(wait.interrupt.clone()))?;
+        let purpose = self.purpose;
         let _owner = self.owner.act()?;
         self.db().busy_timeout(SLICE)?;
         if purpose == Purpose::Create {
@@ -264,7 +319,7 @@ impl Sqlite {
                 self.path.display()
             ),
             Ok(_) => {}
-            Err(Refusal::Broken(e)) if purpose == Purpose::Look && is_recovery(&e) => {
+            Err(Refusal::NeedsWrite(_)) => {
                 return Ok(Found::Unreadable(format!(
                     "{} has a journal of a killed process to roll back, which only a changing command does",
                     self.path.display()
@@ -283,6 +338,7 @@ impl Sqlite {
             }
             // No temporary files: the disk may be full.
             self.db().execute_batch("PRAGMA temp_store = MEMORY")?;
+            self.db().execute_batch(&format!("PRAGMA cache_size = -{PAGE_CACHE}"))?;
         }
         Ok(Found::Index(self))
     }
@@ -297,9 +353,10 @@ impl Sqlite {
         loop {
             match run(self.db()) {
                 Ok(value) => return Ok(value),
-                Err(e) => match self.refusal(e) {
+                Err(e) => match self.refusal(&e) {
                     Refusal::Busy(_) if wait.interrupt.raised() => return Err(Refusal::Interrupted),
-                    Refusal::Busy(_) if Instant::now() < deadline => {}
+                    // Glance's turn: a writer that waits keeps new readers out.
+                    Refusal::Busy(_) if Instant::now() < deadline => std::thread::sleep(BREAK),
                     Refusal::Busy(_) => return Err(Refusal::Busy(self.still_busy(wait))),
                     refusal => return Err(refusal),
                 },
@@ -320,30 +377,32 @@ impl Sqlite {
     }
 
     /// Tells why SQLite refused, with the path and, where known, what to do.
-    fn refusal(&self, error: rusqlite::Error) -> Refusal {
-        let code = error.sqlite_error_code();
+    fn refusal(&self, error: &rusqlite::Error) -> Refusal {
         let path = self.path.display();
-        match code {
+        // SQLite quotes what stands in the database.
+        let why = escaped(error.to_string().as_bytes());
+        let full = || Refusal::Full(anyhow!("no space left for the journal of image index {path}"));
+        match error.sqlite_error_code() {
             Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
-                Refusal::Busy(anyhow!(error).context(format!("image index {path} is locked")))
+                Refusal::Busy(anyhow!("image index {path} is locked: {why}"))
             }
-            Some(ErrorCode::DiskFull) => {
-                Refusal::Full(anyhow!("no space left for the journal of image index {path}"))
-            }
+            Some(ErrorCode::OperationInterrupted) => Refusal::Interrupted,
+            Some(ErrorCode::DiskFull) => full(),
             // SQLite reports a journal it could not create, or a write that failed, without the reason.
-            Some(ErrorCode::CannotOpen | ErrorCode::SystemIoFailure) if self.disk_is_full() => {
-                Refusal::Full(anyhow!("no space left for the journal of image index {path}"))
+            Some(ErrorCode::CannotOpen | ErrorCode::SystemIoFailure) if self.disk_is_full() => full(),
+            Some(ErrorCode::ReadOnly) if self.purpose == Purpose::Look => {
+                Refusal::NeedsWrite(anyhow!("image index {path} cannot be read without writing: {why}"))
             }
             Some(ErrorCode::ReadOnly) => {
-                Refusal::Broken(anyhow!(error).context(format!("image index {path} cannot be written")))
+                Refusal::Broken(anyhow!("image index {path} cannot be written{}: {why}", self.strangers))
             }
             Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => {
-                Refusal::Broken(anyhow!(error).context(format!("image index {path} is damaged")))
+                Refusal::Broken(anyhow!("image index {path} is damaged: {why}"))
             }
-            Some(ErrorCode::CannotOpen) => Refusal::Broken(
-                anyhow!(error).context(format!("cannot open image index {path} or its journal")),
-            ),
-            _ => Refusal::Broken(anyhow!(error).context(format!("cannot use image index {path}"))),
+            Some(ErrorCode::CannotOpen) => {
+                Refusal::Broken(anyhow!("cannot open image index {path} or its journal: {why}"))
+            }
+            _ => Refusal::Broken(anyhow!("cannot use image index {path}: {why}")),
         }
     }
 
@@ -358,9 +417,11 @@ impl Sqlite {
         let mut changed = false;
         let mut delete = self.db().prepare_cached(DELETE)?;
         for target in targets {
-            let holds = self.claim_holds(target)?;
+            let mut holds = self.claim_holds(target)?;
             if let Some(key) = key(target).filter(|_| holds) {
-                changed |= delete.execute(params![key, target.id.as_str()])? > 0;
+                // A trigger may keep the row: then it is not forgotten, and its file stays.
+                holds = delete.execute(params![key, target.id.as_str()])? == 1;
+                changed |= holds;
             }
             forgotten.push(holds);
         }
@@ -417,7 +478,7 @@ impl Sqlite {
     /// Runs a change inside the open transaction, as the owner of the cache.
     fn change<T>(&self, run: impl FnOnce(&Self) -> rusqlite::Result<T>) -> Result<T, Refusal> {
         let _owner = self.owner.act().map_err(Refusal::Broken)?;
-        run(self).map_err(|e| self.refusal(e))
+        run(self).map_err(|e| self.refusal(&e))
     }
 }
 
@@ -437,13 +498,16 @@ impl Index for Sqlite {
     }
 
     fn begin(&mut self, wait: &Wait) -> Result<(), Refusal> {
-        let _owner = self.owner.act().map_err(Refusal::Broken)?;
-        self.patiently(wait, |c| c.execute_batch("BEGIN EXCLUSIVE"))?;
-        self.db().execute_batch("SAVEPOINT batch").map_err(|e| {
-            let refusal = self.refusal(e);
-            self.abandon();
-            refusal
-        })
+        self.mind(Some(wait.interrupt.clone())).map_err(|e| self.refusal(&e))?;
+        if let Some(gate) = &self.gate {
+            gate.shut();
+        }
+        let owner = self.owner.act().map_err(Refusal::Broken)?;
+        let begun = self
+            .patiently(wait, |c| c.execute_batch("BEGIN EXCLUSIVE"))
+            .and_then(|()| self.db().execute_batch("SAVEPOINT batch").map_err(|e| self.refusal(&e)));
+        drop(owner);
+        begun.inspect_err(|_| self.abandon())
     }
 
     fn forget(&mut self, targets: &[Target]) -> Result<Vec<bool>, Refusal> {
@@ -455,15 +519,25 @@ impl Index for Sqlite {
     }
 
     fn commit(&mut self, gone: Option<&[Target]>) -> Result<(), Refusal> {
-        self.change(|index| index.try_commit(gone)).inspect_err(|_| self.abandon())
+        // Files are gone by now: their rows must go, signal or not.
+        self.mind(None).map_err(|e| self.refusal(&e))?;
+        let committed = self.change(|index| index.try_commit(gone));
+        if committed.is_ok() {
+            self.open_gate();
+        } else {
+            self.abandon();
+        }
+        committed
     }
 
     fn abandon(&mut self) {
-        let Ok(_owner) = self.owner.act() else { return };
-        if !self.db().is_autocommit() {
+        if let Ok(_owner) = self.owner.act()
+            && !self.db().is_autocommit()
+        {
             // What cannot be rolled back now is rolled back by whoever opens the index next.
             let _ = self.db().execute_batch("ROLLBACK");
         }
+        self.open_gate();
     }
 
     fn others_wrote(&mut self) -> bool {
@@ -501,9 +575,7 @@ impl Index for Sqlite {
                     index.db().prepare_cached("SELECT image_id FROM cached_images WHERE rowid = ?1")?;
                 let mut delete = index.db().prepare_cached("DELETE FROM cached_images WHERE rowid = ?1")?;
                 for row in rows {
-                    let is_bad = look
-                        .query_row([row.key], |r| Ok(ImageId::new(raw(r.get_ref(0)?).as_ref()).is_none()))
-                        .optional()?;
+                    let is_bad = look.query_row([row.key], |r| Ok(is_bad_id(r.get_ref(0)?))).optional()?;
                     if is_bad == Some(true) {
                         dropped += delete.execute([row.key])? as u64;
                     }
@@ -541,10 +613,18 @@ fn read_page(connection: &Connection, last: i64, joiner: &mut Joiner<'_>) -> rus
             size: integer(row.get_ref(4)?),
             hits: integer(row.get_ref(5)?),
         };
-        joiner.row(raw(row.get_ref(1)?).as_ref(), found);
+        match row.get_ref(1)? {
+            ValueRef::Text(id) => joiner.row(id, found),
+            id => joiner.bad_row(key, escaped(&raw(id))),
+        }
         count += 1;
     }
     Ok((count == PAGE).then_some(key))
+}
+
+/// Whether a row's id can name no image: Glance puts text there, and a UUID.
+fn is_bad_id(id: ValueRef<'_>) -> bool {
+    !matches!(id, ValueRef::Text(id) if ImageId::new(id).is_some())
 }
 
 /// The raw image id of a row: Glance puts text there, SQLite lets anything stand there.
@@ -572,12 +652,6 @@ fn integer(value: ValueRef<'_>) -> i64 {
         ValueRef::Real(f) => f as i64,
         ValueRef::Null | ValueRef::Text(_) | ValueRef::Blob(_) => 0,
     }
-}
-
-/// Tells whether SQLite refused a read because it would have to recover first.
-fn is_recovery(error: &anyhow::Error) -> bool {
-    error.downcast_ref::<rusqlite::Error>().and_then(rusqlite::Error::sqlite_error_code)
-        == Some(ErrorCode::ReadOnly)
 }
 
 /// The names of this process's descriptors, without the one that lists them.

@@ -1,0 +1,110 @@
+//! Makes caches as Glance's drivers do: the same ids, sizes and times for the same number of entries, every time.
+//!
+//! Files are sparse, 1 to 4096 bytes long, so that the work measured is that on names, inodes and rows. Last uses are spread
+//! over a year and independent of the order in which the files were made.
+
+use std::fs::{self, File};
+use std::path::Path;
+
+use rustix::fs::{Timespec, Timestamps, XattrFlags, fsetxattr, futimens};
+
+/// Glance's own schema.
+const TABLE: &str = "CREATE TABLE cached_images (image_id TEXT PRIMARY KEY, last_accessed REAL DEFAULT 0.0, \
+                     last_modified REAL DEFAULT 0.0, size INTEGER DEFAULT 0, hits INTEGER DEFAULT 0, checksum TEXT)";
+
+const YEAR: u64 = 365 * 86_400 * 1_000_000;
+/// The most recent last use, 1 January 2025: every entry is older than the stall time.
+const LATEST: u64 = 1_735_689_600 * 1_000_000;
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Driver {
+    Sqlite,
+    Xattr,
+}
+
+/// What a cache holds, and what a prune to half of its bytes leaves.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Facts {
+    /// Half of the bytes.
+    pub(crate) limit: u64,
+    /// The last use of the first image that stays, in microseconds since the epoch.
+    pub(crate) cutoff: i64,
+    pub(crate) left: usize,
+}
+
+/// An entry: its id, bytes, and last use in microseconds since the epoch.
+fn entry(n: usize) -> (String, u64, u64) {
+    let (a, b, c) = (mix(3 * n as u64), mix(3 * n as u64 + 1), mix(3 * n as u64 + 2));
+    let id = format!(
+        "{:08x}-{:04x}-4{:03x}-a{:03x}-{:012x}",
+        a >> 32,
+        a >> 16 & 0xffff,
+        a & 0xfff,
+        b >> 52,
+        b & 0xffff_ffff_ffff
+    );
+    (id, 1 + c % 4096, LATEST - (c >> 13) % YEAR)
+}
+
+/// Works out what a cache of `images` is like, without making it.
+pub(crate) fn facts(images: usize) -> Facts {
+    let mut all: Vec<(u64, u64)> = (0..images).map(entry).map(|(_, size, used)| (used, size)).collect();
+    all.sort_unstable();
+    let mut size: u64 = all.iter().map(|(_, size)| size).sum();
+    let limit = size / 2;
+    let mut gone = 0;
+    while size > limit {
+        size -= all[gone].1;
+        gone += 1;
+    }
+    let cutoff = all.get(gone).map_or(0, |(used, _)| *used as i64);
+    Facts { limit, cutoff, left: images - gone }
+}
+
+/// Makes a cache with so many images, and as many invalid and as many stalled entries as `partials` says.
+pub(crate) fn cache(dir: &Path, driver: Driver, images: usize, partials: usize) -> anyhow::Result<()> {
+    for sub in ["incomplete", "invalid", "queue"] {
+        fs::create_dir_all(dir.join(sub))?;
+    }
+    for n in 0..images {
+        file(dir, n, driver)?;
+    }
+    for n in 0..partials {
+        file(&dir.join("invalid"), n, driver)?;
+        file(&dir.join("incomplete"), n, driver)?;
+    }
+    if driver == Driver::Sqlite {
+        File::create(dir.join("image_cache_db_init"))?;
+        let mut db = rusqlite::Connection::open(dir.join("cache.db"))?;
+        db.execute_batch("PRAGMA synchronous = OFF")?;
+        let transaction = db.transaction()?;
+        transaction.execute_batch(TABLE)?;
+        let mut insert = transaction.prepare("INSERT INTO cached_images VALUES (?1, ?2, ?2, ?3, 0, NULL)")?;
+        for (id, size, used) in (0..images).map(entry) {
+            insert.execute((id, used as f64 / 1e6, size as i64))?;
+        }
+        drop(insert);
+        transaction.commit()?;
+    }
+    Ok(())
+}
+
+fn file(dir: &Path, n: usize, driver: Driver) -> anyhow::Result<()> {
+    let (id, size, used) = entry(n);
+    let file = File::create_new(dir.join(id))?;
+    file.set_len(size)?;
+    if driver == Driver::Xattr {
+        fsetxattr(&file, "user.hits", b"0", XattrFlags::empty())?;
+    }
+    let used = Timespec { tv_sec: (used / 1_000_000) as i64, tv_nsec: (used % 1_000_000 * 1000) as _ };
+    futimens(&file, &Timestamps { last_access: used, last_modification: used })?;
+    Ok(())
+}
+
+/// A number that looks random (the finaliser of splitmix64).
+fn mix(n: u64) -> u64 {
+    let mut z = n.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
