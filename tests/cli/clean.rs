@@ -234,3 +234,15 @@ fn repair_with_the_xattr_index_finds_nothing_to_repair() {
         .has(&json!({"ghosts_forgotten": 0, "orphans_adopted": 0, "rows_dropped": 0}));
     assert_eq!(env.images(), before);
 }
+
+#[test]
+fn a_wrong_driver_name_is_no_matter_of_a_clean() {
+    let env = littered(Xattr);
+    let conf = env.write(
+        "glance-api.conf",
+        format!("[DEFAULT]\nimage_cache_dir = {}\nimage_cache_driver = bogus\n", env.dir().display()),
+    );
+    let _ = env.raw(&["clean", "--config-file", &conf]).ok();
+    assert_eq!(env.names("invalid").len(), 0);
+    let _ = env.raw(&["clean", "--repair", "--config-file", &conf]).code(2);
+}

@@ -152,6 +152,65 @@ fn two_prunes_at_once_remove_what_one_would() {
 }
 
 #[test]
+fn what_others_remove_meanwhile_is_not_removed_twice() {
+    for driver in [Sqlite, Xattr] {
+        let env = TestEnv::large(driver, 3000);
+        // Two that do not see each other's lock, as Glance's own pruner sees none.
+        let conf = |name: &str| {
+            std::fs::create_dir(env.outside(name)).unwrap();
+            let lock_path = env.outside(name);
+            let text = env.conf_text(&format!("[oslo_concurrency]\nlock_path = {}", lock_path.display()));
+            env.write(&format!("{name}.conf"), text)
+        };
+        let confs = [conf("one"), conf("two")];
+        let mut commands = confs.each_ref().map(|conf| {
+            let mut command = env.command(BINARY);
+            command.args(["prune", "--max-size", "1500", "--config-file", conf]);
+            command
+        });
+        let runs = commands.each_mut().map(|c| Running::start(c, &env.outside("")));
+        for run in runs {
+            let _ = run.wait().ok();
+        }
+        let left = env.names("").iter().filter(|name| name.len() == 36).count();
+        assert_eq!(left, 1500, "{driver:?}");
+    }
+}
+
+#[test]
+fn a_trigger_that_keeps_its_rows_costs_no_file() {
+    let env = TestEnv::sqlite(FIVE);
+    env.sql("CREATE TRIGGER keep BEFORE DELETE ON cached_images BEGIN SELECT RAISE(IGNORE); END");
+    for _ in 0..2 {
+        env.prune(&["--max-size", "3000"]).code(1).has(&json!({"total_files_pruned": 0, "left_alone": 5}));
+        assert_eq!(env.left(), "abcde");
+    }
+}
+
+#[test]
+fn a_view_without_end_is_left_by_a_signal() {
+    let env = TestEnv::sqlite(FIVE);
+    env.sql(
+        "DROP TABLE cached_images; CREATE VIEW cached_images AS WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i FROM n) \
+         SELECT 'x' AS image_id, 0 AS last_accessed, 0 AS last_modified, 0 AS size, 0 AS hits, i AS rowid FROM n WHERE i < 0",
+    );
+    let mut command = env.of_cache("prune");
+    let run = Running::start(command.args(["--max-size", "3000"]), &env.outside(""));
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    run.signal(rustix::process::Signal::TERM);
+    let _ = run.wait().code(143).has(&json!({"signal": "SIGTERM", "total_files_pruned": 0}));
+}
+
+#[test]
+fn sqlites_own_words_are_escaped() {
+    let env = TestEnv::sqlite(FIVE);
+    env.sql("CREATE TRIGGER forge BEFORE DELETE ON cached_images BEGIN SELECT RAISE(ABORT, '\x1b[31m\nerror: forged'); END");
+    let run = env.prune(&["--max-size", "3000"]).code(3);
+    assert!(!run.stderr.contains('\x1b') && !run.stderr.contains("\nerror: forged"), "{run:?}");
+    assert_eq!(env.left(), "abcde");
+}
+
+#[test]
 fn two_cleans_at_once_both_succeed() {
     let env = TestEnv::xattr(FIVE);
     for n in 0..2000 {
