@@ -67,7 +67,7 @@ _glance__cache() {
             return 0
             ;;
         glance__subcmd__cache__subcmd__clean)
-            opts="-q -v -n -h --config-file --config-dir --cache-dir --driver --sqlite-db --node --database --database-file --format --quiet --verbose --dry-run --lock-timeout --skip-if-locked --stall-time --invalid-grace --repair --forget-all --forget-node --help"
+            opts="-q -v -n -h --config-file --config-dir --cache-dir --driver --sqlite-db --node --database --database-file --format --now --quiet --verbose --dry-run --lock-timeout --skip-if-locked --stall-time --invalid-grace --repair --forget-all --forget-node --all-caches --ironic-config-file --ironic-config-dir --temp-grace --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -109,6 +109,10 @@ _glance__cache() {
                     COMPREPLY=($(compgen -W "text json" -- "${cur}"))
                     return 0
                     ;;
+                --now)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --lock-timeout)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
@@ -122,6 +126,18 @@ _glance__cache() {
                     return 0
                     ;;
                 --forget-node)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --ironic-config-file)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --ironic-config-dir)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --temp-grace)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -217,7 +233,7 @@ _glance__cache() {
             return 0
             ;;
         glance__subcmd__cache__subcmd__list)
-            opts="-q -v -h --config-file --config-dir --cache-dir --driver --sqlite-db --node --database --database-file --format --quiet --verbose --bytes --human --state --sort --reverse --all-nodes --image --help"
+            opts="-q -v -h --config-file --config-dir --cache-dir --driver --sqlite-db --node --database --database-file --format --now --quiet --verbose --bytes --human --state --sort --reverse --all-nodes --image --all-caches --ironic-config-file --ironic-config-dir --temp-grace --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -257,6 +273,10 @@ _glance__cache() {
                     ;;
                 --format)
                     COMPREPLY=($(compgen -W "text json" -- "${cur}"))
+                    return 0
+                    ;;
+                --now)
+                    COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
                 --state)
@@ -271,6 +291,18 @@ _glance__cache() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                --ironic-config-file)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --ironic-config-dir)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --temp-grace)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 *)
                     COMPREPLY=()
                     ;;
@@ -279,7 +311,7 @@ _glance__cache() {
             return 0
             ;;
         glance__subcmd__cache__subcmd__prune)
-            opts="-q -v -n -h --config-file --config-dir --cache-dir --driver --sqlite-db --node --database --database-file --format --quiet --verbose --dry-run --lock-timeout --skip-if-locked --max-size --target-size --min-free --min-age --keep --keep-from --forget-all --stall-time --help"
+            opts="-q -v -n -h --config-file --config-dir --cache-dir --driver --sqlite-db --node --database --database-file --format --now --quiet --verbose --dry-run --lock-timeout --skip-if-locked --max-size --target-size --min-free --min-age --require --on --best-effort --all-caches --ironic-config-file --ironic-config-dir --temp-grace --keep --keep-from --forget-all --stall-time --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -319,6 +351,10 @@ _glance__cache() {
                     ;;
                 --format)
                     COMPREPLY=($(compgen -W "text json" -- "${cur}"))
+                    return 0
+                    ;;
+                --now)
+                    COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
                 --lock-timeout)
@@ -338,6 +374,26 @@ _glance__cache() {
                     return 0
                     ;;
                 --min-age)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --require)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --on)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --ironic-config-file)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --ironic-config-dir)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --temp-grace)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -361,7 +417,7 @@ _glance__cache() {
             return 0
             ;;
         glance__subcmd__cache__subcmd__status)
-            opts="-q -v -h --config-file --config-dir --cache-dir --driver --sqlite-db --node --database --database-file --format --quiet --verbose --bytes --human --max-size --stall-time --check --all-nodes --help"
+            opts="-q -v -h --config-file --config-dir --cache-dir --driver --sqlite-db --node --database --database-file --format --now --quiet --verbose --bytes --human --max-size --stall-time --check --all-nodes --all-caches --ironic-config-file --ironic-config-dir --temp-grace --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -403,11 +459,27 @@ _glance__cache() {
                     COMPREPLY=($(compgen -W "text json" -- "${cur}"))
                     return 0
                     ;;
+                --now)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --max-size)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
                 --stall-time)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --ironic-config-file)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --ironic-config-dir)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --temp-grace)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

@@ -43,16 +43,21 @@ complete -c glance-cache -n "__fish_glance_cache_using_subcommand clean" -l data
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand clean" -l database-file -d 'Read the central database\'s URL, password and all, from FILE' -r -F
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand clean" -l format -d 'How to print the result [default: json for clean and prune, text for list and status]' -r -f -a "text\t'For people'
 json\t'One object for programs'"
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand clean" -l now -d 'Take this for the time it is, in RFC 3339 or as epoch seconds: to try out what a later run would do' -r
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand clean" -l lock-timeout -d 'How long to wait for the lock that glance-api takes, too, and for a busy index' -r
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand clean" -l stall-time -d 'Leave incomplete entries alone that were written to less than this ago [default: image_cache_stall_time]' -r
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand clean" -l invalid-grace -d 'Leave invalid entries alone that were written to less than this ago' -r
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand clean" -l forget-node -d 'Do nothing but drop the rows of a node that is gone for good from the central database, and the node itself' -r
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand clean" -l ironic-config-file -d 'Read Ironic\'s configuration from this file instead of the default ones; may be repeated, later ones win' -r -F
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand clean" -l ironic-config-dir -d 'Read the *.conf files in this directory for Ironic\'s configuration; may be repeated, later ones win' -r -F
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand clean" -l temp-grace -d 'In Ironic\'s caches, what a download left counts as stale when it showed no sign of life for this long' -r
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand clean" -s q -l quiet -d 'Say nothing but errors'
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand clean" -s v -l verbose -d 'Say what is done and why'
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand clean" -s n -l dry-run -d 'Print what would be done, with a reason for each entry, and touch nothing'
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand clean" -l skip-if-locked -d 'When somebody else holds the lock, do nothing and exit with 0'
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand clean" -l repair -d 'Mend the index: forget rows without a file, adopt files without a row, drop rows whose id is no UUID'
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand clean" -l forget-all -d 'Forget the rows even when most of the index\'s images are not in the directory'
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand clean" -l all-caches -d 'Every image cache of this host: Glance\'s, Ironic\'s master images, and those that configuration declares'
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand clean" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand prune" -l config-file -d 'Read this file instead of the default ones; may be repeated, later ones win' -r -F
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand prune" -l config-dir -d 'Read the *.conf files in this directory, sorted; may be repeated, later ones win' -r -F
@@ -66,11 +71,17 @@ complete -c glance-cache -n "__fish_glance_cache_using_subcommand prune" -l data
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand prune" -l database-file -d 'Read the central database\'s URL, password and all, from FILE' -r -F
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand prune" -l format -d 'How to print the result [default: json for clean and prune, text for list and status]' -r -f -a "text\t'For people'
 json\t'One object for programs'"
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand prune" -l now -d 'Take this for the time it is, in RFC 3339 or as epoch seconds: to try out what a later run would do' -r
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand prune" -l lock-timeout -d 'How long to wait for the lock that glance-api takes, too, and for a busy index' -r
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand prune" -l max-size -d 'The limit of the cache; a percentage is of the file system [default: image_cache_max_size]' -r
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand prune" -l target-size -d 'Once the cache is over its limit, prune down to this; a percentage is of the limit' -r
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand prune" -l min-free -d 'Keep at least this much of the file system free; a percentage is of the file system' -r
-complete -c glance-cache -n "__fish_glance_cache_using_subcommand prune" -l min-age -d 'Keep images that were cached or used less than this ago' -r
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand prune" -l min-age -d 'Keep images that were cached or used less than this ago [default: 0; 10m with --require or --all-caches]' -r
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand prune" -l require -d 'Make sure that this much is free, taking images from every cache of this host on that file system: expired ones first, then by priority of the cache. When all of them cannot give it, nothing is removed. A percentage is of the file system' -r
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand prune" -l on -d 'With --require, the file system that this file or directory is on [default: the Glance cache\'s]' -r -F
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand prune" -l ironic-config-file -d 'Read Ironic\'s configuration from this file instead of the default ones; may be repeated, later ones win' -r -F
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand prune" -l ironic-config-dir -d 'Read the *.conf files in this directory for Ironic\'s configuration; may be repeated, later ones win' -r -F
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand prune" -l temp-grace -d 'In Ironic\'s caches, what a download left counts as stale when it showed no sign of life for this long' -r
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand prune" -l keep -d 'Keep this image; may be repeated' -r
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand prune" -l keep-from -d 'Keep the images named in FILE, one id a line, # starts a comment; - is standard input' -r -F
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand prune" -l stall-time -d 'When the disk is too full for the index\'s journal, incomplete entries older than this go first [default: image_cache_stall_time]' -r
@@ -78,6 +89,8 @@ complete -c glance-cache -n "__fish_glance_cache_using_subcommand prune" -s q -l
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand prune" -s v -l verbose -d 'Say what is done and why'
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand prune" -s n -l dry-run -d 'Print what would be done, with a reason for each entry, and touch nothing'
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand prune" -l skip-if-locked -d 'When somebody else holds the lock, do nothing and exit with 0'
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand prune" -l best-effort -d 'With --require, take what there is even when it is not enough'
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand prune" -l all-caches -d 'Every image cache of this host: Glance\'s, Ironic\'s master images, and those that configuration declares'
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand prune" -l forget-all -d 'Go on even when most of the index\'s images are not in the directory, and forget their rows'
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand prune" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand list" -l config-file -d 'Read this file instead of the default ones; may be repeated, later ones win' -r -F
@@ -92,6 +105,7 @@ complete -c glance-cache -n "__fish_glance_cache_using_subcommand list" -l datab
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand list" -l database-file -d 'Read the central database\'s URL, password and all, from FILE' -r -F
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand list" -l format -d 'How to print the result [default: json for clean and prune, text for list and status]' -r -f -a "text\t'For people'
 json\t'One object for programs'"
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand list" -l now -d 'Take this for the time it is, in RFC 3339 or as epoch seconds: to try out what a later run would do' -r
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand list" -l state -d 'Show only entries in these states' -r -f -a "cached\t'Images, with or without a row'
 tracked\t'Images that the index knows'
 orphan\t'Images without a row'
@@ -106,12 +120,16 @@ modified\t''
 size\t''
 hits\t''"
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand list" -l image -d 'List the nodes that have this image instead' -r
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand list" -l ironic-config-file -d 'Read Ironic\'s configuration from this file instead of the default ones; may be repeated, later ones win' -r -F
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand list" -l ironic-config-dir -d 'Read the *.conf files in this directory for Ironic\'s configuration; may be repeated, later ones win' -r -F
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand list" -l temp-grace -d 'In Ironic\'s caches, what a download left counts as stale when it showed no sign of life for this long' -r
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand list" -s q -l quiet -d 'Say nothing but errors'
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand list" -s v -l verbose -d 'Say what is done and why'
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand list" -l bytes -d 'Show sizes in bytes [default when not on a terminal]'
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand list" -l human -d 'Show sizes in KiB, MiB and so on [default on a terminal]'
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand list" -l reverse -d 'Turn the order round'
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand list" -l all-nodes -d 'List the images of all nodes of the central database instead'
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand list" -l all-caches -d 'Every image cache of this host: Glance\'s, Ironic\'s master images, and those that configuration declares'
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand list" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand status" -l config-file -d 'Read this file instead of the default ones; may be repeated, later ones win' -r -F
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand status" -l config-dir -d 'Read the *.conf files in this directory, sorted; may be repeated, later ones win' -r -F
@@ -125,14 +143,19 @@ complete -c glance-cache -n "__fish_glance_cache_using_subcommand status" -l dat
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand status" -l database-file -d 'Read the central database\'s URL, password and all, from FILE' -r -F
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand status" -l format -d 'How to print the result [default: json for clean and prune, text for list and status]' -r -f -a "text\t'For people'
 json\t'One object for programs'"
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand status" -l now -d 'Take this for the time it is, in RFC 3339 or as epoch seconds: to try out what a later run would do' -r
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand status" -l max-size -d 'The limit of the cache; a percentage is of the file system [default: image_cache_max_size]' -r
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand status" -l stall-time -d 'Count incomplete entries as stalled that were not written to for this long [default: image_cache_stall_time]' -r
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand status" -l ironic-config-file -d 'Read Ironic\'s configuration from this file instead of the default ones; may be repeated, later ones win' -r -F
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand status" -l ironic-config-dir -d 'Read the *.conf files in this directory for Ironic\'s configuration; may be repeated, later ones win' -r -F
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand status" -l temp-grace -d 'In Ironic\'s caches, what a download left counts as stale when it showed no sign of life for this long' -r
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand status" -s q -l quiet -d 'Say nothing but errors'
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand status" -s v -l verbose -d 'Say what is done and why'
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand status" -l bytes -d 'Show sizes in bytes [default when not on a terminal]'
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand status" -l human -d 'Show sizes in KiB, MiB and so on [default on a terminal]'
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand status" -l check -d 'Exit with 1 when the cache is over its limit or something needs attention'
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand status" -l all-nodes -d 'Sum up all nodes of the central database instead'
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand status" -l all-caches -d 'Every image cache of this host: Glance\'s, Ironic\'s master images, and those that configuration declares'
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand status" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand help; and not __fish_seen_subcommand_from clean prune list status help" -f -a "clean" -d 'Remove invalid and stalled entries'
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand help; and not __fish_seen_subcommand_from clean prune list status help" -f -a "prune" -d 'Remove least recently used images until the cache is within its limit'

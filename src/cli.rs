@@ -49,6 +49,9 @@ const EXIT_CODES: &str = "Exit codes:
 ///
 /// Removes every file and symlink in invalid/, and those in incomplete/ that were not written to for the stall time and that
 /// no process has open for writing. Needs no index and no database. With --repair, mends the index too.
+///
+/// With --all-caches, does that in every cache of Glance's on this host, and removes from Ironic's what downloads that died left there:
+/// temporary directories and .part files, older than --temp-grace and with nothing in them open.
 #[derive(Debug, Args)]
 #[command(after_help = EXIT_CODES)]
 pub(crate) struct CleanArgs {
@@ -63,22 +66,58 @@ pub(crate) struct CleanArgs {
     #[arg(long, value_name = "DURATION", default_value = "0")]
     pub(crate) invalid_grace: Duration,
     /// Mend the index: forget rows without a file, adopt files without a row, drop rows whose id is no UUID
-    #[arg(long)]
+    #[arg(long, conflicts_with = "all_caches")]
     pub(crate) repair: bool,
     /// Forget the rows even when most of the index's images are not in the directory
     #[arg(long, requires = "repair")]
     pub(crate) forget_all: bool,
     /// Do nothing but drop the rows of a node that is gone for good from the central database, and the node itself
-    #[arg(long, value_name = "URL", conflicts_with_all = ["repair", "stall_time"])]
+    #[arg(long, value_name = "URL", conflicts_with_all = ["repair", "stall_time", "all_caches"])]
     pub(crate) forget_node: Option<String>,
+    #[command(flatten)]
+    pub(crate) host: HostArgs,
 }
+
+const EXIT_CODES_AND_HOST: &str = "Exit codes:
+  0    done, also when there was nothing to do
+  1    finished, but something failed, the cache is still over its limit, or the required space cannot be had
+  2    wrong usage or configuration; nothing was changed
+  3    could not start: locked, index unreachable, no permission; nothing was changed
+  130  ended by SIGINT, 143 by SIGTERM, with the index consistent
+
+All caches of a host:
+  --require and --all-caches act on a list of caches, sorted by priority: Ironic's master images as ironic.conf has them, Glance's
+  cache, and those that our own configuration (glance-cache.conf or any file of --config-file) declares. 'status --all-caches'
+  shows the list. A section declares a cache, or sets priority, size and age of the one that has the kind's name:
+
+    [image_cache:NAME]
+    kind = ironic-instance
+    directory = /srv/master_images
+    size = 20GiB
+    age = 7d
+    priority = 30
+
+  Priorities are whole numbers from 1; higher goes first, and among equals the one that was registered first: Glance, ISO, instance,
+  TFTP, then declared ones. Ironic's own options are read as a conductor reads them. File systems are told apart by their device
+  number: of btrfs, each subvolume is one.
+
+Beside a running conductor:
+  Only files named <uuid> or <uuid>.converted go, when no instance has a link to them and they were not used for --min-age. An image is
+  renamed into a private subdirectory, looked at again, and unlinked there; one that has gained a link is put back. So no image that
+  an instance uses is lost. Two things cannot be made safe from outside, because a conductor's locks are its own: a conductor that has just
+  found an image and is about to link it misses it when it goes in between, and that one fetch fails with FileNotFoundError; and its own
+  scan of a cache fails the same way when an entry vanishes meanwhile. Both are cured by trying again. --min-age keeps images in active use
+  out of it; the first use after a long idle time stays exposed. Where that matters, prune while the conductor is stopped or idle.";
 
 /// Remove least recently used images until the cache is within its limit
 ///
 /// Rows without a file are forgotten first, whether the cache is over its limit or not. Images without a row take their turn by
 /// the later of their access and modification time.
+///
+/// With --require, makes room on a file system instead, from all image caches of this host; with --all-caches, holds each of them to its
+/// own age and size.
 #[derive(Debug, Args)]
-#[command(after_help = EXIT_CODES)]
+#[command(after_help = EXIT_CODES, after_long_help = EXIT_CODES_AND_HOST)]
 pub(crate) struct PruneArgs {
     #[command(flatten)]
     pub(crate) cache: CacheArgs,
@@ -87,14 +126,18 @@ pub(crate) struct PruneArgs {
     #[command(flatten)]
     pub(crate) limit: LimitArgs,
     /// Once the cache is over its limit, prune down to this; a percentage is of the limit
-    #[arg(long, value_name = "SIZE")]
+    #[arg(long, value_name = "SIZE", conflicts_with_all = ["all_caches", "require"])]
     pub(crate) target_size: Option<Amount>,
     /// Keep at least this much of the file system free; a percentage is of the file system
-    #[arg(long, value_name = "SIZE")]
+    #[arg(long, value_name = "SIZE", conflicts_with_all = ["all_caches", "require"])]
     pub(crate) min_free: Option<Amount>,
-    /// Keep images that were cached or used less than this ago
-    #[arg(long, value_name = "DURATION", default_value = "0")]
-    pub(crate) min_age: Duration,
+    /// Keep images that were cached or used less than this ago [default: 0; 10m with --require or --all-caches]
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) min_age: Option<Duration>,
+    #[command(flatten)]
+    pub(crate) room: RoomArgs,
+    #[command(flatten)]
+    pub(crate) host: HostArgs,
     /// Keep this image; may be repeated
     #[arg(long, value_name = "ID")]
     pub(crate) keep: Vec<ImageId>,
@@ -131,11 +174,13 @@ pub(crate) struct ListArgs {
     #[arg(long)]
     pub(crate) reverse: bool,
     /// List the images of all nodes of the central database instead
-    #[arg(long, conflicts_with = "state")]
+    #[arg(long, conflicts_with_all = ["state", "all_caches"])]
     pub(crate) all_nodes: bool,
     /// List the nodes that have this image instead
-    #[arg(long, value_name = "ID", conflicts_with = "state")]
+    #[arg(long, value_name = "ID", conflicts_with_all = ["state", "all_caches"])]
     pub(crate) image: Option<ImageId>,
+    #[command(flatten)]
+    pub(crate) host: HostArgs,
 }
 
 /// Show how the cache is doing
@@ -158,8 +203,38 @@ pub(crate) struct StatusArgs {
     #[arg(long)]
     pub(crate) check: bool,
     /// Sum up all nodes of the central database instead
-    #[arg(long, conflicts_with_all = ["check", "max_size", "stall_time"])]
+    #[arg(long, conflicts_with_all = ["check", "max_size", "stall_time", "all_caches"])]
     pub(crate) all_nodes: bool,
+    #[command(flatten)]
+    pub(crate) host: HostArgs,
+}
+
+/// Space that is needed, whichever cache gives it.
+#[derive(Debug, Args)]
+pub(crate) struct RoomArgs {
+    /// Make sure that this much is free, taking images from every cache of this host on that file system: expired ones first,
+    /// then by priority of the cache. When all of them cannot give it, nothing is removed. A percentage is of the file system
+    #[arg(long, value_name = "SIZE", conflicts_with = "all_caches")]
+    pub(crate) require: Option<Amount>,
+    /// With --require, the file system that this file or directory is on [default: the Glance cache's]
+    #[arg(long, value_name = "PATH", requires = "require")]
+    pub(crate) on: Option<PathBuf>,
+    /// With --require, take what there is even when it is not enough
+    #[arg(long, requires = "require")]
+    pub(crate) best_effort: bool,
+}
+
+/// All caches of a host.
+#[derive(Debug, Args)]
+pub(crate) struct HostArgs {
+    /// Every image cache of this host: Glance's, Ironic's master images, and those that configuration declares
+    #[arg(long)]
+    pub(crate) all_caches: bool,
+    #[command(flatten)]
+    pub(crate) ironic: IronicSources,
+    /// In Ironic's caches, what a download left counts as stale when it showed no sign of life for this long
+    #[arg(long, value_name = "DURATION", default_value = "24h")]
+    pub(crate) temp_grace: Duration,
 }
 
 /// Which cache, and how much is said.
@@ -188,6 +263,9 @@ pub(crate) struct CacheArgs {
     /// How to print the result [default: json for clean and prune, text for list and status]
     #[arg(long, value_name = "FORMAT")]
     pub(crate) format: Option<Format>,
+    /// Take this for the time it is, in RFC 3339 or as epoch seconds: to try out what a later run would do
+    #[arg(long, value_name = "TIME")]
+    pub(crate) now: Option<Moment>,
     /// Say nothing but errors
     #[arg(short, long, conflicts_with = "verbose")]
     pub(crate) quiet: bool,
@@ -287,31 +365,59 @@ struct SourceArgs {
     config_dir: Vec<PathBuf>,
 }
 
-impl FromArgMatches for Sources {
-    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
-        let args = SourceArgs::from_arg_matches(matches)?;
-        let places = |name| matches.indices_of(name).into_iter().flatten();
-        let files = places("config_file").zip(args.config_file.into_iter().map(Source::File));
-        let dirs = places("config_dir").zip(args.config_dir.into_iter().map(Source::Dir));
-        let in_order: BTreeMap<usize, Source> = files.chain(dirs).collect();
-        Ok(Sources(in_order.into_values().collect()))
-    }
-
-    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
-        *self = Self::from_arg_matches(matches)?;
-        Ok(())
-    }
+/// Puts files and directories into the order in which they were given.
+fn in_order(matches: &ArgMatches, files: (&str, Vec<PathBuf>), dirs: (&str, Vec<PathBuf>)) -> Vec<Source> {
+    let places = |name| matches.indices_of(name).into_iter().flatten();
+    let files = places(files.0).zip(files.1.into_iter().map(Source::File));
+    let dirs = places(dirs.0).zip(dirs.1.into_iter().map(Source::Dir));
+    let in_order: BTreeMap<usize, Source> = files.chain(dirs).collect();
+    in_order.into_values().collect()
 }
 
-impl Args for Sources {
-    fn augment_args(command: Command) -> Command {
-        SourceArgs::augment_args(command)
-    }
+/// Lets clap fill a list of sources from the arguments of another structure.
+macro_rules! sources {
+    ($name:ident, $args:ident, $file:ident, $dir:ident) => {
+        impl FromArgMatches for $name {
+            fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+                let args = $args::from_arg_matches(matches)?;
+                Ok($name(in_order(matches, (stringify!($file), args.$file), (stringify!($dir), args.$dir))))
+            }
 
-    fn augment_args_for_update(command: Command) -> Command {
-        SourceArgs::augment_args_for_update(command)
-    }
+            fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+                *self = Self::from_arg_matches(matches)?;
+                Ok(())
+            }
+        }
+
+        impl Args for $name {
+            fn augment_args(command: Command) -> Command {
+                $args::augment_args(command)
+            }
+
+            fn augment_args_for_update(command: Command) -> Command {
+                $args::augment_args_for_update(command)
+            }
+        }
+    };
 }
+
+sources!(Sources, SourceArgs, config_file, config_dir);
+
+/// The same for Ironic's configuration.
+#[derive(Debug, Default)]
+pub(crate) struct IronicSources(pub(crate) Vec<Source>);
+
+#[derive(Debug, Args)]
+struct IronicSourceArgs {
+    /// Read Ironic's configuration from this file instead of the default ones; may be repeated, later ones win
+    #[arg(long, value_name = "FILE")]
+    ironic_config_file: Vec<PathBuf>,
+    /// Read the *.conf files in this directory for Ironic's configuration; may be repeated, later ones win
+    #[arg(long, value_name = "DIR")]
+    ironic_config_dir: Vec<PathBuf>,
+}
+
+sources!(IronicSources, IronicSourceArgs, ironic_config_file, ironic_config_dir);
 
 /// A size in bytes, or a part of something that the option names.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -412,6 +518,26 @@ impl FromStr for Duration {
     }
 }
 
+/// A point in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Moment(pub(crate) Nanos);
+
+/// RFC 3339, or seconds since the epoch.
+impl FromStr for Moment {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let seconds = text.parse::<f64>().ok().filter(|seconds| (0.0..9e9).contains(seconds));
+        let time = seconds.map(crate::cache::entry::nanos).or_else(|| {
+            let time: jiff::Timestamp = text.parse().ok()?;
+            Nanos::try_from(time.as_nanosecond()).ok()
+        });
+        time.map(Moment).ok_or_else(|| {
+            format!("'{text}' is no time: give RFC 3339, such as 2026-11-22T13:00:00Z, or epoch seconds")
+        })
+    }
+}
+
 impl FromStr for ImageId {
     type Err = String;
 
@@ -488,6 +614,22 @@ mod tests {
         ] {
             let expected = expected.map(|s: f64| Duration((s * 1e9) as Nanos));
             assert_eq!(text.parse::<Duration>().ok(), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn reads_times() {
+        for (text, expected) in [
+            ("0", Some(0)),
+            ("1795312250.5", Some(1_795_312_250_500_000_000)),
+            ("2026-11-22T01:50:50Z", Some(1_795_312_250_000_000_000)),
+            ("2026-11-22T02:50:50+01:00", Some(1_795_312_250_000_000_000)),
+            ("-1", None),
+            ("1e300", None),
+            ("yesterday", None),
+            ("", None),
+        ] {
+            assert_eq!(text.parse::<Moment>().ok(), expected.map(Moment), "{text:?}");
         }
     }
 

@@ -8,6 +8,7 @@ mod commands;
 mod config;
 mod exit;
 mod interrupt;
+mod kinds;
 mod legacy;
 mod output;
 
@@ -37,7 +38,10 @@ fn main() -> ExitCode {
         Action::List(args) => (&args.cache, Format::Text),
         Action::Status(args) => (&args.cache, Format::Text),
     };
-    let context = context("glance-cache", Output::new(cache.format.unwrap_or(default), verbosity(cache)));
+    let mut context = context("glance-cache", Output::new(cache.format.unwrap_or(default), verbosity(cache)));
+    if let Some(now) = cache.now {
+        context.now = now.0;
+    }
     ExitCode::from(finish(&context, dispatch(&context, cli.command)).code())
 }
 

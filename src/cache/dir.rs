@@ -19,7 +19,7 @@ use rustix::io::Errno;
 use super::entry::{Kind, Name, NameBuf, Nanos, SECOND, Seen};
 use super::owner::Owner;
 
-const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+pub(crate) const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
 /// One of the directories of a cache.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -154,24 +154,7 @@ impl CacheDir {
         let Some(fd) = self.fd(place) else {
             return Ok(Vec::new());
         };
-        let shown = || format!("cannot list {}", self.path.join(place.name()).display());
-        // A descriptor of its own: the offset of a listing belongs to the open file.
-        let listing = openat(fd, c".", DIRECTORY, Mode::empty()).with_context(shown)?;
-        let mut unreadable = Vec::new();
-        let mut buffer = vec![MaybeUninit::uninit(); 128 * 1024];
-        let mut entries = RawDir::new(&listing, &mut buffer);
-        while let Some(entry) = entries.next() {
-            let entry = entry.with_context(shown)?;
-            let Some(name) = Name::new(entry.file_name()) else {
-                continue;
-            };
-            match statat(fd, name.as_c_str(), AtFlags::SYMLINK_NOFOLLOW) {
-                Ok(stat) => visit(name, kind_of(&stat), &seen(&stat)),
-                Err(Errno::NOENT) => {}
-                Err(e) => unreadable.push((name.to_owned(), e)),
-            }
-        }
-        Ok(unreadable)
+        list(fd, &self.path.join(place.name()), &mut visit)
     }
 
     /// Whether the cache directory holds nothing at all. One entry answers it: nothing is looked at, the rest is not listed.
@@ -190,12 +173,7 @@ impl CacheDir {
 
     /// Looks at one entry; `None` when it is not there.
     pub(crate) fn look(&self, place: Place, name: Name<'_>) -> Result<Option<(Kind, Seen)>, Errno> {
-        let Some(fd) = self.fd(place) else { return Ok(None) };
-        match statat(fd, name.as_c_str(), AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) => Ok(Some((kind_of(&stat), seen(&stat)))),
-            Err(Errno::NOENT) => Ok(None),
-            Err(e) => Err(e),
-        }
+        self.fd(place).map_or(Ok(None), |fd| look(fd, name))
     }
 
     /// Removes an entry if `unchanged` still says so of what stands there now.
@@ -231,6 +209,43 @@ impl CacheDir {
     pub(crate) fn statvfs(&self) -> Result<StatVfs> {
         rustix::fs::fstatvfs(&self.base)
             .with_context(|| format!("cannot ask for the free space of {}", self.path.display()))
+    }
+}
+
+/// Calls `visit` for every entry of an open directory, in its order, and returns those that could not be looked at.
+///
+/// An entry that vanishes meanwhile is none. `path` is for messages.
+pub(crate) fn list(
+    fd: BorrowedFd<'_>,
+    path: &Path,
+    visit: &mut dyn FnMut(Name<'_>, Kind, &Seen),
+) -> Result<Vec<Unreadable>> {
+    let shown = || format!("cannot list {}", path.display());
+    // A descriptor of its own: the offset of a listing belongs to the open file.
+    let listing = openat(fd, c".", DIRECTORY, Mode::empty()).with_context(shown)?;
+    let mut unreadable = Vec::new();
+    let mut buffer = vec![MaybeUninit::uninit(); 128 * 1024];
+    let mut entries = RawDir::new(&listing, &mut buffer);
+    while let Some(entry) = entries.next() {
+        let entry = entry.with_context(shown)?;
+        let Some(name) = Name::new(entry.file_name()) else {
+            continue;
+        };
+        match statat(fd, name.as_c_str(), AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => visit(name, kind_of(&stat), &seen(&stat)),
+            Err(Errno::NOENT) => {}
+            Err(e) => unreadable.push((name.to_owned(), e)),
+        }
+    }
+    Ok(unreadable)
+}
+
+/// Looks at one entry of an open directory; `None` when it is not there.
+pub(crate) fn look(fd: BorrowedFd<'_>, name: Name<'_>) -> Result<Option<(Kind, Seen)>, Errno> {
+    match statat(fd, name.as_c_str(), AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) => Ok(Some((kind_of(&stat), seen(&stat)))),
+        Err(Errno::NOENT) => Ok(None),
+        Err(e) => Err(e),
     }
 }
 

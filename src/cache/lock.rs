@@ -34,6 +34,18 @@ pub(crate) const INDEX_START: &str = "image_cache_db_init";
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 
+/// The error of a lock that somebody else has; the text says who.
+#[derive(Debug)]
+pub(crate) struct Held(pub(crate) String);
+
+impl std::fmt::Display for Held {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Held {}
+
 /// Where lock files are.
 #[derive(Debug)]
 pub(crate) struct LockDir {
@@ -208,13 +220,23 @@ pub(crate) fn process(pid: i32) -> String {
 ///
 /// Holders in other PID namespaces have no number here and are left out.
 pub(crate) fn holders(locks: &str, device: u64, inode: u64) -> Vec<i32> {
+    holders_of("POSIX", locks, device, inode)
+}
+
+/// Who holds a flock lock on a file or directory, as far as the kernel tells.
+pub(crate) fn flock_holder(device: u64, inode: u64) -> Option<i32> {
+    let locks = read_to_string("/proc/locks").ok()?;
+    holders_of("FLOCK", &locks, device, inode).first().copied()
+}
+
+fn holders_of(kind: &str, locks: &str, device: u64, inode: u64) -> Vec<i32> {
     let file = format!("{:02x}:{:02x}:{inode}", rustix::fs::major(device), rustix::fs::minor(device));
     let mut pids: Vec<i32> = locks
         .lines()
         // 1: POSIX  ADVISORY  WRITE 4711 fe:00:123456 0 EOF
         .filter_map(|line| {
             let words: Vec<&str> = line.split_ascii_whitespace().collect();
-            let holds = words.len() >= 6 && words[1] == "POSIX" && words[5] == file;
+            let holds = words.len() >= 6 && words[1] == kind && words[5] == file;
             if holds { words[4].parse().ok().filter(|pid| *pid > 0) } else { None }
         })
         .collect();
@@ -240,5 +262,6 @@ mod tests {
                      garbage\n";
         assert_eq!(holders(locks, device, 77), [4711, 4714]);
         assert_eq!(holders(locks, device, 78), [0; 0]);
+        assert_eq!(holders_of("FLOCK", locks, device, 77), [4713]);
     }
 }

@@ -6,18 +6,22 @@
 //! **Touch the world**: [`dir`] the cache directory by descriptor; [`index`] Glance's indexes; [`lock`] oslo's locks;
 //! [`writers`] who still writes; [`owner`] acting as the directory's owner; [`execute`] carries out a plan.
 //!
+//! **All caches of a host**: [`cleanup`] the list by priority, and what goes when space is needed; [`master`] Ironic's directories.
+//!
 //! **Locks** keep two of ours, and the API calls of glance-api, from working at once. They do not keep Glance from caching,
 //! reading and deleting images meanwhile: before each unlink the file and its row are looked at again.
 //!
 //! **A crash** at any point leaves at worst ghosts (rows without files). Glance's drivers accept such a cache as it is, and the
 //! next run forgets them. The order that makes it so is in [`execute`].
 
+pub(crate) mod cleanup;
 pub(crate) mod dir;
 pub(crate) mod entry;
 pub(crate) mod execute;
 pub(crate) mod index;
 pub(crate) mod inventory;
 pub(crate) mod lock;
+pub(crate) mod master;
 pub(crate) mod owner;
 pub(crate) mod plan;
 pub(crate) mod writers;

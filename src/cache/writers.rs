@@ -1,20 +1,20 @@
-//! Which files are open for writing: one pass over /proc.
+//! Which files are open, or open for writing: one pass over /proc.
 //!
-//! A stalled download that somebody still writes to is not stalled. This sees the processes that this process may look into:
+//! A stalled download that somebody still writes to is not stalled, and what a crashed one left is nobody's when nobody has it open. This sees the processes that this process may look into:
 //! all of them for root, one's own otherwise; processes of other hosts and outer PID namespaces never. For those the
 //! modification time decides.
 
 use std::collections::HashMap;
 use std::os::fd::BorrowedFd;
 
-use rustix::fs::{AtFlags, Dir, Mode, OFlags, open, readlinkat, stat, statat};
+use rustix::fs::{AtFlags, Dir, Mode, OFlags, Stat, open, readlinkat, stat, statat};
 
 use super::entry::Name;
 
 /// The answer of one pass.
 #[derive(Debug, Default)]
 pub(crate) struct Writers {
-    /// A process for each inode that is open for writing.
+    /// A process for each inode that is open as was asked.
     pub(crate) by_inode: HashMap<u64, i32>,
     /// Whether there were processes that could not be looked into.
     pub(crate) some_unseen: bool,
@@ -25,10 +25,32 @@ pub(crate) struct Writers {
 /// Only descriptors whose name ends like a suspect's are looked at closely, so that no foreign file system is asked for
 /// anything: a dead NFS server would not answer.
 pub(crate) fn find<'a>(dir: BorrowedFd<'_>, suspects: impl Iterator<Item = (Name<'a>, u64)>) -> Writers {
-    let suspects: HashMap<Vec<u8>, u64> =
-        suspects.map(|(name, inode)| (name.as_bytes().to_vec(), inode)).collect();
+    look_through(suspects, |pid, descriptor, name, open, inodes| {
+        // Both looked at by the same call: some file systems number the devices of files and directories apart.
+        let there = statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
+        let is_it = (open.st_dev, open.st_ino) == (there.st_dev, there.st_ino);
+        inodes.first().copied().filter(|_| is_it && is_writing(pid, descriptor))
+    })
+}
+
+/// Looks for processes that have one of `suspects` (name, inode) open at all, wherever they are.
+///
+/// A file of the same name and number on another file system counts, too: who asks leaves alone what is open.
+pub(crate) fn find_open<'a>(suspects: impl Iterator<Item = (Name<'a>, u64)>) -> Writers {
+    look_through(suspects, |_, _, _, open, inodes| inodes.iter().copied().find(|inode| *inode == open.st_ino))
+}
+
+/// Looks through the descriptors of all processes. `which` tells which of the inodes that go by a descriptor's name it is, if any.
+fn look_through<'a>(
+    suspects: impl Iterator<Item = (Name<'a>, u64)>,
+    which: impl Fn(i32, &str, &[u8], &Stat, &[u64]) -> Option<u64>,
+) -> Writers {
+    let mut by_name: HashMap<Vec<u8>, Vec<u64>> = HashMap::new();
+    for (name, inode) in suspects {
+        by_name.entry(name.as_bytes().to_vec()).or_default().push(inode);
+    }
     let mut writers = Writers::default();
-    if suspects.is_empty() {
+    if by_name.is_empty() {
         return writers;
     }
     let Some(processes) = list("/proc") else {
@@ -48,14 +70,10 @@ pub(crate) fn find<'a>(dir: BorrowedFd<'_>, suspects: impl Iterator<Item = (Name
                 continue;
             };
             let Some(name) = target.to_bytes().rsplit(|b| *b == b'/').next() else { continue };
-            let Some(inode) = suspects.get(name) else { continue };
-            // Both looked at by the same call: some file systems number the devices of files and directories apart.
-            let is_it = match (stat(link.as_str()), statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)) {
-                (Ok(open), Ok(there)) => (open.st_dev, open.st_ino) == (there.st_dev, there.st_ino),
-                _ => false,
-            };
-            if is_it && is_writing(pid, descriptor) {
-                writers.by_inode.insert(*inode, pid);
+            let Some(inodes) = by_name.get(name) else { continue };
+            let found = stat(link.as_str()).ok().and_then(|open| which(pid, descriptor, name, &open, inodes));
+            if let Some(inode) = found {
+                writers.by_inode.insert(inode, pid);
             }
         }
     }
@@ -101,6 +119,11 @@ mod tests {
             .map(|(name, file)| (NameBuf::new(name.as_bytes()).unwrap(), file.metadata().unwrap().ino()));
         let opened = File::open(dir.path()).unwrap();
         let found = find(opened.as_fd(), names.iter().map(|(name, inode)| (name.as_name(), *inode)));
-        assert_eq!(found.by_inode, HashMap::from([(names[0].1, i32::try_from(std::process::id()).unwrap())]));
+        let pid = i32::try_from(std::process::id()).unwrap();
+        assert_eq!(found.by_inode, HashMap::from([(names[0].1, pid)]));
+        // A file of the same name elsewhere hides neither.
+        let suspects = names.iter().map(|(name, inode)| (name.as_name(), *inode));
+        let found = find_open(suspects.chain([(names[0].0.as_name(), 0)]));
+        assert_eq!(found.by_inode, HashMap::from([(names[0].1, pid), (names[1].1, pid)]));
     }
 }

@@ -20,7 +20,7 @@ const LIMIT: Duration = Duration::from_secs(10);
 const NAMED: usize = 20;
 
 /// What the command line says of the database.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Given {
     pub(crate) node: Option<String>,
     pub(crate) database: Option<String>,

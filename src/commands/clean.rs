@@ -3,7 +3,7 @@
 use anyhow::anyhow;
 
 use super::{
-    Context, Opened, Selection, Settings, check_stopped, conclude, misplaced, no_cache, stopped_by,
+    Context, Opened, Selection, Settings, check_stopped, conclude, host, misplaced, no_cache, stopped_by,
     take_lock, take_stock, tell, unreadable_errors, wait,
 };
 use crate::cache::dir::{CacheDir, Place};
@@ -22,7 +22,11 @@ use crate::output::report::{CleanReport, KeptOpen, PlanEntry, RepairReport, span
 
 /// Cleans, as the command line says.
 pub(crate) fn run(context: &Context, args: CleanArgs) -> Result<Exit, Failure> {
-    let CleanArgs { cache, change, stall_time, invalid_grace, repair, forget_all, forget_node } = args;
+    if args.host.all_caches {
+        return host::clean(context, args);
+    }
+    let CleanArgs { cache, change, stall_time, invalid_grace, repair, forget_all, forget_node, host: _ } =
+        args;
     if let Some(url) = forget_node {
         return super::fleet::forget(context, Selection::from(cache), &change, &url);
     }
@@ -145,7 +149,7 @@ pub(crate) fn is_empty(dir: &CacheDir) -> Result<bool, Failure> {
 }
 
 /// Scans both subdirectories and plans. Entries that could not be looked at become errors.
-fn plan_clean(
+pub(crate) fn plan_clean(
     context: &Context,
     dir: &CacheDir,
     limits: CleanLimits,

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::host::{self, Look};
 use super::{Cache, Context, Opened, Selection, Settings, take_stock};
 use crate::cache::dir::{CacheDir, Place};
 use crate::cache::entry::{Image, Kind, Nanos, Partial, SECOND, nanos};
@@ -18,6 +19,9 @@ use crate::output::{Output, Report};
 pub(crate) fn run(context: &Context, args: ListArgs) -> Result<Exit, Failure> {
     if args.all_nodes || args.image.is_some() {
         return super::fleet::list(context, args);
+    }
+    if args.host.all_caches {
+        return host::look(context, args.cache, &args.print, args.host, Look::List);
     }
     let ListArgs { cache, print, state, sort, reverse, .. } = args;
     let settings = Settings::load_to_look(context, Selection::from(cache))?;

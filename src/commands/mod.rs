@@ -5,6 +5,7 @@
 mod central;
 pub(crate) mod clean;
 mod fleet;
+pub(crate) mod host;
 pub(crate) mod legacy;
 pub(crate) mod list;
 pub(crate) mod prune;
@@ -60,7 +61,7 @@ impl Context {
 }
 
 /// Which cache, from the command line.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Selection {
     pub(crate) sources: Vec<Source>,
     pub(crate) cache_dir: Option<PathBuf>,
@@ -130,6 +131,7 @@ impl Settings {
         pass_over_unreadable: bool,
     ) -> Result<Config, Failure> {
         let request = config::Request {
+            project: &config::GLANCE,
             program: context.program.to_owned(),
             sources,
             environment: context.environment.clone(),
@@ -592,7 +594,12 @@ pub(crate) struct Mount {
 
 /// Finds the mount the cache directory is on: the longest mount point that its path lies below.
 pub(crate) fn mount(dir: &CacheDir) -> Option<Mount> {
-    let path = std::fs::canonicalize(dir.path()).ok()?;
+    mount_of(dir.path())
+}
+
+/// Finds the mount that a path is on.
+pub(crate) fn mount_of(path: &Path) -> Option<Mount> {
+    let path = std::fs::canonicalize(path).ok()?;
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
     mounts
         .lines()

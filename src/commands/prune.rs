@@ -9,8 +9,8 @@ use anyhow::{Context as _, anyhow, ensure};
 
 use super::clean::{refuse_strange, room};
 use super::{
-    Cache, Context, Opened, Selection, Settings, check_stopped, conclude, misplaced, parse_line, stopped_by,
-    take_lock, take_stock, tell, unreadable_errors, wait,
+    Cache, Context, Opened, Selection, Settings, check_stopped, conclude, host, misplaced, parse_line,
+    stopped_by, take_lock, take_stock, tell, unreadable_errors, wait,
 };
 use crate::cache::dir::{CacheDir, available, capacity};
 use crate::cache::entry::{ImageId, Nanos};
@@ -47,12 +47,15 @@ pub(crate) struct Wishes {
 
 /// Prunes, as the command line says.
 pub(crate) fn run(context: &Context, args: PruneArgs) -> Result<Exit, Failure> {
+    if args.room.require.is_some() || args.host.all_caches {
+        return host::prune(context, args);
+    }
     let settings = Settings::load(context, Selection::from(args.cache))?;
     let wishes = Wishes {
         max_size: args.limit.max_size,
         target_size: args.target_size,
         min_free: args.min_free,
-        min_age: args.min_age.0,
+        min_age: args.min_age.map_or(0, |age| age.0),
         keep: args.keep,
         keep_from: args.keep_from,
         stall_time: args.stall_time,
@@ -82,7 +85,7 @@ fn attempt(
     wishes: &Wishes,
     report: &mut PruneReport,
 ) -> Result<Exit, Failure> {
-    let keep = kept_ids(wishes)?;
+    let keep = kept_ids(&wishes.keep, &wishes.keep_from)?;
     context.start()?;
     let dir = match settings.open()? {
         Opened::Cache(dir) => dir,
@@ -228,9 +231,9 @@ fn limits(
 }
 
 /// Collects the images to keep. A line that is no id fails the run: the image it meant would be lost.
-fn kept_ids(wishes: &Wishes) -> Result<HashSet<ImageId>, Failure> {
-    let mut keep: HashSet<ImageId> = wishes.keep.iter().map(ImageId::folded).collect();
-    for file in &wishes.keep_from {
+pub(crate) fn kept_ids(keep: &[ImageId], keep_from: &[PathBuf]) -> Result<HashSet<ImageId>, Failure> {
+    let mut keep: HashSet<ImageId> = keep.iter().map(ImageId::folded).collect();
+    for file in keep_from {
         read_ids(file, &mut keep).map_err(Failure::usage)?;
     }
     Ok(keep)

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use rustix::fs::{AtFlags, statat};
 use serde::Serialize;
 
+use super::host::{self, Look};
 use super::list::shows_human;
 use super::{Cache, Context, Opened, Selection, Settings, mount, take_stock};
 use crate::cache::dir::{CacheDir, Place, available, capacity};
@@ -27,6 +28,9 @@ const NAMED: usize = 20;
 pub(crate) fn run(context: &Context, args: StatusArgs) -> Result<Exit, Failure> {
     if args.all_nodes {
         return super::fleet::status(context, args);
+    }
+    if args.host.all_caches {
+        return host::look(context, args.cache, &args.print, args.host, Look::Status { check: args.check });
     }
     let StatusArgs { cache, print, limit, stall_time, check, .. } = args;
     let settings = Settings::load_to_look(context, Selection::from(cache))?;

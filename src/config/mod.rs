@@ -28,11 +28,38 @@ use rustix::fs::{OFlags, makedev};
 
 pub(crate) use self::options::*;
 
-/// Default files, later wins. Glance lists `glance.conf` also before the first; that changes nothing.
-const DEFAULT_FILES: [&str; 3] = ["glance-api.conf", "glance.conf", "glance-cache.conf"];
+/// Whose configuration is read: what its files are called, and where they are.
+#[derive(Debug)]
+pub(crate) struct Project {
+    /// `/etc/NAME`, `~/.NAME` and so on.
+    name: &'static str,
+    /// Default files, later wins.
+    files: &'static [&'static str],
+    /// What distributions ship below everything else, later wins.
+    dist_files: &'static [&'static str],
+    /// Variables that name another default file and another default directory.
+    variables: Option<(&'static str, &'static str)>,
+    /// Whether values may refer to options that this tool does not know but that are set, such as `$state_path`.
+    refers_freely: bool,
+}
 
-/// What distributions ship below everything else, later wins.
-const DIST_FILES: [&str; 2] = ["glance-api-dist.conf", "glance-cache-dist.conf"];
+/// Glance lists `glance.conf` also before the first; that changes nothing.
+pub(crate) static GLANCE: Project = Project {
+    name: "glance",
+    files: &["glance-api.conf", "glance.conf", "glance-cache.conf"],
+    dist_files: &["glance-api-dist.conf", "glance-cache-dist.conf"],
+    variables: None,
+    refers_freely: false,
+};
+
+/// What a conductor reads.
+pub(crate) static IRONIC: Project = Project {
+    name: "ironic",
+    files: &["ironic.conf", "ironic-conductor.conf"],
+    dist_files: &["ironic-dist.conf"],
+    variables: Some(("IRONIC_CONFIG_FILE", "IRONIC_CONFIG_DIR")),
+    refers_freely: true,
+};
 
 /// How often a value may refer to a value that refers to a value.
 const MAX_DEPTH: usize = 16;
@@ -47,6 +74,7 @@ pub(crate) enum Source {
 /// What decides which files are read.
 #[derive(Clone, Debug)]
 pub(crate) struct Request {
+    pub(crate) project: &'static Project,
     /// The name called by, without a `.py`: `glance-cache`, or one of the old tools', each with default directories of its own.
     pub(crate) program: String,
     /// In the order of the command line.
@@ -101,6 +129,7 @@ impl fmt::Display for Origin {
 /// Everything that was configured, not yet judged.
 #[derive(Debug)]
 pub(crate) struct Config {
+    project: &'static Project,
     /// Lowest layer first.
     files: Vec<ConfigFile>,
     missing: Vec<PathBuf>,
@@ -129,6 +158,7 @@ impl Config {
             request.environment.iter().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"OS_"));
         let environment = settings.map(|(name, value)| (name.clone(), value.clone())).collect();
         let mut config = Self {
+            project: request.project,
             files: Vec::new(),
             missing: Vec::new(),
             passed_over: Vec::new(),
@@ -136,18 +166,28 @@ impl Config {
             environment,
         };
 
-        let share = [request.root.join("usr/share/glance")];
-        for name in DIST_FILES {
+        let project = request.project;
+        let share = [request.root.join("usr/share").join(project.name)];
+        for name in project.dist_files {
             config.read_first(&share, name)?;
         }
+        let named = |variable: &str| {
+            request.environment.get(OsStr::new(variable)).filter(|path| !path.is_empty()).map(Path::new)
+        };
+        let (other_file, other_dir) =
+            project.variables.map_or((None, None), |(file, dir)| (named(file), named(dir)));
         if !request.sources.iter().any(|source| matches!(source, Source::File(_))) {
-            for name in DEFAULT_FILES {
-                config.read_first(&places, name)?;
+            match other_file {
+                Some(path) => config.read_file(path)?,
+                None => project.files.iter().try_for_each(|name| config.read_first(&places, name))?,
             }
         }
         if !request.sources.iter().any(|source| matches!(source, Source::Dir(_))) {
-            for name in default_dirs(&request.program) {
-                config.read_first_dir(&places, &name)?;
+            match other_dir {
+                Some(path) => config.read_dir(path)?,
+                None => default_dirs(project, &request.program)
+                    .iter()
+                    .try_for_each(|name| config.read_first_dir(&places, name))?,
             }
         }
         for source in &request.sources {
@@ -244,7 +284,6 @@ impl Config {
     }
 
     /// Returns the names of all sections as written, each once.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the sections of image stores"))]
     pub(crate) fn sections(&self) -> Vec<&str> {
         let mut names: Vec<&str> = Vec::new();
         for section in self.files.iter().flat_map(|file| &file.sections) {
@@ -363,6 +402,19 @@ impl Config {
             Some((group, name)) => known(group, name).filter(|_| group != "DEFAULT"),
             None => known(opt.group, name).or_else(|| known("DEFAULT", name)),
         };
+        if found.is_none() && self.project.refers_freely {
+            let set = |group, name| {
+                let opt = Opt::new(group, name, Kind::Text);
+                self.shown(&opt, depth + 1).map_err(|error| format!("{error:#}"))
+            };
+            let text = match name.split_once('.') {
+                Some((group, name)) => set(group, name)?,
+                None => set(opt.group, name)?.map_or_else(|| set("DEFAULT", name), |text| Ok(Some(text)))?,
+            };
+            if let Some(text) = text {
+                return Ok(text);
+            }
+        }
         let found = found
             .ok_or_else(|| format!("${name} names no option this tool knows (write $$ for a dollar sign)"))?;
         self.shown(found, depth + 1).map(Option::unwrap_or_default).map_err(|error| format!("{error:#}"))
@@ -424,23 +476,23 @@ fn places(request: &Request, home: Option<&Path>) -> Vec<PathBuf> {
     let etc = request.root.join("etc");
     let mut places = Vec::with_capacity(6);
     if let Some(home) = home {
-        places.extend([home.join(".glance"), home.to_owned()]);
+        places.extend([home.join(format!(".{}", request.project.name)), home.to_owned()]);
     }
-    places.extend([etc.join("glance"), etc]);
+    places.extend([etc.join(request.project.name), etc]);
     for variable in ["SNAP_COMMON", "SNAP"] {
         if let Some(snap) = request.environment.get(OsStr::new(variable)).filter(|snap| !snap.is_empty()) {
-            places.push(Path::new(snap).join("etc/glance"));
+            places.push(Path::new(snap).join("etc").join(request.project.name));
         }
     }
     places
 }
 
 /// Returns the names of the default directories, later wins.
-fn default_dirs(program: &str) -> Vec<String> {
+fn default_dirs(project: &Project, program: &str) -> Vec<String> {
     let own: &[&str] = match program {
         "glance-cache" => &["glance", "glance-api", "glance-cache"],
         // The old tools read no glance-api.conf.d; who calls one by its name gets what it did.
-        program => &["glance", program],
+        program => &[project.name, program],
     };
     own.iter().map(|name| format!("{name}.conf.d")).collect()
 }

@@ -89,6 +89,22 @@ options! {
     /// In seconds.
     DATABASE_RETRY_INTERVAL = Opt::new("database", "retry_interval", NUMBER).or("10");
 
+    PXE_INSTANCE_MASTER_PATH =
+        Opt::new("pxe", "instance_master_path", Kind::Text).or("/var/lib/ironic/master_images");
+    PXE_TFTP_MASTER_PATH = Opt::new("pxe", "tftp_master_path", Kind::Text).or("/tftpboot/master_images");
+    /// In MiB, for each of the two.
+    PXE_IMAGE_CACHE_SIZE = Opt::new("pxe", "image_cache_size", SIZE).or("20480");
+    /// In minutes.
+    PXE_IMAGE_CACHE_TTL = Opt::new("pxe", "image_cache_ttl", SIZE).or("10080");
+    PXE_TFTP_ROOT = Opt::new("pxe", "tftp_root", Kind::Text).or("/tftpboot");
+    DEPLOY_ISO_MASTER_PATH =
+        Opt::new("deploy", "iso_master_path", Kind::Text).or("/var/lib/ironic/master_iso_images");
+    /// In MiB.
+    DEPLOY_ISO_CACHE_SIZE = Opt::new("deploy", "iso_cache_size", SIZE).or("20480");
+    /// In minutes.
+    DEPLOY_ISO_CACHE_TTL = Opt::new("deploy", "iso_cache_ttl", SIZE).or("10080");
+    DEPLOY_HTTP_ROOT = Opt::new("deploy", "http_root", Kind::Text).or("/httpboot");
+
     DEBUG = default("debug", Kind::Boolean).or("false");
     LOG_CONFIG_APPEND = default("log_config_append", Kind::Text).once(&["log-config", "log_config"]);
     LOG_DATE_FORMAT = default("log_date_format", Kind::Text).or("%Y-%m-%d %H:%M:%S");

@@ -63,6 +63,7 @@ impl Case {
             _ => Source::Dir(PathBuf::from(&pair[1])),
         };
         Config::load(&Request {
+            project: &GLANCE,
             program: self.program.to_owned(),
             sources: self.args.chunks(2).map(source).collect(),
             environment: self.environment.iter().map(|(k, v)| (k.into(), v.into())).collect(),

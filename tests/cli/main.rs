@@ -16,6 +16,8 @@ mod compat;
 mod config;
 mod edge;
 mod env;
+mod host;
+mod ironic;
 mod legacy;
 mod list;
 mod live;

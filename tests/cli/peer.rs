@@ -1,7 +1,7 @@
 //! The real Glance in a helper process: one request a line, one answer a line. See `tests/peer/peer.py` for what it can do.
 
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use serde_json::{Value, json};
@@ -28,9 +28,21 @@ pub(crate) struct Peer {
 
 impl Peer {
     pub(crate) fn start() -> Self {
-        let mut child = Command::new(python())
+        Self::run(&python(), concat!(env!("CARGO_MANIFEST_DIR"), "/tests/peer/peer.py"))
+    }
+
+    /// The real Ironic instead. See `tests/peer/ironic_peer.py` for what it can do.
+    pub(crate) fn ironic() -> Self {
+        let python = std::env::var_os("GLANCE_CACHE_TEST_IRONIC_PYTHON").map_or_else(|| {
+            panic!("GLANCE_CACHE_TEST_IRONIC_PYTHON is not set: tests/run makes that Python, with the real Ironic in it")
+        }, PathBuf::from);
+        Self::run(&python, concat!(env!("CARGO_MANIFEST_DIR"), "/tests/peer/ironic_peer.py"))
+    }
+
+    fn run(python: &Path, helper: &str) -> Self {
+        let mut child = Command::new(python)
             .args(["-I", "-B"]) // a file beside the helper must not stand for a package of its name
-            .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/peer/peer.py"))
+            .arg(helper)
             .env_clear()
             .env("PATH", "/usr/bin:/bin")
             .env("TZ", "UTC")
@@ -39,7 +51,7 @@ impl Peer {
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
-            .unwrap_or_else(|error| panic!("{}: {error}", python().display()));
+            .unwrap_or_else(|error| panic!("{}: {error}", python.display()));
         let requests = child.stdin.take().unwrap();
         let answers = BufReader::new(child.stdout.take().unwrap());
         Self { child, requests, answers }

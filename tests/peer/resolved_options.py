@@ -47,6 +47,8 @@ def resolve(request):
 
 
 def value(group, name):
+    if group != "DEFAULT" and group not in config.CONF._groups:
+        return {"unknown": True}  # Ironic's
     try:
         holder = config.CONF if group == "DEFAULT" else config.CONF[group]
         found = holder[name]

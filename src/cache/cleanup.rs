@@ -1,0 +1,475 @@
+//! The image caches of a host, by priority: what goes when space is needed, and in which order.
+//!
+//! [`List`] keeps things sorted by priority, highest first, in order of registration among equals. [`ImageCache`] is what a kind of
+//! cache has to be able to do; [`room`] and [`limits`] decide (no I/O, no clock), [`Space`] measures, [`carry_out`] acts.
+//!
+//! **Room** on a file system: expired images of all its caches first, oldest first; then by priority, and least recently used
+//! first within a cache, until the space is there and not one image further. The whole order is planned before anything is
+//! removed, so it is known beforehand whether it can be enough.
+//!
+//! What counts is what the file system says is free. Removing an image may give less than its blocks (somebody has it open, its
+//! blocks are shared) or give it later (XFS frees in the background): when the blocks released should be enough but are not there,
+//! it is waited for them, for a bounded time in all, before another image goes.
+
+use std::collections::HashSet;
+use std::os::fd::BorrowedFd;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use rustix::fs::{AtFlags, Mode, OFlags, StatVfs, fstat, fstatvfs, openat, statat};
+
+use super::dir::available;
+use super::entry::{ImageId, Nanos};
+use super::execute::{EntryError, Outcome, Progress};
+use super::index::Wait;
+
+/// How long freed blocks are waited for before the next image goes ...
+const SETTLE: Duration = Duration::from_secs(2);
+/// ... and how long in all: blocks that somebody holds never come.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// With so few bytes missing, the blocks of our own directories count.
+const CLOSE: u64 = 1 << 20;
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// Things with a priority, highest first, in order of registration among equals.
+#[derive(Debug)]
+pub(crate) struct List<T>(Vec<(u32, T)>);
+
+impl<T> List<T> {
+    pub(crate) fn new() -> Self {
+        List(Vec::new())
+    }
+
+    pub(crate) fn add(&mut self, priority: u32, thing: T) {
+        let behind = self.0.partition_point(|(other, _)| *other >= priority);
+        self.0.insert(behind, (priority, thing));
+    }
+
+    pub(crate) fn into_vec(self) -> Vec<T> {
+        self.0.into_iter().map(|(_, thing)| thing).collect()
+    }
+}
+
+/// What a survey has to know to tell what may go.
+#[derive(Debug)]
+pub(crate) struct Rules {
+    pub(crate) now: Nanos,
+    /// Images used less than this ago stay.
+    pub(crate) min_age: Nanos,
+    /// How long a download must have shown no sign of life to count as crashed.
+    pub(crate) grace: Nanos,
+    /// Images that stay, [`ImageId::folded`].
+    pub(crate) keep: HashSet<ImageId>,
+    /// Whether the cache is locked and may be changed: what a killed run left is mended then.
+    pub(crate) changing: bool,
+    /// Whether indexes may be told to forget most of what they know.
+    pub(crate) forget_all: bool,
+}
+
+/// An image that may go.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Item {
+    pub(crate) last_use: Nanos,
+    pub(crate) size: u64,
+    /// Bytes of disk that removing it frees, as far as one can tell beforehand.
+    pub(crate) frees: u64,
+}
+
+/// How many, and how many bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize)]
+pub(crate) struct Part {
+    pub(crate) count: u64,
+    pub(crate) bytes: u64,
+}
+
+impl Part {
+    pub(crate) fn add(&mut self, bytes: u64) {
+        self.count += 1;
+        self.bytes += bytes;
+    }
+}
+
+/// What a cache holds.
+#[derive(Debug, Default)]
+pub(crate) struct Stock {
+    /// Images that may go, least recently used first.
+    pub(crate) items: Vec<Item>,
+    /// The sizes of all images, which the cache's own limit is about.
+    pub(crate) size: u64,
+    /// Images in use, with the bytes of disk they hold.
+    pub(crate) in_use: Part,
+    /// Images that may not go, as young or as listed to be kept, with the bytes of disk they hold.
+    pub(crate) kept: Part,
+    /// What crashed downloads left, with the bytes of disk it holds.
+    pub(crate) leftovers: Part,
+    /// Entries that are no images and are not touched, escaped.
+    pub(crate) foreign: Vec<String>,
+    pub(crate) errors: Vec<EntryError>,
+    pub(crate) notes: Vec<String>,
+}
+
+impl Stock {
+    /// Bytes of disk that all images together would free.
+    pub(crate) fn reclaimable(&self) -> u64 {
+        self.items.iter().map(|item| item.frees).sum()
+    }
+}
+
+/// An image, or another entry, that a dry run tells of.
+#[derive(Debug)]
+pub(crate) struct Told {
+    pub(crate) name: String,
+    pub(crate) reason: String,
+    /// How many files it is.
+    pub(crate) files: u64,
+    pub(crate) bytes: u64,
+}
+
+/// What removing goes on to.
+pub(crate) enum Target<'a, 's> {
+    /// All that is given.
+    All,
+    /// Until images of so many bytes in all are gone.
+    Size(u64),
+    /// Until there is that much space.
+    Room(&'a mut Space<'s>),
+}
+
+impl Target<'_, '_> {
+    pub(crate) fn is_reached(&mut self) -> bool {
+        match self {
+            Target::All => false,
+            Target::Size(left) => *left == 0,
+            Target::Room(space) => space.is_there(),
+        }
+    }
+
+    /// Whether so little is missing that a directory of ours could be what is in the way.
+    pub(crate) fn is_close(&self) -> bool {
+        matches!(self, Target::Room(space) if space.is_close())
+    }
+
+    /// Books an image that is gone.
+    pub(crate) fn gone(&mut self, size: u64, frees: u64) {
+        match self {
+            Target::All => {}
+            Target::Size(left) => *left = left.saturating_sub(size),
+            Target::Room(space) => space.released += frees,
+        }
+    }
+}
+
+/// An opened cache of any kind.
+pub(crate) trait ImageCache {
+    /// The directory.
+    fn fd(&self) -> BorrowedFd<'_>;
+
+    /// Locks the cache against other runs, until it is dropped. An error tells who holds it.
+    fn lock(&mut self, wait: &Wait) -> Result<()>;
+
+    /// Looks at everything in it. Positions of items are good until the next survey.
+    fn survey(&mut self, rules: &Rules) -> Result<Stock>;
+
+    /// The name of an item.
+    fn name(&self, item: u32) -> String;
+
+    /// Removes items in this order until the target is reached, looking at each again.
+    fn remove(
+        &mut self,
+        items: &[u32],
+        target: &mut Target<'_, '_>,
+        reason: &'static str,
+        run: &mut Removing<'_>,
+    );
+
+    /// Removes whatever was made for removing.
+    fn tidy(&mut self) {}
+
+    /// What a clean would remove, in its order.
+    fn leftovers(&self) -> Vec<Told>;
+
+    /// Removes the leftovers of the survey.
+    fn clean(&mut self, run: &mut Removing<'_>);
+}
+
+/// What is handed on while images are removed.
+pub(crate) struct Removing<'a> {
+    pub(crate) wait: &'a Wait,
+    pub(crate) progress: &'a dyn Progress,
+    pub(crate) outcome: Outcome,
+}
+
+/// The free space of a file system, and how much of it there should be.
+#[derive(Debug)]
+pub(crate) struct Space<'a> {
+    fd: BorrowedFd<'a>,
+    /// Bytes that are to be free.
+    pub(crate) required: u64,
+    /// Bytes that were free when it was last measured for good.
+    base: u64,
+    /// Bytes released since.
+    released: u64,
+    /// How long may still be waited in all.
+    patience: Duration,
+}
+
+impl<'a> Space<'a> {
+    pub(crate) fn new(fd: BorrowedFd<'a>, required: u64) -> Result<Self> {
+        let mut space = Space { fd, required, base: 0, released: 0, patience: PATIENCE };
+        space.base = space.figures().map(|fs| available(&fs)).context("cannot ask for the free space")?;
+        Ok(space)
+    }
+
+    pub(crate) fn figures(&self) -> rustix::io::Result<StatVfs> {
+        fstatvfs(self.fd)
+    }
+
+    /// Bytes free now.
+    pub(crate) fn available(&self) -> u64 {
+        self.figures().map_or(0, |fs| available(&fs))
+    }
+
+    /// Bytes that are missing now.
+    pub(crate) fn missing(&self) -> u64 {
+        self.required.saturating_sub(self.available())
+    }
+
+    fn is_close(&self) -> bool {
+        (1..=CLOSE).contains(&self.missing())
+    }
+
+    /// Takes what is free now for what there is, whoever made it.
+    pub(crate) fn measure(&mut self) {
+        self.base = self.available();
+        self.released = 0;
+    }
+
+    /// Whether the space is there. When only the blocks just released are not there yet, they are waited for.
+    fn is_there(&mut self) -> bool {
+        if self.missing() == 0 {
+            return true;
+        }
+        if self.released == 0 || self.base.saturating_add(self.released) < self.required {
+            return false;
+        }
+        let started = Instant::now();
+        let limit = SETTLE.min(self.patience);
+        while self.missing() > 0 && started.elapsed() < limit {
+            std::thread::sleep(LOOK_AGAIN);
+        }
+        self.patience = self.patience.saturating_sub(started.elapsed());
+        self.measure();
+        self.base >= self.required
+    }
+}
+
+/// A cache as planning sees it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct View<'a> {
+    pub(crate) stock: &'a Stock,
+    /// Images not used for longer than this have expired.
+    pub(crate) age: Option<Nanos>,
+}
+
+/// One step of a plan: an item of a cache.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Pick {
+    /// Position in the list of caches.
+    pub(crate) cache: usize,
+    /// Position in the cache's items.
+    pub(crate) item: u32,
+    pub(crate) expired: bool,
+}
+
+/// How many items of a cache have expired: they stand first.
+fn expired(view: View<'_>, now: Nanos) -> usize {
+    let Some(age) = view.age else { return 0 };
+    let limit = now.saturating_sub(age);
+    view.stock.items.partition_point(|item| item.last_use < limit)
+}
+
+/// The order in which images go to make room. Those that would free nothing are left out.
+pub(crate) fn room(caches: &[View<'_>], now: Nanos) -> Vec<Pick> {
+    let expired: Vec<usize> = caches.iter().map(|view| expired(*view, now)).collect();
+    let picks = |old: bool| {
+        caches.iter().zip(&expired).enumerate().flat_map(move |(cache, (view, expired))| {
+            let items = if old { 0..*expired } else { *expired..view.stock.items.len() };
+            let useful = items.filter(|item| view.stock.items[*item].frees > 0);
+            useful.map(move |item| Pick { cache, item: item as u32, expired: old })
+        })
+    };
+    let mut order: Vec<Pick> = picks(true).collect();
+    order.sort_by_key(|pick| caches[pick.cache].stock.items[pick.item as usize].last_use);
+    order.extend(picks(false));
+    order
+}
+
+/// The part of an order that goes if nothing comes between: until `missing` bytes are freed.
+pub(crate) fn enough<'a>(order: &'a [Pick], caches: &[View<'_>], missing: u64) -> &'a [Pick] {
+    let mut left = missing;
+    let needed = order.iter().take_while(|pick| {
+        let wanted = left > 0;
+        left = left.saturating_sub(caches[pick.cache].stock.items[pick.item as usize].frees);
+        wanted
+    });
+    &order[..needed.count()]
+}
+
+/// What a cache's own limits ask for: how many of its items have expired, and how many bytes more are to go.
+pub(crate) fn limits(view: View<'_>, size: u64, now: Nanos) -> (usize, u64) {
+    let expired = expired(view, now);
+    let left: u64 = view.stock.size - view.stock.items[..expired].iter().map(|item| item.size).sum::<u64>();
+    (expired, left.saturating_sub(size))
+}
+
+/// Removes images in this order until the space is there. Returns whether it is.
+pub(crate) fn carry_out(
+    caches: &mut [&mut dyn ImageCache],
+    order: &[Pick],
+    space: &mut Space<'_>,
+    run: &mut [Removing<'_>],
+) -> bool {
+    let same = |a: &Pick, b: &Pick| (a.cache, a.expired) == (b.cache, b.expired);
+    for picks in order.chunk_by(same) {
+        if space.is_there() {
+            return true;
+        }
+        let Pick { cache, expired, .. } = picks[0];
+        let items: Vec<u32> = picks.iter().map(|pick| pick.item).collect();
+        let reason = if expired { "expired" } else { "least recently used" };
+        caches[cache].remove(&items, &mut Target::Room(space), reason, &mut run[cache]);
+        if run[cache].wait.interrupt.raised() {
+            break;
+        }
+        if space.is_close() {
+            caches[cache].tidy();
+        }
+    }
+    space.is_there()
+}
+
+/// Device and inode of an open directory.
+pub(crate) fn identity(fd: BorrowedFd<'_>) -> Result<(u64, u64)> {
+    let stat = fstat(fd).context("cannot look at an open directory")?;
+    Ok((stat.st_dev, stat.st_ino))
+}
+
+/// The device and inode of each directory that this one is in, nearest first. What cannot be looked at ends the list.
+pub(crate) fn parents(fd: BorrowedFd<'_>) -> Vec<(u64, u64)> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let mut found = Vec::new();
+    let Ok(mut at) = openat(fd, c".", flags, Mode::empty()) else {
+        return found;
+    };
+    let mut here = None;
+    while let Ok(up) = openat(&at, c"..", flags, Mode::empty()) {
+        let Ok(stat) = statat(&up, c"", AtFlags::EMPTY_PATH) else { break };
+        let identity = (stat.st_dev, stat.st_ino);
+        if here == Some(identity) {
+            break;
+        }
+        here = Some(identity);
+        found.push(identity);
+        at = up;
+    }
+    found
+}
+
+/// The device of what stands at a path.
+pub(crate) fn device(path: &Path) -> rustix::io::Result<u64> {
+    rustix::fs::stat(path).map(|stat| stat.st_dev)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd as _;
+
+    use super::*;
+
+    const NOW: Nanos = 1000;
+
+    #[test]
+    fn the_list_is_sorted_by_priority_then_by_registration() {
+        for (added, expected) in [
+            (&[][..], ""),
+            (&[(75, 'i'), (50, 'n'), (25, 't'), (60, 'g')], "ignt"),
+            (&[(1, 'a'), (1, 'b'), (2, 'c'), (1, 'd'), (2, 'e')], "ceabd"),
+        ] {
+            let mut list = List::new();
+            for (priority, thing) in added {
+                list.add(*priority, *thing);
+            }
+            assert_eq!(list.into_vec().into_iter().collect::<String>(), expected);
+        }
+    }
+
+    /// A stock of items: (last use, bytes), least recently used first; the sizes are ten times what they free.
+    fn stock(items: &[(Nanos, u64)]) -> Stock {
+        let items: Vec<Item> = items
+            .iter()
+            .map(|(last_use, frees)| Item { last_use: *last_use, size: frees * 10, frees: *frees })
+            .collect();
+        Stock { size: items.iter().map(|item| item.size).sum(), items, ..Stock::default() }
+    }
+
+    /// The order as cache and item: `a0` is the first item of the first cache.
+    fn shown(picks: &[Pick]) -> String {
+        let show = |pick: &Pick| format!("{}{}", ["a", "b", "c"][pick.cache], pick.item);
+        picks.iter().map(show).collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn expired_images_go_first_and_oldest_first_then_by_priority() {
+        let (a, b) = (stock(&[(100, 5), (300, 5), (900, 5)]), stock(&[(50, 5), (200, 0), (950, 5)]));
+        let order = |age_a, age_b| {
+            let views = [View { stock: &a, age: age_a }, View { stock: &b, age: age_b }];
+            shown(&room(&views, NOW))
+        };
+        assert_eq!(order(None, None), "a0 a1 a2 b0 b2", "what frees nothing is left out");
+        assert_eq!(order(Some(500), Some(500)), "b0 a0 a1 a2 b2");
+        assert_eq!(order(None, Some(500)), "b0 a0 a1 a2 b2");
+        assert_eq!(order(Some(0), Some(0)), "b0 a0 a1 a2 b2");
+        assert_eq!(order(Some(900), None), "a0 a1 a2 b0 b2", "exactly as old as allowed has not expired");
+        assert_eq!(order(Some(i64::MAX), None), "a0 a1 a2 b0 b2");
+    }
+
+    #[test]
+    fn takes_what_is_needed_and_not_one_image_further() {
+        let (a, b) = (stock(&[(1, 4), (2, 4)]), stock(&[(3, 4)]));
+        let views = [View { stock: &a, age: None }, View { stock: &b, age: None }];
+        let order = room(&views, NOW);
+        for (missing, expected) in
+            [(0, ""), (1, "a0"), (4, "a0"), (5, "a0 a1"), (8, "a0 a1"), (9, "a0 a1 b0"), (99, "a0 a1 b0")]
+        {
+            assert_eq!(shown(enough(&order, &views, missing)), expected, "{missing} missing");
+        }
+    }
+
+    #[test]
+    fn a_cache_is_held_to_its_age_and_its_size() {
+        let stock = stock(&[(100, 4), (200, 4), (900, 4)]);
+        for (age, size, expected) in [
+            (None, 120, (0, 0)),
+            (None, 119, (0, 1)),
+            (None, 0, (0, 120)),
+            (Some(850), 120, (1, 0)),
+            (Some(850), 79, (1, 1)),
+            (Some(0), 0, (3, 0)),
+        ] {
+            assert_eq!(limits(View { stock: &stock, age }, size, NOW), expected, "age {age:?}, size {size}");
+        }
+    }
+
+    #[test]
+    fn directories_know_what_they_are_in() {
+        let root = tempfile::tempdir().unwrap();
+        let inner = root.path().join("a/b");
+        std::fs::create_dir_all(&inner).unwrap();
+        let open = |path: &Path| rustix::fs::open(path, OFlags::RDONLY, Mode::empty()).unwrap();
+        let (outer, inner) = (open(root.path()), open(&inner));
+        let outer_is = identity(outer.as_fd()).unwrap();
+        assert_eq!(parents(inner.as_fd()).iter().position(|parent| *parent == outer_is), Some(1));
+        assert!(!parents(outer.as_fd()).contains(&outer_is));
+    }
+}

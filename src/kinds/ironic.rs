@@ -1,0 +1,296 @@
+//! Ironic's caches of master images: one kind each for ISO, instance and TFTP images, found by Ironic's own options.
+//!
+//! What they have in common is in [`crate::cache::master`].
+
+use std::os::fd::BorrowedFd;
+use std::path::PathBuf;
+
+use anyhow::Result;
+
+use super::{Declared, Found, Host, Kind, scaled};
+use crate::cache::cleanup::{ImageCache, Item, Part, Removing, Rules, Stock, Target, Told};
+use crate::cache::dir::{Place, Removal};
+use crate::cache::entry::{Name, Nanos, SECOND};
+use crate::cache::execute::{EntryError, Removed};
+use crate::cache::index::{Refusal, Wait};
+use crate::cache::lock::process;
+use crate::cache::master::{Leftover, Master, MasterDir, Survey};
+use crate::cli::Amount;
+use crate::config::{self, Opt};
+use crate::output::report::span;
+
+/// A kind of master images: which options say where they are and how many there may be.
+pub(super) struct MasterImages {
+    name: &'static str,
+    priority: u32,
+    directory: Opt<'static>,
+    /// In MiB.
+    size: Opt<'static>,
+    /// In minutes.
+    ttl: Opt<'static>,
+}
+
+pub(super) static ISO: MasterImages = MasterImages {
+    name: "ironic-iso",
+    priority: 75,
+    directory: config::DEPLOY_ISO_MASTER_PATH,
+    size: config::DEPLOY_ISO_CACHE_SIZE,
+    ttl: config::DEPLOY_ISO_CACHE_TTL,
+};
+
+pub(super) static INSTANCE: MasterImages = MasterImages {
+    name: "ironic-instance",
+    priority: 50,
+    directory: config::PXE_INSTANCE_MASTER_PATH,
+    size: config::PXE_IMAGE_CACHE_SIZE,
+    ttl: config::PXE_IMAGE_CACHE_TTL,
+};
+
+pub(super) static TFTP: MasterImages = MasterImages {
+    name: "ironic-tftp",
+    priority: 25,
+    directory: config::PXE_TFTP_MASTER_PATH,
+    size: config::PXE_IMAGE_CACHE_SIZE,
+    ttl: config::PXE_IMAGE_CACHE_TTL,
+};
+
+impl Kind for MasterImages {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn priority(&self) -> u32 {
+        self.priority
+    }
+
+    fn find(&self, host: &Host<'_>) -> Result<Option<Found>> {
+        let config = host.ironic()?;
+        // An empty path is how Ironic is told to cache nothing.
+        let Some(directory) = config.optional(&self.directory)? else { return Ok(None) };
+        let size = scaled(config.integer(&self.size)?, 1 << 20);
+        let age = scaled(config.integer(&self.ttl)?, 60 * SECOND);
+        Ok(Some(Found {
+            directory: directory.map(PathBuf::from),
+            size: size.map(|bytes| Amount::Bytes(bytes.unsigned_abs())),
+            age: Some(age),
+        }))
+    }
+
+    fn open<'a>(&self, _: &'a Host<'a>, cache: &Declared) -> Result<Option<Box<dyn ImageCache + 'a>>> {
+        let Some(dir) = MasterDir::open(&cache.directory.value)? else { return Ok(None) };
+        Ok(Some(Box::new(MasterCache { dir, survey: Survey::default(), items: Vec::new(), now: 0 })))
+    }
+}
+
+/// An opened directory of master images.
+struct MasterCache {
+    dir: MasterDir,
+    survey: Survey,
+    /// Images that may go, least recently used first.
+    items: Vec<Master>,
+    /// The time of the survey.
+    now: Nanos,
+}
+
+impl MasterCache {
+    /// Stale leftovers: temporary directories, then single files.
+    fn told(&self, newest: Nanos) -> String {
+        format!("left by a download that died {} ago", span(self.now.saturating_sub(newest).max(0)))
+    }
+}
+
+impl ImageCache for MasterCache {
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.dir.fd()
+    }
+
+    fn lock(&mut self, wait: &Wait) -> Result<()> {
+        self.dir.lock(wait)
+    }
+
+    fn survey(&mut self, rules: &Rules) -> Result<Stock> {
+        let mut stock = Stock::default();
+        if rules.changing {
+            let count = self.dir.recover()?;
+            if count > 0 {
+                stock.notes.push(format!("put back {count} images that a killed run had taken aside"));
+            }
+        }
+        self.now = rules.now;
+        self.survey = self.dir.survey(rules.grace, rules.now)?;
+        let survey = &mut self.survey;
+        stock.size = survey.in_use_bytes;
+        stock.in_use = Part { count: survey.in_use, bytes: survey.in_use_allocated };
+        let young = rules.now.saturating_sub(rules.min_age);
+        self.items = std::mem::take(&mut survey.unused);
+        self.items.retain(|image| {
+            stock.size += image.seen.size;
+            let is_kept = (rules.min_age > 0 && image.last_use() > young)
+                || (!rules.keep.is_empty() && rules.keep.contains(&image.name.id().folded()));
+            if is_kept {
+                stock.kept.add(image.seen.allocated);
+            }
+            !is_kept
+        });
+        self.items.sort_unstable_by(|a, b| a.last_use().cmp(&b.last_use()).then(a.name.cmp(&b.name)));
+        stock.items = self
+            .items
+            .iter()
+            .map(|image| Item {
+                last_use: image.last_use(),
+                size: image.seen.size,
+                frees: image.seen.allocated,
+            })
+            .collect();
+        for found in &survey.temporary {
+            let bytes =
+                || found.files.iter().map(|(_, seen)| if seen.links == 1 { seen.allocated } else { 0 }).sum();
+            match found.state {
+                Leftover::Stale => stock.leftovers.add(bytes()),
+                Leftover::Open(pid) => {
+                    stock.notes.push(format!(
+                        "{}/ is old, but {} has a file in it open",
+                        found.name,
+                        process(pid)
+                    ));
+                }
+                Leftover::Strange => {
+                    stock.notes.push(format!("{}/ is old, but holds what no download makes", found.name));
+                }
+                Leftover::Young => {}
+            }
+        }
+        for part in &survey.parts {
+            match part.state {
+                Leftover::Stale => stock.leftovers.add(part.seen.allocated),
+                Leftover::Open(pid) => {
+                    stock.notes.push(format!("{} is old, but {} has it open", part.name, process(pid)));
+                }
+                _ => {}
+            }
+        }
+        if survey.some_unseen {
+            stock.notes.push(
+                "not every process could be looked into: whether other users have what a download left open is told by its age"
+                    .to_owned(),
+            );
+        }
+        if survey.has_aside && !rules.changing {
+            stock.notes.push(
+                "a killed run has left images aside: the next prune or clean puts them back".to_owned(),
+            );
+        }
+        stock.foreign = survey.foreign.iter().map(ToString::to_string).collect();
+        stock.errors.append(&mut survey.errors);
+        Ok(stock)
+    }
+
+    fn name(&self, item: u32) -> String {
+        self.items[item as usize].name.to_string()
+    }
+
+    fn remove(
+        &mut self,
+        items: &[u32],
+        target: &mut Target<'_, '_>,
+        reason: &'static str,
+        run: &mut Removing<'_>,
+    ) {
+        for item in items {
+            if run.wait.interrupt.raised() {
+                run.outcome.stopped = Some(Refusal::Interrupted);
+                return;
+            }
+            if target.is_close() {
+                self.tidy();
+            }
+            if target.is_reached() {
+                return;
+            }
+            if let Err(e) = self.dir.prepare() {
+                let name = self.dir.path().display().to_string();
+                run.outcome.errors.push(EntryError { name, action: "prune", message: format!("{e:#}") });
+                return;
+            }
+            let image = &self.items[*item as usize];
+            match self.dir.remove(&self.survey, image) {
+                Ok(Removal::Removed) => {
+                    run.outcome.files += 1;
+                    run.outcome.bytes += image.seen.size;
+                    target.gone(image.seen.size, image.seen.allocated);
+                    let (place, name) = (Place::Base, image.name.as_name());
+                    run.progress.removed(Removed { place, name, bytes: image.seen.size, reason });
+                }
+                Ok(Removal::AlreadyGone) => {
+                    run.outcome.bytes_gone += image.seen.size;
+                    target.gone(image.seen.size, image.seen.allocated);
+                }
+                Ok(Removal::Changed) => run.outcome.left_alone += 1,
+                Err(e) => run.outcome.errors.push(EntryError {
+                    name: image.name.to_string(),
+                    action: "remove",
+                    message: format!("{e:#}"),
+                }),
+            }
+        }
+    }
+
+    fn tidy(&mut self) {
+        self.dir.close_aside();
+    }
+
+    fn leftovers(&self) -> Vec<Told> {
+        let stale = self.survey.temporary.iter().filter(|found| found.state == Leftover::Stale);
+        let directories = stale.map(|found| Told {
+            name: format!("{}/", found.name),
+            reason: self.told(found.newest),
+            files: found.files.len() as u64,
+            bytes: found.files.iter().map(|(_, seen)| if seen.links == 1 { seen.allocated } else { 0 }).sum(),
+        });
+        let parts = self.survey.parts.iter().filter(|part| part.state == Leftover::Stale);
+        let parts = parts.map(|part| Told {
+            name: part.name.to_string(),
+            reason: self.told(part.seen.mtime.max(part.seen.ctime)),
+            files: 1,
+            bytes: part.seen.allocated,
+        });
+        directories.chain(parts).collect()
+    }
+
+    fn clean(&mut self, run: &mut Removing<'_>) {
+        let outcome = &mut run.outcome;
+        let mut done = |name: Name<'_>, result: Result<Option<(u64, u64)>>| match result {
+            Ok(Some((files, bytes))) => {
+                outcome.stalled_files += files;
+                outcome.bytes_cleaned += bytes;
+                let (place, reason) = (Place::Base, "left by a crashed download");
+                run.progress.removed(Removed { place, name, bytes, reason });
+            }
+            Ok(None) => outcome.left_alone += 1,
+            Err(e) => {
+                let message = format!("{e:#}");
+                outcome.errors.push(EntryError { name: name.to_string(), action: "remove", message });
+            }
+        };
+        for found in self.survey.temporary.iter().filter(|found| found.state == Leftover::Stale) {
+            if run.wait.interrupt.raised() {
+                break;
+            }
+            done(found.name.as_name(), self.dir.remove_temporary(found).map(Some));
+        }
+        for part in self.survey.parts.iter().filter(|part| part.state == Leftover::Stale) {
+            if run.wait.interrupt.raised() {
+                break;
+            }
+            let removed = self.dir.remove_part(part).map(|removal| match removal {
+                Removal::Removed => Some((1, part.seen.allocated)),
+                Removal::AlreadyGone => Some((0, 0)),
+                Removal::Changed => None,
+            });
+            done(part.name.as_name(), removed);
+        }
+        if run.wait.interrupt.raised() {
+            run.outcome.stopped = Some(Refusal::Interrupted);
+        }
+    }
+}
