@@ -25,8 +25,7 @@ pub(crate) struct Writers {
 /// Only descriptors whose name ends like a suspect's are looked at closely, so that no foreign file system is asked for
 /// anything: a dead NFS server would not answer.
 pub(crate) fn find<'a>(dir: BorrowedFd<'_>, suspects: impl Iterator<Item = (Name<'a>, u64)>) -> Writers {
-    let suspects: HashMap<Vec<u8>, u64> =
-        suspects.map(|(name, inode)| (name.as_bytes().to_vec(), inode)).collect();
+    let suspects: HashMap<&[u8], u64> = suspects.map(|(name, inode)| (name.as_bytes(), inode)).collect();
     let mut writers = Writers::default();
     if suspects.is_empty() {
         return writers;
