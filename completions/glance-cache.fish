@@ -39,7 +39,7 @@ xattr\t''
 centralized_db\t''"
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand clean" -l sqlite-db -d 'The file of the sqlite index, relative to the cache directory [default: image_cache_sqlite_db]' -r -F
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand clean" -l node -d 'This node\'s URL in the central database [default: worker_self_reference_url]' -r
-complete -c glance-cache -n "__fish_glance_cache_using_subcommand clean" -l database -d 'The central database, as a URL without a password [default: [database] connection]' -r
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand clean" -l database -d 'The central database, as a URL without a password [default: connection in the section database]' -r
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand clean" -l database-file -d 'Read the central database\'s URL, password and all, from FILE' -r -F
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand clean" -l format -d 'How to print the result [default: json for clean and prune, text for list and status]' -r -f -a "text\t'For people'
 json\t'One object for programs'"
@@ -67,7 +67,7 @@ xattr\t''
 centralized_db\t''"
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand prune" -l sqlite-db -d 'The file of the sqlite index, relative to the cache directory [default: image_cache_sqlite_db]' -r -F
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand prune" -l node -d 'This node\'s URL in the central database [default: worker_self_reference_url]' -r
-complete -c glance-cache -n "__fish_glance_cache_using_subcommand prune" -l database -d 'The central database, as a URL without a password [default: [database] connection]' -r
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand prune" -l database -d 'The central database, as a URL without a password [default: connection in the section database]' -r
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand prune" -l database-file -d 'Read the central database\'s URL, password and all, from FILE' -r -F
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand prune" -l format -d 'How to print the result [default: json for clean and prune, text for list and status]' -r -f -a "text\t'For people'
 json\t'One object for programs'"
@@ -101,7 +101,7 @@ xattr\t''
 centralized_db\t''"
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand list" -l sqlite-db -d 'The file of the sqlite index, relative to the cache directory [default: image_cache_sqlite_db]' -r -F
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand list" -l node -d 'This node\'s URL in the central database [default: worker_self_reference_url]' -r
-complete -c glance-cache -n "__fish_glance_cache_using_subcommand list" -l database -d 'The central database, as a URL without a password [default: [database] connection]' -r
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand list" -l database -d 'The central database, as a URL without a password [default: connection in the section database]' -r
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand list" -l database-file -d 'Read the central database\'s URL, password and all, from FILE' -r -F
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand list" -l format -d 'How to print the result [default: json for clean and prune, text for list and status]' -r -f -a "text\t'For people'
 json\t'One object for programs'"
@@ -139,7 +139,7 @@ xattr\t''
 centralized_db\t''"
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand status" -l sqlite-db -d 'The file of the sqlite index, relative to the cache directory [default: image_cache_sqlite_db]' -r -F
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand status" -l node -d 'This node\'s URL in the central database [default: worker_self_reference_url]' -r
-complete -c glance-cache -n "__fish_glance_cache_using_subcommand status" -l database -d 'The central database, as a URL without a password [default: [database] connection]' -r
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand status" -l database -d 'The central database, as a URL without a password [default: connection in the section database]' -r
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand status" -l database-file -d 'Read the central database\'s URL, password and all, from FILE' -r -F
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand status" -l format -d 'How to print the result [default: json for clean and prune, text for list and status]' -r -f -a "text\t'For people'
 json\t'One object for programs'"

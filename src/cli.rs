@@ -254,7 +254,7 @@ pub(crate) struct CacheArgs {
     /// This node's URL in the central database [default: worker_self_reference_url]
     #[arg(long, value_name = "URL")]
     pub(crate) node: Option<String>,
-    /// The central database, as a URL without a password [default: [database] connection]
+    /// The central database, as a URL without a password [default: connection in the section database]
     #[arg(long, value_name = "URL", conflicts_with = "database_file")]
     pub(crate) database: Option<String>,
     /// Read the central database's URL, password and all, from FILE

@@ -188,7 +188,11 @@ impl CacheDir {
         };
         match self.look(place, name)? {
             None => return Ok(Removal::AlreadyGone),
-            Some((_, now)) if !unchanged(&now) => return Ok(Removal::Changed),
+            Some((_, now)) if !unchanged(&now) => {
+                // An unlink under way shows a changed file for a moment: who comes second must not take another one for it.
+                let gone = now.links == 0 || self.look(place, name)?.is_none_or(|(_, now)| now.links == 0);
+                return Ok(if gone { Removal::AlreadyGone } else { Removal::Changed });
+            }
             Some(_) => {}
         }
         match unlinkat(fd, name.as_c_str(), AtFlags::empty()) {

@@ -45,9 +45,9 @@ fn look_through<'a>(
     suspects: impl Iterator<Item = (Name<'a>, u64)>,
     which: impl Fn(i32, &str, &[u8], &Stat, &[u64]) -> Option<u64>,
 ) -> Writers {
-    let mut by_name: HashMap<Vec<u8>, Vec<u64>> = HashMap::new();
+    let mut by_name: HashMap<&[u8], Vec<u64>> = HashMap::new();
     for (name, inode) in suspects {
-        by_name.entry(name.as_bytes().to_vec()).or_default().push(inode);
+        by_name.entry(name.as_bytes()).or_default().push(inode);
     }
     let mut writers = Writers::default();
     if by_name.is_empty() {
