@@ -16,6 +16,9 @@
 
 use std::collections::HashSet;
 use std::os::fd::OwnedFd;
+use std::panic::resume_unwind;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
@@ -34,6 +37,8 @@ const LARGEST_BATCH: usize = 20_000;
 const LARGE: u64 = 8 << 20;
 /// Descriptors that may be held at a time.
 const HELD: usize = 200;
+/// Batches of this many images are worth a second thread.
+const WORTH_TWO: usize = 512;
 /// Ghosts and rows are forgotten in portions of this many: some milliseconds.
 const ROWS: usize = 5_000;
 /// How often rows are deleted again after a commit that met a conflict.
@@ -159,6 +164,21 @@ fn unchanged(image: &Image) -> impl Fn(&Seen) -> bool + '_ {
     }
 }
 
+/// What became of an image whose row is not what it was: somebody used it, or removed it.
+fn lost(dir: &CacheDir, image: &Image) -> Result<Removal, Errno> {
+    let now = dir.look(Place::Base, image.id.as_name())?;
+    Ok(if now.is_none() { Removal::AlreadyGone } else { Removal::Changed })
+}
+
+fn remove(dir: &CacheDir, image: &Image, held: &mut Vec<OwnedFd>) -> Result<Removal, Errno> {
+    let handle = if image.seen.allocated > LARGE { dir.hold(image.id.as_name()) } else { None };
+    let removal = dir.remove(Place::Base, image.id.as_name(), unchanged(image))?;
+    if removal == Removal::Removed {
+        held.extend(handle);
+    }
+    Ok(removal)
+}
+
 fn target(image: &Image) -> Target {
     Target { id: image.id, claim: image.row.map_or(Claim::NoRow, Claim::Unchanged) }
 }
@@ -245,16 +265,8 @@ impl Executor<'_> {
         // Only the removals are bounded: a slow disk takes its time for the journal however small the batch is. Twice what was aimed
         // at, because stopping early has its price: the rows of the rest are taken back page by page.
         let removing = Instant::now();
-
-        let mut held = Vec::new();
-        let mut done = Vec::with_capacity(images.len());
-        for (image, holds) in images.iter().zip(&holds) {
-            let late = !done.is_empty() && (removing.elapsed() > self.pace.batch() * 2 || held.len() >= HELD);
-            if late || self.wait.interrupt.raised() {
-                break;
-            }
-            done.push(if *holds { self.remove(image, &mut held) } else { self.lost(image) });
-        }
+        let limit = self.pace.batch() * 2;
+        let (done, held) = self.remove_in_turn(images, &holds, &|| removing.elapsed() > limit);
         let removed_in = removing.elapsed();
         let is_gone = |result: Option<&Result<Removal, Errno>>| {
             matches!(result, Some(Ok(Removal::Removed | Removal::AlreadyGone)))
@@ -278,19 +290,41 @@ impl Executor<'_> {
         Ok(done.len())
     }
 
-    /// What became of an image whose row is not what it was: somebody used it, or removed it.
-    fn lost(&self, image: &Image) -> Result<Removal, Errno> {
-        let now = self.dir.look(Place::Base, image.id.as_name())?;
-        Ok(if now.is_none() { Removal::AlreadyGone } else { Removal::Changed })
-    }
-
-    fn remove(&self, image: &Image, held: &mut Vec<OwnedFd>) -> Result<Removal, Errno> {
-        let handle = if image.seen.allocated > LARGE { self.dir.hold(image.id.as_name()) } else { None };
-        let removal = self.dir.remove(Place::Base, image.id.as_name(), unchanged(image))?;
-        if removal == Removal::Removed {
-            held.extend(handle);
-        }
-        Ok(removal)
+    /// Removes the files of the images whose claims held, and returns what became of the first of them: all, unless it gets
+    /// late or a signal comes. Large ones are held.
+    ///
+    /// Two threads take them in turn: half of an unlink is work on the inode, for which the directory is not locked.
+    fn remove_in_turn(
+        &self,
+        images: &[&Image],
+        holds: &[bool],
+        is_late: &(dyn Fn() -> bool + Sync),
+    ) -> (Vec<Result<Removal, Errno>>, Vec<OwnedFd>) {
+        let (dir, interrupt, next) = (self.dir, &self.wait.interrupt, AtomicUsize::new(0));
+        let work = || {
+            let (mut done, mut held) = (Vec::new(), Vec::new());
+            let stops = |held: &Vec<_>| is_late() || held.len() >= HELD / 2;
+            while !interrupt.raised() && (next.load(Ordering::Relaxed) == 0 || !stops(&held)) {
+                let at = next.fetch_add(1, Ordering::Relaxed);
+                let Some(image) = images.get(at) else { break };
+                done.push((at, if holds[at] { remove(dir, image, &mut held) } else { lost(dir, image) }));
+            }
+            (done, held)
+        };
+        let (mut done, held) = thread::scope(|scope| {
+            let second =
+                (images.len() >= WORTH_TWO).then(|| thread::Builder::new().spawn_scoped(scope, work));
+            let (mut done, mut held) = work();
+            // Where no thread can be had, this one does it all.
+            if let Some(Ok(second)) = second {
+                let (more_done, more_held) = second.join().unwrap_or_else(|panic| resume_unwind(panic));
+                done.extend(more_done);
+                held.extend(more_held);
+            }
+            (done, held)
+        });
+        done.sort_unstable_by_key(|(at, _)| *at);
+        (done.into_iter().map(|(_, result)| result).collect(), held)
     }
 
     /// After a commit that failed: the files are gone, so their rows are deleted again, on their own.
@@ -418,7 +452,7 @@ impl Executor<'_> {
         let removal = if holds {
             self.dir.remove(Place::Base, image.id.as_name(), unchanged(image))
         } else {
-            self.lost(image)
+            lost(self.dir, image)
         };
         self.index.abandon();
         if matches!(removal, Ok(Removal::Removed | Removal::AlreadyGone)) {
@@ -549,7 +583,7 @@ impl Executor<'_> {
         };
         let deadline = Instant::now() + SETTLE;
         while self.available() < wanted.min(before.saturating_add(freed)) && Instant::now() < deadline {
-            std::thread::sleep(Duration::from_millis(20));
+            thread::sleep(Duration::from_millis(20));
         }
         goal.free = wanted.saturating_sub(self.available());
         goal.free > 0
@@ -692,7 +726,7 @@ impl Pace {
     fn rest(&mut self) {
         let (most, pause) = if self.shared > 0 { (80, 160) } else { (750, 110) };
         if self.held >= Duration::from_millis(most) {
-            std::thread::sleep(Duration::from_millis(pause));
+            thread::sleep(Duration::from_millis(pause));
             self.held = Duration::ZERO;
         }
     }

@@ -44,6 +44,10 @@ const TABLE: &str = "CREATE TABLE IF NOT EXISTS cached_images (
 
 const DELETE: &str = "DELETE FROM cached_images WHERE rowid = ?1 AND image_id = ?2";
 
+/// As `DELETE`, and only if the row still says what it said.
+const DELETE_UNCHANGED: &str = "DELETE FROM cached_images WHERE rowid = ?1 AND image_id = ?2 \
+                                AND last_accessed = ?3 AND hits = ?4";
+
 /// Rows read under one shared lock: a writer waits some milliseconds at most.
 const PAGE: i64 = 20_000;
 
@@ -438,23 +442,37 @@ impl Sqlite {
     }
 
     fn try_forget(&self, targets: &[Target]) -> rusqlite::Result<Vec<bool>> {
-        let mut forgotten = Vec::with_capacity(targets.len());
+        let mut forgotten = vec![false; targets.len()];
+        // In the order of the table, so that each of its pages is come to once.
+        let mut order: Vec<usize> = (0..targets.len()).collect();
+        order.sort_unstable_by_key(|at| key(&targets[*at]));
         let mut changed = false;
-        let mut delete = self.db().prepare_cached(DELETE)?;
-        for target in targets {
-            let mut holds = self.claim_holds(target)?;
-            if let Some(key) = key(target).filter(|_| holds) {
-                // A trigger may keep the row: then it is not forgotten, and its file stays.
-                holds = delete.execute(params![key, target.id.as_str()])? == 1;
-                changed |= holds;
-            }
-            forgotten.push(holds);
+        for at in order {
+            let target = &targets[at];
+            let is_deleted = self.delete(target)?;
+            changed |= is_deleted;
+            forgotten[at] = is_deleted || (key(target).is_none() && self.claim_holds(target)?);
         }
-        drop(delete);
         if changed {
             self.secure()?;
         }
         Ok(forgotten)
+    }
+
+    /// Deletes the row of a target whose claim holds, and tells whether it did.
+    ///
+    /// A trigger may keep the row: then it is not forgotten, and its file stays.
+    fn delete(&self, target: &Target) -> rusqlite::Result<bool> {
+        let Some(key) = key(target) else { return Ok(false) };
+        let id = target.id.as_str();
+        if let Claim::Unchanged(row) = target.claim {
+            // One statement for all rows but those that hold something else than numbers, and those that were used.
+            let mut delete = self.db().prepare_cached(DELETE_UNCHANGED)?;
+            if delete.execute(params![key, id, row.last_accessed, row.hits])? == 1 {
+                return Ok(true);
+            }
+        }
+        Ok(self.claim_holds(target)? && self.db().prepare_cached(DELETE)?.execute(params![key, id])? == 1)
     }
 
     fn claim_holds(&self, target: &Target) -> rusqlite::Result<bool> {
