@@ -124,7 +124,7 @@ pub(crate) fn clean(
     progress: &dyn Progress,
     outcome: &mut Outcome,
 ) {
-    for (reason, entry) in &plan.entries {
+    for (reason, entry) in plan.entries() {
         if wait.interrupt.raised() {
             outcome.stopped = Some(Refusal::Interrupted);
             return;

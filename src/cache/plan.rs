@@ -143,9 +143,22 @@ pub(crate) enum CleanReason {
 /// The plan of a clean.
 #[derive(Debug, Default)]
 pub(crate) struct CleanPlan {
-    pub(crate) entries: Vec<(CleanReason, Partial)>,
+    invalid: Vec<Partial>,
+    stalled: Vec<Partial>,
     /// Stalled entries that stay because a process still has them open for writing, with its pid.
     pub(crate) kept_open: Vec<(Partial, i32)>,
+}
+
+impl CleanPlan {
+    /// What goes, in this order, and why.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = (CleanReason, &Partial)> {
+        let invalid = self.invalid.iter().map(|entry| (CleanReason::Invalid, entry));
+        invalid.chain(self.stalled.iter().map(|entry| (CleanReason::Stalled, entry)))
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.invalid.len() + self.stalled.len()
+    }
 }
 
 /// Whether an incomplete entry was last written longer than the stall time ago. A time in the future is not.
@@ -161,22 +174,21 @@ pub(crate) fn clean(
     now: Nanos,
     writers: &HashMap<u64, i32>,
 ) -> CleanPlan {
-    let mut plan = CleanPlan::default();
-    for entry in invalid.entries {
-        // No grace at all takes entries with a time in the future, too.
-        if limits.invalid_grace == 0 || entry.seen.mtime < now.saturating_sub(limits.invalid_grace) {
-            plan.entries.push((CleanReason::Invalid, entry));
-        }
-    }
-    for entry in incomplete.entries {
-        if !is_stalled(&entry, limits, now) {
-            continue;
-        }
+    let mut plan = CleanPlan { invalid: invalid.entries, stalled: incomplete.entries, kept_open: Vec::new() };
+    // In place: a second list would be the largest thing in memory. No grace at all takes entries with a time in the future, too.
+    plan.invalid.retain(|entry| {
+        limits.invalid_grace == 0 || entry.seen.mtime < now.saturating_sub(limits.invalid_grace)
+    });
+    plan.stalled.retain(|entry| {
+        let stalled = is_stalled(entry, limits, now);
         match writers.get(&entry.seen.inode) {
-            Some(pid) => plan.kept_open.push((entry, *pid)),
-            None => plan.entries.push((CleanReason::Stalled, entry)),
+            Some(pid) if stalled => {
+                plan.kept_open.push((entry.clone(), *pid));
+                false
+            }
+            _ => stalled,
         }
-    }
+    });
     plan
 }
 
@@ -370,7 +382,7 @@ mod tests {
             let names = |entries: Vec<&Partial>| {
                 entries.iter().map(|e| e.name.to_string()).collect::<Vec<_>>().join(" ")
             };
-            let kind = |reason| plan.entries.iter().filter(|e| e.0 == reason).map(|e| &e.1).collect();
+            let kind = |reason| plan.entries().filter(|e| e.0 == reason).map(|e| e.1).collect();
             let kept = plan.kept_open.iter().map(|e| &e.0).collect();
             [names(kind(CleanReason::Invalid)), names(kind(CleanReason::Stalled)), names(kept)]
         };

@@ -95,7 +95,7 @@ fn attempt(
 
     let mut outcome = Outcome::default();
     let (plan, mut errors) = plan_clean(context, &dir, limits);
-    let bar = Bar::new(&context.output, "cleaning", plan.entries.len() as u64, None);
+    let bar = Bar::new(&context.output, "cleaning", plan.len() as u64, None);
     execute::clean(&dir, &plan, &wait, &bar, &mut outcome);
     drop(bar);
     // The index last: on a full disk what was just removed makes room for its journal.
@@ -271,7 +271,7 @@ fn dry_run(
             }
         }
     }
-    for (reason, entry) in &plan.entries {
+    for (reason, entry) in plan.entries() {
         let bytes = if entry.kind == Kind::File { entry.seen.size } else { 0 };
         report.total_bytes_cleaned += bytes;
         let age = span(context.now.saturating_sub(entry.seen.mtime).max(0));

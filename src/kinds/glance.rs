@@ -130,7 +130,7 @@ impl ImageCache for GlanceCache<'_> {
         }
         let context = self.host.context;
         let (plan, errors) = plan_clean(context, &self.dir, self.clean_limits()?);
-        for (_, entry) in &plan.entries {
+        for (_, entry) in plan.entries() {
             stock.leftovers.add(entry.seen.allocated);
         }
         self.clean = plan;
@@ -235,7 +235,7 @@ impl ImageCache for GlanceCache<'_> {
     }
 
     fn leftovers(&self) -> Vec<Told> {
-        let told = self.clean.entries.iter().map(|(reason, entry)| Told {
+        let told = self.clean.entries().map(|(reason, entry)| Told {
             name: reason.place().show(entry.name.as_name()),
             reason: match reason {
                 plan::CleanReason::Invalid => "invalid".to_owned(),
