@@ -13,7 +13,6 @@
 
 use std::collections::HashSet;
 use std::os::fd::BorrowedFd;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -349,9 +348,9 @@ pub(crate) fn carry_out(
     space.is_there()
 }
 
-/// Device and inode of an open directory.
+/// Device and inode of what is open.
 pub(crate) fn identity(fd: BorrowedFd<'_>) -> Result<(u64, u64)> {
-    let stat = fstat(fd).context("cannot look at an open directory")?;
+    let stat = fstat(fd).context("cannot look at what is open")?;
     Ok((stat.st_dev, stat.st_ino))
 }
 
@@ -376,14 +375,10 @@ pub(crate) fn parents(fd: BorrowedFd<'_>) -> Vec<(u64, u64)> {
     found
 }
 
-/// The device of what stands at a path.
-pub(crate) fn device(path: &Path) -> rustix::io::Result<u64> {
-    rustix::fs::stat(path).map(|stat| stat.st_dev)
-}
-
 #[cfg(test)]
 mod tests {
     use std::os::fd::AsFd as _;
+    use std::path::Path;
 
     use super::*;
 

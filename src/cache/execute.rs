@@ -97,6 +97,21 @@ impl Outcome {
             && self.invalid_files + self.stalled_files == 0
     }
 
+    /// Adds what another part of the run did. How that part ended is left out.
+    pub(crate) fn add(&mut self, mut part: Outcome) {
+        self.files += part.files;
+        self.bytes += part.bytes;
+        self.bytes_gone += part.bytes_gone;
+        self.ghosts_forgotten += part.ghosts_forgotten;
+        self.orphans_adopted += part.orphans_adopted;
+        self.rows_dropped += part.rows_dropped;
+        self.invalid_files += part.invalid_files;
+        self.stalled_files += part.stalled_files;
+        self.bytes_cleaned += part.bytes_cleaned;
+        self.left_alone += part.left_alone;
+        self.errors.append(&mut part.errors);
+    }
+
     fn error(&mut self, name: impl Into<String>, action: &'static str, message: impl Into<String>) {
         self.errors.push(EntryError { name: name.into(), action, message: message.into() });
     }

@@ -214,16 +214,9 @@ impl ImageCache for GlanceCache<'_> {
             Target::Room(space) => space.measure(),
         }
         let outcome = &mut run.outcome;
-        outcome.files += done.files;
-        outcome.bytes += done.bytes;
-        outcome.bytes_gone += done.bytes_gone;
-        outcome.ghosts_forgotten += done.ghosts_forgotten;
-        outcome.invalid_files += done.invalid_files;
-        outcome.stalled_files += done.stalled_files;
-        outcome.bytes_cleaned += done.bytes_cleaned;
-        outcome.left_alone += done.left_alone;
-        outcome.errors.append(&mut done.errors);
-        match done.stopped {
+        let stopped = done.stopped.take();
+        outcome.add(done);
+        match stopped {
             None => {}
             Some(Refusal::Interrupted) => outcome.stopped = Some(Refusal::Interrupted),
             Some(refusal) => outcome.errors.push(execute::EntryError {

@@ -53,6 +53,7 @@ pub(crate) struct Found {
 }
 
 /// A cache on the list.
+#[derive(Clone)]
 pub(crate) struct Declared {
     pub(crate) name: String,
     pub(crate) kind: &'static dyn Kind,
