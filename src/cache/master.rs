@@ -116,6 +116,13 @@ pub(crate) struct Temporary {
     pub(crate) state: Leftover,
 }
 
+impl Temporary {
+    /// Bytes of disk that removing it frees.
+    pub(crate) fn allocated(&self) -> u64 {
+        self.files.iter().filter(|(_, seen)| seen.links == 1).map(|(_, seen)| seen.allocated).sum()
+    }
+}
+
 /// Whether a temporary file or directory belongs to a download that is dead.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Leftover {
