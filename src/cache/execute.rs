@@ -100,8 +100,8 @@ impl Outcome {
     /// Adds what another part of the run did. How that part ended is left out.
     pub(crate) fn add(&mut self, mut part: Outcome) {
         self.files += part.files;
-        self.bytes += part.bytes;
-        self.bytes_gone += part.bytes_gone;
+        self.bytes = self.bytes.saturating_add(part.bytes);
+        self.bytes_gone = self.bytes_gone.saturating_add(part.bytes_gone);
         self.ghosts_forgotten += part.ghosts_forgotten;
         self.orphans_adopted += part.orphans_adopted;
         self.rows_dropped += part.rows_dropped;
@@ -651,7 +651,7 @@ impl PruneRun {
             match result {
                 Ok(Removal::Removed) => {
                     self.outcome.files += 1;
-                    self.outcome.bytes += image.seen.size;
+                    self.outcome.bytes = self.outcome.bytes.saturating_add(image.seen.size);
                     self.freed += frees(image);
                     self.goal = self.goal.without(image);
                     self.rows -= usize::from(image.row.is_some() && self.rows > 0);
@@ -664,7 +664,7 @@ impl PruneRun {
                     progress.removed(Removed { place: Place::Base, name, bytes, reason });
                 }
                 Ok(Removal::AlreadyGone) => {
-                    self.outcome.bytes_gone += image.seen.size;
+                    self.outcome.bytes_gone = self.outcome.bytes_gone.saturating_add(image.seen.size);
                     self.goal = self.goal.without(image);
                 }
                 Ok(Removal::Changed) => self.outcome.left_alone += 1,

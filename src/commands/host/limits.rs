@@ -53,14 +53,14 @@ fn hold_one(context: &Context, host: &Host<'_>, member: &mut Member<'_>, rules: 
     let (count, over) = limits(member.view(), member.limit, rules.now);
     let items: Vec<u32> = (0..member.stock.items.len() as u32).collect();
     let (expired, rest) = items.split_at(count);
-    let bytes = over + member.stock.items[..count].iter().map(|item| item.size).sum::<u64>();
+    let bytes = member.stock.items[..count].iter().fold(over, |sum, item| sum.saturating_add(item.size));
     let bar = Bar::new(&context.output, "pruning", bytes, Some(bytes));
     let mut run = Removing { wait: &host.wait, progress: &bar, outcome: Outcome::default() };
     // One run for each cache even when nothing is over: rows without a file are forgotten all the same.
     if !expired.is_empty() {
         member.cache.remove(expired, &mut Target::All, "expired", &mut run);
     }
-    let gone = run.outcome.bytes + run.outcome.bytes_gone;
+    let gone = run.outcome.bytes.saturating_add(run.outcome.bytes_gone);
     // What of the expired ones stayed counts towards the size.
     let over = member.stock.size.saturating_sub(gone).saturating_sub(member.limit);
     member.cache.remove(rest, &mut Target::Size(over), "least recently used", &mut run);

@@ -91,7 +91,7 @@ impl CacheLine {
         self.files_cleaned = outcome.invalid_files + outcome.stalled_files;
         self.bytes_cleaned = outcome.bytes_cleaned;
         self.ghosts_forgotten = outcome.ghosts_forgotten;
-        self.size = self.size.saturating_sub(outcome.bytes + outcome.bytes_gone);
+        self.size = self.size.saturating_sub(outcome.bytes).saturating_sub(outcome.bytes_gone);
     }
 
     pub(super) fn is_over(&self) -> bool {
@@ -178,7 +178,7 @@ impl HostRun {
             let size = members[pick.cache].stock.items[pick.item as usize].size;
             let line = &mut self.caches[pick.cache];
             line.files_pruned += 1;
-            line.bytes_pruned += size;
+            line.bytes_pruned = line.bytes_pruned.saturating_add(size);
             line.size = line.size.saturating_sub(size);
         }
         self.plan = Some(picks.iter().map(|pick| HostPlanEntry::of(members, pick, now)).collect());
@@ -221,7 +221,7 @@ impl HostRun {
     }
 
     pub(super) fn sum(&self, figure: fn(&CacheLine) -> u64) -> u64 {
-        self.caches.iter().map(figure).sum()
+        self.caches.iter().map(figure).fold(0, u64::saturating_add)
     }
 
     pub(super) fn verb(&self) -> &'static str {
