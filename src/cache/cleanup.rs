@@ -168,7 +168,9 @@ pub(crate) trait ImageCache {
     fn lock(&mut self, wait: &Wait) -> Result<()>;
 
     /// Looks at everything in it. Positions of items are good until the next survey.
-    fn survey(&mut self, rules: &Rules) -> Result<Stock>;
+    ///
+    /// `caches` are the device and inode of all caches of the host, which are no leftovers wherever they are.
+    fn survey(&mut self, rules: &Rules, caches: &[(u64, u64)]) -> Result<Stock>;
 
     /// The name of an item.
     fn name(&self, item: u32) -> String;
@@ -318,7 +320,8 @@ pub(crate) fn enough<'a>(order: &'a [Pick], caches: &[View<'_>], missing: u64) -
 /// What a cache's own limits ask for: how many of its items have expired, and how many bytes more are to go.
 pub(crate) fn limits(view: View<'_>, size: u64, now: Nanos) -> (usize, u64) {
     let expired = expired(view, now);
-    let left: u64 = view.stock.size - view.stock.items[..expired].iter().map(|item| item.size).sum::<u64>();
+    let left =
+        view.stock.items[..expired].iter().fold(view.stock.size, |left, item| left.saturating_sub(item.size));
     (expired, left.saturating_sub(size))
 }
 
@@ -361,7 +364,7 @@ pub(crate) fn parents(fd: BorrowedFd<'_>) -> Vec<(u64, u64)> {
     let Ok(mut at) = openat(fd, c".", flags, Mode::empty()) else {
         return found;
     };
-    let mut here = None;
+    let mut here = identity(fd).ok();
     while let Ok(up) = openat(&at, c"..", flags, Mode::empty()) {
         let Ok(stat) = statat(&up, c"", AtFlags::EMPTY_PATH) else { break };
         let identity = (stat.st_dev, stat.st_ino);

@@ -197,7 +197,7 @@ impl ImageCache for GlanceCache<'_> {
         Ok(())
     }
 
-    fn survey(&mut self, rules: &Rules) -> Result<Stock> {
+    fn survey(&mut self, rules: &Rules, _: &[(u64, u64)]) -> Result<Stock> {
         let mut stock = Stock::default();
         refuse_strange(&self.settings, &self.dir).map_err(plain)?;
         if crate::commands::clean::is_empty(&self.dir).map_err(plain)? {
@@ -242,7 +242,7 @@ impl ImageCache for GlanceCache<'_> {
         cache.inventory.ghosts.clear();
         match target {
             Target::All => {}
-            Target::Size(left) => *left = left.saturating_sub(done.bytes + done.bytes_gone),
+            Target::Size(left) => *left = left.saturating_sub(done.bytes).saturating_sub(done.bytes_gone),
             Target::Room(space) => space.measure(),
         }
         book(done, &mut run.outcome);

@@ -18,7 +18,7 @@ use crate::cache::lock::process;
 use crate::cache::master::{Leftover, Master, MasterDir, Survey};
 use crate::cli::Amount;
 use crate::config::{self, Opt};
-use crate::output::report::span;
+use crate::output::report::{count, span};
 
 /// A kind of master images: which options say where they are and how many there may be.
 pub(super) struct MasterImages {
@@ -102,7 +102,7 @@ impl MasterCache {
         let young = rules.now.saturating_sub(rules.min_age);
         self.items = std::mem::take(&mut survey.unused);
         self.items.retain(|image| {
-            stock.size += image.seen.size;
+            stock.size = stock.size.saturating_add(image.seen.size);
             let stays = (rules.min_age > 0 && image.last_use() > young)
                 || (!rules.keep.is_empty() && rules.keep.contains(&image.name.id().folded()));
             if stays {
@@ -166,13 +166,13 @@ impl MasterCache {
         match self.dir.remove(&self.survey, image) {
             Ok(Removal::Removed) => {
                 run.outcome.files += 1;
-                run.outcome.bytes += size;
+                run.outcome.bytes = run.outcome.bytes.saturating_add(size);
                 target.gone(size, allocated);
                 let (place, name) = (Place::Base, image.name.as_name());
                 run.progress.removed(Removed { place, name, bytes: size, reason });
             }
             Ok(Removal::AlreadyGone) => {
-                run.outcome.bytes_gone += size;
+                run.outcome.bytes_gone = run.outcome.bytes_gone.saturating_add(size);
                 target.gone(size, allocated);
             }
             Ok(Removal::Changed) => run.outcome.left_alone += 1,
@@ -200,16 +200,17 @@ impl ImageCache for MasterCache {
         self.dir.lock(wait)
     }
 
-    fn survey(&mut self, rules: &Rules) -> Result<Stock> {
+    fn survey(&mut self, rules: &Rules, caches: &[(u64, u64)]) -> Result<Stock> {
         let mut stock = Stock::default();
         if rules.changing {
-            let count = self.dir.recover()?;
-            if count > 0 {
-                stock.notes.push(format!("put back {count} images that a killed run had taken aside"));
+            let found = self.dir.recover()?;
+            if found > 0 {
+                let images = count(found, "image");
+                stock.notes.push(format!("put back {images} that a killed run had taken aside"));
             }
         }
         self.now = rules.now;
-        self.survey = self.dir.survey(rules.grace, rules.now)?;
+        self.survey = self.dir.survey(rules.grace, rules.now, caches)?;
         self.sort(rules, &mut stock);
         self.note_leftovers(&mut stock);
         if self.survey.has_aside && !rules.changing {
@@ -276,36 +277,40 @@ impl ImageCache for MasterCache {
     }
 
     fn clean(&mut self, run: &mut Removing<'_>) {
-        let outcome = &mut run.outcome;
-        let mut done = |name: Name<'_>, result: Result<Option<(u64, u64)>>| match result {
-            Ok(Some((files, bytes))) => {
-                outcome.stalled_files += files;
-                outcome.bytes_cleaned += bytes;
-                let (place, reason) = (Place::Base, "left by a crashed download");
-                run.progress.removed(Removed { place, name, bytes, reason });
-            }
-            Ok(None) => outcome.left_alone += 1,
-            Err(e) => outcome.errors.push(failed(&name, &e)),
-        };
+        let interrupt = &run.wait.interrupt;
         for found in self.survey.temporary.iter().filter(|found| found.state == Leftover::Stale) {
-            if run.wait.interrupt.raised() {
+            if interrupt.raised() {
                 break;
             }
-            done(found.name.as_name(), self.dir.remove_temporary(found).map(Some));
+            let done = self.dir.remove_temporary(found, interrupt);
+            run.outcome.stalled_files += done.files;
+            run.outcome.bytes_cleaned += done.bytes;
+            if done.errors.is_empty() {
+                run.progress.removed(leftover(found.name.as_name(), done.bytes));
+            }
+            run.outcome.errors.extend(done.errors);
         }
         for part in self.survey.parts.iter().filter(|part| part.state == Leftover::Stale) {
-            if run.wait.interrupt.raised() {
+            if interrupt.raised() {
                 break;
             }
-            let removed = self.dir.remove_part(part).map(|removal| match removal {
-                Removal::Removed => Some((1, part.seen.allocated)),
-                Removal::AlreadyGone => Some((0, 0)),
-                Removal::Changed => None,
-            });
-            done(part.name.as_name(), removed);
+            match self.dir.remove_part(part) {
+                Ok(Removal::Removed) => {
+                    run.outcome.stalled_files += 1;
+                    run.outcome.bytes_cleaned += part.seen.allocated;
+                    run.progress.removed(leftover(part.name.as_name(), part.seen.allocated));
+                }
+                Ok(Removal::AlreadyGone) => {}
+                Ok(Removal::Changed) => run.outcome.left_alone += 1,
+                Err(e) => run.outcome.errors.push(failed(&part.name, &e)),
+            }
         }
-        if run.wait.interrupt.raised() {
+        if interrupt.raised() {
             run.outcome.stopped = Some(Refusal::Interrupted);
         }
     }
+}
+
+fn leftover(name: Name<'_>, bytes: u64) -> Removed<'_> {
+    Removed { place: Place::Base, name, bytes, reason: "left by a crashed download" }
 }

@@ -120,14 +120,25 @@ pub(crate) fn find_all(host: &Host<'_>) -> (Vec<Declared>, Vec<EntryError>) {
         }
     };
     for kind in KINDS {
-        add(kind.name(), found(host, kind));
+        add(kind.name(), found(host, kind).and_then(placed));
     }
     for section in host.config.sections() {
         if let Some(name) = section.strip_prefix(SECTION).filter(|name| kind_of(name).is_none()) {
-            add(name, declared(host, section, name).map(Some));
+            add(name, declared(host, section, name).map(Some).and_then(placed));
         }
     }
     (list.into_vec(), errors)
+}
+
+/// Refuses a place that depends on where one stands: its service's and a cron job's are not the same.
+fn placed(found: Option<Declared>) -> Result<Option<Declared>> {
+    if let Some(Declared { directory: Setting { value, origin }, .. }) = &found
+        && !matches!(origin, Origin::Flag(_))
+        && value.is_relative()
+    {
+        bail!("{origin}: directory is {value:?}, but must be an absolute path");
+    }
+    Ok(found)
 }
 
 fn kind_of(name: &str) -> Option<&'static dyn Kind> {
@@ -159,6 +170,9 @@ fn found(host: &Host<'_>, kind: &'static dyn Kind) -> Result<Option<Declared>> {
 
 /// A cache that only the operator's section knows.
 fn declared(host: &Host<'_>, section: &str, name: &str) -> Result<Declared> {
+    if name.trim().is_empty() {
+        bail!("[{section}] names no cache: the section is [{SECTION}NAME]");
+    }
     let required = |option: &str, set: Option<_>| {
         set.ok_or_else(|| anyhow!("[{section}] sets no {option}: directory, kind and size are needed"))
     };

@@ -72,10 +72,11 @@ pub(super) fn gather<'a>(host: &'a Host<'a>, rules: &Rules, on: Option<u64>) -> 
         }
     }
     gathered.warn_of_nested();
+    let caches: Vec<(u64, u64)> = gathered.members.iter().map(|member| member.identity).collect();
     if rules.changing {
         gathered.lock(host);
     }
-    gathered.survey(rules);
+    gathered.survey(rules, &caches);
     gathered.note_missing();
     gathered
 }
@@ -129,16 +130,17 @@ impl<'a> Gathered<'a> {
             let name = &self.members[*position].declared.name;
             self.warnings.push(format!("{name} is passed over: {error:#}"));
         }
-        for (position, error) in &refused {
+        // Told to stop: that one was waiting for a lock is no error.
+        for (position, error) in refused.iter().filter(|_| !host.wait.interrupt.raised()) {
             self.refuse(*position, "lock", error);
         }
         self.leave_out(&skipped.iter().chain(&refused).map(|(position, _)| *position).collect::<Vec<_>>());
     }
 
-    fn survey(&mut self, rules: &Rules) {
+    fn survey(&mut self, rules: &Rules, caches: &[(u64, u64)]) {
         let mut refused = Vec::new();
         for (position, member) in self.members.iter_mut().enumerate() {
-            match member.cache.survey(rules) {
+            match member.cache.survey(rules, caches) {
                 Ok(stock) => member.stock = stock,
                 Err(e) => refused.push((position, e)),
             }

@@ -52,6 +52,10 @@ pub(super) fn require(
     let (device, _) = identity(fd.as_fd()).map_err(Failure::cannot_start)?;
     let mut gathered = gather(host, rules, Some(device));
     gathered.tell(context);
+    if context.interrupt.raised() {
+        report.run.did(context, &gathered.members, Vec::new());
+        return Ok(report.tell(context));
+    }
     space.measure();
     let order = report.plan(&gathered, &space, rules, wish);
     if report.refused || report.run.dry_run {
