@@ -135,6 +135,15 @@ pub(crate) enum Target<'a, 's> {
     Room(&'a mut Space<'s>),
 }
 
+/// How far a target is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Distance {
+    Far,
+    /// So little is missing that a directory of ours could be what is in the way.
+    Close,
+    Reached,
+}
+
 impl Target<'_, '_> {
     pub(crate) fn is_reached(&mut self) -> bool {
         match self {
@@ -144,9 +153,18 @@ impl Target<'_, '_> {
         }
     }
 
-    /// Whether so little is missing that a directory of ours could be what is in the way.
-    pub(crate) fn is_close(&self) -> bool {
-        matches!(self, Target::Room(space) if space.is_close())
+    /// The same, looked at once for each image: when [`Distance::Close`], nothing has been waited for yet.
+    pub(crate) fn distance(&mut self) -> Distance {
+        let reached = match self {
+            Target::All => false,
+            Target::Size(left) => *left == 0,
+            Target::Room(space) => match space.missing() {
+                0 => true,
+                1..=CLOSE => return Distance::Close,
+                _ => space.has_settled(),
+            },
+        };
+        if reached { Distance::Reached } else { Distance::Far }
     }
 
     /// Books an image that is gone.
@@ -248,9 +266,11 @@ impl<'a> Space<'a> {
 
     /// Whether the space is there. When only the blocks just released are not there yet, they are waited for.
     fn is_there(&mut self) -> bool {
-        if self.missing() == 0 {
-            return true;
-        }
+        self.missing() == 0 || self.has_settled()
+    }
+
+    /// Whether it is there after a wait for the blocks just released, which without enough of those there is not.
+    fn has_settled(&mut self) -> bool {
         if self.released == 0 || self.base.saturating_add(self.released) < self.required {
             return false;
         }

@@ -38,8 +38,10 @@ const HELD: usize = 200;
 const ROWS: usize = 5_000;
 /// How often rows are deleted again after a commit that met a conflict.
 const REPEATS: usize = 3;
-/// How long a file system that frees in the background is waited for.
+/// How long a file system that frees in the background is waited for ...
 const SETTLE: Duration = Duration::from_secs(2);
+/// ... and how long in all: blocks that somebody holds never come.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Told of what is done while it is done. `()` is deaf.
 pub(crate) trait Progress {
@@ -200,6 +202,7 @@ impl Executor<'_> {
             made_room: false,
             taken: HashSet::new(),
             pending: Vec::new(),
+            patience: PATIENCE,
             outcome: Outcome::default(),
         };
         let before = self.available();
@@ -225,7 +228,7 @@ impl Executor<'_> {
             };
             match step {
                 Ok(true) => {}
-                Ok(false) if self.is_short(min_free, before, run.freed, &mut run.goal) => {}
+                Ok(false) if self.is_short(min_free, before, &mut run) => {}
                 Ok(false) => break,
                 Err(refusal) => run.outcome.stopped = Some(refusal),
             }
@@ -558,16 +561,19 @@ impl Executor<'_> {
     /// Whether less is free than was asked for although the goal is reached; then sets what is still missing.
     ///
     /// File systems may free in the background: as long as less shows than the blocks just released, it is waited for a moment.
-    fn is_short(&self, min_free: Option<u64>, before: u64, freed: u64, goal: &mut Goal) -> bool {
-        let Some(wanted) = min_free.filter(|_| goal.is_reached() && freed > 0) else {
+    fn is_short(&self, min_free: Option<u64>, before: u64, run: &mut PruneRun) -> bool {
+        let Some(wanted) = min_free.filter(|_| run.goal.is_reached() && run.freed > 0) else {
             return false;
         };
-        let deadline = Instant::now() + SETTLE;
-        while self.available() < wanted.min(before.saturating_add(freed)) && Instant::now() < deadline {
+        let started = Instant::now();
+        let limit = SETTLE.min(run.patience);
+        let expected = wanted.min(before.saturating_add(run.freed));
+        while self.available() < expected && started.elapsed() < limit && !self.wait.interrupt.raised() {
             std::thread::sleep(Duration::from_millis(20));
         }
-        goal.free = wanted.saturating_sub(self.available());
-        goal.free > 0
+        run.patience = run.patience.saturating_sub(started.elapsed());
+        run.goal.free = wanted.saturating_sub(self.available());
+        run.goal.free > 0
     }
 }
 
@@ -609,6 +615,8 @@ struct PruneRun {
     taken: HashSet<ImageId>,
     /// Rows of images that are gone already.
     pending: Vec<Target>,
+    /// How long blocks that are freed in the background may still be waited for.
+    patience: Duration,
     outcome: Outcome,
 }
 

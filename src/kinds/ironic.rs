@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 
 use super::{Declared, Found, Host, Kind, scaled};
-use crate::cache::cleanup::{ImageCache, Item, Part, Removing, Rules, Stock, Target, Told};
+use crate::cache::cleanup::{Distance, ImageCache, Item, Part, Removing, Rules, Stock, Target, Told};
 use crate::cache::dir::{Place, Removal};
 use crate::cache::entry::{Name, Nanos, SECOND, Seen};
 use crate::cache::execute::{EntryError, Removed};
@@ -239,11 +239,15 @@ impl ImageCache for MasterCache {
                 run.outcome.stopped = Some(Refusal::Interrupted);
                 return;
             }
-            if target.is_close() {
-                self.tidy();
-            }
-            if target.is_reached() {
-                return;
+            match target.distance() {
+                Distance::Far => {}
+                Distance::Reached => return,
+                Distance::Close => {
+                    self.tidy();
+                    if target.is_reached() {
+                        return;
+                    }
+                }
             }
             if let Err(e) = self.dir.prepare() {
                 let name = self.dir.path().display().to_string();
