@@ -23,7 +23,7 @@ use crate::commands::{Context, Selection};
 use crate::config::{self, Config, Opt, Origin, Setting, Source};
 
 /// All kinds, in order of registration.
-static KINDS: [&dyn Kind; 4] = [&glance::GLANCE, &ironic::ISO, &ironic::INSTANCE, &ironic::TFTP];
+static KINDS: &[&dyn Kind] = &[&glance::GLANCE, &ironic::ISO, &ironic::INSTANCE, &ironic::TFTP];
 
 /// What the sections of further caches begin with.
 const SECTION: &str = "image_cache:";
@@ -119,7 +119,7 @@ pub(crate) fn find_all(host: &Host<'_>) -> (Vec<Declared>, Vec<EntryError>) {
             }
         }
     };
-    for kind in KINDS {
+    for kind in KINDS.iter().copied() {
         add(kind.name(), found(host, kind).and_then(placed));
     }
     for section in host.config.sections() {
@@ -136,13 +136,13 @@ fn placed(found: Option<Declared>) -> Result<Option<Declared>> {
         && !matches!(origin, Origin::Flag(_))
         && value.is_relative()
     {
-        bail!("{origin}: directory is {value:?}, but must be an absolute path");
+        bail!("{origin}: directory is \"{}\", but must be an absolute path", value.display());
     }
     Ok(found)
 }
 
 fn kind_of(name: &str) -> Option<&'static dyn Kind> {
-    KINDS.into_iter().find(|kind| kind.name() == name)
+    KINDS.iter().copied().find(|kind| kind.name() == name)
 }
 
 /// The cache that a kind finds, with what the operator's section says otherwise.
