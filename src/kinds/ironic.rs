@@ -22,13 +22,13 @@ use crate::output::report::{count, span};
 
 /// A kind of master images: which options say where they are and how many there may be.
 pub(super) struct MasterImages {
-    name: &'static str,
-    priority: u32,
-    directory: Opt<'static>,
+    pub(super) name: &'static str,
+    pub(super) priority: u32,
+    pub(super) directory: Opt<'static>,
     /// In MiB.
-    size: Opt<'static>,
+    pub(super) size: Opt<'static>,
     /// In minutes.
-    ttl: Opt<'static>,
+    pub(super) ttl: Opt<'static>,
 }
 
 pub(super) static ISO: MasterImages = MasterImages {
