@@ -4,6 +4,7 @@
 //! conductor has behind it, is told apart. Images are as long as each other, so that half of the bytes is half of the images
 //! whichever of those that were cached in the same tick of the clock goes first.
 
+use std::fmt::Write as _;
 use std::fs;
 
 use anyhow::{Result, ensure};
@@ -121,7 +122,7 @@ fn run(bench: &Bench, who: Who, images: usize) -> Result<Sample> {
                 below(MASTERS[2])
             );
             for kind in ["ironic-iso", "ironic-instance", "ironic-tftp"] {
-                text += &format!("[image_cache:{kind}]\nsize = {size}\nage = 9999d\n");
+                let _ = write!(text, "[image_cache:{kind}]\nsize = {size}\nage = 9999d\n");
             }
             fs::write(&conf, text)?;
             let conf = conf.display().to_string();

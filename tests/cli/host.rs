@@ -442,6 +442,27 @@ fn a_cache_is_held_to_its_age_and_then_its_size() {
 }
 
 #[test]
+fn what_was_used_at_the_same_time_goes_by_name() {
+    let env = HostEnv::new();
+    env.limits(0, 1_000_000);
+    for n in (0..200).rev() {
+        env.image("iso", &master(n), 10);
+    }
+    let plan = env.later("prune", &["--all-caches", "--dry-run"]).ok().json();
+    let planned: Vec<String> =
+        plan["plan"].as_array().unwrap().iter().map(|e| e["image_id"].as_str().unwrap().to_owned()).collect();
+    let used = |name: &String| {
+        let file = fs::metadata(env.dir("iso").join(name)).unwrap();
+        (file.ctime(), file.ctime_nsec(), name.clone())
+    };
+    let mut expected = planned.clone();
+    expected.sort_by_key(used);
+    assert_eq!(planned, expected);
+    let times: std::collections::HashSet<_> = planned.iter().map(|name| used(name).1).collect();
+    assert!(times.len() < planned.len(), "some were made in the same tick");
+}
+
+#[test]
 fn one_caches_trouble_does_not_stop_the_next() {
     let env = HostEnv::new();
     env.limits(0, 0);

@@ -1,6 +1,6 @@
 //! All image caches of a host at once: `prune --require`, and `--all-caches` of prune, clean, list and status.
 //!
-//! [`gather`] all caches, decide ([`crate::cache::cleanup`]), act, tell: [`room`], [`limits`], [`clean`] and [`look`] are a command
+//! [`gather`] all caches, decide ([`crate::cache::cleanup`]), act, tell: [`room`], [`limits`], [`mod@clean`] and [`mod@look`] are a command
 //! each. Which kinds of caches there are is in [`crate::kinds`].
 
 mod clean;
