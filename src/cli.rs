@@ -51,7 +51,8 @@ const EXIT_CODES: &str = "Exit codes:
 /// no process has open for writing. Needs no index and no database. With --repair, mends the index too.
 ///
 /// With --all-caches, does that in every cache of Glance's on this host, and removes from Ironic's what downloads that died left there:
-/// temporary directories and .part files, older than --temp-grace and with nothing in them open.
+/// temporary directories and .part files, older than --temp-grace and with nothing in them open. A directory is a download's when it is
+/// named and protected as Python's mkdtemp does (mode 0700) and holds nothing but files named after images; any other stays.
 #[derive(Debug, Args)]
 #[command(after_help = EXIT_CODES)]
 pub(crate) struct CleanArgs {
@@ -98,8 +99,10 @@ All caches of a host:
     priority = 30
 
   Priorities are whole numbers from 1; higher goes first, and among equals the one that was registered first: Glance, ISO, instance,
-  TFTP, then declared ones. Ironic's own options are read as a conductor reads them. File systems are told apart by their device
-  number: of btrfs, each subvolume is one.
+  TFTP, then declared ones. It is the list's order that counts, not which cache the space is for, as in Ironic today: who wants
+  another cache to give first raises its priority. Ironic's own options are read as a conductor reads them; a directory has to be an
+  absolute path. File systems are told apart by their device number: of btrfs, each subvolume is one. Images that share blocks
+  with others (reflinks) free less than it seems beforehand.
 
 Beside a running conductor:
   Only files named <uuid> or <uuid>.converted go, when no instance has a link to them and they were not used for --min-age. An image is

@@ -12,6 +12,7 @@
 #![allow(clippy::disallowed_methods, reason = "the bans are for the tool itself")]
 
 mod bare;
+mod host;
 mod make;
 
 use std::fmt::Write as _;
@@ -134,6 +135,8 @@ struct Bench {
     myself: PathBuf,
     /// The directory with the real tools.
     real: Option<PathBuf>,
+    /// A Python that has the real Ironic.
+    ironic: Option<PathBuf>,
     /// How many caches were made. Each has a name of its own: see `benches/run`.
     made: usize,
     targets: Vec<(String, bool)>,
@@ -152,12 +155,13 @@ struct Line {
 }
 
 fn table(arguments: &[String]) -> Result<()> {
-    let (mut dir, mut sizes) = (None, vec![1_000, 10_000, 100_000]);
+    let (mut dir, mut sizes, mut only_host) = (None, vec![1_000, 10_000, 100_000], false);
     let mut arguments = arguments.iter();
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
             "--dir" => dir = arguments.next().map(PathBuf::from),
             "--million" => sizes.push(1_000_000),
+            "--host" => only_host = true,
             "--sizes" => {
                 let list = arguments.next().context("--sizes takes a list like 1000,10000")?;
                 sizes = list.split(',').map(str::parse).collect::<Result<_, _>>().context("--sizes")?;
@@ -178,10 +182,19 @@ fn table(arguments: &[String]) -> Result<()> {
             "NOT COMPARED WITH THE REAL TOOLS: set GLANCE_CACHE_TEST_PYTHON to a Python that has Glance (tests/run makes one)\n"
         );
     }
+    let ironic = std::env::var_os("GLANCE_CACHE_TEST_IRONIC_PYTHON").map(PathBuf::from);
+    if ironic.is_none() {
+        println!("NOT COMPARED WITH IRONIC: set GLANCE_CACHE_TEST_IRONIC_PYTHON to a Python that has it\n");
+    }
     let dir = dir.context("--dir DIR: where the caches are made")?;
-    let mut bench = Bench { dir, myself: std::env::current_exe()?, real, made: 0, targets: Vec::new() };
-    bench.start_up()?;
-    bench.work(&sizes)?;
+    let mut bench =
+        Bench { dir, myself: std::env::current_exe()?, real, ironic, made: 0, targets: Vec::new() };
+    if !only_host {
+        bench.start_up()?;
+        bench.work(&sizes)?;
+        println!();
+    }
+    host::table(&mut bench, &sizes)?;
     println!("\nTargets");
     for (what, holds) in &bench.targets {
         println!("  {}  {what}", if *holds { "holds " } else { "MISSED" });
@@ -444,9 +457,14 @@ impl Bench {
         if matches!(who, Who::Bare | Who::Open) {
             arguments.insert(0, self.myself.display().to_string());
         }
+        self.measured(&arguments)
+    }
+
+    /// What a program takes, run by the stop-watch.
+    fn measured(&self, arguments: &[String]) -> Result<Sample> {
         let output = Command::new(&self.myself)
             .arg("measure")
-            .args(&arguments)
+            .args(arguments)
             .env_clear()
             .env("PATH", "/usr/bin:/bin")
             .env("HOME", &self.dir)

@@ -89,6 +89,33 @@ pub(crate) fn cache(dir: &Path, driver: Driver, images: usize, partials: usize) 
     Ok(())
 }
 
+/// The directories of a host's caches.
+pub(crate) const MASTERS: [&str; 3] = ["iso", "instance", "tftp"];
+/// The length of a master image.
+pub(crate) const MASTER: u64 = 1024;
+
+/// Makes a directory of master images. The order in which they are made is that of their last uses, because the change time counts.
+pub(crate) fn masters(dir: &Path, images: usize) -> anyhow::Result<()> {
+    fs::create_dir_all(dir)?;
+    for n in 0..images {
+        let file = File::create_new(dir.join(entry(n).0))?;
+        file.set_len(MASTER)?;
+        let used = Timespec { tv_sec: last_use(n) / 1_000_000, tv_nsec: 0 };
+        futimens(&file, &Timestamps { last_access: used, last_modification: used })?;
+    }
+    Ok(())
+}
+
+/// When a master image was last read, in microseconds since the epoch.
+fn last_use(n: usize) -> i64 {
+    (LATEST as i64) - 1_000_000 * (10_000_000 - n as i64)
+}
+
+/// The last read of the first image of the later half.
+pub(crate) fn middle(images: usize) -> i64 {
+    last_use(images / 2)
+}
+
 fn file(dir: &Path, n: usize, driver: Driver) -> anyhow::Result<()> {
     let (id, size, used) = entry(n);
     let file = File::create_new(dir.join(id))?;

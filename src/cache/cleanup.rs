@@ -13,7 +13,6 @@
 
 use std::collections::HashSet;
 use std::os::fd::BorrowedFd;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -136,6 +135,15 @@ pub(crate) enum Target<'a, 's> {
     Room(&'a mut Space<'s>),
 }
 
+/// How far a target is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Distance {
+    Far,
+    /// So little is missing that a directory of ours could be what is in the way.
+    Close,
+    Reached,
+}
+
 impl Target<'_, '_> {
     pub(crate) fn is_reached(&mut self) -> bool {
         match self {
@@ -145,9 +153,18 @@ impl Target<'_, '_> {
         }
     }
 
-    /// Whether so little is missing that a directory of ours could be what is in the way.
-    pub(crate) fn is_close(&self) -> bool {
-        matches!(self, Target::Room(space) if space.is_close())
+    /// The same, looked at once for each image: when [`Distance::Close`], nothing has been waited for yet.
+    pub(crate) fn distance(&mut self) -> Distance {
+        let reached = match self {
+            Target::All => false,
+            Target::Size(left) => *left == 0,
+            Target::Room(space) => match space.missing() {
+                0 => true,
+                1..=CLOSE => return Distance::Close,
+                _ => space.has_settled(),
+            },
+        };
+        if reached { Distance::Reached } else { Distance::Far }
     }
 
     /// Books an image that is gone.
@@ -169,7 +186,9 @@ pub(crate) trait ImageCache {
     fn lock(&mut self, wait: &Wait) -> Result<()>;
 
     /// Looks at everything in it. Positions of items are good until the next survey.
-    fn survey(&mut self, rules: &Rules) -> Result<Stock>;
+    ///
+    /// `caches` are the device and inode of all caches of the host, which are no leftovers wherever they are.
+    fn survey(&mut self, rules: &Rules, caches: &[(u64, u64)]) -> Result<Stock>;
 
     /// The name of an item.
     fn name(&self, item: u32) -> String;
@@ -247,9 +266,11 @@ impl<'a> Space<'a> {
 
     /// Whether the space is there. When only the blocks just released are not there yet, they are waited for.
     fn is_there(&mut self) -> bool {
-        if self.missing() == 0 {
-            return true;
-        }
+        self.missing() == 0 || self.has_settled()
+    }
+
+    /// Whether it is there after a wait for the blocks just released, which without enough of those there is not.
+    fn has_settled(&mut self) -> bool {
         if self.released == 0 || self.base.saturating_add(self.released) < self.required {
             return false;
         }
@@ -319,7 +340,8 @@ pub(crate) fn enough<'a>(order: &'a [Pick], caches: &[View<'_>], missing: u64) -
 /// What a cache's own limits ask for: how many of its items have expired, and how many bytes more are to go.
 pub(crate) fn limits(view: View<'_>, size: u64, now: Nanos) -> (usize, u64) {
     let expired = expired(view, now);
-    let left: u64 = view.stock.size - view.stock.items[..expired].iter().map(|item| item.size).sum::<u64>();
+    let left =
+        view.stock.items[..expired].iter().fold(view.stock.size, |left, item| left.saturating_sub(item.size));
     (expired, left.saturating_sub(size))
 }
 
@@ -349,9 +371,9 @@ pub(crate) fn carry_out(
     space.is_there()
 }
 
-/// Device and inode of an open directory.
+/// Device and inode of what is open.
 pub(crate) fn identity(fd: BorrowedFd<'_>) -> Result<(u64, u64)> {
-    let stat = fstat(fd).context("cannot look at an open directory")?;
+    let stat = fstat(fd).context("cannot look at what is open")?;
     Ok((stat.st_dev, stat.st_ino))
 }
 
@@ -362,7 +384,7 @@ pub(crate) fn parents(fd: BorrowedFd<'_>) -> Vec<(u64, u64)> {
     let Ok(mut at) = openat(fd, c".", flags, Mode::empty()) else {
         return found;
     };
-    let mut here = None;
+    let mut here = identity(fd).ok();
     while let Ok(up) = openat(&at, c"..", flags, Mode::empty()) {
         let Ok(stat) = statat(&up, c"", AtFlags::EMPTY_PATH) else { break };
         let identity = (stat.st_dev, stat.st_ino);
@@ -376,14 +398,10 @@ pub(crate) fn parents(fd: BorrowedFd<'_>) -> Vec<(u64, u64)> {
     found
 }
 
-/// The device of what stands at a path.
-pub(crate) fn device(path: &Path) -> rustix::io::Result<u64> {
-    rustix::fs::stat(path).map(|stat| stat.st_dev)
-}
-
 #[cfg(test)]
 mod tests {
     use std::os::fd::AsFd as _;
+    use std::path::Path;
 
     use super::*;
 

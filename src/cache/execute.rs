@@ -43,8 +43,10 @@ const WORTH_TWO: usize = 512;
 const ROWS: usize = 5_000;
 /// How often rows are deleted again after a commit that met a conflict.
 const REPEATS: usize = 3;
-/// How long a file system that frees in the background is waited for.
+/// How long a file system that frees in the background is waited for ...
 const SETTLE: Duration = Duration::from_secs(2);
+/// ... and how long in all: blocks that somebody holds never come.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Told of what is done while it is done. `()` is deaf.
 pub(crate) trait Progress {
@@ -100,6 +102,21 @@ impl Outcome {
     pub(crate) fn is_untouched(&self) -> bool {
         self.files + self.ghosts_forgotten + self.orphans_adopted + self.rows_dropped == 0
             && self.invalid_files + self.stalled_files == 0
+    }
+
+    /// Adds what another part of the run did. How that part ended is left out.
+    pub(crate) fn add(&mut self, mut part: Outcome) {
+        self.files += part.files;
+        self.bytes = self.bytes.saturating_add(part.bytes);
+        self.bytes_gone = self.bytes_gone.saturating_add(part.bytes_gone);
+        self.ghosts_forgotten += part.ghosts_forgotten;
+        self.orphans_adopted += part.orphans_adopted;
+        self.rows_dropped += part.rows_dropped;
+        self.invalid_files += part.invalid_files;
+        self.stalled_files += part.stalled_files;
+        self.bytes_cleaned += part.bytes_cleaned;
+        self.left_alone += part.left_alone;
+        self.errors.append(&mut part.errors);
     }
 
     fn error(&mut self, name: impl Into<String>, action: &'static str, message: impl Into<String>) {
@@ -205,6 +222,7 @@ impl Executor<'_> {
             made_room: false,
             taken: HashSet::new(),
             pending: Vec::new(),
+            patience: PATIENCE,
             outcome: Outcome::default(),
         };
         let before = self.available();
@@ -230,7 +248,7 @@ impl Executor<'_> {
             };
             match step {
                 Ok(true) => {}
-                Ok(false) if self.is_short(min_free, before, run.freed, &mut run.goal) => {}
+                Ok(false) if self.is_short(min_free, before, &mut run) => {}
                 Ok(false) => break,
                 Err(refusal) => run.outcome.stopped = Some(refusal),
             }
@@ -577,16 +595,19 @@ impl Executor<'_> {
     /// Whether less is free than was asked for although the goal is reached; then sets what is still missing.
     ///
     /// File systems may free in the background: as long as less shows than the blocks just released, it is waited for a moment.
-    fn is_short(&self, min_free: Option<u64>, before: u64, freed: u64, goal: &mut Goal) -> bool {
-        let Some(wanted) = min_free.filter(|_| goal.is_reached() && freed > 0) else {
+    fn is_short(&self, min_free: Option<u64>, before: u64, run: &mut PruneRun) -> bool {
+        let Some(wanted) = min_free.filter(|_| run.goal.is_reached() && run.freed > 0) else {
             return false;
         };
-        let deadline = Instant::now() + SETTLE;
-        while self.available() < wanted.min(before.saturating_add(freed)) && Instant::now() < deadline {
+        let started = Instant::now();
+        let limit = SETTLE.min(run.patience);
+        let expected = wanted.min(before.saturating_add(run.freed));
+        while self.available() < expected && started.elapsed() < limit && !self.wait.interrupt.raised() {
             thread::sleep(Duration::from_millis(20));
         }
-        goal.free = wanted.saturating_sub(self.available());
-        goal.free > 0
+        run.patience = run.patience.saturating_sub(started.elapsed());
+        run.goal.free = wanted.saturating_sub(self.available());
+        run.goal.free > 0
     }
 }
 
@@ -628,6 +649,8 @@ struct PruneRun {
     taken: HashSet<ImageId>,
     /// Rows of images that are gone already.
     pending: Vec<Target>,
+    /// How long blocks that are freed in the background may still be waited for.
+    patience: Duration,
     outcome: Outcome,
 }
 
@@ -670,7 +693,7 @@ impl PruneRun {
             match result {
                 Ok(Removal::Removed) => {
                     self.outcome.files += 1;
-                    self.outcome.bytes += image.seen.size;
+                    self.outcome.bytes = self.outcome.bytes.saturating_add(image.seen.size);
                     self.freed += frees(image);
                     self.goal = self.goal.without(image);
                     self.rows -= usize::from(image.row.is_some() && self.rows > 0);
@@ -683,7 +706,7 @@ impl PruneRun {
                     progress.removed(Removed { place: Place::Base, name, bytes, reason });
                 }
                 Ok(Removal::AlreadyGone) => {
-                    self.outcome.bytes_gone += image.seen.size;
+                    self.outcome.bytes_gone = self.outcome.bytes_gone.saturating_add(image.seen.size);
                     self.goal = self.goal.without(image);
                 }
                 Ok(Removal::Changed) => self.outcome.left_alone += 1,

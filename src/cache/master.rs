@@ -42,6 +42,7 @@ use super::index::Wait;
 use super::lock;
 use super::owner::Owner;
 use super::writers;
+use crate::interrupt::Interrupt;
 
 /// Where an image is between being taken out and being unlinked. The flock on the cache keeps it one run's own.
 const ASIDE: &CStr = c".glance-cache-aside";
@@ -107,13 +108,20 @@ impl Master {
 pub(crate) struct Temporary {
     pub(crate) name: NameBuf,
     inode: u64,
-    /// Everything in it that is a regular file or a symlink.
+    /// Everything in it that a download makes.
     pub(crate) files: Vec<(NameBuf, Seen)>,
     /// Whether it holds something else, which no download makes: then it is nobody's to remove.
     is_strange: bool,
     /// The last sign of life.
     pub(crate) newest: Nanos,
     pub(crate) state: Leftover,
+}
+
+impl Temporary {
+    /// Bytes of disk that removing it frees.
+    pub(crate) fn allocated(&self) -> u64 {
+        self.files.iter().filter(|(_, seen)| seen.links == 1).map(|(_, seen)| seen.allocated).sum()
+    }
 }
 
 /// Whether a temporary file or directory belongs to a download that is dead.
@@ -155,6 +163,15 @@ pub(crate) struct Survey {
     pub(crate) some_unseen: bool,
     /// Whether a killed run has left something aside.
     pub(crate) has_aside: bool,
+}
+
+/// What became of a stale temporary directory.
+#[derive(Debug, Default)]
+pub(crate) struct Emptied {
+    pub(crate) files: u64,
+    /// Bytes of disk freed.
+    pub(crate) bytes: u64,
+    pub(crate) errors: Vec<EntryError>,
 }
 
 /// An open master image directory.
@@ -245,8 +262,9 @@ impl MasterDir {
 
     /// Looks at everything in the directory and decides what is in use and what a crashed download left.
     ///
-    /// `grace` is how long a download must have shown no sign of life to count as dead.
-    pub(crate) fn survey(&self, grace: Nanos, now: Nanos) -> Result<Survey> {
+    /// `grace` is how long a download must have shown no sign of life to count as dead. `caches` are the device and inode of
+    /// directories that are caches themselves, and so no leftovers wherever they are.
+    pub(crate) fn survey(&self, grace: Nanos, now: Nanos, caches: &[(u64, u64)]) -> Result<Survey> {
         let mut survey = Survey::default();
         let mut linked = Vec::new();
         let mut directories = Vec::new();
@@ -268,9 +286,17 @@ impl MasterDir {
         })?;
         survey.errors.extend(unreadable.into_iter().map(|(name, e)| error(&name, "look", &e.to_string())));
         for (name, seen) in directories {
-            match self.look_into(&name, &seen) {
-                Ok(Some(temporary)) => survey.temporary.push(temporary),
-                Ok(None) => {}
+            let looked = match self.open_download(&name, caches) {
+                Ok(Some(fd)) => self.look_into(&fd, &name, &seen),
+                Ok(None) => {
+                    survey.foreign.push(name);
+                    continue;
+                }
+                Err(Errno::NOENT) => continue,
+                Err(e) => Err(e.into()),
+            };
+            match looked {
+                Ok(temporary) => survey.temporary.push(temporary),
                 Err(e) => survey.errors.push(error(&name, "look", &format!("{:#}", e.root_cause()))),
             }
         }
@@ -279,12 +305,18 @@ impl MasterDir {
         Ok(survey)
     }
 
-    fn look_into(&self, name: &NameBuf, seen: &Seen) -> Result<Option<Temporary>> {
+    /// Opens a directory that is named like a download's; `None` when none made it: Python's mkdtemp leaves nobody else any rights.
+    fn open_download(&self, name: &NameBuf, caches: &[(u64, u64)]) -> Result<Option<OwnedFd>, Errno> {
         let fd = match self.open_below(name.as_name().as_c_str()) {
-            Ok(fd) => fd,
-            Err(Errno::NOENT) => return Ok(None),
-            Err(e) => return Err(e.into()),
+            Err(Errno::XDEV) => return Ok(None),
+            opened => opened?,
         };
+        let stat = fstat(&fd)?;
+        let is_private = stat.st_mode & 0o777 == 0o700;
+        Ok(Some(fd).filter(|_| is_private && !caches.contains(&(stat.st_dev, stat.st_ino))))
+    }
+
+    fn look_into(&self, fd: &OwnedFd, name: &NameBuf, seen: &Seen) -> Result<Temporary> {
         let mut found = Temporary {
             name: name.clone(),
             inode: seen.inode,
@@ -296,13 +328,14 @@ impl MasterDir {
         let unreadable = list(fd.as_fd(), &self.path, &mut |name, kind, seen| {
             // An image's third time also moves when an instance's link to it goes: only its contents tell of the download.
             found.newest = found.newest.max(seen.mtime).max(if seen.links == 1 { seen.ctime } else { 0 });
-            match kind {
-                Kind::File | Kind::Symlink => found.files.push((name.to_owned(), *seen)),
-                _ => found.is_strange = true,
+            if kind == Kind::File && is_downloaded(name.as_bytes()) {
+                found.files.push((name.to_owned(), *seen));
+            } else {
+                found.is_strange = true;
             }
         })?;
         found.is_strange |= !unreadable.is_empty();
-        Ok(Some(found))
+        Ok(found)
     }
 
     /// Removes an unused image if nothing has changed since the survey.
@@ -312,9 +345,8 @@ impl MasterDir {
         match look(self.fd(), image.name.as_name())? {
             None => return Ok(Removal::AlreadyGone),
             Some((Kind::File, now)) if is_same(was, &now) && now.ctime == was.ctime => {}
-            Some(_) => return Ok(Removal::Changed),
+            Some((_, now)) => return Ok(gone_or_changed(self.fd(), image.name.as_name(), &now)?),
         }
-        self.prepare()?;
         let Some(aside) = &self.aside else {
             return self.remove_in_place(survey, image);
         };
@@ -360,36 +392,53 @@ impl MasterDir {
         for (position, file) in survey.stale_links.get(&inode).into_iter().flatten() {
             let found = &survey.temporary[*position];
             let (name, _) = &found.files[*file];
-            self.remove_below(found, name, inode)?;
+            remove_below(&self.open_temporary(found)?, name, inode)?;
         }
         Ok(())
     }
 
-    /// Removes a file of a temporary directory if both are still the ones that were seen.
-    fn remove_below(&self, found: &Temporary, name: &NameBuf, inode: u64) -> Result<()> {
+    /// Opens a temporary directory if it is still the one that was seen.
+    fn open_temporary(&self, found: &Temporary) -> Result<OwnedFd> {
         let fd = self.open_below(found.name.as_name().as_c_str())?;
         if fstat(&fd)?.st_ino != found.inode {
             bail!("{} was replaced meanwhile", found.name);
         }
-        match look(fd.as_fd(), name.as_name())? {
-            Some((_, now)) if now.inode == inode => {
-                unlinkat(&fd, name.as_name().as_c_str(), AtFlags::empty())?;
-                Ok(())
-            }
-            Some(_) => bail!("{}/{name} was replaced meanwhile", found.name),
-            None => Ok(()),
-        }
+        Ok(fd)
     }
 
-    /// Removes a stale temporary directory with all that is in it, and returns the files' count and the bytes of disk freed.
-    pub(crate) fn remove_temporary(&self, found: &Temporary) -> Result<(u64, u64)> {
-        let mut freed = 0;
+    /// Removes a stale temporary directory with all that is in it. What cannot be removed stays, and with it the directory.
+    pub(crate) fn remove_temporary(&self, found: &Temporary, interrupt: &Interrupt) -> Emptied {
+        let mut done = Emptied::default();
+        if let Err(e) = self.empty(found, interrupt, &mut done) {
+            done.errors.push(error(&found.name, "remove", &format!("{e:#}")));
+        }
+        done
+    }
+
+    fn empty(&self, found: &Temporary, interrupt: &Interrupt, done: &mut Emptied) -> Result<()> {
+        let fd = match self.open_temporary(found) {
+            Err(e) if e.downcast_ref() == Some(&Errno::NOENT) => return Ok(()),
+            opened => opened?,
+        };
         for (name, seen) in &found.files {
-            self.remove_below(found, name, seen.inode)?;
-            freed += if seen.links == 1 { seen.allocated } else { 0 };
+            if interrupt.raised() {
+                return Ok(());
+            }
+            match remove_below(&fd, name, seen.inode) {
+                Ok(()) => {
+                    done.files += 1;
+                    done.bytes += if seen.links == 1 { seen.allocated } else { 0 };
+                }
+                Err(e) => {
+                    let name = format!("{}/{name}", found.name);
+                    done.errors.push(EntryError { name, action: "remove", message: format!("{e:#}") });
+                }
+            }
         }
         match unlinkat(&self.fd, found.name.as_name().as_c_str(), AtFlags::REMOVEDIR) {
-            Ok(()) | Err(Errno::NOENT) => Ok((found.files.len() as u64, freed)),
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            // It has been told already what stays.
+            Err(Errno::NOTEMPTY) if !done.errors.is_empty() => Ok(()),
             Err(e) => Err(e.into()),
         }
     }
@@ -504,7 +553,7 @@ impl Survey {
                 self.unused.push(image);
             } else {
                 self.in_use += 1;
-                self.in_use_bytes += image.seen.size;
+                self.in_use_bytes = self.in_use_bytes.saturating_add(image.seen.size);
                 self.in_use_allocated += image.seen.allocated;
             }
         }
@@ -521,13 +570,35 @@ fn is_same(was: &Seen, now: &Seen) -> bool {
         && was.atime == now.atime
 }
 
+/// What became of an image that is not what was seen. An unlink under way shows a changed file for a moment, as in
+/// [`super::dir::CacheDir::remove`].
+fn gone_or_changed(fd: BorrowedFd<'_>, name: Name<'_>, now: &Seen) -> Result<Removal, Errno> {
+    let is_gone = now.links == 0 || look(fd, name)?.is_none_or(|(_, now)| now.links == 0);
+    Ok(if is_gone { Removal::AlreadyGone } else { Removal::Changed })
+}
+
+/// Removes a file of a temporary directory if it is still the one that was seen.
+fn remove_below(directory: &OwnedFd, name: &NameBuf, inode: u64) -> Result<()> {
+    match look(directory.as_fd(), name.as_name())? {
+        Some((_, now)) if now.inode == inode => {
+            unlinkat(directory, name.as_name().as_c_str(), AtFlags::empty())?;
+            Ok(())
+        }
+        Some(_) => bail!("it was replaced meanwhile"),
+        None => Ok(()),
+    }
+}
+
 /// Gives an image its name in the cache back. Never replaces: an image of that name which came meanwhile is as good, and stays.
 fn put_back(aside: &OwnedFd, cache: &OwnedFd, name: &CStr) -> Result<(), Errno> {
     match linkat(aside, name, cache, name, AtFlags::empty()) {
         Ok(()) | Err(Errno::EXIST) => unlinkat(aside, name, AtFlags::empty()),
         Err(Errno::NOENT) => Ok(()),
         // No links on this file system, or none to other people's files.
-        Err(_) => renameat_with(aside, name, cache, name, RenameFlags::NOREPLACE),
+        Err(_) => match renameat_with(aside, name, cache, name, RenameFlags::NOREPLACE) {
+            Err(Errno::EXIST) => unlinkat(aside, name, AtFlags::empty()),
+            renamed => renamed,
+        },
     }
 }
 
@@ -536,6 +607,15 @@ fn is_temporary(name: &[u8]) -> bool {
     name.strip_prefix(b"tmp").is_some_and(|random| {
         random.len() == 8 && random.iter().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'_')
     })
+}
+
+/// Whether a name is one that a download gives the files in its temporary directory: an image's, with what marks its stages.
+fn is_downloaded(name: &[u8]) -> bool {
+    let mut stem = name;
+    while let Some(shorter) = stem.strip_suffix(PART).or_else(|| stem.strip_suffix(CONVERTED)) {
+        stem = shorter;
+    }
+    ImageId::new(stem).is_some()
 }
 
 /// Whether a name is one of an unfinished download: an image's with `.part`.

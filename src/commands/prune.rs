@@ -152,7 +152,8 @@ fn attempt(
     report.total_files_pruned = outcome.files;
     report.total_bytes_pruned = outcome.bytes;
     report.ghosts_forgotten = outcome.ghosts_forgotten;
-    report.cache_size_after = report.cache_size_before.saturating_sub(outcome.bytes + outcome.bytes_gone);
+    report.cache_size_after =
+        report.cache_size_before.saturating_sub(outcome.bytes).saturating_sub(outcome.bytes_gone);
     report.left_alone = outcome.left_alone;
     report.total_files_cleaned = outcome.invalid_files + outcome.stalled_files;
     report.total_bytes_cleaned = outcome.bytes_cleaned;

@@ -115,7 +115,7 @@ fn images(cache: &Cache, report: &mut StatusReport) {
     for image in &inventory.images {
         let part = if inventory.is_orphan(image) { &mut report.orphans } else { &mut report.tracked };
         part.count += 1;
-        part.bytes += image.seen.size;
+        part.bytes = part.bytes.saturating_add(image.seen.size);
         report.allocated += image.seen.allocated;
     }
     report.cache_size = inventory.size();

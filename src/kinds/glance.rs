@@ -10,10 +10,10 @@ use super::{Declared, Found, Host, Kind, Task};
 use crate::cache::cleanup::{ImageCache, Item, Removing, Rules, Stock, Target, Told};
 use crate::cache::dir::{CacheDir, Place};
 use crate::cache::entry::Nanos;
-use crate::cache::execute::{self, Executor, Pace};
+use crate::cache::execute::{self, EntryError, Executor, Outcome, Pace};
 use crate::cache::index::sqlite::Purpose;
 use crate::cache::index::{Refusal, Wait};
-use crate::cache::inventory::Tracking;
+use crate::cache::inventory::{Inventory, Tracking};
 use crate::cache::lock::{CLEAN, Held, Lock, Locking, PRUNE};
 use crate::cache::plan::{self, CleanLimits, CleanPlan, Goal, PruneLimits, PrunePlan, frees};
 use crate::cli::Amount;
@@ -98,6 +98,81 @@ impl GlanceCache<'_> {
         let stall_time = self.settings.stall_time(self.host.stall_time).map_err(plain)?.value;
         Ok(CleanLimits { stall_time, invalid_grace: self.host.invalid_grace })
     }
+
+    fn survey_leftovers(&mut self, stock: &mut Stock) -> Result<()> {
+        let (plan, errors) = plan_clean(self.host.context, &self.dir, self.clean_limits()?);
+        for (_, entry) in plan.entries() {
+            stock.leftovers.add(entry.seen.allocated);
+        }
+        self.clean = plan;
+        stock.errors = errors;
+        Ok(())
+    }
+
+    fn survey_images(&mut self, rules: &Rules, stock: &mut Stock) -> Result<()> {
+        let purpose = if rules.changing { Purpose::Change } else { Purpose::Look };
+        let (context, wait) = (self.host.context, &self.host.wait);
+        let cache = take_stock(context, &self.settings, &self.dir, purpose, wait).map_err(plain)?;
+        let inventory = &cache.inventory;
+        stock.size = inventory.size();
+        stock.errors.extend(unreadable_errors(&inventory.unreadable));
+        stock.foreign =
+            inventory.foreign.iter().map(|entry| entry.place.show(entry.name.as_name())).collect();
+        if !inventory.images.is_empty() {
+            stock.notes.extend(cache.warnings.iter().cloned());
+        }
+        if let Tracking::Unknown(why) = &inventory.tracking {
+            return Err(anyhow!("last use is unknown: {why}"));
+        }
+        if let Some(error) = misplaced(&self.dir, inventory, rules.forget_all) {
+            stock.errors.push(error);
+            return Ok(());
+        }
+        self.order = sort(inventory, rules, stock);
+        self.cache = Some(cache);
+        Ok(())
+    }
+}
+
+/// Tells the images that may go from those that stay, and returns the positions of the former, least recently used first.
+fn sort(inventory: &Inventory, rules: &Rules, stock: &mut Stock) -> Vec<u32> {
+    let limits = PruneLimits { min_age: rules.min_age, keep: rules.keep.clone(), ..PruneLimits::default() };
+    // With no limit at all the plan holds every image that may go.
+    let plan = plan::prune(inventory, &limits, 0, rules.now);
+    for (position, _) in &plan.kept {
+        stock.kept.add(inventory.images[*position as usize].seen.allocated);
+    }
+    let by_file = inventory.tracked_by_file();
+    let item = |position: &u32| {
+        let image = &inventory.images[*position as usize];
+        Item { last_use: image.last_use(by_file), size: image.seen.size, frees: frees(image) }
+    };
+    stock.items = plan.candidates.iter().map(item).collect();
+    plan.candidates
+}
+
+/// What the core's own pruning is to reach, and how much of the file system is to be free then.
+fn goal(target: &Target<'_, '_>) -> (Goal, Option<u64>) {
+    match target {
+        Target::All => (Goal { size: u64::MAX, free: 0 }, None),
+        Target::Size(left) => (Goal { size: *left, free: 0 }, None),
+        Target::Room(space) => (Goal { size: 0, free: space.missing() }, Some(space.required)),
+    }
+}
+
+/// Adds what was done to one cache to the run. How a run of all caches goes on is not for one index to say.
+fn book(mut done: Outcome, outcome: &mut Outcome) {
+    let stopped = done.stopped.take();
+    outcome.add(done);
+    match stopped {
+        None => {}
+        Some(Refusal::Interrupted) => outcome.stopped = Some(Refusal::Interrupted),
+        Some(refusal) => outcome.errors.push(EntryError {
+            name: "index".to_owned(),
+            action: "change",
+            message: format!("{:#}", refusal.into_error()),
+        }),
+    }
 }
 
 impl ImageCache for GlanceCache<'_> {
@@ -122,56 +197,17 @@ impl ImageCache for GlanceCache<'_> {
         Ok(())
     }
 
-    fn survey(&mut self, rules: &Rules) -> Result<Stock> {
+    fn survey(&mut self, rules: &Rules, _: &[(u64, u64)]) -> Result<Stock> {
         let mut stock = Stock::default();
         refuse_strange(&self.settings, &self.dir).map_err(plain)?;
         if crate::commands::clean::is_empty(&self.dir).map_err(plain)? {
             return Ok(stock);
         }
-        let context = self.host.context;
-        let (plan, errors) = plan_clean(context, &self.dir, self.clean_limits()?);
-        for (_, entry) in plan.entries() {
-            stock.leftovers.add(entry.seen.allocated);
-        }
-        self.clean = plan;
-        stock.errors = errors;
+        self.survey_leftovers(&mut stock)?;
         // A clean needs no index, here as elsewhere.
-        if self.host.task == Task::Clean {
-            return Ok(stock);
+        if self.host.task != Task::Clean {
+            self.survey_images(rules, &mut stock)?;
         }
-        let purpose = if rules.changing { Purpose::Change } else { Purpose::Look };
-        let cache =
-            take_stock(context, &self.settings, &self.dir, purpose, &self.host.wait).map_err(plain)?;
-        let inventory = &cache.inventory;
-        stock.size = inventory.size();
-        stock.errors.extend(unreadable_errors(&inventory.unreadable));
-        stock.foreign =
-            inventory.foreign.iter().map(|entry| entry.place.show(entry.name.as_name())).collect();
-        if !inventory.images.is_empty() {
-            stock.notes.extend(cache.warnings.iter().cloned());
-        }
-        if let Tracking::Unknown(why) = &inventory.tracking {
-            return Err(anyhow!("last use is unknown: {why}"));
-        }
-        if let Some(error) = misplaced(&self.dir, inventory, rules.forget_all) {
-            stock.errors.push(error);
-            return Ok(stock);
-        }
-        let limits =
-            PruneLimits { min_age: rules.min_age, keep: rules.keep.clone(), ..PruneLimits::default() };
-        // With no limit at all the plan holds every image that may go.
-        let plan = plan::prune(inventory, &limits, 0, rules.now);
-        for (position, _) in &plan.kept {
-            stock.kept.add(inventory.images[*position as usize].seen.allocated);
-        }
-        let by_file = inventory.tracked_by_file();
-        let item = |position: &u32| {
-            let image = &inventory.images[*position as usize];
-            Item { last_use: image.last_use(by_file), size: image.seen.size, frees: frees(image) }
-        };
-        stock.items = plan.candidates.iter().map(item).collect();
-        self.order = plan.candidates;
-        self.cache = Some(cache);
         Ok(stock)
     }
 
@@ -190,11 +226,7 @@ impl ImageCache for GlanceCache<'_> {
     ) {
         let limits = self.clean_limits().unwrap_or(CleanLimits { stall_time: Nanos::MAX, invalid_grace: 0 });
         let Some(cache) = &mut self.cache else { return };
-        let (goal, min_free) = match target {
-            Target::All => (Goal { size: u64::MAX, free: 0 }, None),
-            Target::Size(left) => (Goal { size: *left, free: 0 }, None),
-            Target::Room(space) => (Goal { size: 0, free: space.missing() }, Some(space.required)),
-        };
+        let (goal, min_free) = goal(target);
         let candidates = items.iter().map(|item| self.order[*item as usize]).collect();
         let plan = PrunePlan { candidates, kept: Vec::new(), goal };
         let (context, dir) = (self.host.context, &self.dir);
@@ -205,33 +237,15 @@ impl ImageCache for GlanceCache<'_> {
             progress: run.progress,
             pace: Pace::default(),
         };
-        let mut done = executor.prune(&cache.inventory, &plan, &|| room(context, dir, limits), min_free);
+        let done = executor.prune(&cache.inventory, &plan, &|| room(context, dir, limits), min_free);
         // They are forgotten once, however often images are taken from this cache.
         cache.inventory.ghosts.clear();
         match target {
             Target::All => {}
-            Target::Size(left) => *left = left.saturating_sub(done.bytes + done.bytes_gone),
+            Target::Size(left) => *left = left.saturating_sub(done.bytes).saturating_sub(done.bytes_gone),
             Target::Room(space) => space.measure(),
         }
-        let outcome = &mut run.outcome;
-        outcome.files += done.files;
-        outcome.bytes += done.bytes;
-        outcome.bytes_gone += done.bytes_gone;
-        outcome.ghosts_forgotten += done.ghosts_forgotten;
-        outcome.invalid_files += done.invalid_files;
-        outcome.stalled_files += done.stalled_files;
-        outcome.bytes_cleaned += done.bytes_cleaned;
-        outcome.left_alone += done.left_alone;
-        outcome.errors.append(&mut done.errors);
-        match done.stopped {
-            None => {}
-            Some(Refusal::Interrupted) => outcome.stopped = Some(Refusal::Interrupted),
-            Some(refusal) => outcome.errors.push(execute::EntryError {
-                name: "index".to_owned(),
-                action: "change",
-                message: format!("{:#}", refusal.into_error()),
-            }),
-        }
+        book(done, &mut run.outcome);
     }
 
     fn leftovers(&self) -> Vec<Told> {

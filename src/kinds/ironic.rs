@@ -2,32 +2,33 @@
 //!
 //! What they have in common is in [`crate::cache::master`].
 
+use std::fmt::Display;
 use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 
 use anyhow::Result;
 
 use super::{Declared, Found, Host, Kind, scaled};
-use crate::cache::cleanup::{ImageCache, Item, Part, Removing, Rules, Stock, Target, Told};
+use crate::cache::cleanup::{Distance, ImageCache, Item, Part, Removing, Rules, Stock, Target, Told};
 use crate::cache::dir::{Place, Removal};
-use crate::cache::entry::{Name, Nanos, SECOND};
+use crate::cache::entry::{Name, Nanos, SECOND, Seen};
 use crate::cache::execute::{EntryError, Removed};
 use crate::cache::index::{Refusal, Wait};
 use crate::cache::lock::process;
 use crate::cache::master::{Leftover, Master, MasterDir, Survey};
 use crate::cli::Amount;
 use crate::config::{self, Opt};
-use crate::output::report::span;
+use crate::output::report::{count, span};
 
 /// A kind of master images: which options say where they are and how many there may be.
 pub(super) struct MasterImages {
-    name: &'static str,
-    priority: u32,
-    directory: Opt<'static>,
+    pub(super) name: &'static str,
+    pub(super) priority: u32,
+    pub(super) directory: Opt<'static>,
     /// In MiB.
-    size: Opt<'static>,
+    pub(super) size: Opt<'static>,
     /// In minutes.
-    ttl: Opt<'static>,
+    pub(super) ttl: Opt<'static>,
 }
 
 pub(super) static ISO: MasterImages = MasterImages {
@@ -93,10 +94,101 @@ struct MasterCache {
 }
 
 impl MasterCache {
+    /// Tells the images that may go from those that stay, and brings them into their order.
+    fn sort(&mut self, rules: &Rules, stock: &mut Stock) {
+        let survey = &mut self.survey;
+        stock.size = survey.in_use_bytes;
+        stock.in_use = Part { count: survey.in_use, bytes: survey.in_use_allocated };
+        let young = rules.now.saturating_sub(rules.min_age);
+        self.items = std::mem::take(&mut survey.unused);
+        self.items.retain(|image| {
+            stock.size = stock.size.saturating_add(image.seen.size);
+            let stays = (rules.min_age > 0 && image.last_use() > young)
+                || (!rules.keep.is_empty() && rules.keep.contains(&image.name.id().folded()));
+            if stays {
+                stock.kept.add(image.seen.allocated);
+            }
+            !stays
+        });
+        self.items.sort_unstable_by(|a, b| a.last_use().cmp(&b.last_use()).then(a.name.cmp(&b.name)));
+        let item = |image: &Master| Item {
+            last_use: image.last_use(),
+            size: image.seen.size,
+            frees: image.seen.allocated,
+        };
+        stock.items = self.items.iter().map(item).collect();
+    }
+
+    /// Counts what crashed downloads left, and tells why some of what is old stays.
+    fn note_leftovers(&self, stock: &mut Stock) {
+        let survey = &self.survey;
+        for found in &survey.temporary {
+            let name = &found.name;
+            match found.state {
+                Leftover::Young => {}
+                Leftover::Stale => stock.leftovers.add(found.allocated()),
+                Leftover::Strange => {
+                    stock.notes.push(format!("{name}/ is old, but holds what no download makes"));
+                }
+                Leftover::Open(pid) => {
+                    let who = process(pid);
+                    stock.notes.push(format!("{name}/ is old, but {who} has a file in it open"));
+                }
+            }
+        }
+        for part in &survey.parts {
+            match part.state {
+                Leftover::Stale => stock.leftovers.add(part.seen.allocated),
+                Leftover::Open(pid) => {
+                    stock.notes.push(format!("{} is old, but {} has it open", part.name, process(pid)));
+                }
+                Leftover::Young | Leftover::Strange => {}
+            }
+        }
+        if survey.some_unseen {
+            stock.notes.push(
+                "not every process could be looked into: whether other users have what a download left open is told by its age"
+                    .to_owned(),
+            );
+        }
+    }
+
+    /// Removes one image, and books what came of it.
+    fn remove_one(
+        &mut self,
+        item: u32,
+        target: &mut Target<'_, '_>,
+        reason: &'static str,
+        run: &mut Removing<'_>,
+    ) {
+        let image = &self.items[item as usize];
+        let Seen { size, allocated, .. } = image.seen;
+        match self.dir.remove(&self.survey, image) {
+            Ok(Removal::Removed) => {
+                run.outcome.files += 1;
+                run.outcome.bytes = run.outcome.bytes.saturating_add(size);
+                target.gone(size, allocated);
+                let (place, name) = (Place::Base, image.name.as_name());
+                run.progress.removed(Removed { place, name, bytes: size, reason });
+            }
+            Ok(Removal::AlreadyGone) => {
+                run.outcome.bytes_gone = run.outcome.bytes_gone.saturating_add(size);
+                target.gone(size, allocated);
+            }
+            Ok(Removal::Changed) => run.outcome.left_alone += 1,
+            Err(e) => run.outcome.errors.push(failed(&image.name, &e)),
+        }
+    }
+
     /// Stale leftovers: temporary directories, then single files.
     fn told(&self, newest: Nanos) -> String {
         format!("left by a download that died {} ago", span(self.now.saturating_sub(newest).max(0)))
     }
+}
+
+/// An entry that could not be removed.
+fn failed(name: &dyn Display, error: &anyhow::Error) -> EntryError {
+    EntryError { name: name.to_string(), action: "remove", message: format!("{error:#}") }
 }
 
 impl ImageCache for MasterCache {
@@ -108,80 +200,26 @@ impl ImageCache for MasterCache {
         self.dir.lock(wait)
     }
 
-    fn survey(&mut self, rules: &Rules) -> Result<Stock> {
+    fn survey(&mut self, rules: &Rules, caches: &[(u64, u64)]) -> Result<Stock> {
         let mut stock = Stock::default();
         if rules.changing {
-            let count = self.dir.recover()?;
-            if count > 0 {
-                stock.notes.push(format!("put back {count} images that a killed run had taken aside"));
+            let found = self.dir.recover()?;
+            if found > 0 {
+                let images = count(found, "image");
+                stock.notes.push(format!("put back {images} that a killed run had taken aside"));
             }
         }
         self.now = rules.now;
-        self.survey = self.dir.survey(rules.grace, rules.now)?;
-        let survey = &mut self.survey;
-        stock.size = survey.in_use_bytes;
-        stock.in_use = Part { count: survey.in_use, bytes: survey.in_use_allocated };
-        let young = rules.now.saturating_sub(rules.min_age);
-        self.items = std::mem::take(&mut survey.unused);
-        self.items.retain(|image| {
-            stock.size += image.seen.size;
-            let is_kept = (rules.min_age > 0 && image.last_use() > young)
-                || (!rules.keep.is_empty() && rules.keep.contains(&image.name.id().folded()));
-            if is_kept {
-                stock.kept.add(image.seen.allocated);
-            }
-            !is_kept
-        });
-        self.items.sort_unstable_by(|a, b| a.last_use().cmp(&b.last_use()).then(a.name.cmp(&b.name)));
-        stock.items = self
-            .items
-            .iter()
-            .map(|image| Item {
-                last_use: image.last_use(),
-                size: image.seen.size,
-                frees: image.seen.allocated,
-            })
-            .collect();
-        for found in &survey.temporary {
-            let bytes =
-                || found.files.iter().map(|(_, seen)| if seen.links == 1 { seen.allocated } else { 0 }).sum();
-            match found.state {
-                Leftover::Stale => stock.leftovers.add(bytes()),
-                Leftover::Open(pid) => {
-                    stock.notes.push(format!(
-                        "{}/ is old, but {} has a file in it open",
-                        found.name,
-                        process(pid)
-                    ));
-                }
-                Leftover::Strange => {
-                    stock.notes.push(format!("{}/ is old, but holds what no download makes", found.name));
-                }
-                Leftover::Young => {}
-            }
-        }
-        for part in &survey.parts {
-            match part.state {
-                Leftover::Stale => stock.leftovers.add(part.seen.allocated),
-                Leftover::Open(pid) => {
-                    stock.notes.push(format!("{} is old, but {} has it open", part.name, process(pid)));
-                }
-                _ => {}
-            }
-        }
-        if survey.some_unseen {
-            stock.notes.push(
-                "not every process could be looked into: whether other users have what a download left open is told by its age"
-                    .to_owned(),
-            );
-        }
-        if survey.has_aside && !rules.changing {
+        self.survey = self.dir.survey(rules.grace, rules.now, caches)?;
+        self.sort(rules, &mut stock);
+        self.note_leftovers(&mut stock);
+        if self.survey.has_aside && !rules.changing {
             stock.notes.push(
                 "a killed run has left images aside: the next prune or clean puts them back".to_owned(),
             );
         }
-        stock.foreign = survey.foreign.iter().map(ToString::to_string).collect();
-        stock.errors.append(&mut survey.errors);
+        stock.foreign = self.survey.foreign.iter().map(ToString::to_string).collect();
+        stock.errors.append(&mut self.survey.errors);
         Ok(stock)
     }
 
@@ -201,37 +239,22 @@ impl ImageCache for MasterCache {
                 run.outcome.stopped = Some(Refusal::Interrupted);
                 return;
             }
-            if target.is_close() {
-                self.tidy();
-            }
-            if target.is_reached() {
-                return;
+            match target.distance() {
+                Distance::Far => {}
+                Distance::Reached => return,
+                Distance::Close => {
+                    self.tidy();
+                    if target.is_reached() {
+                        return;
+                    }
+                }
             }
             if let Err(e) = self.dir.prepare() {
                 let name = self.dir.path().display().to_string();
                 run.outcome.errors.push(EntryError { name, action: "prune", message: format!("{e:#}") });
                 return;
             }
-            let image = &self.items[*item as usize];
-            match self.dir.remove(&self.survey, image) {
-                Ok(Removal::Removed) => {
-                    run.outcome.files += 1;
-                    run.outcome.bytes += image.seen.size;
-                    target.gone(image.seen.size, image.seen.allocated);
-                    let (place, name) = (Place::Base, image.name.as_name());
-                    run.progress.removed(Removed { place, name, bytes: image.seen.size, reason });
-                }
-                Ok(Removal::AlreadyGone) => {
-                    run.outcome.bytes_gone += image.seen.size;
-                    target.gone(image.seen.size, image.seen.allocated);
-                }
-                Ok(Removal::Changed) => run.outcome.left_alone += 1,
-                Err(e) => run.outcome.errors.push(EntryError {
-                    name: image.name.to_string(),
-                    action: "remove",
-                    message: format!("{e:#}"),
-                }),
-            }
+            self.remove_one(*item, target, reason, run);
         }
     }
 
@@ -245,7 +268,7 @@ impl ImageCache for MasterCache {
             name: format!("{}/", found.name),
             reason: self.told(found.newest),
             files: found.files.len() as u64,
-            bytes: found.files.iter().map(|(_, seen)| if seen.links == 1 { seen.allocated } else { 0 }).sum(),
+            bytes: found.allocated(),
         });
         let parts = self.survey.parts.iter().filter(|part| part.state == Leftover::Stale);
         let parts = parts.map(|part| Told {
@@ -258,39 +281,40 @@ impl ImageCache for MasterCache {
     }
 
     fn clean(&mut self, run: &mut Removing<'_>) {
-        let outcome = &mut run.outcome;
-        let mut done = |name: Name<'_>, result: Result<Option<(u64, u64)>>| match result {
-            Ok(Some((files, bytes))) => {
-                outcome.stalled_files += files;
-                outcome.bytes_cleaned += bytes;
-                let (place, reason) = (Place::Base, "left by a crashed download");
-                run.progress.removed(Removed { place, name, bytes, reason });
-            }
-            Ok(None) => outcome.left_alone += 1,
-            Err(e) => {
-                let message = format!("{e:#}");
-                outcome.errors.push(EntryError { name: name.to_string(), action: "remove", message });
-            }
-        };
+        let interrupt = &run.wait.interrupt;
         for found in self.survey.temporary.iter().filter(|found| found.state == Leftover::Stale) {
-            if run.wait.interrupt.raised() {
+            if interrupt.raised() {
                 break;
             }
-            done(found.name.as_name(), self.dir.remove_temporary(found).map(Some));
+            let done = self.dir.remove_temporary(found, interrupt);
+            run.outcome.stalled_files += done.files;
+            run.outcome.bytes_cleaned += done.bytes;
+            if done.errors.is_empty() {
+                run.progress.removed(leftover(found.name.as_name(), done.bytes));
+            }
+            run.outcome.errors.extend(done.errors);
         }
         for part in self.survey.parts.iter().filter(|part| part.state == Leftover::Stale) {
-            if run.wait.interrupt.raised() {
+            if interrupt.raised() {
                 break;
             }
-            let removed = self.dir.remove_part(part).map(|removal| match removal {
-                Removal::Removed => Some((1, part.seen.allocated)),
-                Removal::AlreadyGone => Some((0, 0)),
-                Removal::Changed => None,
-            });
-            done(part.name.as_name(), removed);
+            match self.dir.remove_part(part) {
+                Ok(Removal::Removed) => {
+                    run.outcome.stalled_files += 1;
+                    run.outcome.bytes_cleaned += part.seen.allocated;
+                    run.progress.removed(leftover(part.name.as_name(), part.seen.allocated));
+                }
+                Ok(Removal::AlreadyGone) => {}
+                Ok(Removal::Changed) => run.outcome.left_alone += 1,
+                Err(e) => run.outcome.errors.push(failed(&part.name, &e)),
+            }
         }
-        if run.wait.interrupt.raised() {
+        if interrupt.raised() {
             run.outcome.stopped = Some(Refusal::Interrupted);
         }
     }
+}
+
+fn leftover(name: Name<'_>, bytes: u64) -> Removed<'_> {
+    Removed { place: Place::Base, name, bytes, reason: "left by a crashed download" }
 }

@@ -23,7 +23,7 @@ use crate::commands::{Context, Selection};
 use crate::config::{self, Config, Opt, Origin, Setting, Source};
 
 /// All kinds, in order of registration.
-static KINDS: [&dyn Kind; 4] = [&glance::GLANCE, &ironic::ISO, &ironic::INSTANCE, &ironic::TFTP];
+static KINDS: &[&dyn Kind] = &[&glance::GLANCE, &ironic::ISO, &ironic::INSTANCE, &ironic::TFTP];
 
 /// What the sections of further caches begin with.
 const SECTION: &str = "image_cache:";
@@ -53,6 +53,7 @@ pub(crate) struct Found {
 }
 
 /// A cache on the list.
+#[derive(Clone)]
 pub(crate) struct Declared {
     pub(crate) name: String,
     pub(crate) kind: &'static dyn Kind,
@@ -118,19 +119,30 @@ pub(crate) fn find_all(host: &Host<'_>) -> (Vec<Declared>, Vec<EntryError>) {
             }
         }
     };
-    for kind in KINDS {
-        add(kind.name(), found(host, kind));
+    for kind in KINDS.iter().copied() {
+        add(kind.name(), found(host, kind).and_then(placed));
     }
     for section in host.config.sections() {
         if let Some(name) = section.strip_prefix(SECTION).filter(|name| kind_of(name).is_none()) {
-            add(name, declared(host, section, name).map(Some));
+            add(name, declared(host, section, name).map(Some).and_then(placed));
         }
     }
     (list.into_vec(), errors)
 }
 
+/// Refuses a place that depends on where one stands: its service's and a cron job's are not the same.
+fn placed(found: Option<Declared>) -> Result<Option<Declared>> {
+    if let Some(Declared { directory: Setting { value, origin }, .. }) = &found
+        && !matches!(origin, Origin::Flag(_))
+        && value.is_relative()
+    {
+        bail!("{origin}: directory is \"{}\", but must be an absolute path", value.display());
+    }
+    Ok(found)
+}
+
 fn kind_of(name: &str) -> Option<&'static dyn Kind> {
-    KINDS.into_iter().find(|kind| kind.name() == name)
+    KINDS.iter().copied().find(|kind| kind.name() == name)
 }
 
 /// The cache that a kind finds, with what the operator's section says otherwise.
@@ -158,6 +170,9 @@ fn found(host: &Host<'_>, kind: &'static dyn Kind) -> Result<Option<Declared>> {
 
 /// A cache that only the operator's section knows.
 fn declared(host: &Host<'_>, section: &str, name: &str) -> Result<Declared> {
+    if name.trim().is_empty() {
+        bail!("[{section}] names no cache: the section is [{SECTION}NAME]");
+    }
     let required = |option: &str, set: Option<_>| {
         set.ok_or_else(|| anyhow!("[{section}] sets no {option}: directory, kind and size are needed"))
     };

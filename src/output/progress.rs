@@ -39,7 +39,8 @@ impl<'a> Bar<'a> {
     }
 
     fn advance(&self, removed: Removed<'_>) {
-        self.done.set(self.done.get() + if self.bytes.is_some() { removed.bytes } else { 1 });
+        let step = if self.bytes.is_some() { removed.bytes } else { 1 };
+        self.done.set(self.done.get().saturating_add(step));
         if !self.output.shows_progress() || self.started.elapsed() < PATIENCE {
             return;
         }

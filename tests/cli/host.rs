@@ -3,8 +3,8 @@
 //! Times cannot be set back far enough (the change time is part of an image's last use), so the clock is set forward: `--now`.
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt as _, symlink};
-use std::path::PathBuf;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, symlink};
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use rustix::fs::FlockOperation;
@@ -20,6 +20,11 @@ pub(crate) struct HostEnv {
     root: TempDir,
     /// Where the caches are.
     pub(crate) base: PathBuf,
+}
+
+/// A directory as Python's mkdtemp makes it, and so Ironic for a download.
+pub(crate) fn mkdtemp(path: &Path) {
+    fs::DirBuilder::new().mode(0o700).create(path).unwrap();
 }
 
 /// The master image number `n`.
@@ -89,7 +94,7 @@ impl HostEnv {
     /// What a download left that was killed.
     pub(crate) fn leftover(&self, cache: &str, name: &str, bytes: usize) -> PathBuf {
         let directory = self.dir(cache).join("tmpabcd_123");
-        fs::create_dir_all(&directory).unwrap();
+        mkdtemp(&directory);
         fs::write(directory.join(name), vec![7; bytes]).unwrap();
         directory
     }
@@ -437,6 +442,27 @@ fn a_cache_is_held_to_its_age_and_then_its_size() {
 }
 
 #[test]
+fn what_was_used_at_the_same_time_goes_by_name() {
+    let env = HostEnv::new();
+    env.limits(0, 1_000_000);
+    for n in (0..200).rev() {
+        env.image("iso", &master(n), 10);
+    }
+    let plan = env.later("prune", &["--all-caches", "--dry-run"]).ok().json();
+    let planned: Vec<String> =
+        plan["plan"].as_array().unwrap().iter().map(|e| e["image_id"].as_str().unwrap().to_owned()).collect();
+    let used = |name: &String| {
+        let file = fs::metadata(env.dir("iso").join(name)).unwrap();
+        (file.ctime(), file.ctime_nsec(), name.clone())
+    };
+    let mut expected = planned.clone();
+    expected.sort_by_key(used);
+    assert_eq!(planned, expected);
+    let times: std::collections::HashSet<_> = planned.iter().map(|name| used(name).1).collect();
+    assert!(times.len() < planned.len(), "some were made in the same tick");
+}
+
+#[test]
 fn one_caches_trouble_does_not_stop_the_next() {
     let env = HostEnv::new();
     env.limits(0, 0);
@@ -465,7 +491,8 @@ fn clean_removes_what_crashed_downloads_left_and_nothing_else() {
     fs::write(stale.join(format!("{}.converted.converted", master(1))), "x").unwrap();
     env.image("iso", &format!("{}.part", master(2)), 10);
     let strange = env.dir("iso/tmpzzzzzzzz");
-    fs::create_dir_all(strange.join("a directory")).unwrap();
+    mkdtemp(&strange);
+    fs::create_dir(strange.join("a directory")).unwrap();
     for other in ["tmp", "tmpABCDEFGH", "tmpabcdefghi", "tmpabcdefg", "backup"] {
         fs::create_dir(env.dir("iso").join(other)).unwrap();
         fs::write(env.dir("iso").join(other).join("file"), "kept").unwrap();
@@ -503,7 +530,7 @@ fn links_of_crashed_downloads_do_not_count() {
     env.limits(0, 0);
     env.image("iso", &master(1), MIB);
     let stale = env.dir("iso/tmpabcd_123");
-    fs::create_dir(&stale).unwrap();
+    mkdtemp(&stale);
     fs::hard_link(env.dir("iso").join(master(1)), stale.join(master(1))).unwrap();
     env.run("prune", &["--all-caches", "--min-age", "0"]).code(1);
     assert_eq!(env.names("iso").len(), 2, "the download may still be alive");

@@ -484,6 +484,34 @@ mod as_root {
         );
     }
 
+    /// A spec once promised that the cache which is filled gives first: today's Ironic goes by the list, and so does ours.
+    #[test]
+    #[ignore = "needs root and the real Ironic: tests/run"]
+    fn the_cache_that_the_space_is_for_has_no_precedence() {
+        let mut ironic = Peer::ironic();
+        let (theirs, ours) = (tmpfs(), tmpfs());
+        for env in [&theirs.env, &ours.env] {
+            env.image("tftp", &master(1), MIB);
+            std::thread::sleep(TICK);
+            env.image("iso", &master(2), MIB);
+        }
+        let amount = ours.env.available() + MIB as u64 / 2;
+        let caches: Vec<Value> = CACHES
+            .iter()
+            .map(|(priority, cache)| json!([priority, theirs.env.dir(cache), 1_u64 << 40, 1_u64 << 30]))
+            .collect();
+        let tftp = theirs.env.dir("tftp");
+        ironic.call(
+            "clean_up_caches",
+            json!({"caches": caches, "directory": tftp, "amount": amount, "at": at()}),
+        );
+        let on = ours.env.dir("tftp").display().to_string();
+        ours.env.later("prune", &["--require", &amount.to_string(), "--on", &on]).ok();
+        for env in [&theirs.env, &ours.env] {
+            assert_eq!(left(env), BTreeSet::from([format!("tftp/{}", master(1))]));
+        }
+    }
+
     /// Defect 1: with one byte missing, the youngest expired image can go first.
     #[test]
     #[ignore = "needs root and the real Ironic: tests/run"]

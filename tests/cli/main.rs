@@ -17,6 +17,7 @@ mod config;
 mod edge;
 mod env;
 mod host;
+mod host_edge;
 mod ironic;
 mod legacy;
 mod list;
