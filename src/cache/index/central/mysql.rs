@@ -25,6 +25,10 @@ const TOO_MANY: u16 = 1040;
 /// The server shuts down, or the Galera node has left its cluster, or the connection was killed.
 const GONE: [u16; 5] = [1047, 1053, 1927, 2006, 2013];
 
+/// The client trusts these besides the authorities it is given, so there must be none: `Cargo.toml` replaces that crate.
+const _: () =
+    assert!(webpki_roots::TLS_SERVER_ROOTS.is_empty(), "the MySQL client would trust public authorities");
+
 pub(super) struct MySql {
     connection: Conn,
     target: Target,
