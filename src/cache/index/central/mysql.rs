@@ -22,8 +22,8 @@ const SESSION: [&str; 2] =
 const RETRY: [u16; 4] = [1213, 1205, 1020, 3572];
 /// Too many connections.
 const TOO_MANY: u16 = 1040;
-/// The server shuts down, or the Galera node has left its cluster, or the connection was killed.
-const GONE: [u16; 5] = [1047, 1053, 1927, 2006, 2013];
+/// The server shuts down, or the Galera node has left its cluster, or the connection was killed, or idle for too long.
+const GONE: [u16; 7] = [1047, 1053, 1927, 2006, 2013, 3169, 4031];
 
 /// The client trusts these besides the authorities it is given, so there must be none: `Cargo.toml` replaces that crate.
 const _: () =
@@ -36,6 +36,7 @@ pub(super) struct MySql {
 }
 
 impl MySql {
+    /// Connects. The limit is for the network alone: whoever asks waits no longer than it wants to, for this and for all else.
     pub(super) fn connect(target: &Target, limit: Duration) -> Result<Self, Refusal> {
         let options = OptsBuilder::new()
             .user(target.user.clone())
@@ -43,8 +44,6 @@ impl MySql {
             .db_name(Some(target.database.clone()))
             .prefer_socket(false)
             .tcp_connect_timeout(Some(limit))
-            .read_timeout(Some(limit))
-            .write_timeout(Some(limit))
             .stmt_cache_size(0)
             .ssl_opts(tls(target))
             .init(SESSION.to_vec());
