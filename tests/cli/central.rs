@@ -835,6 +835,59 @@ tests! {
         assert_eq!(c.left(), "abcde");
     }
 
+    odd_settings_of_a_server_make_no_difference {
+        let server = Server::private(Kind::MariaDb);
+        for (n, (set, to, reset)) in [
+            ("sql_safe_updates", "1", "0"),
+            ("sql_select_limit", "1", "DEFAULT"),
+            ("max_join_size", "10", "DEFAULT"),
+            ("sql_mode", "'ANSI_QUOTES,ONLY_FULL_GROUP_BY,NO_BACKSLASH_ESCAPES,PIPES_AS_CONCAT'", "DEFAULT"),
+            ("sql_mode", "'ORACLE'", "DEFAULT"),
+            ("tx_isolation", "'READ-UNCOMMITTED'", "'REPEATABLE-READ'"),
+            ("tx_isolation", "'SERIALIZABLE'", "'REPEATABLE-READ'"),
+            ("autocommit", "0", "1"),
+            ("completion_type", "'CHAIN'", "'NO_CHAIN'"),
+            ("completion_type", "'RELEASE'", "'NO_CHAIN'"),
+            ("time_zone", "'+09:00'", "'SYSTEM'"),
+            ("collation_connection", "latin1_bin", "utf8mb4_general_ci"),
+            ("wait_timeout", "2", "DEFAULT"),
+        ].into_iter().enumerate() {
+            let node: &'static str = Box::leak(format!("http://n{n}:9292").into());
+            let c = Central::of(TestEnv::empty(Xattr), Database::on(&server, "glance"), node);
+            FIVE.iter().for_each(|image| c.image(*image));
+            c.row(&id('9'), 60);
+            c.row("no-uuid", 60);
+            let mut root = Session::open(&c.db);
+            root.sql(&format!("SET GLOBAL {set} = {to}"));
+            let runs = [
+                c.run("status", &["--all-nodes"]),
+                c.run("list", &["--all-nodes"]),
+                c.run("clean", &["--repair"]),
+                c.prune("3000"),
+            ];
+            root.sql(&format!("SET GLOBAL {set} = {reset}"));
+            let [_, list, repair, _] = runs.map(Run::ok);
+            assert!(list.stdout.contains(&id('e')), "{set} = {to}: {list:?}");
+            repair.has(&json!({"ghosts_forgotten": 1, "rows_dropped": 1}));
+            assert_eq!(c.left(), "cde", "{set} = {to}");
+        }
+        for set in [
+            "default_transaction_isolation = 'serializable'",
+            "timezone = 'Asia/Tokyo'",
+            "datestyle = 'German, DMY'",
+            "standard_conforming_strings = off",
+            "idle_in_transaction_session_timeout = '5s'",
+        ] {
+            let c = five(Kind::PostgreSql);
+            c.row(&id('9'), 60);
+            c.db.sql(&format!("ALTER DATABASE {} SET {set}", c.db.name));
+            c.run("list", &["--all-nodes"]).ok();
+            c.run("clean", &["--repair"]).ok().has(&json!({"ghosts_forgotten": 1}));
+            c.prune("3000").ok();
+            assert_eq!(c.left(), "cde", "{set}");
+        }
+    }
+
     two_nodes_share_one_database {
         for kind in KINDS {
             let one = Central::empty(kind);
