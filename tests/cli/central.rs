@@ -1286,7 +1286,10 @@ tests! {
             forget(&["http://f07:9292", "--dry-run"]).ok().has(&json!({"rows_forgotten": 2000, "node_removed": true, "dry_run": true}));
             assert_eq!(count(), "100000");
             forget(&[NODE]).fails(2, &["is this node itself"]);
-            forget(&["http://f07:9292/"]).fails(2, &["is http://f07:9292 meant?"]);
+            for other in ["http://f07:9292/", "HTTP://F07:9292", "http://f07:9292 "] {
+                forget(&[other]).fails(2, &["is http://f07:9292 meant?"]);
+            }
+            forget(&["http://f\u{f3}7:9292"]).fails(2, &["knows no node"]);
             forget(&["http://f07:9292"]).ok().has(&json!({"node": "http://f07:9292", "rows_forgotten": 2000, "node_removed": true, "errors": []}));
             assert_eq!(count(), "98000");
             assert!(c.db.rows("SELECT 1 FROM node_reference WHERE node_reference_url = 'http://f07:9292'").is_empty());
