@@ -37,10 +37,14 @@ impl Central {
 
     fn new(kind: Kind, images: &[Image]) -> Self {
         let central = Self::empty(kind);
-        for image in images {
-            central.image(*image);
-        }
+        central.images(images);
         central
+    }
+
+    fn images(&self, images: &[Image]) {
+        for image in images {
+            self.image(*image);
+        }
     }
 
     fn image(&self, (letter, size, hours, hits): Image) {
@@ -175,7 +179,7 @@ fn with_an_old_orphan(kind: Kind) -> (Central, Mount) {
     let Mounted { mount, env } = mounted;
     let db = Database::new(kind, &env.outside("glance.sqlite"));
     let c = Central::of(env, db, NODE);
-    FIVE.iter().for_each(|image| c.image(*image));
+    c.images(FIVE);
     (c, mount)
 }
 
@@ -826,7 +830,7 @@ tests! {
         assert_eq!(c.env.images(), "abcde");
         let server = Server::private(Kind::MariaDb);
         let c = Central::of(TestEnv::empty(Xattr), Database::on(&server, "glance"), NODE);
-        FIVE.iter().for_each(|image| c.image(*image));
+        c.images(FIVE);
         c.db.sql("CREATE USER glance@'127.0.0.1' IDENTIFIED BY 'pr1vate'");
         c.db.sql("GRANT ALL ON glance.* TO glance@'127.0.0.1'");
         c.db.sql("SET GLOBAL read_only = ON");
@@ -854,7 +858,7 @@ tests! {
         ].into_iter().enumerate() {
             let node: &'static str = Box::leak(format!("http://n{n}:9292").into());
             let c = Central::of(TestEnv::empty(Xattr), Database::on(&server, "glance"), node);
-            FIVE.iter().for_each(|image| c.image(*image));
+            c.images(FIVE);
             c.row(&id('9'), 60);
             c.row("no-uuid", 60);
             let mut root = Session::open(&c.db);
@@ -1018,7 +1022,7 @@ tests! {
 
     every_way_to_a_server_is_really_taken {
         let odd = "p@ss/w:rd?x#y%z+1 &=\u{43f}\u{430}";
-        let encoded: String = odd.bytes().map(|byte| format!("%{byte:02X}")).collect();
+        let encoded: String = odd.bytes().map(|byte| format!("%{byte:02X}")).collect::<Vec<_>>().concat();
         for kind in SERVERS {
             let c = five(kind);
             let (port, name, socket) = (c.db.port(), &c.db.name, c.db.server_file("s"));

@@ -234,7 +234,9 @@ impl Database {
                 let sql = "SELECT id FROM information_schema.processlist WHERE db = DATABASE() AND id <> CONNECTION_ID()";
                 let others: Vec<u64> = own.query(sql).unwrap();
                 // One may have gone by itself.
-                others.iter().for_each(|id| drop(own.query_drop(format!("KILL {id}"))));
+                for id in others {
+                    drop(own.query_drop(format!("KILL {id}")));
+                }
             }
             Kind::PostgreSql => self.sql(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
