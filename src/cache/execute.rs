@@ -41,7 +41,7 @@ const HELD: usize = 200;
 const WORTH_TWO: usize = 512;
 /// Ghosts and rows are forgotten in portions of this many: some milliseconds.
 const ROWS: usize = 5_000;
-/// How often rows are deleted again after a commit that met a conflict.
+/// How often a change of rows alone is repeated when its commit meets a conflict (a Galera cluster finds it only there).
 const REPEATS: usize = 3;
 /// How long a file system that frees in the background is waited for ...
 const SETTLE: Duration = Duration::from_secs(2);
@@ -348,21 +348,14 @@ impl Executor<'_> {
     /// After a commit that failed: the files are gone, so their rows are deleted again, on their own.
     fn repeat(&mut self, gone: &[Target], refusal: Refusal, run: &mut PruneRun) {
         let count = gone.len();
-        // A conflict is nobody's fault (a Galera cluster finds it only at the commit), and nothing is amiss once this has worked.
+        // A conflict is nobody's fault, and nothing is amiss once this has worked.
         let is_conflict = matches!(refusal, Refusal::Busy(_));
         let why = format!("{:#}", refusal.into_error());
         if !is_conflict {
             run.outcome.error("index", "forget", why.clone());
         }
         run.pending.extend(gone.iter().filter_map(as_ghost));
-        let mut repeated = self.forget_pending(run);
-        for _ in 1..REPEATS {
-            if !matches!(repeated, Err(Refusal::Busy(_))) {
-                break;
-            }
-            repeated = self.forget_pending(run);
-        }
-        if let Err(refusal) = repeated {
+        if let Err(refusal) = self.forget_pending(run) {
             if is_conflict {
                 run.outcome.error("index", "forget", why);
             }
@@ -381,13 +374,30 @@ impl Executor<'_> {
         if run.pending.is_empty() {
             return Ok(());
         }
-        let started = self.begin()?;
-        let absent: Vec<Target> = run.pending.iter().copied().filter(|t| self.is_absent(t)).collect();
-        self.index.forget(&absent).inspect_err(|_| self.index.abandon())?;
-        self.index.commit(None)?;
-        self.pace.ended(started);
+        self.rows_only(|this| {
+            let absent: Vec<Target> = run.pending.iter().copied().filter(|t| this.is_absent(t)).collect();
+            this.index.forget(&absent).map(drop)
+        })?;
         run.pending.clear();
         Ok(())
+    }
+
+    /// One transaction in which no file is touched: a commit that meets a conflict costs nothing, and all of it is done again.
+    fn rows_only<T>(
+        &mut self,
+        mut change: impl FnMut(&mut Self) -> Result<T, Refusal>,
+    ) -> Result<T, Refusal> {
+        let mut repeats = REPEATS;
+        loop {
+            let started = self.begin()?;
+            let done = change(self).inspect_err(|_| self.index.abandon())?;
+            let committed = self.index.commit(None);
+            self.pace.ended(started);
+            match committed {
+                Err(Refusal::Busy(_)) if repeats > 0 && !self.wait.interrupt.raised() => repeats -= 1,
+                result => return result.map(|()| done),
+            }
+        }
     }
 
     fn is_absent(&self, target: &Target) -> bool {
@@ -510,15 +520,15 @@ impl Executor<'_> {
             if self.wait.interrupt.raised() {
                 return Err(Refusal::Interrupted);
             }
-            let started = self.begin()?;
-            let targets: Vec<Target> = portion
-                .iter()
-                .map(|ghost| Target { id: ghost.id, claim: Claim::Row(ghost.row.key) })
-                .filter(|target| self.is_absent(target))
-                .collect();
-            let forgotten = self.index.forget(&targets).inspect_err(|_| self.index.abandon())?;
-            self.index.commit(None)?;
-            self.pace.ended(started);
+            let (targets, forgotten) = self.rows_only(|this| {
+                let targets: Vec<Target> = portion
+                    .iter()
+                    .map(|ghost| Target { id: ghost.id, claim: Claim::Row(ghost.row.key) })
+                    .filter(|target| this.is_absent(target))
+                    .collect();
+                let forgotten = this.index.forget(&targets)?;
+                Ok((targets, forgotten))
+            })?;
             outcome.ghosts_forgotten += forgotten.iter().filter(|forgotten| **forgotten).count() as u64;
             outcome.left_alone += (portion.len() - targets.len()) as u64;
             for target in &targets {
@@ -549,18 +559,17 @@ impl Executor<'_> {
             if self.wait.interrupt.raised() {
                 return Err(Refusal::Interrupted);
             }
-            let started = self.begin()?;
-            let there: Vec<Image> = portion
-                .iter()
-                .filter(|image| {
-                    let now = self.dir.look(Place::Base, image.id.as_name());
-                    matches!(now, Ok(Some((Kind::File, now))) if unchanged(image)(&now))
-                })
-                .copied()
-                .collect();
-            let adopted = self.index.adopt(&there).inspect_err(|_| self.index.abandon())?;
-            self.index.commit(None)?;
-            self.pace.ended(started);
+            let adopted = self.rows_only(|this| {
+                let there: Vec<Image> = portion
+                    .iter()
+                    .filter(|image| {
+                        let now = this.dir.look(Place::Base, image.id.as_name());
+                        matches!(now, Ok(Some((Kind::File, now))) if unchanged(image)(&now))
+                    })
+                    .copied()
+                    .collect();
+                this.index.adopt(&there)
+            })?;
             outcome.orphans_adopted += adopted;
             outcome.left_alone += portion.len() as u64 - adopted;
         }
@@ -569,11 +578,7 @@ impl Executor<'_> {
 
     fn drop_bad_rows(&mut self, inventory: &Inventory, outcome: &mut Outcome) -> Result<(), Refusal> {
         for portion in inventory.bad_rows.chunks(ROWS) {
-            let started = self.begin()?;
-            let dropped = self.index.drop_bad_rows(portion).inspect_err(|_| self.index.abandon())?;
-            self.index.commit(None)?;
-            self.pace.ended(started);
-            outcome.rows_dropped += dropped;
+            outcome.rows_dropped += self.rows_only(|this| this.index.drop_bad_rows(portion))?;
         }
         Ok(())
     }

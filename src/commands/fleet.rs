@@ -45,6 +45,11 @@ fn open(
     }
 }
 
+/// Which of its nodes the database takes this host for.
+fn own_key(database: &mut Database, central: &CentralSettings) -> Result<Option<i64>, Failure> {
+    central.node.as_ref().map_or(Ok(None), |own| database.node(&own.value).map_err(cannot_start))
+}
+
 fn looking(context: &Context) -> Wait {
     Wait { limit: super::GLANCE_PATIENCE, interrupt: context.interrupt.clone() }
 }
@@ -55,7 +60,7 @@ pub(crate) fn status(context: &Context, args: StatusArgs) -> Result<Exit, Failur
     let mut database = open(&config, &central, Purpose::Look, &looking(context))?;
     let summaries = database.summaries().map_err(cannot_start)?;
     let spread = database.spread(NAMED).map_err(cannot_start)?;
-    let own = central.node.as_ref().map(|node| node.value.as_str());
+    let own = own_key(&mut database, &central)?;
     let report = FleetReport {
         database: database.shown(),
         total: Total {
@@ -97,7 +102,7 @@ struct NodeLine {
 }
 
 impl NodeLine {
-    fn new(node: &NodeSummary, own: Option<&str>) -> Self {
+    fn new(node: &NodeSummary, own: Option<i64>) -> Self {
         NodeLine {
             node: escaped(node.url.as_bytes()),
             images: node.images,
@@ -105,7 +110,7 @@ impl NodeLine {
             hits: node.hits,
             oldest_use: node.oldest_use.map(when),
             newest_use: node.newest_use.map(when),
-            this_node: own == Some(&node.url),
+            this_node: own == Some(node.key),
         }
     }
 }
@@ -278,33 +283,27 @@ fn attempt(
     let wait = wait(context, change);
     let purpose = if change.dry_run { Purpose::Look } else { Purpose::Change };
     let mut database = open(&config, &central, purpose, &wait)?;
-    let own = match &central.node {
-        Some(own) => database.node(&own.value).map_err(cannot_start)?,
-        None => None,
-    };
-    let named = Setting { value: url.to_owned(), origin: Origin::Flag("--forget-node") };
-    let Some(key) = database.node(url).map_err(cannot_start)? else {
-        let known = database.nodes().map_err(cannot_start)?;
+    let own = own_key(&mut database, &central)?;
+    let summaries = database.summaries().map_err(cannot_start)?;
+    // To the letter: a database may take one URL for another that differs in case, accents or blanks.
+    let Some(summary) = summaries.iter().find(|node| node.url == url) else {
+        let named = Setting { value: url.to_owned(), origin: Origin::Flag("--forget-node") };
+        let known: Vec<String> = summaries.into_iter().map(|node| node.url).collect();
         return Err(unknown(&named, &known));
     };
-    let is_own = |setting: &Setting<String>| setting.value == url || own == Some(key);
-    if let Some(own) = central.node.as_ref().filter(|own| is_own(own)) {
+    if let Some(own) = central.node.as_ref().filter(|_| own == Some(summary.key)) {
         return Err(Failure::usage(anyhow!(
             "{} is this node itself (set by {}): its rows are forgotten by prune and clean --repair",
             escaped(url.as_bytes()),
             own.origin
         )));
     }
-    let summaries = database.summaries().map_err(cannot_start)?;
-    let Some(summary) = summaries.into_iter().find(|node| node.key == key) else {
-        return Err(Failure::cannot_start(anyhow!("the node {} has just gone", escaped(url.as_bytes()))));
-    };
-    report.fill(&summary);
+    report.fill(summary);
     if change.dry_run {
         report.run.plan = Some(vec![report.plan(summary.newest_use)]);
         return Ok(Exit::Done);
     }
-    let (done, refusal) = database.index(key).forget_node();
+    let (done, refusal) = database.index(summary.key).forget_node();
     report.rows_forgotten = done.rows;
     report.node_removed = done.reference;
     let mut outcome = Outcome::default();

@@ -338,13 +338,20 @@ impl TestEnv {
     /// The command as another user than root, from a copy of the binary that user can reach. Needs root.
     #[must_use = "check the exit code: ok(), code(), fails()"]
     pub(crate) fn as_nobody(&self, command: &str, arguments: &[&str]) -> Run {
+        let mut ours = self.nobodys();
+        ours.arg(command).arg("--cache-dir").arg(&self.cache).args(["--driver", self.driver.name()]);
+        run(ours.args(arguments), self.root.path())
+    }
+
+    /// `glance-cache` for another user than root, not run yet. Needs root.
+    pub(crate) fn nobodys(&self) -> Command {
         let copy = self.outside("glance-cache");
         // By another process: a descriptor of ours open for writing would be inherited by a test that forks just now.
         system(&["cp", BINARY, copy.to_str().unwrap()]);
         chmod(self.root.path(), 0o755);
         let mut ours = self.command(copy);
-        ours.arg(command).arg("--cache-dir").arg(&self.cache).args(["--driver", self.driver.name()]);
-        run(ours.args(arguments).uid(65534).gid(65534), self.root.path())
+        ours.uid(65534).gid(65534);
+        ours
     }
 
     // -- Looking --

@@ -72,6 +72,15 @@ impl Server {
         format!("{dialect}://g:s3cret@127.0.0.1:{}/{database}", self.port)
     }
 
+    /// Lets it present a certificate that has expired.
+    pub(crate) fn expire(&self) {
+        fs::copy(self.dir.join("expired.pem"), self.dir.join("server.pem")).unwrap();
+        match self.kind {
+            Kind::MariaDb => Database::on(self, "glance").sql("FLUSH SSL"),
+            _ => self.signal("-HUP"),
+        }
+    }
+
     /// Sends a signal to the server process.
     pub(crate) fn signal(&self, signal: &str) {
         let pid = fs::read_to_string(self.dir.join("pid")).unwrap();
@@ -215,6 +224,26 @@ impl Database {
 
     pub(crate) fn sqlite(&self) -> rusqlite::Connection {
         rusqlite::Connection::open(&self.name).unwrap()
+    }
+
+    /// Ends the connections that others have to it.
+    pub(crate) fn cut_others(&self) {
+        match self.kind {
+            Kind::MariaDb => {
+                let mut own = self.mysql();
+                let sql = "SELECT id FROM information_schema.processlist WHERE db = DATABASE() AND id <> CONNECTION_ID()";
+                let others: Vec<u64> = own.query(sql).unwrap();
+                // One may have gone by itself.
+                for id in others {
+                    drop(own.query_drop(format!("KILL {id}")));
+                }
+            }
+            Kind::PostgreSql => self.sql(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+                 WHERE datname = current_database() AND pid <> pg_backend_pid()",
+            ),
+            Kind::SqliteFile => {}
+        }
     }
 
     /// Runs statements.

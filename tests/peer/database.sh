@@ -1,9 +1,9 @@
 #!/bin/bash
 # A private database server for the tests: database.sh mariadb|postgresql DIR PORT [remove]
 #
-# Listens on 127.0.0.1:PORT alone, keeps everything in DIR, speaks TLS with a certificate for 127.0.0.1 (not for localhost)
-# signed by DIR/ca.pem, and has the user g with the password "s3cret" and a database glance of his. Prints "ready" when it
-# answers, writes the server's process id to DIR/pid, and stops when its standard input ends, however the test process ends.
+# Listens on PORT of 127.0.0.1, of ::1 where there is one, and on a Unix socket in DIR, keeps everything in DIR, speaks TLS with
+# a certificate for the two addresses (not for localhost) signed by DIR/ca.pem (DIR/expired.pem is one that has expired), and
+# has the user g with the password "s3cret" and a database glance of his. Prints "ready" when it answers, writes the server's process id to DIR/pid, and stops when its standard input ends, however the test process ends.
 # Run as root, the server runs as nobody. An existing DIR/data is used as it is. With remove, DIR goes when the server has.
 set -eu
 kind=$1 dir=$2 port=$3
@@ -19,29 +19,36 @@ if [ ! -e ca.pem ]; then
     $new -x509 -days 2 -subj '/CN=test authority' -keyout ca.key -out ca.pem 2>/dev/null
     $new -x509 -days 2 -subj '/CN=another authority' -keyout other.key -out other.pem 2>/dev/null
     $new -subj '/CN=server' -keyout server.key -out server.csr 2>/dev/null
-    printf 'subjectAltName=IP:127.0.0.1\n' >san
-    openssl x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile san -out server.pem 2>/dev/null
+    printf 'subjectAltName=IP:127.0.0.1,IP:::1\n' >san
+    sign="openssl x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -extfile san"
+    $sign -days 2 -out server.pem 2>/dev/null
+    $sign -days -1 -out expired.pem 2>/dev/null
     chmod 600 server.key
     [ -z "$as" ] || chown nobody server.key
 fi
+addresses=127.0.0.1
+! grep -qs '^0*1 .* lo$' /proc/net/if_inet6 || addresses=127.0.0.1,::1
 fresh=no
 [ -e data ] || fresh=yes
 case $kind in
 mariadb)
     [ $fresh = no ] || mariadb-install-db --no-defaults ${as:+--user=nobody} --datadir="$dir/data" \
         --auth-root-authentication-method=normal --skip-test-db --innodb-log-file-size=8M >install.log 2>&1
-    $as mariadbd --no-defaults --datadir="$dir/data" --socket="$dir/s" --port="$port" --bind-address=127.0.0.1 \
+    $as mariadbd --no-defaults --datadir="$dir/data" --socket="$dir/s" --port="$port" --bind-address=$addresses \
         --pid-file="$dir/own-pid" --log-error="$dir/error.log" --innodb-log-file-size=8M --innodb-buffer-pool-size=64M \
         --innodb-flush-log-at-trx-commit=2 --skip-name-resolve --ssl-ca="$dir/ca.pem" --ssl-cert="$dir/server.pem" \
         --ssl-key="$dir/server.key" </dev/null >/dev/null 2>&1 &
     server=$!
     sql() { mariadb --no-defaults -uroot -S "$dir/s" -e "$1"; }
-    first="CREATE DATABASE glance; CREATE USER g@'127.0.0.1' IDENTIFIED BY 's3cret'; GRANT ALL ON *.* TO g@'127.0.0.1' WITH GRANT OPTION"
+    first="CREATE DATABASE glance"
+    for host in 127.0.0.1 ::1 localhost; do
+        first="$first; CREATE USER g@'$host' IDENTIFIED BY 's3cret'; GRANT ALL ON *.* TO g@'$host' WITH GRANT OPTION"
+    done
     ;;
 postgresql)
     echo "s3cret" >password
     [ $fresh = no ] || $as initdb -D "$dir/data" -U g -A scram-sha-256 --pwfile="$dir/password" -E UTF8 --locale=C.UTF-8 -N >install.log 2>&1
-    $as postgres -D "$dir/data" -p "$port" -k '' -c listen_addresses=127.0.0.1 -c fsync=off -c ssl=on -c ssl_ca_file="$dir/ca.pem" \
+    $as postgres -D "$dir/data" -p "$port" -k "$dir" -c listen_addresses=$addresses -c fsync=off -c ssl=on -c ssl_ca_file="$dir/ca.pem" \
         -c ssl_cert_file="$dir/server.pem" -c ssl_key_file="$dir/server.key" </dev/null >error.log 2>&1 &
     server=$!
     sql() { PGPASSWORD=s3cret psql -q -h 127.0.0.1 -p "$port" -U g -d postgres -c "$1"; }

@@ -2,7 +2,9 @@
 //!
 //! Nothing here looks at a directory: a row may be a ghost on its node, and images may be orphans there.
 
-use super::{CHUNK, Central, Database, PAGE, joined};
+use std::collections::HashMap;
+
+use super::{CHUNK, Cell, Central, Database, PAGE, joined};
 use crate::cache::entry::Nanos;
 use crate::cache::index::Refusal;
 
@@ -59,26 +61,28 @@ impl Database {
     /// Sums up each node, by URL.
     pub(crate) fn summaries(&mut self) -> Result<Vec<NodeSummary>, Refusal> {
         let dialect = self.dialect();
-        // Summed up before the join: the key is one number, the URL a text.
+        // Summed up before the join: the key is one number, the URL a text. One pass over the table, not over the index on the
+        // nodes, which looks every row up by itself.
         let sql = format!(
             "SELECT n.node_reference_id, n.node_reference_url, COALESCE(c.images, 0), {}, {}, {}, {} FROM node_reference n \
              LEFT JOIN (SELECT node_reference_id, COUNT(*) AS images, SUM(size) AS bytes, SUM(hits) AS hits, \
-             MIN(last_accessed) AS oldest, MAX(last_accessed) AS newest FROM cached_images GROUP BY node_reference_id) c \
+             MIN(last_accessed) AS oldest, MAX(last_accessed) AS newest FROM {} GROUP BY node_reference_id) c \
              ON c.node_reference_id = n.node_reference_id ORDER BY n.node_reference_url",
             dialect.whole("COALESCE(c.bytes, 0)"),
             dialect.whole("COALESCE(c.hits, 0)"),
             dialect.epoch("c.oldest"),
             dialect.epoch("c.newest"),
+            dialect.by_key(),
         );
         let rows = self.query(&sql, &[]).map_err(|refusal| self.told(refusal, "cannot sum up the nodes"))?;
-        let summary = |row: Vec<super::Cell>| NodeSummary {
+        let summary = |row: Vec<Cell>| NodeSummary {
             key: row[0].integer(),
             images: natural(row[2].integer()),
             bytes: natural(row[3].integer()),
             hits: natural(row[4].integer()),
             oldest_use: row[5].time(dialect),
             newest_use: row[6].time(dialect),
-            url: row.into_iter().nth(1).map(super::Cell::text).unwrap_or_default(),
+            url: row.into_iter().nth(1).map(Cell::text).unwrap_or_default(),
         };
         Ok(rows.into_iter().map(summary).collect())
     }
@@ -118,7 +122,7 @@ impl Database {
             .query(sql, &[])?
             .into_iter()
             .filter_map(|row| row.into_iter().next())
-            .map(super::Cell::text)
+            .map(Cell::text)
             .collect();
         if ids.is_empty() {
             return Ok(Vec::new());
@@ -131,46 +135,66 @@ impl Database {
             vec!["?"; ids.len()].join(",")
         );
         let texts: Vec<&str> = ids.iter().map(String::as_str).collect();
-        let copies = |row: Vec<super::Cell>| Copies {
+        let copies = |row: Vec<Cell>| Copies {
             nodes: natural(row[1].integer()),
             bytes: natural(row[2].integer()),
             hits: natural(row[3].integer()),
-            image_id: row.into_iter().next().map(super::Cell::text).unwrap_or_default(),
+            image_id: row.into_iter().next().map(Cell::text).unwrap_or_default(),
         };
         Ok(self.query(&sql, &texts)?.into_iter().map(copies).collect())
     }
 
     /// Lists every row, or those of one image, page by page in row order.
     pub(crate) fn placements(&mut self, image: Option<&str>) -> Result<Vec<Placement>, Refusal> {
+        let told = |this: &Self, refusal| this.told(refusal, "cannot list the images");
         let dialect = self.dialect();
-        let wanted = if image.is_some() { "c.image_id = ? AND " } else { "" };
+        // Joined here: MariaDB would begin with the nodes, and sort all of their rows for every page.
+        let from = match image {
+            Some(_) => "cached_images WHERE image_id = ? AND".to_owned(),
+            None => format!("{} WHERE", dialect.by_key()),
+        };
         let mut found = Vec::new();
         let mut last = i64::MIN;
         loop {
             let sql = format!(
-                "SELECT c.id, c.image_id, n.node_reference_url, c.size, c.hits, {}, {}, c.checksum FROM cached_images c \
-                 JOIN node_reference n ON n.node_reference_id = c.node_reference_id \
-                 WHERE {wanted}c.id > {last} ORDER BY c.id LIMIT {PAGE}",
-                dialect.epoch("c.last_accessed"),
-                dialect.epoch("c.last_modified"),
+                "SELECT id, image_id, node_reference_id, size, hits, {}, {}, checksum FROM {from} id > {last} \
+                 ORDER BY id LIMIT {PAGE}",
+                dialect.epoch("last_accessed"),
+                dialect.epoch("last_modified"),
             );
             let texts: Vec<&str> = image.into_iter().collect();
-            let rows =
-                self.query(&sql, &texts).map_err(|refusal| self.told(refusal, "cannot list the images"))?;
+            let rows = self.query(&sql, &texts).map_err(|refusal| told(self, refusal))?;
             let count = rows.len();
-            for row in rows {
-                last = row[0].integer();
-                let (size, hits) = (natural(row[3].integer()), row[4].integer());
-                let (last_accessed, last_modified) = (row[5].epoch(dialect), row[6].epoch(dialect));
-                let checksum = (row[7] != super::Cell::Null).then(|| row[7].clone().text());
-                let mut texts = row.into_iter().skip(1).map(super::Cell::text);
-                let (image_id, node) = (texts.next().unwrap_or_default(), texts.next().unwrap_or_default());
-                found.push(Placement { image_id, node, size, hits, last_accessed, last_modified, checksum });
-            }
+            last = rows.last().map_or(last, |row| row[0].integer());
+            found.extend(rows);
             if count < PAGE {
-                return Ok(found);
+                break;
             }
         }
+        // After the rows, so that it has the nodes of all of them.
+        let sql = "SELECT node_reference_id, node_reference_url FROM node_reference";
+        let nodes: HashMap<i64, String> = self
+            .query(sql, &[])
+            .map_err(|refusal| told(self, refusal))?
+            .into_iter()
+            .filter_map(|row| {
+                let [key, url] = row.try_into().ok()?;
+                Some((Cell::integer(&key), url.text()))
+            })
+            .collect();
+        let placement = |row: Vec<Cell>| {
+            let [_, image_id, node, size, hits, used, modified, checksum] = row.try_into().ok()?;
+            Some(Placement {
+                image_id: Cell::text(image_id),
+                node: nodes.get(&node.integer())?.clone(),
+                size: natural(size.integer()),
+                hits: hits.integer(),
+                last_accessed: used.epoch(dialect),
+                last_modified: modified.epoch(dialect),
+                checksum: (checksum != Cell::Null).then(|| checksum.text()),
+            })
+        };
+        Ok(found.into_iter().filter_map(placement).collect())
     }
 }
 

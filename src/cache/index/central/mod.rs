@@ -167,6 +167,12 @@ impl Dialect {
             Dialect::Sqlite => "BEGIN EXCLUSIVE",
         }
     }
+
+    /// What keeps a transaction from waiting for locks while it holds some: it is tried again instead. MySQL knows it for
+    /// sessions only.
+    fn impatience(self) -> Option<&'static str> {
+        (self == Dialect::PostgreSql).then_some("SET LOCAL lock_timeout = '250ms'")
+    }
 }
 
 impl Target {
@@ -279,10 +285,11 @@ impl Database {
                 self.given_up = true;
                 self.link = Link::Server(connect(&self.target, self.patience, &self.wait)?);
                 self.given_up = false;
-                self.execute(begin).map(drop)
+                self.execute(begin)?;
             }
-            result => result.map(drop),
+            result => drop(result?),
         }
+        self.dialect().impatience().map_or(Ok(()), |sql| self.execute(sql).map(drop))
     }
 
     fn rollback(&mut self) {

@@ -14,16 +14,23 @@ use super::worker::Client;
 use super::{Cell, system_authorities};
 use crate::cache::index::Refusal;
 
-/// Lock waits end after this many seconds (the server knows no fractions).
-const SESSION: [&str; 2] =
-    ["SET SESSION innodb_lock_wait_timeout = 1", "SET SESSION lock_wait_timeout = 1, autocommit = 1"];
+/// Lock waits end after this many seconds (the server knows no fractions); the others are for servers set up to mistrust people
+/// at a prompt, which would cut our reads short or refuse our deletions.
+const SESSION: [&str; 2] = [
+    "SET SESSION innodb_lock_wait_timeout = 1, lock_wait_timeout = 1, autocommit = 1",
+    "SET SESSION sql_safe_updates = 0, sql_big_selects = 1, sql_select_limit = 18446744073709551615",
+];
 
 /// Deadlock; lock wait timeout; the row changed since the snapshot (MariaDB); lock not granted at once.
 const RETRY: [u16; 4] = [1213, 1205, 1020, 3572];
 /// Too many connections.
 const TOO_MANY: u16 = 1040;
-/// The server shuts down, or the Galera node has left its cluster, or the connection was killed.
-const GONE: [u16; 5] = [1047, 1053, 1927, 2006, 2013];
+/// The server shuts down, or the Galera node has left its cluster, or the connection was killed, or idle for too long.
+const GONE: [u16; 7] = [1047, 1053, 1927, 2006, 2013, 3169, 4031];
+
+/// The client trusts these besides the authorities it is given, so there must be none: `Cargo.toml` replaces that crate.
+const _: () =
+    assert!(webpki_roots::TLS_SERVER_ROOTS.is_empty(), "the MySQL client would trust public authorities");
 
 pub(super) struct MySql {
     connection: Conn,
@@ -32,6 +39,7 @@ pub(super) struct MySql {
 }
 
 impl MySql {
+    /// Connects. The limit is for the network alone: whoever asks waits no longer than it wants to, for this and for all else.
     pub(super) fn connect(target: &Target, limit: Duration) -> Result<Self, Refusal> {
         let options = OptsBuilder::new()
             .user(target.user.clone())
@@ -39,8 +47,6 @@ impl MySql {
             .db_name(Some(target.database.clone()))
             .prefer_socket(false)
             .tcp_connect_timeout(Some(limit))
-            .read_timeout(Some(limit))
-            .write_timeout(Some(limit))
             .stmt_cache_size(0)
             .ssl_opts(tls(target))
             .init(SESSION.to_vec());

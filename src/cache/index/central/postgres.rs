@@ -1,7 +1,7 @@
 //! PostgreSQL, and TLS for it.
 //!
-//! Statements are unnamed, so that a pooler between us and the server may switch servers between transactions. The server is
-//! told not to let us wait for locks: the caller tries again instead.
+//! Statements are unnamed and nothing is set for the session, so that a pooler between us and the server may switch servers
+//! between transactions and gives nobody else what was set here.
 
 use std::error::Error as _;
 use std::future::Future;
@@ -12,7 +12,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
-use postgres::config::SslMode;
+use postgres::config::{SslMode, TargetSessionAttrs};
 use postgres::tls::{ChannelBinding, MakeTlsConnect, TlsConnect, TlsStream};
 use postgres::types::{ToSql, Type};
 use postgres::{Config, NoTls, Socket};
@@ -32,7 +32,8 @@ use super::worker::Client;
 use super::{Cell, system_authorities};
 use crate::cache::index::Refusal;
 
-const SESSION: &str = "SET lock_timeout = '250ms'; SET TIME ZONE 'UTC'";
+/// After this long without an answer the kernel gives a connection up.
+const SILENCE: Duration = Duration::from_secs(10);
 
 /// Deadlock; serialization failure; lock not available.
 const RETRY: [&str; 3] = ["40P01", "40001", "55P03"];
@@ -48,8 +49,13 @@ pub(super) struct PostgreSql {
 impl PostgreSql {
     pub(super) fn connect(target: &Target, limit: Duration) -> Result<Self, Refusal> {
         let mut config = Config::new();
-        config.dbname(&target.database).application_name("glance-cache").connect_timeout(limit);
-        config.tcp_user_timeout(limit).keepalives_idle(limit / 2).keepalives_interval(Duration::from_secs(2));
+        config.dbname(&target.database).application_name("glance-cache");
+        config.tcp_user_timeout(SILENCE).keepalives_idle(SILENCE / 2).keepalives_interval(SILENCE / 5);
+        // For each host, so that the last one still has its turn.
+        config.connect_timeout(limit / u32::try_from(target.hosts.len()).unwrap_or(1).max(1));
+        if target.writable {
+            config.target_session_attrs(TargetSessionAttrs::ReadWrite);
+        }
         if let Some(user) = &target.user {
             config.user(user);
         }
@@ -74,12 +80,11 @@ impl PostgreSql {
             let mode = if target.tls.mode == TlsMode::Offered { SslMode::Prefer } else { SslMode::Require };
             config.ssl_mode(mode).connect(tls)
         };
-        let mut client = connected.map_err(|e| match (refusal(target, &e), e.code()) {
+        let client = connected.map_err(|e| match (refusal(target, &e), e.code()) {
             // The server has spoken; unless it is full or starting, it will say the same again.
             (refusal, Some(code)) if !LATER.contains(&code.code()) => refusal,
             (refusal, _) => Refusal::Busy(refusal.into_error()),
         })?;
-        client.batch_execute(SESSION).map_err(|e| refusal(target, &e))?;
         Ok(PostgreSql { client, target: target.clone() })
     }
 }

@@ -62,6 +62,8 @@ pub(crate) struct Target {
     pub(crate) connect_timeout: Option<Duration>,
     /// libpq's `options`: settings for the session.
     pub(crate) options: Option<String>,
+    /// Whether, of several hosts, only one that takes writes will do.
+    pub(crate) writable: bool,
 }
 
 impl fmt::Display for Target {
@@ -120,6 +122,7 @@ impl Target {
             tls: Tls::default(),
             connect_timeout: None,
             options: None,
+            writable: false,
         }
     }
 
@@ -152,7 +155,7 @@ impl Target {
             target.database = query.2.unwrap_or_default();
         }
         target.tls = tls;
-        target.connect_timeout = timeout.map(|text| seconds(&text, "connect_timeout")).transpose()?;
+        target.connect_timeout = seconds(timeout)?;
         let port = match (url.port, port) {
             (Some(port), _) => port,
             (None, Some(text)) => text.parse().map_err(|_| anyhow!("the option port is no port number"))?,
@@ -201,8 +204,14 @@ impl Target {
             target.database = url.take("dbname").or_else(|| target.user.clone()).unwrap_or_default();
         }
         target.tls = postgresql_tls(&mut |name| url.take(name))?;
-        target.connect_timeout =
-            url.take("connect_timeout").map(|text| seconds(&text, "connect_timeout")).transpose()?;
+        target.connect_timeout = seconds(url.take("connect_timeout"))?;
+        target.writable = match url.take("target_session_attrs").as_deref() {
+            None | Some("any" | "prefer-standby") => false,
+            Some("read-write" | "primary") => true,
+            Some(_) => {
+                bail!("target_session_attrs must be any, read-write or primary: rows are changed there")
+            }
+        };
         target.options = url.take("options");
         Ok(target)
     }
@@ -284,10 +293,12 @@ fn is_on(text: &str) -> Option<bool> {
     }
 }
 
-fn seconds(text: &str, name: &str) -> Result<Duration> {
-    let seconds: u64 = text.parse().map_err(|_| anyhow!("the option {name} is no number of seconds"))?;
-    ensure!(seconds > 0, "the option {name} must be more than 0");
-    Ok(Duration::from_secs(seconds))
+/// The URL's limit for connecting. None, or one that waits for ever, leaves it at ours.
+fn seconds(text: Option<String>) -> Result<Option<Duration>> {
+    let Some(text) = text else { return Ok(None) };
+    let seconds: i64 =
+        text.parse().map_err(|_| anyhow!("the option connect_timeout is no number of seconds"))?;
+    Ok(u64::try_from(seconds).ok().filter(|seconds| *seconds > 0).map(Duration::from_secs))
 }
 
 /// The options of one group in the file that `read_default_file` names.
@@ -351,14 +362,14 @@ impl Url {
             Some("sqlite") => Dialect::Sqlite,
             _ => bail!("its dialect is none of mysql, mariadb, postgresql and sqlite"),
         };
-        let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
-        let (authority, database) = match rest.split_once('/') {
-            Some((authority, database)) => (authority, Some(database.to_owned())),
-            None => (rest, None),
+        let (credentials, rest) = match credentials_end(rest) {
+            Some(at) => (Some(&rest[..at]), &rest[at + 1..]),
+            None => (None, rest),
         };
-        let (credentials, place) = match authority.rsplit_once('@') {
-            Some((credentials, place)) => (Some(credentials), place),
-            None => (None, authority),
+        let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let (place, database) = match rest.split_once('/') {
+            Some((place, database)) => (place, Some(database.to_owned())),
+            None => (rest, None),
         };
         let (user, password) = match credentials.map(|text| text.split_once(':').ok_or(text)) {
             None => (None, None),
@@ -374,9 +385,7 @@ impl Url {
         };
         let port = match port {
             "" => None,
-            port => Some(port.parse().map_err(|_| {
-                anyhow!("its port is no number (a password with / or @ in it must be percent-encoded)")
-            })?),
+            port => Some(port.parse().map_err(|_| anyhow!("its port is no number"))?),
         };
         let query = query
             .split('&')
@@ -395,6 +404,15 @@ impl Url {
         let position = self.query.iter().position(|(key, _)| key == name)?;
         Some(self.query.remove(position).1)
     }
+}
+
+/// Where the `@` behind the credentials is. As `SQLAlchemy` reads it, a password may hold anything else, `/` and `?` among it.
+fn credentials_end(rest: &str) -> Option<usize> {
+    let place = rest.find(['/', '?']).unwrap_or(rest.len());
+    rest[..place].rfind('@').or_else(|| {
+        let has_password = rest[..place].contains(':') && !rest.starts_with('[');
+        has_password.then(|| rest.find('@')).flatten()
+    })
 }
 
 /// Replaces `%XX`; what is no such code stays, as in Python.
@@ -460,18 +478,48 @@ mod tests {
     }
 
     #[test]
+    fn a_password_may_hold_anything_but_an_at_sign() {
+        for (url, password, shown) in [
+            ("mysql://g:a/b?c@db:3307/glance", Some("a/b?c"), "mysql glance at db:3307"),
+            ("mysql://g:a:b/c@[::1]:3307/glance", Some("a:b/c"), "mysql glance at [::1]:3307"),
+            ("mysql://g:a@b@db/glance?charset=x@y", Some("a@b"), "mysql glance at db"),
+            ("mysql://db/glance?user=a@b", None, "mysql glance at db"),
+            ("mysql://[::1]:3306/glance?user=a@b", None, "mysql glance at [::1]"),
+            ("sqlite:////var/lib/a@b:c", None, "sqlite /var/lib/a@b:c"),
+        ] {
+            let target = parsed(url);
+            assert_eq!((target.password.as_deref(), target.to_string().as_str()), (password, shown), "{url}");
+        }
+    }
+
+    #[test]
+    fn a_limit_for_connecting_that_is_none_is_ours() {
+        for (option, limit) in [
+            ("", None),
+            ("connect_timeout=3", Some(Duration::from_secs(3))),
+            ("connect_timeout=0", None),
+            ("connect_timeout=-1", None),
+        ] {
+            for dialect in ["mysql", "postgresql"] {
+                assert_eq!(parsed(&format!("{dialect}://g@db/glance?{option}")).connect_timeout, limit);
+            }
+        }
+    }
+
+    #[test]
     fn errors_hold_no_part_of_the_url() {
         for url in [
             "s3cret",
             "oracle://g:s3cret@db/glance",
             "mysql://g:s3cret@db",
-            "mysql://g:s3cret/s3cret@db/glance",
+            "mysql://g:s3cret@db:s3cret/glance",
             "mysql://g:s3cret@[::1/glance",
             "mysql://g:%ffs3cret@db/glance",
             "mysql://g:s3cret@db/glance?ssl_verify_cert=s3cret",
             "mysql://g:s3cret@db/glance?ssl_mode=s3cret",
             "mysql://g:s3cret@db/glance?connect_timeout=s3cret",
             "postgresql://g:s3cret@db/glance?sslmode=s3cret",
+            "postgresql://g:s3cret@db/glance?target_session_attrs=s3cret",
             "sqlite://s3cret/x",
             "sqlite://",
         ] {

@@ -14,7 +14,8 @@ use super::Cell;
 use crate::cache::index::Refusal;
 use crate::interrupt::Interrupt;
 
-/// How long a statement may take. All of them are bounded by the size of a batch or a page.
+/// How long a statement may take. All of them are bounded by the size of a batch or a page, but for the sums over the whole
+/// table, which come to this with some ten million rows.
 const STATEMENT: Duration = Duration::from_secs(10);
 /// How often a signal is looked for ...
 const LOOK: Duration = Duration::from_millis(100);
