@@ -187,7 +187,7 @@ impl Executor<'_> {
             pending: Vec::new(),
             outcome: Outcome::default(),
         };
-        let before = self.available();
+        let before = self.available().unwrap_or(0);
         let mut ghosts = &inventory.ghosts[..];
         let mut forgotten = self.forget_ghosts(ghosts, &mut run.outcome);
         if matches!(forgotten, Err(Refusal::Full(_))) {
@@ -536,8 +536,9 @@ impl Executor<'_> {
         Ok(Instant::now())
     }
 
-    fn available(&self) -> u64 {
-        self.dir.statvfs().map_or(0, |fs| available(&fs))
+    /// Bytes free on the file system, unless it does not tell.
+    fn available(&self) -> Option<u64> {
+        self.dir.statvfs().ok().map(|fs| available(&fs))
     }
 
     /// Whether less is free than was asked for although the goal is reached; then sets what is still missing.
@@ -548,10 +549,12 @@ impl Executor<'_> {
             return false;
         };
         let deadline = Instant::now() + SETTLE;
-        while self.available() < wanted.min(before.saturating_add(freed)) && Instant::now() < deadline {
+        let is_late = |free| free < wanted.min(before.saturating_add(freed)) && Instant::now() < deadline;
+        while self.available().is_some_and(is_late) {
             std::thread::sleep(Duration::from_millis(20));
         }
-        goal.free = wanted.saturating_sub(self.available());
+        // When it cannot be told, no image goes for it; the report says so.
+        goal.free = self.available().map_or(0, |free| wanted.saturating_sub(free));
         goal.free > 0
     }
 }

@@ -316,7 +316,7 @@ fn require(
     }
     let on = device(path).map_err(cannot)?;
     let mut space = Space::new(std::os::fd::AsFd::as_fd(&fd), required).map_err(Failure::cannot_start)?;
-    let before = space.available();
+    let before = space.base;
     let mut report = RoomReport {
         path: path.display().to_string(),
         required,
@@ -368,21 +368,30 @@ fn require(
     let mut runs: Vec<Removing<'_>> = gathered.members.iter().map(|_| new()).collect();
     let mut caches: Vec<&mut dyn ImageCache> =
         gathered.members.iter_mut().map(|member| &mut *member.cache as &mut dyn ImageCache).collect();
-    let is_there = carry_out(&mut caches, &order, &mut space, &mut runs);
+    carry_out(&mut caches, &order, &mut space, &mut runs);
     let outcomes: Vec<Outcome> = runs.into_iter().map(|run| run.outcome).collect();
     drop(bar);
-    report.available_after = space.available();
-    report.missing = space.missing();
+    match space.figures() {
+        Ok(fs) => report.available_after = available(&fs),
+        Err(e) => {
+            let message = format!("cannot ask for the free space: {e}");
+            report.errors.push(EntryError { name: path.display().to_string(), action: "measure", message });
+        }
+    }
+    report.missing = required.saturating_sub(report.available_after);
     let total = account(context, &gathered.members, outcomes, &mut report.caches, &mut report.errors);
     report.total_files_pruned = total.files;
     report.total_bytes_pruned = total.bytes;
+    report.total_files_cleaned = total.invalid_files + total.stalled_files;
+    report.total_bytes_cleaned = total.bytes_cleaned;
     report.left_alone = total.left_alone;
     report.signal = stopped_by(context, &total);
     context.output.summary(&report);
-    if !is_there && report.signal.is_none() {
+    let is_short = report.missing > 0;
+    if is_short && report.signal.is_none() {
         context.output.error(&report.shortage());
     }
-    Ok(end(context, &total, &report.errors, !is_there))
+    Ok(end(context, &total, &report.errors, is_short))
 }
 
 /// One line of a plan.
@@ -781,6 +790,11 @@ struct RoomReport {
     /// Whether nothing was removed because it could not have been enough.
     refused: bool,
     left_alone: u64,
+    /// Invalid and stalled files that went first because the disk was full.
+    #[serde(skip_serializing_if = "is_zero")]
+    total_files_cleaned: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    total_bytes_cleaned: u64,
     caches: Vec<CacheLine>,
     dry_run: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
