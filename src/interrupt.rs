@@ -1,12 +1,15 @@
 //! SIGINT and SIGTERM: one flag, looked at between two entries.
 //!
+//! SIGXFSZ is caught as well, and nothing done about it: a write beyond the limit of file sizes (`ulimit -f`) then fails like any
+//! other, instead of ending the process.
+//!
 //! Nothing is done in the signal handler but setting the flag; whoever works asks it where stopping leaves a consistent
 //! cache behind.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
 
 /// Tells whether the process was asked to stop.
 #[derive(Clone, Debug, Default)]
@@ -15,6 +18,7 @@ pub(crate) struct Interrupt(Arc<AtomicUsize>);
 impl Interrupt {
     /// Registers for SIGINT and SIGTERM. Who sends a second one does not want to wait: it ends the process where it is.
     pub(crate) fn register(&self) -> std::io::Result<()> {
+        signal_hook::flag::register(SIGXFSZ, Arc::default())?;
         let insisted = Arc::new(AtomicBool::new(false));
         for signal in [SIGINT, SIGTERM] {
             signal_hook::flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&insisted))?;

@@ -11,6 +11,7 @@
 //! blocks are shared) or give it later (XFS frees in the background): when the blocks released should be enough but are not there,
 //! it is waited for them, for a bounded time in all, before another image goes.
 
+use std::cell::Cell;
 use std::collections::HashSet;
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
@@ -226,32 +227,37 @@ pub(crate) struct Space<'a> {
     /// Bytes that are to be free.
     pub(crate) required: u64,
     /// Bytes that were free when it was last measured for good.
-    base: u64,
+    pub(crate) base: u64,
     /// Bytes released since.
     released: u64,
     /// How long may still be waited in all.
     patience: Duration,
+    /// Whether the file system once did not tell: from then on nothing is missing, so that no image goes on a guess.
+    blind: Cell<bool>,
 }
 
 impl<'a> Space<'a> {
     pub(crate) fn new(fd: BorrowedFd<'a>, required: u64) -> Result<Self> {
-        let mut space = Space { fd, required, base: 0, released: 0, patience: PATIENCE };
+        let mut space =
+            Space { fd, required, base: 0, released: 0, patience: PATIENCE, blind: Cell::new(false) };
         space.base = space.figures().map(|fs| available(&fs)).context("cannot ask for the free space")?;
         Ok(space)
     }
 
     pub(crate) fn figures(&self) -> rustix::io::Result<StatVfs> {
-        fstatvfs(self.fd)
+        rustix::io::retry_on_intr(|| fstatvfs(self.fd))
     }
 
-    /// Bytes free now.
-    pub(crate) fn available(&self) -> u64 {
-        self.figures().map_or(0, |fs| available(&fs))
-    }
-
-    /// Bytes that are missing now.
+    /// Bytes that are missing now, as far as can be told.
     pub(crate) fn missing(&self) -> u64 {
-        self.required.saturating_sub(self.available())
+        match self.figures() {
+            Ok(fs) if !self.blind.get() => self.required.saturating_sub(available(&fs)),
+            Ok(_) => 0,
+            Err(_) => {
+                self.blind.set(true);
+                0
+            }
+        }
     }
 
     fn is_close(&self) -> bool {
@@ -260,7 +266,7 @@ impl<'a> Space<'a> {
 
     /// Takes what is free now for what there is, whoever made it.
     pub(crate) fn measure(&mut self) {
-        self.base = self.available();
+        self.base = self.figures().map_or(self.base.saturating_add(self.released), |fs| available(&fs));
         self.released = 0;
     }
 
@@ -345,17 +351,17 @@ pub(crate) fn limits(view: View<'_>, size: u64, now: Nanos) -> (usize, u64) {
     (expired, left.saturating_sub(size))
 }
 
-/// Removes images in this order until the space is there. Returns whether it is.
+/// Removes images in this order until the space is there.
 pub(crate) fn carry_out(
     caches: &mut [&mut dyn ImageCache],
     order: &[Pick],
     space: &mut Space<'_>,
     run: &mut [Removing<'_>],
-) -> bool {
+) {
     let same = |a: &Pick, b: &Pick| (a.cache, a.expired) == (b.cache, b.expired);
     for picks in order.chunk_by(same) {
         if space.is_there() {
-            return true;
+            return;
         }
         let Pick { cache, expired, .. } = picks[0];
         let items: Vec<u32> = picks.iter().map(|pick| pick.item).collect();
@@ -368,7 +374,8 @@ pub(crate) fn carry_out(
             caches[cache].tidy();
         }
     }
-    space.is_there()
+    // The last blocks may take their time, too.
+    space.is_there();
 }
 
 /// Device and inode of what is open.
@@ -402,6 +409,8 @@ pub(crate) fn parents(fd: BorrowedFd<'_>) -> Vec<(u64, u64)> {
 mod tests {
     use std::os::fd::AsFd as _;
     use std::path::Path;
+
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -489,5 +498,61 @@ mod tests {
         let outer_is = identity(outer.as_fd()).unwrap();
         assert_eq!(parents(inner.as_fd()).iter().position(|parent| *parent == outer_is), Some(1));
         assert!(!parents(outer.as_fd()).contains(&outer_is));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn every_list_is_sorted_and_fair(priorities in prop::collection::vec(0..5_u32, 0..20)) {
+            let mut list = List::new();
+            for (n, priority) in priorities.iter().enumerate() {
+                list.add(*priority, (std::cmp::Reverse(*priority), n));
+            }
+            let things = list.into_vec();
+            prop_assert!(things.is_sorted() && things.len() == priorities.len());
+        }
+
+        #[test]
+        fn every_order_of_removal_keeps_its_promises(
+            caches in prop::collection::vec(
+                (prop::collection::vec((0..9_i64, 0..4_u64), 0..8), prop::option::of(0..9_i64)), 0..4),
+            missing in 0..60_u64,
+        ) {
+            let stocks: Vec<(Stock, Option<Nanos>)> = caches
+                .into_iter()
+                .map(|(mut items, age)| {
+                    items.sort_unstable();
+                    (stock(&items), age)
+                })
+                .collect();
+            let views: Vec<View<'_>> = stocks.iter().map(|(stock, age)| View { stock, age: *age }).collect();
+            let order = room(&views, 9);
+            let item = |pick: &Pick| views[pick.cache].stock.items[pick.item as usize];
+
+            // Each image that frees anything once; expired ones before all others and oldest first, the rest by cache and use.
+            let mut all: Vec<(usize, u32)> = order.iter().map(|pick| (pick.cache, pick.item)).collect();
+            all.sort_unstable();
+            let useful = views.iter().enumerate().flat_map(|(cache, view)| {
+                let items = view.stock.items.iter().enumerate().filter(|(_, item)| item.frees > 0);
+                items.map(move |(item, _)| (cache, item as u32))
+            });
+            prop_assert!(all.into_iter().eq(useful));
+            for pick in &order {
+                prop_assert_eq!(pick.expired, views[pick.cache].age.is_some_and(|age| 9 - item(pick).last_use > age));
+            }
+            let expired = order.partition_point(|pick| pick.expired);
+            prop_assert!(order[expired..].iter().all(|pick| !pick.expired));
+            prop_assert!(order[..expired].is_sorted_by_key(|pick| item(pick).last_use));
+            prop_assert!(order[expired..].is_sorted_by_key(|pick| (pick.cache, item(pick).last_use, pick.item)));
+
+            // Enough, or everything; and not one image further.
+            let picks = enough(&order, &views, missing);
+            let freed = |picks: &[Pick]| picks.iter().map(|pick| item(pick).frees).sum::<u64>();
+            prop_assert!(freed(picks) >= missing || picks.len() == order.len());
+            if let Some((_, but_last)) = picks.split_last() {
+                prop_assert!(freed(but_last) < missing);
+            }
+        }
     }
 }

@@ -225,7 +225,7 @@ impl Executor<'_> {
             patience: PATIENCE,
             outcome: Outcome::default(),
         };
-        let before = self.available();
+        let before = self.available().unwrap_or(0);
         let mut ghosts = &inventory.ghosts[..];
         let mut forgotten = self.forget_ghosts(ghosts, &mut run.outcome);
         if matches!(forgotten, Err(Refusal::Full(_))) {
@@ -593,8 +593,9 @@ impl Executor<'_> {
         Ok(Instant::now())
     }
 
-    fn available(&self) -> u64 {
-        self.dir.statvfs().map_or(0, |fs| available(&fs))
+    /// Bytes free on the file system, unless it does not tell.
+    fn available(&self) -> Option<u64> {
+        self.dir.statvfs().ok().map(|fs| available(&fs))
     }
 
     /// Whether less is free than was asked for although the goal is reached; then sets what is still missing.
@@ -607,11 +608,13 @@ impl Executor<'_> {
         let started = Instant::now();
         let limit = SETTLE.min(run.patience);
         let expected = wanted.min(before.saturating_add(run.freed));
-        while self.available() < expected && started.elapsed() < limit && !self.wait.interrupt.raised() {
+        let waits = |free| free < expected && started.elapsed() < limit && !self.wait.interrupt.raised();
+        while self.available().is_some_and(waits) {
             thread::sleep(Duration::from_millis(20));
         }
         run.patience = run.patience.saturating_sub(started.elapsed());
-        run.goal.free = wanted.saturating_sub(self.available());
+        // When it cannot be told, no image goes for it; the report says so.
+        run.goal.free = self.available().map_or(0, |free| wanted.saturating_sub(free));
         run.goal.free > 0
     }
 }

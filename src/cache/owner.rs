@@ -21,7 +21,8 @@ pub(crate) struct Owner {
 /// While it lives, the calling thread's file accesses are made as the owner.
 #[must_use = "the ids are put back when it is dropped"]
 pub(crate) struct ActingAsOwner {
-    change: bool,
+    /// Whether the ids are to be put back: not by one guard inside another.
+    is_outermost: bool,
     /// The ids belong to one thread, so the guard may not travel to another.
     _thread: PhantomData<*const ()>,
 }
@@ -32,13 +33,14 @@ impl Owner {
     /// Fails when the kernel refuses the ids (a user namespace without them): nothing must then be opened by path.
     pub(crate) fn act(self) -> Result<ActingAsOwner> {
         let change = rustix::process::geteuid().is_root() && self.uid != 0;
+        let mut is_outermost = false;
         if change {
             // Root's own groups would still open what is theirs.
             rustix::thread::set_thread_groups(&[])?;
             setfsgid(Gid::from_raw(self.gid));
-            setfsuid(Uid::from_raw(self.uid));
+            is_outermost = setfsuid(Uid::from_raw(self.uid)).is_root();
         }
-        let guard = ActingAsOwner { change, _thread: PhantomData };
+        let guard = ActingAsOwner { is_outermost, _thread: PhantomData };
         if change {
             // Both calls answer with the ids in force before them and never fail otherwise: ask again to see.
             let uid = setfsuid(Uid::from_raw(self.uid)).as_raw();
@@ -56,7 +58,7 @@ impl Owner {
 
 impl Drop for ActingAsOwner {
     fn drop(&mut self) {
-        if self.change {
+        if self.is_outermost {
             setfsuid(Uid::from_raw(0));
             setfsgid(Gid::from_raw(0));
         }

@@ -225,6 +225,8 @@ pub(crate) fn repair(inventory: &Inventory, now: Nanos) -> RepairPlan {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::super::entry::{Kind, NameBuf, Row, Seen};
     use super::super::inventory::Tracking;
     use super::*;
@@ -401,5 +403,157 @@ mod tests {
         let plan = repair(&images, NOW);
         assert_eq!(plan.adopt.iter().map(|i| i.id).collect::<Vec<_>>(), [id('a')]);
         assert_eq!(plan.young, [id('b')]);
+    }
+
+    // -- What holds of every plan --
+
+    /// Any cache, crowded with ties: up to twenty images with and without rows, links and blocks on disk.
+    fn any_inventory() -> impl Strategy<Value = Inventory> {
+        let image = (0..4_u64, 0..3_u64, 1..3_u32, 0..5_i64, 0..5_i64, prop::option::of(0..5_i64), 0..4_i64);
+        (prop::collection::vec(image, 0..20), any::<bool>()).prop_map(|(images, by_row)| {
+            let images = images.into_iter().enumerate();
+            let images = images.map(|(n, (size, blocks, links, used, changed, row_used, key))| {
+                let id = ImageId::new(format!("{n:08x}-0000-0000-0000-000000000000").as_bytes()).unwrap();
+                let seen = Seen {
+                    inode: n as u64,
+                    allocated: blocks,
+                    links,
+                    atime: used * SECOND,
+                    mtime: changed * SECOND,
+                    ctime: changed * SECOND,
+                    ..seen(size, 0)
+                };
+                let row = row_used.filter(|_| by_row).map(|used| Row {
+                    key,
+                    last_accessed: [f64::NEG_INFINITY, f64::INFINITY, 1.5, 2.0, 3.0][used as usize],
+                    last_modified: 0.0,
+                    size: 0,
+                    hits: 0,
+                });
+                Image { id, seen, row }
+            });
+            let tracking = if by_row { Tracking::ByRow } else { Tracking::ByFile };
+            Inventory { images: images.collect(), tracking, ..Inventory::default() }
+        })
+    }
+
+    prop_compose! {
+        fn any_limits()(
+            max_size in prop_oneof![0..40_u64, Just(u64::MAX)],
+            target in 0..=100_u64,
+            min_free in prop::option::of(0..40_u64),
+            min_age in prop_oneof![Just(0), 0..6_i64, Just(i64::MAX / SECOND)],
+            keep in prop::collection::hash_set(0..20_u32, 0..6),
+        ) -> PruneLimits {
+            let id = |n| ImageId::new(format!("{n:08x}-0000-0000-0000-000000000000").as_bytes()).unwrap().folded();
+            let target_size = (u128::from(max_size) * u128::from(target) / 100) as u64;
+            let keep = keep.into_iter().map(id).collect();
+            PruneLimits { max_size, target_size, min_free, min_age: min_age * SECOND, keep }
+        }
+    }
+
+    const CLOCK: Nanos = 4 * SECOND;
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn every_prune_keeps_its_promises(inventory in any_inventory(), limits in any_limits(), available in 0..40_u64) {
+            let plan = prune(&inventory, &limits, available, CLOCK);
+            let size = inventory.size();
+            let by_file = inventory.tracked_by_file();
+            let victims: Vec<&Image> = plan.victims(&inventory).collect();
+            let gone: HashSet<ImageId> = victims.iter().map(|image| image.id).collect();
+
+            // Nothing to reach is nothing to do; otherwise each image is a candidate or kept, once.
+            if size <= limits.max_size && limits.min_free.is_none_or(|wanted| wanted <= available) {
+                prop_assert!(plan.goal.is_reached() && plan.candidates.is_empty() && plan.kept.is_empty());
+                return Ok(());
+            }
+            let mut all: Vec<u32> = plan.candidates.iter().copied().chain(plan.kept.iter().map(|kept| kept.0)).collect();
+            all.sort_unstable();
+            prop_assert!(all.into_iter().eq(0..inventory.images.len() as u32));
+
+            // What must stay stays, and nothing else is kept.
+            for (position, image) in inventory.images.iter().enumerate() {
+                let listed = limits.keep.contains(&image.id);
+                let used = image.last_use(by_file).max(image.seen.mtime);
+                let young = limits.min_age > 0 && used > CLOCK.saturating_sub(limits.min_age);
+                let kept = plan.kept.iter().find(|kept| kept.0 == position as u32).map(|kept| kept.1);
+                prop_assert_eq!(kept, if listed { Some(Kept::Listed) } else { young.then_some(Kept::Young) });
+                prop_assert!(kept.is_none() || !gone.contains(&image.id));
+            }
+
+            // Least recently used first.
+            let order: Vec<Nanos> =
+                plan.candidates.iter().map(|position| inventory.images[*position as usize].last_use(by_file)).collect();
+            prop_assert!(order.is_sorted());
+
+            // The limits hold, or nothing is left that would help; and without its last image they would not.
+            let freed: u64 = victims.iter().map(|image| frees(image)).sum();
+            let bytes: u64 = victims.iter().map(|image| image.seen.size).sum();
+            let reached = |bytes: u64, freed: u64| {
+                (size <= limits.max_size || size - bytes <= limits.target_size)
+                    && limits.min_free.is_none_or(|wanted| wanted <= available + freed)
+            };
+            let helps = |image: &&Image| frees(image) > 0 || (size > limits.max_size && size - bytes > limits.target_size);
+            let left = plan.candidates.iter().map(|position| &inventory.images[*position as usize]);
+            let helpful = left.filter(|image| !gone.contains(&image.id)).any(|image| helps(&image));
+            prop_assert!(reached(bytes, freed) || !helpful);
+            if let Some(last) = victims.last() {
+                prop_assert!(!reached(bytes - last.seen.size, freed - frees(last)));
+            }
+
+            // Once more, on what is left: nothing more goes.
+            let images = inventory.images.iter().filter(|image| !gone.contains(&image.id)).copied().collect();
+            let after = Inventory { images, tracking: inventory.tracking.clone(), ..Inventory::default() };
+            let again = prune(&after, &limits, available + freed, CLOCK);
+            prop_assert!(again.victims(&after).next().is_none());
+        }
+
+        #[test]
+        fn every_clean_keeps_its_promises(
+            ages in prop::collection::vec((any::<bool>(), -3..9_i64), 0..20),
+            stall in prop_oneof![0..9_i64, Just(i64::MAX / SECOND)],
+            grace in prop_oneof![Just(0), 0..9_i64],
+            open in prop::collection::hash_set(0..20_u64, 0..4),
+        ) {
+            let partial = |(n, age): (usize, i64)| Partial {
+                name: NameBuf::new(n.to_string().as_bytes()).unwrap(),
+                kind: Kind::File,
+                seen: Seen { inode: n as u64, ..seen(1, NOW / SECOND - age) },
+            };
+            let of = |invalid: bool| {
+                let those = ages.iter().enumerate().filter(move |(_, (place, _))| *place == invalid);
+                Partials { entries: those.map(|(n, (_, age))| partial((n, *age))).collect(), ..Partials::default() }
+            };
+            let writers: HashMap<u64, i32> = open.iter().map(|inode| (*inode, 1)).collect();
+            let limits = CleanLimits { stall_time: stall * SECOND, invalid_grace: grace * SECOND };
+            let plan = clean(of(true), of(false), limits, NOW, &writers);
+            for (n, (invalid, age)) in ages.iter().enumerate() {
+                let removed: Vec<CleanReason> =
+                    plan.entries().filter(|(_, e)| e.seen.inode == n as u64).map(|(reason, _)| reason).collect();
+                let kept_open = plan.kept_open.iter().filter(|(e, _)| e.seen.inode == n as u64).count();
+                let stalled = !invalid && *age > stall;
+                let expected = match invalid {
+                    true if grace == 0 || *age > grace => vec![CleanReason::Invalid],
+                    false if stalled && !open.contains(&(n as u64)) => vec![CleanReason::Stalled],
+                    _ => vec![],
+                };
+                prop_assert_eq!(removed, expected, "age {}", age);
+                prop_assert_eq!(kept_open, usize::from(stalled && open.contains(&(n as u64))));
+            }
+        }
+
+        #[test]
+        fn every_repair_takes_each_orphan_once(inventory in any_inventory(), now in 0..1300_i64) {
+            let plan = repair(&inventory, now * SECOND);
+            let mut found: Vec<ImageId> = plan.adopt.iter().map(|image| image.id).chain(plan.young).collect();
+            found.sort_unstable();
+            let mut orphans: Vec<ImageId> = inventory.orphans().map(|image| image.id).collect();
+            orphans.sort_unstable();
+            prop_assert_eq!(found, orphans);
+            prop_assert!(plan.adopt.iter().all(|image| image.row.is_none() && now * SECOND - image.seen.ctime > ADOPTION_AGE));
+        }
     }
 }

@@ -8,9 +8,9 @@ use super::{
 };
 use crate::cache::dir::{CacheDir, Place};
 use crate::cache::entry::{Kind, Nanos};
-use crate::cache::execute::{self, Executor, Outcome, Pace};
+use crate::cache::execute::{self, EntryError, Executor, Outcome, Pace};
 use crate::cache::index::sqlite::Purpose;
-use crate::cache::index::{Driver, Wait};
+use crate::cache::index::{Driver, Refusal, Wait};
 use crate::cache::inventory::{Inventory, Partials, Tracking};
 use crate::cache::lock;
 use crate::cache::plan::{self, CleanLimits, CleanPlan, CleanReason, RepairPlan};
@@ -101,7 +101,19 @@ fn attempt(
     // The index last: on a full disk what was just removed makes room for its journal.
     let mended = match repair {
         Some(repair) if outcome.stopped.is_none() => {
-            Some(mend(context, settings, &dir, repair, &wait, &mut outcome)?)
+            match mend(context, settings, &dir, repair, &wait, &mut outcome) {
+                // What was cleaned before is told all the same.
+                Err(_) if !outcome.is_untouched() && wait.interrupt.raised() => {
+                    outcome.stopped = Some(Refusal::Interrupted);
+                    None
+                }
+                Err(failure) if !outcome.is_untouched() => {
+                    let message = format!("{:#}", failure.error);
+                    errors.push(EntryError { name: "index".to_owned(), action: "repair", message });
+                    None
+                }
+                mended => Some(mended?),
+            }
         }
         _ => None,
     };
@@ -113,11 +125,11 @@ fn attempt(
     report.stalled_files = outcome.stalled_files;
     report.left_alone = outcome.left_alone;
     report.kept_open = kept_open(context, &plan);
-    report.repair = mended.map(|young| RepairReport {
+    report.repair = repair.map(|_| RepairReport {
         ghosts_forgotten: outcome.ghosts_forgotten,
         orphans_adopted: outcome.orphans_adopted,
         rows_dropped: outcome.rows_dropped,
-        orphans_too_young: young,
+        orphans_too_young: mended.unwrap_or(0),
     });
     errors.append(&mut outcome.errors);
     report.run.signal = stopped_by(context, &outcome);
@@ -153,7 +165,7 @@ pub(crate) fn plan_clean(
     context: &Context,
     dir: &CacheDir,
     limits: CleanLimits,
-) -> (CleanPlan, Vec<execute::EntryError>) {
+) -> (CleanPlan, Vec<EntryError>) {
     let mut errors = Vec::new();
     let mut scan = |place| match Partials::scan(dir, place) {
         Ok(partials) => {
@@ -162,7 +174,7 @@ pub(crate) fn plan_clean(
         }
         // One unreadable subdirectory does not keep the other from being cleaned.
         Err(e) => {
-            errors.push(execute::EntryError {
+            errors.push(EntryError {
                 name: format!("{}/", place.name()),
                 action: "list",
                 message: e.root_cause().to_string(),

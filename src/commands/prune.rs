@@ -160,7 +160,7 @@ fn attempt(
     report.run.errors.append(&mut outcome.errors);
     report.run.signal = stopped_by(context, &outcome);
     if report.run.signal.is_none() {
-        note_unmet(&dir, report, &limits)?;
+        note_unmet(&dir, report, &limits);
     }
     Ok(conclude(context, &outcome, &report.run.errors))
 }
@@ -300,7 +300,7 @@ fn describe(inventory: &Inventory, plan: &PrunePlan, report: &mut PruneReport) {
 }
 
 /// Adds to the errors which limit does not hold although the run is over.
-fn note_unmet(dir: &CacheDir, report: &mut PruneReport, limits: &PruneLimits) -> Result<(), Failure> {
+fn note_unmet(dir: &CacheDir, report: &mut PruneReport, limits: &PruneLimits) {
     let mut unmet = |action, message| {
         let name = dir.path().display().to_string();
         report.run.errors.push(EntryError { name, action, message });
@@ -314,9 +314,9 @@ fn note_unmet(dir: &CacheDir, report: &mut PruneReport, limits: &PruneLimits) ->
             ),
         );
     }
-    if let Some(wanted) = limits.min_free {
-        let free = available(&dir.statvfs().map_err(Failure::cannot_start)?);
-        if free < wanted {
+    let Some(wanted) = limits.min_free else { return };
+    match dir.statvfs().map(|fs| available(&fs)) {
+        Ok(free) if free < wanted => {
             let (free, wanted) = (human(free), human(wanted));
             unmet(
                 "free",
@@ -325,6 +325,7 @@ fn note_unmet(dir: &CacheDir, report: &mut PruneReport, limits: &PruneLimits) ->
                 ),
             );
         }
+        Ok(_) => {}
+        Err(e) => unmet("free", format!("{e:#}")),
     }
-    Ok(())
 }

@@ -3,11 +3,14 @@
 //! Each test lays out a directory that stands for `/`, with `home` as the home directory in it. What the dialect
 //! itself accepts is tested in `oslo.rs`.
 
+use std::cell::RefCell;
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Lines, Write};
 use std::os::unix::fs::PermissionsExt;
-use std::process::{Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
+use proptest::prelude::*;
+use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -624,35 +627,74 @@ fn differences(case: &Case, ours: &Result<Config>, theirs: &Value) -> Vec<String
     found
 }
 
-/// Every case means the same to us and to the oslo.config of the Python named by `GLANCE_CACHE_TEST_PYTHON`, or
-/// both refuse it.
-#[test]
-#[ignore = "needs GLANCE_CACHE_TEST_PYTHON, a Python with glance 33"]
-#[expect(clippy::disallowed_methods, reason = "a test finds its peer through the environment")]
-fn agrees_with_the_real_oslo_config() {
-    let python = std::env::var_os("GLANCE_CACHE_TEST_PYTHON").expect("GLANCE_CACHE_TEST_PYTHON is set");
-    let cases = all_cases();
-    let mut peer = Command::new(python)
-        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/peer/resolved_options.py"))
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let mut questions = peer.stdin.take().unwrap();
-    let mut answers = BufReader::new(peer.stdout.take().unwrap()).lines();
-    let options: Vec<_> = KNOWN.iter().map(|opt| json!([opt.group, opt.name])).collect();
-    let (mut both_refuse, mut different) = (0, 0);
-    for case in &cases {
+/// The real oslo.config, in the Python named by `GLANCE_CACHE_TEST_PYTHON`.
+struct Peer {
+    python: Child,
+    questions: ChildStdin,
+    answers: Lines<BufReader<ChildStdout>>,
+    both_refuse: usize,
+}
+
+impl Peer {
+    #[expect(clippy::disallowed_methods, reason = "a test finds its peer through the environment")]
+    fn start() -> Self {
+        let python = std::env::var_os("GLANCE_CACHE_TEST_PYTHON").expect("GLANCE_CACHE_TEST_PYTHON is set");
+        let mut python = Command::new(python)
+            .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/peer/resolved_options.py"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let questions = python.stdin.take().unwrap();
+        let answers = BufReader::new(python.stdout.take().unwrap()).lines();
+        Peer { python, questions, answers, both_refuse: 0 }
+    }
+
+    /// The options that this oslo.config knows, too, without lists: Python's way to print one is nothing to refer to.
+    fn registered(&mut self) -> Vec<&'static str> {
+        let theirs = self.ask(&only(""));
+        let known = KNOWN.iter().zip(theirs["values"].as_array().unwrap());
+        let registered =
+            known.filter(|(opt, value)| value["unknown"] != true && !matches!(opt.kind, Kind::List));
+        registered.map(|(opt, _)| opt.name).collect()
+    }
+
+    fn ask(&mut self, case: &Case) -> Value {
+        let options: Vec<_> = KNOWN.iter().map(|opt| json!([opt.group, opt.name])).collect();
         let question = json!({
             "root": case.dir.path(), "program": case.program, "args": case.args, "env": case.environment,
             "options": options,
         });
-        writeln!(questions, "{question}").unwrap();
-        let theirs: Value = serde_json::from_str(&answers.next().unwrap().unwrap()).unwrap();
+        writeln!(self.questions, "{question}").unwrap();
+        serde_json::from_str(&self.answers.next().unwrap().unwrap()).unwrap()
+    }
+
+    /// Returns in what a case means something else to us.
+    fn differences(&mut self, case: &Case) -> Vec<String> {
+        let theirs = self.ask(case);
         let ours = case.load();
-        both_refuse += usize::from(ours.is_err());
-        let found = differences(case, &ours, &theirs);
+        self.both_refuse += usize::from(ours.is_err());
+        differences(case, &ours, &theirs)
+    }
+
+    /// Ends it, and tells what was compared.
+    fn end(mut self, cases: usize, different: usize) {
+        drop(self.questions);
+        self.python.wait().unwrap();
+        println!("{cases} cases, {} refused as a whole by both, {different} different", self.both_refuse);
+    }
+}
+
+/// Every case means the same to us and to the real oslo.config, or both refuse it.
+#[test]
+#[ignore = "needs GLANCE_CACHE_TEST_PYTHON, a Python with glance 33"]
+fn agrees_with_the_real_oslo_config() {
+    let cases = all_cases();
+    let mut peer = Peer::start();
+    let mut different = 0;
+    for case in &cases {
+        let found = peer.differences(case);
         if !found.is_empty() {
             different += 1;
             let files = Command::new("grep").args(["-r", ""]).arg(case.dir.path()).output().unwrap().stdout;
@@ -666,8 +708,83 @@ fn agrees_with_the_real_oslo_config() {
             println!("=> {}\n", found.join("\n=> "));
         }
     }
-    drop(questions);
-    peer.wait().unwrap();
-    println!("{} cases, {both_refuse} refused as a whole by both, {different} different", cases.len());
+    peer.end(cases.len(), different);
     assert_eq!(different, 0);
+}
+
+/// A value made of what means something in values; it refers to these options.
+fn any_value(names: &[&'static str]) -> impl Strategy<Value = String> {
+    let names = || prop::sample::select(names.to_vec());
+    let reference = prop_oneof![
+        names().prop_map(|name| format!("${name}")),
+        names().prop_map(|name| format!("${{{name}}}")),
+        names().prop_map(|name| format!("$database.{name}")),
+        names().prop_map(|name| format!("${{oslo_concurrency.{name}}}")),
+    ];
+    let piece = prop_oneof![
+        3 => "[0-9]{1,3}",
+        3 => "[a-z/._-]{1,6}",
+        2 => reference,
+        2 => prop::sample::select(vec!["$", "$$", "\\$", "\\", "{", "}", "${", "\"", "'", "_", "+", "-", ":", "=", ",", "#", ";", "%"])
+            .prop_map(str::to_owned),
+        1 => prop::sample::select(vec![" ", "\t", "\u{a0}", "\u{1c}", "\u{85}", "\u{3000}", "\u{b}", "\0", "é", "٣"]).prop_map(str::to_owned),
+        1 => prop::sample::select(VALUES).prop_map(str::to_owned),
+    ];
+    prop::collection::vec(piece, 0..5).prop_map(|pieces| pieces.concat())
+}
+
+/// A file made of what means something in files.
+fn any_file(names: &[&'static str]) -> impl Strategy<Value = String> {
+    let option = (
+        0..KNOWN.len(),
+        any_value(names),
+        prop::sample::select(vec!["=", " = ", ":", " : ", "", "\t="]),
+        0..8,
+    )
+        .prop_map(|(n, value, sign, older)| {
+            let opt = KNOWN[n];
+            let name = if older == 0 { opt.older_names.first().unwrap_or(&opt.name) } else { &opt.name };
+            format!("{name}{sign}{value}")
+        });
+    let grouped = (0..KNOWN.len(), any_value(names))
+        .prop_map(|(n, value)| format!("[{}]\n{} = {value}", KNOWN[n].group, KNOWN[n].name));
+    let line = prop_oneof![
+        12 => option,
+        6 => grouped,
+        2 => any_value(names).prop_map(|value| format!("  {value}")),
+        2 => prop::sample::select(SECTIONS).prop_map(str::to_owned),
+        1 => any_value(names).prop_map(|value| format!("# {value}")),
+        1 => prop::sample::select(ODD_LINES).prop_map(str::to_owned),
+        1 => any_value(names),
+    ];
+    let end = prop::sample::select(vec!["\n", "\n", "\n", "\n", "\r\n", " \n", "\n\n", "\r"]);
+    prop::collection::vec((line, end), 0..6).prop_map(|lines| {
+        lines.into_iter().fold("[DEFAULT]\n".to_owned(), |text, (line, end)| text + &line + end)
+    })
+}
+
+/// The same for files and variables made up, with the smallest that differs told.
+#[test]
+#[ignore = "needs GLANCE_CACHE_TEST_PYTHON, a Python with glance 33"]
+#[expect(clippy::disallowed_methods, reason = "how many to try is said in the environment")]
+fn agrees_with_the_real_oslo_config_on_anything() {
+    let cases = std::env::var("GLANCE_CACHE_TEST_CASES").map_or(2000, |text| text.parse().unwrap());
+    let config = ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() };
+    let mut peer = Peer::start();
+    let names = &peer.registered();
+    let peer = RefCell::new(peer);
+    let anything = (any_file(names), prop::option::of((0..KNOWN.len(), any_value(names))));
+    let rng = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
+    let outcome = TestRunner::new_with_rng(config, rng).run(&anything, |(text, variable)| {
+        let mut case = only(text);
+        if let Some((n, value)) = variable {
+            let name = format!("OS_{}__{}", KNOWN[n].group, KNOWN[n].name).to_uppercase();
+            case = case.variable(&name, &value.replace('\0', ""));
+        }
+        let found = peer.borrow_mut().differences(&case);
+        prop_assert!(found.is_empty(), "{}", found.join("\n"));
+        Ok(())
+    });
+    peer.into_inner().end(cases as usize, usize::from(outcome.is_err()));
+    outcome.unwrap();
 }

@@ -632,6 +632,56 @@ fn a_look_opens_nothing_for_writing_and_takes_no_lock_of_ours() {
     }
 }
 
+/// Runs a command with some of its system calls failing, as `strace -e inject` takes it.
+fn with_faults(env: &TestEnv, faults: &[&str], arguments: &[&str]) -> Run {
+    let mut command = env.command("/usr/bin/strace");
+    command.args(["-f", "-o", "/dev/null"]);
+    for fault in faults {
+        command.args(["-e", &format!("inject={fault}")]);
+    }
+    command.arg(BINARY).args(arguments).args(["--driver", env.driver.name()]);
+    env.finish(command.args(["--cache-dir", env.dir().to_str().unwrap()]))
+}
+
+#[test]
+#[ignore = "needs strace: run tests/run"]
+fn free_space_that_cannot_be_asked_for_hides_no_removed_image() {
+    // The last time it is asked for is after the images went.
+    for (asked, code) in [(1, 3), (2, 3), (3, 3), (4, 0), (5, 1)] {
+        let env = TestEnv::sqlite(FIVE);
+        let fault = format!("fstatfs:error=EIO:when={asked}");
+        let run = with_faults(&env, &[&fault], &["prune", "--max-size", "3KB", "--min-free", "1"]).code(code);
+        let told = run.json()["total_files_pruned"].as_u64().unwrap_or(0);
+        assert_eq!(told, 5 - env.left().len() as u64, "{run:?}");
+    }
+}
+
+#[test]
+#[ignore = "needs strace: run tests/run"]
+fn a_quota_that_is_used_up_is_a_full_disk() {
+    let env = TestEnv::sqlite(FIVE);
+    env.file("invalid/x", 1000, 1);
+    // The first of each: SQLite's journal, and then what asks whether anything can be written at all.
+    let faults = ["pwrite64:error=EDQUOT:when=1", "write:error=EDQUOT:when=1"];
+    with_faults(&env, &faults, &["prune", "--max-size", "3KB"])
+        .ok()
+        .has(&json!({"total_files_pruned": 2, "total_files_cleaned": 1}));
+    assert_eq!(env.left(), "cde");
+    // A write that fails while there is room is none.
+    let run = with_faults(&env, &faults[..1], &["prune", "--max-size", "1KB"]).code(3);
+    assert!(!run.stderr.contains("no space"), "{run:?}");
+    assert_eq!(env.left(), "cde");
+}
+
+#[test]
+fn a_limit_on_the_size_of_files_is_an_error_and_costs_no_file() {
+    let env = TestEnv::sqlite(FIVE);
+    let mut shell = env.command("/bin/sh");
+    shell.args(["-c", "ulimit -f 2; exec \"$@\"", "sh", BINARY, "prune", "--max-size", "0", "--cache-dir"]);
+    env.finish(shell.arg(env.dir()).args(["--driver", "sqlite"])).fails(3, &["cannot use image index"]);
+    assert_eq!(env.left(), "abcde");
+}
+
 #[test]
 #[ignore = "needs strace: run tests/run"]
 fn nothing_is_unlinked_by_path() {
@@ -754,6 +804,17 @@ fn nothing_of_a_cache_dir_in_odd_spelling_is_lost() {
 /// Names with a newline, an escape sequence, and bytes that are no UTF-8.
 fn hostile_names() -> [&'static std::ffi::OsStr; 3] {
     [b"new\nline" as &[u8], b"\x1b[2Jclear", b"bad\xff\xfename"].map(std::ffi::OsStr::from_bytes)
+}
+
+#[test]
+fn a_repair_that_fails_tells_what_was_cleaned_before_it() {
+    let env = TestEnv::sqlite(FIVE);
+    env.file("invalid/x", 10, 1);
+    fs::write(env.path("cache.db"), "no database, but long enough to be taken for one").unwrap();
+    let run = env.clean(&["--repair"]).fails(1, &["cannot repair index", "damaged"]);
+    assert_eq!(run.json()["invalid_files"], 1);
+    assert_eq!(env.names("invalid"), [""; 0]);
+    env.clean(&["--repair"]).fails(3, &["damaged"]);
 }
 
 #[test]

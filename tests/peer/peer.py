@@ -181,6 +181,30 @@ def use(dir, driver, gone, fresh):
     return left
 
 
+def go_on(dir, driver, fresh, connection=None, node=None):
+    """Goes on with a cache that something was killed or failed in: whatever is there, Glance's driver has to cope with it."""
+    CONF.set_override("worker_self_reference_url", node)
+    if connection is not None:
+        from glance.db.sqlalchemy import api
+        from oslo_db import options
+
+        api.clear_db_env()
+        CONF.register_opts(options.database_opts, "database")
+        CONF.set_override("connection", connection, "database")
+    c = cache(dir, driver)
+    d = c.driver
+    for image in d.get_cached_images():
+        if d.is_cached(image["image_id"]):
+            read(d, image["image_id"])
+    write(d, fresh, 10)
+    assert d.is_cached(fresh) and fresh in [image["image_id"] for image in d.get_cached_images()]
+    c.clean(0)
+    oldest = d.get_least_recently_accessed()[0]
+    d.delete_cached_image(oldest)
+    assert oldest not in [image["image_id"] for image in d.get_cached_images()], oldest
+    return c.get_cache_size()
+
+
 def one(dir, driver, action, image_id=None, size=1000):
     """One step of Glance's driver: read, write, queue or delete an image, or keep one open until told to go on."""
     d = cache(dir, driver).driver
@@ -254,7 +278,7 @@ def parse(arguments, name, home, prog, environment):
         CONF([], project="glance", default_config_files=[], default_config_dirs=[])
 
 
-OPS = {f.__name__: f for f in (make, copy, dump, prune, clean, listing, use, one, lock, unlock, traffic, parse)}
+OPS = {f.__name__: f for f in (make, copy, dump, prune, clean, listing, use, go_on, one, lock, unlock, traffic, parse)}
 
 
 def main():

@@ -10,6 +10,10 @@
 //! as the cache directory's owner. While it is open, this process opens no other descriptor of that file: closing one would
 //! drop SQLite's POSIX locks.
 //!
+//! **What can still keep us waiting.** SQLite opens a journal that it finds to read it, and opening a FIFO waits for its other end.
+//! So what stands there is looked at before each transaction; whoever owns the directory and puts a FIFO there in the
+//! microseconds after makes the command wait until a second signal ends it. Nothing is lost by that.
+//!
 //! **What a look may do.** list, status and dry runs take the shared lock and write nothing: no roll-back of a hot journal, no
 //! WAL files. Where reading would need that, they say so instead.
 
@@ -60,6 +64,9 @@ const SLICE: Duration = Duration::from_millis(200);
 
 /// How long others are let in between two slices: longer than Glance's pause between two tries (50 ms).
 const BREAK: Duration = Duration::from_millis(60);
+
+/// Bytes that must fit on a disk that is not full: a journal of some pages.
+const PROBE: usize = 64 * 1024;
 
 /// What an index is opened for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -198,9 +205,7 @@ impl Location {
 pub(crate) struct Sqlite {
     /// `None` only while it is dropped.
     connection: Option<Connection>,
-    path: PathBuf,
-    directory: OwnedFd,
-    owner: Owner,
+    location: Location,
     /// Device and inode of the file.
     identity: (u64, u64),
     purpose: Purpose,
@@ -214,7 +219,7 @@ pub(crate) struct Sqlite {
 impl Drop for Sqlite {
     /// Closing can remove a WAL, by path: that too is done as the owner.
     fn drop(&mut self) {
-        if let Ok(_owner) = self.owner.act() {
+        if let Ok(_owner) = self.location.owner.act() {
             drop(self.connection.take());
         }
     }
@@ -253,13 +258,10 @@ impl Sqlite {
         }
         let connection = Self::connect(&location, &stat, &path, flags)?;
         let strangers = location.strangers(&stat);
-        let Location { dir, path, owner, .. } = location;
         let identity = (stat.st_dev, stat.st_ino);
         Sqlite {
             connection: Some(connection),
-            path,
-            directory: dir,
-            owner,
+            location,
             identity,
             purpose,
             strangers,
@@ -321,7 +323,7 @@ impl Sqlite {
     fn prepare(mut self, wait: &Wait) -> Result<Found> {
         self.mind(Some(wait.interrupt.clone()))?;
         let purpose = self.purpose;
-        let _owner = self.owner.act()?;
+        let _owner = self.location.owner.act()?;
         self.db().busy_timeout(SLICE)?;
         if purpose == Purpose::Create {
             self.patiently(wait, |c| c.execute_batch(TABLE)).map_err(Refusal::into_error)?;
@@ -335,13 +337,13 @@ impl Sqlite {
             Ok((0, _)) => return Ok(Found::Nothing),
             Ok((_, 0.0)) => bail!(
                 "{} is a database, but not an image index of Glance: it has no table cached_images",
-                self.path.display()
+                self.location.path.display()
             ),
             Ok(_) => {}
             Err(Refusal::NeedsWrite(_)) => {
                 return Ok(Found::Unreadable(format!(
                     "{} has a journal of a killed process to roll back, which only a changing command does",
-                    self.path.display()
+                    self.location.path.display()
                 )));
             }
             Err(Refusal::Busy(e)) if purpose == Purpose::Look => return Ok(Found::Unreadable(e.to_string())),
@@ -368,7 +370,7 @@ impl Sqlite {
         wait: &Wait,
         run: impl FnMut(&Connection) -> rusqlite::Result<T>,
     ) -> Result<T, Refusal> {
-        let _owner = self.owner.act().map_err(Refusal::Broken)?;
+        let _owner = self.location.owner.act().map_err(Refusal::Broken)?;
         self.patiently(wait, run)
     }
 
@@ -380,6 +382,8 @@ impl Sqlite {
     ) -> Result<T, Refusal> {
         let deadline = wait.deadline();
         loop {
+            // What SQLite finds there it opens to read, and would wait for the other end of a FIFO.
+            self.location.checked("-journal").map_err(Refusal::Broken)?;
             match run(self.db()) {
                 Ok(value) => return Ok(value),
                 Err(e) => match self.refusal(&e) {
@@ -402,12 +406,12 @@ impl Sqlite {
             holders(&locks, device, inode).into_iter().filter(|pid| *pid != own).map(process).collect();
         let who = if holders.is_empty() { "another process".to_owned() } else { holders.join(", ") };
         let seconds = wait.limit.as_secs_f64();
-        anyhow!("image index {} was still locked by {who} after {seconds:.0} s", self.path.display())
+        anyhow!("image index {} was still locked by {who} after {seconds:.0} s", self.location.path.display())
     }
 
     /// Tells why SQLite refused, with the path and, where known, what to do.
     fn refusal(&self, error: &rusqlite::Error) -> Refusal {
-        let path = self.path.display();
+        let path = self.location.path.display();
         // SQLite quotes what stands in the database.
         let why = escaped(error.to_string().as_bytes());
         let full = || Refusal::Full(anyhow!("no space left for the journal of image index {path}"));
@@ -435,10 +439,30 @@ impl Sqlite {
         }
     }
 
+    /// Whether the owner of the cache can write nothing more here, be it for want of blocks, of inodes or of quota. SQLite does not
+    /// tell, and free space says nothing of quotas: a file without a name shows it, and is gone when it is closed.
     fn disk_is_full(&self) -> bool {
-        const PAGES: u64 = 64 * 1024;
-        rustix::fs::fstatvfs(self.directory.as_fd())
-            .is_ok_and(|fs| available(&fs) < PAGES || fs.f_favail == 0)
+        let full = |e| matches!(e, Errno::NOSPC | Errno::DQUOT);
+        let Ok(_owner) = self.location.owner.act() else { return false };
+        let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
+        let file = match openat(&self.location.dir, c".", flags, Mode::from_raw_mode(0o600)) {
+            Ok(file) => file,
+            // No such files on this file system: a little space is taken for none.
+            Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => {
+                return rustix::fs::fstatvfs(self.location.dir.as_fd())
+                    .is_ok_and(|fs| available(&fs) < PROBE as u64 || fs.f_favail == 0);
+            }
+            Err(e) => return full(e),
+        };
+        let mut written = 0;
+        while written < PROBE {
+            match rustix::io::write(&file, &[0; 4096]) {
+                Ok(count) => written += count,
+                Err(Errno::INTR) => {}
+                Err(e) => return full(e),
+            }
+        }
+        false
     }
 
     fn try_forget(&self, targets: &[Target]) -> rusqlite::Result<Vec<bool>> {
@@ -520,21 +544,21 @@ impl Sqlite {
 
     /// Runs a change inside the open transaction, as the owner of the cache.
     pub(super) fn change<T>(&self, run: impl FnOnce(&Self) -> rusqlite::Result<T>) -> Result<T, Refusal> {
-        let _owner = self.owner.act().map_err(Refusal::Broken)?;
+        let _owner = self.location.owner.act().map_err(Refusal::Broken)?;
         run(self).map_err(|e| self.refusal(&e))
     }
 }
 
 impl Index for Sqlite {
     fn read(&mut self, wait: &Wait, joiner: &mut Joiner<'_>) -> Result<()> {
-        let _owner = self.owner.act()?;
+        let _owner = self.location.owner.act()?;
         let mut last = Some(i64::MIN);
         while let Some(after) = last {
             // A busy database answers so before the first row, so that no row is joined twice.
             last = self.patiently(wait, |c| read_page(c, after, joiner)).map_err(|refusal| {
                 refusal
                     .into_error()
-                    .context(format!("cannot read the rows of image index {}", self.path.display()))
+                    .context(format!("cannot read the rows of image index {}", self.location.path.display()))
             })?;
         }
         Ok(())
@@ -545,7 +569,7 @@ impl Index for Sqlite {
         if let Some(gate) = &self.gate {
             gate.shut();
         }
-        let owner = self.owner.act().map_err(Refusal::Broken)?;
+        let owner = self.location.owner.act().map_err(Refusal::Broken)?;
         let begun = self
             .patiently(wait, |c| c.execute_batch("BEGIN EXCLUSIVE"))
             .and_then(|()| self.db().execute_batch("SAVEPOINT batch").map_err(|e| self.refusal(&e)));
@@ -574,7 +598,7 @@ impl Index for Sqlite {
     }
 
     fn abandon(&mut self) {
-        if let Ok(_owner) = self.owner.act()
+        if let Ok(_owner) = self.location.owner.act()
             && !self.db().is_autocommit()
         {
             // What cannot be rolled back now is rolled back by whoever opens the index next.

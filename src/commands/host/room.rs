@@ -9,12 +9,12 @@ use rustix::fs::{Mode, OFlags, fstatvfs};
 use serde::Serialize;
 
 use super::gather::{Gathered, Member, gather};
-use super::report::HostRun;
+use super::report::{HostRun, is_zero};
 use crate::cache::cleanup::{
     ImageCache, Pick, Removing, Rules, Space, View, carry_out, enough, identity, room,
 };
-use crate::cache::dir::capacity;
-use crate::cache::execute::Outcome;
+use crate::cache::dir::{available, capacity};
+use crate::cache::execute::{EntryError, Outcome};
 use crate::cli::Amount;
 use crate::commands::Context;
 use crate::exit::{Exit, Failure};
@@ -40,7 +40,7 @@ pub(super) fn require(
 ) -> Result<Exit, Failure> {
     let (fd, required) = find(wish)?;
     let mut space = Space::new(fd.as_fd(), required).map_err(Failure::cannot_start)?;
-    let mut report = RoomReport::new(wish.path, required, space.available(), !rules.changing);
+    let mut report = RoomReport::new(wish.path, required, space.base, !rules.changing);
     // Enough is there already: nobody is kept waiting for a lock.
     if space.missing() == 0 {
         if report.run.dry_run {
@@ -62,9 +62,15 @@ pub(super) fn require(
         return Ok(report.tell(context));
     }
     let outcomes = remove(context, host, &mut gathered, &order, &mut space);
-    report.available_after = space.available();
-    report.missing = space.missing();
     report.run.did(context, &gathered.members, outcomes);
+    match space.figures() {
+        Ok(fs) => report.available_after = available(&fs),
+        Err(e) => {
+            let message = format!("cannot ask for the free space: {e}");
+            report.run.errors.push(EntryError { name: report.path.clone(), action: "measure", message });
+        }
+    }
+    report.missing = required.saturating_sub(report.available_after);
     report.count();
     Ok(report.tell(context))
 }
@@ -118,6 +124,11 @@ struct RoomReport {
     missing: u64,
     /// Whether nothing was removed because it could not have been enough.
     refused: bool,
+    /// Invalid and stalled files that went first because the disk was full.
+    #[serde(skip_serializing_if = "is_zero")]
+    total_files_cleaned: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    total_bytes_cleaned: u64,
     #[serde(flatten)]
     run: HostRun,
 }
@@ -159,6 +170,8 @@ impl RoomReport {
     fn count(&mut self) {
         self.total_files_pruned = self.run.sum(|line| line.files_pruned);
         self.total_bytes_pruned = self.run.sum(|line| line.bytes_pruned);
+        self.total_files_cleaned = self.run.sum(|line| line.files_cleaned);
+        self.total_bytes_cleaned = self.run.sum(|line| line.bytes_cleaned);
     }
 
     /// Tells what was done, or would be, and how it ended.

@@ -159,6 +159,17 @@ fn glance_goes_on_using_what_we_left() {
 
 #[test]
 #[ignore = "needs the real Glance: run tests/run"]
+fn glance_lists_an_xattr_cache_with_our_lock_files_in_it() {
+    let (env, mut peer) = (TestEnv::xattr(FIVE), Peer::start());
+    env.prune(&["--max-size", "3000"]).ok();
+    env.clean(&[]).ok();
+    let listing = peer.call("listing", json!({"dir": env.dir(), "driver": "xattr"}));
+    // To that driver every file is an image.
+    assert_eq!(listing["cached_images"].as_array().unwrap().len(), 3 + 2);
+}
+
+#[test]
+#[ignore = "needs the real Glance: run tests/run"]
 fn glance_accepts_what_a_killed_prune_left() {
     let mut peer = Peer::start();
     for round in 0..5 {
