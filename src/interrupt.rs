@@ -41,3 +41,11 @@ impl Interrupt {
 pub(crate) fn signal_name(signal: i32) -> &'static str {
     if signal == SIGINT { "SIGINT" } else { "SIGTERM" }
 }
+
+#[cfg(test)]
+impl Interrupt {
+    /// As if the signal had come.
+    pub(crate) fn raise(&self, signal: usize) {
+        self.0.store(signal, Ordering::Relaxed);
+    }
+}
