@@ -7,7 +7,7 @@
 //! knows that its maker is dead.
 //!
 //! **The bytes** go into a file without a name (`O_TMPFILE`), or where the file system has none into `incomplete/ID.prefetch`,
-//! which `clean` removes like everything stalled there, and the next prefetch at once.
+//! which `clean` removes like everything stalled there. The next prefetch sweeps away at once what a dead one left.
 //!
 //! **Publishing** gives that file the image's name in the cache directory, and never replaces one that is there.
 //!
@@ -29,7 +29,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use super::dir::{CacheDir, Place, look};
-use super::entry::{ImageId, Name, NameBuf, Nanos, SECOND, Seen};
+use super::entry::{ImageId, Kind, Name, NameBuf, Nanos, SECOND, Seen};
 use super::owner::Owner;
 use super::writers;
 
@@ -184,10 +184,38 @@ fn standing(incomplete: BorrowedFd<'_>, name: Name<'_>) -> Result<Option<(Standi
     Ok(Some((standing, stat.st_ino)))
 }
 
-/// Whether the cache directory has anything of that name.
+/// Whether an image is in the cache. Something else of its name is an error: it can neither be served nor replaced.
 pub(crate) fn is_cached(dir: &CacheDir, id: ImageId) -> Result<bool> {
     let found = dir.look(Place::Base, id.as_name());
-    Ok(found.with_context(|| format!("cannot look for image {id} in the cache"))?.is_some())
+    match found.with_context(|| format!("cannot look for image {id} in the cache"))? {
+        None => Ok(false),
+        Some((Kind::File, _)) => Ok(true),
+        Some(_) => bail!("what has its name in the cache directory is no file"),
+    }
+}
+
+/// Removes what dead runs left in `incomplete/`: their claims and private files. The caller holds the prefetch lock.
+///
+/// What cannot be looked at or removed is left to `clean`.
+pub(crate) fn sweep(dir: &CacheDir) {
+    let Some(incomplete) = dir.fd(Place::Incomplete) else { return };
+    let mut left = Vec::new();
+    let _ = dir.scan(Place::Incomplete, |name, kind, seen| {
+        let stem = name.as_bytes().strip_suffix(PRIVATE.as_bytes());
+        let is_private = stem.is_some_and(|stem| ImageId::new(stem).is_some());
+        if kind == Kind::File && (is_private || seen.size == 0) {
+            left.push((name.to_owned(), is_private));
+        }
+    });
+    for (name, is_private) in left {
+        if let Ok(Some((now, inode))) = standing(incomplete, name.as_name())
+            && now.writer.is_none()
+            && (is_private || (now.marked && now.size == 0))
+        {
+            let same = |seen: &Seen| seen.inode == inode && seen.size == now.size;
+            let _ = dir.remove(Place::Incomplete, name.as_name(), same);
+        }
+    }
 }
 
 /// Whether somebody has begun to cache an image.
@@ -360,7 +388,7 @@ mod tests {
         assert_eq!(fs::metadata(&path).unwrap().len(), 0);
         assert!(matches!(Claim::make(&dir, id, 0).unwrap(), Claiming::Left(_)), "held by a living process");
         assert!(claim.confirm().unwrap());
-        // A dead run's claim is nobody's.
+        // A dead run's claim is nobody's: confirming has closed the file.
         std::mem::forget(claim);
         let mut claim = claimed(&dir, id);
         // Cleaned away under our hands.
@@ -382,6 +410,25 @@ mod tests {
         assert!(!claim.confirm().unwrap(), "written to");
         drop(claim);
         assert_eq!(fs::read(&path).unwrap(), b"image");
+    }
+
+    #[test]
+    fn what_a_dead_run_left_is_swept_away() {
+        let (temporary, dir, id) = cache();
+        let alive = Staged::with_name(&dir, id).unwrap();
+        let path = |name: String| temporary.path().join("incomplete").join(name);
+        let other = ImageId::new(b"00000000-0000-0000-0000-00000000000b").unwrap();
+        std::mem::forget(claimed(&dir, other));
+        fs::write(path(other.to_string() + PRIVATE), "half").unwrap();
+        fs::write(path(id.to_string()), "").unwrap();
+        fs::write(path("README.prefetch".to_owned()), "").unwrap();
+        sweep(&dir);
+        // The claim that was forgotten is still open here, as that of a living run is.
+        assert!(path(other.to_string()).exists());
+        assert!(!path(other.to_string() + PRIVATE).exists(), "nobody's any more");
+        assert!(path(id.to_string() + PRIVATE).exists(), "of a run that is alive");
+        assert!(path(id.to_string()).exists() && path("README.prefetch".to_owned()).exists(), "not ours");
+        drop(alive);
     }
 
     #[test]

@@ -9,6 +9,7 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::io::Read as _;
 use std::os::fd::AsFd as _;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread::scope;
@@ -28,7 +29,7 @@ use crate::cache::index::sqlite::Purpose;
 use crate::cache::index::{Claim as RowClaim, Driver, Refusal, Target, Wait};
 use crate::cache::inventory::{Inventory, Tracking};
 use crate::cache::lock::{self, LockDir};
-use crate::cache::plan::{self, CleanPlan, PruneLimits};
+use crate::cache::plan::{self, CleanPlan, PruneLimits, PrunePlan};
 use crate::cache::queue::{self, Enqueued, Memory, Queue};
 use crate::cache::stage::{self, Claim, Claiming, Publication, Staged};
 use crate::cli::{Amount, ChangeArgs, PrefetchArgs, Wanted};
@@ -242,7 +243,7 @@ fn attempt(
     let dir = existing(settings)?;
     let wait = wait(context, change);
     let locks = settings.lock_dir(&dir, &context.output)?;
-    let _lock = if change.dry_run {
+    let lock = if change.dry_run {
         None
     } else {
         let locked = take_lock(context, &dir, &locks, lock::PREFETCH, &wait, change.skip_if_locked)?;
@@ -251,6 +252,9 @@ fn attempt(
             Err(exit) => return Ok(exit),
         }
     };
+    if lock.is_some() {
+        stage::sweep(&dir);
+    }
     let mut session = Session::open(context, settings, &dir, locks, wait, wishes, report)?;
     if change.dry_run {
         session.dry_run();
@@ -326,23 +330,24 @@ impl Running {
 struct Ending {
     outcome: ImageOutcome,
     bytes: u64,
-    /// Where it came from, and what it was verified by.
-    source: Option<(String, String)>,
+    location: Option<String>,
+    verified_by: Option<String>,
     /// Why it ended so, where that is worth telling.
     message: Option<String>,
 }
 
 impl Ending {
     fn new(outcome: ImageOutcome, bytes: u64, why: impl Into<String>) -> Self {
-        Ending { outcome, bytes, source: None, message: Some(why.into()) }
+        Ending { outcome, bytes, location: None, verified_by: None, message: Some(why.into()) }
     }
 
     fn cached() -> Self {
         Ending::new(ImageOutcome::Cached, 0, "it is in the cache already")
     }
 
-    fn fetched(bytes: u64, location: String, by: String) -> Self {
-        Ending { outcome: ImageOutcome::Fetched, bytes, source: Some((location, by)), message: None }
+    fn fetched(bytes: u64, location: String, verified_by: Option<String>) -> Self {
+        let outcome = ImageOutcome::Fetched;
+        Ending { outcome, bytes, location: Some(location), verified_by, message: None }
     }
 }
 
@@ -367,6 +372,8 @@ struct Session<'a> {
     pending: VecDeque<Request>,
     running: HashMap<ImageId, Running>,
     fetched: HashSet<ImageId>,
+    /// Bytes that a dry run would have fetched.
+    foreseen: u64,
     report: &'a mut PrefetchReport,
 }
 
@@ -402,6 +409,7 @@ impl<'a> Session<'a> {
             pending: requests(context, dir, wishes)?,
             running: HashMap::new(),
             fetched: HashSet::new(),
+            foreseen: 0,
             report,
         })
     }
@@ -421,7 +429,8 @@ impl<'a> Session<'a> {
                     let Some((job, meter)) = self.begin(request, &pace) else { continue };
                     bars.begin(job.id, job.size.unwrap_or(0), &meter);
                     let tell = tell.clone();
-                    scope.spawn(move || drop(tell.send((job.id, fetch(job, &meter)))));
+                    let id = job.id;
+                    scope.spawn(move || drop(tell.send((id, fetch_unwinding(job, &meter)))));
                 }
                 if self.running.is_empty() {
                     break;
@@ -491,6 +500,7 @@ impl<'a> Session<'a> {
             sources: candidates(record),
             size: record.size,
             check: check.clone(),
+            reserve: self.reserve,
             attributes: self.cache.driver == Some(Driver::Xattr),
             pace,
         };
@@ -531,8 +541,9 @@ impl<'a> Session<'a> {
 
     fn warn_unverified(&self, id: ImageId, record: &Record, check: Option<&Check>) {
         if check.is_none() {
+            let by = if record.size.is_some() { "by its size alone" } else { "by nothing" };
             let why = unverifiable(record);
-            self.context.output.warning(&format!("image {id} can only be verified by its size: {why}"));
+            self.context.output.warning(&format!("image {id} can be verified {by}: {why}"));
         }
     }
 
@@ -543,8 +554,11 @@ impl<'a> Session<'a> {
         if found == Room::Enough {
             return Ok(());
         }
-        if self.wishes.limit != Limit::MadeRoom || self.report.run.dry_run {
+        if self.wishes.limit != Limit::MadeRoom {
             return Err(no_room(size, &found, space));
+        }
+        if self.report.run.dry_run {
+            return self.plan_room(size, space).map(drop);
         }
         self.make_room(size, space)?;
         let space = self.space().map_err(|e| format!("{e:#}"))?;
@@ -559,20 +573,41 @@ impl<'a> Session<'a> {
         Ok(Space {
             available: available(&self.dir.statvfs()?),
             reserve: self.reserve,
-            in_flight: self.running.values().map(Running::to_come).sum(),
+            in_flight: self.running.values().map(Running::to_come).sum::<u64>() + self.foreseen,
             cached: self.cached.saturating_add(promised),
             limit: (self.wishes.limit != Limit::Ignored).then_some(self.max_size),
         })
     }
 
-    /// Prunes for an image that does not fit, by prune's rules; nothing when that would not be enough.
+    /// Prunes for an image that does not fit.
     fn make_room(&mut self, size: u64, space: Space) -> Result<(), String> {
-        let _lock = self.prune_lock().map_err(|e| format!("cannot make room for it: {e:#}"))?;
+        let why_not = |e: anyhow::Error| format!("cannot make room for it: {e:#}");
+        let _lock = self.prune_lock().map_err(why_not)?;
+        let (inventory, plan, free) = self.plan_room(size, space)?;
+        let mut executor = Executor {
+            dir: self.dir,
+            index: &mut *self.cache.index,
+            wait: &self.wait,
+            progress: &(),
+            pace: IndexPace::default(),
+        };
+        let outcome = executor.prune(&inventory, &plan, &CleanPlan::default, Some(free));
+        self.report.total_files_pruned += outcome.files;
+        self.report.total_bytes_pruned += outcome.bytes;
+        self.cached = inventory.size().saturating_sub(outcome.bytes + outcome.bytes_gone);
+        self.ghosts.clear();
+        self.report.run.errors.extend(outcome.errors);
+        outcome.stopped.map_or(Ok(()), |refusal| Err(why_not(refusal.into_error())))
+    }
+
+    /// Plans by prune's rules what goes for an image that does not fit, and how many bytes must be free then. Where even all
+    /// that may go would not be enough, nothing does.
+    fn plan_room(&mut self, size: u64, space: Space) -> Result<(Inventory, PrunePlan, u64), String> {
         let inventory = self.inventory().map_err(|e| format!("cannot make room for it: {e:#}"))?;
         if let Some(error) = misplaced(self.dir, &inventory, false) {
             return Err(format!("cannot make room for it: {}", error.message));
         }
-        let promised = space.cached.saturating_sub(self.cached);
+        let promised = space.cached.saturating_sub(self.cached) + self.foreseen;
         let most = self.max_size.saturating_sub(size).saturating_sub(promised);
         let free = size.saturating_add(space.in_flight).saturating_add(space.reserve);
         let limits = PruneLimits {
@@ -584,30 +619,11 @@ impl<'a> Session<'a> {
         };
         let plan = plan::prune(&inventory, &limits, space.available, self.context.now);
         let reached = plan.victims(&inventory).fold(plan.goal, plan::Goal::without).is_reached();
-        if !reached || size > self.max_size {
-            return Err(format!(
-                "it has {} and does not fit, whatever may be removed for it (the cache may hold {})",
-                human(size),
-                human(self.max_size)
-            ));
+        if reached && size.saturating_add(promised) <= self.max_size {
+            return Ok((inventory, plan, free));
         }
-        let mut executor = Executor {
-            dir: self.dir,
-            index: &mut *self.cache.index,
-            wait: &self.wait,
-            progress: &(),
-            pace: IndexPace::default(),
-        };
-        let outcome = executor.prune(&inventory, &plan, &CleanPlan::default, limits.min_free);
-        self.report.total_files_pruned += outcome.files;
-        self.report.total_bytes_pruned += outcome.bytes;
-        self.cached = inventory.size().saturating_sub(outcome.bytes + outcome.bytes_gone);
-        self.ghosts.clear();
-        self.report.run.errors.extend(outcome.errors);
-        match outcome.stopped {
-            Some(refusal) => Err(format!("cannot make room for it: {:#}", refusal.into_error())),
-            None => Ok(()),
-        }
+        let (size, max) = (human(size), human(self.max_size));
+        Err(format!("it has {size} and does not fit, whatever may be removed for it (the cache may hold {max})"))
     }
 
     /// What must not go to make room: what was fetched or is to be.
@@ -679,10 +695,11 @@ impl<'a> Session<'a> {
                 self.fetched.insert(id);
                 self.report.total_files_prefetched += 1;
                 self.report.total_bytes_prefetched += bytes;
-                let by = running.check.map_or_else(|| "size".to_owned(), |check| check.name);
-                self.context
-                    .output
-                    .did(|| format!("fetched {id} ({}) from {location}, verified by {by}", human(bytes)));
+                let by = verified_by(running.check.as_ref(), running.size);
+                self.context.output.did(|| {
+                    let by = by.as_deref().unwrap_or("nothing");
+                    format!("fetched {id} ({}) from {location}, verified by {by}", human(bytes))
+                });
                 Ending::fetched(bytes, location, by)
             }
             Ok(Publication::AlreadyThere) => {
@@ -731,7 +748,7 @@ impl<'a> Session<'a> {
 
     /// Books what became of an image, and tells whoever should know. What is cached or gone leaves the queue.
     fn end(&mut self, request: &Request, ending: Ending) {
-        let Ending { outcome, bytes, source, message } = ending;
+        let Ending { outcome, bytes, location, verified_by, message } = ending;
         let leaves = matches!(outcome, ImageOutcome::Fetched | ImageOutcome::Cached | ImageOutcome::Gone);
         let queued = request.queued && !(leaves && self.dequeue(request.id));
         if let Some(why) = &message {
@@ -747,7 +764,6 @@ impl<'a> Session<'a> {
                 _ => self.context.output.warning(&line),
             }
         }
-        let (location, verified_by) = source.unzip();
         let image_id = request.id.to_string();
         self.report.images.push(ImageReport {
             image_id,
@@ -783,10 +799,12 @@ impl<'a> Session<'a> {
         let mut entries = Vec::new();
         while let Some(request) = self.pending.pop_front() {
             let ending = self.foresee(&request).unwrap_or_else(|ending| ending);
-            if let Some((location, by)) = &ending.source {
+            if let Some(location) = &ending.location {
                 self.cached = self.cached.saturating_add(ending.bytes);
+                self.foreseen += ending.bytes;
                 self.report.total_files_prefetched += 1;
                 self.report.total_bytes_prefetched += ending.bytes;
+                let by = ending.verified_by.as_deref().unwrap_or("nothing");
                 let reason = format!("from {location}, to be verified by {by}");
                 let image_id = request.id.to_string();
                 entries.push(PlanEntry { image_id, action: "fetch", reason, bytes: ending.bytes });
@@ -812,7 +830,7 @@ impl<'a> Session<'a> {
                 .map_or_else(Ending::cached, failed));
         };
         self.find_room(size).map_err(|why| Ending::new(ImageOutcome::Refused, size, why))?;
-        let by = check.map_or_else(|| "size".to_owned(), |check| check.name);
+        let by = verified_by(check.as_ref(), record.size);
         Ok(Ending::fetched(size, source.shown().to_owned(), by))
     }
 
@@ -822,6 +840,18 @@ impl<'a> Session<'a> {
         self.report.max_size = Some(self.max_size);
         self.report.over_limit = self.cached > self.max_size;
     }
+}
+
+/// What an image is verified by, if by anything.
+fn verified_by(check: Option<&Check>, size: Option<u64>) -> Option<String> {
+    check.map(|check| check.name.clone()).or_else(|| size.map(|_| "size".to_owned()))
+}
+
+/// Fetches; a bug in one fetch must not leave the others waiting for it for ever.
+fn fetch_unwinding(job: Job<'_>, meter: &Meter) -> (Result<Fetched, Failed>, Vec<Attempt>) {
+    catch_unwind(AssertUnwindSafe(|| fetch(job, meter))).unwrap_or_else(|_| {
+        (Err(Failed::Here(anyhow!("the fetch broke off by a fault of this program"))), Vec::new())
+    })
 }
 
 fn no_room(size: u64, found: &Room, space: Space) -> String {

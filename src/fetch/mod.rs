@@ -10,6 +10,7 @@ pub(crate) mod judge;
 pub(crate) mod local;
 pub(crate) mod pace;
 
+use std::os::fd::AsFd as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context as _, Result, anyhow};
@@ -17,7 +18,7 @@ use anyhow::{Context as _, Result, anyhow};
 use self::copy::Trouble;
 use self::digest::Check;
 use self::pace::Pace;
-use crate::cache::dir::CacheDir;
+use crate::cache::dir::{CacheDir, available};
 use crate::cache::entry::{ImageId, escaped};
 use crate::cache::index::xattr;
 use crate::cache::stage::{self, Staged};
@@ -41,6 +42,8 @@ pub(crate) struct Job<'a> {
     /// Bytes, as the record says.
     pub(crate) size: Option<u64>,
     pub(crate) check: Option<Check>,
+    /// Bytes of the file system to be left free.
+    pub(crate) reserve: u64,
     /// Whether the image's metadata are attributes of its file.
     pub(crate) attributes: bool,
     pub(crate) pace: &'a Pace,
@@ -121,14 +124,22 @@ fn one(job: &Job<'_>, source: &dyn Source, meter: &Meter) -> Result<(Staged, u64
         return Err(Trouble::There(anyhow!("it has {said} bytes there, but {wanted} in Glance's record")));
     }
     meter.size.store(size.unwrap_or(0), Ordering::Relaxed);
+    if job.size.is_none() {
+        let free = available(&job.dir.statvfs().map_err(Trouble::Here)?).saturating_sub(job.reserve);
+        if let Some(size) = size.filter(|size| *size > free) {
+            return Err(Trouble::Here(anyhow!("it has {size} bytes, and the file system has room for {free}")));
+        }
+    }
     let staged = Staged::make(job.dir, job.id).map_err(Trouble::Here)?;
     let algorithm = job.check.as_ref().map(|check| check.algorithm);
     let copied = copy::copy(opened.body, &staged.file, size, algorithm, job.pace, &meter.moved)?;
     if let Err(e) = verdict(job, copied.bytes, copied.digest.as_deref()) {
-        reject(job, staged, &e).map_err(Trouble::Here)?;
         // Whatever was moved, this is what the location has.
         meter.moved.fetch_max(1, Ordering::Relaxed);
-        return Err(Trouble::There(e));
+        return Err(Trouble::There(match reject(job, staged, &e) {
+            Ok(()) => e,
+            Err(lost) => anyhow!("{e:#} (and {lost:#})"),
+        }));
     }
     if job.attributes {
         xattr::set_unused(staged.file.as_fd())
@@ -138,8 +149,6 @@ fn one(job: &Job<'_>, source: &dyn Source, meter: &Meter) -> Result<(Staged, u64
     staged.settle().map_err(Trouble::Here)?;
     Ok((staged, copied.bytes))
 }
-
-use std::os::fd::AsFd as _;
 
 /// Compares what was fetched with what the record says.
 fn verdict(job: &Job<'_>, bytes: u64, digest: Option<&str>) -> Result<()> {
