@@ -11,6 +11,9 @@ mod interrupt;
 mod kinds;
 mod legacy;
 mod output;
+#[cfg_attr(test, allow(dead_code, unused_imports))]
+#[cfg_attr(not(test), expect(dead_code, unused_imports, reason = "for prefetch"))]
+mod source;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
