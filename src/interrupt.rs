@@ -32,6 +32,12 @@ impl Interrupt {
         }
     }
 
+    /// Does what a signal would.
+    #[cfg(test)]
+    pub(crate) fn raise(&self, signal: i32) {
+        self.0.store(signal as usize, Ordering::Relaxed);
+    }
+
     pub(crate) fn raised(&self) -> bool {
         self.signal().is_some()
     }
@@ -40,12 +46,4 @@ impl Interrupt {
 /// The name of a signal this tool handles.
 pub(crate) fn signal_name(signal: i32) -> &'static str {
     if signal == SIGINT { "SIGINT" } else { "SIGTERM" }
-}
-
-#[cfg(test)]
-impl Interrupt {
-    /// As if the signal had come.
-    pub(crate) fn raise(&self, signal: usize) {
-        self.0.store(signal, Ordering::Relaxed);
-    }
 }

@@ -7,6 +7,7 @@
 //! name, its entry taken from the queue, its claim released. Killed in between, what is left is a ghost or a dead claim.
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::fmt::Display;
 use std::io::Read as _;
 use std::os::fd::AsFd as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -37,11 +38,12 @@ use crate::exit::{Exit, Failure};
 use crate::fetch::digest::{Check, fingerprint};
 use crate::fetch::judge::{Room, Space, Verdict, Wish, judge, room, unverifiable};
 use crate::fetch::pace::Pace;
-use crate::fetch::{Attempt, Candidate, Failed, Fetched, Job, Meter, fetch};
+use crate::fetch::{Attempt, Failed, Fetched, Job, Meter, fetch};
 use crate::interrupt::signal_name;
 use crate::output::progress::Downloads;
 use crate::output::report::{ImageOutcome, ImageReport, PlanEntry, PrefetchReport, human};
 use crate::output::stdin;
+use crate::source::{Refused, Source, Stores, Waits};
 
 /// How often bars move and signals are looked for.
 const TICK: Duration = Duration::from_millis(100);
@@ -359,6 +361,7 @@ struct Session<'a> {
     wait: Wait,
     cache: Cache,
     records: Database,
+    stores: Stores,
     wishes: &'a Wishes,
     /// Bytes that the cache may hold.
     max_size: u64,
@@ -372,6 +375,8 @@ struct Session<'a> {
     pending: VecDeque<Request>,
     running: HashMap<ImageId, Running>,
     fetched: HashSet<ImageId>,
+    /// What was warned of already.
+    warned: HashSet<String>,
     /// Bytes that a dry run would have fetched.
     foreseen: u64,
     report: &'a mut PrefetchReport,
@@ -393,12 +398,15 @@ impl<'a> Session<'a> {
         let cache = stock(context, settings, dir, &wait, report.run.dry_run)?;
         // The database before any thread is started: SQLite's descriptors are told apart by being new.
         let records = settings.central.open_records(&settings.config, &wait)?;
+        let waits = Waits::new(context.interrupt.clone());
+        let stores = Stores::from_config(&settings.config, waits).map_err(Failure::usage)?;
         Ok(Session {
             context,
             dir,
             locks,
             wait,
             records,
+            stores,
             wishes,
             max_size,
             reserve: wishes.reserve.of(whole),
@@ -409,6 +417,7 @@ impl<'a> Session<'a> {
             pending: requests(context, dir, wishes)?,
             running: HashMap::new(),
             fetched: HashSet::new(),
+            warned: HashSet::new(),
             foreseen: 0,
             report,
         })
@@ -497,7 +506,7 @@ impl<'a> Session<'a> {
         let job = Job {
             id: request.id,
             dir: self.dir,
-            sources: candidates(record),
+            sources: self.sources(record),
             size: record.size,
             check: check.clone(),
             reserve: self.reserve,
@@ -508,6 +517,17 @@ impl<'a> Session<'a> {
         let (size, watched) = (record.size, Arc::clone(&meter));
         self.running.insert(job.id, Running { request, claim, meter: watched, size, check, fingerprint });
         (job, meter)
+    }
+
+    /// What an image can be read from, in the order to try. What is unsafe about it is told once.
+    fn sources(&mut self, record: &Record) -> Vec<Result<Box<dyn Source>, Refused>> {
+        let sources = self.stores.sources(&record.locations);
+        for warning in sources.iter().flatten().filter_map(|source| source.warning()) {
+            if self.warned.insert(warning.to_owned()) {
+                self.context.output.warning(warning);
+            }
+        }
+        sources
     }
 
     /// Looks an image up and judges it.
@@ -623,7 +643,9 @@ impl<'a> Session<'a> {
             return Ok((inventory, plan, free));
         }
         let (size, max) = (human(size), human(self.max_size));
-        Err(format!("it has {size} and does not fit, whatever may be removed for it (the cache may hold {max})"))
+        Err(format!(
+            "it has {size} and does not fit, whatever may be removed for it (the cache may hold {max})"
+        ))
     }
 
     /// What must not go to make room: what was fetched or is to be.
@@ -818,16 +840,16 @@ impl<'a> Session<'a> {
     fn foresee(&mut self, request: &Request) -> Result<Ending, Ending> {
         let (record, check) = self.examine(request)?;
         let size = record.size.unwrap_or(0);
-        let failed = |e: &anyhow::Error| Ending::new(ImageOutcome::Failed, size, format!("{e:#}"));
+        let failed = |e: &dyn Display| Ending::new(ImageOutcome::Failed, size, format!("{e:#}"));
         if stage::is_being_cached(self.dir, request.id).map_err(|e| failed(&e))? {
             return Err(Ending::new(ImageOutcome::LeftToGlance, size, "somebody is caching it"));
         }
-        let sources = candidates(&record);
+        let sources = self.sources(&record);
         let Some(source) = sources.iter().find_map(|source| source.as_ref().ok()) else {
             return Err(sources
                 .iter()
                 .find_map(|source| source.as_ref().err())
-                .map_or_else(Ending::cached, failed));
+                .map_or_else(|| failed(&"it has no location"), |refused: &Refused| failed(refused)));
         };
         self.find_room(size).map_err(|why| Ending::new(ImageOutcome::Refused, size, why))?;
         let by = verified_by(check.as_ref(), record.size);
@@ -870,11 +892,6 @@ fn no_room(size: u64, found: &Room, space: Space) -> String {
         ),
         Room::Enough => String::new(),
     }
-}
-
-/// The locations of an image in the order to try them.
-fn candidates(record: &Record) -> Vec<Candidate> {
-    crate::fetch::local::candidates(&record.locations)
 }
 
 /// Opens the cache's index, to look at or to add to; for adding, one that is configured and not there yet is made, as Glance would.

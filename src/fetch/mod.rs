@@ -7,7 +7,6 @@
 pub(crate) mod copy;
 pub(crate) mod digest;
 pub(crate) mod judge;
-pub(crate) mod local;
 pub(crate) mod pace;
 
 use std::os::fd::AsFd as _;
@@ -22,7 +21,7 @@ use crate::cache::dir::{CacheDir, available};
 use crate::cache::entry::{ImageId, escaped};
 use crate::cache::index::xattr;
 use crate::cache::stage::{self, Staged};
-use crate::source::Source;
+use crate::source::{Refused, Source};
 
 /// How far an image has come; read by others while it is fetched.
 #[derive(Debug, Default)]
@@ -50,7 +49,7 @@ pub(crate) struct Job<'a> {
 }
 
 /// A location that can be read, or why it cannot.
-pub(crate) type Candidate = Result<Box<dyn Source>>;
+pub(crate) type Candidate = Result<Box<dyn Source>, Refused>;
 
 /// A location that did not give the image.
 #[derive(Clone, Debug)]
@@ -91,7 +90,7 @@ pub(crate) fn fetch(job: Job<'_>, meter: &Meter) -> (Result<Fetched, Failed>, Ve
         let source = match source {
             Ok(source) => source,
             Err(e) => {
-                attempts.push(Attempt { message: format!("{e:#}"), lasting: !readable });
+                attempts.push(Attempt { message: told(&anyhow!("{e}")), lasting: !readable });
                 continue;
             }
         };
@@ -127,7 +126,9 @@ fn one(job: &Job<'_>, source: &dyn Source, meter: &Meter) -> Result<(Staged, u64
     if job.size.is_none() {
         let free = available(&job.dir.statvfs().map_err(Trouble::Here)?).saturating_sub(job.reserve);
         if let Some(size) = size.filter(|size| *size > free) {
-            return Err(Trouble::Here(anyhow!("it has {size} bytes, and the file system has room for {free}")));
+            return Err(Trouble::Here(anyhow!(
+                "it has {size} bytes, and the file system has room for {free}"
+            )));
         }
     }
     let staged = Staged::make(job.dir, job.id).map_err(Trouble::Here)?;
