@@ -27,3 +27,5 @@ mod root;
 mod safety;
 mod servers;
 mod status;
+#[expect(dead_code, reason = "for the tests of prefetch")]
+mod stores;
