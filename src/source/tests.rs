@@ -233,6 +233,12 @@ fn takes_a_broken_stream_up_again_where_that_is_safe() {
         (
             1,
             TAGGED,
+            "HTTP/1.1 206 Partial\r\nContent-Range: bytes FROM-9999/10000\r\nETag: \"v2\"",
+            Some("the image changed while it was read"),
+        ),
+        (
+            1,
+            TAGGED,
             "HTTP/1.1 416 No\r\nContent-Range: bytes */3000",
             Some("the server had announced 10000 bytes, but it has only 3000"),
         ),
@@ -470,6 +476,7 @@ fn one_store_of_each_type_is_what_stores_enables() {
             "s3://h/b/k",
             "s3://h/b/k: there are no keys for it: set s3_store_access_key",
         ),
+        ("[glance_store]\nstores = glance.store.rbd.Store\n", "rbd://x", "rbd://x"),
         ("[glance_store]\nstores = s3\n", "s3://AK:s3cret@h/b/k", "s3://h/b/k"),
         (
             "",
