@@ -22,6 +22,7 @@ mod legacy;
 mod list;
 mod live;
 mod peer;
+mod prefetch;
 mod prune;
 mod root;
 mod safety;
