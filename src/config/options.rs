@@ -109,19 +109,19 @@ options! {
     HTTPS_INSECURE = store("https_insecure", Kind::Boolean).or("false");
     /// `http:proxy` and `https:proxy`, perhaps with credentials.
     HTTP_PROXY_INFORMATION = store("http_proxy_information", Kind::Dictionary).secret();
-    RBD_STORE_CEPH_CONF = store("rbd_store_ceph_conf", Kind::Text);
+    RBD_STORE_CEPH_CONF = store("rbd_store_ceph_conf", Kind::Text).or("");
     RBD_STORE_USER = store("rbd_store_user", Kind::Text);
     RBD_STORE_POOL = store("rbd_store_pool", Kind::Text).or("images");
     /// In seconds; below 0 is Ceph's own.
     RADOS_CONNECT_TIMEOUT = store("rados_connect_timeout", NUMBER).or("-1");
     S3_STORE_HOST = store("s3_store_host", Kind::Text);
-    S3_STORE_REGION_NAME = store("s3_store_region_name", Kind::Text);
+    S3_STORE_REGION_NAME = store("s3_store_region_name", Kind::Text).or("");
     S3_STORE_ACCESS_KEY = store("s3_store_access_key", Kind::Text).secret();
     S3_STORE_SECRET_KEY = store("s3_store_secret_key", Kind::Text).secret();
     S3_STORE_BUCKET = store("s3_store_bucket", Kind::Text);
     S3_STORE_BUCKET_URL_FORMAT =
         store("s3_store_bucket_url_format", Kind::Choice(&["auto", "virtual", "path"])).or("auto");
-    S3_STORE_CACERT = store("s3_store_cacert", Kind::Text);
+    S3_STORE_CACERT = store("s3_store_cacert", Kind::Text).or("");
 
     PXE_INSTANCE_MASTER_PATH =
         Opt::new("pxe", "instance_master_path", Kind::Text).or("/var/lib/ironic/master_images");

@@ -150,6 +150,13 @@ impl Download {
                     total.is_none_or(|total| Some(total) == size),
                     "the image has another size than before"
                 );
+                // Not all servers heed If-Range.
+                let validator = self.validator.as_deref().unwrap_or_default();
+                let name = if validator.starts_with('"') { "etag" } else { "last-modified" };
+                ensure!(
+                    response.header(name).is_none_or(|now| now == validator),
+                    "the image changed while it was read"
+                );
                 Ok(response.body)
             }
             416 => {

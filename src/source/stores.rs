@@ -76,6 +76,7 @@ impl Stores {
         let backends = config.dictionary(&ENABLED_BACKENDS)?.value;
         let several = !backends.is_empty();
         let store = |id: &str, kind: &str, options: &Options| -> Result<Store> {
+            let kind = short(kind);
             let weight = options.config.integer(&options.of(WEIGHT))?.value;
             let settings = options.settings(kind, &waits)?;
             Ok(Store { id: id.to_owned(), kind: kind.to_owned(), weight, settings })
@@ -206,6 +207,16 @@ impl Settings {
             }
             _ => false,
         }
+    }
+}
+
+/// A type of store by its usual name.
+fn short(kind: &str) -> &str {
+    match kind.strip_prefix("glance.store.").and_then(|kind| kind.strip_suffix(".Store")) {
+        None => kind,
+        Some("filesystem") => "file",
+        Some("vmware_datastore") => "vmware",
+        Some(kind) => kind,
     }
 }
 

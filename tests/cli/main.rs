@@ -28,3 +28,5 @@ mod root;
 mod safety;
 mod servers;
 mod status;
+#[expect(dead_code, reason = "for the tests of prefetch")]
+mod stores;
