@@ -17,7 +17,7 @@ use crate::cache::index::Driver;
 use crate::config::Source;
 use crate::output::Format;
 
-/// Clean, prune and inspect the image caches of OpenStack Glance
+/// Clean, prune, fill and inspect the image caches of OpenStack Glance
 ///
 /// Acts on a cache directory itself: no running glance-api, no token and no Python is needed. Which directory, its limits and
 /// its index are read from Glance's own configuration files, or given as options.

@@ -194,11 +194,11 @@ pub(crate) fn is_cached(dir: &CacheDir, id: ImageId) -> Result<bool> {
     }
 }
 
-/// Removes what dead runs left in `incomplete/`: their claims and private files. The caller holds the prefetch lock.
+/// What runs that are dead left in `incomplete/`: claims and private files.
 ///
-/// What cannot be looked at or removed is left to `clean`.
-pub(crate) fn sweep(dir: &CacheDir) {
-    let Some(incomplete) = dir.fd(Place::Incomplete) else { return };
+/// What cannot be looked at is left to `clean`.
+pub(crate) fn leftovers(dir: &CacheDir) -> Vec<Leftover> {
+    let Some(incomplete) = dir.fd(Place::Incomplete) else { return Vec::new() };
     let mut left = Vec::new();
     let _ = dir.scan(Place::Incomplete, |name, kind, seen| {
         let stem = name.as_bytes().strip_suffix(PRIVATE.as_bytes());
@@ -207,14 +207,27 @@ pub(crate) fn sweep(dir: &CacheDir) {
             left.push((name.to_owned(), is_private));
         }
     });
-    for (name, is_private) in left {
-        if let Ok(Some((now, inode))) = standing(incomplete, name.as_name())
-            && now.writer.is_none()
-            && (is_private || (now.marked && now.size == 0))
-        {
-            let same = |seen: &Seen| seen.inode == inode && seen.size == now.size;
-            let _ = dir.remove(Place::Incomplete, name.as_name(), same);
-        }
+    let dead = |(name, is_private): (NameBuf, bool)| {
+        let (now, inode) = standing(incomplete, name.as_name()).ok()??;
+        let ours = is_private || (now.marked && now.size == 0);
+        (ours && now.writer.is_none()).then_some(Leftover { name, inode, size: now.size })
+    };
+    left.into_iter().filter_map(dead).collect()
+}
+
+/// Something that a run left behind.
+#[derive(Debug)]
+pub(crate) struct Leftover {
+    name: NameBuf,
+    inode: u64,
+    size: u64,
+}
+
+/// Removes what dead runs left behind. The caller holds the prefetch lock.
+pub(crate) fn sweep(dir: &CacheDir) {
+    for Leftover { name, inode, size } in leftovers(dir) {
+        // What cannot be removed is left to `clean`.
+        let _ = dir.remove(Place::Incomplete, name.as_name(), |now| now.inode == inode && now.size == size);
     }
 }
 

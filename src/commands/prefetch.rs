@@ -175,8 +175,10 @@ fn enqueue(
             Ok(Enqueued::BeingCached) => (ImageOutcome::LeftToGlance, None),
             Err(e) => (ImageOutcome::Failed, Some(format!("{e:#}"))),
         };
-        if outcome == ImageOutcome::Failed {
-            context.output.error(message.as_deref().unwrap_or_default());
+        if let (ImageOutcome::Failed, Some(message)) = (outcome, &message) {
+            context.output.error(&format!("image {id}: {message}"));
+            let (name, message) = (id.to_string(), message.clone());
+            report.run.errors.push(EntryError { name, action: "enqueue", message });
         }
         let queued = outcome == ImageOutcome::Enqueued;
         report.still_queued += u64::from(queued);
@@ -226,21 +228,8 @@ fn attempt(
     report: &mut PrefetchReport,
 ) -> Result<Exit, Failure> {
     context.start()?;
-    // Without a queue there is nothing to do, and nothing is made or asked for that.
-    if wishes.images.is_none() {
-        match settings.open()? {
-            Opened::Nothing(why) => {
-                context.output.note(&why);
-                return Ok(Exit::Done);
-            }
-            Opened::Cache(dir) => {
-                refuse_strange(settings, &dir)?;
-                if read_queue(&dir)?.images.is_empty() {
-                    requests(context, &dir, wishes)?;
-                    return Ok(Exit::Done);
-                }
-            }
-        }
+    if wishes.images.is_none() && nothing_to_do(context, settings)? {
+        return Ok(Exit::Done);
     }
     let dir = existing(settings)?;
     let wait = wait(context, change);
@@ -257,7 +246,12 @@ fn attempt(
     if lock.is_some() {
         stage::sweep(&dir);
     }
-    let mut session = Session::open(context, settings, &dir, locks, wait, wishes, report)?;
+    let pending = requests(context, &dir, wishes)?;
+    if pending.is_empty() {
+        return Ok(Exit::Done);
+    }
+    let session = Session::open(context, settings, &dir, locks, wait, wishes, report)?;
+    let mut session = Session { pending, ..session };
     if change.dry_run {
         session.dry_run();
     } else {
@@ -271,13 +265,23 @@ fn attempt(
     Ok(exit_code(report))
 }
 
-fn exit_code(report: &PrefetchReport) -> Exit {
-    let good = report.run.errors.is_empty() && report.images.iter().all(|image| image.outcome.is_good());
-    if good { Exit::Done } else { Exit::Incomplete }
+/// Whether there is nothing in the queue, and nothing left by a dead run: then no lock, index or database is asked for.
+fn nothing_to_do(context: &Context, settings: &Settings) -> Result<bool, Failure> {
+    match settings.open()? {
+        Opened::Nothing(why) => {
+            context.output.note(&why);
+            Ok(true)
+        }
+        Opened::Cache(dir) => {
+            refuse_strange(settings, &dir)?;
+            let queue = Queue::read(&dir).map_err(Failure::cannot_start)?;
+            Ok(queue.images.is_empty() && queue.foreign.is_empty() && stage::leftovers(&dir).is_empty())
+        }
+    }
 }
 
-fn read_queue(dir: &CacheDir) -> Result<Queue, Failure> {
-    Queue::read(dir).map_err(Failure::cannot_start)
+fn exit_code(report: &PrefetchReport) -> Exit {
+    if report.run.errors.is_empty() { Exit::Done } else { Exit::Incomplete }
 }
 
 /// An image that was asked for.
@@ -291,7 +295,7 @@ struct Request {
 
 /// What is to be fetched, in order. Names in the queue that are no image's are told, and left.
 fn requests(context: &Context, dir: &CacheDir, wishes: &Wishes) -> Result<VecDeque<Request>, Failure> {
-    let queue = read_queue(dir)?;
+    let queue = Queue::read(dir).map_err(Failure::cannot_start)?;
     let entry = |entry: queue::Queued| Request { id: entry.id, queued: true, memory: entry.memory };
     let Some(images) = &wishes.images else {
         for name in &queue.foreign {
@@ -414,7 +418,7 @@ impl<'a> Session<'a> {
             cached: cache.inventory.size(),
             ghosts: cache.inventory.ghosts.iter().map(|ghost| (ghost.id, ghost.row)).collect(),
             cache,
-            pending: requests(context, dir, wishes)?,
+            pending: VecDeque::new(),
             running: HashMap::new(),
             fetched: HashSet::new(),
             warned: HashSet::new(),
@@ -728,6 +732,9 @@ impl<'a> Session<'a> {
                 let why = "Glance has cached it meanwhile, or is at it: what was fetched is dropped";
                 Ending::new(ImageOutcome::LeftToGlance, bytes, why)
             }
+            Err(_) if self.context.interrupt.raised() => {
+                Ending::new(ImageOutcome::Pending, bytes, "a signal came before it was published")
+            }
             Err(e) => {
                 let why = format!("it was fetched, but cannot be published: {e:#}");
                 Ending::new(ImageOutcome::Failed, bytes, why)
@@ -784,6 +791,10 @@ impl<'a> Session<'a> {
                 ImageOutcome::Failed => self.context.output.error(&line),
                 outcome if outcome.is_good() => self.context.output.note(&line),
                 _ => self.context.output.warning(&line),
+            }
+            if !outcome.is_good() {
+                let (name, message) = (request.id.to_string(), why.clone());
+                self.report.run.errors.push(EntryError { name, action: "fetch", message });
             }
         }
         let image_id = request.id.to_string();

@@ -229,7 +229,7 @@ fn copy_file(from: &File, to: &File, length: u64, pace: &Pace, ready: &Sender<u6
     while let Some((start, end)) = data(from, at, length)? {
         at = start;
         while at < end {
-            let count = copier.step(at, (end - at).min(STEP))?;
+            let count = copier.step(at, (end - at).min(pace.portion(STEP)))?;
             pace.moved(count)?;
             at += count;
             tell(at);

@@ -9,6 +9,7 @@ pub(crate) mod digest;
 pub(crate) mod judge;
 pub(crate) mod pace;
 
+use std::fmt::Display;
 use std::os::fd::AsFd as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -90,7 +91,7 @@ pub(crate) fn fetch(job: Job<'_>, meter: &Meter) -> (Result<Fetched, Failed>, Ve
         let source = match source {
             Ok(source) => source,
             Err(e) => {
-                attempts.push(Attempt { message: told(&anyhow!("{e}")), lasting: !readable });
+                attempts.push(Attempt { message: told(e), lasting: !readable });
                 continue;
             }
         };
@@ -108,9 +109,10 @@ pub(crate) fn fetch(job: Job<'_>, meter: &Meter) -> (Result<Fetched, Failed>, Ve
     (Err(Failed::Nowhere), attempts)
 }
 
-/// A chain of causes in one line. Servers may have had a say in it.
-fn told(error: &anyhow::Error) -> String {
-    escaped(format!("{error:#}").as_bytes())
+/// A chain of causes in one line. Sources escape what servers say; this is for what they may have missed.
+fn told(error: &dyn Display) -> String {
+    let text = format!("{error:#}");
+    if text.chars().any(char::is_control) { escaped(text.as_bytes()) } else { text }
 }
 
 /// Fetches from one location.
@@ -158,12 +160,19 @@ fn verdict(job: &Job<'_>, bytes: u64, digest: Option<&str>) -> Result<()> {
     }
     match (&job.check, digest) {
         (Some(check), Some(digest)) if !check.expected.eq_ignore_ascii_case(digest) => Err(anyhow!(
-            "what it gave has the {} {digest} instead of {}",
+            "what it gave has the {} {} instead of {}",
             check.name,
-            escaped(check.expected.as_bytes())
+            short(digest),
+            short(&escaped(check.expected.as_bytes()))
         )),
         _ => Ok(()),
     }
+}
+
+/// Enough of a digest to tell it from another.
+fn short(digest: &str) -> String {
+    let start: String = digest.chars().take(12).collect();
+    if start.len() < digest.len() { start + "..." } else { start }
 }
 
 /// Keeps what is wrong for whoever wants to look at it, as Glance does.

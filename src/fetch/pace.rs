@@ -26,6 +26,11 @@ impl Pace {
         Pace { interrupt, rate, next: Mutex::new(Instant::now()) }
     }
 
+    /// How many bytes to move at a time, of so many: few where few may be moved in a second.
+    pub(crate) fn portion(&self, most: u64) -> u64 {
+        self.rate.map_or(most, |rate| (rate / 4).clamp(64 << 10, most))
+    }
+
     /// Accounts for bytes that were moved, and waits until more may be.
     pub(crate) fn moved(&self, bytes: u64) -> Result<(), Trouble> {
         let until = self.rate.map(|rate| self.book(bytes, rate));

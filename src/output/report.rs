@@ -106,10 +106,16 @@ impl Run {
     }
 
     fn trailer(&self) -> String {
+        let failed = match self.errors.len() {
+            0 => String::new(),
+            number => format!("; {} failed", count(number as u64, "entry")),
+        };
+        failed + &self.end()
+    }
+
+    /// What ended the run, and the end of the line.
+    fn end(&self) -> String {
         let mut text = String::new();
-        if !self.errors.is_empty() {
-            let _ = write!(text, "; {} failed", count(self.errors.len() as u64, "entry"));
-        }
         if let Some(signal) = self.signal {
             let _ = write!(text, "; stopped by {signal}");
         }
@@ -367,7 +373,7 @@ impl Report for PrefetchReport {
         if self.over_limit {
             text.push_str(", and is over its limit: prune holds it");
         }
-        text + &self.run.trailer()
+        text + &self.run.end()
     }
 }
 

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use crate::env::*;
 use crate::peer::Peer;
 use crate::servers::{Database, KINDS, Kind, SERVERS};
+use crate::stores::{ACCESS_KEY, Ceph, Nginx, SECRET_KEY};
 
 /// A cache, Glance's database, and a file store.
 pub(crate) struct Prefetch {
@@ -638,6 +639,238 @@ tests! {
             p.holds(&"abcdef".chars().map(|letter| (letter, 400_000)).collect::<Vec<_>>());
             assert_eq!(p.queued(), "");
             p.glance_serves(&"abcdef".chars().map(|letter| (letter, 400_000)).collect::<Vec<_>>());
+        }
+    }
+}
+
+// -- Every store --
+
+#[test]
+#[ignore = "needs the real Glance, nginx and Ceph: run tests/run"]
+fn every_store_gives_its_images() {
+    let (nginx, ceph) = (Nginx::start(), Ceph::shared());
+    for driver in [Sqlite, Xattr] {
+        let p = Prefetch::new(driver);
+        let size = 3_000_001;
+        let images: Vec<_> = "abcdef".chars().map(|letter| (letter, size)).collect();
+        let name = |letter: char| format!("{}-{}", id(letter), driver.name());
+        nginx.put(&name('b'), &content('b', size));
+        nginx.put(&name('c'), &content('c', size));
+        ceph.put("glance", &name('d'), &content('d', size));
+        ceph.put("glance", &name('e'), &content('e', size));
+        p.image('a', size);
+        for (letter, location) in [
+            ('b', nginx.url(&format!("/redir/?to=/{}", name('b')))),
+            ('c', nginx.https_url(&format!("/{}", name('c')))),
+            ('d', format!("s3://{ACCESS_KEY}:{SECRET_KEY}@{}/glance/{}", ceph.s3(), name('d'))),
+            ('e', format!("s3+http://{}/glance/{}", ceph.s3(), name('e'))),
+            ('f', ceph.import(&name('f'), &content('f', size))),
+        ] {
+            p.record(letter, &content(letter, size), &[&location]);
+        }
+        p.queue("fedcba");
+        let conf = p.conf("").replace("glance-api.conf", "stores.conf");
+        let text = p.env.conf_text(&format!(
+            "[glance_store]\nstores = file,http,s3,rbd\nfilesystem_store_datadir = {}\nhttps_ca_certificates_file = {}\n\
+             s3_store_host = http://{}\ns3_store_access_key = {ACCESS_KEY}\ns3_store_secret_key = {SECRET_KEY}\n\
+             s3_store_bucket = glance\nrbd_store_ceph_conf = {}\nrbd_store_user = glance\nrbd_store_pool = images\n\
+             [database]\nconnection = {}",
+            p.env.outside("store").display(), nginx.ca().display(), ceph.s3(), ceph.conf().display(), p.db.url
+        ));
+        fs::write(&conf, text).unwrap();
+        let mut command = p.env.command(BINARY);
+        command.env("PATH", "/usr/bin:/bin").args(["prefetch", "--config-file", &conf, "-v", "-j", "3"]);
+        let run = p.env.finish(&mut command).ok();
+        println!("{}", run.stderr);
+        assert!(
+            !run.stderr.contains("s3cret") && !run.stdout.contains("s3cret"),
+            "{}{}",
+            run.stderr,
+            run.stdout
+        );
+        p.holds(&images);
+        p.glance_serves(&images);
+    }
+}
+
+#[test]
+#[ignore = "needs the real Glance and nginx: run tests/run"]
+fn a_server_that_dies_half_way_leaves_nothing_and_is_remembered() {
+    let nginx = Nginx::start();
+    let p = Prefetch::new(Sqlite);
+    let size = 6 << 20;
+    nginx.put("a", &content('a', size));
+    p.record('a', &content('a', size), &[&nginx.url("/slow/a")]);
+    p.queue("a");
+    let ours = p.start(&[]);
+    until("the first bytes", || !nginx.requests().is_empty() || p.env.names("incomplete") == [id('a')]);
+    sleep(Duration::from_millis(700));
+    nginx.kill();
+    let run = ours.wait().fails(1, &[&id('a'), "stays in the queue"]);
+    println!("{}", run.stderr);
+    assert_eq!((p.env.left().as_str(), p.env.names("incomplete").len(), p.queued().as_str()), ("", 0, "a"));
+    nginx.start_again();
+    until("nginx", || std::net::TcpStream::connect(nginx.url("").trim_start_matches("http://")).is_ok());
+    p.run(&[]).fails(1, &["in an earlier run", "--retry"]);
+    p.run(&["--retry"]).ok();
+    p.holds(&[('a', size)]);
+}
+
+// -- Killed, and refused, at each system call --
+
+/// The calls of a fetch that change something, and how often a thread makes each.
+fn changing_calls(p: &Prefetch) -> Vec<(String, usize)> {
+    let log = p.env.outside("strace");
+    let mut command = p.env.command("/usr/bin/strace");
+    command.args(["-f", "-o", log.to_str().unwrap(), "-e", CHANGING, BINARY]).args(arguments(p));
+    p.env.finish(&mut command).ok();
+    let mut counts = std::collections::BTreeMap::new();
+    for line in fs::read_to_string(log).unwrap().lines() {
+        let mut words = line.split_whitespace();
+        let (Some(thread), Some(call)) = (words.next(), words.next()) else { continue };
+        if let Some((name, _)) = call.split_once('(') {
+            *counts.entry((name.to_owned(), thread.to_owned())).or_insert(0) += 1;
+        }
+    }
+    let mut most = std::collections::BTreeMap::new();
+    for ((name, _), count) in counts {
+        let entry = most.entry(name).or_insert(0);
+        *entry = count.max(*entry);
+    }
+    most.into_iter().collect()
+}
+
+const CHANGING: &str = "trace=openat,unlinkat,unlink,linkat,renameat2,write,pwrite64,copy_file_range,ftruncate,fdatasync,fsync,\
+                        utimensat,fsetxattr,ioctl";
+
+fn arguments(p: &Prefetch) -> Vec<String> {
+    ["prefetch", "--config-file", &p.conf(""), "-j", "1"].map(str::to_owned).to_vec()
+}
+
+fn three(driver: Driver) -> Prefetch {
+    let p = Prefetch::new(driver);
+    for letter in "abc".chars() {
+        p.image(letter, 70_000);
+    }
+    p.queue("abc");
+    p
+}
+
+#[test]
+#[ignore = "needs the real Glance and strace: run tests/run"]
+fn killed_or_refused_at_each_system_call_the_next_run_mends_it() {
+    for driver in [Sqlite, Xattr] {
+        let calls = changing_calls(&three(driver));
+        assert!(calls.iter().any(|(name, _)| name == "linkat"), "{calls:?}");
+        let mut runs = 0;
+        for (name, count) in &calls {
+            for when in 1..=*count {
+                for what in ["signal=KILL", "error=ENOSPC", "error=EIO"] {
+                    // The dynamic linker's and the configuration's openat say nothing about a fetch.
+                    if name == "openat" && what != "signal=KILL" && when < 10 {
+                        continue;
+                    }
+                    runs += 1;
+                    let p = three(driver);
+                    let inject = format!("inject={name}:{what}:when={when}");
+                    let log = p.env.outside("strace");
+                    let mut command = p.env.command("/usr/bin/strace");
+                    command
+                        .args(["-f", "-o", log.to_str().unwrap(), "-e", &inject, BINARY])
+                        .args(arguments(&p));
+                    let run = p.env.finish(&mut command);
+                    let context = format!("{} {inject}: {}", driver.name(), run.stderr);
+                    assert!(
+                        [0, 1, 2, 3, 137].contains(&run.code) && !run.stderr.contains("panicked"),
+                        "{context}"
+                    );
+                    for letter in p.env.images().chars() {
+                        assert!(
+                            fs::read(p.env.path(id(letter))).unwrap() == content(letter, 70_000),
+                            "{letter}: {context}"
+                        );
+                    }
+                    if driver == Sqlite {
+                        let (images, rows) = (p.env.images(), p.env.rows());
+                        assert!(
+                            images.chars().all(|image| rows.contains(image)),
+                            "an orphan: {images} {rows} {context}"
+                        );
+                    }
+                    assert!(p.env.images().len() + p.queued().len() >= 3, "{context}");
+                    println!("{context}");
+                    let again = p.run(&["--retry"]);
+                    assert_eq!(again.code, 0, "{context}, then: {}", again.stderr);
+                    p.holds(&[('a', 70_000), ('b', 70_000), ('c', 70_000)]);
+                    assert_eq!(p.queued(), "", "{context}");
+                }
+            }
+        }
+        println!("{}: {runs} runs, {calls:?}", driver.name());
+    }
+}
+
+mod as_root {
+    use super::*;
+    use crate::root::{Ext4, Mount};
+
+    #[test]
+    #[ignore = "needs root and the real Glance: run tests/run"]
+    fn everything_made_as_root_belongs_to_the_owner_of_the_cache() {
+        for driver in [Sqlite, Xattr] {
+            let p = Prefetch::new(driver);
+            p.image('a', 1000);
+            p.image('b', 1000);
+            p.update('b', "os_hash_value = 'ffff'");
+            p.queue("ab");
+            chmod(&p.env.outside(""), 0o755);
+            give_to_nobody(p.env.dir());
+            p.run(&[]).code(1);
+            p.run(&["--enqueue", &id('c')]).ok();
+            for (path, what) in tree(p.env.dir()) {
+                assert!(what.contains("owner 65534:65534"), "{path}: {what}");
+            }
+            assert_eq!((p.env.left().as_str(), p.env.names("invalid")), ("a", vec![id('b')]));
+        }
+    }
+
+    #[test]
+    #[ignore = "needs root and the real Glance: run tests/run"]
+    fn a_full_disk_is_told_and_left_as_it_was() {
+        for driver in [Sqlite, Xattr] {
+            let root = tempfile::Builder::new().prefix("gct-").tempdir().unwrap();
+            let ext4 = Ext4::make(root.path(), 24);
+            let mount = Mount::ext4(&ext4, &root.path().join("mount"), "rw");
+            let env = TestEnv::at(driver, root, mount.point.join("cache"));
+            let db = Database::new(Kind::SqliteFile, &env.outside("glance.sqlite"));
+            fs::create_dir(env.outside("store")).unwrap();
+            let p = Prefetch { env, db };
+            p.image('a', 3 << 20);
+            p.image('b', 30 << 20);
+            p.image('c', 11 << 20);
+            p.update('c', "size = NULL");
+            p.queue("abc");
+            let run = p
+                .run(&["--reserve", "8MiB", "-j", "1"])
+                .fails(1, &["which the file system has no room for", "has room for"]);
+            println!("{}", run.stderr);
+            assert_eq!(
+                (p.env.left().as_str(), p.queued().as_str(), p.env.names("incomplete").len()),
+                ("a", "bc", 0)
+            );
+            // Somebody else fills the disk while it is fetched.
+            fs::write(mount.point.join("filler"), vec![1; 13 << 20]).unwrap();
+            p.update('b', "size = NULL");
+            let run = p.run(&["--reserve", "0"]).code(1);
+            println!("{}", run.stderr);
+            assert_eq!(
+                (p.env.left().as_str(), p.queued().as_str(), p.env.names("incomplete").len()),
+                ("a", "bc", 0)
+            );
+            fs::remove_file(mount.point.join("filler")).unwrap();
+            p.run(&["--reserve", "0", &id('c')]).ok();
+            assert_eq!(p.env.left(), "ac");
+            drop(p);
         }
     }
 }
