@@ -710,6 +710,14 @@ mod real {
             format!("[glance_store]\nstores = rbd\nrbd_store_ceph_conf = {}\n{more}", ceph.conf().display())
         };
         let glance = with("rbd_store_user = glance\n");
+        // Nothing is there to answer, and nothing to refuse.
+        let hole = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let conf = tempfile::NamedTempFile::new().unwrap();
+        let mon =
+            format!("[global]\nmon host = v2:{}\nauth client required = none\n", hole.local_addr().unwrap());
+        std::fs::write(conf.path(), mon).unwrap();
+        let unreachable =
+            format!("[glance_store]\nstores = rbd\nrbd_store_ceph_conf = {}\n", conf.path().display());
         for (config, url, expected) in [
             (&glance, url.as_str(), "9000000 bytes"),
             (&with("rbd_store_user = glance\nrados_connect_timeout = 5\n"), &url, "9000000 bytes"),
@@ -732,6 +740,7 @@ mod real {
                 "rbd export ended with 2: rbd: error opening image --help",
             ),
             (&with("rbd_store_user = nobody\n"), &url, "rbd export ended with"),
+            (&unreachable, &url, "rbd export is silent, nothing came for 10 s (is the cluster reachable?)"),
         ] {
             let found = says(bytes(config, url));
             assert!(found.starts_with(expected), "{url}: {found}");
