@@ -282,7 +282,6 @@ pub(super) fn refusal(url: &Url, status: u16) -> anyhow::Error {
         403 => " (it is not allowed)",
         404 | 410 => " (it is not there)",
         407 => " (the proxy wants credentials: put user:password@ into http_proxy_information)",
-        416 => " (the image is shorter than what was read of it before)",
         429 | 503 => " (it is busy: try again later)",
         _ => "",
     };

@@ -85,13 +85,22 @@ pub(super) fn shown(url: &str) -> String {
         return HIDDEN.to_owned();
     }
     // A secret may hold any of `/?#:`, so that nothing before the last @ is certain to be none.
-    let rest = match store_type(url) {
-        Some("file" | "rbd") => rest,
-        Some(_) => rest.rsplit_once('@').map_or(rest, |(_, rest)| rest),
-        None => "...",
+    let rest = match (store_type(url), rest.rsplit_once('@')) {
+        (None, _) => "...",
+        (Some("file" | "rbd"), _) | (_, None) => rest,
+        (Some("http"), Some((before, _))) if before.contains('/') => return shown_host(url),
+        (_, Some((_, rest))) => rest,
     };
     let rest = rest.find(['?', '#']).map_or(rest, |end| &rest[..end]);
     escaped(format!("{scheme}://{rest}").as_bytes())
+}
+
+/// Shows a URL that has an @ behind its first slash, which may be in its path or in a password.
+fn shown_host(url: &str) -> String {
+    match parse(url) {
+        Ok(Place::Http { url, .. }) => format!("{}/...", url.origin().ascii_serialization()),
+        _ => format!("{}://...", url.split_once(':').unwrap_or_default().0),
+    }
 }
 
 /// Takes a URL apart.
@@ -306,7 +315,9 @@ mod tests {
         for (url, expected) in [
             ("http://u:s3cret@h/x?token=s3cret#s3cret", "http://h/x"),
             ("http://u:s3cret@q@h/x", "http://h/x"),
-            ("http://u:s3/cret?s3#cret@h/x", "http://h/x"),
+            ("http://u:s3/cret?s3#cret@h/x", "http://..."),
+            ("http://h/a@b", "http://h/..."),
+            ("https://u:s3cret@h:81/a@b", "https://h:81/..."),
             ("s3://AK:s3/cr?et@h/b/k", "s3://h/b/k"),
             ("swift+https://t:u:s3cret@h/v1/c/o", "swift+https://h/v1/c/o"),
             ("file:///a@b/x", "file:///a@b/x"),
@@ -468,7 +479,7 @@ mod tests {
                 (Err(_), true) => both_refuse += 1,
                 // Theirs has the hexadecimal digits of codes in capitals.
                 (Ok(ours), false) if ours.to_string().eq_ignore_ascii_case(&theirs["parts"].to_string()) => {
-                    same += 1
+                    same += 1;
                 }
                 _ => match on_purpose(&url, &ours, &theirs)
                     .filter(|_| ours.is_err() == theirs["refused"].is_null())

@@ -3,7 +3,6 @@
 //! `rbd export` runs as a child that writes to a pipe. It gets names as options of their own, so that none is taken for another;
 //! it reads nothing from us, and it does not outlive its reader. Its last words go into the error when it fails.
 
-use std::fmt::Write as _;
 use std::io::{self, ErrorKind, Read};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::process::{Child, ChildStderr, ChildStdout, Command, Stdio};
@@ -134,11 +133,15 @@ impl Read for Export {
                 return Err(ErrorKind::WouldBlock.into());
             }
             output.read(buffer)
-        })?;
-        if read == 0 && !buffer.is_empty() {
-            self.finish()?;
+        });
+        match read {
+            Ok(0) if !buffer.is_empty() => self.finish().map(|()| 0),
+            Err(e) if e.kind() == ErrorKind::TimedOut => {
+                let _ = self.child.kill();
+                Err(self.failed(format!("rbd export is silent, {e} (is the cluster reachable?)")))
+            }
+            read => read,
         }
-        Ok(read)
     }
 }
 
@@ -157,18 +160,21 @@ impl Export {
         if status.success() {
             return Ok(());
         }
-        let mut message = match (status.code(), status.signal()) {
+        let message = match (status.code(), status.signal()) {
             (Some(code), _) => format!("rbd export ended with {code}"),
             (_, signal) => format!("rbd export was ended by signal {}", signal.unwrap_or_default()),
         };
+        Err(self.failed(message))
+    }
+
+    /// An error with what the child said last.
+    fn failed(&self, message: String) -> io::Error {
         let words = self.words.recv_timeout(Duration::from_secs(1)).unwrap_or_default();
-        let lines: Vec<String> = String::from_utf8_lossy(&words)
-            .lines()
-            .filter(|line| !line.trim().is_empty())
-            .map(|line| escaped(line.trim().as_bytes()))
-            .collect();
-        let _ = write!(message, ": {}", lines[lines.len().saturating_sub(3)..].join("; "));
-        Err(io::Error::other(message))
+        let words = String::from_utf8_lossy(&words);
+        let lines = words.lines().map(str::trim).filter(|line| !line.is_empty());
+        let lines: Vec<String> = lines.map(|line| escaped(line.as_bytes())).collect();
+        let last = [vec![message], lines[lines.len().saturating_sub(3)..].to_vec()].concat();
+        io::Error::other(last.join(": "))
     }
 }
 

@@ -5,7 +5,8 @@
 //! configuration is read; what a store lacks is said when a location needs it.
 //!
 //! A location is read by the store that its row names; where that is unknown or of another type, by those whose own
-//! locations begin as it does; where none does, by all of its type, one after the other.
+//! locations begin as it does; where none does, by all of its type, one after the other. A file may be in a directory of
+//! any of them.
 
 use std::path::PathBuf;
 
@@ -113,14 +114,22 @@ impl Stores {
             Err(error) => return (weight, vec![Err(Refused { shown: shown(&location.value), error })]),
         };
         let refused = |error| Refused { shown: shown(&url), error };
-        let sources =
-            match location::parse(&url).and_then(|place| Ok((self.choose(&url, &place, named)?, place))) {
-                Ok((stores, place)) => stores
-                    .iter()
-                    .map(|store| self.source(store, place.clone(), shown(&url)).map_err(refused))
-                    .collect(),
-                Err(error) => vec![Err(refused(error))],
-            };
+        let found = location::parse(&url).and_then(|place| Ok((self.choose(&url, &place, named)?, place)));
+        let sources = match found {
+            // Of several stores it may be in any.
+            Ok((stores, Place::File(path))) => {
+                let directories = stores.iter().flat_map(|store| store.settings.directories().to_owned());
+                let (directories, waits) = (directories.collect(), self.waits.clone());
+                vec![Ok(
+                    Box::new(FileSource { shown: shown(&url), path, directories, waits }) as Box<dyn Source>
+                )]
+            }
+            Ok((stores, place)) => stores
+                .iter()
+                .map(|store| self.source(store, place.clone(), shown(&url)).map_err(refused))
+                .collect(),
+            Err(error) => vec![Err(refused(error))],
+        };
         (weight, sources)
     }
 
@@ -165,10 +174,6 @@ impl Stores {
 
     fn source(&self, store: &Store, place: Place, shown: String) -> Result<Box<dyn Source>> {
         Ok(match (&store.settings, place) {
-            (Settings::File(directories), Place::File(path)) => {
-                let (directories, waits) = (directories.clone(), self.waits.clone());
-                Box::new(FileSource { shown, path, directories, waits })
-            }
             (Settings::Web { client, warning }, Place::Http { url, credentials }) => Box::new(WebSource {
                 shown,
                 warning: warning.clone(),
@@ -192,12 +197,14 @@ impl Stores {
 }
 
 impl Settings {
+    fn directories(&self) -> &[PathBuf] {
+        if let Settings::File(directories) = self { directories } else { &[] }
+    }
+
     /// Whether the store's own locations begin as this one does.
     fn is_own(&self, place: &Place) -> bool {
         match (self, place) {
-            (Settings::File(directories), Place::File(path)) => {
-                directories.iter().any(|dir| path.starts_with(dir))
-            }
+            (_, Place::File(path)) => self.directories().iter().any(|directory| path.starts_with(directory)),
             (Settings::S3(settings), Place::S3(Object { service, bucket, .. })) => {
                 settings.host.as_ref().is_some_and(|host| without_scheme(&host.value) == service)
                     && settings.bucket.as_ref() == Some(bucket)

@@ -27,6 +27,6 @@ mod prune;
 mod root;
 mod safety;
 mod servers;
+mod sources;
 mod status;
-#[expect(dead_code, reason = "for the tests of prefetch")]
 mod stores;

@@ -95,6 +95,16 @@ impl Nginx {
         log.lines().map(str::to_owned).collect()
     }
 
+    /// Whether somebody is connected to it over http.
+    pub(crate) fn is_connected(&self) -> bool {
+        let established = format!(":{:04X} ", self.0.ports[0]);
+        let sockets = fs::read_to_string("/proc/net/tcp").unwrap();
+        sockets.lines().any(|line| {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            format!("{} ", fields[1]).ends_with(&established) && fields[3] == "01"
+        })
+    }
+
     /// Ends the server in the middle of what it does, with the process that is sending.
     pub(crate) fn kill(&self) {
         let master = fs::read_to_string(self.0.dir.join("pid")).unwrap();
@@ -121,6 +131,7 @@ pub(crate) const ACCESS_KEY: &str = "AK";
 /// What often stands in a secret, and has to be handled in a URL.
 pub(crate) const SECRET_KEY: &str = "s3cret/+Key";
 /// A user of S3 with the same secret who may read nothing.
+#[allow(dead_code, reason = "for the unit tests")]
 pub(crate) const OTHER_ACCESS_KEY: &str = "NOBODY";
 
 impl Ceph {
@@ -128,11 +139,6 @@ impl Ceph {
     pub(crate) fn shared() -> &'static Ceph {
         static CEPH: OnceLock<Ceph> = OnceLock::new();
         CEPH.get_or_init(|| Ceph(Servers::start("ceph", 3, true)))
-    }
-
-    /// One that only the caller has.
-    pub(crate) fn private() -> Self {
-        Ceph(Servers::start("ceph", 3, false))
     }
 
     pub(crate) fn conf(&self) -> PathBuf {
