@@ -443,7 +443,7 @@ impl<'a> Session<'a> {
                     bars.begin(job.id, job.size.unwrap_or(0), &meter);
                     let tell = tell.clone();
                     let id = job.id;
-                    scope.spawn(move || drop(tell.send((id, fetch_unwinding(job, &meter)))));
+                    scope.spawn(move || drop(tell.send((id, fetch_unwinding(&job, &meter)))));
                 }
                 if self.running.is_empty() {
                     break;
@@ -881,7 +881,7 @@ fn verified_by(check: Option<&Check>, size: Option<u64>) -> Option<String> {
 }
 
 /// Fetches; a bug in one fetch must not leave the others waiting for it for ever.
-fn fetch_unwinding(job: Job<'_>, meter: &Meter) -> (Result<Fetched, Failed>, Vec<Attempt>) {
+fn fetch_unwinding(job: &Job<'_>, meter: &Meter) -> (Result<Fetched, Failed>, Vec<Attempt>) {
     catch_unwind(AssertUnwindSafe(|| fetch(job, meter))).unwrap_or_else(|_| {
         (Err(Failed::Here(anyhow!("the fetch broke off by a fault of this program"))), Vec::new())
     })

@@ -3,6 +3,8 @@
 //! `os_hash_algo` is whatever name Python's hashlib was given: its own spelling or one of OpenSSL's. Those that make sense for
 //! an image are known here; under another name a record can still be verified by its MD5.
 
+use std::fmt::Write as _;
+
 use blake2::{Blake2b512, Blake2s256};
 use md5::Md5;
 use ring::digest as fast;
@@ -53,7 +55,7 @@ impl Algorithm {
     }
 
     pub(crate) fn start(self) -> Digest {
-        let quick = |algorithm| Digest::Fast(fast::Context::new(algorithm));
+        let quick = |algorithm| Digest::Fast(Box::new(fast::Context::new(algorithm)));
         match self {
             Algorithm::Sha1 => quick(&fast::SHA1_FOR_LEGACY_USE_ONLY),
             Algorithm::Sha256 => quick(&fast::SHA256),
@@ -75,7 +77,7 @@ impl Algorithm {
 /// A digest under way.
 pub(crate) enum Digest {
     /// In assembly: what nearly every record names.
-    Fast(fast::Context),
+    Fast(Box<fast::Context>),
     Plain(Box<dyn DynDigest + Send>),
 }
 
@@ -97,7 +99,10 @@ impl Digest {
 }
 
 fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 /// What an image is verified against.

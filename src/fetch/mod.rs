@@ -81,7 +81,7 @@ pub(crate) enum Failed {
 }
 
 /// Tries the locations in turn. What each failed with is told beside the result.
-pub(crate) fn fetch(job: Job<'_>, meter: &Meter) -> (Result<Fetched, Failed>, Vec<Attempt>) {
+pub(crate) fn fetch(job: &Job<'_>, meter: &Meter) -> (Result<Fetched, Failed>, Vec<Attempt>) {
     let mut attempts = Vec::new();
     let readable = job.sources.iter().any(Result::is_ok);
     for source in &job.sources {
@@ -96,7 +96,7 @@ pub(crate) fn fetch(job: Job<'_>, meter: &Meter) -> (Result<Fetched, Failed>, Ve
             }
         };
         let location = source.shown().to_owned();
-        match one(&job, source.as_ref(), meter) {
+        match one(job, source.as_ref(), meter) {
             Ok((staged, bytes)) => return (Ok(Fetched { staged, bytes, location }), attempts),
             Err(Trouble::Interrupted) => return (Err(Failed::Interrupted), attempts),
             Err(Trouble::Here(e)) => return (Err(Failed::Here(e)), attempts),
