@@ -25,6 +25,9 @@ _glance__cache() {
             glance__cache,list)
                 cmd="glance__cache__subcmd__list"
                 ;;
+            glance__cache,prefetch)
+                cmd="glance__cache__subcmd__prefetch"
+                ;;
             glance__cache,prune)
                 cmd="glance__cache__subcmd__prune"
                 ;;
@@ -40,6 +43,9 @@ _glance__cache() {
             glance__cache__subcmd__help,list)
                 cmd="glance__cache__subcmd__help__subcmd__list"
                 ;;
+            glance__cache__subcmd__help,prefetch)
+                cmd="glance__cache__subcmd__help__subcmd__prefetch"
+                ;;
             glance__cache__subcmd__help,prune)
                 cmd="glance__cache__subcmd__help__subcmd__prune"
                 ;;
@@ -53,7 +59,7 @@ _glance__cache() {
 
     case "${cmd}" in
         glance__cache)
-            opts="-h -V --help --version clean prune list status help"
+            opts="-h -V --help --version clean prune prefetch list status help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -149,7 +155,7 @@ _glance__cache() {
             return 0
             ;;
         glance__subcmd__cache__subcmd__help)
-            opts="clean prune list status help"
+            opts="clean prune prefetch list status help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -191,6 +197,20 @@ _glance__cache() {
             return 0
             ;;
         glance__subcmd__cache__subcmd__help__subcmd__list)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        glance__subcmd__cache__subcmd__help__subcmd__prefetch)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -300,6 +320,88 @@ _glance__cache() {
                     return 0
                     ;;
                 --temp-grace)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        glance__subcmd__cache__subcmd__prefetch)
+            opts="-q -v -n -j -h --config-file --config-dir --cache-dir --driver --sqlite-db --node --database --database-file --format --now --quiet --verbose --dry-run --lock-timeout --skip-if-locked --enqueue --retry --jobs --rate-limit --reserve --max-size --within-limit --make-room --require-checksum --stall-time --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --config-file)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --config-dir)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --cache-dir)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --driver)
+                    COMPREPLY=($(compgen -W "sqlite xattr centralized_db" -- "${cur}"))
+                    return 0
+                    ;;
+                --sqlite-db)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --node)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --database)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --database-file)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --format)
+                    COMPREPLY=($(compgen -W "text json" -- "${cur}"))
+                    return 0
+                    ;;
+                --now)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --lock-timeout)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --jobs)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -j)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --rate-limit)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --reserve)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --max-size)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --stall-time)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

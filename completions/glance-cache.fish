@@ -28,6 +28,7 @@ complete -c glance-cache -n "__fish_glance_cache_needs_command" -s h -l help -d 
 complete -c glance-cache -n "__fish_glance_cache_needs_command" -s V -l version -d 'Print version'
 complete -c glance-cache -n "__fish_glance_cache_needs_command" -f -a "clean" -d 'Remove invalid and stalled entries'
 complete -c glance-cache -n "__fish_glance_cache_needs_command" -f -a "prune" -d 'Remove least recently used images until the cache is within its limit'
+complete -c glance-cache -n "__fish_glance_cache_needs_command" -f -a "prefetch" -d 'Fetch images into the cache before anybody asks for them'
 complete -c glance-cache -n "__fish_glance_cache_needs_command" -f -a "list" -d 'List what is in the cache'
 complete -c glance-cache -n "__fish_glance_cache_needs_command" -f -a "status" -d 'Show how the cache is doing'
 complete -c glance-cache -n "__fish_glance_cache_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
@@ -41,7 +42,7 @@ complete -c glance-cache -n "__fish_glance_cache_using_subcommand clean" -l sqli
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand clean" -l node -d 'This node\'s URL in the central database [default: worker_self_reference_url]' -r
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand clean" -l database -d 'The central database, as a URL without a password [default: connection in the section database]' -r
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand clean" -l database-file -d 'Read the central database\'s URL, password and all, from FILE' -r -F
-complete -c glance-cache -n "__fish_glance_cache_using_subcommand clean" -l format -d 'How to print the result [default: json for clean and prune, text for list and status]' -r -f -a "text\t'For people'
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand clean" -l format -d 'How to print the result [default: json for clean, prune and prefetch, text for list and status]' -r -f -a "text\t'For people'
 json\t'One object for programs'"
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand clean" -l now -d 'Take this for the time it is, in RFC 3339 or as epoch seconds: to try out what a later run would do' -r
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand clean" -l lock-timeout -d 'How long to wait for the lock that glance-api takes, too, and for a busy index' -r
@@ -69,7 +70,7 @@ complete -c glance-cache -n "__fish_glance_cache_using_subcommand prune" -l sqli
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand prune" -l node -d 'This node\'s URL in the central database [default: worker_self_reference_url]' -r
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand prune" -l database -d 'The central database, as a URL without a password [default: connection in the section database]' -r
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand prune" -l database-file -d 'Read the central database\'s URL, password and all, from FILE' -r -F
-complete -c glance-cache -n "__fish_glance_cache_using_subcommand prune" -l format -d 'How to print the result [default: json for clean and prune, text for list and status]' -r -f -a "text\t'For people'
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand prune" -l format -d 'How to print the result [default: json for clean, prune and prefetch, text for list and status]' -r -f -a "text\t'For people'
 json\t'One object for programs'"
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand prune" -l now -d 'Take this for the time it is, in RFC 3339 or as epoch seconds: to try out what a later run would do' -r
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand prune" -l lock-timeout -d 'How long to wait for the lock that glance-api takes, too, and for a busy index' -r
@@ -93,6 +94,35 @@ complete -c glance-cache -n "__fish_glance_cache_using_subcommand prune" -l best
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand prune" -l all-caches -d 'Every image cache of this host: Glance\'s, Ironic\'s master images, and those that configuration declares'
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand prune" -l forget-all -d 'Go on even when most of the index\'s images are not in the directory, and forget their rows'
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand prune" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand prefetch" -l config-file -d 'Read this file instead of the default ones; may be repeated, later ones win' -r -F
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand prefetch" -l config-dir -d 'Read the *.conf files in this directory, sorted; may be repeated, later ones win' -r -F
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand prefetch" -l cache-dir -d 'The cache directory [default: image_cache_dir]' -r -F
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand prefetch" -l driver -d 'The kind of index [default: image_cache_driver, else what the directory shows]' -r -f -a "sqlite\t''
+xattr\t''
+centralized_db\t''"
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand prefetch" -l sqlite-db -d 'The file of the sqlite index, relative to the cache directory [default: image_cache_sqlite_db]' -r -F
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand prefetch" -l node -d 'This node\'s URL in the central database [default: worker_self_reference_url]' -r
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand prefetch" -l database -d 'The central database, as a URL without a password [default: connection in the section database]' -r
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand prefetch" -l database-file -d 'Read the central database\'s URL, password and all, from FILE' -r -F
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand prefetch" -l format -d 'How to print the result [default: json for clean, prune and prefetch, text for list and status]' -r -f -a "text\t'For people'
+json\t'One object for programs'"
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand prefetch" -l now -d 'Take this for the time it is, in RFC 3339 or as epoch seconds: to try out what a later run would do' -r
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand prefetch" -l lock-timeout -d 'How long to wait for the lock that glance-api takes, too, and for a busy index' -r
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand prefetch" -s j -l jobs -d 'How many images to fetch at a time' -r
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand prefetch" -l rate-limit -d 'Move no more than this in a second, all images together' -r
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand prefetch" -l reserve -d 'Leave this much of the file system free; a percentage is of the file system' -r
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand prefetch" -l max-size -d 'The limit of the cache; a percentage is of the file system [default: image_cache_max_size]' -r
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand prefetch" -l stall-time -d 'Take over a half-cached image of somebody else\'s that was not written to for this long [default: image_cache_stall_time]' -r
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand prefetch" -s q -l quiet -d 'Say nothing but errors'
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand prefetch" -s v -l verbose -d 'Say what is done and why'
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand prefetch" -s n -l dry-run -d 'Print what would be done, with a reason for each entry, and touch nothing'
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand prefetch" -l skip-if-locked -d 'When somebody else holds the lock, do nothing and exit with 0'
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand prefetch" -l enqueue -d 'Only put the images into the queue, for a later run or for Glance'
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand prefetch" -l retry -d 'Try again what failed before and has not changed since'
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand prefetch" -l within-limit -d 'Do not fetch what would put the cache over its limit'
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand prefetch" -l make-room -d 'First remove least recently used images, as prune does, where the limit or the disk leaves no room; never what is queued or was fetched by this run'
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand prefetch" -l require-checksum -d 'Do not fetch an image whose record has neither a hash nor a checksum to verify it by'
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand prefetch" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand list" -l config-file -d 'Read this file instead of the default ones; may be repeated, later ones win' -r -F
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand list" -l config-dir -d 'Read the *.conf files in this directory, sorted; may be repeated, later ones win' -r -F
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand list" -l cache-dir -d 'The cache directory [default: image_cache_dir]' -r -F
@@ -103,7 +133,7 @@ complete -c glance-cache -n "__fish_glance_cache_using_subcommand list" -l sqlit
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand list" -l node -d 'This node\'s URL in the central database [default: worker_self_reference_url]' -r
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand list" -l database -d 'The central database, as a URL without a password [default: connection in the section database]' -r
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand list" -l database-file -d 'Read the central database\'s URL, password and all, from FILE' -r -F
-complete -c glance-cache -n "__fish_glance_cache_using_subcommand list" -l format -d 'How to print the result [default: json for clean and prune, text for list and status]' -r -f -a "text\t'For people'
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand list" -l format -d 'How to print the result [default: json for clean, prune and prefetch, text for list and status]' -r -f -a "text\t'For people'
 json\t'One object for programs'"
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand list" -l now -d 'Take this for the time it is, in RFC 3339 or as epoch seconds: to try out what a later run would do' -r
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand list" -l state -d 'Show only entries in these states' -r -f -a "cached\t'Images, with or without a row'
@@ -141,7 +171,7 @@ complete -c glance-cache -n "__fish_glance_cache_using_subcommand status" -l sql
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand status" -l node -d 'This node\'s URL in the central database [default: worker_self_reference_url]' -r
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand status" -l database -d 'The central database, as a URL without a password [default: connection in the section database]' -r
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand status" -l database-file -d 'Read the central database\'s URL, password and all, from FILE' -r -F
-complete -c glance-cache -n "__fish_glance_cache_using_subcommand status" -l format -d 'How to print the result [default: json for clean and prune, text for list and status]' -r -f -a "text\t'For people'
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand status" -l format -d 'How to print the result [default: json for clean, prune and prefetch, text for list and status]' -r -f -a "text\t'For people'
 json\t'One object for programs'"
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand status" -l now -d 'Take this for the time it is, in RFC 3339 or as epoch seconds: to try out what a later run would do' -r
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand status" -l max-size -d 'The limit of the cache; a percentage is of the file system [default: image_cache_max_size]' -r
@@ -157,8 +187,9 @@ complete -c glance-cache -n "__fish_glance_cache_using_subcommand status" -l che
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand status" -l all-nodes -d 'Sum up all nodes of the central database instead'
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand status" -l all-caches -d 'Every image cache of this host: Glance\'s, Ironic\'s master images, and those that configuration declares'
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand status" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c glance-cache -n "__fish_glance_cache_using_subcommand help; and not __fish_seen_subcommand_from clean prune list status help" -f -a "clean" -d 'Remove invalid and stalled entries'
-complete -c glance-cache -n "__fish_glance_cache_using_subcommand help; and not __fish_seen_subcommand_from clean prune list status help" -f -a "prune" -d 'Remove least recently used images until the cache is within its limit'
-complete -c glance-cache -n "__fish_glance_cache_using_subcommand help; and not __fish_seen_subcommand_from clean prune list status help" -f -a "list" -d 'List what is in the cache'
-complete -c glance-cache -n "__fish_glance_cache_using_subcommand help; and not __fish_seen_subcommand_from clean prune list status help" -f -a "status" -d 'Show how the cache is doing'
-complete -c glance-cache -n "__fish_glance_cache_using_subcommand help; and not __fish_seen_subcommand_from clean prune list status help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand help; and not __fish_seen_subcommand_from clean prune prefetch list status help" -f -a "clean" -d 'Remove invalid and stalled entries'
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand help; and not __fish_seen_subcommand_from clean prune prefetch list status help" -f -a "prune" -d 'Remove least recently used images until the cache is within its limit'
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand help; and not __fish_seen_subcommand_from clean prune prefetch list status help" -f -a "prefetch" -d 'Fetch images into the cache before anybody asks for them'
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand help; and not __fish_seen_subcommand_from clean prune prefetch list status help" -f -a "list" -d 'List what is in the cache'
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand help; and not __fish_seen_subcommand_from clean prune prefetch list status help" -f -a "status" -d 'Show how the cache is doing'
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand help; and not __fish_seen_subcommand_from clean prune prefetch list status help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'

@@ -17,12 +17,12 @@ use crate::cache::index::Driver;
 use crate::config::Source;
 use crate::output::Format;
 
-/// Clean, prune and inspect the image caches of OpenStack Glance
+/// Clean, prune, fill and inspect the image caches of OpenStack Glance
 ///
 /// Acts on a cache directory itself: no running glance-api, no token and no Python is needed. Which directory, its limits and
 /// its index are read from Glance's own configuration files, or given as options.
 ///
-/// Called as glance-cache-cleaner or glance-cache-pruner, it takes the options of those tools and does what they do.
+/// Called as glance-cache-cleaner, glance-cache-pruner or glance-cache-prefetcher, it takes the options of those tools and does what they do.
 #[derive(Debug, Parser)]
 #[command(name = "glance-cache", version, max_term_width = 100, after_help = EXIT_CODES)]
 pub(crate) struct Cli {
@@ -34,6 +34,7 @@ pub(crate) struct Cli {
 pub(crate) enum Action {
     Clean(CleanArgs),
     Prune(PruneArgs),
+    Prefetch(PrefetchArgs),
     List(ListArgs),
     Status(StatusArgs),
 }
@@ -156,6 +157,81 @@ pub(crate) struct PruneArgs {
     pub(crate) stall_time: Option<Duration>,
 }
 
+const EXIT_CODES_OF_PREFETCH: &str = "Exit codes:
+  0    done, also when there was nothing to do; images that Glance has cached or is caching count as done
+  1    finished, but some image that was asked for is not in the cache
+  2    wrong usage or configuration; nothing was changed
+  3    could not start: locked, index or database unreachable, no permission; nothing was changed
+  130  ended by SIGINT, 143 by SIGTERM, with the index consistent and nothing staged left";
+
+/// Fetch images into the cache before anybody asks for them
+///
+/// Fetches what is in the queue, oldest first, or the images named. Each is read from its locations in the order of their stores'
+/// weights, verified by size and hash, and published with its row in the index; one that is there, or that Glance is just caching, is
+/// left alone. Needs Glance's database, which knows the images and where they are.
+///
+/// What cannot be cached stays in the queue; an image whose data was fetched and wrong is not tried again until its record changes or
+/// --retry is given. An image that is not, or no longer, in Glance's database leaves the queue.
+///
+/// The limit of the cache is the business of prune: the cache is filled beyond it, as Glance does, unless --within-limit or --make-room
+/// is given.
+#[derive(Debug, Args)]
+#[command(after_help = EXIT_CODES_OF_PREFETCH)]
+pub(crate) struct PrefetchArgs {
+    /// The images to fetch; - reads ids from standard input, one a line [default: what is in the queue]
+    #[arg(value_name = "ID")]
+    pub(crate) images: Vec<Wanted>,
+    #[command(flatten)]
+    pub(crate) cache: CacheArgs,
+    #[command(flatten)]
+    pub(crate) change: ChangeArgs,
+    /// Only put the images into the queue, for a later run or for Glance
+    #[arg(long, requires = "images", conflicts_with_all = ["retry", "require_checksum", "within_limit", "make_room"])]
+    pub(crate) enqueue: bool,
+    /// Try again what failed before and has not changed since
+    #[arg(long)]
+    pub(crate) retry: bool,
+    /// How many images to fetch at a time
+    #[arg(short, long, value_name = "NUMBER", default_value = "2", value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub(crate) jobs: u8,
+    /// Move no more than this in a second, all images together
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) rate_limit: Option<Amount>,
+    /// Leave this much of the file system free; a percentage is of the file system
+    #[arg(long, value_name = "SIZE", default_value = "16MiB")]
+    pub(crate) reserve: Amount,
+    #[command(flatten)]
+    pub(crate) limit: LimitArgs,
+    /// Do not fetch what would put the cache over its limit
+    #[arg(long, conflicts_with = "make_room")]
+    pub(crate) within_limit: bool,
+    /// First remove least recently used images, as prune does, where the limit or the disk leaves no room; never what is queued or
+    /// was fetched by this run
+    #[arg(long)]
+    pub(crate) make_room: bool,
+    /// Do not fetch an image whose record has neither a hash nor a checksum to verify it by
+    #[arg(long)]
+    pub(crate) require_checksum: bool,
+    /// Take over a half-cached image of somebody else's that was not written to for this long [default: image_cache_stall_time]
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) stall_time: Option<Duration>,
+}
+
+/// An image that was asked for, or a list of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wanted {
+    Image(ImageId),
+    Stdin,
+}
+
+impl FromStr for Wanted {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "-" { Ok(Wanted::Stdin) } else { text.parse().map(Wanted::Image) }
+    }
+}
+
 /// List what is in the cache
 ///
 /// Changes nothing, takes no lock, and works while Glance runs. The JSON form is the body of Glance's GET /v2/cache, with arrays
@@ -263,7 +339,7 @@ pub(crate) struct CacheArgs {
     /// Read the central database's URL, password and all, from FILE
     #[arg(long, value_name = "FILE")]
     pub(crate) database_file: Option<PathBuf>,
-    /// How to print the result [default: json for clean and prune, text for list and status]
+    /// How to print the result [default: json for clean, prune and prefetch, text for list and status]
     #[arg(long, value_name = "FORMAT")]
     pub(crate) format: Option<Format>,
     /// Take this for the time it is, in RFC 3339 or as epoch seconds: to try out what a later run would do

@@ -36,6 +36,12 @@ impl Interrupt {
         }
     }
 
+    /// Does what a signal would.
+    #[cfg(test)]
+    pub(crate) fn raise(&self, signal: i32) {
+        self.0.store(signal as usize, Ordering::Relaxed);
+    }
+
     pub(crate) fn raised(&self) -> bool {
         self.signal().is_some()
     }

@@ -1,7 +1,7 @@
 //! The names and the command line of Glance's own cache tools.
 //!
-//! Called as `glance-cache-cleaner` or `glance-cache-pruner` this binary is that tool, so it takes what that
-//! tool takes: the options oslo.config and oslo.log put on its command line, read the way Python's argparse
+//! Called as `glance-cache-cleaner`, `glance-cache-pruner` or `glance-cache-prefetcher` this binary is that
+//! tool, so it takes what that tool takes: the options oslo.config and oslo.log put on its command line, read the way Python's argparse
 //! reads them (`--option value` and `--option=value`, unambiguous prefixes, clustered short options, no
 //! positional arguments). clap knows no `--nouse-syslog` or `--log_config`, and abbreviates differently,
 //! which is why there is a parser here.
@@ -24,9 +24,10 @@ use anyhow::{Result, anyhow, bail};
 pub(crate) enum Tool {
     Cleaner,
     Pruner,
+    Prefetcher,
 }
 
-const TOOLS: [Tool; 2] = [Tool::Cleaner, Tool::Pruner];
+const TOOLS: [Tool; 3] = [Tool::Cleaner, Tool::Pruner, Tool::Prefetcher];
 
 impl Tool {
     /// Returns the tool that a program called `argv0`, in whatever directory, stands for.
@@ -40,6 +41,7 @@ impl Tool {
         match self {
             Tool::Cleaner => "glance-cache-cleaner",
             Tool::Pruner => "glance-cache-pruner",
+            Tool::Prefetcher => "glance-cache-prefetcher",
         }
     }
 
@@ -47,6 +49,7 @@ impl Tool {
         match self {
             Tool::Cleaner => "Remove invalid and stalled files from Glance's image cache.",
             Tool::Pruner => "Prune Glance's image cache to its configured size.",
+            Tool::Prefetcher => "Fetch queued images into Glance's image cache.",
         }
     }
 }

@@ -7,10 +7,12 @@ mod cli;
 mod commands;
 mod config;
 mod exit;
+mod fetch;
 mod interrupt;
 mod kinds;
 mod legacy;
 mod output;
+mod source;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -35,6 +37,7 @@ fn main() -> ExitCode {
     let (cache, default) = match &cli.command {
         Action::Clean(args) => (&args.cache, Format::Json),
         Action::Prune(args) => (&args.cache, Format::Json),
+        Action::Prefetch(args) => (&args.cache, Format::Json),
         Action::List(args) => (&args.cache, Format::Text),
         Action::Status(args) => (&args.cache, Format::Text),
     };
@@ -49,6 +52,7 @@ fn dispatch(context: &Context, action: Action) -> Result<Exit, Failure> {
     match action {
         Action::Clean(args) => commands::clean::run(context, args),
         Action::Prune(args) => commands::prune::run(context, args),
+        Action::Prefetch(args) => commands::prefetch::run(context, args),
         Action::List(args) => commands::list::run(context, args),
         Action::Status(args) => commands::status::run(context, args),
     }

@@ -272,7 +272,7 @@ fn kind_of(stat: &Stat) -> Kind {
     }
 }
 
-fn seen(stat: &Stat) -> Seen {
+pub(crate) fn seen(stat: &Stat) -> Seen {
     Seen {
         inode: stat.st_ino,
         size: u64::try_from(stat.st_size).unwrap_or(0),

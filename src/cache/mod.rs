@@ -4,7 +4,8 @@
 //! what goes, in which order and why.
 //!
 //! **Touch the world**: [`dir`] the cache directory by descriptor; [`index`] Glance's indexes; [`lock`] oslo's locks;
-//! [`writers`] who still writes; [`owner`] acting as the directory's owner; [`execute`] carries out a plan.
+//! [`writers`] who still writes; [`owner`] acting as the directory's owner; [`execute`] carries out a plan; [`queue`] what is to
+//! be fetched; [`stage`] a new image from its claim until it is published.
 //!
 //! **All caches of a host**: [`cleanup`] the list by priority, and what goes when space is needed; [`master`] Ironic's directories.
 //!
@@ -24,4 +25,6 @@ pub(crate) mod lock;
 pub(crate) mod master;
 pub(crate) mod owner;
 pub(crate) mod plan;
+pub(crate) mod queue;
+pub(crate) mod stage;
 pub(crate) mod writers;

@@ -1,6 +1,6 @@
 //! The central database, as the settings name it: which one, which node of it is this one, and what to say when it is not.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
@@ -32,6 +32,8 @@ pub(crate) struct CentralSettings {
     pub(crate) node: Option<Setting<String>>,
     /// A URL, with its credentials.
     pub(crate) database: Option<Setting<String>>,
+    /// The database with the images' records: the same one, but it belongs to no directory.
+    records: Option<Setting<String>>,
     /// What is wrong with the configured ones: whoever needs the database fails with it, nobody else.
     problem: Option<String>,
 }
@@ -65,21 +67,42 @@ impl CentralSettings {
             }
             (None, None) => configured(&config::DATABASE_CONNECTION),
         };
+        let records =
+            database.clone().or_else(|| config.optional(&config::DATABASE_CONNECTION).ok().flatten());
         let node = match given.node {
             Some(url) => Some(flag(url, "--node")),
             None => configured(&config::WORKER_SELF_REFERENCE_URL),
         };
-        Ok(CentralSettings { node, database, problem })
+        Ok(CentralSettings { node, database, records, problem })
     }
 
     fn check(&self) -> Result<(), Failure> {
         self.problem.as_ref().map_or(Ok(()), |problem| Err(Failure::usage(anyhow!("{problem}"))))
     }
 
-    /// Connects to the database.
+    /// Connects to the database of the index.
     pub(crate) fn open(&self, config: &Config, purpose: Purpose, wait: &Wait) -> Result<Found, Failure> {
+        self.connect(self.database.as_ref(), config, purpose, wait)
+    }
+
+    /// Connects to the database with the images' records, to read them.
+    pub(crate) fn open_records(&self, config: &Config, wait: &Wait) -> Result<Database, Failure> {
+        match self.connect(self.records.as_ref(), config, Purpose::Look, wait)? {
+            Found::Database(database) => Ok(*database),
+            Found::Unreadable(why) => Err(Failure::cannot_start(anyhow!(why))),
+            Found::Nothing(path) => Err(nothing_at(&path)),
+        }
+    }
+
+    fn connect(
+        &self,
+        url: Option<&Setting<String>>,
+        config: &Config,
+        purpose: Purpose,
+        wait: &Wait,
+    ) -> Result<Found, Failure> {
         self.check()?;
-        let Some(url) = &self.database else {
+        let Some(url) = url else {
             return Err(Failure::usage(anyhow!("[database] connection is not set"))
                 .hint("set it as for glance-api, or give --database URL or --database-file FILE"));
         };
@@ -88,6 +111,11 @@ impl CentralSettings {
             .map_err(Failure::usage)?;
         Database::open(target, patience(config)?, purpose, wait).map_err(cannot_start)
     }
+}
+
+fn nothing_at(path: &Path) -> Failure {
+    Failure::cannot_start(anyhow!("the database {} does not exist or is empty", path.display()))
+        .hint("glance-manage db_sync makes it")
 }
 
 pub(crate) fn cannot_start(refusal: Refusal) -> Failure {
@@ -117,11 +145,7 @@ pub(super) fn stock(
         Ok(Found::Database(database)) => *database,
         Ok(Found::Unreadable(reason)) => return Ok(unreadable(reason, why)),
         Ok(Found::Nothing(path)) => {
-            return Err(Failure::cannot_start(anyhow!(
-                "the database {} does not exist or is empty",
-                path.display()
-            ))
-            .hint("glance-manage db_sync makes it"));
+            return Err(nothing_at(&path));
         }
         Err(failure) => return Err(failure),
     };

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use anyhow::anyhow;
 
 use super::clean::clean;
+use super::prefetch::{self, prefetch};
 use super::prune::{Wishes, prune};
 use super::{Context, Selection, Settings};
 use crate::cache::plan::CleanLimits;
@@ -23,6 +24,7 @@ pub(crate) fn run(tool: Tool, args: &[std::ffi::OsString]) -> Exit {
     let logger = match tool {
         Tool::Cleaner => "glance.image_cache.cleaner",
         Tool::Pruner => "glance.image_cache.pruner",
+        Tool::Prefetcher => "glance.image_cache.prefetcher",
     };
     let context = crate::context(tool.name(), Output::legacy(logger));
     let request = match legacy::parse(tool, args) {
@@ -42,6 +44,7 @@ pub(crate) fn run(tool: Tool, args: &[std::ffi::OsString]) -> Exit {
         match tool {
             Tool::Cleaner => "clean",
             Tool::Pruner => "prune",
+            Tool::Prefetcher => "prefetch",
         }
     ));
     crate::finish(&context, work(&context, tool, &request))
@@ -76,6 +79,7 @@ fn work(context: &Context, tool: Tool, request: &Legacy) -> Result<Exit, Failure
         Tool::Pruner => {
             prune(context, &settings, &change, &Wishes { only_when_over: true, ..Wishes::default() })
         }
+        Tool::Prefetcher => prefetch(context, &settings, &change, &prefetch::Wishes::default()),
     }
 }
 

@@ -8,6 +8,7 @@ mod fleet;
 pub(crate) mod host;
 pub(crate) mod legacy;
 pub(crate) mod list;
+pub(crate) mod prefetch;
 pub(crate) mod prune;
 pub(crate) mod status;
 

@@ -322,10 +322,37 @@ impl Config {
     }
 
     /// Returns the items of a list, none when it is not set.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the list of image stores"))]
     pub(crate) fn list(&self, opt: &Opt) -> Result<Setting<Vec<String>>> {
         let list = self.value(opt, |text| Ok(oslo::list(text)))?;
         Ok(list.unwrap_or(Setting { value: Vec::new(), origin: Origin::Default }))
+    }
+
+    /// Returns the items of a dictionary in their order, none when it is not set.
+    pub(crate) fn dictionary(&self, opt: &Opt) -> Result<Setting<Vec<(String, String)>>> {
+        let items = self.value(opt, oslo::dictionary)?;
+        Ok(items.unwrap_or(Setting { value: Vec::new(), origin: Origin::Default }))
+    }
+
+    /// Returns every value of an option that may stand several times, lowest layer first.
+    pub(crate) fn every(&self, opt: &Opt) -> Result<Vec<Setting<String>>> {
+        let text = |raw: &str, origin| self.read(opt, raw, origin, 0, |text| Ok(text.to_owned()));
+        match self.raw(opt)? {
+            None => Ok(Vec::new()),
+            Some((_, Origin::File { .. })) => self
+                .files
+                .iter()
+                .flat_map(|file| file.all(opt.group, opt.name).map(move |found| (file, found)))
+                .map(|(file, found)| {
+                    text(&found.value, Origin::File { path: file.path.clone(), line: found.line })
+                })
+                .collect(),
+            Some((raw, origin)) => Ok(vec![text(raw, origin)?]),
+        }
+    }
+
+    /// Whether somebody set the option.
+    pub(crate) fn is_set(&self, opt: &Opt) -> bool {
+        !matches!(self.raw(&Opt { default: None, ..*opt }), Ok(None))
     }
 
     /// Describes every value of a known option that is not accepted, whether or not anybody asked for it, and
@@ -357,13 +384,22 @@ impl Config {
         depth: usize,
         read: impl FnOnce(&str) -> Result<T, String>,
     ) -> Result<Option<Setting<T>>> {
-        let Some((raw, origin)) = self.raw(opt)? else {
-            return Ok(None);
-        };
+        self.raw(opt)?.map(|(raw, origin)| self.read(opt, raw, origin, depth, read)).transpose()
+    }
+
+    /// Fills in what one value refers to and reads it.
+    fn read<T>(
+        &self,
+        opt: &Opt,
+        raw: &str,
+        origin: Origin,
+        depth: usize,
+        read: impl FnOnce(&str) -> Result<T, String>,
+    ) -> Result<Setting<T>> {
         let value =
             oslo::interpolate(raw, |name| self.referred(opt, name, depth)).and_then(|text| read(&text));
         match value {
-            Ok(value) => Ok(Some(Setting { value, origin })),
+            Ok(value) => Ok(Setting { value, origin }),
             // The reason may quote a part of the value.
             Err(_) if opt.secret => {
                 bail!("{origin}: {} has a value that is not accepted (not shown)", full_name(opt))
@@ -424,6 +460,7 @@ impl Config {
     fn shown(&self, opt: &Opt, depth: usize) -> Result<Option<String>> {
         let setting = self.value_at(opt, depth, |text| match opt.kind {
             Kind::Text | Kind::List => Ok(text.to_owned()),
+            Kind::Dictionary => oslo::dictionary(text).map(|_| text.to_owned()),
             Kind::Choice(choices) => choose(text, choices).map(|_| text.to_owned()),
             Kind::Boolean => as_boolean(text).map(|on| if on { "True" } else { "False" }.to_owned()),
             Kind::Integer { min } => as_integer(text, min).map(|number| number.to_string()),
@@ -435,10 +472,13 @@ impl Config {
 impl ConfigFile {
     /// Returns the last assignment of a name in all sections of that group.
     fn last(&self, group: &str, name: &str) -> Option<&oslo::Assignment> {
-        let sections = self.sections.iter().rev().filter(|section| oslo::same_group(&section.name, group));
-        sections
-            .flat_map(|section| section.assignments.iter().rev())
-            .find(|assignment| assignment.key == name)
+        self.all(group, name).next_back()
+    }
+
+    /// Returns all assignments of a name in all sections of that group, in their order.
+    fn all(&self, group: &str, name: &str) -> impl DoubleEndedIterator<Item = &oslo::Assignment> {
+        let sections = self.sections.iter().filter(move |section| oslo::same_group(&section.name, group));
+        sections.flat_map(|section| &section.assignments).filter(move |assignment| assignment.key == name)
     }
 }
 

@@ -30,6 +30,8 @@ pub(crate) enum Kind<'a> {
     },
     /// Items with commas between them.
     List,
+    /// `key:value` items with commas between them.
+    Dictionary,
 }
 
 impl<'a> Opt<'a> {
@@ -52,6 +54,11 @@ impl<'a> Opt<'a> {
 
 const fn default(name: &'static str, kind: Kind<'static>) -> Opt<'static> {
     Opt::new("DEFAULT", name, kind)
+}
+
+/// An option of a store; the section may have another name.
+const fn store(name: &'static str, kind: Kind<'static>) -> Opt<'static> {
+    Opt::new("glance_store", name, kind)
 }
 
 const SIZE: Kind<'static> = Kind::Integer { min: 0 };
@@ -78,7 +85,9 @@ options! {
     WORKER_SELF_REFERENCE_URL = default("worker_self_reference_url", Kind::Text);
     /// Names of sections that say where more settings are; not supported.
     CONFIG_SOURCE = default("config_source", Kind::List);
-    ENABLED_BACKENDS = default("enabled_backends", Kind::List);
+    /// The ids of all stores and their types.
+    ENABLED_BACKENDS = default("enabled_backends", Kind::Dictionary);
+    METADATA_ENCRYPTION_KEY = default("metadata_encryption_key", Kind::Text).secret();
     NODE_STAGING_URI = default("node_staging_uri", Kind::Text).or("file:///tmp/staging/");
 
     LOCK_PATH = Opt::new("oslo_concurrency", "lock_path", Kind::Text);
@@ -88,6 +97,31 @@ options! {
     DATABASE_MAX_RETRIES = Opt::new("database", "max_retries", NUMBER).or("10");
     /// In seconds.
     DATABASE_RETRY_INTERVAL = Opt::new("database", "retry_interval", NUMBER).or("10");
+
+    /// The types of the one store of each type, where no `enabled_backends` says otherwise.
+    STORES = store("stores", Kind::List).or("file,http");
+    WEIGHT = store("weight", NUMBER).or("0");
+    FILESYSTEM_STORE_DATADIR = store("filesystem_store_datadir", Kind::Text).or("/var/lib/glance/images");
+    /// Each `path` or `path:priority`; may stand several times.
+    FILESYSTEM_STORE_DATADIRS = store("filesystem_store_datadirs", Kind::Text);
+    HTTPS_CA_CERTIFICATES_FILE = store("https_ca_certificates_file", Kind::Text);
+    /// Glance's default is true; only one that was set counts here.
+    HTTPS_INSECURE = store("https_insecure", Kind::Boolean).or("false");
+    /// `http:proxy` and `https:proxy`, perhaps with credentials.
+    HTTP_PROXY_INFORMATION = store("http_proxy_information", Kind::Dictionary).secret();
+    RBD_STORE_CEPH_CONF = store("rbd_store_ceph_conf", Kind::Text).or("");
+    RBD_STORE_USER = store("rbd_store_user", Kind::Text);
+    RBD_STORE_POOL = store("rbd_store_pool", Kind::Text).or("images");
+    /// In seconds; below 0 is Ceph's own.
+    RADOS_CONNECT_TIMEOUT = store("rados_connect_timeout", NUMBER).or("-1");
+    S3_STORE_HOST = store("s3_store_host", Kind::Text);
+    S3_STORE_REGION_NAME = store("s3_store_region_name", Kind::Text).or("");
+    S3_STORE_ACCESS_KEY = store("s3_store_access_key", Kind::Text).secret();
+    S3_STORE_SECRET_KEY = store("s3_store_secret_key", Kind::Text).secret();
+    S3_STORE_BUCKET = store("s3_store_bucket", Kind::Text);
+    S3_STORE_BUCKET_URL_FORMAT =
+        store("s3_store_bucket_url_format", Kind::Choice(&["auto", "virtual", "path"])).or("auto");
+    S3_STORE_CACERT = store("s3_store_cacert", Kind::Text).or("");
 
     PXE_INSTANCE_MASTER_PATH =
         Opt::new("pxe", "instance_master_path", Kind::Text).or("/var/lib/ironic/master_images");

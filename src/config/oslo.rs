@@ -223,6 +223,31 @@ pub(crate) fn list(text: &str) -> Vec<String> {
     text.split(',').map(|item| item.trim_matches(is_space).to_owned()).collect()
 }
 
+/// Splits a dictionary at its commas, and each item at its first colon; what has no colon belongs to the key of the next item.
+pub(crate) fn dictionary(text: &str) -> Result<Vec<(String, String)>, String> {
+    let text = text.trim_matches(is_space);
+    let mut items: Vec<(String, String)> = Vec::new();
+    let mut rest = text;
+    while !rest.is_empty() {
+        let colon = rest.find(':').ok_or("must be name:value pairs with commas between them")?;
+        let end = rest[colon..].find(',').map_or(rest.len(), |comma| colon + comma);
+        let (key, value) =
+            (rest[..colon].trim_matches(is_space), rest[colon + 1..end].trim_matches(is_space));
+        if key.is_empty() {
+            return Err("has a value without a name".to_owned());
+        }
+        if items.iter().any(|(name, _)| name == key) {
+            return Err(format!("has {key} twice"));
+        }
+        items.push((key.to_owned(), value.to_owned()));
+        rest = match rest.get(end + 1..) {
+            Some("") => return Err("ends with a comma".to_owned()),
+            rest => rest.unwrap_or_default(),
+        };
+    }
+    Ok(items)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -388,6 +413,27 @@ mod tests {
             [("", &[][..]), (" ,,", &[]), ("a", &["a"]), (" a , b:c,, d,\n", &["a", "b:c", "", "d"])]
         {
             assert_eq!(list(text), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn reads_dictionaries() {
+        let pair = |(key, value): (&str, &str)| (key.to_owned(), value.to_owned());
+        for (text, expected) in [
+            ("", Some(&[][..])),
+            (" ", Some(&[])),
+            ("fast:file, slow : rbd", Some(&[("fast", "file"), ("slow", "rbd")])),
+            ("http:http://10.0.0.1:3128", Some(&[("http", "http://10.0.0.1:3128")])),
+            ("a:", Some(&[("a", "")])),
+            ("a,b:c", Some(&[("a,b", "c")])),
+            ("a:b,", None),
+            ("a:b,c", None),
+            ("a", None),
+            (":b", None),
+            ("a:b,a:c", None),
+        ] {
+            let expected = expected.map(|pairs| pairs.iter().copied().map(pair).collect());
+            assert_eq!(dictionary(text).ok(), expected, "{text:?}");
         }
     }
 }

@@ -14,6 +14,7 @@ use std::cell::{Cell, RefCell};
 use std::io::{ErrorKind, IsTerminal, Write, stderr, stdout};
 
 use clap::ValueEnum;
+use indicatif::MultiProgress;
 use serde::Serialize;
 
 use self::log::{Level, Log};
@@ -56,6 +57,8 @@ pub(crate) struct Output {
     /// The logger that records are filed under, as Glance's own tools do.
     logger: &'static str,
     failed: Cell<bool>,
+    /// The bars that are being drawn, if any: lines have to go above them.
+    bars: RefCell<Option<MultiProgress>>,
 }
 
 impl Output {
@@ -69,6 +72,7 @@ impl Output {
             log: RefCell::new(None),
             logger: "glance-cache",
             failed: Cell::new(false),
+            bars: RefCell::new(None),
         }
     }
 
@@ -107,7 +111,7 @@ impl Output {
             Format::Json => {
                 self.json(report);
                 if self.is_verbose() || (self.stderr_is_terminal && self.verbosity == Verbosity::Normal) {
-                    say(&text);
+                    self.say(&text);
                 }
             }
         }
@@ -147,13 +151,13 @@ impl Output {
 
     pub(crate) fn error(&self, message: &str) {
         self.record(Level::Error, message);
-        say(&format!("error: {message}\n"));
+        self.say(&format!("error: {message}\n"));
     }
 
     pub(crate) fn warning(&self, message: &str) {
         self.record(Level::Warning, message);
         if self.verbosity >= Verbosity::Normal {
-            say(&format!("warning: {message}\n"));
+            self.say(&format!("warning: {message}\n"));
         }
     }
 
@@ -161,26 +165,26 @@ impl Output {
     pub(crate) fn note(&self, message: &str) {
         self.record(Level::Debug, message);
         if self.is_verbose() {
-            say(&format!("{message}\n"));
+            self.say(&format!("{message}\n"));
         }
     }
 
     /// One line that an old tool was called, for people only.
     pub(crate) fn deprecation(&self, message: &str) {
         if self.stderr_is_terminal {
-            say(&format!("{message}\n"));
+            self.say(&format!("{message}\n"));
         }
     }
 
-    /// Tells that an entry was removed, if anybody listens: there may be a million of them.
-    fn removed(&self, message: impl FnOnce() -> String) {
+    /// Tells that something was done to an entry, if anybody listens: there may be a million of them.
+    pub(crate) fn did(&self, message: impl FnOnce() -> String) {
         if !self.is_verbose() && self.log.borrow().is_none() {
             return;
         }
         let message = message();
         self.record(Level::Info, &message);
         if self.is_verbose() {
-            say(&format!("{message}\n"));
+            self.say(&format!("{message}\n"));
         }
     }
 
@@ -189,10 +193,19 @@ impl Output {
         self.error(&format!("{:#}", failure.error));
         for hint in &failure.hints {
             self.record(Level::Error, hint);
-            say(&format!("hint: {hint}\n"));
+            self.say(&format!("hint: {hint}\n"));
         }
         if self.stdout_is_ours && self.format == Format::Json && failure.exit.is_refusal() {
             self.json(&serde_json::json!({ "error": format!("{:#}", failure.error) }));
+        }
+    }
+
+    /// Writes to stderr. There is nowhere to complain when that fails.
+    fn say(&self, text: &str) {
+        let write = || drop(stderr().lock().write_all(text.as_bytes()));
+        match &*self.bars.borrow() {
+            Some(bars) => bars.suspend(write),
+            None => write(),
         }
     }
 
@@ -204,14 +217,9 @@ impl Output {
             None => return,
         };
         for warning in warnings {
-            say(&format!("warning: {warning}\n"));
+            self.say(&format!("warning: {warning}\n"));
         }
     }
-}
-
-/// Writes to stderr. There is nowhere to complain when that fails.
-fn say(text: &str) {
-    let _ = stderr().lock().write_all(text.as_bytes());
 }
 
 /// Standard input, for options that take a file.

@@ -1,13 +1,18 @@
 //! Progress on a terminal, for what lasts longer than half a second.
 
 use std::cell::{Cell, OnceCell};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::Output;
 use super::report::human;
+use crate::cache::entry::ImageId;
 use crate::cache::execute::{Progress, Removed};
+use crate::fetch::Meter;
 
 /// What ends sooner needs no bar.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -60,7 +65,7 @@ impl<'a> Bar<'a> {
 
 impl Progress for Bar<'_> {
     fn removed(&self, removed: Removed<'_>) {
-        self.output.removed(|| {
+        self.output.did(|| {
             let name = removed.place.show(removed.name);
             match removed.reason {
                 "ghost" => format!("forgot {name}: its file is missing"),
@@ -75,6 +80,78 @@ impl Drop for Bar<'_> {
     fn drop(&mut self) {
         if let Some(bar) = self.bar.get() {
             bar.finish_and_clear();
+        }
+    }
+}
+
+const IMAGE: &str =
+    "{prefix} {bar:20} {bytes:>11} of {total_bytes:<11} {binary_bytes_per_sec:>13}, {eta} left";
+const TOTAL: &str =
+    "{prefix:<36} {bar:20} {bytes:>11} of {total_bytes:<11} {binary_bytes_per_sec:>13}, {eta} left";
+
+/// One bar for each image that is being fetched, and one for all together.
+pub(crate) struct Downloads<'a> {
+    output: &'a Output,
+    /// `None` when nobody is there to watch.
+    bars: Option<(MultiProgress, ProgressBar)>,
+    each: HashMap<ImageId, (ProgressBar, Arc<Meter>)>,
+    /// Bytes of the images that are done.
+    done: u64,
+}
+
+impl<'a> Downloads<'a> {
+    /// Bars over so many bytes; `total` is asked only where somebody watches.
+    pub(crate) fn new(output: &'a Output, total: impl FnOnce() -> u64) -> Self {
+        let bars = output.shows_progress().then(|| {
+            let bars = MultiProgress::with_draw_target(ProgressDrawTarget::stderr());
+            output.bars.replace(Some(bars.clone()));
+            let total = bars.add(bar(TOTAL, total()).with_prefix("total"));
+            (bars, total)
+        });
+        Downloads { output, bars, each: HashMap::new(), done: 0 }
+    }
+
+    pub(crate) fn begin(&mut self, id: ImageId, size: u64, meter: &Arc<Meter>) {
+        if let Some((bars, total)) = &self.bars {
+            let bar = bars.insert_before(total, bar(IMAGE, size).with_prefix(id.to_string()));
+            self.each.insert(id, (bar, Arc::clone(meter)));
+        }
+    }
+
+    /// Shows how far everything is.
+    pub(crate) fn tick(&self) {
+        let Some((_, total)) = &self.bars else { return };
+        let mut sum = self.done;
+        for (bar, meter) in self.each.values() {
+            let moved = meter.moved.load(Ordering::Relaxed);
+            bar.set_length(meter.size.load(Ordering::Relaxed).max(moved));
+            bar.set_position(moved);
+            sum += moved;
+        }
+        total.set_position(sum);
+    }
+
+    /// Ends an image's bar. What could not be fetched counts as done, too: it is not waited for any more.
+    pub(crate) fn end(&mut self, id: ImageId) {
+        if let Some((bar, meter)) = self.each.remove(&id) {
+            self.done += meter.size.load(Ordering::Relaxed);
+            bar.finish_and_clear();
+        }
+    }
+}
+
+fn bar(template: &str, length: u64) -> ProgressBar {
+    let style = ProgressStyle::with_template(template).expect("the template is constant");
+    ProgressBar::with_draw_target(Some(length), ProgressDrawTarget::hidden()).with_style(style)
+}
+
+impl Drop for Downloads<'_> {
+    fn drop(&mut self) {
+        self.output.bars.replace(None);
+        if let Some((bars, total)) = &self.bars {
+            total.finish_and_clear();
+            // Nothing to do about a terminal that is gone.
+            let _ = bars.clear();
         }
     }
 }

@@ -175,9 +175,10 @@ impl Database {
             Kind::MariaDb => {
                 let server = Server::shared(kind);
                 let glance = Self::on(server, "glance");
-                let tables: Vec<String> = ["node_reference", "cached_images"]
+                let tables: Vec<String> = ["node_reference", "cached_images", "images", "image_locations"]
                     .iter()
-                    .map(|table| glance.rows(&format!("SHOW CREATE TABLE {table}"))[0][1].clone())
+                    // Quotes come doubled from `rows`.
+                    .map(|table| glance.rows(&format!("SHOW CREATE TABLE {table}"))[0][1].replace("''", "'"))
                     .collect();
                 glance.sql(&format!("CREATE DATABASE {name}"));
                 let database = Self::on(server, &name);

@@ -8,6 +8,7 @@ that caches of any age can be made, and only stat(2) is used to look, so that lo
 """
 
 import contextlib
+import hashlib
 import io
 import json
 import os
@@ -205,6 +206,44 @@ def go_on(dir, driver, fresh, connection=None, node=None):
     return c.get_cache_size()
 
 
+def served(dir, driver, connection=None, node=None):
+    """Serves every image that Glance lists, and tells of each: MD5 and size of what was read, hits before and after."""
+    if connection:
+        from oslo_db import options
+
+        CONF.register_opts(options.database_opts, "database")
+        CONF.set_override("connection", connection, group="database")
+        CONF.set_override("worker_self_reference_url", node)
+    d = cache(dir, driver).driver
+    found = {}
+    for image in d.get_cached_images():
+        image_id = image["image_id"]
+        if len(image_id) != 36:
+            continue  # the xattr driver takes lock files for images
+        assert d.is_cached(image_id) and not d.is_cacheable(image_id) and not d.is_queued(image_id), image_id
+        digest = hashlib.md5()
+        with d.open_for_read(image_id) as file:
+            while chunk := file.read(1 << 20):
+                digest.update(chunk)
+        assert d.get_image_size(image_id) == image["size"], image
+        found[image_id] = [digest.hexdigest(), image["size"], image["hits"], d.get_hit_count(image_id)]
+    return found
+
+
+def slowly(dir, driver, image_id, pause, size=1000, fail=False):
+    """Caches an image as a request of a client does, without asking whether somebody else is at it: it had asked before."""
+    d = cache(dir, driver).driver
+    try:
+        with d.open_for_write(image_id) as file:
+            file.write(b"g" * size)
+            file.flush()
+            time.sleep(pause)
+            if fail:
+                raise Broken("the client has gone")
+    except Broken:
+        pass
+
+
 def one(dir, driver, action, image_id=None, size=1000):
     """One step of Glance's driver: read, write, queue or delete an image, or keep one open until told to go on."""
     d = cache(dir, driver).driver
@@ -278,7 +317,7 @@ def parse(arguments, name, home, prog, environment):
         CONF([], project="glance", default_config_files=[], default_config_dirs=[])
 
 
-OPS = {f.__name__: f for f in (make, copy, dump, prune, clean, listing, use, go_on, one, lock, unlock, traffic, parse)}
+OPS = {f.__name__: f for f in (make, copy, dump, prune, clean, listing, use, go_on, served, slowly, one, lock, unlock, traffic, parse)}
 
 
 def main():

@@ -24,9 +24,11 @@ import glance.image_cache.drivers.centralized_db  # noqa: E402,F401
 import glance.image_cache.drivers.sqlite  # noqa: E402,F401
 from glance.common import config  # noqa: E402
 from oslo_config import cfg  # noqa: E402
+import glance_store  # noqa: E402
 from oslo_db import options as database  # noqa: E402
 
 config.CONF.register_opts(database.database_opts, group="database")
+glance_store.register_opts(config.CONF)
 logging.disable(logging.CRITICAL)
 REAL_DIRS = cfg._get_config_dirs
 

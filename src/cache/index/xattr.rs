@@ -3,7 +3,7 @@
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, XattrFlags};
 use rustix::io::Errno;
 
 use crate::cache::entry::Name;
@@ -31,6 +31,16 @@ pub(crate) fn hits(dir: BorrowedFd<'_>, name: Name<'_>) -> Attribute {
 /// Reads why an image is invalid.
 pub(crate) fn error(dir: BorrowedFd<'_>, name: Name<'_>) -> Attribute {
     read(dir, name, ERROR)
+}
+
+/// Marks an image as never used yet, as Glance's driver does before it publishes one.
+pub(crate) fn set_unused(file: BorrowedFd<'_>) -> Result<(), Errno> {
+    rustix::fs::fsetxattr(file, HITS, b"0", XattrFlags::empty())
+}
+
+/// Writes down why an image is invalid.
+pub(crate) fn set_error(file: BorrowedFd<'_>, why: &str) -> Result<(), Errno> {
+    rustix::fs::fsetxattr(file, ERROR, why.as_bytes(), XattrFlags::empty())
 }
 
 /// Reads an attribute without opening the file for data: a device or FIFO swapped in is not woken, the access time stays.

@@ -17,6 +17,7 @@
 //! Nothing is ever registered here: a node that the database does not know is somebody's mistake to mend.
 
 mod fleet;
+mod images;
 mod mysql;
 mod postgres;
 mod sqlite;
@@ -31,10 +32,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, anyhow};
 
 pub(crate) use self::fleet::{Copies, NodeSummary, Placement};
+pub(crate) use self::images::Record;
 use self::mysql::MySql;
 use self::postgres::PostgreSql;
+pub(crate) use self::postgres::client_config;
 use self::sqlite::File;
-pub(crate) use self::url::{Dialect, Target};
+pub(crate) use self::url::{Dialect, Target, Tls, TlsMode};
 use self::worker::Worker;
 use super::sqlite::Purpose;
 use super::{Claim, Index, Refusal, Target as Victim, Wait};

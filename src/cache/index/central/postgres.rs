@@ -146,21 +146,25 @@ struct Connector(TlsConnector);
 
 impl Connector {
     fn new(tls: &Tls) -> Result<Self> {
-        let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_safe_default_protocol_versions()?
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(Verifier::new(tls)?));
-        let config = match &tls.identity {
-            None => builder.with_no_client_auth(),
-            Some((certificate, key)) => {
-                let shown = || format!("cannot use the certificate {} or its key", certificate.display());
-                let chain = CertificateDer::pem_file_iter(certificate).and_then(Iterator::collect);
-                let key = PrivateKeyDer::from_pem_file(key).with_context(shown)?;
-                builder.with_client_auth_cert(chain.with_context(shown)?, key).with_context(shown)?
-            }
-        };
-        Ok(Connector(TlsConnector::from(Arc::new(config))))
+        Ok(Connector(TlsConnector::from(Arc::new(client_config(tls)?))))
     }
+}
+
+/// What TLS takes to be as asked for.
+pub(crate) fn client_config(tls: &Tls) -> Result<ClientConfig> {
+    let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Verifier::new(tls)?));
+    Ok(match &tls.identity {
+        None => builder.with_no_client_auth(),
+        Some((certificate, key)) => {
+            let shown = || format!("cannot use the certificate {} or its key", certificate.display());
+            let chain = CertificateDer::pem_file_iter(certificate).and_then(Iterator::collect);
+            let key = PrivateKeyDer::from_pem_file(key).with_context(shown)?;
+            builder.with_client_auth_cert(chain.with_context(shown)?, key).with_context(shown)?
+        }
+    })
 }
 
 /// Verifies a server's certificate as far as the settings ask for it.

@@ -1,0 +1,463 @@
+//! A new image, from the claim on its name until it is published.
+//!
+//! **The claim** is an empty file `incomplete/ID`: while it is there, Glance does not begin to cache that image. A Glance that
+//! had looked before opens that very file with truncation, writes into it and, once done, moves it into place. So nothing of
+//! ours is ever in it, and a claim that has bytes, or that somebody else has open for writing, is Glance's by now. A claim is
+//! marked by its sticky bit, which means nothing on a file: a run that holds the prefetch lock and finds an empty file with it
+//! knows that its maker is dead.
+//!
+//! **The bytes** go into a file without a name (`O_TMPFILE`), or where the file system has none into `incomplete/ID.prefetch`,
+//! which `clean` removes like everything stalled there. The next prefetch sweeps away at once what a dead one left.
+//!
+//! **Publishing** gives that file the image's name in the cache directory, and never replaces one that is there.
+//!
+//! | killed | what is left |
+//! |---|---|
+//! | before it is published | a claim, perhaps a private file, perhaps a row without a file (a ghost) |
+//! | after | a whole image with its row, its claim, perhaps its entry in the queue |
+//!
+//! What is dropped without being published is gone: the claim, and the private file.
+
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use anyhow::{Context as _, Result, bail};
+use rustix::fs::{
+    AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, Timespec, Timestamps, UTIME_NOW, fstat, futimens,
+    linkat, openat, renameat_with, statat, unlinkat,
+};
+use rustix::io::Errno;
+
+use super::dir::{CacheDir, Place, look};
+use super::entry::{ImageId, Kind, Name, NameBuf, Nanos, SECOND, Seen};
+use super::owner::Owner;
+use super::writers;
+
+/// As Glance's own files, less the umask.
+const MODE: Mode = Mode::from_raw_mode(0o666);
+/// The mark of a claim of ours.
+const MARK: Mode = Mode::SVTX;
+/// Behind the id, the name of a staged file where there can be none without a name.
+pub(crate) const PRIVATE: &str = ".prefetch";
+
+/// What came of the wish for a claim.
+#[derive(Debug)]
+pub(crate) enum Claiming {
+    Ours(Claim),
+    /// The image is in the cache.
+    Cached,
+    /// Somebody else is at it, as the text says.
+    Left(String),
+}
+
+/// What stands in the place of a claim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Standing {
+    is_file: bool,
+    size: u64,
+    mtime: Nanos,
+    /// Whether it has the mark of a claim of ours.
+    marked: bool,
+    /// A process that has it open for writing.
+    writer: Option<i32>,
+}
+
+impl Standing {
+    /// Why it has to be left alone, or `None` when it is dead and may be taken over.
+    fn stays(&self, stalled_before: Nanos) -> Option<String> {
+        match (self.is_file, self.writer) {
+            (false, _) => Some("its place in incomplete/ is taken by something that is no file".to_owned()),
+            (true, Some(pid)) => Some(format!("{} is caching it", super::lock::process(pid))),
+            (true, None) if self.marked && self.size == 0 => None,
+            (true, None) if self.mtime < stalled_before => None,
+            (true, None) => Some("somebody else is caching it, or was a short while ago".to_owned()),
+        }
+    }
+}
+
+/// A claim on an image that is to be cached.
+#[derive(Debug)]
+pub(crate) struct Claim {
+    id: ImageId,
+    incomplete: OwnedFd,
+    owner: Owner,
+    inode: u64,
+    /// Held open for writing, so that nobody takes it for stalled.
+    file: Option<OwnedFd>,
+}
+
+impl Claim {
+    /// Claims an image. An entry in the way that was not written to since `stalled_before`, or is a dead run's, is taken over.
+    ///
+    /// The caller holds the prefetch lock.
+    pub(crate) fn make(dir: &CacheDir, id: ImageId, stalled_before: Nanos) -> Result<Claiming> {
+        let incomplete = dir.fd(Place::Incomplete).context("the directory incomplete/ is missing")?;
+        for _ in 0..3 {
+            if is_cached(dir, id)? {
+                return Ok(Claiming::Cached);
+            }
+            match Self::create(incomplete, dir.owner(), id) {
+                // Glance may have published it between the look and the claim.
+                Ok(_claim) if is_cached(dir, id)? => return Ok(Claiming::Cached),
+                Ok(claim) => return Ok(Claiming::Ours(claim)),
+                Err(Errno::EXIST) => {}
+                Err(e) => return Err(e).with_context(|| format!("cannot make incomplete/{id}")),
+            }
+            let Some((standing, inode)) = standing(incomplete, id.as_name())? else { continue };
+            if let Some(why) = standing.stays(stalled_before) {
+                return Ok(Claiming::Left(why));
+            }
+            let same = |now: &Seen| now.inode == inode && now.size == standing.size;
+            dir.remove(Place::Incomplete, id.as_name(), same)
+                .with_context(|| format!("cannot take over incomplete/{id}"))?;
+        }
+        Ok(Claiming::Left("somebody else keeps beginning to cache it".to_owned()))
+    }
+
+    fn create(incomplete: BorrowedFd<'_>, owner: Owner, id: ImageId) -> Result<Claim, Errno> {
+        let _owner = owner.act().map_err(|_| Errno::PERM)?;
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = openat(incomplete, id.as_name().as_c_str(), flags, MODE | MARK)?;
+        let inode = fstat(&file)?.st_ino;
+        let incomplete = rustix::io::fcntl_dupfd_cloexec(incomplete, 3)?;
+        Ok(Claim { id, incomplete, owner, inode, file: Some(file) })
+    }
+
+    /// Shows whoever goes by its time that somebody is at work.
+    pub(crate) fn touch(&self) {
+        if let Some(file) = &self.file {
+            // A claim that ages is taken over by others, who look again before they publish.
+            let _ = futimens(file, &at_once());
+        }
+    }
+
+    /// Whether the image is still ours to publish: nobody writes to the claim. One that was removed meanwhile is made again.
+    pub(crate) fn confirm(&mut self) -> Result<bool> {
+        self.file = None;
+        match standing(self.incomplete.as_fd(), self.id.as_name())? {
+            Some((now, inode)) => Ok(inode == self.inode && now.size == 0 && now.writer.is_none()),
+            None => match Self::create(self.incomplete.as_fd(), self.owner, self.id) {
+                Ok(mut again) => {
+                    self.inode = again.inode;
+                    self.file = again.file.take();
+                    // It is this claim now, and not released with the other.
+                    again.inode = 0;
+                    Ok(true)
+                }
+                Err(Errno::EXIST) => Ok(false),
+                Err(e) => Err(e).with_context(|| format!("cannot make incomplete/{} again", self.id)),
+            },
+        }
+    }
+}
+
+impl Drop for Claim {
+    /// Releases the claim, unless it is Glance's by now.
+    fn drop(&mut self) {
+        let Ok(_owner) = self.owner.act() else { return };
+        let name = self.id.as_name();
+        if let Ok(Some((_, now))) = look(self.incomplete.as_fd(), name)
+            && now.inode == self.inode
+            && now.size == 0
+        {
+            // What cannot be removed now is a dead claim, which the next run takes over.
+            let _ = unlinkat(&self.incomplete, name.as_c_str(), AtFlags::empty());
+        }
+    }
+}
+
+/// Looks at what stands in the place of a claim, and tells its inode; `None` when nothing does.
+fn standing(incomplete: BorrowedFd<'_>, name: Name<'_>) -> Result<Option<(Standing, u64)>> {
+    let stat = match statat(incomplete, name.as_c_str(), AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) => stat,
+        Err(Errno::NOENT) => return Ok(None),
+        Err(e) => return Err(e).with_context(|| format!("cannot look at incomplete/{name}")),
+    };
+    let writers = writers::find(incomplete, std::iter::once((name, stat.st_ino)));
+    let standing = Standing {
+        is_file: FileType::from_raw_mode(stat.st_mode).is_file(),
+        size: u64::try_from(stat.st_size).unwrap_or(0),
+        mtime: stat.st_mtime.saturating_mul(SECOND).saturating_add(stat.st_mtime_nsec as i64),
+        marked: Mode::from_raw_mode(stat.st_mode).contains(MARK),
+        writer: writers.by_inode.get(&stat.st_ino).copied(),
+    };
+    Ok(Some((standing, stat.st_ino)))
+}
+
+/// Whether an image is in the cache. Something else of its name is an error: it can neither be served nor replaced.
+pub(crate) fn is_cached(dir: &CacheDir, id: ImageId) -> Result<bool> {
+    let found = dir.look(Place::Base, id.as_name());
+    match found.with_context(|| format!("cannot look for image {id} in the cache"))? {
+        None => Ok(false),
+        Some((Kind::File, _)) => Ok(true),
+        Some(_) => bail!("what has its name in the cache directory is no file"),
+    }
+}
+
+/// What runs that are dead left in `incomplete/`: claims and private files.
+///
+/// What cannot be looked at is left to `clean`.
+pub(crate) fn leftovers(dir: &CacheDir) -> Vec<Leftover> {
+    let Some(incomplete) = dir.fd(Place::Incomplete) else { return Vec::new() };
+    let mut left = Vec::new();
+    let _ = dir.scan(Place::Incomplete, |name, kind, seen| {
+        let stem = name.as_bytes().strip_suffix(PRIVATE.as_bytes());
+        let is_private = stem.is_some_and(|stem| ImageId::new(stem).is_some());
+        if kind == Kind::File && (is_private || seen.size == 0) {
+            left.push((name.to_owned(), is_private));
+        }
+    });
+    let dead = |(name, is_private): (NameBuf, bool)| {
+        let (now, inode) = standing(incomplete, name.as_name()).ok()??;
+        let ours = is_private || (now.marked && now.size == 0);
+        (ours && now.writer.is_none()).then_some(Leftover { name, inode, size: now.size })
+    };
+    left.into_iter().filter_map(dead).collect()
+}
+
+/// Something that a run left behind.
+#[derive(Debug)]
+pub(crate) struct Leftover {
+    name: NameBuf,
+    inode: u64,
+    size: u64,
+}
+
+/// Removes what dead runs left behind. The caller holds the prefetch lock.
+pub(crate) fn sweep(dir: &CacheDir) {
+    for Leftover { name, inode, size } in leftovers(dir) {
+        // What cannot be removed is left to `clean`.
+        let _ = dir.remove(Place::Incomplete, name.as_name(), |now| now.inode == inode && now.size == size);
+    }
+}
+
+/// Whether somebody has begun to cache an image.
+pub(crate) fn is_being_cached(dir: &CacheDir, id: ImageId) -> Result<bool> {
+    let found = dir.look(Place::Incomplete, id.as_name());
+    Ok(found.with_context(|| format!("cannot look at incomplete/{id}"))?.is_some())
+}
+
+/// What came of publishing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Publication {
+    Published,
+    /// Something of that name was there; it stays.
+    AlreadyThere,
+}
+
+/// A file that is to become an image.
+#[derive(Debug)]
+pub(crate) struct Staged {
+    pub(crate) file: File,
+    owner: Owner,
+    /// Where it has a private name, and which.
+    private: Option<(OwnedFd, NameBuf)>,
+}
+
+impl Staged {
+    /// Makes an empty file on the cache's file system.
+    pub(crate) fn make(dir: &CacheDir, id: ImageId) -> Result<Self> {
+        let owner = dir.owner();
+        let _owner = owner.act()?;
+        let base = dir.fd(Place::Base).context("the cache directory is always open")?;
+        let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
+        match openat(base, c".", flags, MODE) {
+            Ok(file) => Ok(Staged { file: file.into(), owner, private: None }),
+            // A kernel or a file system that does not know the flag takes it for the opening of a directory.
+            Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::NOENT | Errno::INVAL) => Self::with_name(dir, id),
+            Err(e) => Err(e).with_context(|| format!("cannot stage a file in {}", dir.path().display())),
+        }
+    }
+
+    fn with_name(dir: &CacheDir, id: ImageId) -> Result<Self> {
+        let incomplete = dir.fd(Place::Incomplete).context("the directory incomplete/ is missing")?;
+        let name = NameBuf::new(format!("{id}{PRIVATE}").as_bytes()).context("an id is no long name")?;
+        let shown = || format!("cannot stage {}", Place::Incomplete.show(name.as_name()));
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let open = || openat(incomplete, name.as_name().as_c_str(), flags, MODE);
+        let file = match open() {
+            // Under the prefetch lock it is nobody's but a dead run's.
+            Err(Errno::EXIST) => {
+                dir.remove(Place::Incomplete, name.as_name(), |_| true).with_context(shown)?;
+                open()
+            }
+            result => result,
+        };
+        let file = file.with_context(shown)?.into();
+        let incomplete = rustix::io::fcntl_dupfd_cloexec(incomplete, 3)?;
+        Ok(Staged { file, owner: dir.owner(), private: Some((incomplete, name)) })
+    }
+
+    /// Makes the file's bytes outlast a power failure, and its times those of now: it was never used.
+    pub(crate) fn settle(&self) -> Result<()> {
+        rustix::fs::fdatasync(&self.file).context("cannot write the staged image to the disk")?;
+        Ok(futimens(&self.file, &at_once())?)
+    }
+
+    /// Gives the file the image's name in a place, without replacing what is there.
+    pub(crate) fn publish(mut self, dir: &CacheDir, place: Place, id: ImageId) -> Result<Publication> {
+        let _owner = self.owner.act()?;
+        let Some(to) = dir.fd(place) else { bail!("the directory {}/ is missing", place.name()) };
+        let name = id.as_name();
+        match self.link(to, name) {
+            Ok(()) => Ok(Publication::Published),
+            Err(Errno::EXIST) => Ok(Publication::AlreadyThere),
+            Err(e) => Err(e).with_context(|| format!("cannot publish {}", place.show(name))),
+        }
+    }
+
+    fn link(&mut self, to: BorrowedFd<'_>, name: Name<'_>) -> Result<(), Errno> {
+        let Some((incomplete, private)) = &self.private else {
+            // The file has no name to link; its descriptor leads to it.
+            let path = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+            return linkat(CWD, path.as_str(), to, name.as_c_str(), AtFlags::SYMLINK_FOLLOW);
+        };
+        let from = private.as_name().as_c_str();
+        match renameat_with(incomplete, from, to, name.as_c_str(), RenameFlags::NOREPLACE) {
+            // A file system without that call (NFS) has links.
+            Err(Errno::INVAL | Errno::NOSYS) => {
+                linkat(incomplete, from, to, name.as_c_str(), AtFlags::empty())
+            }
+            Ok(()) => {
+                self.private = None;
+                Ok(())
+            }
+            result => result,
+        }
+    }
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        if let Some((incomplete, name)) = &self.private
+            && let Ok(_owner) = self.owner.act()
+        {
+            // What cannot be removed now, clean removes.
+            let _ = unlinkat(incomplete, name.as_name().as_c_str(), AtFlags::empty());
+        }
+    }
+}
+
+/// Puts a file that is no good into `invalid/`, in place of what is there, as Glance does.
+pub(crate) fn reject(dir: &CacheDir, id: ImageId, staged: Staged) -> Result<()> {
+    {
+        let _owner = dir.owner().act()?;
+        dir.remove(Place::Invalid, id.as_name(), |_| true)
+            .with_context(|| format!("cannot replace invalid/{id}"))?;
+    }
+    staged.publish(dir, Place::Invalid, id).map(drop)
+}
+
+fn at_once() -> Timestamps {
+    let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
+    Timestamps { last_access: now, last_modification: now }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::MetadataExt as _;
+
+    use super::*;
+
+    #[test]
+    fn only_what_is_dead_is_taken_over() {
+        let old = Standing { is_file: true, size: 7, mtime: 10, marked: false, writer: None };
+        for (what, standing, dead) in [
+            ("stalled", old, true),
+            ("stalled, but written to", Standing { writer: Some(1), ..old }, false),
+            ("fresh", Standing { mtime: 30, ..old }, false),
+            ("fresh and empty", Standing { mtime: 30, size: 0, ..old }, false),
+            ("a dead run's", Standing { mtime: 30, size: 0, marked: true, ..old }, true),
+            ("a dead run's that Glance writes to", Standing { mtime: 30, marked: true, ..old }, false),
+            ("a living run's", Standing { mtime: 30, size: 0, marked: true, writer: Some(1), ..old }, false),
+            ("no file", Standing { is_file: false, ..old }, false),
+        ] {
+            assert_eq!(standing.stays(20).is_none(), dead, "{what}");
+        }
+    }
+
+    fn cache() -> (tempfile::TempDir, CacheDir, ImageId) {
+        let temporary = tempfile::tempdir().unwrap();
+        for place in Place::SUBDIRECTORIES {
+            fs::create_dir(temporary.path().join(place.name())).unwrap();
+        }
+        let dir = CacheDir::open(temporary.path()).unwrap().unwrap();
+        (temporary, dir, ImageId::new(b"00000000-0000-0000-0000-00000000000a").unwrap())
+    }
+
+    fn claimed(dir: &CacheDir, id: ImageId) -> Claim {
+        match Claim::make(dir, id, 0).unwrap() {
+            Claiming::Ours(claim) => claim,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_claim_is_empty_and_goes_when_it_is_dropped() {
+        let (temporary, dir, id) = cache();
+        let path = temporary.path().join("incomplete").join(id.as_str());
+        let mut claim = claimed(&dir, id);
+        assert_eq!(fs::metadata(&path).unwrap().len(), 0);
+        assert!(matches!(Claim::make(&dir, id, 0).unwrap(), Claiming::Left(_)), "held by a living process");
+        assert!(claim.confirm().unwrap());
+        // A dead run's claim is nobody's: confirming has closed the file.
+        std::mem::forget(claim);
+        let mut claim = claimed(&dir, id);
+        // Cleaned away under our hands.
+        dir.remove(Place::Incomplete, id.as_name(), |_| true).unwrap();
+        assert!(claim.confirm().unwrap());
+        drop(claim);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_claim_that_glance_writes_to_is_glances() {
+        let (temporary, dir, id) = cache();
+        let path = temporary.path().join("incomplete").join(id.as_str());
+        let mut claim = claimed(&dir, id);
+        let glance = File::create(&path).unwrap();
+        assert!(!claim.confirm().unwrap(), "open for writing");
+        drop(glance);
+        fs::write(&path, "image").unwrap();
+        assert!(!claim.confirm().unwrap(), "written to");
+        drop(claim);
+        assert_eq!(fs::read(&path).unwrap(), b"image");
+    }
+
+    #[test]
+    fn what_a_dead_run_left_is_swept_away() {
+        let (temporary, dir, id) = cache();
+        let alive = Staged::with_name(&dir, id).unwrap();
+        let path = |name: String| temporary.path().join("incomplete").join(name);
+        let other = ImageId::new(b"00000000-0000-0000-0000-00000000000b").unwrap();
+        std::mem::forget(claimed(&dir, other));
+        fs::write(path(other.to_string() + PRIVATE), "half").unwrap();
+        fs::write(path(id.to_string()), "").unwrap();
+        fs::write(path("README.prefetch".to_owned()), "").unwrap();
+        sweep(&dir);
+        // The claim that was forgotten is still open here, as that of a living run is.
+        assert!(path(other.to_string()).exists());
+        assert!(!path(other.to_string() + PRIVATE).exists(), "nobody's any more");
+        assert!(path(id.to_string() + PRIVATE).exists(), "of a run that is alive");
+        assert!(path(id.to_string()).exists() && path("README.prefetch".to_owned()).exists(), "not ours");
+        drop(alive);
+    }
+
+    #[test]
+    fn publishing_replaces_nothing() {
+        let (temporary, dir, id) = cache();
+        for named in [false, true] {
+            let stage = || if named { Staged::with_name(&dir, id) } else { Staged::make(&dir, id) }.unwrap();
+            let path = temporary.path().join(id.as_str());
+            assert_eq!(stage().publish(&dir, Place::Base, id).unwrap(), Publication::Published);
+            let inode = fs::metadata(&path).unwrap().ino();
+            assert_eq!(stage().publish(&dir, Place::Base, id).unwrap(), Publication::AlreadyThere);
+            assert_eq!(fs::metadata(&path).unwrap().ino(), inode);
+            reject(&dir, id, stage()).unwrap();
+            reject(&dir, id, stage()).unwrap();
+            assert_eq!(fs::read_dir(temporary.path().join("incomplete")).unwrap().count(), 0);
+            dir.remove(Place::Base, id.as_name(), |_| true).unwrap();
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! Where images come from: the stores that Glance's locations name, opened for reading.
+//!
+//! Promises: nothing here writes; a location's credentials appear in no message; TLS is verified unless a setting
+//! says otherwise in so many words; every wait is bounded and ends soon after the run is interrupted. A stream that
+//! breaks heals itself where that is safe (the same content, proven by its validator); otherwise its reader gets the
+//! error. What the bytes are worth, the caller decides: size and digest are checked where they are written.
+//!
+//! `location` and `sealed` say what a row of the database means, `stores` by which store and settings it is read; `file`, `web`,
+//! `s3` and `rbd` read. `http` and `download` are what the two over HTTP have in common, `net` is below them.
+
+mod download;
+mod file;
+mod http;
+mod location;
+mod net;
+mod rbd;
+mod s3;
+mod sealed;
+mod stores;
+#[cfg(test)]
+mod tests;
+mod web;
+
+use std::fmt;
+use std::fs::File;
+use std::io::Read;
+
+use anyhow::Result;
+
+pub(crate) use self::net::Waits;
+pub(crate) use self::stores::Stores;
+
+/// One row of `image_locations`, as the database holds it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Location {
+    /// The URL, perhaps encrypted; never shown as it is.
+    pub(crate) value: String,
+    /// `store` of the row's `meta_data` (before Train `backend`): the id of the store that holds it.
+    pub(crate) store: Option<String>,
+}
+
+/// One place an image can be read from.
+pub(crate) trait Source: Send + Sync {
+    /// The location as it may be shown: without credentials.
+    fn shown(&self) -> &str;
+
+    /// What is unsafe about reading it, because a setting says so; the same text for all locations that setting is used for.
+    fn warning(&self) -> Option<&str> {
+        None
+    }
+
+    /// Opens the image at its start.
+    fn open(&self) -> Result<Opened>;
+}
+
+/// An image that is being read.
+pub(crate) struct Opened {
+    /// What the store says its size is, in bytes, where it says so before the data.
+    pub(crate) size: Option<u64>,
+    pub(crate) body: Body,
+}
+
+/// A local file can be cloned and has holes; everything else comes byte by byte.
+pub(crate) enum Body {
+    File(File),
+    Stream(Box<dyn Read + Send>),
+}
+
+/// A location that cannot be read, before anything was asked of its store.
+#[derive(Debug)]
+pub(crate) struct Refused {
+    /// Without credentials.
+    pub(crate) shown: String,
+    /// Why, and what to do.
+    pub(crate) error: anyhow::Error,
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {:#}", self.shown, self.error)
+    }
+}

@@ -1,0 +1,253 @@
+//! Images in S3 and what speaks like it.
+//!
+//! Each request is signed when it is made and good for a minute, so that a stream can be taken up again after hours. The
+//! signature stands in the query, which is never shown. The endpoint is the store's (`s3_store_host`), else the location's. Keys come
+//! from the location and from the store; where both have some, the store's are tried first, for those in old locations may be withdrawn.
+//! Redirects are not followed: a signature is for one host.
+
+use std::fmt;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, anyhow, ensure};
+use rusty_s3::{Bucket, Credentials as Keys, S3Action as _, UrlStyle};
+use url::{Host, Url};
+
+use super::download;
+use super::http::{Client, Response, element};
+use super::location::{Credentials, Object, shown};
+use super::net::{Trust, Waits};
+use super::{Opened, Source};
+use crate::config::Setting;
+
+const VALID: Duration = Duration::from_mins(1);
+
+/// The options of a store.
+#[derive(Clone, Debug)]
+pub(super) struct Settings {
+    pub(super) host: Option<Setting<String>>,
+    pub(super) credentials: Option<Credentials>,
+    pub(super) region: Option<String>,
+    pub(super) bucket: Option<String>,
+    /// `auto`, `virtual` or `path`.
+    pub(super) addressing: String,
+    pub(super) trust: Trust,
+}
+
+/// An object in a bucket.
+pub(super) struct S3Source {
+    shown: String,
+    bucket: Bucket,
+    key: String,
+    /// In the order to try.
+    credentials: Vec<Credentials>,
+    client: Client,
+}
+
+impl S3Source {
+    pub(super) fn new(shown: String, settings: &Settings, object: Object, waits: &Waits) -> Result<Self> {
+        // A URL has no such names of files: they would lead to another object.
+        ensure!(![".", ".."].contains(&object.key.as_str()), "its key is none that a request can name");
+        let endpoint = endpoint(settings, &object)?;
+        let virtual_host = match settings.addressing.as_str() {
+            "virtual" => true,
+            "path" => false,
+            // As boto does it: custom endpoints are asked by path.
+            _ => {
+                is_amazon(&endpoint)
+                    && object.bucket.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-'))
+            }
+        };
+        let style = if virtual_host { UrlStyle::VirtualHost } else { UrlStyle::Path };
+        let region =
+            settings.region.clone().or_else(|| region_of(&endpoint)).unwrap_or_else(|| "us-east-1".into());
+        let bucket = Bucket::new(endpoint, style, object.bucket, region)
+            .context("its bucket's name cannot stand in a host's: set s3_store_bucket_url_format = path")?;
+        let mut credentials: Vec<Credentials> = settings.credentials.clone().into_iter().collect();
+        credentials.extend(object.credentials.filter(|own| !credentials.contains(own)));
+        ensure!(
+            !credentials.is_empty(),
+            "there are no keys for it: set s3_store_access_key and s3_store_secret_key for its store"
+        );
+        let client = Client { trust: settings.trust.clone(), proxies: Vec::new(), waits: waits.clone() };
+        Ok(S3Source { shown, bucket, key: object.key, credentials, client })
+    }
+}
+
+impl Source for S3Source {
+    fn shown(&self) -> &str {
+        &self.shown
+    }
+
+    fn open(&self) -> Result<Opened> {
+        let mut refusals = Vec::new();
+        for credentials in &self.credentials {
+            let (client, bucket, key) = (self.client.clone(), self.bucket.clone(), self.key.clone());
+            let keys = Keys::new(credentials.0.clone(), credentials.1.clone());
+            let ask = move |rest: Option<(u64, &str)>| ask(&client, &bucket, &keys, &key, rest);
+            match download::open(Box::new(ask), self.client.waits.clone()) {
+                Err(error) if error.is::<Forbidden>() => refusals.push(error),
+                result => return result,
+            }
+        }
+        let both =
+            if refusals.len() > 1 { ", with the store's keys and with the location's own" } else { "" };
+        let last = refusals.pop().unwrap_or_else(|| anyhow!("there are no keys for it"));
+        Err(anyhow!("{last:#}{both}"))
+    }
+}
+
+/// The server does not accept the keys; other keys may do.
+#[derive(Debug)]
+struct Forbidden(String);
+
+impl fmt::Display for Forbidden {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Forbidden {}
+
+fn ask(
+    client: &Client,
+    bucket: &Bucket,
+    keys: &Keys,
+    key: &str,
+    rest: Option<(u64, &str)>,
+) -> Result<Response> {
+    let url = bucket.get_object(Some(keys), key).sign(VALID);
+    let range = rest.map(|(from, validator)| (format!("bytes={from}-"), validator));
+    let headers: Vec<_> = range
+        .iter()
+        .flat_map(|(range, validator)| [("Range", range.as_str()), ("If-Range", validator)])
+        .collect();
+    let response = client.get(&url, &headers)?;
+    let status = response.status;
+    match status {
+        200 => return Ok(response),
+        206 | 416 if rest.is_some() => return Ok(response),
+        _ => {}
+    }
+    let words = response.words();
+    let code = element(&words, "Code").unwrap_or_default();
+    let hint = match (code.as_str(), status) {
+        ("NoSuchBucket", _) => "its bucket is not there: is s3_store_host right?",
+        ("NoSuchKey", _) | (_, 404) => "it is not there",
+        ("SignatureDoesNotMatch", _) => "the secret key is wrong",
+        ("InvalidAccessKeyId", _) => "the access key is unknown",
+        ("RequestTimeTooSkewed", _) => "the clocks of this host and of the server differ too much",
+        ("AuthorizationHeaderMalformed" | "AuthorizationQueryParametersError" | "PermanentRedirect", _)
+        | (_, 301 | 307) => "set s3_store_region_name and s3_store_host to those of the bucket",
+        (_, 403) => "the keys are not accepted, or may not read it",
+        _ => "",
+    };
+    let why =
+        [code.as_str(), hint].into_iter().filter(|text| !text.is_empty()).collect::<Vec<_>>().join(": ");
+    let why = if why.is_empty() { why } else { format!(" ({why})") };
+    let message = format!("{} answers {status}{why}", shown(bucket.base_url().as_str()));
+    Err(if status == 403 { Forbidden(message).into() } else { anyhow!(message) })
+}
+
+/// The store's server, else the location's. Without a scheme of its own it is http, as in Glance, unless the location says https.
+fn endpoint(settings: &Settings, object: &Object) -> Result<Url> {
+    let (text, origin) = match &settings.host {
+        Some(host) => (host.value.as_str(), format!("{}: s3_store_host", host.origin)),
+        None => (object.service.as_str(), "the location's server".to_owned()),
+    };
+    let scheme = if object.scheme == "s3+https" { "https" } else { "http" };
+    let full = if text.contains("://") { text.to_owned() } else { format!("{scheme}://{text}") };
+    let url =
+        Url::parse(&full).ok().filter(|url| ["http", "https"].contains(&url.scheme()) && url.has_host());
+    url.with_context(|| format!("{origin} is no http or https URL"))
+}
+
+fn is_amazon(endpoint: &Url) -> bool {
+    matches!(endpoint.host(), Some(Host::Domain(name)) if name.ends_with(".amazonaws.com") || name.ends_with(".amazonaws.com.cn"))
+}
+
+/// The region that a server of Amazon has in its name: `s3.REGION.amazonaws.com`, `s3-REGION.amazonaws.com`.
+fn region_of(endpoint: &Url) -> Option<String> {
+    let name = endpoint.host_str().filter(|_| is_amazon(endpoint))?;
+    let (before, _) = name.split_once(".amazonaws.com")?;
+    let region = before.rsplit('.').next()?.trim_start_matches("s3-");
+    (region != "s3").then(|| region.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Origin;
+    use crate::interrupt::Interrupt;
+
+    fn source(host: Option<&str>, addressing: &str, service: &str, scheme: &str) -> Result<S3Source> {
+        let settings = Settings {
+            host: host.map(|host| Setting { value: host.to_owned(), origin: Origin::Default }),
+            credentials: Some(("AK".into(), "SK".into())),
+            region: None,
+            bucket: None,
+            addressing: addressing.to_owned(),
+            trust: Trust::System,
+        };
+        let object = Object {
+            scheme: scheme.to_owned(),
+            credentials: None,
+            service: service.to_owned(),
+            bucket: "glance".into(),
+            key: "ID".into(),
+        };
+        S3Source::new(String::new(), &settings, object, &Waits::new(Interrupt::default()))
+    }
+
+    #[test]
+    fn finds_servers_regions_and_buckets() {
+        for (host, addressing, service, scheme, url, region) in [
+            (None, "auto", "h:7480", "s3", "http://h:7480/glance/ID", "us-east-1"),
+            (None, "auto", "h/prefix", "s3+https", "https://h/prefix/glance/ID", "us-east-1"),
+            (
+                Some("https://s3.example.com"),
+                "auto",
+                "h",
+                "s3",
+                "https://s3.example.com/glance/ID",
+                "us-east-1",
+            ),
+            (
+                Some("s3.example.com:81"),
+                "virtual",
+                "h",
+                "s3",
+                "http://glance.s3.example.com:81/ID",
+                "us-east-1",
+            ),
+            (None, "auto", "s3.amazonaws.com", "s3+https", "https://glance.s3.amazonaws.com/ID", "us-east-1"),
+            (
+                Some("https://s3-eu-west-1.amazonaws.com"),
+                "path",
+                "h",
+                "s3",
+                "https://s3-eu-west-1.amazonaws.com/glance/ID",
+                "eu-west-1",
+            ),
+            (
+                None,
+                "auto",
+                "s3.eu-west-3.amazonaws.com",
+                "s3+https",
+                "https://glance.s3.eu-west-3.amazonaws.com/ID",
+                "eu-west-3",
+            ),
+        ] {
+            let source = source(host, addressing, service, scheme).unwrap();
+            assert_eq!(source.bucket.object_url(&source.key).as_str(), url);
+            assert_eq!(source.bucket.region(), region, "{url}");
+        }
+        for (host, addressing, service, why) in [
+            (Some("ftp://h"), "auto", "h", "default: s3_store_host is no http or https URL"),
+            (None, "auto", "h:x", "the location's server is no http or https URL"),
+            (None, "virtual", "127.0.0.1", "its bucket's name cannot stand in a host's"),
+        ] {
+            let error = format!("{:#}", source(host, addressing, service, "s3").err().unwrap());
+            assert!(error.starts_with(why), "{error}");
+        }
+    }
+}

@@ -1,0 +1,781 @@
+//! Reading over HTTP from servers that misbehave, and choosing among stores.
+//!
+//! The servers are doubles: a few lines on a socket of this process that break off, lie and keep silent at will. How real
+//! ones behave, the tests of the binary show.
+
+#[allow(dead_code, reason = "the tests of the binary use all of it")]
+#[path = "../../tests/cli/stores.rs"]
+mod servers;
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::*;
+use crate::config::{Config, GLANCE, Request};
+use crate::interrupt::Interrupt;
+
+/// A server of this process that answers the n-th request as told. It ends with the process.
+struct Double {
+    port: u16,
+    heads: Arc<Mutex<Vec<String>>>,
+}
+
+impl Double {
+    fn new(answer: impl Fn(usize, &str, &mut TcpStream) + Send + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let heads = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::clone(&heads);
+        thread::spawn(move || {
+            for (n, stream) in listener.incoming().enumerate() {
+                let Ok(mut stream) = stream else { return };
+                let mut head = String::new();
+                for line in BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok) {
+                    if line.is_empty() {
+                        break;
+                    }
+                    head += &(line + "\n");
+                }
+                seen.lock().unwrap().push(head.clone());
+                answer(n, &head, &mut stream);
+            }
+        });
+        Double { port, heads }
+    }
+
+    /// One that says the same each time and hangs up.
+    fn says(text: &'static str) -> Self {
+        Self::new(move |_, _, stream| stream.write_all(text.as_bytes()).unwrap_or_default())
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("http://127.0.0.1:{}{path}", self.port)
+    }
+
+    fn heads(&self) -> Vec<String> {
+        self.heads.lock().unwrap().clone()
+    }
+}
+
+fn impatient() -> Waits {
+    Waits {
+        connect: Duration::from_secs(1),
+        silence: Duration::from_millis(500),
+        pause: Duration::from_millis(1),
+        interrupt: Interrupt::default(),
+    }
+}
+
+fn stores(config: &str, waits: Waits) -> Result<Stores> {
+    let root = tempfile::tempdir()?;
+    std::fs::create_dir_all(root.path().join("etc/glance"))?;
+    std::fs::write(root.path().join("etc/glance/glance-api.conf"), config)?;
+    let request = Request {
+        project: &GLANCE,
+        program: "glance-cache".into(),
+        sources: Vec::new(),
+        environment: [("HOME".into(), "/nonexistent".into())].into(),
+        root: root.path().to_owned(),
+        pass_over_unreadable: false,
+    };
+    Stores::from_config(&Config::load(&request)?, waits)
+}
+
+fn location(value: &str, store: Option<&str>) -> Location {
+    Location { value: value.to_owned(), store: store.map(str::to_owned) }
+}
+
+/// The only source of a location.
+fn source(config: &str, url: &str, waits: Waits) -> Result<Box<dyn Source>, Refused> {
+    let mut sources = stores(config, waits).unwrap().sources(&[location(url, None)]);
+    assert_eq!(sources.len(), 1);
+    sources.remove(0)
+}
+
+/// The size announced and the content, or all that is said about the failure.
+fn fetch(config: &str, url: &str, waits: Waits) -> Result<(Option<u64>, String), String> {
+    let source = source(config, url, waits).map_err(|refused| refused.to_string())?;
+    let opened = source.open().map_err(|error| format!("{error:#}"))?;
+    let Body::Stream(mut stream) = opened.body else { panic!("no stream") };
+    let mut text = String::new();
+    stream.read_to_string(&mut text).map_err(|error| error.to_string())?;
+    Ok((opened.size, text))
+}
+
+#[test]
+fn reads_bodies_however_their_end_is_known() {
+    for (answer, expected) in [
+        ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nimage", Ok((Some(5), "image"))),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nimage and more", Ok((Some(5), "image"))),
+        ("HTTP/1.1 200 OK\ncontent-length:5\n\nimage", Ok((Some(5), "image"))),
+        ("HTTP/1.0 200 OK\r\n\r\nimage", Ok((None, "image"))),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", Ok((Some(0), ""))),
+        ("HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 200 OK\r\n\r\nimage", Ok((None, "image"))),
+        (
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2;x=y\r\nim\r\n003\r\nage\r\n0\r\nTrailer: x\r\n\r\n",
+            Ok((None, "image")),
+        ),
+        (
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nimage\r\n",
+            Err(
+                "not resumed: the server gives no strong ETag and no older Last-Modified: the server ended the stream \
+                 after 5 bytes, before its end",
+            ),
+        ),
+        (
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+            Err("not resumed: the server gives no strong \
+          ETag and no older Last-Modified: the server's chunks are not as HTTP has them (after 0 bytes)"),
+        ),
+        (
+            "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nimage",
+            Err(
+                "not resumed: the server gives no strong ETag and no older Last-Modified: the server ended the stream \
+                 after 5 of the 9 bytes it had announced",
+            ),
+        ),
+        (
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\n",
+            Err("the server sends in an encoding that was not asked for"),
+        ),
+        (
+            "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n",
+            Err("the server states two different lengths"),
+        ),
+        (
+            "HTTP/1.1 200 OK\r\nContent-Length: -5\r\n\r\n",
+            Err("the server states a length that is no number"),
+        ),
+        (
+            "HTTP/1.1 200 OK\r\nContent-Length: 99999999999999999999\r\n\r\n",
+            Err("the server states a length that is no number"),
+        ),
+        ("SSH-2.0-OpenSSH\r\n\r\n", Err("the answer is not HTTP: invalid HTTP version")),
+        ("", Err("the server ended the connection without an answer")),
+        ("HTTP/1.1 206 Partial\r\n\r\n", Err("URL answers 206")),
+        ("HTTP/1.1 404 Not Found\r\n\r\n", Err("URL answers 404 (it is not there)")),
+        (
+            "HTTP/1.1 401 No\r\n\r\n",
+            Err("URL answers 401 (it wants credentials: put user:password@ into the location)"),
+        ),
+        ("HTTP/1.1 503 No\r\n\r\n", Err("URL answers 503 (it is busy: try again later)")),
+        ("HTTP/1.1 301 No\r\n\r\n", Err("it redirects, but says not where")),
+        (
+            "HTTP/1.1 301 No\r\nLocation: file:///etc/shadow\r\n\r\n",
+            Err("it redirects to file:///etc/shadow, which is not read"),
+        ),
+        ("HTTP/1.1 301 No\r\nLocation: #x\r\n\r\n", Err("it redirects in a loop, to URL")),
+    ] {
+        let double = Double::says(answer);
+        let url = double.url("/x");
+        let found = fetch("", &url, impatient());
+        let expected =
+            expected.map(|(size, text)| (size, text.to_owned())).map_err(|why| why.replace("URL", &url));
+        assert_eq!(found, expected, "{answer}");
+    }
+}
+
+/// A server of ten thousand bytes that breaks off the first `breaks` answers in the middle.
+fn breaking(breaks: usize, head: &'static str, resumed: &'static str) -> Double {
+    let image: String = ('a'..='z').cycle().take(10_000).collect();
+    Double::new(move |n, request, stream| {
+        let from = request.split_once("bytes=").and_then(|(_, rest)| rest.split_once("-\n"));
+        let from: usize = from.map_or(0, |(from, _)| from.parse().unwrap());
+        let end = if n < breaks { (from + 3000).min(10_000) } else { 10_000 };
+        let head = if from == 0 { head.to_owned() } else { resumed.replace("FROM", &from.to_string()) };
+        let _ = stream.write_all(format!("{head}\r\n\r\n{}", &image[from..end]).as_bytes());
+    })
+}
+
+#[test]
+fn takes_a_broken_stream_up_again_where_that_is_safe() {
+    const TAGGED: &str = "HTTP/1.1 200 OK\r\nContent-Length: 10000\r\nETag: \"v1\"";
+    const DATED: &str = "HTTP/1.1 200 OK\r\nContent-Length: 10000\r\nDate: Mon, 02 Nov 2026 10:00:00 GMT\r\n\
+                         Last-Modified: Sun, 01 Nov 2026 10:00:00 GMT";
+    const REST: &str = "HTTP/1.1 206 Partial\r\nContent-Range: bytes FROM-9999/10000";
+    for (breaks, head, resumed, expected) in [
+        (0, TAGGED, REST, None),
+        (1, TAGGED, REST, None),
+        (3, TAGGED, REST, None),
+        (1, DATED, REST, None),
+        (
+            9,
+            TAGGED,
+            "HTTP/1.1 503 No",
+            Some(
+                "given up after 3000 bytes and 4 tries to go on: URL answers 503 (it is busy: try again later)",
+            ),
+        ),
+        (
+            1,
+            TAGGED,
+            "HTTP/1.1 200 OK",
+            Some(
+                "not resumed after 3000 bytes: the image changed while it was read, or the server knows no ranges",
+            ),
+        ),
+        (1, TAGGED, "HTTP/1.1 206 Partial", Some("the server goes on at another place than asked")),
+        (
+            1,
+            TAGGED,
+            "HTTP/1.1 206 Partial\r\nContent-Range: bytes 0-9999/10000",
+            Some("the server goes on at another place than asked"),
+        ),
+        (
+            1,
+            TAGGED,
+            "HTTP/1.1 206 Partial\r\nContent-Range: bytes FROM-9999/10001",
+            Some("the image has another size than before"),
+        ),
+        (
+            1,
+            TAGGED,
+            "HTTP/1.1 206 Partial\r\nContent-Range: bytes FROM-9999/10000\r\nETag: \"v2\"",
+            Some("the image changed while it was read"),
+        ),
+        (
+            1,
+            TAGGED,
+            "HTTP/1.1 416 No\r\nContent-Range: bytes */3000",
+            Some("the server had announced 10000 bytes, but it has only 3000"),
+        ),
+        (
+            1,
+            "HTTP/1.1 200 OK\r\nContent-Length: 10000\r\nETag: W/\"v1\"",
+            REST,
+            Some("not resumed: the server gives no strong ETag"),
+        ),
+        (
+            1,
+            "HTTP/1.1 200 OK\r\nContent-Length: 10000\r\nDate: Sun, 01 Nov 2026 10:00:00 GMT\r\nLast-Modified: Sun, 01 Nov 2026 10:00:00 GMT",
+            REST,
+            Some("not resumed: the server gives no strong ETag"),
+        ),
+    ] {
+        let double = breaking(breaks, head, resumed);
+        let url = double.url("/x");
+        match (fetch("", &url, impatient()), expected) {
+            (Ok((size, text)), None) => assert_eq!((size, text.len()), (Some(10_000), 10_000)),
+            (Err(why), Some(expected)) => assert!(why.starts_with(&expected.replace("URL", &url)), "{why}"),
+            (found, _) => panic!("{resumed}: {found:?}"),
+        }
+        let validator = if head == DATED { "Sun, 01 Nov 2026 10:00:00 GMT" } else { "\"v1\"" };
+        for head in &double.heads()[1..] {
+            assert!(head.contains(&format!("If-Range: {validator}\n")), "{head}");
+        }
+    }
+}
+
+#[test]
+fn ends_in_time_whatever_the_server_does() {
+    let silent_at_once = Double::new(|_, _, _| thread::sleep(Duration::from_secs(5)));
+    let silent_later = Double::new(|_, _, stream| {
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nimage");
+        thread::sleep(Duration::from_secs(5));
+    });
+    let endless_head = Double::new(|_, _, stream| {
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n");
+        while stream.write_all(b"X: yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy\r\n").is_ok()
+        {
+        }
+    });
+    for (double, expected) in [
+        (&silent_at_once, "no answer: nothing came for 0.5 s"),
+        (&silent_later, "nothing came for 0.5 s (after 5 bytes)"),
+        (&endless_head, "the head of the answer is too long"),
+    ] {
+        let start = Instant::now();
+        let why = fetch("", &double.url("/x"), impatient()).unwrap_err();
+        assert!(why.ends_with(expected), "{why}");
+        assert!(start.elapsed() < Duration::from_secs(2), "{expected}: {:?}", start.elapsed());
+    }
+    let why = fetch("", "http://127.0.0.1:1/x", impatient()).unwrap_err();
+    assert!(why.starts_with("cannot connect to 127.0.0.1 port 1: Connection refused"), "{why}");
+    let why = fetch("", "http://no-such-host.invalid/x", impatient()).unwrap_err();
+    assert!(why.starts_with("cannot connect to no-such-host.invalid port 80: "), "{why}");
+}
+
+#[test]
+fn an_interrupt_ends_every_wait() {
+    let double = Double::new(|_, _, stream| {
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\nETag: \"v1\"\r\n\r\nimage");
+        thread::sleep(Duration::from_secs(20));
+    });
+    let waits = Waits { silence: Duration::from_secs(30), ..impatient() };
+    let interrupt = waits.interrupt.clone();
+    let raiser = thread::spawn(move || {
+        thread::sleep(Duration::from_millis(200));
+        interrupt.raise(signal_hook::consts::SIGTERM);
+        Instant::now()
+    });
+    let why = fetch("", &double.url("/x"), waits).unwrap_err();
+    let late = raiser.join().unwrap().elapsed();
+    assert_eq!(why, "interrupted");
+    assert!(late < Duration::from_secs(1), "{late:?}");
+}
+
+#[test]
+fn follows_a_few_redirects_and_keeps_credentials_to_their_server() {
+    let other = Double::says("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nimage");
+    let there = other.url("/there?token=s3cret");
+    let first = Double::new(move |n, request, stream| {
+        let to = match n {
+            _ if request.starts_with("GET /loop ") => "loop?".to_owned(),
+            _ if request.starts_with("GET /loop? ") => "loop".to_owned(),
+            _ if request.starts_with("GET /far") => format!("/far{n}"),
+            0 => "/second".to_owned(),
+            _ => there.clone(),
+        };
+        let _ = stream.write_all(format!("HTTP/1.1 302 Found\r\nLocation: {to}\r\n\r\n").as_bytes());
+    });
+    let url = first.url("/x").replace("http://", "http://u:p%40w@");
+    assert_eq!(fetch("", &url, impatient()), Ok((Some(5), "image".into())));
+    for head in first.heads() {
+        assert!(head.contains("\nAuthorization: Basic dTpwQHc=\n"), "{head}");
+    }
+    assert!(other.heads()[0].starts_with("GET /there?token=s3cret HTTP/1.1\n"), "{:?}", other.heads());
+    assert!(!other.heads()[0].contains("Authorization"), "{:?}", other.heads());
+    let why = fetch("", &first.url("/loop"), impatient()).unwrap_err();
+    assert_eq!(why, format!("it redirects in a loop, to {}", first.url("/loop")));
+    let why = fetch("", &first.url("/far"), impatient()).unwrap_err();
+    assert!(why.starts_with("more than 5 redirects, now to"), "{why}");
+}
+
+#[test]
+fn asks_proxies_for_what_they_are_set_for() {
+    let proxy = Double::new(|_, request, stream| {
+        let answer = if request.starts_with("CONNECT ") {
+            "HTTP/1.1 403 No\r\n\r\n"
+        } else {
+            "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nimage"
+        };
+        let _ = stream.write_all(answer.as_bytes());
+    });
+    let place = format!("u:s3cret@127.0.0.1:{}", proxy.port);
+    let config = format!("[glance_store]\nhttp_proxy_information = http:{place}, https:http://{place}\n");
+    assert_eq!(fetch(&config, "http://h.example:8080/x?y", impatient()), Ok((Some(5), "image".into())));
+    let why = fetch(&config, "https://h.example/x", impatient()).unwrap_err();
+    assert_eq!(why, format!("through the proxy 127.0.0.1:{}: it answers 403 to CONNECT", proxy.port));
+    let heads = proxy.heads();
+    assert!(
+        heads[0].starts_with("GET http://h.example:8080/x?y HTTP/1.1\nHost: h.example:8080\n"),
+        "{heads:?}"
+    );
+    assert!(heads[1].starts_with("CONNECT h.example:443 HTTP/1.1\n"), "{heads:?}");
+    assert!(
+        heads.iter().all(|head| head.contains("\nProxy-Authorization: Basic dTpzM2NyZXQ=\n")),
+        "{heads:?}"
+    );
+    let error = stores("[glance_store]\nhttp_proxy_information = http:socks5://u:s3cret@h\n", impatient())
+        .err()
+        .unwrap();
+    assert!(
+        error.to_string().ends_with(
+            "glance-api.conf:2: http_proxy_information: the proxy for http is no http proxy (host:port)"
+        ),
+        "{error}"
+    );
+}
+
+const SEVERAL: &str = "\
+[DEFAULT]
+enabled_backends = slow:file, fast:file, web:http, ceph:rbd, ceph2:rbd, objects:s3, old:swift
+metadata_encryption_key = kkkkkkkkkkkkkkkk
+[backend_defaults]
+weight = 5
+rbd_store_pool = shared
+[slow]
+weight = 1
+filesystem_store_datadir = /slow
+[fast]
+weight = 10
+filesystem_store_datadirs = /fast/1:200
+filesystem_store_datadirs = /fast/2
+[ceph]
+weight = 20
+rbd_store_pool = images
+[objects]
+weight = 0
+s3_store_host = http://s3.example:7480
+s3_store_bucket = glance
+s3_store_access_key = AK
+s3_store_secret_key = s3cret
+";
+
+#[test]
+fn orders_by_weight_and_chooses_the_store() {
+    let stores = stores(SEVERAL, impatient()).unwrap();
+    let swift = "swift+https://h/v1/c/o: stores of the type swift are not read by this tool yet";
+    for (locations, expected) in [
+        (
+            &[("file:///slow/a", Some("slow")), ("file:///fast/2/a", Some("fast"))][..],
+            &["file:///fast/2/a", "file:///slow/a"][..],
+        ),
+        (
+            &[("file:///slow/a", None), ("rbd://f/images/i/s", Some("ceph"))],
+            &["rbd://f/images/i/s", "file:///slow/a"],
+        ),
+        (&[("http://u:s3cret@h/1", Some("web")), ("http://h/2", Some("web"))], &["http://h/1", "http://h/2"]),
+        // By the beginning of the URL, else all of the type.
+        (&[("rbd://f/shared/i/s", None)], &["rbd://f/shared/i/s"]),
+        (&[("rbd://f/other/i/s", None)], &["rbd://f/other/i/s", "rbd://f/other/i/s"]),
+        (&[("rbd://f/other/i/s", Some("gone"))], &["rbd://f/other/i/s", "rbd://f/other/i/s"]),
+        (&[("rbd://f/images/i/s", Some("slow"))], &["rbd://f/images/i/s"]),
+        (&[("file:///etc/shadow", None)], &["file:///etc/shadow"]),
+        (&[("s3://AK:s3cret@s3.example:7480/glance/ID", None)], &["s3://s3.example:7480/glance/ID"]),
+        (&[("AAECAwQFBgcICQoLDA0OD1jPEfsuC2AAss0cnAd4_TU=", Some("fast"))], &["file:///x"]),
+        (
+            &[("not-sealed-by-that-key", Some("fast")), ("swift+https://t:u:s3cret@h/v1/c/o", Some("old"))],
+            &[
+                "a location that is not shown: it is no URL of a store that Glance has, and metadata_encryption_key",
+                swift,
+            ],
+        ),
+        (
+            &[("cinder://x/y", None)],
+            &["cinder://x/y: no store of the type cinder is enabled: add one to enabled_backends"],
+        ),
+        (&[("ftp://u:s3cret@h/x", None)], &["ftp://...: it is no URL of a store that Glance has"]),
+        (&[("rbd://f/a%2Fb/i/s", Some("ceph"))], &["rbd://f/a%2Fb/i/s: one of its names is none of Ceph's"]),
+        (&[], &[]),
+    ] {
+        let rows: Vec<_> = locations.iter().map(|(value, store)| location(value, *store)).collect();
+        let found: Vec<_> = stores
+            .sources(&rows)
+            .into_iter()
+            .map(|source| match source {
+                Ok(source) => source.shown().to_owned(),
+                Err(refused) => refused.to_string(),
+            })
+            .collect();
+        assert_eq!(found.len(), expected.len(), "{found:?}");
+        for (found, expected) in found.iter().zip(expected) {
+            assert!(found.starts_with(expected) && !found.contains("s3cret"), "{found}, not {expected}");
+        }
+    }
+}
+
+#[test]
+fn one_store_of_each_type_is_what_stores_enables() {
+    for (config, url, expected) in [
+        ("", "file:///var/lib/glance/images/x", "file:///var/lib/glance/images/x"),
+        ("", "http://h/x", "http://h/x"),
+        ("", "rbd://x", "rbd://x: the store type rbd is not enabled: add it to stores in [glance_store]"),
+        ("[glance_store]\nstores = file, rbd\n", "rbd://x", "rbd://x"),
+        (
+            "[glance_store]\nstores = swift\n",
+            "swift://h/c/o",
+            "swift://h/c/o: stores of the type swift are not read",
+        ),
+        (
+            "[glance_store]\nstores = s3\n",
+            "s3://h/b/k",
+            "s3://h/b/k: there are no keys for it: set s3_store_access_key",
+        ),
+        ("[glance_store]\nstores = glance.store.rbd.Store\n", "rbd://x", "rbd://x"),
+        ("[glance_store]\nstores = s3\n", "s3://AK:s3cret@h/b/k", "s3://h/b/k"),
+        (
+            "",
+            "c2VhbGVk",
+            "a location that is not shown: it is no URL of a store that Glance has, or it is encrypted",
+        ),
+    ] {
+        let found = match source(config, url, impatient()) {
+            Ok(source) => source.shown().to_owned(),
+            Err(refused) => refused.to_string(),
+        };
+        assert!(found.starts_with(expected), "{found}, not {expected}");
+    }
+}
+
+#[test]
+fn bad_settings_are_named_with_their_place() {
+    for (config, expected) in [
+        (
+            "[DEFAULT]\nenabled_backends = file\n",
+            "glance-api.conf:2: enabled_backends is \"file\", but must be name:value pairs",
+        ),
+        (
+            "[DEFAULT]\nmetadata_encryption_key = s3cret\n",
+            "glance-api.conf:2: metadata_encryption_key is no key: it has 6 bytes, but a key has 16, 24 or 32",
+        ),
+        (
+            "[DEFAULT]\nenabled_backends = a:file\n[a]\nweight = much\n",
+            "glance-api.conf:4: [a] weight is \"much\", but must be a whole number",
+        ),
+        (
+            "[DEFAULT]\nenabled_backends = a:http\n[backend_defaults]\nhttps_insecure = maybe\n",
+            "glance-api.conf:4: [backend_defaults] https_insecure is \"maybe\", but must be true or false",
+        ),
+    ] {
+        let error = format!("{:#}", stores(config, impatient()).err().unwrap());
+        assert!(error.contains(expected) && !error.contains("s3cret"), "{error}");
+    }
+}
+
+#[test]
+fn only_an_explicit_setting_switches_verification_off() {
+    for (settings, warned) in [
+        ("", false),
+        ("https_insecure = False", false),
+        ("https_insecure = True", true),
+        ("https_insecure = True\nhttps_ca_certificates_file = /ca", false),
+    ] {
+        let source =
+            source(&format!("[glance_store]\n{settings}\n"), "https://h/x", impatient()).ok().unwrap();
+        assert_eq!(
+            source.warning().is_some_and(|text| text.contains("glance-api.conf:2: https_insecure")),
+            warned
+        );
+    }
+}
+
+/// Real servers: nginx, Ceph's rbd and radosgw.
+mod real {
+    use super::*;
+
+    use super::servers::{Ceph, Nginx, OTHER_ACCESS_KEY, SECRET_KEY};
+
+    /// Bytes that no two places of have the same.
+    fn image(size: usize) -> Vec<u8> {
+        (0..size as u64 / 8).flat_map(|n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes()).collect()
+    }
+
+    fn bytes(config: &str, url: &str) -> Result<Vec<u8>, String> {
+        let waits =
+            Waits { silence: Duration::from_secs(10), pause: Duration::from_millis(200), ..impatient() };
+        let source = source(config, url, waits).map_err(|refused| refused.to_string())?;
+        let opened = source.open().map_err(|error| format!("{error:#}"))?;
+        let Body::Stream(mut stream) = opened.body else { panic!("no stream") };
+        let mut bytes = Vec::new();
+        stream.read_to_end(&mut bytes).map_err(|error| error.to_string())?;
+        assert!(opened.size.is_none_or(|size| size == bytes.len() as u64));
+        Ok(bytes)
+    }
+
+    fn says(found: Result<Vec<u8>, String>) -> String {
+        found.map_or_else(|why| why, |bytes| format!("{} bytes", bytes.len()))
+    }
+
+    #[test]
+    #[ignore = "needs nginx"]
+    fn nginx_over_http_and_https() {
+        let nginx = Nginx::start();
+        let image = image(5_000_000);
+        nginx.put("x", &image);
+        let ca = format!("[glance_store]\nhttps_ca_certificates_file = {}\n", nginx.ca().display());
+        let insecure = "[glance_store]\nhttps_insecure = True\n";
+        let auth = nginx.url("/auth/x").replace("http://", "http://u:p%40w@");
+        let wrong = nginx.url("/auth/x").replace("http://", "http://u:s3cret@");
+        let fine = "5000000 bytes";
+        for (config, url, expected) in [
+            ("", nginx.url("/x"), fine),
+            (&ca, nginx.https_url("/x"), fine),
+            (&ca, nginx.https_url("/x").replace("localhost", "127.0.0.1"), fine),
+            (&ca, nginx.https_url("/x").replace("localhost", "127.0.0.2"), "cannot connect to 127.0.0.2"),
+            (
+                "",
+                nginx.https_url("/x"),
+                "cannot agree with localhost on TLS: invalid peer certificate: UnknownIssuer",
+            ),
+            (insecure, nginx.https_url("/x"), fine),
+            ("", nginx.https_url("/x").replace("https", "http"), "http://localhost:PORT/x answers 400"),
+            ("", auth, fine),
+            ("", wrong, "http://127.0.0.1:PORT/auth/x answers 401 (it wants credentials"),
+            ("", nginx.url("/auth/x"), "http://127.0.0.1:PORT/auth/x answers 401 (it wants credentials"),
+            ("", nginx.url("/redir/?to=/x"), fine),
+            ("", nginx.url("/redir/?to=/redir/?to=/x"), fine),
+            ("", nginx.url("/none"), "http://127.0.0.1:PORT/none answers 404 (it is not there)"),
+            ("", nginx.url("/503/"), "http://127.0.0.1:PORT/503/ answers 503 (it is busy: try again later)"),
+            (
+                &ca,
+                nginx.https_url(&format!("/redir/?to={}", nginx.url("/x"))),
+                "it redirects from https to http://127.0.0.1:",
+            ),
+        ] {
+            let found = says(bytes(config, &url));
+            let port = url::Url::parse(&url).unwrap().port().unwrap();
+            let expected = expected.replace("PORT", &port.to_string());
+            assert!(found.starts_with(&expected), "{url}: {found}");
+            assert!(!found.contains("s3cret"), "{found}");
+        }
+        assert_eq!(bytes("", &nginx.url("/x")).unwrap(), image);
+    }
+
+    #[test]
+    #[ignore = "needs nginx"]
+    fn goes_on_when_nginx_dies_and_comes_back() {
+        let nginx = Nginx::start();
+        let image = image(4_000_000);
+        nginx.put("x", &image);
+        // What has just been made has no validator that is certain: nginx's ETag is of its time and size, and strong.
+        for path in ["/slow/x", "/norange/x"] {
+            let url = nginx.url(path);
+            let found = thread::scope(|scope| {
+                let fetch = scope.spawn(|| bytes("", &url));
+                if path == "/slow/x" {
+                    thread::sleep(Duration::from_millis(600));
+                    nginx.kill();
+                    nginx.start_again();
+                }
+                fetch.join().unwrap()
+            });
+            assert_eq!(found.as_ref(), Ok(&image), "{path}");
+        }
+        let requests = nginx.requests();
+        assert!(
+            requests.iter().any(|line| line.contains("/slow/x 206") && line.contains("bytes=")),
+            "{requests:?}"
+        );
+    }
+
+    #[test]
+    #[ignore = "needs Ceph"]
+    fn radosgw_by_s3() {
+        let ceph = Ceph::shared();
+        let image = image(3_000_000);
+        ceph.put("glance", "one", &image);
+        let s3 = ceph.s3();
+        let with = |keys: &str, more: &str| {
+            format!("[glance_store]\nstores = s3\ns3_store_host = http://{s3}\n{keys}{more}")
+        };
+        let right = format!("s3_store_access_key = AK\ns3_store_secret_key = {SECRET_KEY}\n");
+        let unknown = "s3_store_access_key = OLD\ns3_store_secret_key = s3cret\n";
+        let other = format!("s3_store_access_key = {OTHER_ACCESS_KEY}\ns3_store_secret_key = {SECRET_KEY}\n");
+        let bare = format!("s3://{s3}/glance/one");
+        let keyed = format!("s3+http://AK:{SECRET_KEY}@{s3}/glance/one");
+        let stale = format!("s3://AK:s3cret@{s3}/glance/one");
+        let fine = "3000000 bytes";
+        for (config, url, expected) in [
+            (with(&right, ""), bare.clone(), fine),
+            (with("", ""), keyed.clone(), fine),
+            ("[glance_store]\nstores = s3\n".into(), keyed.clone(), fine),
+            (with(unknown, ""), keyed.clone(), fine),
+            (with(&right, ""), stale.clone(), fine),
+            (
+                with(&right, "s3_store_region_name = us-east-1\ns3_store_bucket_url_format = path\n"),
+                bare.clone(),
+                fine,
+            ),
+            (with("", ""), bare.clone(), "s3://S3/glance/one: there are no keys for it"),
+            (
+                with("", ""),
+                stale.clone(),
+                "http://S3/glance/ answers 403 (SignatureDoesNotMatch: the secret key is wrong)",
+            ),
+            (
+                with(unknown, ""),
+                bare.clone(),
+                "http://S3/glance/ answers 403 (InvalidAccessKeyId: the access key is unknown)",
+            ),
+            (
+                with(unknown, ""),
+                stale,
+                "http://S3/glance/ answers 403 (SignatureDoesNotMatch: the secret key is wrong), with the store's keys and with the location's own",
+            ),
+            (
+                with(&other, ""),
+                bare,
+                "http://S3/glance/ answers 403 (AccessDenied: the keys are not accepted, or may not read it)",
+            ),
+            (
+                with(&right, ""),
+                format!("s3://{s3}/glance/two"),
+                "http://S3/glance/ answers 404 (NoSuchKey: it is not there)",
+            ),
+            (
+                with(&right, ""),
+                format!("s3://{s3}/none/one"),
+                "http://S3/none/ answers 404 (NoSuchBucket: its bucket is not there",
+            ),
+        ] {
+            let found = says(bytes(&config, &url));
+            assert!(found.starts_with(&expected.replace("S3/", &format!("{s3}/"))), "{url}: {found}");
+            assert!(!found.contains("s3cret") && !found.contains("X-Amz"), "{found}");
+        }
+        assert_eq!(bytes(&with(&right, ""), &keyed).unwrap(), image);
+    }
+
+    #[test]
+    #[ignore = "needs Ceph"]
+    fn ceph_by_rbd() {
+        let ceph = Ceph::shared();
+        let image = image(9_000_000);
+        let url = ceph.import("one", &image);
+        let fsid = ceph.fsid();
+        let with = |more: &str| {
+            format!("[glance_store]\nstores = rbd\nrbd_store_ceph_conf = {}\n{more}", ceph.conf().display())
+        };
+        let glance = with("rbd_store_user = glance\n");
+        // Nothing is there to answer, and nothing to refuse.
+        let hole = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let conf = tempfile::NamedTempFile::new().unwrap();
+        let mon =
+            format!("[global]\nmon host = v2:{}\nauth client required = none\n", hole.local_addr().unwrap());
+        std::fs::write(conf.path(), mon).unwrap();
+        let unreachable =
+            format!("[glance_store]\nstores = rbd\nrbd_store_ceph_conf = {}\n", conf.path().display());
+        for (config, url, expected) in [
+            (&glance, url.as_str(), "9000000 bytes"),
+            (&with("rbd_store_user = glance\nrados_connect_timeout = 5\n"), &url, "9000000 bytes"),
+            (&with(""), &url, "9000000 bytes"),
+            (&with("rbd_store_user = glance\nrbd_store_pool = images\n"), "rbd://one", "9000000 bytes"),
+            (
+                &glance,
+                &format!("rbd://{fsid}/images/none/snap"),
+                "rbd export ended with 2: rbd: error opening image none: (2) No such file or directory",
+            ),
+            (&glance, &format!("rbd://{fsid}/images/one/none"), "rbd export ended with 2"),
+            (
+                &glance,
+                &format!("rbd://{fsid}/nopool/one/snap"),
+                "rbd export ended with 2: rbd: error opening pool 'nopool'",
+            ),
+            (
+                &glance,
+                &format!("rbd://{fsid}/images/--help/snap"),
+                "rbd export ended with 2: rbd: error opening image --help",
+            ),
+            (&with("rbd_store_user = nobody\n"), &url, "rbd export ended with"),
+            (&unreachable, &url, "rbd export is silent, nothing came for 10 s (is the cluster reachable?)"),
+        ] {
+            let found = says(bytes(config, url));
+            assert!(found.starts_with(expected), "{url}: {found}");
+        }
+        assert_eq!(bytes(&glance, &url).unwrap(), image);
+    }
+
+    #[test]
+    #[ignore = "needs Ceph"]
+    fn an_interrupted_or_dropped_rbd_is_gone() {
+        let ceph = Ceph::shared();
+        let url = ceph.import("two", &image(64_000_000));
+        let config = format!(
+            "[glance_store]\nstores = rbd\nrbd_store_user = glance\nrbd_store_ceph_conf = {}\n",
+            ceph.conf().display()
+        );
+        let running = || {
+            let of = |pid: std::fs::DirEntry| {
+                std::fs::read_to_string(pid.path().join("cmdline")).unwrap_or_default()
+            };
+            let commands = std::fs::read_dir("/proc").unwrap().map(|pid| of(pid.unwrap()));
+            commands
+                .filter(|command| command.starts_with("rbd\0export") && command.contains("--image=two"))
+                .count()
+        };
+        let waits = impatient();
+        let interrupt = waits.interrupt.clone();
+        let opened = source(&config, &url, waits).ok().unwrap().open().unwrap();
+        assert_eq!(running(), 1);
+        let Body::Stream(mut stream) = opened.body else { panic!("no stream") };
+        interrupt.raise(signal_hook::consts::SIGINT);
+        let start = Instant::now();
+        assert_eq!(stream.read_to_end(&mut Vec::new()).unwrap_err().to_string(), "interrupted");
+        assert!(start.elapsed() < Duration::from_secs(1));
+        drop(stream);
+        assert_eq!(running(), 0);
+    }
+}
