@@ -128,9 +128,11 @@ fn refusal(target: &Target, error: &mysql::Error) -> (Refusal, bool) {
         mysql::Error::DriverError(e) => (0, e.to_string()),
         mysql::Error::IoError(e) => (0, e.to_string()),
         mysql::Error::TlsError(e) => (0, e.to_string()),
+        mysql::Error::CodecError(e) => (0, e.to_string()),
         e => (0, e.to_string()),
     };
-    let lost = GONE.contains(&code) || matches!(error, mysql::Error::IoError(_) | mysql::Error::TlsError(_));
+    // What is not the server's word is the network's, in one wrapping or another, and leaves nobody knowing what comes next.
+    let lost = !matches!(error, mysql::Error::MySqlError(_)) || GONE.contains(&code);
     let error = anyhow!("{}", target.without_credentials(&text));
     if RETRY.contains(&code) { (Refusal::Busy(error), lost) } else { (Refusal::Broken(error), lost) }
 }
