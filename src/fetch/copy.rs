@@ -84,7 +84,7 @@ fn stream(
         let (full, to_write) = channel::<Block>();
         let (written, to_hash) = channel::<Block>();
         let (done, free) = channel();
-        let (mut flusher, flushed) = Flusher::start(scope, to);
+        let (mut flusher, on_disk) = Flusher::start(scope, to);
         let writer = scope.spawn(move || {
             for block in to_write {
                 to.write_all(&block.bytes[..block.length])?;
@@ -105,7 +105,7 @@ fn stream(
         });
         let read = read_all(&mut from, &full, &free, size, pace, moved);
         drop(full);
-        joined(writer).and_then(|()| joined(flushed)).map_err(cannot_write)?;
+        joined(writer).and_then(|()| joined(on_disk)).map_err(cannot_write)?;
         let digest = joined(hasher);
         Ok(Copied { bytes: read?, digest })
     })
@@ -177,12 +177,12 @@ fn file(
     scope(|scope| {
         let (ready, copied) = channel();
         let hasher = hash_behind(scope, to, algorithm, pace, copied, moved);
-        let (mut flusher, flushed) = Flusher::start(scope, to);
+        let (mut flusher, on_disk) = Flusher::start(scope, to);
         let result = copy_file(from, to, length, pace, &ready, &mut flusher);
         drop((ready, flusher));
-        let (digest, flushed) = (joined(hasher), joined(flushed));
+        let (digest, on_disk) = (joined(hasher), joined(on_disk));
         result?;
-        flushed.map_err(cannot_write)?;
+        on_disk.map_err(cannot_write)?;
         Ok(Copied { bytes: length, digest: digest? })
     })
 }
