@@ -12,8 +12,8 @@
 //! **Locks** keep two of ours, and the API calls of glance-api, from working at once. They do not keep Glance from caching,
 //! reading and deleting images meanwhile: before each unlink the file and its row are looked at again.
 //!
-//! **A crash** at any point leaves at worst ghosts (rows without files). Glance's drivers accept such a cache as it is, and the
-//! next run forgets them. The order that makes it so is in [`execute`].
+//! **A crash** at any point leaves at worst ghosts (rows without files), and of a prefetch an empty claim. Glance's drivers accept
+//! such a cache as it is, and the next run mends it. The orders that make it so are in [`execute`] and [`stage`].
 
 pub(crate) mod cleanup;
 pub(crate) mod dir;

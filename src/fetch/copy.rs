@@ -4,6 +4,8 @@
 //! and back. There are so many blocks and no more, so memory does not depend on the image, and the slowest of the three sets
 //! the pace alone.
 //!
+//! What is written is put on the disk while the rest is still coming, so that little is left to wait for at the end.
+//!
 //! A file is cloned where the file system can, else copied by the kernel, its holes kept; what is hashed is then what stands
 //! in the staged file, read behind the copy while it is still in memory.
 
@@ -15,7 +17,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{Scope, ScopedJoinHandle, scope};
 
 use anyhow::{Context as _, anyhow};
-use rustix::fs::{SeekFrom, copy_file_range, ioctl_ficlone, seek};
+use rustix::fs::{SeekFrom, copy_file_range, fdatasync, ioctl_ficlone, seek};
 use rustix::io::Errno;
 
 use super::digest::Algorithm;
@@ -28,6 +30,8 @@ const BLOCK: usize = 512 << 10;
 const BLOCKS: usize = 4;
 /// Bytes that the kernel copies at a time.
 const STEP: u64 = 4 << 20;
+/// Bytes after which what was written is put on the disk.
+const FLUSH: u64 = 64 << 20;
 
 /// Why a copy ended.
 #[derive(Debug)]
@@ -80,9 +84,11 @@ fn stream(
         let (full, to_write) = channel::<Block>();
         let (written, to_hash) = channel::<Block>();
         let (done, free) = channel();
+        let (mut flusher, on_disk) = Flusher::start(scope, to);
         let writer = scope.spawn(move || {
             for block in to_write {
                 to.write_all(&block.bytes[..block.length])?;
+                flusher.wrote(block.length as u64);
                 let _ = written.send(block);
             }
             Ok(())
@@ -99,7 +105,7 @@ fn stream(
         });
         let read = read_all(&mut from, &full, &free, size, pace, moved);
         drop(full);
-        joined(writer).map_err(cannot_write)?;
+        joined(writer).and_then(|()| joined(on_disk)).map_err(cannot_write)?;
         let digest = joined(hasher);
         Ok(Copied { bytes: read?, digest })
     })
@@ -171,12 +177,46 @@ fn file(
     scope(|scope| {
         let (ready, copied) = channel();
         let hasher = hash_behind(scope, to, algorithm, pace, copied, moved);
-        let result = copy_file(from, to, length, pace, &ready);
-        drop(ready);
-        let digest = joined(hasher);
+        let (mut flusher, on_disk) = Flusher::start(scope, to);
+        let result = copy_file(from, to, length, pace, &ready, &mut flusher);
+        drop((ready, flusher));
+        let (digest, on_disk) = (joined(hasher), joined(on_disk));
         result?;
+        on_disk.map_err(cannot_write)?;
         Ok(Copied { bytes: length, digest: digest? })
     })
+}
+
+/// Puts on the disk what was written to a file, on a thread of its own.
+struct Flusher {
+    due: Sender<()>,
+    since: u64,
+}
+
+impl Flusher {
+    /// The thread ends when the flusher is dropped, with the first error there was: the kernel tells it only once.
+    fn start<'scope>(
+        scope: &'scope Scope<'scope, '_>,
+        file: &'scope File,
+    ) -> (Self, ScopedJoinHandle<'scope, std::io::Result<()>>) {
+        let (due, flushes) = channel();
+        let thread = scope.spawn(move || {
+            for () in flushes {
+                fdatasync(file)?;
+            }
+            Ok(())
+        });
+        (Flusher { due, since: 0 }, thread)
+    }
+
+    fn wrote(&mut self, bytes: u64) {
+        self.since += bytes;
+        if self.since >= FLUSH {
+            self.since = 0;
+            // Who is late finds more to do at once; an error is told when the thread is joined.
+            let _ = self.due.send(());
+        }
+    }
 }
 
 /// Hashes a file as far as it is told to, on a thread of its own.
@@ -214,7 +254,14 @@ fn hash_behind<'scope>(
 }
 
 /// Clones a file, or copies its data and leaves its holes. Tells how far it is whenever more can be hashed.
-fn copy_file(from: &File, to: &File, length: u64, pace: &Pace, ready: &Sender<u64>) -> Result<(), Trouble> {
+fn copy_file(
+    from: &File,
+    to: &File,
+    length: u64,
+    pace: &Pace,
+    ready: &Sender<u64>,
+    flusher: &mut Flusher,
+) -> Result<(), Trouble> {
     // A hasher that has gone says why when it is joined.
     let tell = |at| {
         let _ = ready.send(at);
@@ -232,6 +279,7 @@ fn copy_file(from: &File, to: &File, length: u64, pace: &Pace, ready: &Sender<u6
             let count = copier.step(at, (end - at).min(pace.portion(STEP)))?;
             pace.moved(count)?;
             at += count;
+            flusher.wrote(count);
             tell(at);
         }
     }
