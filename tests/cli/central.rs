@@ -1051,7 +1051,6 @@ tests! {
             } else {
                 vec![
                     format!("postgresql://g:s3cret@/{name}?host={directory}&port={port}"),
-                    format!("postgresql+psycopg2://g:s3cret@{}:{port}/{name}", directory.replace('/', "%2F")),
                     format!("postgresql://g:s3cret@/{name}?host=127.0.0.1:1&host=127.0.0.1:{port}"),
                     format!("postgresql://g:s3cret@127.0.0.1:{port}/{name}?connect_timeout=0&unheard_of=1&unheard_of=2"),
                     format!("postgresql://g:s3cret@[::1]:{port}/{name}?sslmode=verify-full&sslrootcert={ca}"),
