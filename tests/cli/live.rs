@@ -81,3 +81,45 @@ fn prune_holds_the_limit_beside_a_real_glance_api_with_sqlite() {
 fn prune_holds_the_limit_beside_a_real_glance_api_with_xattr() {
     prunes_beside(Xattr);
 }
+
+/// Prunes and prefetches in turn, so that Glance and we are after the same images all the time.
+fn prefetches_beside(driver: Driver) {
+    let ours = format!("{BINARY} WHAT --config-file {{root}}/etc/glance-api.conf");
+    let prune = ours.replace("WHAT", "prune") + " --max-size 1000000 > /dev/null";
+    let prefetch = ours.replace("WHAT", "prefetch") + " {ids}";
+    let (root, report) = live(driver, &["sh", "-c", &format!("{prune}; exec {prefetch}")]);
+    let (mut fetched, mut left) = (0, 0);
+    let runs = report["runs"].as_array().unwrap();
+    for run in runs {
+        assert_eq!((&run["code"], &run["stderr"]), (&0.into(), &"".into()), "{run}");
+        let told: Value = serde_json::from_str(run["stdout"].as_str().unwrap()).unwrap();
+        fetched += told["total_files_prefetched"].as_u64().unwrap();
+        let images = told["images"].as_array().unwrap();
+        left += images.iter().filter(|image| image["outcome"] == "left_to_glance").count();
+    }
+    let served = report["served"].as_u64().unwrap();
+    println!("{} runs fetched {fetched} images and left {left} to Glance, which served {served}", runs.len());
+    assert_eq!(report["damaged"], Value::Array(Vec::new()));
+    assert!(served > 50 && fetched > 50, "too little happened to prove anything");
+    let cache = root.path().join("cache");
+    assert_eq!(crate::env::names(&cache.join("incomplete")), [""; 0]);
+    if driver == Sqlite {
+        let db = rusqlite::Connection::open(cache.join("cache.db")).unwrap();
+        let rows: isize = db.query_row("SELECT count(*) FROM cached_images", [], |row| row.get(0)).unwrap();
+        let files = crate::env::names(&cache).iter().filter(|name| name.len() == 36).count();
+        println!("{files} files, {rows} rows, errors: {}", report["errors"]);
+        assert_eq!(files, rows.unsigned_abs());
+    }
+}
+
+#[test]
+#[ignore = "needs the real Glance: run tests/run"]
+fn prefetch_and_a_real_glance_api_are_after_the_same_images_with_sqlite() {
+    prefetches_beside(Sqlite);
+}
+
+#[test]
+#[ignore = "needs the real Glance: run tests/run"]
+fn prefetch_and_a_real_glance_api_are_after_the_same_images_with_xattr() {
+    prefetches_beside(Xattr);
+}

@@ -132,7 +132,8 @@ def main():
                 damaged.append(name)
 
     def loop():
-        arguments = [argument.format(cache=f"{root}/cache") for argument in command]
+        names = {"root": root, "cache": f"{root}/cache", "ids": " ".join(images)}
+        arguments = [argument.format(**names) for argument in command]
         while time.monotonic() < end:
             began = time.monotonic()
             run = subprocess.run(arguments, capture_output=True, text=True)
@@ -146,6 +147,11 @@ def main():
         thread.start()
     for thread in threads:
         thread.join()
+    for entry in os.scandir(f"{root}/cache"):
+        if entry.name in images:
+            with open(entry.path, "rb") as file:
+                if hashlib.sha256(file.read()).hexdigest() != images[entry.name]:
+                    damaged.append(f"in the cache: {entry.name}")
     with open(f"{root}/glance.log") as log:
         errors = [line.rstrip() for line in log if " ERROR " in line or " CRITICAL " in line]
     print(json.dumps({"served": len(served), "damaged": damaged, "failed": failed, "runs": runs, "errors": errors}))
