@@ -277,7 +277,7 @@ impl Executor<'_> {
         if self.wait.interrupt.raised() {
             return Err(Refusal::Interrupted);
         }
-        let targets: Vec<Target> = images.iter().map(|image| target(image)).collect();
+        let mut targets: Vec<Target> = images.iter().map(|image| target(image)).collect();
         let started = self.begin()?;
         let holds = self.index.forget(&targets).inspect_err(|_| self.index.abandon())?;
         // Only the removals are bounded: a slow disk takes its time for the journal however small the batch is. Twice what was aimed
@@ -289,19 +289,15 @@ impl Executor<'_> {
         let is_gone = |result: Option<&Result<Removal, Errno>>| {
             matches!(result, Some(Ok(Removal::Removed | Removal::AlreadyGone)))
         };
-        let gone: Vec<Target> = targets
-            .iter()
-            .enumerate()
-            .filter(|(i, _)| is_gone(done.get(*i)))
-            .map(|(_, target)| *target)
-            .collect();
         // Rows that were not forgotten because their claim did not hold need no taking back.
         let all = holds.iter().enumerate().all(|(i, holds)| !holds || is_gone(done.get(i)));
-        let committed = self.index.commit(if all { None } else { Some(&gone) });
+        let mut at = 0..;
+        targets.retain(|_| is_gone(at.next().and_then(|at| done.get(at))));
+        let committed = self.index.commit(if all { None } else { Some(&targets) });
         self.pace.ended(started);
         drop(held);
         if let Err(refusal) = committed {
-            self.repeat(&gone, refusal, run);
+            self.repeat(&targets, refusal, run);
         }
         run.account(images, &done, self.progress);
         run.adapt(done.len(), removed_in, self.pace.batch());

@@ -56,8 +56,8 @@ const DELETE_UNCHANGED: &str = "DELETE FROM cached_images WHERE rowid = ?1 AND i
 const PAGE: i64 = 20_000;
 
 /// KiB of pages that may be in memory. The rows of a batch lie all over the index; with SQLite's own 2 MiB its changed pages
-/// spill in mid-transaction, and each spill syncs the journal.
-const PAGE_CACHE: u32 = 8 * 1024;
+/// spill in mid-transaction, and each spill syncs the journal. This holds the ids of 100,000 images, and what of the table is at hand.
+const PAGE_CACHE: u32 = 6 * 1024;
 
 /// How long SQLite itself waits before it asks us whether to go on: meanwhile new readers queue behind the writer.
 const SLICE: Duration = Duration::from_millis(200);
