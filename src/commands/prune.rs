@@ -310,7 +310,7 @@ fn note_unmet(dir: &CacheDir, report: &mut PruneReport, limits: &PruneLimits) {
         unmet(
             "limit",
             format!(
-                "the cache still holds {size} of {max}; what is left could not be removed or is to be kept"
+                "the cache still holds {size} of {max}; what is left was used meanwhile, could not be removed or is to be kept"
             ),
         );
     }

@@ -359,7 +359,7 @@ impl Report for PrefetchReport {
             }
         }
         if self.still_queued > 0 {
-            let verb = self.run.verb("stays", "would stay");
+            let verb = self.run.verb(if self.still_queued == 1 { "stays" } else { "stay" }, "would stay");
             let _ = write!(text, "; {} {verb} in the queue", self.still_queued);
         }
         if self.total_files_pruned > 0 {

@@ -91,7 +91,10 @@ fn prefetches_beside(driver: Driver) {
     let (mut fetched, mut left) = (0, 0);
     let runs = report["runs"].as_array().unwrap();
     for run in runs {
-        assert_eq!((&run["code"], &run["stderr"]), (&0.into(), &"".into()), "{run}");
+        assert_eq!(run["code"], 0, "{run}");
+        // So many images come in and are used while one prune looks that it may have to leave more than the limit.
+        let stderr = run["stderr"].as_str().unwrap();
+        assert!(stderr.lines().all(|line| line.contains("what is left was used meanwhile")), "{run}");
         let told: Value = serde_json::from_str(run["stdout"].as_str().unwrap()).unwrap();
         fetched += told["total_files_prefetched"].as_u64().unwrap();
         let images = told["images"].as_array().unwrap();
