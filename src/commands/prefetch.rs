@@ -706,8 +706,7 @@ impl<'a> Session<'a> {
 
     /// Writes into the image's entry in the queue why it failed, so that it is not downloaded in vain again.
     fn remember(&mut self, id: ImageId, failed: &str, fingerprint: &str) {
-        let memory = Memory { failed: failed.to_owned(), fingerprint: fingerprint.to_owned() };
-        if let Err(e) = queue::remember(self.dir, id, Some(&memory)) {
+        if let Err(e) = queue::remember(self.dir, id, failed, fingerprint.to_owned()) {
             self.context.output.note(&format!("{e:#}: the next run will try it again"));
         }
     }
