@@ -748,7 +748,27 @@ impl<'a> Session<'a> {
             return Ok(Publication::AlreadyThere);
         }
         self.record_row(id, &staged)?;
-        staged.publish(self.dir, crate::cache::dir::Place::Base, id)
+        let published = staged.publish(self.dir, crate::cache::dir::Place::Base, id);
+        if published.is_err() {
+            self.forget_row(id);
+        }
+        published
+    }
+
+    /// Takes back the row of an image that got no file. Where that fails too, whoever comes next forgets it.
+    fn forget_row(&mut self, id: ImageId) {
+        let Ok(inventory) = self.inventory() else { return };
+        let Some(ghost) = inventory.ghosts.iter().find(|ghost| ghost.id == id) else { return };
+        let target = Target { id, claim: RowClaim::Row(ghost.row.key) };
+        let index = &mut *self.cache.index;
+        let mut forget = || {
+            index.begin(&self.wait)?;
+            index.forget(&[target])?;
+            index.commit(None)
+        };
+        if forget().is_err() {
+            self.cache.index.abandon();
+        }
     }
 
     /// Gives an image its row, as Glance's driver does, in the place of one that was left without a file.
