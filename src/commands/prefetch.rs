@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, anyhow};
 
 use super::clean::refuse_strange;
+use super::prune::removals;
 use super::{
     Cache, Context, Opened, Selection, Settings, misplaced, parse_line, take_lock, take_stock, tell, wait,
 };
@@ -378,11 +379,14 @@ struct Session<'a> {
     ghosts: HashMap<ImageId, Row>,
     pending: VecDeque<Request>,
     running: HashMap<ImageId, Running>,
-    fetched: HashSet<ImageId>,
+    /// What was fetched, or was wanted and is there: not to go for other images.
+    held: HashSet<ImageId>,
     /// What was warned of already.
     warned: HashSet<String>,
     /// Bytes that a dry run would have fetched.
     foreseen: u64,
+    /// What a dry run would have removed to make room.
+    doomed: Vec<PlanEntry>,
     report: &'a mut PrefetchReport,
 }
 
@@ -420,9 +424,10 @@ impl<'a> Session<'a> {
             cache,
             pending: VecDeque::new(),
             running: HashMap::new(),
-            fetched: HashSet::new(),
+            held: HashSet::new(),
             warned: HashSet::new(),
             foreseen: 0,
+            doomed: Vec::new(),
             report,
         })
     }
@@ -582,7 +587,10 @@ impl<'a> Session<'a> {
             return Err(no_room(size, &found, space));
         }
         if self.report.run.dry_run {
-            return self.plan_room(size, space).map(drop);
+            let (inventory, plan, _) = self.plan_room(size, space)?;
+            // What is foreseen counts in it, so it goes on from the plan before.
+            self.doomed = removals(&inventory, &plan).collect();
+            return Ok(());
         }
         self.make_room(size, space)?;
         let space = self.space().map_err(|e| format!("{e:#}"))?;
@@ -652,12 +660,12 @@ impl<'a> Session<'a> {
         ))
     }
 
-    /// What must not go to make room: what was fetched or is to be.
+    /// What must not go to make room: what was fetched or found in the cache, and what is to be.
     fn spared(&self) -> HashSet<ImageId> {
         let wanted = self.pending.iter().map(|request| request.id).chain(self.running.keys().copied());
         let queued = Queue::read(self.dir).map(|queue| queue.images).unwrap_or_default();
         let queued = queued.into_iter().map(|entry| entry.id);
-        wanted.chain(queued).chain(self.fetched.iter().copied()).map(|id| id.folded()).collect()
+        wanted.chain(queued).chain(self.held.iter().copied()).map(|id| id.folded()).collect()
     }
 
     /// Scans the cache anew.
@@ -717,7 +725,6 @@ impl<'a> Session<'a> {
         let ending = match self.try_publish(&mut running.claim, id, staged) {
             Ok(Publication::Published) => {
                 self.cached = self.cached.saturating_add(bytes);
-                self.fetched.insert(id);
                 self.report.total_files_prefetched += 1;
                 self.report.total_bytes_prefetched += bytes;
                 let by = verified_by(running.check.as_ref(), running.size);
@@ -799,6 +806,9 @@ impl<'a> Session<'a> {
         let Ending { outcome, bytes, location, verified_by, message } = ending;
         let leaves = matches!(outcome, ImageOutcome::Fetched | ImageOutcome::Cached | ImageOutcome::Gone);
         let queued = request.queued && !(leaves && self.dequeue(request.id));
+        if matches!(outcome, ImageOutcome::Fetched | ImageOutcome::Cached) {
+            self.held.insert(request.id);
+        }
         if let Some(why) = &message {
             let next = match (outcome, request.queued, queued) {
                 (ImageOutcome::Pending, ..) | (_, false, _) => "",
@@ -863,7 +873,11 @@ impl<'a> Session<'a> {
             }
             self.end(&request, ending);
         }
-        self.report.run.plan = Some(entries);
+        let doomed = std::mem::take(&mut self.doomed);
+        self.report.total_files_pruned = doomed.len() as u64;
+        self.report.total_bytes_pruned = doomed.iter().map(|entry| entry.bytes).sum();
+        self.cached = self.cached.saturating_sub(self.report.total_bytes_pruned);
+        self.report.run.plan = Some(doomed.into_iter().chain(entries).collect());
     }
 
     /// What would become of an image.
