@@ -496,7 +496,7 @@ impl<'a> Session<'a> {
             Ok(Claiming::Left(why)) => return Err(Ending::new(ImageOutcome::LeftToGlance, size, why)),
             Err(e) => return Err(Ending::new(ImageOutcome::Failed, size, format!("{e:#}"))),
         };
-        self.find_room(size).map_err(|why| Ending::new(ImageOutcome::Refused, size, why))?;
+        self.find_room(record.size).map_err(|why| Ending::new(ImageOutcome::Refused, size, why))?;
         Ok((record, check, claim))
     }
 
@@ -577,7 +577,12 @@ impl<'a> Session<'a> {
     }
 
     /// Makes sure that an image of this size fits, by making room for it where that is wanted.
-    fn find_room(&mut self, size: u64) -> Result<(), String> {
+    fn find_room(&mut self, size: Option<u64>) -> Result<(), String> {
+        let Some(size) = size.or((self.wishes.limit == Limit::Ignored).then_some(0)) else {
+            return Err(
+                "its record has no size, so nobody can tell whether it fits into the cache".to_owned()
+            );
+        };
         let space = self.space().map_err(|e| format!("{e:#}"))?;
         let found = room(size, space);
         if found == Room::Enough {
@@ -895,7 +900,7 @@ impl<'a> Session<'a> {
                 .find_map(|source| source.as_ref().err())
                 .map_or_else(|| failed(&"it has no location"), |refused: &Refused| failed(refused)));
         };
-        self.find_room(size).map_err(|why| Ending::new(ImageOutcome::Refused, size, why))?;
+        self.find_room(record.size).map_err(|why| Ending::new(ImageOutcome::Refused, size, why))?;
         let by = verified_by(check.as_ref(), record.size);
         Ok(Ending::fetched(size, source.shown().to_owned(), by))
     }

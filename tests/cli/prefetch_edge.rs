@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::env::*;
 use crate::prefetch::{Prefetch, content};
-use crate::servers::Kind;
+use crate::servers::{Kind, SERVERS};
 
 macro_rules! tests {
     ($($name:ident $body:block)*) => {
@@ -215,5 +215,43 @@ tests! {
         println!("{} {}", run.code, run.stderr);
         let seen = fs::read_to_string(p.env.outside("seen")).unwrap();
         assert!(!seen.contains("s3cret"), "{seen}");
+    }
+
+    without_a_size_nothing_fits_into_a_limit {
+        let p = Prefetch::new(Xattr);
+        p.image('a', 1000);
+        p.update('a', "size = NULL");
+        p.queue("a");
+        for limit in ["--within-limit", "--make-room"] {
+            p.run(&[limit, "--max-size", "500"]).fails(1, &["no size", "stays in the queue"]);
+        }
+        assert_eq!(p.env.images(), "");
+        p.run(&["--max-size", "500"]).ok();
+    }
+
+    what_the_readme_grants_for_prefetch_is_enough {
+        let readme = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
+        for kind in SERVERS {
+            let p = Prefetch::on(Xattr, kind);
+            p.image('a', 1000);
+            p.queue("a");
+            let (name, is_maria) = (&p.db.name, kind == Kind::MariaDb);
+            let user = if is_maria { format!("{name}@'127.0.0.1'") } else { name.clone() };
+            let login = if is_maria { "IDENTIFIED BY" } else { "LOGIN PASSWORD" };
+            p.db.sql(&format!("CREATE {} {user} {login} 'pr1vate'", if is_maria { "USER" } else { "ROLE" }));
+            let grants = readme.lines().filter(|line| line.contains("only for prefetch") && line.contains(" glance.") == is_maria);
+            for (n, grant) in grants.enumerate() {
+                let grant = grant.trim().split(';').next().unwrap().replace("glance.", &format!("{name}."));
+                let grant = grant.replace("'glance_cache'@'%'", &user).replace("glance_cache", &user);
+                let conf = p.conf("");
+                let text = fs::read_to_string(&conf).unwrap().replace("g:s3cret", &format!("{name}:pr1vate"));
+                let conf = p.env.write("granted.conf", text);
+                let run = p.env.raw(&["prefetch", "--config-file", &conf]);
+                assert!(run.code > 0 && !run.stderr.contains("pr1vate"), "{n}: {}", run.stderr);
+                p.db.sql(&grant);
+            }
+            p.env.raw(&["prefetch", "--config-file", p.env.outside("granted.conf").to_str().unwrap()]).ok();
+            p.holds(&[('a', 1000)]);
+        }
     }
 }
