@@ -177,7 +177,7 @@ mod tests {
         remember(&dir, id('e'), &memory.failed, memory.fingerprint.clone()).unwrap_err();
         remember(&dir, id('d'), &memory.failed, memory.fingerprint.clone()).unwrap_err();
         assert_eq!(fs::read(path.join("README")).unwrap(), b"");
-        fs::remove_file(path.join(id('e').as_str())).unwrap();
+        assert!(remove(&dir, id('e')).unwrap());
         let queue = Queue::read(&dir).unwrap();
         let found: Vec<_> = queue.images.iter().map(|entry| (entry.id, entry.memory.clone())).collect();
         assert_eq!(found, [(id('b'), Some(memory)), (id('a'), None), (id('c'), None)]);
