@@ -120,7 +120,7 @@ complete -c glance-cache -n "__fish_glance_cache_using_subcommand prefetch" -l s
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand prefetch" -l enqueue -d 'Only put the images into the queue, for a later run or for Glance'
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand prefetch" -l retry -d 'Try again what failed before and has not changed since'
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand prefetch" -l within-limit -d 'Do not fetch what would put the cache over its limit'
-complete -c glance-cache -n "__fish_glance_cache_using_subcommand prefetch" -l make-room -d 'First remove least recently used images, as prune does, where the limit or the disk leaves no room; never what is queued or was fetched by this run'
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand prefetch" -l make-room -d 'First remove least recently used images, as prune does, where the limit or the disk leaves no room; never what is queued or wanted by this run'
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand prefetch" -l require-checksum -d 'Do not fetch an image whose record has neither a hash nor a checksum to verify it by'
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand prefetch" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand list" -l config-file -d 'Read this file instead of the default ones; may be repeated, later ones win' -r -F

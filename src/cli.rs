@@ -206,7 +206,7 @@ pub(crate) struct PrefetchArgs {
     #[arg(long, conflicts_with = "make_room")]
     pub(crate) within_limit: bool,
     /// First remove least recently used images, as prune does, where the limit or the disk leaves no room; never what is queued or
-    /// was fetched by this run
+    /// wanted by this run
     #[arg(long)]
     pub(crate) make_room: bool,
     /// Do not fetch an image whose record has neither a hash nor a checksum to verify it by

@@ -7,17 +7,21 @@
 use std::fs::File;
 use std::io::{Read as _, Write as _};
 
-use anyhow::{Context as _, Result};
-use rustix::fs::{Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, futimens, openat};
+use anyhow::{Context as _, Result, ensure};
+use rustix::fs::{
+    FileType, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, fstat, ftruncate, futimens, openat,
+};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::dir::{CacheDir, Place, Removal};
-use super::entry::{ImageId, Kind, NameBuf, SECOND, Seen};
+use super::entry::{ImageId, Kind, NameBuf, Seen};
 use super::stage::{is_being_cached, is_cached};
 
 /// What is longer was not written here.
 const LONGEST: u64 = 4096;
+/// So many characters of a reason are remembered: however they are written, an entry is not longer than that.
+const LONGEST_REASON: usize = 600;
 
 /// An image that is to be fetched.
 #[derive(Clone, Debug)]
@@ -74,28 +78,26 @@ fn recall(dir: &CacheDir, id: ImageId) -> Option<Memory> {
     Some(serde_json::from_str::<Content>(&text).ok()?.memory)
 }
 
-/// Writes into an image's entry what is known of it now, or that nothing is; its time stays. No entry is none to write to.
-pub(crate) fn remember(dir: &CacheDir, id: ImageId, memory: Option<&Memory>) -> Result<()> {
+/// Writes into an image's entry why it could not be cached; its time stays. No entry is none to write to.
+pub(crate) fn remember(dir: &CacheDir, id: ImageId, failed: &str, fingerprint: String) -> Result<()> {
     let shown = || format!("cannot write to queue/{id}");
-    let Some((queue, (Kind::File, seen))) =
-        dir.fd(Place::Queue).zip(dir.look(Place::Queue, id.as_name()).with_context(shown)?)
-    else {
-        return Ok(());
-    };
-    let text = match memory {
-        Some(memory) => serde_json::to_string(&Content { memory: memory.clone() })?,
-        None => String::new(),
-    };
-    if text.is_empty() && seen.size == 0 {
-        return Ok(());
-    }
+    let queue = dir.fd(Place::Queue).context("the directory queue/ is missing")?;
+    let failed = failed.chars().take(LONGEST_REASON).collect();
+    let text = serde_json::to_string(&Content { memory: Memory { failed, fingerprint } })?;
     let _owner = dir.owner().act()?;
-    let flags = OFlags::WRONLY | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = openat(queue, id.as_name().as_c_str(), flags, Mode::empty()).with_context(shown)?;
+    let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = match openat(queue, id.as_name().as_c_str(), flags, Mode::empty()) {
+        Err(Errno::NOENT) => return Ok(()),
+        file => file.with_context(shown)?,
+    };
+    let was = fstat(&file).with_context(shown)?;
+    let is_own = FileType::from_raw_mode(was.st_mode).is_file() && was.st_nlink == 1;
+    ensure!(is_own, "{}: it is no file of its own", shown());
+    ftruncate(&file, 0).with_context(shown)?;
     let mut file = File::from(file);
     let written = file.write_all(text.as_bytes()).with_context(shown);
     let keep = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
-    let was = Timespec { tv_sec: seen.mtime.div_euclid(SECOND), tv_nsec: seen.mtime.rem_euclid(SECOND) as _ };
+    let was = Timespec { tv_sec: was.st_mtime, tv_nsec: was.st_mtime_nsec as _ };
     futimens(&file, &Timestamps { last_access: keep, last_modification: was }).with_context(shown)?;
     written
 }
@@ -169,15 +171,23 @@ mod tests {
         fs::write(path.join(id('c').as_str()), "not ours").unwrap();
         std::os::unix::fs::symlink("/etc/passwd", path.join(id('d').as_str())).unwrap();
         let memory = Memory { failed: "the server lied".into(), fingerprint: "f".into() };
-        remember(&dir, id('b'), Some(&memory)).unwrap();
-        remember(&dir, id('f'), Some(&memory)).unwrap();
+        remember(&dir, id('b'), &memory.failed, memory.fingerprint.clone()).unwrap();
+        remember(&dir, id('f'), &memory.failed, memory.fingerprint.clone()).unwrap();
+        fs::hard_link(path.join("README"), path.join(id('e').as_str())).unwrap();
+        remember(&dir, id('e'), &memory.failed, memory.fingerprint.clone()).unwrap_err();
+        remember(&dir, id('d'), &memory.failed, memory.fingerprint.clone()).unwrap_err();
+        assert_eq!(fs::read(path.join("README")).unwrap(), b"");
+        assert!(remove(&dir, id('e')).unwrap());
         let queue = Queue::read(&dir).unwrap();
         let found: Vec<_> = queue.images.iter().map(|entry| (entry.id, entry.memory.clone())).collect();
         assert_eq!(found, [(id('b'), Some(memory)), (id('a'), None), (id('c'), None)]);
         assert_eq!(queue.foreign.len(), 2);
-        remember(&dir, id('b'), None).unwrap();
-        let queue = Queue::read(&dir).unwrap();
-        assert_eq!((queue.images[0].id, &queue.images[0].memory), (id('b'), &None));
+        for failed in ["\"".repeat(9000), "\u{1}".repeat(9000), "\u{1f600}".repeat(9000)] {
+            remember(&dir, id('b'), &failed, "f".repeat(32)).unwrap();
+            assert!(
+                failed.starts_with(&Queue::read(&dir).unwrap().images[0].memory.as_ref().unwrap().failed)
+            );
+        }
         assert!(remove(&dir, id('b')).unwrap() && !remove(&dir, id('b')).unwrap());
     }
 }

@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, anyhow};
 
 use super::clean::refuse_strange;
+use super::prune::removals;
 use super::{
     Cache, Context, Opened, Selection, Settings, misplaced, parse_line, take_lock, take_stock, tell, wait,
 };
@@ -378,11 +379,14 @@ struct Session<'a> {
     ghosts: HashMap<ImageId, Row>,
     pending: VecDeque<Request>,
     running: HashMap<ImageId, Running>,
-    fetched: HashSet<ImageId>,
+    /// What was fetched, or was wanted and is there: not to go for other images.
+    held: HashSet<ImageId>,
     /// What was warned of already.
     warned: HashSet<String>,
     /// Bytes that a dry run would have fetched.
     foreseen: u64,
+    /// What a dry run would have removed to make room.
+    doomed: Vec<PlanEntry>,
     report: &'a mut PrefetchReport,
 }
 
@@ -420,9 +424,10 @@ impl<'a> Session<'a> {
             cache,
             pending: VecDeque::new(),
             running: HashMap::new(),
-            fetched: HashSet::new(),
+            held: HashSet::new(),
             warned: HashSet::new(),
             foreseen: 0,
+            doomed: Vec::new(),
             report,
         })
     }
@@ -491,7 +496,7 @@ impl<'a> Session<'a> {
             Ok(Claiming::Left(why)) => return Err(Ending::new(ImageOutcome::LeftToGlance, size, why)),
             Err(e) => return Err(Ending::new(ImageOutcome::Failed, size, format!("{e:#}"))),
         };
-        self.find_room(size).map_err(|why| Ending::new(ImageOutcome::Refused, size, why))?;
+        self.find_room(record.size).map_err(|why| Ending::new(ImageOutcome::Refused, size, why))?;
         Ok((record, check, claim))
     }
 
@@ -572,7 +577,12 @@ impl<'a> Session<'a> {
     }
 
     /// Makes sure that an image of this size fits, by making room for it where that is wanted.
-    fn find_room(&mut self, size: u64) -> Result<(), String> {
+    fn find_room(&mut self, size: Option<u64>) -> Result<(), String> {
+        let Some(size) = size.or((self.wishes.limit == Limit::Ignored).then_some(0)) else {
+            return Err(
+                "its record has no size, so nobody can tell whether it fits into the cache".to_owned()
+            );
+        };
         let space = self.space().map_err(|e| format!("{e:#}"))?;
         let found = room(size, space);
         if found == Room::Enough {
@@ -582,7 +592,10 @@ impl<'a> Session<'a> {
             return Err(no_room(size, &found, space));
         }
         if self.report.run.dry_run {
-            return self.plan_room(size, space).map(drop);
+            let (inventory, plan, _) = self.plan_room(size, space)?;
+            // What is foreseen counts in it, so it goes on from the plan before.
+            self.doomed = removals(&inventory, &plan).collect();
+            return Ok(());
         }
         self.make_room(size, space)?;
         let space = self.space().map_err(|e| format!("{e:#}"))?;
@@ -652,12 +665,12 @@ impl<'a> Session<'a> {
         ))
     }
 
-    /// What must not go to make room: what was fetched or is to be.
+    /// What must not go to make room: what was fetched or found in the cache, and what is to be.
     fn spared(&self) -> HashSet<ImageId> {
         let wanted = self.pending.iter().map(|request| request.id).chain(self.running.keys().copied());
         let queued = Queue::read(self.dir).map(|queue| queue.images).unwrap_or_default();
         let queued = queued.into_iter().map(|entry| entry.id);
-        wanted.chain(queued).chain(self.fetched.iter().copied()).map(|id| id.folded()).collect()
+        wanted.chain(queued).chain(self.held.iter().copied()).map(|id| id.folded()).collect()
     }
 
     /// Scans the cache anew.
@@ -706,8 +719,7 @@ impl<'a> Session<'a> {
 
     /// Writes into the image's entry in the queue why it failed, so that it is not downloaded in vain again.
     fn remember(&mut self, id: ImageId, failed: &str, fingerprint: &str) {
-        let memory = Memory { failed: failed.to_owned(), fingerprint: fingerprint.to_owned() };
-        if let Err(e) = queue::remember(self.dir, id, Some(&memory)) {
+        if let Err(e) = queue::remember(self.dir, id, failed, fingerprint.to_owned()) {
             self.context.output.note(&format!("{e:#}: the next run will try it again"));
         }
     }
@@ -718,7 +730,6 @@ impl<'a> Session<'a> {
         let ending = match self.try_publish(&mut running.claim, id, staged) {
             Ok(Publication::Published) => {
                 self.cached = self.cached.saturating_add(bytes);
-                self.fetched.insert(id);
                 self.report.total_files_prefetched += 1;
                 self.report.total_bytes_prefetched += bytes;
                 let by = verified_by(running.check.as_ref(), running.size);
@@ -749,7 +760,27 @@ impl<'a> Session<'a> {
             return Ok(Publication::AlreadyThere);
         }
         self.record_row(id, &staged)?;
-        staged.publish(self.dir, crate::cache::dir::Place::Base, id)
+        let published = staged.publish(self.dir, crate::cache::dir::Place::Base, id);
+        if published.is_err() {
+            self.forget_row(id);
+        }
+        published
+    }
+
+    /// Takes back the row of an image that got no file. Where that fails too, whoever comes next forgets it.
+    fn forget_row(&mut self, id: ImageId) {
+        let Ok(inventory) = self.inventory() else { return };
+        let Some(ghost) = inventory.ghosts.iter().find(|ghost| ghost.id == id) else { return };
+        let target = Target { id, claim: RowClaim::Row(ghost.row.key) };
+        let index = &mut *self.cache.index;
+        let mut forget = || {
+            index.begin(&self.wait)?;
+            index.forget(&[target])?;
+            index.commit(None)
+        };
+        if forget().is_err() {
+            self.cache.index.abandon();
+        }
     }
 
     /// Gives an image its row, as Glance's driver does, in the place of one that was left without a file.
@@ -780,6 +811,9 @@ impl<'a> Session<'a> {
         let Ending { outcome, bytes, location, verified_by, message } = ending;
         let leaves = matches!(outcome, ImageOutcome::Fetched | ImageOutcome::Cached | ImageOutcome::Gone);
         let queued = request.queued && !(leaves && self.dequeue(request.id));
+        if matches!(outcome, ImageOutcome::Fetched | ImageOutcome::Cached) {
+            self.held.insert(request.id);
+        }
         if let Some(why) = &message {
             let next = match (outcome, request.queued, queued) {
                 (ImageOutcome::Pending, ..) | (_, false, _) => "",
@@ -844,7 +878,11 @@ impl<'a> Session<'a> {
             }
             self.end(&request, ending);
         }
-        self.report.run.plan = Some(entries);
+        let doomed = std::mem::take(&mut self.doomed);
+        self.report.total_files_pruned = doomed.len() as u64;
+        self.report.total_bytes_pruned = doomed.iter().map(|entry| entry.bytes).sum();
+        self.cached = self.cached.saturating_sub(self.report.total_bytes_pruned);
+        self.report.run.plan = Some(doomed.into_iter().chain(entries).collect());
     }
 
     /// What would become of an image.
@@ -862,7 +900,7 @@ impl<'a> Session<'a> {
                 .find_map(|source| source.as_ref().err())
                 .map_or_else(|| failed(&"it has no location"), |refused: &Refused| failed(refused)));
         };
-        self.find_room(size).map_err(|why| Ending::new(ImageOutcome::Refused, size, why))?;
+        self.find_room(record.size).map_err(|why| Ending::new(ImageOutcome::Refused, size, why))?;
         let by = verified_by(check.as_ref(), record.size);
         Ok(Ending::fetched(size, source.shown().to_owned(), by))
     }

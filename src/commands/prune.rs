@@ -260,6 +260,19 @@ fn read_ids(file: &Path, keep: &mut HashSet<ImageId>) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The images that would go, and why.
+pub(super) fn removals<'a>(
+    inventory: &'a Inventory,
+    plan: &'a PrunePlan,
+) -> impl Iterator<Item = PlanEntry> + 'a {
+    plan.victims(inventory).map(move |image| {
+        let orphan = if inventory.is_orphan(image) { "without a row in the index, and " } else { "" };
+        let used = when(image.last_use(inventory.tracked_by_file()));
+        let reason = format!("{orphan}least recently used (last use {used})");
+        PlanEntry { image_id: image.id.to_string(), action: "remove", reason, bytes: image.seen.size }
+    })
+}
+
 /// Describes the plan in the report, for a dry run.
 fn describe(inventory: &Inventory, plan: &PrunePlan, report: &mut PruneReport) {
     let mut entries = Vec::new();
@@ -267,18 +280,10 @@ fn describe(inventory: &Inventory, plan: &PrunePlan, report: &mut PruneReport) {
         let reason = "its file is missing".to_owned();
         entries.push(PlanEntry { image_id: ghost.id.to_string(), action: "forget", reason, bytes: 0 });
     }
-    for image in plan.victims(inventory) {
+    for entry in removals(inventory, plan) {
         report.total_files_pruned += 1;
-        report.total_bytes_pruned += image.seen.size;
-        let orphan = if inventory.is_orphan(image) { "without a row in the index, and " } else { "" };
-        let used = when(image.last_use(inventory.tracked_by_file()));
-        let reason = format!("{orphan}least recently used (last use {used})");
-        entries.push(PlanEntry {
-            image_id: image.id.to_string(),
-            action: "remove",
-            reason,
-            bytes: image.seen.size,
-        });
+        report.total_bytes_pruned += entry.bytes;
+        entries.push(entry);
     }
     for (position, kept) in &plan.kept {
         let image = &inventory.images[*position as usize];

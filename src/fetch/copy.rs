@@ -11,7 +11,7 @@
 
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{Scope, ScopedJoinHandle, scope};
@@ -170,7 +170,9 @@ fn file(
     pace: &Pace,
     moved: &AtomicU64,
 ) -> Result<Copied, Trouble> {
-    let length = from.metadata().map_err(|e| Trouble::There(e.into()))?.len();
+    let look = || from.metadata().map_err(|e| Trouble::There(e.into()));
+    let before = look()?;
+    let length = before.len();
     if let Some(size) = size.filter(|size| *size != length) {
         return Err(Trouble::There(anyhow!("it has {length} bytes there instead of {size}")));
     }
@@ -183,7 +185,13 @@ fn file(
         let (digest, on_disk) = (joined(hasher), joined(on_disk));
         result?;
         on_disk.map_err(cannot_write)?;
-        Ok(Copied { bytes: length, digest: digest? })
+        let digest = digest?;
+        let after = look()?;
+        // What was cut off meanwhile would look like a hole, and what was added like a part of a clone.
+        if (after.len(), after.mtime(), after.mtime_nsec()) != (length, before.mtime(), before.mtime_nsec()) {
+            return Err(Trouble::There(anyhow!("it was changed while it was copied")));
+        }
+        Ok(Copied { bytes: length, digest })
     })
 }
 
@@ -391,7 +399,6 @@ mod tests {
 
     #[test]
     fn files_arrive_whole_with_their_holes() {
-        use std::os::unix::fs::MetadataExt as _;
         let from = tempfile::tempfile().unwrap();
         let mut bytes = vec![0; 12 << 20];
         for at in [1 << 20, 7 << 20] {
@@ -404,6 +411,26 @@ mod tests {
         let copied = copied.unwrap();
         assert_eq!((copied.bytes, copied.digest), (12 << 20, Some(digest(&bytes))));
         assert!(to.metadata().unwrap().blocks() * 512 < 4 << 20, "the holes are filled");
+    }
+
+    #[test]
+    fn a_file_that_changes_while_it_is_copied_is_no_image() {
+        for change in [|file: &File| file.set_len(1 << 20), |file: &File| file.set_len(32 << 20)] {
+            let from = tempfile::tempfile().unwrap();
+            from.write_all_at(&content(16 << 20), 0).unwrap();
+            let (changed, to) = (from.try_clone().unwrap(), tempfile::tempfile().unwrap());
+            let (pace, moved) = (Pace::new(Interrupt::default(), Some(16 << 20)), AtomicU64::new(0));
+            let copied = scope(|scope| {
+                scope.spawn(|| {
+                    while moved.load(Ordering::Relaxed) == 0 {
+                        std::thread::sleep(std::time::Duration::from_millis(1));
+                    }
+                    change(&changed).unwrap();
+                });
+                copy(Body::File(from), &to, None, None, &pace, &moved)
+            });
+            assert!(matches!(copied, Err(Trouble::There(_))), "{copied:?}");
+        }
     }
 
     #[test]

@@ -57,7 +57,7 @@ pub(crate) type Candidate = Result<Box<dyn Source>, Refused>;
 pub(crate) struct Attempt {
     /// Which, and what happened.
     pub(crate) message: String,
-    /// Whether it would happen again at the cost of a download, or needs another record: worth remembering.
+    /// Whether it would happen again at the cost of a download: worth remembering.
     pub(crate) lasting: bool,
 }
 
@@ -83,7 +83,6 @@ pub(crate) enum Failed {
 /// Tries the locations in turn. What each failed with is told beside the result.
 pub(crate) fn fetch(job: &Job<'_>, meter: &Meter) -> (Result<Fetched, Failed>, Vec<Attempt>) {
     let mut attempts = Vec::new();
-    let readable = job.sources.iter().any(Result::is_ok);
     for source in &job.sources {
         if job.pace.interrupt.raised() {
             return (Err(Failed::Interrupted), attempts);
@@ -91,7 +90,7 @@ pub(crate) fn fetch(job: &Job<'_>, meter: &Meter) -> (Result<Fetched, Failed>, V
         let source = match source {
             Ok(source) => source,
             Err(e) => {
-                attempts.push(Attempt { message: told(e), lasting: !readable });
+                attempts.push(Attempt { message: told(e), lasting: false });
                 continue;
             }
         };

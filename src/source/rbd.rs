@@ -3,6 +3,7 @@
 //! `rbd export` runs as a child that writes to a pipe. It gets names as options of their own, so that none is taken for another;
 //! it reads nothing from us, and it does not outlive its reader. Its last words go into the error when it fails.
 
+use std::env;
 use std::io::{self, ErrorKind, Read};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::process::{Child, ChildStderr, ChildStdout, Command, Stdio};
@@ -81,6 +82,10 @@ impl Source for RbdSource {
     fn open(&self) -> Result<Opened> {
         let mut command = Command::new(self.program);
         command.args(&self.arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        // Settings in the environment are ours, and may hold passwords.
+        for (name, _) in env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"OS_")) {
+            command.env_remove(name);
+        }
         // A key typed at the terminal is for us, not for it.
         let child = command.process_group(0).spawn();
         let mut child = match child {

@@ -26,6 +26,7 @@ mod list;
 mod live;
 mod peer;
 mod prefetch;
+mod prefetch_edge;
 mod prune;
 mod root;
 mod safety;

@@ -561,7 +561,9 @@ tests! {
             p.image(letter, 100_000);
         }
         p.queue("abcdef");
-        let runs = [(); 3].map(|()| p.start(&["--rate-limit", "2000000"]));
+        // Each command writes the configuration anew: none is to read it half-written.
+        let commands = [(); 3].map(|()| p.command(&["--rate-limit", "2000000"]));
+        let runs = commands.map(|mut command| Running::start(&mut command, &p.env.outside("")));
         let fetched: u64 = runs.map(|run| run.wait().ok().json()["total_files_prefetched"].as_u64().unwrap()).iter().sum();
         assert_eq!(fetched, 6);
         p.holds(&"abcdef".chars().map(|letter| (letter, 100_000)).collect::<Vec<_>>());

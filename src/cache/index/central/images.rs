@@ -46,10 +46,12 @@ impl Database {
 
     fn try_record(&mut self, id: ImageId) -> Result<Option<Record>, Refusal> {
         let sql = format!(
-            "SELECT status, CASE WHEN deleted THEN 1 ELSE 0 END, size, checksum, os_hash_algo, os_hash_value FROM images \
+            "SELECT id, status, CASE WHEN deleted THEN 1 ELSE 0 END, size, checksum, os_hash_algo, os_hash_value FROM images \
              WHERE id = '{id}'"
         );
-        let Some(row) = self.query(&sql, &[])?.into_iter().next() else { return Ok(None) };
+        // MariaDB compares without regard to case; Glance would never look for the image under another spelling.
+        let same = |row: &Vec<Cell>| row[0].clone().text() == id.as_str();
+        let Some(row) = self.query(&sql, &[])?.into_iter().find(same) else { return Ok(None) };
         let mut record = record(row);
         let sql = format!(
             "SELECT value, meta_data FROM image_locations WHERE image_id = '{id}' AND status = 'active' AND NOT deleted \
@@ -72,7 +74,7 @@ impl Database {
 }
 
 fn record(row: Vec<Cell>) -> Record {
-    let mut cells = row.into_iter();
+    let mut cells = row.into_iter().skip(1);
     let mut next = || cells.next().unwrap_or(Cell::Null);
     Record {
         status: next().text(),

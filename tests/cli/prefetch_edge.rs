@@ -1,0 +1,257 @@
+//! `prefetch` under hostile conditions: odd records, hostile entries in the queue, and failures at the worst moment.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+
+use crate::env::*;
+use crate::prefetch::{Prefetch, content};
+use crate::servers::{Kind, SERVERS};
+
+macro_rules! tests {
+    ($($name:ident $body:block)*) => {
+        $(#[test]
+        #[ignore = "needs the real Glance and database servers: run tests/run"]
+        fn $name() $body)*
+    };
+}
+
+tests! {
+    an_image_that_cannot_be_published_leaves_no_row {
+        let p = Prefetch::new(Sqlite);
+        p.image('a', 1000);
+        p.queue("a");
+        p.run(&["--dry-run"]).ok();
+        let mut command = p.env.command("/usr/bin/strace");
+        let log = p.env.outside("strace");
+        command.args(["-f", "-o", log.to_str().unwrap(), "-e", "inject=linkat:error=ENOSPC", BINARY]);
+        command.args(["prefetch", "--config-file", &p.conf("")]);
+        p.env.finish(&mut command).fails(1, &["cannot be published", "No space left"]);
+        assert_eq!((p.env.images().as_str(), p.env.rows().as_str(), p.queued().as_str()), ("", "", "a"));
+        p.run(&[]).ok();
+        p.holds(&[('a', 1000)]);
+    }
+
+    an_id_in_capitals_is_another_image {
+        for kind in [Kind::SqliteFile, Kind::MariaDb, Kind::PostgreSql] {
+            let p = Prefetch::on(Sqlite, kind);
+            p.image('a', 1000);
+            let capitals = id('a').to_uppercase();
+            p.queue("a");
+            p.env.file(Path::new("queue").join(&capitals), 0, 1);
+            let run = p.run(&[]).code(1);
+            println!("{kind:?} {}", run.stderr);
+            assert!(!p.env.path(&capitals).exists(), "{kind:?}");
+            p.holds(&[('a', 1000)]);
+        }
+    }
+
+    a_long_reason_is_remembered_too {
+        let p = Prefetch::new(Sqlite);
+        let wrong = p.env.outside(format!("store/{}", vec!["d".repeat(200); 15].join("/")));
+        fs::create_dir_all(wrong.parent().unwrap()).unwrap();
+        fs::write(&wrong, content('b', 1000)).unwrap();
+        p.record('a', &content('a', 1000), &[&format!("file://{}", wrong.display())]);
+        let long = format!("http://127.0.0.1:1/{}", "x".repeat(5000));
+        p.locate('a', &long, "{}");
+        p.queue("a");
+        p.run(&[]).code(1);
+        p.run(&[]).fails(1, &["in an earlier run"]);
+    }
+
+    a_memory_is_not_written_through_a_hard_link {
+        let p = Prefetch::new(Sqlite);
+        p.image('a', 1000);
+        p.update('a', "os_hash_value = 'ffff'");
+        let precious = p.env.outside("precious");
+        fs::write(&precious, "precious").unwrap();
+        fs::hard_link(&precious, p.env.path("queue").join(id('a'))).unwrap();
+        p.run(&[]).code(1);
+        assert_eq!(fs::read_to_string(&precious).unwrap(), "precious");
+    }
+
+    what_only_the_configuration_refuses_is_tried_once_it_is_mended {
+        let p = Prefetch::new(Sqlite);
+        let bytes = content('a', 1000);
+        fs::write(p.stored('a'), &bytes).unwrap();
+        p.record('a', &bytes, &[&p.location('a')]);
+        p.queue("a");
+        let conf = p.env.conf(&format!("[glance_store]\nstores = rbd\n[database]\nconnection = {}", p.db.url));
+        p.env.raw(&["prefetch", "--config-file", &conf]).fails(1, &["not enabled"]);
+        p.run(&[]).ok();
+        p.holds(&[('a', 1000)]);
+    }
+
+    odd_records {
+        // What is told, exit code, whether it is cached then.
+        let cases: &[(&str, &str, i32, bool)] = &[
+            ("size = NULL", "", 0, true),
+            ("size = 0", "but 0 in Glance's record", 1, false),
+            ("size = -1", "but 0 in Glance's record", 1, false),
+            ("size = 9223372036854775807", "", 1, false),
+            ("checksum = UPPER(checksum), os_hash_algo = NULL", "md5", 0, true),
+            ("os_hash_value = UPPER(os_hash_value), os_hash_algo = 'SHA512'", "SHA512", 0, true),
+            ("os_hash_algo = '', os_hash_value = ''", "md5", 0, true),
+            ("os_hash_algo = 'shake_256'", "md5", 0, true),
+            ("os_hash_algo = '', os_hash_value = '', checksum = ''", "size", 0, true),
+            ("status = 'ACTIVE'", "status", 1, false),
+            ("os_hidden = 1", "", 0, true),
+            ("visibility = 'private'", "", 0, true),
+            ("checksum = 'ffff'", "", 0, true),
+            ("os_hash_value = 'ffff'", "instead of ffff", 1, false),
+        ];
+        for (change, word, code, cached) in cases {
+            for kind in [Kind::SqliteFile, Kind::MariaDb, Kind::PostgreSql] {
+                let p = Prefetch::on(Xattr, kind);
+                p.image('a', 1000);
+                let change = if kind == Kind::PostgreSql { change.replace("os_hidden = 1", "os_hidden = true") } else { (*change).to_owned() };
+                p.update('a', &change);
+                p.queue("a");
+                let run = p.run(&["-v"]);
+                println!("{kind:?} {change}: {} {}", run.code, run.stderr);
+                assert_eq!(run.code, *code, "{change}");
+                assert!(run.stderr.contains(word), "{change}");
+                assert_eq!(p.env.left() == "a", *cached, "{change}");
+            }
+        }
+    }
+
+    hostile_entries_of_the_queue_are_survived {
+        let p = Prefetch::new(Sqlite);
+        for letter in "abcd".chars() {
+            p.image(letter, 100);
+        }
+        p.queue("abcd");
+        let entry = |letter: char| p.env.path("queue").join(id(letter));
+        fs::write(entry('a'), vec![0xff; 5000]).unwrap();
+        fs::write(entry('b'), "{\"glance-cache\":".repeat(200)).unwrap();
+        fs::File::create(entry('c')).unwrap().set_len(1 << 40).unwrap();
+        fs::write(entry('d'), "[".repeat(4000)).unwrap();
+        p.env.fifo(Path::new("queue").join(id('e')));
+        p.env.link(Path::new("queue").join(id('f')), "/etc/passwd");
+        fs::create_dir(entry('9')).unwrap();
+        let run = p.run(&[]).ok();
+        println!("{}", run.stderr);
+        p.holds(&[('a', 100), ('b', 100), ('c', 100), ('d', 100)]);
+        assert_eq!(p.env.names("queue").len(), 3);
+    }
+
+    a_link_to_the_stores_file_is_never_what_is_published {
+        for driver in [Sqlite, Xattr] {
+            let p = Prefetch::new(driver);
+            p.image('a', 1000);
+            p.queue("a");
+            p.run(&[]).ok();
+            let (ours, theirs) = (fs::metadata(p.env.path(id('a'))).unwrap(), fs::metadata(p.stored('a')).unwrap());
+            assert_ne!(ours.ino(), theirs.ino());
+            assert_eq!((ours.nlink(), theirs.nlink()), (1, 1));
+            assert_eq!(ours.mode() & 0o7777, 0o644);
+        }
+    }
+
+    a_dry_run_that_makes_room_says_what_would_go {
+        for driver in [Sqlite, Xattr] {
+            let p = Prefetch::new(driver);
+            p.env.image(('b', 600, 3, 1));
+            p.env.image(('c', 300, 2, 1));
+            p.image('a', 500);
+            p.queue("a");
+            let before = p.env.snapshot();
+            let run = p.run(&["--dry-run", "--make-room", "--max-size", "1000"]).ok();
+            println!("{}", run.stdout);
+            assert_eq!(p.env.snapshot(), before);
+            let wet = p.run(&["--make-room", "--max-size", "1000"]).ok();
+            println!("{}", wet.stdout);
+            for key in ["cache_size_after", "over_limit", "total_files_prefetched", "total_files_pruned", "total_bytes_pruned"] {
+                assert_eq!(run.json()[key], wet.json()[key], "{key}");
+            }
+            assert_eq!(p.env.left(), "ac");
+        }
+    }
+
+    a_row_without_a_file_that_comes_up_meanwhile_is_replaced {
+        let p = Prefetch::new(Sqlite);
+        p.image('a', 3_000_000);
+        p.image('b', 100);
+        p.run(&[&id('b')]).ok();
+        p.queue("a");
+        let ours = p.start(&["--rate-limit", "2MB"]);
+        until("the claim", || p.env.path("incomplete").join(id('a')).exists());
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        p.env.ghost('a', 1);
+        let run = ours.wait();
+        println!("{}", run.stderr);
+        p.run(&[]).ok();
+        p.holds(&[('a', 3_000_000), ('b', 100)]);
+        assert_eq!(run.code, 0);
+    }
+
+    an_image_that_is_wanted_does_not_go_for_another {
+        for driver in [Sqlite, Xattr] {
+            let p = Prefetch::new(driver);
+            p.env.image(('b', 600, 3, 1));
+            p.env.image(('c', 300, 2, 1));
+            p.image('a', 500);
+            let run = p.run(&["--make-room", "--max-size", "1200", &id('b'), &id('a')]).ok();
+            println!("{}", run.stdout);
+            assert_eq!(p.env.left(), "ab");
+        }
+    }
+
+    credentials_stay_out_of_the_childs_environment {
+        let p = Prefetch::new(Sqlite);
+        p.record('a', &content('a', 10), &["rbd://image-a"]);
+        p.queue("a");
+        let rbd = p.env.outside("bin/rbd");
+        fs::create_dir(p.env.outside("bin")).unwrap();
+        fs::write(&rbd, format!("#!/bin/sh\nenv > {}\ncat /proc/$PPID/cmdline >> {0}; exit 1\n", p.env.outside("seen").display())).unwrap();
+        chmod(&rbd, 0o755);
+        let conf = p.env.conf("[glance_store]\nstores = rbd");
+        let mut command = p.env.command(BINARY);
+        command.args(["prefetch", "--config-file", &conf]);
+        command.env("OS_DATABASE__CONNECTION", format!("{}?secret=s3cret", p.db.url)).env("OS_GLANCE_STORE__S3_STORE_SECRET_KEY", "s3cret");
+        command.env("PATH", format!("{}:/usr/bin:/bin", p.env.outside("bin").display()));
+        let run = p.env.finish(&mut command);
+        println!("{} {}", run.code, run.stderr);
+        let seen = fs::read_to_string(p.env.outside("seen")).unwrap();
+        assert!(!seen.contains("s3cret"), "{seen}");
+    }
+
+    without_a_size_nothing_fits_into_a_limit {
+        let p = Prefetch::new(Xattr);
+        p.image('a', 1000);
+        p.update('a', "size = NULL");
+        p.queue("a");
+        for limit in ["--within-limit", "--make-room"] {
+            p.run(&[limit, "--max-size", "500"]).fails(1, &["no size", "stays in the queue"]);
+        }
+        assert_eq!(p.env.images(), "");
+        p.run(&["--max-size", "500"]).ok();
+    }
+
+    what_the_readme_grants_for_prefetch_is_enough {
+        let readme = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
+        for kind in SERVERS {
+            let p = Prefetch::on(Xattr, kind);
+            p.image('a', 1000);
+            p.queue("a");
+            let (name, is_maria) = (&p.db.name, kind == Kind::MariaDb);
+            let user = if is_maria { format!("{name}@'127.0.0.1'") } else { name.clone() };
+            let login = if is_maria { "IDENTIFIED BY" } else { "LOGIN PASSWORD" };
+            p.db.sql(&format!("CREATE {} {user} {login} 'pr1vate'", if is_maria { "USER" } else { "ROLE" }));
+            let grants = readme.lines().filter(|line| line.contains("only for prefetch") && line.contains(" glance.") == is_maria);
+            for (n, grant) in grants.enumerate() {
+                let grant = grant.trim().split(';').next().unwrap().replace("glance.", &format!("{name}."));
+                let grant = grant.replace("'glance_cache'@'%'", &user).replace("glance_cache", &user);
+                let conf = p.conf("");
+                let text = fs::read_to_string(&conf).unwrap().replace("g:s3cret", &format!("{name}:pr1vate"));
+                let conf = p.env.write("granted.conf", text);
+                let run = p.env.raw(&["prefetch", "--config-file", &conf]);
+                assert!(run.code > 0 && !run.stderr.contains("pr1vate"), "{n}: {}", run.stderr);
+                p.db.sql(&grant);
+            }
+            p.env.raw(&["prefetch", "--config-file", p.env.outside("granted.conf").to_str().unwrap()]).ok();
+            p.holds(&[('a', 1000)]);
+        }
+    }
+}
