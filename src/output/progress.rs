@@ -87,9 +87,6 @@ impl Drop for Bar<'_> {
 /// As wide as the terminal: an id's first eight digits tell images apart well enough.
 const DOWNLOAD: &str = "{prefix:8} {wide_bar} {bytes} of {total_bytes}, {binary_bytes_per_sec}, {eta} left";
 
-/// Shorter: what a terminal shows for Ctrl-C goes behind the last line, and must not begin another.
-const TOTAL: &str = "{prefix:8} {bar:16} {bytes} of {total_bytes}, {binary_bytes_per_sec}, {eta} left";
-
 /// One bar for each image that is being fetched, and one for all together.
 pub(crate) struct Downloads<'a> {
     output: &'a Output,
@@ -106,7 +103,7 @@ impl<'a> Downloads<'a> {
         let bars = output.shows_progress().then(|| {
             let bars = MultiProgress::with_draw_target(ProgressDrawTarget::stderr());
             output.bars.replace(Some(bars.clone()));
-            let total = bars.add(bar(TOTAL, total()).with_prefix("total"));
+            let total = bars.add(bar(total()).with_prefix("total"));
             (bars, total)
         });
         Downloads { output, bars, each: HashMap::new(), done: 0 }
@@ -114,7 +111,7 @@ impl<'a> Downloads<'a> {
 
     pub(crate) fn begin(&mut self, id: ImageId, size: u64, meter: &Arc<Meter>) {
         if let Some((bars, total)) = &self.bars {
-            let bar = bars.insert_before(total, bar(DOWNLOAD, size).with_prefix(id.as_str()[..8].to_owned()));
+            let bar = bars.insert_before(total, bar(size).with_prefix(id.as_str()[..8].to_owned()));
             self.each.insert(id, (bar, Arc::clone(meter)));
         }
     }
@@ -141,8 +138,8 @@ impl<'a> Downloads<'a> {
     }
 }
 
-fn bar(template: &str, length: u64) -> ProgressBar {
-    let style = ProgressStyle::with_template(template).expect("the template is constant");
+fn bar(length: u64) -> ProgressBar {
+    let style = ProgressStyle::with_template(DOWNLOAD).expect("the template is constant");
     ProgressBar::with_draw_target(Some(length), ProgressDrawTarget::hidden()).with_style(style)
 }
 
