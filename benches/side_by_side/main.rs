@@ -169,8 +169,8 @@ fn table(arguments: &[String]) -> Result<()> {
             other => bail!("unknown argument {other}: see benches/run --help"),
         }
     }
-    let real =
-        std::env::var_os("GLANCE_CACHE_TEST_PYTHON").map(|python| PathBuf::from(python).with_file_name(""));
+    let given = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let real = given("GLANCE_CACHE_TEST_PYTHON").map(|python| python.with_file_name(""));
     if let Some(real) = &real {
         ensure!(
             real.join("glance-cache-pruner").exists(),
@@ -182,7 +182,7 @@ fn table(arguments: &[String]) -> Result<()> {
             "NOT COMPARED WITH THE REAL TOOLS: set GLANCE_CACHE_TEST_PYTHON to a Python that has Glance (tests/run makes one)\n"
         );
     }
-    let ironic = std::env::var_os("GLANCE_CACHE_TEST_IRONIC_PYTHON").map(PathBuf::from);
+    let ironic = given("GLANCE_CACHE_TEST_IRONIC_PYTHON");
     if ironic.is_none() {
         println!("NOT COMPARED WITH IRONIC: set GLANCE_CACHE_TEST_IRONIC_PYTHON to a Python that has it\n");
     }

@@ -11,6 +11,7 @@ use std::ffi::CStr;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::thread;
 
 use anyhow::{Context, Result, bail};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, Stat, StatVfs, openat, statat, unlinkat};
@@ -79,6 +80,14 @@ pub(crate) struct CacheDir {
     subdirectories: [Option<OwnedFd>; 3],
     owner: Owner,
 }
+
+/// What a look at an entry found; `None` when nothing was there.
+type Look = Result<Option<(Kind, Seen)>, Errno>;
+
+/// Entries of a listing that are looked at together ...
+const PORTION: usize = 2048;
+/// ... and how many of them are worth a second thread.
+const WORTH_TWO: usize = 256;
 
 /// An entry that could not be looked at, and why.
 pub(crate) type Unreadable = (NameBuf, Errno);
@@ -230,18 +239,49 @@ pub(crate) fn list(
     let mut unreadable = Vec::new();
     let mut buffer = vec![MaybeUninit::uninit(); 128 * 1024];
     let mut entries = RawDir::new(&listing, &mut buffer);
-    while let Some(entry) = entries.next() {
-        let entry = entry.with_context(shown)?;
-        let Some(name) = Name::new(entry.file_name()) else {
+    let mut portion = Vec::new();
+    let mut more = true;
+    while more {
+        match entries.next() {
+            Some(entry) => {
+                let entry = entry.with_context(shown)?;
+                portion.extend(Name::new(entry.file_name()).map(|name| (name.to_owned(), Ok(None))));
+            }
+            None => more = false,
+        }
+        if more && portion.len() < PORTION {
             continue;
-        };
-        match statat(fd, name.as_c_str(), AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) => visit(name, kind_of(&stat), &seen(&stat)),
-            Err(Errno::NOENT) => {}
-            Err(e) => unreadable.push((name.to_owned(), e)),
+        }
+        look_at(fd, &mut portion);
+        for (name, found) in portion.drain(..) {
+            match found {
+                Ok(Some((kind, seen))) => visit(name.as_name(), kind, &seen),
+                Ok(None) => {}
+                Err(e) => unreadable.push((name, e)),
+            }
         }
     }
     Ok(unreadable)
+}
+
+/// Looks at several entries. Two threads share many of them: a look reads the inode, which may still be on the disk.
+fn look_at(fd: BorrowedFd<'_>, entries: &mut [(NameBuf, Look)]) {
+    let work = |entries: &mut [(NameBuf, Look)]| {
+        for (name, found) in entries {
+            *found = look(fd, name.as_name());
+        }
+    };
+    let half = if entries.len() < WORTH_TWO { 0 } else { entries.len() / 2 };
+    let (first, second) = entries.split_at_mut(half);
+    let is_shared = thread::scope(|scope| {
+        let spawned = half > 0 && thread::Builder::new().spawn_scoped(scope, || work(first)).is_ok();
+        work(second);
+        spawned
+    });
+    if !is_shared {
+        // Too few to share, or no thread to be had.
+        work(first);
+    }
 }
 
 /// Looks at one entry of an open directory; `None` when it is not there.

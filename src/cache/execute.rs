@@ -30,7 +30,8 @@ use super::index::{Claim, Index, Refusal, Target, Wait};
 use super::inventory::Inventory;
 use super::plan::{CleanPlan, CleanReason, Goal, PrunePlan, RepairPlan, frees};
 
-const FIRST_BATCH: usize = 256;
+/// Images of the first transaction; it is bounded in time as all are.
+const FIRST_BATCH: usize = 1024;
 const SMALLEST_BATCH: usize = 16;
 const LARGEST_BATCH: usize = 20_000;
 /// Files of more than this many bytes on disk are held across their unlink.
@@ -38,7 +39,7 @@ const LARGE: u64 = 8 << 20;
 /// Descriptors that may be held at a time.
 const HELD: usize = 200;
 /// Batches of this many images are worth a second thread.
-const WORTH_TWO: usize = 512;
+const WORTH_TWO: usize = 128;
 /// Ghosts and rows are forgotten in portions of this many: some milliseconds.
 const ROWS: usize = 5_000;
 /// How often a change of rows alone is repeated when its commit meets a conflict (a Galera cluster finds it only there).
