@@ -35,9 +35,8 @@ pub(crate) use self::fleet::{Copies, NodeSummary, Placement};
 pub(crate) use self::images::Record;
 use self::mysql::MySql;
 use self::postgres::PostgreSql;
-pub(crate) use self::postgres::client_config;
 use self::sqlite::File;
-pub(crate) use self::url::{Dialect, Target, Tls, TlsMode};
+pub(crate) use self::url::{Dialect, Target};
 use self::worker::Worker;
 use super::sqlite::Purpose;
 use super::{Claim, Index, Refusal, Target as Victim, Wait};
@@ -192,19 +191,6 @@ impl Target {
         }
         crate::cache::entry::escaped(text.as_bytes())
     }
-}
-
-/// The authorities the system trusts, where distributions keep them.
-fn system_authorities() -> Option<PathBuf> {
-    [
-        "/etc/ssl/certs/ca-certificates.crt",
-        "/etc/pki/tls/certs/ca-bundle.crt",
-        "/etc/ssl/ca-bundle.pem",
-        "/etc/ssl/cert.pem",
-    ]
-    .iter()
-    .map(PathBuf::from)
-    .find(|path| path.exists())
 }
 
 /// A connection to a server, or an open file.
