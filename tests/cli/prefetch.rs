@@ -195,6 +195,7 @@ pub(crate) fn small_database(env: &TestEnv, letter: char, size: usize) -> String
     format!("sqlite:///{}", file.display())
 }
 
+/// Tests that need the real Glance and its databases.
 macro_rules! tests {
     ($($name:ident $body:block)*) => {
         $(#[test]
@@ -202,6 +203,8 @@ macro_rules! tests {
         fn $name() $body)*
     };
 }
+
+pub(crate) use tests;
 
 tests! {
     the_queue_is_fetched_verified_and_emptied {

@@ -5,16 +5,8 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use crate::env::*;
-use crate::prefetch::{Prefetch, content};
+use crate::prefetch::{Prefetch, content, tests};
 use crate::servers::{Kind, SERVERS};
-
-macro_rules! tests {
-    ($($name:ident $body:block)*) => {
-        $(#[test]
-        #[ignore = "needs the real Glance and database servers: run tests/run"]
-        fn $name() $body)*
-    };
-}
 
 tests! {
     an_image_that_cannot_be_published_leaves_no_row {
@@ -253,5 +245,44 @@ tests! {
             p.env.raw(&["prefetch", "--config-file", p.env.outside("granted.conf").to_str().unwrap()]).ok();
             p.holds(&[('a', 1000)]);
         }
+    }
+
+    what_changes_in_glance_while_it_is_fetched_is_not_published {
+        // What changes, what is told, the outcome, whether it is still in the queue.
+        let cases: &[(&str, &str, &str, bool)] = &[
+            ("UPDATE images SET deleted = 1, status = 'deleted'", "it is deleted by now", "gone", false),
+            ("DELETE FROM image_locations; DELETE FROM images", "has no such image by now", "gone", false),
+            ("UPDATE images SET status = 'deactivated'", "deactivated, not active by now", "not_ready", true),
+            ("UPDATE images SET size = 7", "another size or hash by now", "not_ready", true),
+            ("UPDATE images SET checksum = 'ffff'", "another size or hash by now", "not_ready", true),
+            ("UPDATE images SET os_hash_value = 'ffff'", "another size or hash by now", "not_ready", true),
+            ("UPDATE image_locations SET value = value || '/elsewhere'", "fetched", "fetched", false),
+        ];
+        for driver in [Sqlite, Xattr] {
+            for (change, word, outcome, stays) in cases {
+                let p = Prefetch::new(driver);
+                p.image('a', 600_000);
+                p.queue("a");
+                let ours = p.start(&["-v", "--rate-limit", "1MB"]);
+                until("the claim", || p.env.path("incomplete").join(id('a')).exists());
+                p.db.sql(change);
+                let run = ours.wait().code(i32::from(*outcome != "fetched")).says(&[word]);
+                println!("{}", run.stderr);
+                assert_eq!(Prefetch::told(&run, 'a')["outcome"], *outcome, "{change}");
+                assert_eq!((p.env.left() == "a", p.queued() == "a"), (*outcome == "fetched", *stays), "{change}");
+                assert_eq!((p.env.names("incomplete").len(), p.env.names("invalid").len()), (0, 0), "{change}");
+            }
+        }
+    }
+
+    a_database_that_is_gone_by_the_end_costs_no_download {
+        let p = Prefetch::new(Xattr);
+        p.image('a', 600_000);
+        p.queue("a");
+        let ours = p.start(&["--rate-limit", "1MB"]);
+        until("the claim", || p.env.path("incomplete").join(id('a')).exists());
+        p.db.sql("ALTER TABLE images RENAME TO gone");
+        ours.wait().ok().says(&["as it was recorded before", "images"]);
+        p.holds(&[('a', 600_000)]);
     }
 }

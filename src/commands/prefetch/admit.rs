@@ -9,7 +9,7 @@ use crate::cache::entry::ImageId;
 use crate::cache::index::central::Record;
 use crate::cache::index::{Driver, Refusal};
 use crate::cache::stage::{self, Claim, Claiming};
-use crate::fetch::digest::{Check, fingerprint};
+use crate::fetch::digest::Check;
 use crate::fetch::judge::{Verdict, judge, unverifiable};
 use crate::fetch::pace::Pace;
 use crate::fetch::{Job, Meter};
@@ -23,7 +23,7 @@ impl<'a> Session<'a> {
         'a: 's,
     {
         match self.admit(&request) {
-            Ok((record, check, claim)) => Some(self.job(request, &record, check, claim, pace)),
+            Ok((record, check, claim)) => Some(self.job(request, record, check, claim, pace)),
             Err(ending) => {
                 self.end(&request, ending);
                 None
@@ -48,7 +48,7 @@ impl<'a> Session<'a> {
     fn job<'s>(
         &mut self,
         request: Request,
-        record: &Record,
+        record: Record,
         check: Option<Check>,
         claim: Claim,
         pace: &'s Pace,
@@ -60,16 +60,15 @@ impl<'a> Session<'a> {
         let job = Job {
             id: request.id,
             dir: self.dir,
-            sources: self.sources(record),
+            sources: self.sources(&record),
             size: record.size,
             check: check.clone(),
             reserve: self.reserve,
             attributes: self.cache.driver == Some(Driver::Xattr),
             pace,
         };
-        let fingerprint = fingerprint(record);
-        let (size, watched) = (record.size, Arc::clone(&meter));
-        self.running.insert(job.id, Running { request, claim, meter: watched, size, check, fingerprint });
+        let running = Running { request, claim, meter: Arc::clone(&meter), record, check };
+        self.running.insert(job.id, running);
         (job, meter)
     }
 
@@ -95,22 +94,11 @@ impl<'a> Session<'a> {
             refusal => failed(refusal.into_error()),
         })?;
         let verdict = judge(record.as_ref(), request.memory.as_ref(), self.wishes.wish);
-        let size = record.as_ref().and_then(|record| record.size).unwrap_or(0);
-        let (outcome, why) = match (verdict, record) {
-            (Verdict::Fetch(check), Some(record)) => {
-                self.warn_unverified(request.id, &record, check.as_ref());
-                return Ok((record, check));
-            }
-            (Verdict::Gone(why), _) => (ImageOutcome::Gone, why),
-            (Verdict::FailedBefore(why), _) => (
-                ImageOutcome::Skipped,
-                format!("{why} (in an earlier run, and nothing has changed since: --retry tries again)"),
-            ),
-            (Verdict::Unverifiable(why), _) => (ImageOutcome::Refused, why),
-            (Verdict::NotYet(why), _) => (ImageOutcome::NotReady, why),
-            (Verdict::Fetch(_), None) => (ImageOutcome::NotReady, "it has no record".to_owned()),
-        };
-        Err(Ending::new(outcome, size, why))
+        // What has no record is not fetched.
+        let record = record.unwrap_or_default();
+        let check = judged(verdict, record.size.unwrap_or(0))?;
+        self.warn_unverified(request.id, &record, check.as_ref());
+        Ok((record, check))
     }
 
     fn warn_unverified(&self, id: ImageId, record: &Record, check: Option<&Check>) {
@@ -120,4 +108,19 @@ impl<'a> Session<'a> {
             self.context.output.warning(&format!("image {id} can be verified {by}: {why}"));
         }
     }
+}
+
+/// What an image is to be verified by, if it is to be fetched; otherwise how it ends with it.
+pub(super) fn judged(verdict: Verdict, size: u64) -> Result<Option<Check>, Ending> {
+    let (outcome, why) = match verdict {
+        Verdict::Fetch(check) => return Ok(check),
+        Verdict::Gone(why) => (ImageOutcome::Gone, why),
+        Verdict::FailedBefore(why) => (
+            ImageOutcome::Skipped,
+            format!("{why} (in an earlier run, and nothing has changed since: --retry tries again)"),
+        ),
+        Verdict::Unverifiable(why) => (ImageOutcome::Refused, why),
+        Verdict::NotYet(why) => (ImageOutcome::NotReady, why),
+    };
+    Err(Ending::new(outcome, size, why))
 }

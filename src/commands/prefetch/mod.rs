@@ -28,7 +28,7 @@ use super::clean::refuse_strange;
 use super::{Cache, Context, Locked, Opened, Selection, Settings, take_lock, take_stock, tell, wait};
 use crate::cache::dir::{CacheDir, Place, capacity};
 use crate::cache::entry::{ImageId, Nanos, Row};
-use crate::cache::index::central::Database;
+use crate::cache::index::central::{Database, Record};
 use crate::cache::index::sqlite::Purpose;
 use crate::cache::index::{Driver, Wait};
 use crate::cache::inventory::{Inventory, Tracking};
@@ -224,17 +224,16 @@ struct Running {
     request: Request,
     claim: Claim,
     meter: Arc<Meter>,
-    /// Bytes, where they are known.
-    size: Option<u64>,
+    /// As it was when the fetch began.
+    record: Record,
     check: Option<Check>,
-    fingerprint: String,
 }
 
 impl Running {
     /// Bytes that it will still take.
     fn to_come(&self) -> u64 {
         let moved = self.meter.moved.load(Ordering::Relaxed);
-        self.size.unwrap_or(0).saturating_sub(moved)
+        self.record.size.unwrap_or(0).saturating_sub(moved)
     }
 }
 

@@ -1,17 +1,20 @@
 //! The end of a fetch: what was verified is published with its row, what failed is told and remembered.
 //!
-//! **Publishing an image**, under prune's lock: its claim is looked at again, its row recorded and committed, its file given its
+//! **Publishing an image**, under prune's lock: its record and its claim are looked at again, its row recorded and committed, its file given its
 //! name, its entry taken from the queue, its claim released. Killed in between, what is left is a ghost or a dead claim.
 
 use std::os::fd::AsFd as _;
 
+use super::admit::judged;
 use super::report::{Ending, verified_by};
 use super::{Running, Session};
 use crate::cache::dir::{Place, seen};
 use crate::cache::entry::{Image, ImageId};
-use crate::cache::index::{Claim as RowClaim, Target};
+use crate::cache::index::{Claim as RowClaim, Refusal, Target};
 use crate::cache::queue;
 use crate::cache::stage::{self, Claim, Publication, Staged};
+use crate::fetch::digest::fingerprint;
+use crate::fetch::judge::judge_again;
 use crate::fetch::{Attempt, Failed, Fetched};
 use crate::output::report::{ImageOutcome, human};
 
@@ -24,7 +27,7 @@ impl Session<'_> {
             let next = "the next location is tried";
             self.context.output.warning(&format!("image {id}: {}: {next}", attempt.message));
         }
-        let size = running.size.unwrap_or(0);
+        let size = running.record.size.unwrap_or(0);
         let ending = match result {
             Ok(fetched) => return self.publish(running, fetched),
             Err(Failed::Interrupted) => {
@@ -34,7 +37,7 @@ impl Session<'_> {
             Err(Failed::Nowhere) => {
                 let why = last.map_or("it has no location", |(last, _)| last.message.as_str());
                 if running.request.queued && attempts.iter().any(|attempt| attempt.lasting) {
-                    self.remember(id, why, &running.fingerprint);
+                    self.remember(id, why, fingerprint(&running.record));
                 }
                 Ending::new(ImageOutcome::Failed, size, why)
             }
@@ -43,44 +46,57 @@ impl Session<'_> {
     }
 
     /// Writes into the image's entry in the queue why it failed, so that it is not downloaded in vain again.
-    fn remember(&mut self, id: ImageId, failed: &str, fingerprint: &str) {
-        if let Err(e) = queue::remember(self.dir, id, failed, fingerprint.to_owned()) {
+    fn remember(&mut self, id: ImageId, failed: &str, fingerprint: String) {
+        if let Err(e) = queue::remember(self.dir, id, failed, fingerprint) {
             self.context.output.note(&format!("{e:#}: the next run will try it again"));
         }
     }
 
     fn publish(&mut self, mut running: Running, fetched: Fetched) {
+        let ending = self.try_publish(&mut running, fetched).unwrap_or_else(|ending| ending);
+        self.end(&running.request, ending);
+    }
+
+    fn try_publish(&mut self, running: &mut Running, fetched: Fetched) -> Result<Ending, Ending> {
         let Fetched { staged, bytes, location } = fetched;
-        let id = running.request.id;
-        let ending = match self.try_publish(&mut running.claim, id, staged) {
-            Ok(Publication::Published) => {
-                self.cached = self.cached.saturating_add(bytes);
-                self.report.total_files_prefetched += 1;
-                self.report.total_bytes_prefetched += bytes;
-                let by = verified_by(running.check.as_ref(), running.size);
-                self.context.output.did(|| {
-                    let by = by.as_deref().unwrap_or("nothing");
-                    format!("fetched {id} ({}) from {location}, verified by {by}", human(bytes))
-                });
-                Ending::fetched(bytes, location, by)
-            }
-            Ok(Publication::AlreadyThere) => {
-                let why = "Glance has cached it meanwhile, or is at it: what was fetched is dropped";
-                Ending::new(ImageOutcome::LeftToGlance, bytes, why)
-            }
-            Err(_) if self.context.interrupt.raised() => {
+        let (id, interrupt) = (running.request.id, self.context.interrupt.clone());
+        let failed = |e: anyhow::Error| {
+            if interrupt.raised() {
                 Ending::new(ImageOutcome::Pending, bytes, "a signal came before it was published")
-            }
-            Err(e) => {
+            } else {
                 let why = format!("it was fetched, but cannot be published: {e:#}");
                 Ending::new(ImageOutcome::Failed, bytes, why)
             }
         };
-        self.end(&running.request, ending);
+        let _lock = self.prune_lock().map_err(failed)?;
+        match self.records.record(id) {
+            Ok(record) => drop(judged(judge_again(record.as_ref(), &running.record), bytes)?),
+            Err(Refusal::Interrupted) => return Err(failed(Refusal::Interrupted.into_error())),
+            // What was true when the fetch began has to do: Glance itself goes by its record, whatever is cached.
+            Err(refusal) => {
+                let why = refusal.into_error();
+                self.context
+                    .output
+                    .warning(&format!("image {id} is published as it was recorded before: {why:#}"));
+            }
+        }
+        if self.give_place(&mut running.claim, id, staged).map_err(failed)? == Publication::AlreadyThere {
+            let why = "Glance has cached it meanwhile, or is at it: what was fetched is dropped";
+            return Err(Ending::new(ImageOutcome::LeftToGlance, bytes, why));
+        }
+        self.cached = self.cached.saturating_add(bytes);
+        self.report.total_files_prefetched += 1;
+        self.report.total_bytes_prefetched += bytes;
+        let by = verified_by(running.check.as_ref(), running.record.size);
+        self.context.output.did(|| {
+            let by = by.as_deref().unwrap_or("nothing");
+            format!("fetched {id} ({}) from {location}, verified by {by}", human(bytes))
+        });
+        Ok(Ending::fetched(bytes, location, by))
     }
 
-    fn try_publish(&mut self, claim: &mut Claim, id: ImageId, staged: Staged) -> anyhow::Result<Publication> {
-        let _lock = self.prune_lock()?;
+    /// Gives an image its row and its name in the cache, if it is still ours to give.
+    fn give_place(&mut self, claim: &mut Claim, id: ImageId, staged: Staged) -> anyhow::Result<Publication> {
         if !claim.confirm()? || stage::is_cached(self.dir, id)? {
             return Ok(Publication::AlreadyThere);
         }

@@ -45,7 +45,7 @@ impl Session<'_> {
     }
 
     fn space(&self) -> anyhow::Result<Space> {
-        let promised: u64 = self.running.values().filter_map(|running| running.size).sum();
+        let promised: u64 = self.running.values().filter_map(|running| running.record.size).sum();
         Ok(Space {
             available: available(&self.dir.statvfs()?),
             reserve: self.reserve,
