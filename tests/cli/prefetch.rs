@@ -182,8 +182,7 @@ pub(crate) fn small_database(env: &TestEnv, letter: char, size: usize) -> String
     fs::write(&store, vec![0; size]).unwrap();
     let db = rusqlite::Connection::open(&file).unwrap();
     db.execute_batch(&format!(
-        "CREATE TABLE cached_images (id INTEGER PRIMARY KEY);
-         CREATE TABLE images (id, status, deleted, size, checksum, os_hash_algo, os_hash_value);
+        "CREATE TABLE images (id, status, deleted, size, checksum, os_hash_algo, os_hash_value);
          CREATE TABLE image_locations (id, image_id, value, meta_data, status, deleted);
          INSERT INTO images VALUES ('{id}', 'active', 0, {size}, '{md5}', NULL, NULL);
          INSERT INTO image_locations VALUES (1, '{id}', 'file://{store}', '{{}}', 'active', 0);",

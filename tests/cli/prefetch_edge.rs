@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::env::*;
 use crate::prefetch::{Prefetch, content, tests};
-use crate::servers::{Kind, SERVERS};
+use crate::servers::{KINDS, Kind, SERVERS};
 
 tests! {
     an_image_that_cannot_be_published_leaves_no_row {
@@ -284,5 +284,51 @@ tests! {
         p.db.sql("ALTER TABLE images RENAME TO gone");
         ours.wait().ok().says(&["as it was recorded before", "images"]);
         p.holds(&[('a', 600_000)]);
+    }
+
+    a_database_older_than_the_central_index_has_the_records {
+        for kind in KINDS {
+            for driver in [Sqlite, Xattr] {
+                let p = Prefetch::on(driver, kind);
+                p.image('a', 1000);
+                p.db.sql("DROP TABLE cached_images");
+                p.db.sql("DROP TABLE node_reference");
+                p.queue("a");
+                p.run(&["--dry-run"]).ok();
+                p.run(&[]).ok();
+                p.holds(&[('a', 1000)]);
+            }
+        }
+    }
+
+    without_a_database_or_its_tables_nothing_is_made {
+        for kind in KINDS {
+            let p = Prefetch::on(Sqlite, kind);
+            p.image('a', 1000);
+            p.image('b', 1000);
+            p.queue("ab");
+            fs::remove_file(p.env.path("cache.db")).unwrap();
+            let before = p.env.snapshot();
+            let conf = p.env.write("bare.conf", p.env.conf_text(""));
+            for images in [&[][..], &[id('a')]] {
+                let arguments = [&["prefetch".to_owned(), "--config-file".to_owned(), conf.clone()], images].concat();
+                p.env.raw(&arguments).fails(2, &["[database] connection is not set"]);
+            }
+            assert_eq!(p.env.snapshot(), before);
+            p.db.sql("ALTER TABLE images RENAME TO elsewhere");
+            let run = p.run(&[]).fails(3, &["images", "glance-manage db_sync"]);
+            assert!(!run.stderr.contains(&id('a')) && run.json()["error"].is_string(), "once for all: {}", run.stderr);
+            let mut after = p.env.snapshot();
+            after.retain(|path, _| !path.contains("glance-cache"));
+            let keys = |map: &std::collections::BTreeMap<String, String>| map.keys().cloned().collect::<Vec<_>>();
+            assert_eq!(keys(&after), keys(&before), "{kind:?}");
+            // What a dead run left goes all the same: nothing else is to be done.
+            for letter in "ab".chars() {
+                fs::remove_file(p.env.path("queue").join(id(letter))).unwrap();
+            }
+            fs::write(p.env.path("incomplete").join(id('c') + ".prefetch"), "half").unwrap();
+            p.env.raw(&["prefetch", "--config-file", &conf]).ok();
+            assert_eq!(p.env.names("incomplete"), [""; 0]);
+        }
     }
 }

@@ -95,6 +95,8 @@ pub(crate) struct Location {
     name: NameBuf,
     path: PathBuf,
     owner: Owner,
+    /// Whether this is the place of a `cache.db`: what has no table of its images is another program's.
+    is_index: bool,
 }
 
 impl Location {
@@ -112,7 +114,7 @@ impl Location {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let dir_fd = openat(base, parent, flags, Mode::empty())
             .with_context(|| format!("cannot open the directory of the image index {}", path.display()))?;
-        Ok(Location { dir: dir_fd, name, path, owner: dir.owner() })
+        Ok(Location { dir: dir_fd, name, path, owner: dir.owner(), is_index: true })
     }
 
     /// Finds a database that belongs to no cache directory; it is opened as the owner of the directory it is in.
@@ -127,7 +129,8 @@ impl Location {
         let dir = rustix::fs::open(path.parent().with_context(not_a_file)?, flags, Mode::empty())
             .with_context(|| format!("cannot open the directory of the database {}", path.display()))?;
         let stat = rustix::fs::fstat(&dir)?;
-        Ok(Location { dir, name, path, owner: Owner { uid: stat.st_uid, gid: stat.st_gid } })
+        let owner = Owner { uid: stat.st_uid, gid: stat.st_gid };
+        Ok(Location { dir, name, path, owner, is_index: false })
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -335,7 +338,7 @@ impl Sqlite {
         });
         match tables {
             Ok((0, _)) => return Ok(Found::Nothing),
-            Ok((_, 0.0)) => bail!(
+            Ok((_, 0.0)) if self.location.is_index => bail!(
                 "{} is a database, but not an image index of Glance: it has no table cached_images",
                 self.location.path.display()
             ),

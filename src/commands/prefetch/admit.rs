@@ -35,7 +35,7 @@ impl<'a> Session<'a> {
     fn admit(&mut self, request: &Request) -> Result<(Record, Option<Check>, Claim), Ending> {
         let (record, check) = self.examine(request)?;
         let size = record.size.unwrap_or(0);
-        let claim = match Claim::make(self.dir, request.id, self.stalled_before) {
+        let claim = match Claim::make(self.dir, request.id, self.means.stalled_before) {
             Ok(Claiming::Ours(claim)) => claim,
             Ok(Claiming::Cached) => return Err(Ending::cached()),
             Ok(Claiming::Left(why)) => return Err(Ending::new(ImageOutcome::LeftToGlance, size, why)),
@@ -63,7 +63,7 @@ impl<'a> Session<'a> {
             sources: self.sources(&record),
             size: record.size,
             check: check.clone(),
-            reserve: self.reserve,
+            reserve: self.means.reserve,
             attributes: self.cache.driver == Some(Driver::Xattr),
             pace,
         };
@@ -74,7 +74,7 @@ impl<'a> Session<'a> {
 
     /// What an image can be read from, in the order to try. What is unsafe about it is told once.
     pub(super) fn sources(&mut self, record: &Record) -> Vec<Result<Box<dyn Source>, Refused>> {
-        let sources = self.stores.sources(&record.locations);
+        let sources = self.means.stores.sources(&record.locations);
         for warning in sources.iter().flatten().filter_map(|source| source.warning()) {
             if self.warned.insert(warning.to_owned()) {
                 self.context.output.warning(warning);

@@ -167,12 +167,15 @@ fn attempt(
         return Ok(Exit::Done);
     }
     let dir = existing(settings)?;
-    let wait = wait(context, change);
-    let locks = settings.lock_dir(&dir, &context.output)?;
+    if wishes.images.is_some() || !Queue::read(&dir).map_err(Failure::cannot_start)?.images.is_empty() {
+        settings.central.check_records(&settings.config)?;
+    }
+    let means = Means::of(context, settings, &dir, change, wishes)?;
     let lock = if change.dry_run {
         None
     } else {
-        let locked = take_lock(context, &dir, &locks, lock::PREFETCH, &wait, change.skip_if_locked)?;
+        let locked =
+            take_lock(context, &dir, &means.locks, lock::PREFETCH, &means.wait, change.skip_if_locked)?;
         match locked.or_end(context, &mut report.run) {
             Ok(lock) => lock,
             Err(exit) => return Ok(exit),
@@ -185,7 +188,7 @@ fn attempt(
     if pending.is_empty() {
         return Ok(Exit::Done);
     }
-    let session = Session::open(context, settings, &dir, locks, wait, wishes, report)?;
+    let session = Session::open(context, settings, &dir, means, wishes, report)?;
     let mut session = Session { pending, ..session };
     if change.dry_run {
         session.dry_run();
@@ -237,21 +240,48 @@ impl Running {
     }
 }
 
-/// One run, seen from the thread that decides.
-struct Session<'a> {
-    context: &'a Context,
-    dir: &'a CacheDir,
+/// What the settings say. All of it is read before anything is made.
+struct Means {
     locks: LockDir,
     wait: Wait,
-    cache: Cache,
-    records: Database,
     stores: Stores,
-    wishes: &'a Wishes,
     /// Bytes that the cache may hold.
     max_size: u64,
     /// Bytes of the file system to be left free.
     reserve: u64,
     stalled_before: Nanos,
+}
+
+impl Means {
+    fn of(
+        context: &Context,
+        settings: &Settings,
+        dir: &CacheDir,
+        change: &ChangeArgs,
+        wishes: &Wishes,
+    ) -> Result<Self, Failure> {
+        let whole = capacity(&dir.statvfs().map_err(Failure::cannot_start)?);
+        let stall_time = settings.stall_time(wishes.stall_time)?.value;
+        let waits = Waits::new(context.interrupt.clone());
+        Ok(Means {
+            locks: settings.lock_dir(dir, &context.output)?,
+            wait: wait(context, change),
+            stores: Stores::from_config(&settings.config, waits).map_err(Failure::usage)?,
+            max_size: settings.max_size(wishes.max_size, dir)?.value,
+            reserve: wishes.reserve.of(whole),
+            stalled_before: context.now.saturating_sub(stall_time),
+        })
+    }
+}
+
+/// One run, seen from the thread that decides.
+struct Session<'a> {
+    context: &'a Context,
+    dir: &'a CacheDir,
+    cache: Cache,
+    records: Database,
+    means: Means,
+    wishes: &'a Wishes,
     /// Bytes that the cache holds.
     cached: u64,
     /// Rows whose files are missing: one of an image that is fetched makes room for its new row.
@@ -274,30 +304,19 @@ impl<'a> Session<'a> {
         context: &'a Context,
         settings: &'a Settings,
         dir: &'a CacheDir,
-        locks: LockDir,
-        wait: Wait,
+        means: Means,
         wishes: &'a Wishes,
         report: &'a mut PrefetchReport,
     ) -> Result<Self, Failure> {
-        let max_size = settings.max_size(wishes.max_size, dir)?.value;
-        let whole = capacity(&dir.statvfs().map_err(Failure::cannot_start)?);
-        let stall_time = settings.stall_time(wishes.stall_time)?.value;
-        let cache = stock(context, settings, dir, &wait, report.run.dry_run)?;
-        // The database before any thread is started: SQLite's descriptors are told apart by being new.
-        let records = settings.central.open_records(&settings.config, &wait)?;
-        let waits = Waits::new(context.interrupt.clone());
-        let stores = Stores::from_config(&settings.config, waits).map_err(Failure::usage)?;
+        // Both before any thread is started: SQLite's descriptors are told apart by being new. The index last: it may be made.
+        let records = settings.central.open_records(&settings.config, &means.wait)?;
+        let cache = stock(context, settings, dir, &means.wait, report.run.dry_run)?;
         Ok(Session {
             context,
             dir,
-            locks,
-            wait,
             records,
-            stores,
+            means,
             wishes,
-            max_size,
-            reserve: wishes.reserve.of(whole),
-            stalled_before: context.now.saturating_sub(stall_time),
             cached: cache.inventory.size(),
             ghosts: cache.inventory.ghosts.iter().map(|ghost| (ghost.id, ghost.row)).collect(),
             cache,
@@ -354,7 +373,7 @@ impl<'a> Session<'a> {
     /// Scans the cache anew.
     fn inventory(&mut self) -> anyhow::Result<Inventory> {
         let mut inventory = Inventory::scan(self.dir, self.cache.inventory.tracking.clone())?;
-        self.cache.index.read(&self.wait, &mut inventory.joiner())?;
+        self.cache.index.read(&self.means.wait, &mut inventory.joiner())?;
         if self.cache.index.is_transactional() {
             inventory.look_again(self.dir);
         }
@@ -362,7 +381,7 @@ impl<'a> Session<'a> {
     }
 
     fn prune_lock(&self) -> anyhow::Result<Option<lock::Lock>> {
-        match take_lock(self.context, self.dir, &self.locks, lock::PRUNE, &self.wait, false) {
+        match take_lock(self.context, self.dir, &self.means.locks, lock::PRUNE, &self.means.wait, false) {
             Ok(Locked::Go(lock)) => Ok(lock),
             Ok(_) => Err(anyhow!("a signal came while waiting for the lock")),
             Err(failure) => Err(failure.error),

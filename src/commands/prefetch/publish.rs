@@ -115,7 +115,7 @@ impl Session<'_> {
         let target = Target { id, claim: RowClaim::Row(ghost.row.key) };
         let index = &mut *self.cache.index;
         let mut forget = || {
-            index.begin(&self.wait)?;
+            index.begin(&self.means.wait)?;
             index.forget(&[target])?;
             index.commit(None)
         };
@@ -133,7 +133,7 @@ impl Session<'_> {
         let ghost = self.ghosts.remove(&id).map(|row| Target { id, claim: RowClaim::Row(row.key) });
         let index = &mut *self.cache.index;
         let mut record = || {
-            index.begin(&self.wait)?;
+            index.begin(&self.means.wait)?;
             if let Some(ghost) = &ghost {
                 index.forget(std::slice::from_ref(ghost))?;
             }

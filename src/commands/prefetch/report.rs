@@ -139,8 +139,8 @@ impl Session<'_> {
     pub(super) fn sum_up(&mut self) {
         self.report.still_queued = self.report.images.iter().filter(|image| image.queued).count() as u64;
         self.report.cache_size_after = Some(self.cached);
-        self.report.max_size = Some(self.max_size);
-        self.report.over_limit = self.cached > self.max_size;
+        self.report.max_size = Some(self.means.max_size);
+        self.report.over_limit = self.cached > self.means.max_size;
     }
 }
 

@@ -48,10 +48,10 @@ impl Session<'_> {
         let promised: u64 = self.running.values().filter_map(|running| running.record.size).sum();
         Ok(Space {
             available: available(&self.dir.statvfs()?),
-            reserve: self.reserve,
+            reserve: self.means.reserve,
             in_flight: self.running.values().map(Running::to_come).sum::<u64>() + self.foreseen,
             cached: self.cached.saturating_add(promised),
-            limit: (self.wishes.limit != Limit::Ignored).then_some(self.max_size),
+            limit: (self.wishes.limit != Limit::Ignored).then_some(self.means.max_size),
         })
     }
 
@@ -63,7 +63,7 @@ impl Session<'_> {
         let mut executor = Executor {
             dir: self.dir,
             index: &mut *self.cache.index,
-            wait: &self.wait,
+            wait: &self.means.wait,
             progress: &(),
             pace: Pace::default(),
         };
@@ -84,7 +84,7 @@ impl Session<'_> {
             return Err(format!("cannot make room for it: {}", error.message));
         }
         let promised = space.cached.saturating_sub(self.cached) + self.foreseen;
-        let most = self.max_size.saturating_sub(size).saturating_sub(promised);
+        let most = self.means.max_size.saturating_sub(size).saturating_sub(promised);
         let free = size.saturating_add(space.in_flight).saturating_add(space.reserve);
         let limits = PruneLimits {
             max_size: most,
@@ -95,10 +95,10 @@ impl Session<'_> {
         };
         let plan = plan::prune(&inventory, &limits, space.available, self.context.now);
         let reached = plan.victims(&inventory).fold(plan.goal, plan::Goal::without).is_reached();
-        if reached && size.saturating_add(promised) <= self.max_size {
+        if reached && size.saturating_add(promised) <= self.means.max_size {
             return Ok((inventory, plan, free));
         }
-        let (size, max) = (human(size), human(self.max_size));
+        let (size, max) = (human(size), human(self.means.max_size));
         Err(format!(
             "it has {size} and does not fit, whatever may be removed for it (the cache may hold {max})"
         ))

@@ -325,9 +325,7 @@ impl Database {
 pub(crate) fn is_missing_table(refusal: &Refusal) -> bool {
     let Refusal::Broken(error) = refusal else { return false };
     let text = format!("{error:#}");
-    ["error 1146:", "error 42P01:", "no such table", "no table cached_images"]
-        .iter()
-        .any(|sign| text.contains(sign))
+    ["error 1146:", "error 42P01:", "no such table"].iter().any(|sign| text.contains(sign))
 }
 
 fn connect(target: &Target, patience: Patience, wait: &Wait) -> Result<Worker, Refusal> {
