@@ -28,7 +28,11 @@ impl Prefetch {
     }
 
     pub(crate) fn on(driver: Driver, kind: Kind) -> Self {
-        let env = TestEnv::empty(driver);
+        Self::of(TestEnv::empty(driver), kind)
+    }
+
+    /// With this cache.
+    pub(crate) fn of(env: TestEnv, kind: Kind) -> Self {
         let db = Database::new(kind, &env.outside("glance.sqlite"));
         fs::create_dir(env.outside("store")).unwrap();
         Prefetch { env, db }
@@ -837,10 +841,7 @@ mod as_root {
             let root = tempfile::Builder::new().prefix("gct-").tempdir().unwrap();
             let ext4 = Ext4::make(root.path(), 24);
             let mount = Mount::ext4(&ext4, &root.path().join("mount"), "rw");
-            let env = TestEnv::at(driver, root, mount.point.join("cache"));
-            let db = Database::new(Kind::SqliteFile, &env.outside("glance.sqlite"));
-            fs::create_dir(env.outside("store")).unwrap();
-            let p = Prefetch { env, db };
+            let p = Prefetch::of(TestEnv::at(driver, root, mount.point.join("cache")), Kind::SqliteFile);
             p.image('a', 3 << 20);
             p.image('b', 30 << 20);
             p.image('c', 11 << 20);

@@ -1,6 +1,8 @@
 //! `prefetch` under hostile conditions: odd records, hostile entries in the queue, and failures at the worst moment.
 
 use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
@@ -331,4 +333,69 @@ tests! {
             assert_eq!(p.env.names("incomplete"), [""; 0]);
         }
     }
+}
+
+mod as_root {
+    use super::*;
+    use crate::root::Mounted;
+
+    #[test]
+    #[ignore = "needs root and the real Glance: run tests/run"]
+    fn the_reserve_holds_where_nobody_says_a_size() {
+        for driver in [Sqlite, Xattr] {
+            let Mounted { mount, env } = Mounted::ext4(driver, 24, "rw");
+            let p = Prefetch::of(env, Kind::SqliteFile);
+            let size = 11 << 20;
+            p.record('a', &content('a', size), &[&sizeless(content('a', size))]);
+            p.update('a', "size = NULL");
+            p.queue("a");
+            let run = p
+                .run(&["--reserve", "14MiB"])
+                .fails(1, &["nobody says how large it is", "stays in the queue"]);
+            println!("{}", run.stderr);
+            assert_eq!(
+                (p.env.left().as_str(), p.queued().as_str(), p.env.names("incomplete").len()),
+                ("", "a", 0)
+            );
+            p.run(&["--reserve", "2MiB"]).ok();
+            p.holds(&[('a', size)]);
+            drop((p, mount));
+        }
+    }
+
+    #[test]
+    #[ignore = "needs root and the real Glance: run tests/run"]
+    fn a_file_system_that_counts_no_blocks_is_not_full() {
+        let Mounted { mount, env } = Mounted::of("ramfs", Sqlite);
+        let p = Prefetch::of(env, Kind::SqliteFile);
+        p.image('a', 3_000_000);
+        p.queue("a");
+        p.run(&[]).ok();
+        p.holds(&[('a', 3_000_000)]);
+        let run = p.env.prune(&["--min-free", "0"]).ok();
+        println!("{}", run.stdout);
+        assert_eq!(p.env.left(), "a");
+        drop((p, mount));
+    }
+}
+
+/// The location of an image on a server that says of no answer how long it is, for two requests.
+fn sizeless(content: Vec<u8>) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let location = format!("http://{}/image", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for stream in listener.incoming().take(2) {
+            let mut stream = stream.unwrap();
+            let mut request = Vec::new();
+            while !request.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                stream.read_exact(&mut byte).unwrap();
+                request.push(byte[0]);
+            }
+            stream.write_all(b"HTTP/1.0 200 OK\r\n\r\n").unwrap();
+            // Who has no room for more hangs up.
+            let _ = stream.write_all(&content);
+        }
+    });
+    location
 }

@@ -453,7 +453,7 @@ impl Sqlite {
             // No such files on this file system: a little space is taken for none.
             Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => {
                 return rustix::fs::fstatvfs(self.location.dir.as_fd())
-                    .is_ok_and(|fs| available(&fs) < PROBE as u64 || fs.f_favail == 0);
+                    .is_ok_and(|fs| available(&fs) < PROBE as u64 || (fs.f_files > 0 && fs.f_favail == 0));
             }
             Err(e) => return full(e),
         };
