@@ -171,13 +171,39 @@ tests! {
         p.queue("a");
         let ours = p.start(&["--rate-limit", "2MB"]);
         until("the claim", || p.env.path("incomplete").join(id('a')).exists());
-        std::thread::sleep(std::time::Duration::from_millis(300));
         p.env.ghost('a', 1);
-        let run = ours.wait();
-        println!("{}", run.stderr);
-        p.run(&[]).ok();
+        p.env.sql("UPDATE cached_images SET hits = 7 WHERE size = 1000");
+        ours.wait().ok();
         p.holds(&[('a', 3_000_000), ('b', 100)]);
-        assert_eq!(run.code, 0);
+        p.glance_serves(&[('a', 3_000_000), ('b', 100)]);
+    }
+
+    a_central_row_without_a_file_that_comes_up_meanwhile_is_replaced {
+        for kind in KINDS {
+            let p = Prefetch::on(Xattr, kind);
+            let nodes = ["http://n1.example:9292", "http://n2.example:9292"];
+            for node in nodes {
+                p.db.sql(&format!("INSERT INTO node_reference (node_reference_url) VALUES ('{node}')"));
+            }
+            p.image('a', 600_000);
+            p.queue("a");
+            let central = format!("image_cache_driver = centralized_db\nworker_self_reference_url = {}", nodes[0]);
+            let text = fs::read_to_string(p.conf("")).unwrap().replace("image_cache_driver = xattr", &central);
+            let conf = p.env.write("central.conf", text);
+            let mut command = p.env.command(BINARY);
+            command.args(["prefetch", "--config-file", &conf, "--rate-limit", "1MB"]);
+            let ours = Running::start(&mut command, &p.env.outside(""));
+            until("the claim", || p.env.path("incomplete").join(id('a')).exists());
+            p.db.sql(&format!(
+                "INSERT INTO cached_images (image_id, last_accessed, last_modified, size, hits, node_reference_id) \
+                 SELECT '{}', '2024-01-01 00:00:00', '2024-01-01 00:00:00', 1000, 7, node_reference_id FROM node_reference",
+                id('a')
+            ));
+            ours.wait().ok();
+            let rows = p.db.rows("SELECT size, hits FROM cached_images ORDER BY node_reference_id");
+            assert_eq!(rows, [["600000", "0"], ["1000", "7"]], "{kind:?}: only this node's");
+            assert_eq!(p.env.images(), "a");
+        }
     }
 
     an_image_that_is_wanted_does_not_go_for_another {

@@ -524,6 +524,25 @@ impl Sqlite {
         }
     }
 
+    /// Inserts rows; `conflict` says what becomes of one that is there.
+    fn insert(&self, conflict: &str, images: &[Image]) -> rusqlite::Result<u64> {
+        let mut inserted = 0;
+        {
+            let mut insert = self.db().prepare_cached(&format!(
+                "INSERT OR {conflict} INTO cached_images (image_id, last_accessed, last_modified, size, hits) \
+                 VALUES (?1, ?2, ?3, ?4, 0)",
+            ))?;
+            for image in images {
+                let seen = &image.seen;
+                let size = i64::try_from(seen.size).unwrap_or(i64::MAX);
+                let (used, modified) = (seconds(seen.last_use()), seconds(seen.mtime));
+                inserted += insert.execute(params![image.id.as_str(), used, modified, size])? as u64;
+            }
+        }
+        self.secure()?;
+        Ok(inserted)
+    }
+
     /// Puts on disk whatever the commit will need: the journal, with the page that the commit itself changes (setting the
     /// user version to what it is touches that page and nothing else), and the pages changed so far.
     pub(super) fn secure(&self) -> rusqlite::Result<()> {
@@ -618,23 +637,11 @@ impl Index for Sqlite {
     }
 
     fn adopt(&mut self, orphans: &[Image]) -> Result<u64, Refusal> {
-        self.change(|index| {
-            let mut adopted = 0;
-            {
-                let mut insert = index.db().prepare_cached(
-                    "INSERT OR IGNORE INTO cached_images (image_id, last_accessed, last_modified, size, hits) \
-                     VALUES (?1, ?2, ?3, ?4, 0)",
-                )?;
-                for image in orphans {
-                    let seen = &image.seen;
-                    let size = i64::try_from(seen.size).unwrap_or(i64::MAX);
-                    let (used, modified) = (seconds(seen.last_use()), seconds(seen.mtime));
-                    adopted += insert.execute(params![image.id.as_str(), used, modified, size])? as u64;
-                }
-            }
-            index.secure()?;
-            Ok(adopted)
-        })
+        self.change(|index| index.insert("IGNORE", orphans))
+    }
+
+    fn record(&mut self, image: &Image) -> Result<(), Refusal> {
+        self.change(|index| index.insert("REPLACE", std::slice::from_ref(image)).map(drop))
     }
 
     fn drop_bad_rows(&mut self, rows: &[BadRow]) -> Result<u64, Refusal> {

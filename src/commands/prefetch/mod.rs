@@ -27,7 +27,7 @@ use self::wanted::{Request, enqueue, requests, wanted};
 use super::clean::refuse_strange;
 use super::{Cache, Context, Locked, Opened, Selection, Settings, take_lock, take_stock, tell, wait};
 use crate::cache::dir::{CacheDir, Place, capacity};
-use crate::cache::entry::{ImageId, Nanos, Row};
+use crate::cache::entry::{ImageId, Nanos};
 use crate::cache::index::central::{Database, Record};
 use crate::cache::index::sqlite::Purpose;
 use crate::cache::index::{Driver, Wait};
@@ -284,8 +284,6 @@ struct Session<'a> {
     wishes: &'a Wishes,
     /// Bytes that the cache holds.
     cached: u64,
-    /// Rows whose files are missing: one of an image that is fetched makes room for its new row.
-    ghosts: HashMap<ImageId, Row>,
     pending: VecDeque<Request>,
     running: HashMap<ImageId, Running>,
     /// What was fetched, or was wanted and is there: not to go for other images.
@@ -318,7 +316,6 @@ impl<'a> Session<'a> {
             means,
             wishes,
             cached: cache.inventory.size(),
-            ghosts: cache.inventory.ghosts.iter().map(|ghost| (ghost.id, ghost.row)).collect(),
             cache,
             pending: VecDeque::new(),
             running: HashMap::new(),

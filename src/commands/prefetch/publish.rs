@@ -124,20 +124,16 @@ impl Session<'_> {
         }
     }
 
-    /// Gives an image its row, as Glance's driver does, in the place of one that was left without a file.
+    /// Gives an image its row, as Glance's driver does, in the place of one that was left without a file, whenever that was.
     fn record_row(&mut self, id: ImageId, staged: &Staged) -> anyhow::Result<()> {
         if !self.cache.index.is_transactional() {
             return Ok(());
         }
         let seen = seen(&rustix::fs::fstat(staged.file.as_fd())?);
-        let ghost = self.ghosts.remove(&id).map(|row| Target { id, claim: RowClaim::Row(row.key) });
         let index = &mut *self.cache.index;
         let mut record = || {
             index.begin(&self.means.wait)?;
-            if let Some(ghost) = &ghost {
-                index.forget(std::slice::from_ref(ghost))?;
-            }
-            index.adopt(&[Image { id, seen, row: None }])?;
+            index.record(&Image { id, seen, row: None })?;
             index.commit(None)
         };
         let recorded = record();

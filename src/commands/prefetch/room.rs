@@ -71,7 +71,6 @@ impl Session<'_> {
         self.report.total_files_pruned += outcome.files;
         self.report.total_bytes_pruned += outcome.bytes;
         self.cached = inventory.size().saturating_sub(outcome.bytes + outcome.bytes_gone);
-        self.ghosts.clear();
         self.report.run.errors.extend(outcome.errors);
         outcome.stopped.map_or(Ok(()), |refusal| Err(why_not(refusal.into_error())))
     }

@@ -515,6 +515,18 @@ impl Central {
         Ok(adopted)
     }
 
+    fn try_record(&mut self, image: &Image) -> Result<(), Refusal> {
+        let sql = format!(
+            "SELECT id FROM cached_images WHERE image_id = '{}' AND node_reference_id = {}",
+            image.id, self.node
+        );
+        let keys: Vec<i64> = self.database.query(&sql, &[])?.iter().map(|row| row[0].integer()).collect();
+        // Somebody else may have deleted it meanwhile.
+        let left: Vec<i64> = self.lock(&keys)?.into_keys().collect();
+        self.delete(&left)?;
+        self.try_adopt(std::slice::from_ref(image)).map(drop)
+    }
+
     fn try_drop(&mut self, rows: &[BadRow]) -> Result<u64, Refusal> {
         let keys: Vec<i64> = rows.iter().map(|row| row.key).collect();
         let rows = self.lock(&keys)?;
@@ -613,6 +625,10 @@ impl Index for Central {
 
     fn adopt(&mut self, orphans: &[Image]) -> Result<u64, Refusal> {
         self.change("cannot insert rows", |index| index.try_adopt(orphans))
+    }
+
+    fn record(&mut self, image: &Image) -> Result<(), Refusal> {
+        self.change("cannot insert a row", |index| index.try_record(image))
     }
 
     fn drop_bad_rows(&mut self, rows: &[BadRow]) -> Result<u64, Refusal> {
