@@ -5,6 +5,11 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
+use std::thread::sleep;
+use std::time::Duration;
+
+use rustix::process::Signal;
+use serde_json::json;
 
 use crate::env::*;
 use crate::prefetch::{Prefetch, content, tests};
@@ -203,6 +208,46 @@ tests! {
             let rows = p.db.rows("SELECT size, hits FROM cached_images ORDER BY node_reference_id");
             assert_eq!(rows, [["600000", "0"], ["1000", "7"]], "{kind:?}: only this node's");
             assert_eq!(p.env.images(), "a");
+        }
+    }
+
+    what_took_long_to_fetch_waits_as_long_for_a_prune {
+        for signal in [None, Some(Signal::INT)] {
+            let p = Prefetch::new(Sqlite);
+            p.image('a', 1_500_000);
+            p.queue("a");
+            let held = p.env.lock("glance-cache-prune");
+            let ours = p.start(&["--rate-limit", "1MB", "--lock-timeout", "100ms"]);
+            until("the claim", || p.env.path("incomplete").join(id('a')).exists());
+            sleep(Duration::from_millis(2200));
+            if let Some(signal) = signal {
+                ours.signal(signal);
+                ours.wait().code(130).has(&json!({"still_queued": 1}));
+                assert_eq!((p.env.left().as_str(), p.queued().as_str(), p.env.names("incomplete").len()), ("", "a", 0));
+            } else {
+                drop(held);
+                ours.wait().ok();
+                p.holds(&[('a', 1_500_000)]);
+            }
+        }
+    }
+
+    what_glance_adds_meanwhile_counts_towards_the_limit {
+        for driver in [Sqlite, Xattr] {
+            for (limit, code, left) in [("--within-limit", 1, "ac"), ("--make-room", 0, "ab")] {
+                let p = Prefetch::new(driver);
+                p.image('a', 600_000);
+                p.image('b', 300_000);
+                p.queue("ab");
+                let ours = p.start(&[limit, "--max-size", "1000000", "-j", "1", "--rate-limit", "1MB"]);
+                until("the claim", || p.env.path("incomplete").join(id('a')).exists());
+                p.env.image(('c', 200_000, 5, 0));
+                let run = ours.wait().code(code);
+                println!("{}", run.stderr);
+                assert_eq!(p.env.left(), left, "{limit}");
+                let size = if left == "ac" { 800_000 } else { 900_000 };
+                assert_eq!((&run.json()["cache_size_after"], &run.json()["over_limit"]), (&json!(size), &json!(false)));
+            }
         }
     }
 

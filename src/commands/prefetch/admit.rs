@@ -1,6 +1,7 @@
 //! Judging one image: what its record says, whether it can be claimed, whether it fits; then it is a job.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::report::Ending;
 use super::wanted::Request;
@@ -67,7 +68,8 @@ impl<'a> Session<'a> {
             attributes: self.cache.driver == Some(Driver::Xattr),
             pace,
         };
-        let running = Running { request, claim, meter: Arc::clone(&meter), record, check };
+        let running =
+            Running { request, claim, meter: Arc::clone(&meter), record, check, since: Instant::now() };
         self.running.insert(job.id, running);
         (job, meter)
     }

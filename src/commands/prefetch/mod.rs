@@ -230,6 +230,7 @@ struct Running {
     /// As it was when the fetch began.
     record: Record,
     check: Option<Check>,
+    since: Instant,
 }
 
 impl Running {
@@ -362,6 +363,9 @@ impl<'a> Session<'a> {
                 }
             }
         });
+        if let Err(e) = self.measure() {
+            self.context.output.warning(&format!("{e:#}: what the cache holds is as it was before"));
+        }
         for request in std::mem::take(&mut self.pending) {
             self.end(&request, Ending::new(ImageOutcome::Pending, 0, "a signal came first"));
         }
@@ -377,8 +381,10 @@ impl<'a> Session<'a> {
         Ok(inventory)
     }
 
-    fn prune_lock(&self) -> anyhow::Result<Option<lock::Lock>> {
-        match take_lock(self.context, self.dir, &self.means.locks, lock::PRUNE, &self.means.wait, false) {
+    /// Takes prune's lock, waiting for it so long.
+    fn prune_lock(&self, limit: Duration) -> anyhow::Result<Option<lock::Lock>> {
+        let wait = Wait { limit, ..self.means.wait.clone() };
+        match take_lock(self.context, self.dir, &self.means.locks, lock::PRUNE, &wait, false) {
             Ok(Locked::Go(lock)) => Ok(lock),
             Ok(_) => Err(anyhow!("a signal came while waiting for the lock")),
             Err(failure) => Err(failure.error),

@@ -68,7 +68,9 @@ impl Session<'_> {
                 Ending::new(ImageOutcome::Failed, bytes, why)
             }
         };
-        let _lock = self.prune_lock().map_err(failed)?;
+        // Thrown away, it would have to be fetched again: so long at least it is worth waiting.
+        let patience = self.means.wait.limit.max(running.since.elapsed());
+        let _lock = self.prune_lock(patience).map_err(failed)?;
         match self.records.record(id) {
             Ok(record) => drop(judged(judge_again(record.as_ref(), &running.record), bytes)?),
             Err(Refusal::Interrupted) => return Err(failed(Refusal::Interrupted.into_error())),
@@ -84,7 +86,6 @@ impl Session<'_> {
             let why = "Glance has cached it meanwhile, or is at it: what was fetched is dropped";
             return Err(Ending::new(ImageOutcome::LeftToGlance, bytes, why));
         }
-        self.cached = self.cached.saturating_add(bytes);
         self.report.total_files_prefetched += 1;
         self.report.total_bytes_prefetched += bytes;
         let by = verified_by(running.check.as_ref(), running.record.size);

@@ -98,7 +98,6 @@ impl Session<'_> {
         while let Some(request) = self.pending.pop_front() {
             let ending = self.foresee(&request).unwrap_or_else(|ending| ending);
             if let Some(location) = &ending.location {
-                self.cached = self.cached.saturating_add(ending.bytes);
                 self.foreseen += ending.bytes;
                 self.report.total_files_prefetched += 1;
                 self.report.total_bytes_prefetched += ending.bytes;
@@ -112,7 +111,7 @@ impl Session<'_> {
         let doomed = std::mem::take(&mut self.doomed);
         self.report.total_files_pruned = doomed.len() as u64;
         self.report.total_bytes_pruned = doomed.iter().map(|entry| entry.bytes).sum();
-        self.cached = self.cached.saturating_sub(self.report.total_bytes_pruned);
+        self.cached = (self.cached + self.foreseen).saturating_sub(self.report.total_bytes_pruned);
         self.report.run.plan = Some(doomed.into_iter().chain(entries).collect());
     }
 

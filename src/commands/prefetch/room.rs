@@ -44,8 +44,18 @@ impl Session<'_> {
         }
     }
 
-    fn space(&self) -> anyhow::Result<Space> {
-        let promised: u64 = self.running.values().filter_map(|running| running.record.size).sum();
+    /// Measures how much the cache holds now: Glance fills it, too.
+    pub(super) fn measure(&mut self) -> anyhow::Result<()> {
+        self.cached = Inventory::scan(self.dir, self.cache.inventory.tracking.clone())?.size();
+        Ok(())
+    }
+
+    fn space(&mut self) -> anyhow::Result<Space> {
+        if self.wishes.limit != Limit::Ignored {
+            self.measure()?;
+        }
+        let promised =
+            self.foreseen + self.running.values().filter_map(|running| running.record.size).sum::<u64>();
         Ok(Space {
             available: available(&self.dir.statvfs()?),
             reserve: self.means.reserve,
@@ -58,7 +68,7 @@ impl Session<'_> {
     /// Prunes for an image that does not fit.
     fn make_room(&mut self, size: u64, space: Space) -> Result<(), String> {
         let why_not = |e: anyhow::Error| format!("cannot make room for it: {e:#}");
-        let _lock = self.prune_lock().map_err(why_not)?;
+        let _lock = self.prune_lock(self.means.wait.limit).map_err(why_not)?;
         let (inventory, plan, free) = self.plan_room(size, space)?;
         let mut executor = Executor {
             dir: self.dir,
@@ -70,7 +80,6 @@ impl Session<'_> {
         let outcome = executor.prune(&inventory, &plan, &CleanPlan::default, Some(free));
         self.report.total_files_pruned += outcome.files;
         self.report.total_bytes_pruned += outcome.bytes;
-        self.cached = inventory.size().saturating_sub(outcome.bytes + outcome.bytes_gone);
         self.report.run.errors.extend(outcome.errors);
         outcome.stopped.map_or(Ok(()), |refusal| Err(why_not(refusal.into_error())))
     }
@@ -82,7 +91,7 @@ impl Session<'_> {
         if let Some(error) = misplaced(self.dir, &inventory, false) {
             return Err(format!("cannot make room for it: {}", error.message));
         }
-        let promised = space.cached.saturating_sub(self.cached) + self.foreseen;
+        let promised = space.cached.saturating_sub(self.cached);
         let most = self.means.max_size.saturating_sub(size).saturating_sub(promised);
         let free = size.saturating_add(space.in_flight).saturating_add(space.reserve);
         let limits = PruneLimits {
