@@ -5,6 +5,7 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
+use std::process::Command;
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use serde_json::json;
 use crate::env::*;
 use crate::prefetch::{Prefetch, content, tests};
 use crate::servers::{KINDS, Kind, SERVERS};
+use crate::stores::{ACCESS_KEY, Ceph, SECRET_KEY};
 
 tests! {
     an_image_that_cannot_be_published_leaves_no_row {
@@ -251,6 +253,24 @@ tests! {
         }
     }
 
+    the_child_that_reads_rbd_takes_little_memory {
+        let ceph = Ceph::shared();
+        let p = Prefetch::new(Xattr);
+        let size = 128 << 20;
+        let bytes = content('a', size);
+        p.record('a', &bytes, &[&ceph.import("large", &bytes)]);
+        p.queue("a");
+        let ours = Running::start(&mut on_ceph(&p, ceph, &["--rate-limit", "64MB"]), &p.env.outside(""));
+        let mut most = 0;
+        until("the end", || {
+            most = children(ours.child.id()).into_iter().filter_map(peak).max().unwrap_or(0).max(most);
+            !p.env.images().is_empty()
+        });
+        ours.wait().ok();
+        println!("{most} KiB");
+        assert!((10_000..80_000).contains(&most), "{most} KiB");
+    }
+
     an_image_that_is_wanted_does_not_go_for_another {
         for driver in [Sqlite, Xattr] {
             let p = Prefetch::new(driver);
@@ -469,4 +489,37 @@ fn sizeless(content: Vec<u8>) -> String {
         }
     });
     location
+}
+
+/// A prefetch that knows the Ceph of the tests, not run yet.
+fn on_ceph(p: &Prefetch, ceph: &Ceph, arguments: &[&str]) -> Command {
+    let text = p.env.conf_text(&format!(
+        "[glance_store]\nstores = rbd,s3,file\nfilesystem_store_datadir = {}\nrbd_store_ceph_conf = {}\nrbd_store_user = glance\n\
+         rbd_store_pool = images\ns3_store_host = http://{}\ns3_store_access_key = {ACCESS_KEY}\ns3_store_secret_key = {SECRET_KEY}\n\
+         s3_store_bucket = glance\n[database]\nconnection = {}",
+        p.env.outside("store").display(),
+        ceph.conf().display(),
+        ceph.s3(),
+        p.db.url
+    ));
+    let mut command = p.env.command(BINARY);
+    command.env("PATH", "/usr/bin:/bin");
+    command.args(["prefetch", "--config-file", &p.env.write("ceph.conf", text)]).args(arguments);
+    command
+}
+
+/// The processes that a process has started.
+fn children(pid: u32) -> Vec<u32> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten();
+    let children = tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("children")).ok());
+    children
+        .flat_map(|list| list.split_whitespace().map(|pid| pid.parse().unwrap()).collect::<Vec<_>>())
+        .collect()
+}
+
+/// The most memory that a process ever had, in KiB.
+fn peak(pid: u32) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.split_whitespace().next()?.parse().ok()
 }
