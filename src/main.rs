@@ -13,6 +13,7 @@ mod kinds;
 mod legacy;
 mod output;
 mod source;
+mod tls;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

@@ -293,9 +293,10 @@ pub(crate) fn look(fd: BorrowedFd<'_>, name: Name<'_>) -> Result<Option<(Kind, S
     }
 }
 
-/// Bytes that an ordinary user may still write to the file system (`f_bavail`), as Ironic and `df` count.
+/// Bytes that an ordinary user may still write to the file system (`f_bavail`), as Ironic and `df` count. One that counts no
+/// blocks at all (ramfs) does not say, and is taken to have room.
 pub(crate) fn available(fs: &StatVfs) -> u64 {
-    fs.f_bavail.saturating_mul(fs.f_frsize)
+    if fs.f_blocks == 0 { u64::MAX } else { fs.f_bavail.saturating_mul(fs.f_frsize) }
 }
 
 /// The size of the file system in bytes, as `df` shows it.

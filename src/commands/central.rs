@@ -88,10 +88,21 @@ impl CentralSettings {
     /// Connects to the database with the images' records, to read them.
     pub(crate) fn open_records(&self, config: &Config, wait: &Wait) -> Result<Database, Failure> {
         match self.connect(self.records.as_ref(), config, Purpose::Look, wait)? {
-            Found::Database(database) => Ok(*database),
+            Found::Database(mut database) => {
+                database.check_records().map_err(|refusal| {
+                    cannot_start(refusal).hint("is it Glance's database, after glance-manage db_sync?")
+                })?;
+                Ok(*database)
+            }
             Found::Unreadable(why) => Err(Failure::cannot_start(anyhow!(why))),
             Found::Nothing(path) => Err(nothing_at(&path)),
         }
+    }
+
+    /// Whether the settings say where the images' records are, before anybody asks there.
+    pub(crate) fn check_records(&self, config: &Config) -> Result<(), Failure> {
+        patience(config)?;
+        self.target(self.records.as_ref()).map(drop)
     }
 
     fn connect(
@@ -101,15 +112,18 @@ impl CentralSettings {
         purpose: Purpose,
         wait: &Wait,
     ) -> Result<Found, Failure> {
+        Database::open(self.target(url)?, patience(config)?, purpose, wait).map_err(cannot_start)
+    }
+
+    fn target(&self, url: Option<&Setting<String>>) -> Result<Target, Failure> {
         self.check()?;
         let Some(url) = url else {
             return Err(Failure::usage(anyhow!("[database] connection is not set"))
                 .hint("set it as for glance-api, or give --database URL or --database-file FILE"));
         };
-        let target = Target::parse(&url.value)
+        Target::parse(&url.value)
             .with_context(|| format!("[database] connection (set by {}) is not understood", url.origin))
-            .map_err(Failure::usage)?;
-        Database::open(target, patience(config)?, purpose, wait).map_err(cannot_start)
+            .map_err(Failure::usage)
     }
 }
 
@@ -184,7 +198,6 @@ pub(super) fn detect(settings: &Settings, purpose: Purpose, wait: &Wait) -> Resu
         },
         Ok(Found::Nothing(_)) => Ok(None),
         Ok(Found::Unreadable(reason)) => Err(unsure(Failure::cannot_start(anyhow!(reason)))),
-        Err(failure) if format!("{:#}", failure.error).contains("has no table cached_images") => Ok(None),
         Err(failure) => Err(unsure(failure)),
     }
 }

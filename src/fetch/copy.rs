@@ -17,18 +17,19 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{Scope, ScopedJoinHandle, scope};
 
 use anyhow::{Context as _, anyhow};
-use rustix::fs::{SeekFrom, copy_file_range, fdatasync, ioctl_ficlone, seek};
+use rustix::fs::{SeekFrom, copy_file_range, fdatasync, fstatvfs, ioctl_ficlone, seek};
 use rustix::io::Errno;
 
 use super::digest::Algorithm;
 use super::pace::Pace;
+use crate::cache::dir::available;
 use crate::source::Body;
 
 /// Bytes of a block ...
 const BLOCK: usize = 512 << 10;
 /// ... and how many a stream has: one each is read, written and hashed, one waits.
 const BLOCKS: usize = 4;
-/// Bytes that the kernel copies at a time.
+/// Bytes that the kernel copies at a time, and after which it is looked whether there is room for more.
 const STEP: u64 = 4 << 20;
 /// Bytes after which what was written is put on the disk.
 const FLUSH: u64 = 64 << 20;
@@ -51,17 +52,22 @@ pub(crate) struct Copied {
     pub(crate) digest: Option<String>,
 }
 
-/// Copies a body into an empty file. `size` is what it should have, if known: a source that gives more is cut short.
+/// Copies a body into an empty file. `size` is what it should have, if known: a source that gives more is cut short. Where it is
+/// not known nobody can have looked whether there is room, and the copy ends when fewer than `reserve` bytes are left free.
 pub(crate) fn copy(
     body: Body,
     to: &File,
     size: Option<u64>,
+    reserve: u64,
     algorithm: Option<Algorithm>,
     pace: &Pace,
     moved: &AtomicU64,
 ) -> Result<Copied, Trouble> {
     match body {
-        Body::Stream(from) => stream(from, to, size, algorithm, pace, moved),
+        Body::Stream(from) => {
+            let room = Room { reserve: size.is_none().then_some(reserve), since: 0 };
+            stream(from, to, size, room, algorithm, pace, moved)
+        }
         Body::File(from) => file(&from, to, size, algorithm, pace, moved),
     }
 }
@@ -72,10 +78,33 @@ struct Block {
     length: usize,
 }
 
+/// Looks from time to time whether there is room for more.
+struct Room {
+    /// Bytes of the file system to be left free, where that is to be looked after.
+    reserve: Option<u64>,
+    since: u64,
+}
+
+impl Room {
+    fn wrote(&mut self, bytes: u64, to: &File) -> Result<(), Trouble> {
+        self.since += bytes;
+        let Some(reserve) = self.reserve.filter(|_| self.since >= STEP) else { return Ok(()) };
+        self.since = 0;
+        let free = available(&fstatvfs(to).map_err(|e| cannot_write(e.into()))?);
+        if free < reserve {
+            return Err(Trouble::Here(anyhow!(
+                "nobody says how large it is, and by now the file system has room for {free} bytes, of which {reserve} are to be left free"
+            )));
+        }
+        Ok(())
+    }
+}
+
 fn stream(
     mut from: Box<dyn Read + Send>,
     mut to: &File,
     size: Option<u64>,
+    mut room: Room,
     algorithm: Option<Algorithm>,
     pace: &Pace,
     moved: &AtomicU64,
@@ -87,8 +116,9 @@ fn stream(
         let (mut flusher, on_disk) = Flusher::start(scope, to);
         let writer = scope.spawn(move || {
             for block in to_write {
-                to.write_all(&block.bytes[..block.length])?;
+                to.write_all(&block.bytes[..block.length]).map_err(cannot_write)?;
                 flusher.wrote(block.length as u64);
+                room.wrote(block.length as u64, to)?;
                 let _ = written.send(block);
             }
             Ok(())
@@ -105,7 +135,7 @@ fn stream(
         });
         let read = read_all(&mut from, &full, &free, size, pace, moved);
         drop(full);
-        joined(writer).and_then(|()| joined(on_disk)).map_err(cannot_write)?;
+        joined(writer).and_then(|()| joined(on_disk).map_err(cannot_write))?;
         let digest = joined(hasher);
         Ok(Copied { bytes: read?, digest })
     })
@@ -363,7 +393,7 @@ mod tests {
     fn run(body: Body, size: Option<u64>) -> (Result<Copied, Trouble>, File) {
         let to = tempfile::tempfile().unwrap();
         let moved = AtomicU64::new(0);
-        (copy(body, &to, size, Some(Algorithm::Sha256), &pace(), &moved), to)
+        (copy(body, &to, size, 0, Some(Algorithm::Sha256), &pace(), &moved), to)
     }
 
     fn digest(bytes: &[u8]) -> String {
@@ -398,6 +428,22 @@ mod tests {
     }
 
     #[test]
+    fn a_stream_of_unknown_size_leaves_free_what_is_to_be_left() {
+        for (size, reserve, whole) in
+            [(None, u64::MAX, false), (None, 0, true), (Some(3 * STEP), u64::MAX, true)]
+        {
+            let to = tempfile::tempfile().unwrap();
+            let body = Body::Stream(Box::new(std::io::repeat(1).take(3 * STEP)));
+            let copied = copy(body, &to, size, reserve, None, &pace(), &AtomicU64::new(0));
+            assert_eq!(copied.is_ok(), whole, "{size:?} {reserve}");
+            assert_eq!(to.metadata().unwrap().len() == 3 * STEP, whole, "{size:?} {reserve}");
+            if let Err(trouble) = copied {
+                assert!(matches!(trouble, Trouble::Here(e) if e.to_string().contains("to be left free")));
+            }
+        }
+    }
+
+    #[test]
     fn files_arrive_whole_with_their_holes() {
         let from = tempfile::tempfile().unwrap();
         let mut bytes = vec![0; 12 << 20];
@@ -427,7 +473,7 @@ mod tests {
                     }
                     change(&changed).unwrap();
                 });
-                copy(Body::File(from), &to, None, None, &pace, &moved)
+                copy(Body::File(from), &to, None, 0, None, &pace, &moved)
             });
             assert!(matches!(copied, Err(Trouble::There(_))), "{copied:?}");
         }
@@ -446,7 +492,7 @@ mod tests {
                 std::thread::sleep(std::time::Duration::from_millis(50));
                 pace.interrupt.raise(15);
             });
-            let copied = copy(from, &to, None, None, &pace, &moved);
+            let copied = copy(from, &to, None, 0, None, &pace, &moved);
             assert!(matches!(copied, Err(Trouble::Interrupted)));
         });
     }

@@ -53,6 +53,23 @@ pub(crate) fn judge(record: Option<&Record>, memory: Option<&Memory>, wish: Wish
     }
 }
 
+/// Judges an image that was fetched by what its record says now. Its locations may have changed: the content is the same.
+pub(crate) fn judge_again(record: Option<&Record>, fetched: &Record) -> Verdict {
+    let dropped = |why| format!("{why} by now: what was fetched is dropped");
+    let content = |record: &Record| {
+        let Record { size, checksum, os_hash_algo, os_hash_value, .. } = record.clone();
+        (size, checksum, os_hash_algo, os_hash_value)
+    };
+    match judge(record, None, Wish::default()) {
+        Verdict::Gone(why) => Verdict::Gone(dropped(why)),
+        Verdict::NotYet(why) => Verdict::NotYet(dropped(why)),
+        Verdict::Fetch(_) if record.map(content) != Some(content(fetched)) => {
+            Verdict::NotYet(dropped("its record has another size or hash".to_owned()))
+        }
+        verdict => verdict,
+    }
+}
+
 /// Why a record offers nothing to verify an image against.
 pub(crate) fn unverifiable(record: &Record) -> String {
     match &record.os_hash_algo {

@@ -134,7 +134,7 @@ fn one(job: &Job<'_>, source: &dyn Source, meter: &Meter) -> Result<(Staged, u64
     }
     let staged = Staged::make(job.dir, job.id).map_err(Trouble::Here)?;
     let algorithm = job.check.as_ref().map(|check| check.algorithm);
-    let copied = copy::copy(opened.body, &staged.file, size, algorithm, job.pace, &meter.moved)?;
+    let copied = copy::copy(opened.body, &staged.file, size, job.reserve, algorithm, job.pace, &meter.moved)?;
     if let Err(e) = verdict(job, copied.bytes, copied.digest.as_deref()) {
         // Whatever was moved, this is what the location has.
         meter.moved.fetch_max(1, Ordering::Relaxed);

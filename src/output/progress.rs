@@ -2,11 +2,14 @@
 
 use std::cell::{Cell, OnceCell};
 use std::collections::HashMap;
+use std::io::stderr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use rustix::process::getpgrp;
+use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcgetpgrp, tcsetattr};
 
 use super::Output;
 use super::report::human;
@@ -87,9 +90,37 @@ impl Drop for Bar<'_> {
 /// As wide as the terminal: an id's first eight digits tell images apart well enough.
 const DOWNLOAD: &str = "{prefix:8} {wide_bar} {bytes} of {total_bytes}, {binary_bytes_per_sec}, {eta} left";
 
+/// While it lives, the terminal does not echo `^C`: that would push the bars down a line, and the first of them would stay on the
+/// screen when they are cleared.
+struct NoEcho(Termios);
+
+impl NoEcho {
+    fn begin() -> Option<Self> {
+        let was = in_foreground().then(|| tcgetattr(stderr())).and_then(Result::ok)?;
+        let mut quiet = was.clone();
+        quiet.local_modes.remove(LocalModes::ECHOCTL);
+        tcsetattr(stderr(), OptionalActions::Now, &quiet).ok().map(|()| NoEcho(was))
+    }
+}
+
+impl Drop for NoEcho {
+    fn drop(&mut self) {
+        if in_foreground() {
+            // A terminal that is gone echoes nothing, either.
+            let _ = tcsetattr(stderr(), OptionalActions::Now, &self.0);
+        }
+    }
+}
+
+/// Whether the terminal is ours: who changes it from the background is stopped.
+fn in_foreground() -> bool {
+    tcgetpgrp(stderr()).is_ok_and(|group| group == getpgrp())
+}
+
 /// One bar for each image that is being fetched, and one for all together.
 pub(crate) struct Downloads<'a> {
     output: &'a Output,
+    _no_echo: Option<NoEcho>,
     /// `None` when nobody is there to watch.
     bars: Option<(MultiProgress, ProgressBar)>,
     each: HashMap<ImageId, (ProgressBar, Arc<Meter>)>,
@@ -106,7 +137,8 @@ impl<'a> Downloads<'a> {
             let total = bars.add(bar(total()).with_prefix("total"));
             (bars, total)
         });
-        Downloads { output, bars, each: HashMap::new(), done: 0 }
+        let no_echo = bars.as_ref().and_then(|_| NoEcho::begin());
+        Downloads { output, _no_echo: no_echo, bars, each: HashMap::new(), done: 0 }
     }
 
     pub(crate) fn begin(&mut self, id: ImageId, size: u64, meter: &Arc<Meter>) {

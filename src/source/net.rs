@@ -16,8 +16,8 @@ use anyhow::{Context as _, Result, ensure};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConnection, StreamOwned};
 
-use crate::cache::index::central::{Tls, TlsMode, client_config};
 use crate::interrupt::Interrupt;
+use crate::tls::{Tls, TlsMode, client_config};
 
 /// How often a wait looks at whether it should end.
 const LOOK: Duration = Duration::from_millis(200);

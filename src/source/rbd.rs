@@ -19,6 +19,12 @@ use super::net::Waits;
 use super::{Body, Opened, Source};
 use crate::cache::entry::escaped;
 
+/// Reads of 4 MiB that an export has under way at once: with Ceph's own 10 it takes up to 300 MiB of memory, and nothing here
+/// takes what it reads so fast ...
+const READS: &str = "--rbd_concurrent_management_ops=4";
+/// ... and how large a block of memory, in bytes, it gives back as soon as it is done with it. glibc's own rule learns to keep all of
+/// them: three times the memory.
+const GIVEN_BACK: (&str, &str) = ("MALLOC_MMAP_THRESHOLD_", "131072");
 /// So much of what the command says is kept.
 const MAX_WORDS: usize = 4096;
 
@@ -51,7 +57,7 @@ impl RbdSource {
                 "one of its names is none of Ceph's"
             );
         }
-        let mut arguments = vec!["export".to_owned(), "--no-progress".to_owned()];
+        let mut arguments = ["export", "--no-progress", READS].map(str::to_owned).to_vec();
         let mut option = |name: &str, value: &str| arguments.push(format!("--{name}={value}"));
         option("pool", &pool);
         option("image", &image.image);
@@ -86,6 +92,7 @@ impl Source for RbdSource {
         for (name, _) in env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"OS_")) {
             command.env_remove(name);
         }
+        command.env(GIVEN_BACK.0, GIVEN_BACK.1);
         // A key typed at the terminal is for us, not for it.
         let child = command.process_group(0).spawn();
         let mut child = match child {

@@ -28,7 +28,11 @@ impl Prefetch {
     }
 
     pub(crate) fn on(driver: Driver, kind: Kind) -> Self {
-        let env = TestEnv::empty(driver);
+        Self::of(TestEnv::empty(driver), kind)
+    }
+
+    /// With this cache.
+    pub(crate) fn of(env: TestEnv, kind: Kind) -> Self {
         let db = Database::new(kind, &env.outside("glance.sqlite"));
         fs::create_dir(env.outside("store")).unwrap();
         Prefetch { env, db }
@@ -182,8 +186,7 @@ pub(crate) fn small_database(env: &TestEnv, letter: char, size: usize) -> String
     fs::write(&store, vec![0; size]).unwrap();
     let db = rusqlite::Connection::open(&file).unwrap();
     db.execute_batch(&format!(
-        "CREATE TABLE cached_images (id INTEGER PRIMARY KEY);
-         CREATE TABLE images (id, status, deleted, size, checksum, os_hash_algo, os_hash_value);
+        "CREATE TABLE images (id, status, deleted, size, checksum, os_hash_algo, os_hash_value);
          CREATE TABLE image_locations (id, image_id, value, meta_data, status, deleted);
          INSERT INTO images VALUES ('{id}', 'active', 0, {size}, '{md5}', NULL, NULL);
          INSERT INTO image_locations VALUES (1, '{id}', 'file://{store}', '{{}}', 'active', 0);",
@@ -195,6 +198,7 @@ pub(crate) fn small_database(env: &TestEnv, letter: char, size: usize) -> String
     format!("sqlite:///{}", file.display())
 }
 
+/// Tests that need the real Glance and its databases.
 macro_rules! tests {
     ($($name:ident $body:block)*) => {
         $(#[test]
@@ -202,6 +206,8 @@ macro_rules! tests {
         fn $name() $body)*
     };
 }
+
+pub(crate) use tests;
 
 tests! {
     the_queue_is_fetched_verified_and_emptied {
@@ -835,10 +841,7 @@ mod as_root {
             let root = tempfile::Builder::new().prefix("gct-").tempdir().unwrap();
             let ext4 = Ext4::make(root.path(), 24);
             let mount = Mount::ext4(&ext4, &root.path().join("mount"), "rw");
-            let env = TestEnv::at(driver, root, mount.point.join("cache"));
-            let db = Database::new(Kind::SqliteFile, &env.outside("glance.sqlite"));
-            fs::create_dir(env.outside("store")).unwrap();
-            let p = Prefetch { env, db };
+            let p = Prefetch::of(TestEnv::at(driver, root, mount.point.join("cache")), Kind::SqliteFile);
             p.image('a', 3 << 20);
             p.image('b', 30 << 20);
             p.image('c', 11 << 20);

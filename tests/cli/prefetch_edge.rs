@@ -1,20 +1,21 @@
 //! `prefetch` under hostile conditions: odd records, hostile entries in the queue, and failures at the worst moment.
 
 use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
+use std::process::Command;
+use std::thread::sleep;
+use std::time::Duration;
+
+use rustix::process::Signal;
+use serde_json::json;
 
 use crate::env::*;
-use crate::prefetch::{Prefetch, content};
-use crate::servers::{Kind, SERVERS};
-
-macro_rules! tests {
-    ($($name:ident $body:block)*) => {
-        $(#[test]
-        #[ignore = "needs the real Glance and database servers: run tests/run"]
-        fn $name() $body)*
-    };
-}
+use crate::prefetch::{Prefetch, content, tests};
+use crate::servers::{KINDS, Kind, SERVERS};
+use crate::stores::{ACCESS_KEY, Ceph, SECRET_KEY};
 
 tests! {
     an_image_that_cannot_be_published_leaves_no_row {
@@ -177,13 +178,97 @@ tests! {
         p.queue("a");
         let ours = p.start(&["--rate-limit", "2MB"]);
         until("the claim", || p.env.path("incomplete").join(id('a')).exists());
-        std::thread::sleep(std::time::Duration::from_millis(300));
         p.env.ghost('a', 1);
-        let run = ours.wait();
-        println!("{}", run.stderr);
-        p.run(&[]).ok();
+        p.env.sql("UPDATE cached_images SET hits = 7 WHERE size = 1000");
+        ours.wait().ok();
         p.holds(&[('a', 3_000_000), ('b', 100)]);
-        assert_eq!(run.code, 0);
+        p.glance_serves(&[('a', 3_000_000), ('b', 100)]);
+    }
+
+    a_central_row_without_a_file_that_comes_up_meanwhile_is_replaced {
+        for kind in KINDS {
+            let p = Prefetch::on(Xattr, kind);
+            let nodes = ["http://n1.example:9292", "http://n2.example:9292"];
+            for node in nodes {
+                p.db.sql(&format!("INSERT INTO node_reference (node_reference_url) VALUES ('{node}')"));
+            }
+            p.image('a', 600_000);
+            p.queue("a");
+            let central = format!("image_cache_driver = centralized_db\nworker_self_reference_url = {}", nodes[0]);
+            let text = fs::read_to_string(p.conf("")).unwrap().replace("image_cache_driver = xattr", &central);
+            let conf = p.env.write("central.conf", text);
+            let mut command = p.env.command(BINARY);
+            command.args(["prefetch", "--config-file", &conf, "--rate-limit", "1MB"]);
+            let ours = Running::start(&mut command, &p.env.outside(""));
+            until("the claim", || p.env.path("incomplete").join(id('a')).exists());
+            p.db.sql(&format!(
+                "INSERT INTO cached_images (image_id, last_accessed, last_modified, size, hits, node_reference_id) \
+                 SELECT '{}', '2024-01-01 00:00:00', '2024-01-01 00:00:00', 1000, 7, node_reference_id FROM node_reference",
+                id('a')
+            ));
+            ours.wait().ok();
+            let rows = p.db.rows("SELECT size, hits FROM cached_images ORDER BY node_reference_id");
+            assert_eq!(rows, [["600000", "0"], ["1000", "7"]], "{kind:?}: only this node's");
+            assert_eq!(p.env.images(), "a");
+        }
+    }
+
+    what_took_long_to_fetch_waits_as_long_for_a_prune {
+        for signal in [None, Some(Signal::INT)] {
+            let p = Prefetch::new(Sqlite);
+            p.image('a', 1_500_000);
+            p.queue("a");
+            let held = p.env.lock("glance-cache-prune");
+            let ours = p.start(&["--rate-limit", "1MB", "--lock-timeout", "100ms"]);
+            until("the claim", || p.env.path("incomplete").join(id('a')).exists());
+            sleep(Duration::from_millis(2200));
+            if let Some(signal) = signal {
+                ours.signal(signal);
+                ours.wait().code(130).has(&json!({"still_queued": 1}));
+                assert_eq!((p.env.left().as_str(), p.queued().as_str(), p.env.names("incomplete").len()), ("", "a", 0));
+            } else {
+                drop(held);
+                ours.wait().ok();
+                p.holds(&[('a', 1_500_000)]);
+            }
+        }
+    }
+
+    what_glance_adds_meanwhile_counts_towards_the_limit {
+        for driver in [Sqlite, Xattr] {
+            for (limit, code, left) in [("--within-limit", 1, "ac"), ("--make-room", 0, "ab")] {
+                let p = Prefetch::new(driver);
+                p.image('a', 600_000);
+                p.image('b', 300_000);
+                p.queue("ab");
+                let ours = p.start(&[limit, "--max-size", "1000000", "-j", "1", "--rate-limit", "1MB"]);
+                until("the claim", || p.env.path("incomplete").join(id('a')).exists());
+                p.env.image(('c', 200_000, 5, 0));
+                let run = ours.wait().code(code);
+                println!("{}", run.stderr);
+                assert_eq!(p.env.left(), left, "{limit}");
+                let size = if left == "ac" { 800_000 } else { 900_000 };
+                assert_eq!((&run.json()["cache_size_after"], &run.json()["over_limit"]), (&json!(size), &json!(false)));
+            }
+        }
+    }
+
+    the_child_that_reads_rbd_takes_little_memory {
+        let ceph = Ceph::shared();
+        let p = Prefetch::new(Xattr);
+        let size = 128 << 20;
+        let bytes = content('a', size);
+        p.record('a', &bytes, &[&ceph.import("large", &bytes)]);
+        p.queue("a");
+        let ours = Running::start(&mut on_ceph(&p, ceph, &["--rate-limit", "64MB"]), &p.env.outside(""));
+        let mut most = 0;
+        until("the end", || {
+            most = children(ours.child.id()).into_iter().filter_map(peak).max().unwrap_or(0).max(most);
+            !p.env.images().is_empty()
+        });
+        ours.wait().ok();
+        println!("{most} KiB");
+        assert!((10_000..80_000).contains(&most), "{most} KiB");
     }
 
     an_image_that_is_wanted_does_not_go_for_another {
@@ -254,4 +339,187 @@ tests! {
             p.holds(&[('a', 1000)]);
         }
     }
+
+    what_changes_in_glance_while_it_is_fetched_is_not_published {
+        // What changes, what is told, the outcome, whether it is still in the queue.
+        let cases: &[(&str, &str, &str, bool)] = &[
+            ("UPDATE images SET deleted = 1, status = 'deleted'", "it is deleted by now", "gone", false),
+            ("DELETE FROM image_locations; DELETE FROM images", "has no such image by now", "gone", false),
+            ("UPDATE images SET status = 'deactivated'", "deactivated, not active by now", "not_ready", true),
+            ("UPDATE images SET size = 7", "another size or hash by now", "not_ready", true),
+            ("UPDATE images SET checksum = 'ffff'", "another size or hash by now", "not_ready", true),
+            ("UPDATE images SET os_hash_value = 'ffff'", "another size or hash by now", "not_ready", true),
+            ("UPDATE image_locations SET value = value || '/elsewhere'", "fetched", "fetched", false),
+        ];
+        for driver in [Sqlite, Xattr] {
+            for (change, word, outcome, stays) in cases {
+                let p = Prefetch::new(driver);
+                p.image('a', 600_000);
+                p.queue("a");
+                let ours = p.start(&["-v", "--rate-limit", "1MB"]);
+                until("the claim", || p.env.path("incomplete").join(id('a')).exists());
+                p.db.sql(change);
+                let run = ours.wait().code(i32::from(*outcome != "fetched")).says(&[word]);
+                println!("{}", run.stderr);
+                assert_eq!(Prefetch::told(&run, 'a')["outcome"], *outcome, "{change}");
+                assert_eq!((p.env.left() == "a", p.queued() == "a"), (*outcome == "fetched", *stays), "{change}");
+                assert_eq!((p.env.names("incomplete").len(), p.env.names("invalid").len()), (0, 0), "{change}");
+            }
+        }
+    }
+
+    a_database_that_is_gone_by_the_end_costs_no_download {
+        let p = Prefetch::new(Xattr);
+        p.image('a', 600_000);
+        p.queue("a");
+        let ours = p.start(&["--rate-limit", "1MB"]);
+        until("the claim", || p.env.path("incomplete").join(id('a')).exists());
+        p.db.sql("ALTER TABLE images RENAME TO gone");
+        ours.wait().ok().says(&["as it was recorded before", "images"]);
+        p.holds(&[('a', 600_000)]);
+    }
+
+    a_database_older_than_the_central_index_has_the_records {
+        for kind in KINDS {
+            for driver in [Sqlite, Xattr] {
+                let p = Prefetch::on(driver, kind);
+                p.image('a', 1000);
+                p.db.sql("DROP TABLE cached_images");
+                p.db.sql("DROP TABLE node_reference");
+                p.queue("a");
+                p.run(&["--dry-run"]).ok();
+                p.run(&[]).ok();
+                p.holds(&[('a', 1000)]);
+            }
+        }
+    }
+
+    without_a_database_or_its_tables_nothing_is_made {
+        for kind in KINDS {
+            let p = Prefetch::on(Sqlite, kind);
+            p.image('a', 1000);
+            p.image('b', 1000);
+            p.queue("ab");
+            fs::remove_file(p.env.path("cache.db")).unwrap();
+            let before = p.env.snapshot();
+            let conf = p.env.write("bare.conf", p.env.conf_text(""));
+            for images in [&[][..], &[id('a')]] {
+                let arguments = [&["prefetch".to_owned(), "--config-file".to_owned(), conf.clone()], images].concat();
+                p.env.raw(&arguments).fails(2, &["[database] connection is not set"]);
+            }
+            assert_eq!(p.env.snapshot(), before);
+            p.db.sql("ALTER TABLE images RENAME TO elsewhere");
+            let run = p.run(&[]).fails(3, &["images", "glance-manage db_sync"]);
+            assert!(!run.stderr.contains(&id('a')) && run.json()["error"].is_string(), "once for all: {}", run.stderr);
+            let mut after = p.env.snapshot();
+            after.retain(|path, _| !path.contains("glance-cache"));
+            let keys = |map: &std::collections::BTreeMap<String, String>| map.keys().cloned().collect::<Vec<_>>();
+            assert_eq!(keys(&after), keys(&before), "{kind:?}");
+            // What a dead run left goes all the same: nothing else is to be done.
+            for letter in "ab".chars() {
+                fs::remove_file(p.env.path("queue").join(id(letter))).unwrap();
+            }
+            fs::write(p.env.path("incomplete").join(id('c') + ".prefetch"), "half").unwrap();
+            p.env.raw(&["prefetch", "--config-file", &conf]).ok();
+            assert_eq!(p.env.names("incomplete"), [""; 0]);
+        }
+    }
+}
+
+mod as_root {
+    use super::*;
+    use crate::root::Mounted;
+
+    #[test]
+    #[ignore = "needs root and the real Glance: run tests/run"]
+    fn the_reserve_holds_where_nobody_says_a_size() {
+        for driver in [Sqlite, Xattr] {
+            let Mounted { mount, env } = Mounted::ext4(driver, 24, "rw");
+            let p = Prefetch::of(env, Kind::SqliteFile);
+            let size = 11 << 20;
+            p.record('a', &content('a', size), &[&sizeless(content('a', size))]);
+            p.update('a', "size = NULL");
+            p.queue("a");
+            let run = p
+                .run(&["--reserve", "14MiB"])
+                .fails(1, &["nobody says how large it is", "stays in the queue"]);
+            println!("{}", run.stderr);
+            assert_eq!(
+                (p.env.left().as_str(), p.queued().as_str(), p.env.names("incomplete").len()),
+                ("", "a", 0)
+            );
+            p.run(&["--reserve", "2MiB"]).ok();
+            p.holds(&[('a', size)]);
+            drop((p, mount));
+        }
+    }
+
+    #[test]
+    #[ignore = "needs root and the real Glance: run tests/run"]
+    fn a_file_system_that_counts_no_blocks_is_not_full() {
+        let Mounted { mount, env } = Mounted::of("ramfs", Sqlite);
+        let p = Prefetch::of(env, Kind::SqliteFile);
+        p.image('a', 3_000_000);
+        p.queue("a");
+        p.run(&[]).ok();
+        p.holds(&[('a', 3_000_000)]);
+        let run = p.env.prune(&["--min-free", "0"]).ok();
+        println!("{}", run.stdout);
+        assert_eq!(p.env.left(), "a");
+        drop((p, mount));
+    }
+}
+
+/// The location of an image on a server that says of no answer how long it is, for two requests.
+fn sizeless(content: Vec<u8>) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let location = format!("http://{}/image", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for stream in listener.incoming().take(2) {
+            let mut stream = stream.unwrap();
+            let mut request = Vec::new();
+            while !request.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                stream.read_exact(&mut byte).unwrap();
+                request.push(byte[0]);
+            }
+            stream.write_all(b"HTTP/1.0 200 OK\r\n\r\n").unwrap();
+            // Who has no room for more hangs up.
+            let _ = stream.write_all(&content);
+        }
+    });
+    location
+}
+
+/// A prefetch that knows the Ceph of the tests, not run yet.
+fn on_ceph(p: &Prefetch, ceph: &Ceph, arguments: &[&str]) -> Command {
+    let text = p.env.conf_text(&format!(
+        "[glance_store]\nstores = rbd,s3,file\nfilesystem_store_datadir = {}\nrbd_store_ceph_conf = {}\nrbd_store_user = glance\n\
+         rbd_store_pool = images\ns3_store_host = http://{}\ns3_store_access_key = {ACCESS_KEY}\ns3_store_secret_key = {SECRET_KEY}\n\
+         s3_store_bucket = glance\n[database]\nconnection = {}",
+        p.env.outside("store").display(),
+        ceph.conf().display(),
+        ceph.s3(),
+        p.db.url
+    ));
+    let mut command = p.env.command(BINARY);
+    command.env("PATH", "/usr/bin:/bin");
+    command.args(["prefetch", "--config-file", &p.env.write("ceph.conf", text)]).args(arguments);
+    command
+}
+
+/// The processes that a process has started.
+fn children(pid: u32) -> Vec<u32> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten();
+    let children = tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("children")).ok());
+    children
+        .flat_map(|list| list.split_whitespace().map(|pid| pid.parse().unwrap()).collect::<Vec<_>>())
+        .collect()
+}
+
+/// The most memory that a process ever had, in KiB.
+fn peak(pid: u32) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.split_whitespace().next()?.parse().ok()
 }

@@ -134,6 +134,10 @@ pub(crate) trait Index {
     /// Gives rows to orphans, in the open transaction: the file's size and times, no hits. One that has a row by now is left.
     fn adopt(&mut self, orphans: &[Image]) -> Result<u64, Refusal>;
 
+    /// Gives an image that is being published its row, in the open transaction, in place of whatever row it has: that one was left
+    /// without a file.
+    fn record(&mut self, image: &Image) -> Result<(), Refusal>;
+
     /// Deletes rows whose id is no UUID, in the open transaction, and tells how many were still there.
     fn drop_bad_rows(&mut self, rows: &[BadRow]) -> Result<u64, Refusal>;
 
@@ -177,6 +181,10 @@ impl Index for NoRows {
 
     fn adopt(&mut self, _: &[Image]) -> Result<u64, Refusal> {
         Ok(0)
+    }
+
+    fn record(&mut self, _: &Image) -> Result<(), Refusal> {
+        Ok(())
     }
 
     fn drop_bad_rows(&mut self, _: &[BadRow]) -> Result<u64, Refusal> {

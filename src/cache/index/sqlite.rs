@@ -95,6 +95,8 @@ pub(crate) struct Location {
     name: NameBuf,
     path: PathBuf,
     owner: Owner,
+    /// Whether this is the place of a `cache.db`: what has no table of its images is another program's.
+    is_index: bool,
 }
 
 impl Location {
@@ -112,7 +114,7 @@ impl Location {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let dir_fd = openat(base, parent, flags, Mode::empty())
             .with_context(|| format!("cannot open the directory of the image index {}", path.display()))?;
-        Ok(Location { dir: dir_fd, name, path, owner: dir.owner() })
+        Ok(Location { dir: dir_fd, name, path, owner: dir.owner(), is_index: true })
     }
 
     /// Finds a database that belongs to no cache directory; it is opened as the owner of the directory it is in.
@@ -127,7 +129,8 @@ impl Location {
         let dir = rustix::fs::open(path.parent().with_context(not_a_file)?, flags, Mode::empty())
             .with_context(|| format!("cannot open the directory of the database {}", path.display()))?;
         let stat = rustix::fs::fstat(&dir)?;
-        Ok(Location { dir, name, path, owner: Owner { uid: stat.st_uid, gid: stat.st_gid } })
+        let owner = Owner { uid: stat.st_uid, gid: stat.st_gid };
+        Ok(Location { dir, name, path, owner, is_index: false })
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -335,7 +338,7 @@ impl Sqlite {
         });
         match tables {
             Ok((0, _)) => return Ok(Found::Nothing),
-            Ok((_, 0.0)) => bail!(
+            Ok((_, 0.0)) if self.location.is_index => bail!(
                 "{} is a database, but not an image index of Glance: it has no table cached_images",
                 self.location.path.display()
             ),
@@ -450,7 +453,7 @@ impl Sqlite {
             // No such files on this file system: a little space is taken for none.
             Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => {
                 return rustix::fs::fstatvfs(self.location.dir.as_fd())
-                    .is_ok_and(|fs| available(&fs) < PROBE as u64 || fs.f_favail == 0);
+                    .is_ok_and(|fs| available(&fs) < PROBE as u64 || (fs.f_files > 0 && fs.f_favail == 0));
             }
             Err(e) => return full(e),
         };
@@ -519,6 +522,25 @@ impl Sqlite {
                 }))
             }
         }
+    }
+
+    /// Inserts rows; `conflict` says what becomes of one that is there.
+    fn insert(&self, conflict: &str, images: &[Image]) -> rusqlite::Result<u64> {
+        let mut inserted = 0;
+        {
+            let mut insert = self.db().prepare_cached(&format!(
+                "INSERT OR {conflict} INTO cached_images (image_id, last_accessed, last_modified, size, hits) \
+                 VALUES (?1, ?2, ?3, ?4, 0)",
+            ))?;
+            for image in images {
+                let seen = &image.seen;
+                let size = i64::try_from(seen.size).unwrap_or(i64::MAX);
+                let (used, modified) = (seconds(seen.last_use()), seconds(seen.mtime));
+                inserted += insert.execute(params![image.id.as_str(), used, modified, size])? as u64;
+            }
+        }
+        self.secure()?;
+        Ok(inserted)
     }
 
     /// Puts on disk whatever the commit will need: the journal, with the page that the commit itself changes (setting the
@@ -615,23 +637,11 @@ impl Index for Sqlite {
     }
 
     fn adopt(&mut self, orphans: &[Image]) -> Result<u64, Refusal> {
-        self.change(|index| {
-            let mut adopted = 0;
-            {
-                let mut insert = index.db().prepare_cached(
-                    "INSERT OR IGNORE INTO cached_images (image_id, last_accessed, last_modified, size, hits) \
-                     VALUES (?1, ?2, ?3, ?4, 0)",
-                )?;
-                for image in orphans {
-                    let seen = &image.seen;
-                    let size = i64::try_from(seen.size).unwrap_or(i64::MAX);
-                    let (used, modified) = (seconds(seen.last_use()), seconds(seen.mtime));
-                    adopted += insert.execute(params![image.id.as_str(), used, modified, size])? as u64;
-                }
-            }
-            index.secure()?;
-            Ok(adopted)
-        })
+        self.change(|index| index.insert("IGNORE", orphans))
+    }
+
+    fn record(&mut self, image: &Image) -> Result<(), Refusal> {
+        self.change(|index| index.insert("REPLACE", std::slice::from_ref(image)).map(drop))
     }
 
     fn drop_bad_rows(&mut self, rows: &[BadRow]) -> Result<u64, Refusal> {

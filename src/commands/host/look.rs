@@ -99,7 +99,7 @@ fn file_systems(members: &[Member<'_>]) -> Vec<FileSystem> {
         found.push(FileSystem {
             mount_point: mount_point(&member.declared.directory.value),
             size: capacity(&figures),
-            available: available(&figures),
+            available: available(&figures).min(capacity(&figures)),
             reclaimable: on_it().map(|other| other.stock.reclaimable()).sum(),
             caches: on_it().map(|other| other.declared.name.clone()).collect(),
         });

@@ -31,6 +31,15 @@ impl Database {
             .map_err(|refusal| self.told(refusal, format_args!("cannot read the record of image {id}")))
     }
 
+    /// Makes sure that it has records of images at all.
+    pub(crate) fn check_records(&mut self) -> Result<(), Refusal> {
+        for table in ["images", "image_locations"] {
+            self.query(&format!("SELECT id FROM {table} WHERE 1 = 0"), &[])
+                .map_err(|refusal| self.told(refusal, "cannot look for the images' records"))?;
+        }
+        Ok(())
+    }
+
     /// Sums up the sizes of these images, as far as they are known: for showing progress.
     pub(crate) fn sizes(&mut self, ids: &[ImageId]) -> Result<u64, Refusal> {
         let whole = self.dialect().whole("COALESCE(SUM(size), 0)");

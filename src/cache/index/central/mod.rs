@@ -35,9 +35,8 @@ pub(crate) use self::fleet::{Copies, NodeSummary, Placement};
 pub(crate) use self::images::Record;
 use self::mysql::MySql;
 use self::postgres::PostgreSql;
-pub(crate) use self::postgres::client_config;
 use self::sqlite::File;
-pub(crate) use self::url::{Dialect, Target, Tls, TlsMode};
+pub(crate) use self::url::{Dialect, Target};
 use self::worker::Worker;
 use super::sqlite::Purpose;
 use super::{Claim, Index, Refusal, Target as Victim, Wait};
@@ -194,19 +193,6 @@ impl Target {
     }
 }
 
-/// The authorities the system trusts, where distributions keep them.
-fn system_authorities() -> Option<PathBuf> {
-    [
-        "/etc/ssl/certs/ca-certificates.crt",
-        "/etc/pki/tls/certs/ca-bundle.crt",
-        "/etc/ssl/ca-bundle.pem",
-        "/etc/ssl/cert.pem",
-    ]
-    .iter()
-    .map(PathBuf::from)
-    .find(|path| path.exists())
-}
-
 /// A connection to a server, or an open file.
 enum Link {
     Server(Worker),
@@ -339,9 +325,7 @@ impl Database {
 pub(crate) fn is_missing_table(refusal: &Refusal) -> bool {
     let Refusal::Broken(error) = refusal else { return false };
     let text = format!("{error:#}");
-    ["error 1146:", "error 42P01:", "no such table", "no table cached_images"]
-        .iter()
-        .any(|sign| text.contains(sign))
+    ["error 1146:", "error 42P01:", "no such table"].iter().any(|sign| text.contains(sign))
 }
 
 fn connect(target: &Target, patience: Patience, wait: &Wait) -> Result<Worker, Refusal> {
@@ -531,6 +515,18 @@ impl Central {
         Ok(adopted)
     }
 
+    fn try_record(&mut self, image: &Image) -> Result<(), Refusal> {
+        let sql = format!(
+            "SELECT id FROM cached_images WHERE image_id = '{}' AND node_reference_id = {}",
+            image.id, self.node
+        );
+        let keys: Vec<i64> = self.database.query(&sql, &[])?.iter().map(|row| row[0].integer()).collect();
+        // Somebody else may have deleted it meanwhile.
+        let left: Vec<i64> = self.lock(&keys)?.into_keys().collect();
+        self.delete(&left)?;
+        self.try_adopt(std::slice::from_ref(image)).map(drop)
+    }
+
     fn try_drop(&mut self, rows: &[BadRow]) -> Result<u64, Refusal> {
         let keys: Vec<i64> = rows.iter().map(|row| row.key).collect();
         let rows = self.lock(&keys)?;
@@ -629,6 +625,10 @@ impl Index for Central {
 
     fn adopt(&mut self, orphans: &[Image]) -> Result<u64, Refusal> {
         self.change("cannot insert rows", |index| index.try_adopt(orphans))
+    }
+
+    fn record(&mut self, image: &Image) -> Result<(), Refusal> {
+        self.change("cannot insert a row", |index| index.try_record(image))
     }
 
     fn drop_bad_rows(&mut self, rows: &[BadRow]) -> Result<u64, Refusal> {

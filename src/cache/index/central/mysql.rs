@@ -9,10 +9,11 @@ use anyhow::anyhow;
 use mysql::prelude::Queryable as _;
 use mysql::{ClientIdentity, Conn, OptsBuilder, SslOpts, Value};
 
-use super::url::{Target, TlsMode};
+use super::Cell;
+use super::url::Target;
 use super::worker::Client;
-use super::{Cell, system_authorities};
 use crate::cache::index::Refusal;
+use crate::tls::{TlsMode, system_authorities};
 
 /// Lock waits end after this many seconds (the server knows no fractions); the others are for servers set up to mistrust people
 /// at a prompt, which would cut our reads short or refuse our deletions.

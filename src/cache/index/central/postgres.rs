@@ -11,26 +11,20 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Result, anyhow};
 use postgres::config::{SslMode, TargetSessionAttrs};
 use postgres::tls::{ChannelBinding, MakeTlsConnect, TlsConnect, TlsStream};
 use postgres::types::{ToSql, Type};
 use postgres::{Config, NoTls, Socket};
+use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::TlsConnector;
-use tokio_rustls::rustls::client::WebPkiServerVerifier;
-use tokio_rustls::rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use tokio_rustls::rustls::crypto::ring;
-use tokio_rustls::rustls::pki_types::pem::PemObject as _;
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use tokio_rustls::rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, Error as TlsError, RootCertStore, SignatureScheme,
-};
 
-use super::url::{Target, Tls, TlsMode};
+use super::Cell;
+use super::url::Target;
 use super::worker::Client;
-use super::{Cell, system_authorities};
 use crate::cache::index::Refusal;
+use crate::tls::{Tls, TlsMode, client_config};
 
 /// After this long without an answer the kernel gives a connection up.
 const SILENCE: Duration = Duration::from_secs(10);
@@ -147,94 +141,6 @@ struct Connector(TlsConnector);
 impl Connector {
     fn new(tls: &Tls) -> Result<Self> {
         Ok(Connector(TlsConnector::from(Arc::new(client_config(tls)?))))
-    }
-}
-
-/// What TLS takes to be as asked for.
-pub(crate) fn client_config(tls: &Tls) -> Result<ClientConfig> {
-    let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Verifier::new(tls)?));
-    Ok(match &tls.identity {
-        None => builder.with_no_client_auth(),
-        Some((certificate, key)) => {
-            let shown = || format!("cannot use the certificate {} or its key", certificate.display());
-            let chain = CertificateDer::pem_file_iter(certificate).and_then(Iterator::collect);
-            let key = PrivateKeyDer::from_pem_file(key).with_context(shown)?;
-            builder.with_client_auth_cert(chain.with_context(shown)?, key).with_context(shown)?
-        }
-    })
-}
-
-/// Verifies a server's certificate as far as the settings ask for it.
-#[derive(Debug)]
-struct Verifier {
-    /// `None` where nothing is to be verified.
-    authorities: Option<Arc<WebPkiServerVerifier>>,
-    whatever_host: bool,
-}
-
-impl Verifier {
-    fn new(tls: &Tls) -> Result<Self> {
-        let whatever_host = tls.mode == TlsMode::Authority;
-        if matches!(tls.mode, TlsMode::Unverified | TlsMode::Offered) {
-            return Ok(Verifier { authorities: None, whatever_host });
-        }
-        let file =
-            tls.ca.clone().or_else(system_authorities).context("no certificate authorities are installed")?;
-        let shown = || format!("cannot read certificate authorities from {}", file.display());
-        let mut roots = RootCertStore::empty();
-        for certificate in CertificateDer::pem_file_iter(&file).with_context(shown)? {
-            roots.add(certificate.with_context(shown)?).with_context(shown)?;
-        }
-        let provider = Arc::new(ring::default_provider());
-        let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build();
-        Ok(Verifier { authorities: Some(verifier.with_context(shown)?), whatever_host })
-    }
-}
-
-impl ServerCertVerifier for Verifier {
-    fn verify_server_cert(
-        &self,
-        certificate: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        name: &ServerName<'_>,
-        ocsp: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, TlsError> {
-        let Some(authorities) = &self.authorities else { return Ok(ServerCertVerified::assertion()) };
-        match authorities.verify_server_cert(certificate, intermediates, name, ocsp, now) {
-            // The name is looked at last, when everything else is found to be in order.
-            Err(TlsError::InvalidCertificate(
-                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
-            )) if self.whatever_host => Ok(ServerCertVerified::assertion()),
-            result => result,
-        }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, TlsError> {
-        let algorithms = ring::default_provider().signature_verification_algorithms;
-        tokio_rustls::rustls::crypto::verify_tls12_signature(message, certificate, signature, &algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, TlsError> {
-        let algorithms = ring::default_provider().signature_verification_algorithms;
-        tokio_rustls::rustls::crypto::verify_tls13_signature(message, certificate, signature, &algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        ring::default_provider().signature_verification_algorithms.supported_schemes()
     }
 }
 

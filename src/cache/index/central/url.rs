@@ -11,6 +11,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 
+use crate::tls::{Tls, TlsMode};
+
 /// A kind of database.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Dialect {
@@ -18,31 +20,6 @@ pub(crate) enum Dialect {
     MySql,
     PostgreSql,
     Sqlite,
-}
-
-/// How the connection is encrypted.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub(crate) struct Tls {
-    pub(crate) mode: TlsMode,
-    /// The only authorities to trust (PEM); without it, the system's.
-    pub(crate) ca: Option<PathBuf>,
-    /// This client's certificate and key (PEM).
-    pub(crate) identity: Option<(PathBuf, PathBuf)>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
-pub(crate) enum TlsMode {
-    /// Not asked for.
-    #[default]
-    Off,
-    /// Where the server offers it, unverified: libpq's way when nothing is said.
-    Offered,
-    /// Encrypted, and the settings say in so many words that it is not to be verified.
-    Unverified,
-    /// The certificate must come from an authority, whatever host it names.
-    Authority,
-    /// The certificate must come from an authority and name the host.
-    Full,
 }
 
 /// A database to connect to.

@@ -1,0 +1,425 @@
+//! `prefetch`: fetches images into the cache, from the queue or by name.
+//!
+//! One thread decides, publishes and speaks; it alone has the index, the database and the queue. Each image is fetched and
+//! verified by a thread of its own, so many at a time as `--jobs` says, and comes back as a staged file.
+//!
+//! [`mod@wanted`] says which images; [`admit`] judges one and [`room`] whether it fits; [`publish`] is what follows its fetch;
+//! [`report`] is told how it ended.
+
+mod admit;
+mod publish;
+mod report;
+mod room;
+mod wanted;
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::thread::scope;
+use std::time::{Duration, Instant};
+
+use anyhow::anyhow;
+
+use self::report::Ending;
+use self::wanted::{Request, enqueue, requests, wanted};
+use super::clean::refuse_strange;
+use super::{Cache, Context, Locked, Opened, Selection, Settings, take_lock, take_stock, tell, wait};
+use crate::cache::dir::{CacheDir, Place, capacity};
+use crate::cache::entry::{ImageId, Nanos};
+use crate::cache::index::central::{Database, Record};
+use crate::cache::index::sqlite::Purpose;
+use crate::cache::index::{Driver, Wait};
+use crate::cache::inventory::{Inventory, Tracking};
+use crate::cache::lock::{self, LockDir};
+use crate::cache::queue::Queue;
+use crate::cache::stage::{self, Claim};
+use crate::cli::{Amount, ChangeArgs, PrefetchArgs};
+use crate::exit::{Exit, Failure};
+use crate::fetch::digest::Check;
+use crate::fetch::judge::Wish;
+use crate::fetch::pace::Pace;
+use crate::fetch::{Attempt, Failed, Fetched, Job, Meter, fetch};
+use crate::interrupt::signal_name;
+use crate::output::progress::Downloads;
+use crate::output::report::{ImageOutcome, PlanEntry, PrefetchReport};
+use crate::source::{Stores, Waits};
+
+/// How often bars move and signals are looked for.
+const TICK: Duration = Duration::from_millis(100);
+/// How often claims are touched: far less than any sensible stall time.
+const TOUCH: Duration = Duration::from_secs(10);
+
+/// What a prefetch was asked for, besides the cache.
+#[derive(Debug)]
+pub(crate) struct Wishes {
+    /// `None` is what is in the queue.
+    pub(crate) images: Option<Vec<ImageId>>,
+    pub(crate) jobs: usize,
+    /// Bytes per second.
+    pub(crate) rate: Option<u64>,
+    pub(crate) reserve: Amount,
+    pub(crate) max_size: Option<Amount>,
+    pub(crate) limit: Limit,
+    pub(crate) wish: Wish,
+    pub(crate) stall_time: Option<crate::cli::Duration>,
+}
+
+impl Default for Wishes {
+    fn default() -> Self {
+        Wishes {
+            images: None,
+            jobs: 2,
+            rate: None,
+            reserve: Amount::Bytes(16 << 20),
+            max_size: None,
+            limit: Limit::Ignored,
+            wish: Wish::default(),
+            stall_time: None,
+        }
+    }
+}
+
+/// What the cache's limit means for a prefetch.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Limit {
+    /// It is prune's business.
+    Ignored,
+    /// What does not fit is not fetched.
+    Kept,
+    /// What does not fit has room made for it.
+    MadeRoom,
+}
+
+/// Prefetches, as the command line says.
+pub(crate) fn run(context: &Context, args: PrefetchArgs) -> Result<Exit, Failure> {
+    let settings = Settings::load(context, Selection::from(args.cache))?;
+    let images = wanted(&args.images)?;
+    if args.enqueue {
+        return enqueue(context, &settings, &args.change, &images.unwrap_or_default());
+    }
+    let rate = match args.rate_limit {
+        Some(Amount::Percent(_) | Amount::Bytes(0)) => {
+            return Err(Failure::usage(anyhow!(
+                "--rate-limit takes a size of at least one byte, for a second"
+            )));
+        }
+        Some(Amount::Bytes(bytes)) => Some(bytes),
+        None => None,
+    };
+    let limit = match (args.within_limit, args.make_room) {
+        (_, true) => Limit::MadeRoom,
+        (true, _) => Limit::Kept,
+        _ => Limit::Ignored,
+    };
+    let wishes = Wishes {
+        images,
+        jobs: args.jobs.into(),
+        rate,
+        reserve: args.reserve,
+        max_size: args.limit.max_size,
+        limit,
+        wish: Wish { retry: args.retry, require_checksum: args.require_checksum },
+        stall_time: args.stall_time,
+    };
+    prefetch(context, &settings, &args.change, &wishes)
+}
+
+/// Opens a cache that images are to be put into: where there is none, that cannot be.
+fn existing(settings: &Settings) -> Result<CacheDir, Failure> {
+    let dir = match settings.open()? {
+        Opened::Cache(dir) => dir,
+        Opened::Nothing(why) => {
+            return Err(Failure::cannot_start(anyhow!(why)).hint("glance-api makes it when it starts"));
+        }
+    };
+    refuse_strange(settings, &dir)?;
+    if dir.fd(Place::Incomplete).is_none() {
+        return Err(Failure::cannot_start(anyhow!("{} has no directory incomplete/", dir.path().display()))
+            .hint("glance-api makes it when it starts"));
+    }
+    Ok(dir)
+}
+
+pub(crate) fn prefetch(
+    context: &Context,
+    settings: &Settings,
+    change: &ChangeArgs,
+    wishes: &Wishes,
+) -> Result<Exit, Failure> {
+    let mut report = PrefetchReport::default();
+    report.run.dry_run = change.dry_run;
+    let ended = attempt(context, settings, change, wishes, &mut report);
+    tell(context, &mut report, |report| &mut report.run, ended)
+}
+
+/// Prefetches, and fills in the report, which is told whenever this ends without a failure.
+fn attempt(
+    context: &Context,
+    settings: &Settings,
+    change: &ChangeArgs,
+    wishes: &Wishes,
+    report: &mut PrefetchReport,
+) -> Result<Exit, Failure> {
+    context.start()?;
+    if wishes.images.is_none() && nothing_to_do(context, settings)? {
+        return Ok(Exit::Done);
+    }
+    let dir = existing(settings)?;
+    if wishes.images.is_some() || !Queue::read(&dir).map_err(Failure::cannot_start)?.images.is_empty() {
+        settings.central.check_records(&settings.config)?;
+    }
+    let means = Means::of(context, settings, &dir, change, wishes)?;
+    let lock = if change.dry_run {
+        None
+    } else {
+        let locked =
+            take_lock(context, &dir, &means.locks, lock::PREFETCH, &means.wait, change.skip_if_locked)?;
+        match locked.or_end(context, &mut report.run) {
+            Ok(lock) => lock,
+            Err(exit) => return Ok(exit),
+        }
+    };
+    if lock.is_some() {
+        stage::sweep(&dir);
+    }
+    let pending = requests(context, &dir, wishes)?;
+    if pending.is_empty() {
+        return Ok(Exit::Done);
+    }
+    let session = Session::open(context, settings, &dir, means, wishes, report)?;
+    let mut session = Session { pending, ..session };
+    if change.dry_run {
+        session.dry_run();
+    } else {
+        session.work();
+    }
+    session.sum_up();
+    if let Some(signal) = context.interrupt.signal() {
+        report.run.signal = Some(signal_name(signal));
+        return Ok(Exit::Signal(signal));
+    }
+    Ok(exit_code(report))
+}
+
+/// Whether there is nothing in the queue, and nothing left by a dead run: then no lock, index or database is asked for.
+fn nothing_to_do(context: &Context, settings: &Settings) -> Result<bool, Failure> {
+    match settings.open()? {
+        Opened::Nothing(why) => {
+            context.output.note(&why);
+            Ok(true)
+        }
+        Opened::Cache(dir) => {
+            refuse_strange(settings, &dir)?;
+            let queue = Queue::read(&dir).map_err(Failure::cannot_start)?;
+            Ok(queue.images.is_empty() && queue.foreign.is_empty() && stage::leftovers(&dir).is_empty())
+        }
+    }
+}
+
+fn exit_code(report: &PrefetchReport) -> Exit {
+    if report.run.errors.is_empty() { Exit::Done } else { Exit::Incomplete }
+}
+
+/// An image that is being fetched.
+struct Running {
+    request: Request,
+    claim: Claim,
+    meter: Arc<Meter>,
+    /// As it was when the fetch began.
+    record: Record,
+    check: Option<Check>,
+    since: Instant,
+}
+
+impl Running {
+    /// Bytes that it will still take.
+    fn to_come(&self) -> u64 {
+        let moved = self.meter.moved.load(Ordering::Relaxed);
+        self.record.size.unwrap_or(0).saturating_sub(moved)
+    }
+}
+
+/// What the settings say. All of it is read before anything is made.
+struct Means {
+    locks: LockDir,
+    wait: Wait,
+    stores: Stores,
+    /// Bytes that the cache may hold.
+    max_size: u64,
+    /// Bytes of the file system to be left free.
+    reserve: u64,
+    stalled_before: Nanos,
+}
+
+impl Means {
+    fn of(
+        context: &Context,
+        settings: &Settings,
+        dir: &CacheDir,
+        change: &ChangeArgs,
+        wishes: &Wishes,
+    ) -> Result<Self, Failure> {
+        let whole = capacity(&dir.statvfs().map_err(Failure::cannot_start)?);
+        let stall_time = settings.stall_time(wishes.stall_time)?.value;
+        let waits = Waits::new(context.interrupt.clone());
+        Ok(Means {
+            locks: settings.lock_dir(dir, &context.output)?,
+            wait: wait(context, change),
+            stores: Stores::from_config(&settings.config, waits).map_err(Failure::usage)?,
+            max_size: settings.max_size(wishes.max_size, dir)?.value,
+            reserve: wishes.reserve.of(whole),
+            stalled_before: context.now.saturating_sub(stall_time),
+        })
+    }
+}
+
+/// One run, seen from the thread that decides.
+struct Session<'a> {
+    context: &'a Context,
+    dir: &'a CacheDir,
+    cache: Cache,
+    records: Database,
+    means: Means,
+    wishes: &'a Wishes,
+    /// Bytes that the cache holds.
+    cached: u64,
+    pending: VecDeque<Request>,
+    running: HashMap<ImageId, Running>,
+    /// What was fetched, or was wanted and is there: not to go for other images.
+    held: HashSet<ImageId>,
+    /// What was warned of already.
+    warned: HashSet<String>,
+    /// Bytes that a dry run would have fetched.
+    foreseen: u64,
+    /// What a dry run would have removed to make room.
+    doomed: Vec<PlanEntry>,
+    report: &'a mut PrefetchReport,
+}
+
+impl<'a> Session<'a> {
+    fn open(
+        context: &'a Context,
+        settings: &'a Settings,
+        dir: &'a CacheDir,
+        means: Means,
+        wishes: &'a Wishes,
+        report: &'a mut PrefetchReport,
+    ) -> Result<Self, Failure> {
+        // Both before any thread is started: SQLite's descriptors are told apart by being new. The index last: it may be made.
+        let records = settings.central.open_records(&settings.config, &means.wait)?;
+        let cache = stock(context, settings, dir, &means.wait, report.run.dry_run)?;
+        Ok(Session {
+            context,
+            dir,
+            records,
+            means,
+            wishes,
+            cached: cache.inventory.size(),
+            cache,
+            pending: VecDeque::new(),
+            running: HashMap::new(),
+            held: HashSet::new(),
+            warned: HashSet::new(),
+            foreseen: 0,
+            doomed: Vec::new(),
+            report,
+        })
+    }
+
+    /// Fetches everything there is to fetch, or as much as a signal allows.
+    fn work(&mut self) {
+        let pace = Pace::new(self.context.interrupt.clone(), self.wishes.rate);
+        let ids: Vec<ImageId> = self.pending.iter().map(|request| request.id).collect();
+        let total = || self.records.sizes(&ids).unwrap_or(0);
+        let mut bars = Downloads::new(&self.context.output, total);
+        let mut touched = Instant::now();
+        scope(|scope| {
+            let (tell, told) = channel();
+            loop {
+                while self.running.len() < self.wishes.jobs && !self.context.interrupt.raised() {
+                    let Some(request) = self.pending.pop_front() else { break };
+                    let Some((job, meter)) = self.begin(request, &pace) else { continue };
+                    bars.begin(job.id, job.size.unwrap_or(0), &meter);
+                    let tell = tell.clone();
+                    let id = job.id;
+                    scope.spawn(move || drop(tell.send((id, fetch_unwinding(&job, &meter)))));
+                }
+                if self.running.is_empty() {
+                    break;
+                }
+                match told.recv_timeout(TICK) {
+                    Ok((id, (result, attempts))) => {
+                        bars.end(id);
+                        self.finish(id, result, &attempts);
+                    }
+                    Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
+                }
+                bars.tick();
+                if touched.elapsed() > TOUCH {
+                    self.running.values().for_each(|running| running.claim.touch());
+                    touched = Instant::now();
+                }
+            }
+        });
+        if let Err(e) = self.measure() {
+            self.context.output.warning(&format!("{e:#}: what the cache holds is as it was before"));
+        }
+        for request in std::mem::take(&mut self.pending) {
+            self.end(&request, Ending::new(ImageOutcome::Pending, 0, "a signal came first"));
+        }
+    }
+
+    /// Scans the cache anew.
+    fn inventory(&mut self) -> anyhow::Result<Inventory> {
+        let mut inventory = Inventory::scan(self.dir, self.cache.inventory.tracking.clone())?;
+        self.cache.index.read(&self.means.wait, &mut inventory.joiner())?;
+        if self.cache.index.is_transactional() {
+            inventory.look_again(self.dir);
+        }
+        Ok(inventory)
+    }
+
+    /// Takes prune's lock, waiting for it so long.
+    fn prune_lock(&self, limit: Duration) -> anyhow::Result<Option<lock::Lock>> {
+        let wait = Wait { limit, ..self.means.wait.clone() };
+        match take_lock(self.context, self.dir, &self.means.locks, lock::PRUNE, &wait, false) {
+            Ok(Locked::Go(lock)) => Ok(lock),
+            Ok(_) => Err(anyhow!("a signal came while waiting for the lock")),
+            Err(failure) => Err(failure.error),
+        }
+    }
+}
+
+/// Fetches; a bug in one fetch must not leave the others waiting for it for ever.
+fn fetch_unwinding(job: &Job<'_>, meter: &Meter) -> (Result<Fetched, Failed>, Vec<Attempt>) {
+    catch_unwind(AssertUnwindSafe(|| fetch(job, meter))).unwrap_or_else(|_| {
+        (Err(Failed::Here(anyhow!("the fetch broke off by a fault of this program"))), Vec::new())
+    })
+}
+
+/// Opens the cache's index, to look at or to add to; for adding, one that is configured and not there yet is made, as Glance would.
+fn stock(
+    context: &Context,
+    settings: &Settings,
+    dir: &CacheDir,
+    wait: &Wait,
+    dry_run: bool,
+) -> Result<Cache, Failure> {
+    let is_sqlite = settings.driver.as_ref().is_some_and(|driver| driver.value == Driver::Sqlite);
+    let purpose = match (dry_run, is_sqlite) {
+        (true, _) => Purpose::Look,
+        (false, true) => Purpose::Create,
+        (false, false) => Purpose::Change,
+    };
+    let cache = take_stock(context, settings, dir, purpose, wait)?;
+    match (&cache.inventory.tracking, cache.driver) {
+        (Tracking::Unknown(why), _) if !dry_run => {
+            Err(Failure::cannot_start(anyhow!("the index cannot be added to: {why}")))
+        }
+        (_, None) => Err(Failure::usage(anyhow!("nothing shows which index {} has", dir.path().display()))
+            .hint("set image_cache_driver, or give --driver")),
+        _ => Ok(cache),
+    }
+}
