@@ -106,8 +106,8 @@ impl Pair {
             for name in names(&dir.join(sub)).into_iter().filter(|name| name.len() == 36) {
                 let path = Path::new(sub).join(name);
                 // An entry of the queue may remember why it failed: Glance asks only whether it is there.
-                let size = if sub == "queue" { 0 } else { fs::metadata(dir.join(&path)).unwrap().len() };
-                files.insert(path.display().to_string(), size);
+                let length = if sub == "queue" { 0 } else { fs::metadata(dir.join(&path)).unwrap().len() };
+                files.insert(path.display().to_string(), length);
             }
         }
         let url = self.prefetch.db.url.as_str();
