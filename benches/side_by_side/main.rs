@@ -14,6 +14,7 @@
 mod bare;
 mod host;
 mod make;
+mod prefetch;
 
 use std::fmt::Write as _;
 use std::fs;
@@ -25,6 +26,7 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::sys::resource::{UsageWho, getrusage};
 
 use self::make::{Driver, Facts};
+use self::prefetch::Batch;
 
 const OURS: &str = env!("CARGO_BIN_EXE_glance-cache");
 const MIB: f64 = 1024.0 * 1024.0;
@@ -137,6 +139,8 @@ struct Bench {
     real: Option<PathBuf>,
     /// A Python that has the real Ironic.
     ironic: Option<PathBuf>,
+    /// A Python that has a Glance whose prefetcher works.
+    glance31: Option<PathBuf>,
     /// How many caches were made. Each has a name of its own: see `benches/run`.
     made: usize,
     targets: Vec<(String, bool)>,
@@ -156,12 +160,20 @@ struct Line {
 
 fn table(arguments: &[String]) -> Result<()> {
     let (mut dir, mut sizes, mut only_host) = (None, vec![1_000, 10_000, 100_000], false);
+    let (mut only_prefetch, mut batches) = (false, [Batch::SMALL, Batch::LARGE]);
     let mut arguments = arguments.iter();
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
             "--dir" => dir = arguments.next().map(PathBuf::from),
             "--million" => sizes.push(1_000_000),
             "--host" => only_host = true,
+            "--prefetch" => only_prefetch = true,
+            "--images" => {
+                let list = arguments.next().context("--images takes a list like 20x50,1x4096")?;
+                let list: Vec<Batch> =
+                    list.split(',').map(Batch::parse).collect::<Result<_>>().context("--images")?;
+                batches = list.try_into().ok().context("--images takes two batches")?;
+            }
             "--sizes" => {
                 let list = arguments.next().context("--sizes takes a list like 1000,10000")?;
                 sizes = list.split(',').map(str::parse).collect::<Result<_, _>>().context("--sizes")?;
@@ -177,24 +189,34 @@ fn table(arguments: &[String]) -> Result<()> {
             "{} has no glance-cache-pruner: GLANCE_CACHE_TEST_PYTHON must be the Python that Glance is installed for",
             real.display()
         );
-    } else {
+    } else if !only_prefetch {
         println!(
             "NOT COMPARED WITH THE REAL TOOLS: set GLANCE_CACHE_TEST_PYTHON to a Python that has Glance (tests/run makes one)\n"
         );
     }
     let ironic = given("GLANCE_CACHE_TEST_IRONIC_PYTHON");
-    if ironic.is_none() {
+    if ironic.is_none() && !only_prefetch {
         println!("NOT COMPARED WITH IRONIC: set GLANCE_CACHE_TEST_IRONIC_PYTHON to a Python that has it\n");
     }
-    let dir = dir.context("--dir DIR: where the caches are made")?;
-    let mut bench =
-        Bench { dir, myself: std::env::current_exe()?, real, ironic, made: 0, targets: Vec::new() };
-    if !only_host {
-        bench.start_up()?;
-        bench.work(&sizes)?;
-        println!();
+    let glance31 = given("GLANCE_CACHE_TEST_GLANCE31_PYTHON");
+    if glance31.is_none() && only_prefetch {
+        println!(
+            "NOT COMPARED WITH GLANCE 31: set GLANCE_CACHE_TEST_GLANCE31_PYTHON to a Python that has it\n"
+        );
     }
-    host::table(&mut bench, &sizes)?;
+    let dir = dir.context("--dir DIR: where the caches are made")?;
+    let myself = std::env::current_exe()?;
+    let mut bench = Bench { dir, myself, real, ironic, glance31, made: 0, targets: Vec::new() };
+    if only_prefetch {
+        prefetch::table(&mut bench, batches)?;
+    } else {
+        if !only_host {
+            bench.start_up()?;
+            bench.work(&sizes)?;
+            println!();
+        }
+        host::table(&mut bench, &sizes)?;
+    }
     println!("\nTargets");
     for (what, holds) in &bench.targets {
         println!("  {}  {what}", if *holds { "holds " } else { "MISSED" });

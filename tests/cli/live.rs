@@ -1,128 +1,240 @@
-//! Beside a real glance-api that serves, caches and counts hits: see `tests/peer/live.py`.
+//! Beside a real glance-api that serves, caches, queues and deletes: ours in two loops at once, then Glance's own tools in
+//! their place, for the same time. See `tests/peer/live.py` for the load, and `tests/peer/live_tools.py` for Glance's tools.
+//!
+//! Nothing that is served or cached may be damaged, a prune leaves the cache within its limit, files and index agree at the end,
+//! and ours may cause no kind of error in glance-api that Glance's own tools do not cause as well. `GLANCE_CACHE_TEST_SECONDS` sets
+//! how long each of the two lasts.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 use std::process::Command;
 
-use serde_json::Value;
+use serde::Deserialize;
+use serde_json::{Value, json};
 
-use crate::env::{BINARY, Driver, Sqlite, Xattr};
+use crate::env::{BINARY, Sqlite, Xattr};
 use crate::peer::python;
+use crate::servers::Database;
 
-const SECONDS: &str = "15";
+const SECONDS: u64 = 12;
 const LIMIT: u64 = 3_000_000;
-/// No image is larger: `live.py`.
-const LARGEST: u64 = 512 * 1024;
 
-/// Glance looks whether an image is cached and opens it after; its own pruner in our place gets the same line into its log.
-const GLANCES_OWN_RACE: &str = "An error occurred reading from backend storage";
+/// Kinds of errors that Glance's own tools cause too, but not within every few seconds. (Runs of minutes, three drivers.)
+const GLANCES_OWN: &[&str] = &[
+    // It looks whether an image is cached and opens it after.
+    "No such file or directory: 'DIR/cache/ID'",
+    // Whoever else caches the same image moves its file, or has a row first.
+    "No such file or directory: 'DIR/cache/incomplete/ID' -> 'DIR/cache/",
+    "UNIQUE constraint failed: cached_images.image_id",
+    "This Session's transaction has been rolled back due to a previous exception during flush",
+    // Its statements lock the rows of a small table by two indexes, and so in two orders: without anybody beside, four clients
+    // that only run them have one in a thousand end so.
+    "Deadlock found when trying to get lock",
+];
 
-fn live(driver: Driver, command: &[&str]) -> (tempfile::TempDir, Value) {
+/// What happened beside the load: see `live.py`.
+#[derive(Deserialize)]
+struct Report {
+    done: BTreeMap<String, u64>,
+    damaged: Vec<String>,
+    /// What went wrong for the clients, and how often.
+    met: BTreeMap<String, u64>,
+    runs: Vec<Run>,
+    /// What glance-api's log says, and how often.
+    kinds: BTreeMap<String, u64>,
+    end: End,
+}
+
+#[derive(Deserialize)]
+struct Run {
+    command: Vec<String>,
+    code: i64,
+    out: String,
+    err: String,
+}
+
+#[derive(Deserialize)]
+struct End {
+    files: u64,
+    orphans: Vec<String>,
+    ghosts: Vec<String>,
+    incomplete: Vec<String>,
+    invalid: Vec<String>,
+    queue: Vec<String>,
+}
+
+fn live(driver: &str, database: &str, beside: &Value) -> Report {
     let root = tempfile::Builder::new().prefix("gcl-").tempdir().unwrap();
+    let seconds = std::env::var("GLANCE_CACHE_TEST_SECONDS").map_or(SECONDS, |text| text.parse().unwrap());
+    let plan = json!({
+        "driver": driver, "seconds": seconds, "limit": LIMIT, "database": database, "beside": beside,
+    });
     let output = Command::new(python())
         .args(["-I", "-B", "-W", "ignore", concat!(env!("CARGO_MANIFEST_DIR"), "/tests/peer/live.py")])
         .arg(root.path())
-        .args([driver.name(), SECONDS])
-        .args(command)
+        .arg(plan.to_string())
         .env_clear()
         .env("PATH", "/usr/bin:/bin")
         .env("HOME", "/nonexistent")
         .output()
         .unwrap();
-    let report = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
-        panic!(
-            "the real glance-api did not get so far ({error}): {}",
-            String::from_utf8_lossy(&output.stderr)
-        )
-    });
-    (root, report)
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
+        let said = String::from_utf8_lossy(&output.stderr);
+        panic!("the real glance-api did not get so far ({error}): {said}")
+    })
 }
 
-fn prunes_beside(driver: Driver) {
-    let limit = LIMIT.to_string();
-    let (_root, report) = live(
-        driver,
-        &[BINARY, "prune", "--cache-dir", "{cache}", "--driver", driver.name(), "--max-size", &limit],
-    );
-    let runs = report["runs"].as_array().unwrap();
-    let mut pruned = 0;
+/// Ours in two loops, and Glance's own in our place.
+fn both(driver: &str) -> (Report, Report) {
+    let [clean, prune, prefetch] =
+        ["clean", "prune", "prefetch"].map(|verb| vec![BINARY, verb, "--config-file", "{conf}"]);
+    let some = [&prefetch[..], &["{some}"]].concat();
+    let ours = json!([[clean, prune, prefetch], [prune, some, clean]]);
+    let tools = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/peer/live_tools.py");
+    let theirs = json!([[[python(), "-I", "-B", "-W", "ignore", tools, "{conf}", "{end}"]]]);
+    let database = Database::whole();
+    (live(driver, &database.url, &ours), live(driver, &database.url, &theirs))
+}
+
+/// What our runs came to, and what of it must not be.
+#[derive(Default)]
+struct Ours {
+    prunes: u64,
+    pruned: u64,
+    prefetched: u64,
+    left_to_glance: u64,
+    told: BTreeMap<String, u64>,
+    faults: Vec<String>,
+}
+
+fn judge(runs: &[Run]) -> Ours {
+    let mut ours = Ours::default();
     for run in runs {
-        assert_eq!((&run["code"], &run["stderr"]), (&0.into(), &"".into()), "{run}");
-        let told: Value = serde_json::from_str(run["stdout"].as_str().unwrap()).unwrap();
+        let verb = run.command[1].as_str();
+        let Ok(told) = serde_json::from_str::<Value>(&run.out) else {
+            ours.faults.push(format!("{verb} ended with {}: {}{}", run.code, run.out, run.err));
+            continue;
+        };
         let number = |key: &str| told[key].as_u64().unwrap();
-        assert!(number("cache_size_after") <= LIMIT, "over the limit at its last look: {told}");
-        let files = number("total_files_pruned");
-        assert!(
-            files == 0 || number("cache_size_after") + LARGEST > LIMIT,
-            "more than its last image below the limit: {told}"
+        for line in run.err.lines() {
+            *ours.told.entry(format!("{verb}: {}", without_ids(line))).or_default() += 1;
+        }
+        match verb {
+            "prune" => {
+                ours.prunes += 1;
+                ours.pruned += number("total_files_pruned");
+                if run.code != 0 || number("cache_size_after") > LIMIT {
+                    ours.faults.push(format!("prune ended with {}: {}{}", run.code, run.out, run.err));
+                }
+            }
+            "prefetch" => {
+                ours.prefetched += number("total_files_prefetched");
+                for image in told["images"].as_array().unwrap() {
+                    ours.left_to_glance += u64::from(image["outcome"] == "left_to_glance");
+                }
+                // Images are deleted while they are wanted: their record first, their data after.
+                let deleted = [
+                    "it is deleted",
+                    "it has no active location",
+                    "cannot open it: No such file or directory",
+                ];
+                let known = |line: &str| deleted.iter().any(|why| line.contains(why));
+                if run.code > 1 || !run.err.lines().all(known) {
+                    ours.faults.push(format!("prefetch ended with {}: {}", run.code, run.err));
+                }
+            }
+            _ if run.code == 0 && run.err.is_empty() => {}
+            _ => ours.faults.push(format!("{verb} ended with {}: {}", run.code, run.err)),
+        }
+    }
+    ours
+}
+
+fn without_ids(line: &str) -> String {
+    let words = line.split_inclusive([' ', '/', ':']).map(|word| {
+        let bare = word.trim_end_matches([' ', '/', ':']);
+        if bare.len() == 36 || bare.starts_with("gcl-") { word.replace(bare, "…") } else { word.to_owned() }
+    });
+    words.collect()
+}
+
+fn beside(driver: &str) {
+    let (report, theirs) = both(driver);
+    let ours = judge(&report.runs);
+    let mut text = format!("{driver}:\n");
+    for (who, report) in [("ours", &report), ("Glance's own", &theirs)] {
+        let end = &report.end;
+        let _ = writeln!(
+            text,
+            "  beside {who}: {:?}, {} damaged, {:?} met; at the end {} files, {} orphans, {} ghosts, {} incomplete, {} \
+             invalid, {} queued",
+            report.done,
+            report.damaged.len(),
+            report.met,
+            end.files,
+            end.orphans.len(),
+            end.ghosts.len(),
+            end.incomplete.len(),
+            end.invalid.len(),
+            end.queue.len()
         );
-        pruned += files;
     }
-    let served = report["served"].as_u64().unwrap();
-    println!("{} prunes removed {pruned} images while {served} were served", runs.len());
-    assert!(served > 50 && pruned > 5 && runs.len() > 10, "too little happened to prove anything");
-    assert_eq!(report["damaged"], Value::Array(Vec::new()));
-    let strange: Vec<&str> = report["errors"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|line| line.as_str().unwrap())
-        .filter(|line| !line.contains(GLANCES_OWN_RACE) && !line.contains("stevedore"))
+    let _ = writeln!(
+        text,
+        "  ours: {} runs, {} prunes removed {} images, {} images prefetched, {} left to Glance; they said {:?}",
+        report.runs.len(),
+        ours.prunes,
+        ours.pruned,
+        ours.prefetched,
+        ours.left_to_glance,
+        ours.told
+    );
+    for run in &theirs.runs {
+        let _ = writeln!(text, "  Glance's own: {}{}", run.out.trim(), run.err.trim());
+    }
+    let _ = writeln!(text, "  {:>7} {:>7}  kind", "ours", "theirs");
+    for kind in report.kinds.keys().chain(theirs.kinds.keys()).collect::<BTreeSet<_>>() {
+        let count = |report: &Report| report.kinds.get(kind).copied().unwrap_or(0);
+        let _ = writeln!(text, "  {:>7} {:>7}  {kind}", count(&report), count(&theirs));
+    }
+    println!("{text}");
+
+    let served = |report: &Report| report.done["get"];
+    assert!(
+        served(&report) > 50
+            && served(&theirs) > 50
+            && ours.prunes > 10
+            && ours.pruned > 5
+            && ours.prefetched > 50,
+        "too little happened to prove anything: {text}"
+    );
+    assert!(report.damaged.is_empty(), "{text}{:#?}", report.damaged);
+    assert!(ours.faults.is_empty(), "{text}{:#?}", ours.faults);
+    let only_ours: Vec<&String> = report
+        .kinds
+        .keys()
+        .filter(|kind| kind.starts_with("ERROR") && !theirs.kinds.contains_key(*kind))
+        .filter(|kind| !GLANCES_OWN.iter().any(|own| kind.contains(own)))
         .collect();
-    assert!(strange.is_empty(), "{strange:#?}");
+    assert!(only_ours.is_empty(), "only ours causes these: {only_ours:#?}\n{text}");
+    assert_eq!(report.end.ghosts, [""; 0], "{text}");
+    assert_eq!(report.end.incomplete, [""; 0], "{text}");
 }
 
 #[test]
 #[ignore = "needs the real Glance: run tests/run"]
-fn prune_holds_the_limit_beside_a_real_glance_api_with_sqlite() {
-    prunes_beside(Sqlite);
+fn ours_beside_a_real_glance_api_with_sqlite() {
+    beside(Sqlite.name());
 }
 
 #[test]
 #[ignore = "needs the real Glance: run tests/run"]
-fn prune_holds_the_limit_beside_a_real_glance_api_with_xattr() {
-    prunes_beside(Xattr);
-}
-
-/// Prunes and prefetches in turn, so that Glance and we are after the same images all the time.
-fn prefetches_beside(driver: Driver) {
-    let ours = format!("{BINARY} WHAT --config-file {{root}}/etc/glance-api.conf");
-    let prune = ours.replace("WHAT", "prune") + " --max-size 1000000 > /dev/null";
-    let prefetch = ours.replace("WHAT", "prefetch") + " {ids}";
-    let (root, report) = live(driver, &["sh", "-c", &format!("{prune}; exec {prefetch}")]);
-    let (mut fetched, mut left) = (0, 0);
-    let runs = report["runs"].as_array().unwrap();
-    for run in runs {
-        assert_eq!(run["code"], 0, "{run}");
-        // So many images come in and are used while one prune looks that it may have to leave more than the limit.
-        let stderr = run["stderr"].as_str().unwrap();
-        assert!(stderr.lines().all(|line| line.contains("what is left was used meanwhile")), "{run}");
-        let told: Value = serde_json::from_str(run["stdout"].as_str().unwrap()).unwrap();
-        fetched += told["total_files_prefetched"].as_u64().unwrap();
-        let images = told["images"].as_array().unwrap();
-        left += images.iter().filter(|image| image["outcome"] == "left_to_glance").count();
-    }
-    let served = report["served"].as_u64().unwrap();
-    println!("{} runs fetched {fetched} images and left {left} to Glance, which served {served}", runs.len());
-    assert_eq!(report["damaged"], Value::Array(Vec::new()));
-    assert!(served > 50 && fetched > 50, "too little happened to prove anything");
-    let cache = root.path().join("cache");
-    assert_eq!(crate::env::names(&cache.join("incomplete")), [""; 0]);
-    if driver == Sqlite {
-        let db = rusqlite::Connection::open(cache.join("cache.db")).unwrap();
-        let rows: isize = db.query_row("SELECT count(*) FROM cached_images", [], |row| row.get(0)).unwrap();
-        let files = crate::env::names(&cache).iter().filter(|name| name.len() == 36).count();
-        println!("{files} files, {rows} rows, errors: {}", report["errors"]);
-        assert_eq!(files, rows.unsigned_abs());
-    }
+fn ours_beside_a_real_glance_api_with_xattr() {
+    beside(Xattr.name());
 }
 
 #[test]
-#[ignore = "needs the real Glance: run tests/run"]
-fn prefetch_and_a_real_glance_api_are_after_the_same_images_with_sqlite() {
-    prefetches_beside(Sqlite);
-}
-
-#[test]
-#[ignore = "needs the real Glance: run tests/run"]
-fn prefetch_and_a_real_glance_api_are_after_the_same_images_with_xattr() {
-    prefetches_beside(Xattr);
+#[ignore = "needs the real Glance and MariaDB: run tests/run"]
+fn ours_beside_a_real_glance_api_with_a_central_database() {
+    beside("centralized_db");
 }

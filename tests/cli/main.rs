@@ -27,6 +27,7 @@ mod live;
 mod peer;
 mod prefetch;
 mod prefetch_edge;
+mod prefetch_peer;
 mod prune;
 mod root;
 mod safety;

@@ -19,6 +19,14 @@ pub(crate) fn script(name: &str) -> PathBuf {
     python().with_file_name(name)
 }
 
+/// The prefetcher of Glance 31.1.0: that of 33 does not start.
+pub(crate) fn prefetcher() -> PathBuf {
+    let python = std::env::var_os("GLANCE_CACHE_TEST_GLANCE31_PYTHON").expect(
+        "GLANCE_CACHE_TEST_GLANCE31_PYTHON is not set: tests/run makes that Python, with Glance 31.1.0 in it, and sets it",
+    );
+    PathBuf::from(python).with_file_name("glance-cache-prefetcher")
+}
+
 /// A process with the real Glance loaded, ended when dropped.
 pub(crate) struct Peer {
     child: Child,

@@ -197,6 +197,11 @@ impl Database {
         }
     }
 
+    /// The one that a MariaDB for all tests came with: all of Glance's tables.
+    pub(crate) fn whole() -> Self {
+        Self::on(Server::shared(Kind::MariaDb), "glance")
+    }
+
     /// A database of a server.
     pub(crate) fn on(server: &Server, name: &str) -> Self {
         Database { kind: server.kind, url: server.url(name), port: server.port, name: name.into() }

@@ -1,31 +1,48 @@
-"""A real glance-api with its cache, serving, caching and counting hits, while a command runs in a loop beside it.
+"""A real glance-api that serves, caches, queues and deletes, while others work in the same cache.
 
-Usage: live.py DIR DRIVER SECONDS COMMAND [ARGUMENT ...]
+Usage: live.py DIR PLAN
 
-DIR is empty and ours. COMMAND is run again and again; {cache} in its arguments is the cache directory. Every image that is
-served is compared with what was stored. Prints one JSON object: what the clients and the command did, what each run of the
-command printed, and the lines of glance-api's log that are errors.
+DIR is empty and ours. PLAN is a JSON object: driver, seconds, limit (of the cache, in bytes), database (the URL of one that has
+Glance's tables; an SQLite file would not do for several processes), beside: lists of commands, each run in a loop, all at once.
+In a command {conf} is glance-api's configuration file, {end} the end of it all by the monotonic clock, and {some} are some of
+the images, so many arguments.
+
+glance-api is several processes on one port, as behind uwsgi, each with threads. Everything that is served is compared with
+what was stored. Prints one JSON object: what the clients did and met, what each run of a command printed, the kinds of
+warnings and errors in glance-api's log and how often each, and how files and the index agreed at the end.
 """
 
 import hashlib
 import json
+import logging
 import os
 import random
+import re
+import socket
 import socketserver
 import subprocess
 import sys
 import threading
 import time
+import urllib.error
 import urllib.request
 import uuid
 import wsgiref.simple_server
+from collections import Counter
+
+import sqlalchemy
 
 IMAGES = 40
 SIZE = 256 * 1024
+WORKERS = 2
+CLIENTS = 4
+
+OPERATIONS = {"get": 58, "abandon": 6, "drop": 12, "queue": 8, "enqueue": 10, "replace": 6}
 
 
 class Server(socketserver.ThreadingMixIn, wsgiref.simple_server.WSGIServer):
     daemon_threads = True
+    request_queue_size = 64
 
 
 class Quiet(wsgiref.simple_server.WSGIRequestHandler):
@@ -33,14 +50,15 @@ class Quiet(wsgiref.simple_server.WSGIRequestHandler):
         pass
 
 
-def configure(root, driver):
+def configure(root, plan):
     for name in ("etc", "cache", "store", "staging", "tasks"):
         os.makedirs(f"{root}/{name}")
     paste = os.path.join(sys.prefix, "etc/glance/glance-api-paste.ini")
     with open(paste) as source, open(f"{root}/etc/api-paste.ini", "w") as target:
         target.write(source.read())
     rules = (
-        "default add_image get_image get_images upload_image download_image modify_image delete_image publicize_image"
+        "default add_image get_image get_images upload_image download_image modify_image delete_image publicize_image "
+        "cache_image cache_list cache_delete manage_image_cache"
     )
     with open(f"{root}/etc/policy.yaml", "w") as policy:
         policy.writelines(f'"{rule}": ""\n' for rule in rules.split())
@@ -49,12 +67,12 @@ def configure(root, driver):
 [DEFAULT]
 log_file = {root}/glance.log
 image_cache_dir = {root}/cache
-image_cache_driver = {driver}
-image_cache_max_size = 1099511627776
-worker_self_reference_url = http://127.0.0.1:1
+image_cache_driver = {plan["driver"]}
+image_cache_max_size = {plan["limit"]}
+worker_self_reference_url = {node(root)}
 enabled_backends = fs:file
 [database]
-connection = sqlite:///{root}/glance.sqlite
+connection = {plan["database"]}
 [paste_deploy]
 flavor = caching
 config_file = {root}/etc/api-paste.ini
@@ -73,20 +91,73 @@ policy_file = {root}/etc/policy.yaml
 enforce_scope = false
 enforce_new_defaults = false
 """)
-    manage = os.path.join(os.path.dirname(sys.executable), "glance-manage")
-    subprocess.run(
-        [manage, "--config-file", f"{root}/etc/glance-api.conf", "db_sync"], check=True, capture_output=True
-    )
 
 
-def serve(root):
+def node(root):
+    return f"http://{os.path.basename(root)}:9292"
+
+
+def kind(text, root):
+    """What a message is about, without what is different each time."""
+    text = str(text).strip().split("\n")[0].replace(root, "DIR")
+    text = re.sub(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "ID", text)
+    return re.sub(r"\b(0x[0-9a-f]+|\d+(\.\d+)?)\b", "N", text)[:130]
+
+
+class Kinds(logging.Handler):
+    """Writes down what glance-api warns of and fails with."""
+
+    def __init__(self, root):
+        super().__init__(logging.WARNING)
+        self.root = root
+        self.file = open(f"{root}/kinds-{os.getpid()}", "a", buffering=1)
+
+    def emit(self, record):
+        self.tell(record.levelname, record.name, record.getMessage(), record.exc_info)
+
+    def tell(self, level, who, message, error):
+        told = kind(message, self.root)
+        if error and error[0]:
+            level = "ERROR"
+            told += f" | {error[0].__name__}: {kind(error[1], self.root)}"
+        self.file.write(json.dumps(f"{level} {who}: {told}") + "\n")
+
+
+def worker(root, descriptor):
     os.environ["OS_GLANCE_CONFIG_DIR"] = f"{root}/etc"
     sys.argv = ["glance-api"]
     from glance.wsgi.api import application
 
-    server = wsgiref.simple_server.make_server("127.0.0.1", 0, application, Server, Quiet)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    return f"http://127.0.0.1:{server.server_port}"
+    kinds = Kinds(root)
+    logging.getLogger().addHandler(kinds)
+    # What an application raises while its answer is under way is the server's to log.
+    wsgiref.simple_server.ServerHandler.log_exception = lambda self, error: kinds.tell(
+        "ERROR", "server", "the answer broke off", error
+    )
+    server = Server(("127.0.0.1", 0), Quiet, bind_and_activate=False)
+    server.socket.close()
+    server.socket = socket.socket(fileno=descriptor)
+    server.server_name, server.server_port = "127.0.0.1", server.socket.getsockname()[1]
+    server.setup_environ()
+    server.set_app(application)
+    open(f"{root}/up-{os.getpid()}", "w").close()
+    server.serve_forever()
+
+
+def serve(root):
+    listening = socket.socket()
+    listening.bind(("127.0.0.1", 0))
+    listening.listen(64)
+    workers = []
+    for _ in range(WORKERS):
+        arguments = [sys.executable, "-I", "-B", "-W", "ignore", __file__, root, str(listening.fileno())]
+        with open(f"{root}/stderr", "a") as stderr:
+            workers.append(subprocess.Popen(arguments, pass_fds=[listening.fileno()], stdout=stderr, stderr=stderr))
+    while sum(name.startswith("up-") for name in os.listdir(root)) < WORKERS:
+        if any(worker.poll() is not None for worker in workers):
+            sys.exit(open(f"{root}/stderr").read())
+        time.sleep(0.05)
+    return workers, f"http://127.0.0.1:{listening.getsockname()[1]}"
 
 
 def call(method, url, body=None, kind="application/json"):
@@ -95,68 +166,160 @@ def call(method, url, body=None, kind="application/json"):
         return answer.read()
 
 
-def store(base):
-    images = {}
-    for _ in range(IMAGES):
+class Load:
+    def __init__(self, root, base, seconds):
+        self.root, self.base, self.cache = root, base, f"{root}/cache"
+        self.digests, self.end = {}, None
+        self.seconds = seconds
+        self.done, self.damaged, self.met = Counter(), [], Counter()
+        self.owned = [[self.new() for _ in range(IMAGES // CLIENTS)] for _ in range(CLIENTS)]
+
+    def new(self):
         name = str(uuid.uuid4())
         data = random.randbytes(SIZE + random.randrange(SIZE))
         record = {"id": name, "name": name, "disk_format": "raw", "container_format": "bare"}
-        call("POST", f"{base}/v2/images", json.dumps(record).encode())
-        call("PUT", f"{base}/v2/images/{name}/file", data, "application/octet-stream")
-        images[name] = hashlib.sha256(data).hexdigest()
-    return images
+        call("POST", f"{self.base}/v2/images", json.dumps(record).encode())
+        call("PUT", f"{self.base}/v2/images/{name}/file", data, "application/octet-stream")
+        self.digests[name] = hashlib.sha256(data).hexdigest()
+        return name
 
+    def some(self):
+        return random.sample([name for own in self.owned for name in own], 8)
 
-def main():
-    root, driver, seconds, command = sys.argv[1], sys.argv[2], float(sys.argv[3]), sys.argv[4:]
-    configure(root, driver)
-    base = serve(root)
-    images = store(base)
-    end = time.monotonic() + seconds
-    served, damaged, failed, runs = [], [], [], []
+    def is_there(self, place, name):
+        return os.path.exists(os.path.join(self.cache, place, name))
 
-    # Two requests that cache the same image at once trip over each other in Glance itself: each image to one client.
-    clients = 3
+    def quiet(self, place, name):
+        """Two requests that cache the same image at once trip over each other in Glance itself: each image is one client's,
+        who waits until Glance has done with it."""
+        end = time.monotonic() + 1
+        while self.is_there(place, name) and time.monotonic() < end:
+            time.sleep(0.005)
 
-    def client(number):
-        own = list(images)[number::clients]
-        while time.monotonic() < end:
-            name = random.choice(own)
+    def get(self, own, place):
+        name = own[place]
+        data = call("GET", f"{self.base}/v2/images/{name}/file")
+        self.done["bytes"] += len(data)
+        if hashlib.sha256(data).hexdigest() != self.digests[name]:
+            self.damaged.append(name)
+        self.quiet("incomplete", name)
+
+    def abandon(self, own, place):
+        name = own[place]
+        client = socket.socket()
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.settimeout(60)
+        client.connect(("127.0.0.1", int(self.base.rsplit(":", 1)[1])))
+        client.sendall(f"GET /v2/images/{name}/file HTTP/1.0\r\n\r\n".encode())
+        client.recv(1000)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        client.close()
+        self.quiet("incomplete", name)
+
+    def drop(self, own, place):
+        call("DELETE", f"{self.base}/v2/cache/{own[place]}")
+
+    def queue(self, own, place):
+        name = own[place]
+        # What is there already Glance would fetch again, and have a file without a row.
+        if self.is_there("", name) or self.is_there("incomplete", name):
+            self.done["queue"] -= 1
+            return
+        call("PUT", f"{self.base}/v2/cache/{name}")
+        self.quiet("queue", name)
+        self.quiet("incomplete", name)
+
+    def enqueue(self, own, place):
+        """As Glance's driver queues it, but for a prefetcher."""
+        name = own[place]
+        if not self.is_there("", name) and not self.is_there("incomplete", name):
+            open(f"{self.cache}/queue/{name}", "w").close()
+
+    def replace(self, own, place):
+        old, own[place] = own[place], self.new()
+        call("DELETE", f"{self.base}/v2/images/{old}")
+
+    def client(self, own):
+        while time.monotonic() < self.end:
+            operation = random.choices(list(OPERATIONS), list(OPERATIONS.values()))[0]
             try:
-                data = call("GET", f"{base}/v2/images/{name}/file")
+                getattr(self, operation)(own, random.randrange(len(own)))
+                self.done[operation] += 1
+            except urllib.error.HTTPError as error:
+                self.met[f"{operation}: {error.code} {error.reason}"] += 1
             except Exception as error:
-                failed.append(f"{name}: {error}")
-                continue
-            served.append(name)
-            if hashlib.sha256(data).hexdigest() != images[name]:
-                damaged.append(name)
+                self.met[f"{operation}: {type(error).__name__}"] += 1
 
-    def loop():
-        names = {"root": root, "cache": f"{root}/cache", "ids": " ".join(images)}
-        arguments = [argument.format(**names) for argument in command]
-        while time.monotonic() < end:
-            began = time.monotonic()
-            run = subprocess.run(arguments, capture_output=True, text=True)
-            took = time.monotonic() - began
-            runs.append({"code": run.returncode, "stdout": run.stdout, "stderr": run.stderr, "seconds": took})
-            time.sleep(0.05)
+    def beside(self, conf, commands, runs):
+        while time.monotonic() < self.end:
+            for command in commands:
+                arguments = []
+                for argument in command:
+                    arguments += self.some() if argument == "{some}" else [argument.format(conf=conf, end=self.end)]
+                run = subprocess.run(arguments, capture_output=True, text=True)
+                runs.append({"command": command, "code": run.returncode, "out": run.stdout, "err": run.stderr})
 
-    threads = [threading.Thread(target=client, args=(number,)) for number in range(clients)]
-    threads.append(threading.Thread(target=loop))
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    def run(self, conf, beside):
+        runs = []
+        self.end = time.monotonic() + self.seconds
+        threads = [threading.Thread(target=self.client, args=(own,)) for own in self.owned]
+        threads += [threading.Thread(target=self.beside, args=(conf, commands, runs)) for commands in beside]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return runs
+
+
+def tracked(root, plan):
+    """The images that the index knows."""
+    cache = f"{root}/cache"
+    if plan["driver"] == "xattr":
+        names = [name for name in os.listdir(cache) if len(name) == 36]
+        return {name for name in names if "user.hits" in os.listxattr(f"{cache}/{name}")}
+    if plan["driver"] == "sqlite":
+        db = sqlalchemy.create_engine(f"sqlite:///{cache}/cache.db").connect()
+        return set(db.scalars(sqlalchemy.text("SELECT image_id FROM cached_images")))
+    db = sqlalchemy.create_engine(plan["database"]).connect()
+    ours = "SELECT image_id FROM cached_images JOIN node_reference USING (node_reference_id) WHERE node_reference_url = :url"
+    return set(db.scalars(sqlalchemy.text(ours), {"url": node(root)}))
+
+
+def state(root, plan):
+    cache = f"{root}/cache"
+    files = {name for name in os.listdir(cache) if len(name) == 36}
+    rows = tracked(root, plan)
+    places = {place: os.listdir(f"{cache}/{place}") for place in ("incomplete", "invalid", "queue")}
+    return {"files": len(files), "orphans": sorted(files - rows), "ghosts": sorted(rows - files), **places}
+
+
+def main(root, plan):
+    configure(root, plan)
+    workers, base = serve(root)
+    try:
+        load = Load(root, base, plan["seconds"])
+        runs = load.run(f"{root}/etc/glance-api.conf", plan["beside"])
+        time.sleep(1)
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.wait()
+    end = state(root, plan)
     for entry in os.scandir(f"{root}/cache"):
-        if entry.name in images:
+        if entry.name in load.digests:
             with open(entry.path, "rb") as file:
-                if hashlib.sha256(file.read()).hexdigest() != images[entry.name]:
-                    damaged.append(f"in the cache: {entry.name}")
-    with open(f"{root}/glance.log") as log:
-        errors = [line.rstrip() for line in log if " ERROR " in line or " CRITICAL " in line]
-    print(json.dumps({"served": len(served), "damaged": damaged, "failed": failed, "runs": runs, "errors": errors}))
-    sys.stdout.flush()
-    os._exit(0)
+                if hashlib.sha256(file.read()).hexdigest() != load.digests[entry.name]:
+                    load.damaged.append(f"in the cache: {entry.name}")
+    kinds = Counter()
+    for name in os.listdir(root):
+        if name.startswith("kinds-"):
+            with open(f"{root}/{name}") as lines:
+                kinds.update(json.loads(line) for line in lines)
+    report = {"done": load.done, "damaged": load.damaged, "met": load.met, "runs": runs, "kinds": kinds, "end": end}
+    json.dump(report, sys.stdout)
 
 
-main()
+if sys.argv[2].isdigit():
+    worker(sys.argv[1], int(sys.argv[2]))
+else:
+    main(sys.argv[1], json.loads(sys.argv[2]))

@@ -1,7 +1,9 @@
 //! MySQL and MariaDB.
 //!
 //! Everything goes over the text protocol or a statement prepared for one use; the server is told not to let us wait for
-//! locks, because whoever waits here holds others up: the caller tries again instead.
+//! locks, because whoever waits here holds others up: the caller tries again instead. Nor can who never waits be part of a
+//! deadlock, which the server might end at Glance's cost: Glance finds a row by one index or another and so takes the locks of a
+//! row and of its index entries in an order that we cannot keep to.
 
 use std::time::Duration;
 
@@ -15,10 +17,10 @@ use super::worker::Client;
 use crate::cache::index::Refusal;
 use crate::tls::{TlsMode, system_authorities};
 
-/// Lock waits end after this many seconds (the server knows no fractions); the others are for servers set up to mistrust people
-/// at a prompt, which would cut our reads short or refuse our deletions.
+/// MariaDB does not let us wait for rows at all; MySQL, to which that part is a comment, does for a second, its least. The others
+/// are for servers set up to mistrust people at a prompt, which would cut our reads short or refuse our deletions.
 const SESSION: [&str; 2] = [
-    "SET SESSION innodb_lock_wait_timeout = 1, lock_wait_timeout = 1, autocommit = 1",
+    "SET SESSION innodb_lock_wait_timeout = 1 /*M! - 1 */, lock_wait_timeout = 1, autocommit = 1",
     "SET SESSION sql_safe_updates = 0, sql_big_selects = 1, sql_select_limit = 18446744073709551615",
 ];
 
