@@ -244,14 +244,17 @@ fn attempt(
             Err(exit) => return Ok(exit),
         }
     };
+    let pending = requests(context, &dir, wishes)?;
+    let session = if pending.is_empty() {
+        None
+    } else {
+        Some(Session::open(context, settings, &dir, locks, wait, wishes, report)?)
+    };
     if lock.is_some() {
+        // Now nothing keeps it from starting.
         stage::sweep(&dir);
     }
-    let pending = requests(context, &dir, wishes)?;
-    if pending.is_empty() {
-        return Ok(Exit::Done);
-    }
-    let session = Session::open(context, settings, &dir, locks, wait, wishes, report)?;
+    let Some(session) = session else { return Ok(Exit::Done) };
     let mut session = Session { pending, ..session };
     if change.dry_run {
         session.dry_run();
