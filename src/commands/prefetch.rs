@@ -13,7 +13,7 @@ use std::os::fd::AsFd as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, channel};
-use std::thread::scope;
+use std::thread::{Builder, scope};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow};
@@ -451,7 +451,11 @@ impl<'a> Session<'a> {
                     bars.begin(job.id, job.size.unwrap_or(0), &meter);
                     let tell = tell.clone();
                     let id = job.id;
-                    scope.spawn(move || drop(tell.send((id, fetch_unwinding(&job, &meter)))));
+                    let fetch = move || drop(tell.send((id, fetch_unwinding(&job, &meter))));
+                    if let Err(e) = Builder::new().spawn_scoped(scope, fetch) {
+                        bars.end(id);
+                        self.finish(id, Err(Failed::Here(anyhow!(e).context("cannot start a thread"))), &[]);
+                    }
                 }
                 if self.running.is_empty() {
                     break;
