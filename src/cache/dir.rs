@@ -105,7 +105,8 @@ impl CacheDir {
                 return Err(e).with_context(|| format!("cannot open cache directory {}", path.display()));
             }
         };
-        let stat = rustix::fs::fstat(&base)?;
+        let looked = rustix::fs::fstat(&base);
+        let stat = looked.with_context(|| format!("cannot look at cache directory {}", path.display()))?;
         let mut subdirectories = [None, None, None];
         for (slot, place) in subdirectories.iter_mut().zip(Place::SUBDIRECTORIES) {
             // Only to hold: one that cannot be listed is no reason not to work on the others.

@@ -142,7 +142,9 @@ impl LockDir {
                     });
                 }
             };
-            let stat = fstat(&file)?;
+            let stat = fstat(&file).with_context(|| {
+                format!("cannot look at the lock file {}", self.path.join(name).display())
+            })?;
             if !FileType::from_raw_mode(stat.st_mode).is_file() {
                 bail!("{} is no regular file, and so no lock file", self.path.join(name).display());
             }

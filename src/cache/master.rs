@@ -195,7 +195,7 @@ impl MasterDir {
             Err(Errno::NOENT) => return Ok(None),
             Err(e) => return Err(e).with_context(|| format!("cannot open {}", path.display())),
         };
-        let stat = fstat(&fd)?;
+        let stat = fstat(&fd).with_context(|| format!("cannot look at {}", path.display()))?;
         let owner = Owner { uid: stat.st_uid, gid: stat.st_gid };
         Ok(Some(MasterDir { path: path.to_owned(), fd, device: stat.st_dev, owner, aside: None }))
     }

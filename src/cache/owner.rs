@@ -8,7 +8,7 @@
 
 use std::marker::PhantomData;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use nix::unistd::{Gid, Uid, setfsgid, setfsuid};
 
 /// The user and group of a cache directory.
@@ -36,7 +36,7 @@ impl Owner {
         let mut is_outermost = false;
         if change {
             // Root's own groups would still open what is theirs.
-            rustix::thread::set_thread_groups(&[])?;
+            rustix::thread::set_thread_groups(&[]).context("cannot give up root's groups")?;
             setfsgid(Gid::from_raw(self.gid));
             is_outermost = setfsuid(Uid::from_raw(self.uid)).is_root();
         }

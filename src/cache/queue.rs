@@ -15,7 +15,7 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::dir::{CacheDir, Place, Removal};
-use super::entry::{ImageId, Kind, NameBuf, Seen};
+use super::entry::{ImageId, Kind, NameBuf, Nanos};
 use super::stage::{is_being_cached, is_cached};
 
 /// What is longer was not written here.
@@ -27,7 +27,6 @@ const LONGEST_REASON: usize = 600;
 #[derive(Clone, Debug)]
 pub(crate) struct Queued {
     pub(crate) id: ImageId,
-    pub(crate) seen: Seen,
     pub(crate) memory: Option<Memory>,
 }
 
@@ -57,16 +56,21 @@ pub(crate) struct Queue {
 
 impl Queue {
     pub(crate) fn read(dir: &CacheDir) -> Result<Self> {
-        let mut queue = Queue::default();
-        dir.scan(Place::Queue, |name, kind, seen| match (ImageId::new(name.as_bytes()), kind) {
-            (Some(id), Kind::File) => queue.images.push(Queued { id, seen: *seen, memory: None }),
-            _ => queue.foreign.push(name.to_owned()),
-        })?;
-        queue.images.sort_unstable_by_key(|entry| (entry.seen.mtime, entry.id));
-        for entry in queue.images.iter_mut().filter(|entry| (1..=LONGEST).contains(&entry.seen.size)) {
-            entry.memory = recall(dir, entry.id);
-        }
-        Ok(queue)
+        let (mut found, mut foreign) = (Vec::new(), Vec::new());
+        let unreadable =
+            dir.scan(Place::Queue, |name, kind, seen| match (ImageId::new(name.as_bytes()), kind) {
+                (Some(id), Kind::File) => found.push((seen.mtime, id, seen.size)),
+                _ => foreign.push(name.to_owned()),
+            })?;
+        // An entry that cannot be looked at is one all the same. Its turn is the last.
+        let unknown = unreadable.iter().filter_map(|(name, _)| ImageId::new(name.as_name().as_bytes()));
+        found.extend(unknown.map(|id| (Nanos::MAX, id, 0)));
+        found.sort_unstable();
+        let entry = |(_, id, size)| {
+            let memory = if (1..=LONGEST).contains(&size) { recall(dir, id) } else { None };
+            Queued { id, memory }
+        };
+        Ok(Queue { images: found.into_iter().map(entry).collect(), foreign })
     }
 }
 

@@ -291,7 +291,7 @@ impl Staged {
     /// Makes the file's bytes outlast a power failure, and its times those of now: it was never used.
     pub(crate) fn settle(&self) -> Result<()> {
         rustix::fs::fdatasync(&self.file).context("cannot write the staged image to the disk")?;
-        Ok(futimens(&self.file, &at_once())?)
+        futimens(&self.file, &at_once()).context("cannot set the times of the staged image")
     }
 
     /// Gives the file the image's name in a place, without replacing what is there.

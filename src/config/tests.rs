@@ -679,12 +679,16 @@ impl Peer {
         Peer { python, questions, answers, both_refuse: 0 }
     }
 
-    /// The options that this oslo.config knows, too, without lists: Python's way to print one is nothing to refer to.
+    /// The options that this oslo.config knows, too, and that a value may refer to: Python's way to print a list, a dictionary or
+    /// several values is nothing to refer to, and of one the default is another on purpose.
     fn registered(&mut self) -> Vec<&'static str> {
         let theirs = self.ask(&only(""));
         let known = KNOWN.iter().zip(theirs["values"].as_array().unwrap());
-        let registered =
-            known.filter(|(opt, value)| value["unknown"] != true && !matches!(opt.kind, Kind::List));
+        let registered = known.filter(|(opt, value)| {
+            value["unknown"] != true
+                && !matches!(opt.kind, Kind::List | Kind::Dictionary)
+                && !["filesystem_store_datadirs", "https_insecure"].contains(&opt.name)
+        });
         registered.map(|(opt, _)| opt.name).collect()
     }
 

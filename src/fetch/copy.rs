@@ -14,7 +14,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::thread::{Scope, ScopedJoinHandle, scope};
+use std::thread::{Builder, Scope, ScopedJoinHandle, scope};
 
 use anyhow::{Context as _, anyhow};
 use rustix::fs::{SeekFrom, copy_file_range, fdatasync, fstatvfs, ioctl_ficlone, seek};
@@ -113,8 +113,8 @@ fn stream(
         let (full, to_write) = channel::<Block>();
         let (written, to_hash) = channel::<Block>();
         let (done, free) = channel();
-        let (mut flusher, on_disk) = Flusher::start(scope, to);
-        let writer = scope.spawn(move || {
+        let (mut flusher, on_disk) = Flusher::start(scope, to)?;
+        let writer = spawn(scope, move || {
             for block in to_write {
                 to.write_all(&block.bytes[..block.length]).map_err(cannot_write)?;
                 flusher.wrote(block.length as u64);
@@ -122,8 +122,8 @@ fn stream(
                 let _ = written.send(block);
             }
             Ok(())
-        });
-        let hasher = scope.spawn(move || {
+        })?;
+        let hasher = spawn(scope, move || {
             let mut digest = algorithm.map(Algorithm::start);
             for block in to_hash {
                 if let Some(digest) = &mut digest {
@@ -132,7 +132,7 @@ fn stream(
                 let _ = done.send(block);
             }
             digest.map(super::digest::Digest::finish)
-        });
+        })?;
         let read = read_all(&mut from, &full, &free, size, pace, moved);
         drop(full);
         joined(writer).and_then(|()| joined(on_disk).map_err(cannot_write))?;
@@ -208,8 +208,8 @@ fn file(
     }
     scope(|scope| {
         let (ready, copied) = channel();
-        let hasher = hash_behind(scope, to, algorithm, pace, copied, moved);
-        let (mut flusher, on_disk) = Flusher::start(scope, to);
+        let hasher = hash_behind(scope, to, algorithm, pace, copied, moved)?;
+        let (mut flusher, on_disk) = Flusher::start(scope, to)?;
         let result = copy_file(from, to, length, pace, &ready, &mut flusher);
         drop((ready, flusher));
         let (digest, on_disk) = (joined(hasher), joined(on_disk));
@@ -236,15 +236,15 @@ impl Flusher {
     fn start<'scope>(
         scope: &'scope Scope<'scope, '_>,
         file: &'scope File,
-    ) -> (Self, ScopedJoinHandle<'scope, std::io::Result<()>>) {
+    ) -> Result<(Self, ScopedJoinHandle<'scope, std::io::Result<()>>), Trouble> {
         let (due, flushes) = channel();
-        let thread = scope.spawn(move || {
+        let thread = spawn(scope, move || {
             for () in flushes {
                 fdatasync(file)?;
             }
             Ok(())
-        });
-        (Flusher { due, since: 0 }, thread)
+        })?;
+        Ok((Flusher { due, since: 0 }, thread))
     }
 
     fn wrote(&mut self, bytes: u64) {
@@ -265,8 +265,8 @@ fn hash_behind<'scope>(
     pace: &'scope Pace,
     copied: Receiver<u64>,
     moved: &'scope AtomicU64,
-) -> ScopedJoinHandle<'scope, Result<Option<String>, Trouble>> {
-    scope.spawn(move || {
+) -> Result<ScopedJoinHandle<'scope, Result<Option<String>, Trouble>>, Trouble> {
+    spawn(scope, move || {
         let mut digest = algorithm.map(Algorithm::start);
         let (mut block, mut at) = (vec![0; BLOCK], 0);
         for until in copied {
@@ -374,6 +374,14 @@ impl Copier<'_> {
 
 fn cannot_write(error: std::io::Error) -> Trouble {
     Trouble::Here(anyhow!(error).context("cannot write the staged image"))
+}
+
+/// Starts a thread. That there can be none is our side's trouble, and no fault of this program.
+fn spawn<'scope, T: Send + 'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    work: impl FnOnce() -> T + Send + 'scope,
+) -> Result<ScopedJoinHandle<'scope, T>, Trouble> {
+    Builder::new().spawn_scoped(scope, work).context("cannot start a thread").map_err(Trouble::Here)
 }
 
 /// A thread's result. These threads do not panic: what they index is as long as they say.

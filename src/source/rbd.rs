@@ -115,7 +115,8 @@ impl Source for RbdSource {
 /// Reads all that a child says, so that it is never kept waiting, and keeps the beginning.
 fn listen(errors: Option<ChildStderr>) -> Receiver<Vec<u8>> {
     let (sender, receiver) = mpsc::channel();
-    thread::spawn(move || {
+    // Without a thread its words are lost, and it finds nobody to tell them to.
+    let _ = thread::Builder::new().spawn(move || {
         let mut words = Vec::new();
         if let Some(mut errors) = errors {
             let _ = (&mut errors).take(MAX_WORDS as u64).read_to_end(&mut words);

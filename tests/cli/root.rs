@@ -1,4 +1,4 @@
-//! What only root can arrange: small ext4 file systems on loop devices, immutable files. Each undoes itself when dropped.
+//! What only root can arrange: small file systems on loop devices, immutable files. Each undoes itself when dropped.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -36,14 +36,14 @@ pub(crate) struct Mount {
 
 impl Mount {
     pub(crate) fn ext4(ext4: &Ext4, point: &Path, options: &str) -> Self {
+        Self::image(&ext4.image, point, options)
+    }
+
+    /// The file system in a file.
+    pub(crate) fn image(image: &Path, point: &Path, options: &str) -> Self {
         fs::create_dir_all(point).unwrap();
-        system(&[
-            "mount",
-            "-o",
-            &format!("loop,{options}"),
-            ext4.image.to_str().unwrap(),
-            point.to_str().unwrap(),
-        ]);
+        let (image, to) = (image.to_str().unwrap(), point.to_str().unwrap());
+        system(&["mount", "-o", &format!("loop,{options}"), image, to]);
         Self { point: point.into() }
     }
 
@@ -91,6 +91,16 @@ impl Mounted {
         Self::at(driver, root, mount)
     }
 
+    /// On what `mkfs` makes of a file of so many MiB.
+    pub(crate) fn made(driver: Driver, mkfs: &[&str], megabytes: u64) -> Self {
+        let root = test_directory();
+        let image = root.path().join("image");
+        fs::File::create(&image).unwrap().set_len(megabytes << 20).unwrap();
+        system(&[mkfs, &[image.to_str().unwrap()]].concat());
+        let mount = Mount::image(&image, &root.path().join("mnt"), "relatime");
+        Self::at(driver, root, mount)
+    }
+
     /// On a tmpfs, ramfs or the like.
     pub(crate) fn of(kind: &str, driver: Driver) -> Self {
         let root = test_directory();
@@ -113,14 +123,45 @@ impl Mounted {
         std::mem::forget(Mount::ext4(&ext4, &self.mount.point, "relatime"));
     }
 
-    /// Writes to a file until not a byte more fits.
+    /// Writes to files until not a byte more fits into any.
     pub(crate) fn fill(&self) {
         use std::io::Write as _;
-        let mut file = fs::File::create(self.mount.point.join("filler")).unwrap();
-        for size in [1 << 16, 1024, 1] {
-            while file.write_all(&vec![7; size]).is_ok() {}
+        // What a file system keeps back for a file that is being written shows when that is closed.
+        for n in 0.. {
+            let Ok(mut file) = fs::File::create(self.mount.point.join(format!("filler-{n}"))) else { break };
+            let (mut at, mut piece) = (0, 1 << 26);
+            while piece >= 1 << 16 {
+                match rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), at, piece) {
+                    Ok(()) => at += piece,
+                    Err(_) => piece /= 2,
+                }
+            }
+            std::io::Seek::seek(&mut file, std::io::SeekFrom::Start(at)).unwrap();
+            for size in [1 << 16, 1024, 1] {
+                while file.write_all(&vec![7; size]).is_ok() {}
+            }
+            file.sync_all().unwrap();
+            if file.metadata().unwrap().len() == 0 {
+                break;
+            }
         }
-        file.sync_all().unwrap();
+    }
+
+    /// Makes files until there can be no more.
+    pub(crate) fn fill_inodes(&self) {
+        fs::create_dir(self.mount.point.join("fillers")).unwrap();
+        let file = |n: usize| fs::File::create(self.mount.point.join(format!("fillers/{n}")));
+        let _ = (0..).map_while(|n| file(n).ok()).count();
+    }
+
+    /// Removes what [`Mounted::fill`] and [`Mounted::fill_inodes`] made.
+    pub(crate) fn drain(&self) {
+        for entry in fs::read_dir(&self.mount.point).unwrap().map(Result::unwrap) {
+            if entry.file_name().to_str().unwrap().starts_with("filler-") {
+                fs::remove_file(entry.path()).unwrap();
+            }
+        }
+        let _ = fs::remove_dir_all(self.mount.point.join("fillers"));
     }
 }
 

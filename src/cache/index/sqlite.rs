@@ -126,9 +126,10 @@ impl Location {
         let name = path.file_name().with_context(not_a_file)?;
         let name = NameBuf::new(name.as_encoded_bytes()).with_context(not_a_file)?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let dir = rustix::fs::open(path.parent().with_context(not_a_file)?, flags, Mode::empty())
-            .with_context(|| format!("cannot open the directory of the database {}", path.display()))?;
-        let stat = rustix::fs::fstat(&dir)?;
+        let shown = || format!("cannot open the directory of the database {}", path.display());
+        let parent = path.parent().with_context(not_a_file)?;
+        let dir = rustix::fs::open(parent, flags, Mode::empty()).with_context(shown)?;
+        let stat = rustix::fs::fstat(&dir).with_context(shown)?;
         let owner = Owner { uid: stat.st_uid, gid: stat.st_gid };
         Ok(Location { dir, name, path, owner, is_index: false })
     }
@@ -185,7 +186,7 @@ impl Location {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
         let file = openat(&self.dir, self.name.as_name().as_c_str(), flags, Mode::empty())
             .with_context(|| self.cannot_open())?;
-        let stat = rustix::fs::fstat(&file)?;
+        let stat = rustix::fs::fstat(&file).with_context(|| self.cannot_open())?;
         if (stat.st_dev, stat.st_ino) != (expected.st_dev, expected.st_ino) {
             return Err(self.exchanged());
         }

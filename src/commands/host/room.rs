@@ -42,7 +42,7 @@ pub(super) fn require(
     let mut space = Space::new(fd.as_fd(), required).map_err(Failure::cannot_start)?;
     let mut report = RoomReport::new(wish.path, required, space.base, !rules.changing);
     // Enough is there already: nobody is kept waiting for a lock.
-    if space.missing() == 0 {
+    if space.base >= required {
         if report.run.dry_run {
             report.run.would_prune(&[], &[], rules.now);
         }

@@ -17,7 +17,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{RecvTimeoutError, channel};
-use std::thread::scope;
+use std::thread::{Builder, scope};
 use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
@@ -181,14 +181,17 @@ fn attempt(
             Err(exit) => return Ok(exit),
         }
     };
+    let pending = requests(context, &dir, wishes)?;
+    let session = if pending.is_empty() {
+        None
+    } else {
+        Some(Session::open(context, settings, &dir, means, wishes, report)?)
+    };
     if lock.is_some() {
+        // Now nothing keeps it from starting.
         stage::sweep(&dir);
     }
-    let pending = requests(context, &dir, wishes)?;
-    if pending.is_empty() {
-        return Ok(Exit::Done);
-    }
-    let session = Session::open(context, settings, &dir, means, wishes, report)?;
+    let Some(session) = session else { return Ok(Exit::Done) };
     let mut session = Session { pending, ..session };
     if change.dry_run {
         session.dry_run();
@@ -344,7 +347,11 @@ impl<'a> Session<'a> {
                     bars.begin(job.id, job.size.unwrap_or(0), &meter);
                     let tell = tell.clone();
                     let id = job.id;
-                    scope.spawn(move || drop(tell.send((id, fetch_unwinding(&job, &meter)))));
+                    let fetch = move || drop(tell.send((id, fetch_unwinding(&job, &meter))));
+                    if let Err(e) = Builder::new().spawn_scoped(scope, fetch) {
+                        bars.end(id);
+                        self.finish(id, Err(Failed::Here(anyhow!(e).context("cannot start a thread"))), &[]);
+                    }
                 }
                 if self.running.is_empty() {
                     break;
