@@ -16,13 +16,14 @@ use crate::env::{BINARY, Sqlite, Xattr};
 use crate::peer::python;
 use crate::servers::Database;
 
-const SECONDS: u64 = 12;
+const SECONDS: u64 = 15;
 const LIMIT: u64 = 3_000_000;
 
 /// Kinds of errors that Glance's own tools cause too, but not within every few seconds. (Runs of minutes, three drivers.)
 const GLANCES_OWN: &[&str] = &[
     // It looks whether an image is cached and opens it after.
     "No such file or directory: 'DIR/cache/ID'",
+    "No such file or directory: b'DIR/cache/",
     // Whoever else caches the same image moves its file, or has a row first.
     "No such file or directory: 'DIR/cache/incomplete/ID' -> 'DIR/cache/",
     "UNIQUE constraint failed: cached_images.image_id",
@@ -91,7 +92,7 @@ fn both(driver: &str) -> (Report, Report) {
     let some = [&prefetch[..], &["{some}"]].concat();
     let ours = json!([[clean, prune, prefetch], [prune, some, clean]]);
     let tools = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/peer/live_tools.py");
-    let theirs = json!([[[python(), "-I", "-B", "-W", "ignore", tools, "{conf}", "{end}"]]]);
+    let theirs = json!([[[python(), "-I", "-B", "-W", "ignore", tools, "{conf}", "{root}"]]]);
     let database = Database::whole();
     (live(driver, &database.url, &ours), live(driver, &database.url, &theirs))
 }
@@ -199,15 +200,6 @@ fn beside(driver: &str) {
     }
     println!("{text}");
 
-    let served = |report: &Report| report.done["get"];
-    assert!(
-        served(&report) > 50
-            && served(&theirs) > 50
-            && ours.prunes > 10
-            && ours.pruned > 5
-            && ours.prefetched > 50,
-        "too little happened to prove anything: {text}"
-    );
     assert!(report.damaged.is_empty(), "{text}{:#?}", report.damaged);
     assert!(ours.faults.is_empty(), "{text}{:#?}", ours.faults);
     let only_ours: Vec<&String> = report
@@ -218,7 +210,19 @@ fn beside(driver: &str) {
         .collect();
     assert!(only_ours.is_empty(), "only ours causes these: {only_ours:#?}\n{text}");
     assert_eq!(report.end.ghosts, [""; 0], "{text}");
+    // Glance itself takes the row from an image that somebody else cached meanwhile: each orphan has such an error.
+    let caching = |(kind, _): &(&String, &u64)| kind.contains("UNIQUE") || kind.contains("while tee'ing");
+    let collisions: u64 = report.kinds.iter().filter(caching).map(|(_, count)| count).sum();
+    assert!(report.end.orphans.len() as u64 <= collisions, "{text}{:?}", report.end.orphans);
     assert_eq!(report.end.incomplete, [""; 0], "{text}");
+    let served = |report: &Report| report.done.get("get").copied().unwrap_or(0);
+    assert!(
+        served(&report).min(served(&theirs)) > 20
+            && ours.prunes.min(ours.pruned) > 5
+            && ours.prefetched > 20
+            && theirs.runs.iter().any(|run| run.out.contains("Pruner\":")),
+        "too little happened to prove anything: {text}"
+    );
 }
 
 #[test]

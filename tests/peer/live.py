@@ -4,8 +4,8 @@ Usage: live.py DIR PLAN
 
 DIR is empty and ours. PLAN is a JSON object: driver, seconds, limit (of the cache, in bytes), database (the URL of one that has
 Glance's tables; an SQLite file would not do for several processes), beside: lists of commands, each run in a loop, all at once.
-In a command {conf} is glance-api's configuration file, {end} the end of it all by the monotonic clock, and {some} are some of
-the images, so many arguments.
+In a command {conf} is glance-api's configuration file, and {some} are some of the images, so many arguments. A command with
+{root} in it says that it works by making the file {root}/working, which is waited for, and goes on until there is {root}/over.
 
 glance-api is several processes on one port, as behind uwsgi, each with threads. Everything that is served is compared with
 what was stored. Prints one JSON object: what the clients did and met, what each run of a command printed, the kinds of
@@ -169,7 +169,7 @@ def call(method, url, body=None, kind="application/json"):
 class Load:
     def __init__(self, root, base, seconds):
         self.root, self.base, self.cache = root, base, f"{root}/cache"
-        self.digests, self.end = {}, None
+        self.digests, self.end, self.over = {}, None, f"{root}/over"
         self.seconds = seconds
         self.done, self.damaged, self.met = Counter(), [], Counter()
         self.owned = [[self.new() for _ in range(IMAGES // CLIENTS)] for _ in range(CLIENTS)]
@@ -251,22 +251,31 @@ class Load:
                 self.met[f"{operation}: {type(error).__name__}"] += 1
 
     def beside(self, conf, commands, runs):
-        while time.monotonic() < self.end:
+        while not os.path.exists(self.over):
             for command in commands:
                 arguments = []
                 for argument in command:
-                    arguments += self.some() if argument == "{some}" else [argument.format(conf=conf, end=self.end)]
+                    arguments += self.some() if argument == "{some}" else [argument.format(conf=conf, root=self.root)]
                 run = subprocess.run(arguments, capture_output=True, text=True)
                 runs.append({"command": command, "code": run.returncode, "out": run.stdout, "err": run.stderr})
 
     def run(self, conf, beside):
         runs = []
-        self.end = time.monotonic() + self.seconds
-        threads = [threading.Thread(target=self.client, args=(own,)) for own in self.owned]
-        threads += [threading.Thread(target=self.beside, args=(conf, commands, runs)) for commands in beside]
-        for thread in threads:
+        others = [threading.Thread(target=self.beside, args=(conf, commands, runs)) for commands in beside]
+        for thread in others:
             thread.start()
-        for thread in threads:
+        patience = time.monotonic() + 120
+        waited = "{root}" in json.dumps(beside)
+        while waited and not os.path.exists(f"{self.root}/working") and time.monotonic() < patience:
+            time.sleep(0.05)
+        self.end = time.monotonic() + self.seconds
+        clients = [threading.Thread(target=self.client, args=(own,)) for own in self.owned]
+        for thread in clients:
+            thread.start()
+        for thread in clients:
+            thread.join()
+        open(self.over, "w").close()
+        for thread in others:
             thread.join()
         return runs
 

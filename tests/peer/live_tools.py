@@ -1,11 +1,12 @@
-"""Glance's own cleaner, pruner and prefetcher in one process that goes on until END: live_tools.py CONF END
+"""Glance's own cleaner, pruner and prefetcher in one process: live_tools.py CONF DIR
 
 Each in turn, as their commands run them, but without a second's start for each. The prefetcher of Glance 33 does not start
 by itself: its command asks for a kind of threads that is no more. Prints how often each ran, and the kinds of errors that
-ended one. END is of the monotonic clock.
+ended one. Makes DIR/working when it has started, and goes on until there is DIR/over.
 """
 
 import json
+import os
 import sys
 import time
 from collections import Counter
@@ -16,7 +17,7 @@ from glance.common import config
 from glance.image_cache import cleaner, prefetcher, pruner
 from oslo_log import log as logging
 
-conf, end = sys.argv[1], float(sys.argv[2])
+conf, root = sys.argv[1:]
 logging.register_options(config.CONF)
 sys.argv = ["glance-cache-pruner", "--config-file", conf]
 config.parse_cache_args()
@@ -27,7 +28,8 @@ glance_store.register_store_opts(config.CONF)
 glance_store.create_multi_stores(config.CONF)
 tools = [cleaner.Cleaner(), pruner.Pruner(), prefetcher.Prefetcher()]
 counts = Counter()
-while time.monotonic() < end:
+open(f"{root}/working", "w").close()
+while not os.path.exists(f"{root}/over"):
     for tool in tools:
         try:
             tool.run()
