@@ -325,7 +325,7 @@ tests! {
         command.args(["-qec", &line, "/dev/null"]).env("TERM", "xterm").stdin(Stdio::piped());
         let mut terminal = Running::start(&mut command, &p.env.outside(""));
         until("the claim", || p.env.path("incomplete").join(id('a')).exists());
-        sleep(Duration::from_millis(1000));
+        sleep(Duration::from_secs(1));
         terminal.child.stdin.take().unwrap().write_all(b"\x03").unwrap();
         let run = terminal.wait().code(130);
         assert!(run.stdout.contains("total") && !run.stdout.contains("^C"), "{:?}", run.stdout);
