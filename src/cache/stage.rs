@@ -23,8 +23,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use anyhow::{Context as _, Result, bail};
 use rustix::fs::{
-    AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, Timespec, Timestamps, UTIME_NOW, fstat, futimens,
-    linkat, openat, renameat_with, statat, unlinkat,
+    AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, Timespec, Timestamps, UTIME_NOW, fchmod, fstat,
+    futimens, linkat, openat, renameat_with, statat, unlinkat,
 };
 use rustix::io::Errno;
 
@@ -118,7 +118,13 @@ impl Claim {
         let _owner = owner.act().map_err(|_| Errno::PERM)?;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = openat(incomplete, id.as_name().as_c_str(), flags, MODE | MARK)?;
-        let inode = fstat(&file)?.st_ino;
+        let stat = fstat(&file)?;
+        let mode = Mode::from_raw_mode(stat.st_mode);
+        if !mode.contains(MARK) {
+            // A file system (bindfs) that drops the mark of a new file; where there is none the next run waits for the stall time.
+            let _ = fchmod(&file, mode | MARK);
+        }
+        let inode = stat.st_ino;
         let incomplete = rustix::io::fcntl_dupfd_cloexec(incomplete, 3)?;
         Ok(Claim { id, incomplete, owner, inode, file: Some(file) })
     }

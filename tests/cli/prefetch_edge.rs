@@ -2,10 +2,10 @@
 
 use std::fs;
 use std::io::{Read as _, Write as _};
-use std::net::TcpListener;
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -271,6 +271,67 @@ tests! {
         assert!((10_000..80_000).contains(&most), "{most} KiB");
     }
 
+    a_store_that_breaks_off_half_way_is_followed_by_the_next {
+        let ceph = Ceph::shared();
+        let size = 24 << 20;
+        for store in ["rbd", "s3"] {
+            let p = Prefetch::new(Sqlite);
+            let cut = Cut::start(&ceph.s3(), 2, 5 << 20);
+            for letter in "ab".chars() {
+                let (bytes, name) = (content(letter, size), format!("{store}-breaks-{letter}"));
+                let location = if store == "rbd" {
+                    ceph.import(&name, &bytes)
+                } else {
+                    ceph.put("glance", &name, &bytes);
+                    format!("s3://{}/glance/{name}", cut.address)
+                };
+                p.record(letter, &bytes, &[&location]);
+            }
+            fs::write(p.stored('b'), content('b', size)).unwrap();
+            p.locate('b', &p.location('b'), "{}");
+            p.queue("ab");
+            let mut command = on_ceph(&p, ceph, &["--rate-limit", "16MB"]);
+            if store == "s3" {
+                command.env("OS_GLANCE_STORE__S3_STORE_HOST", format!("http://{}", cut.address));
+            }
+            let ours = Running::start(&mut command, &p.env.outside(""));
+            if store == "rbd" {
+                until("both children", || children(ours.child.id()).len() == 2);
+                sleep(Duration::from_millis(700));
+                for child in children(ours.child.id()) {
+                    system(&["kill", "-KILL", &child.to_string()]);
+                }
+            }
+            let word = if store == "rbd" { "ended by signal 9" } else { "given up after" };
+            let run = ours.wait().fails(1, &[word, "the next location is tried", "stays in the queue"]);
+            println!("{}", run.stderr);
+            assert!(!run.stderr.contains("s3cret"), "{}", run.stderr);
+            assert_eq!(Prefetch::told(&run, 'a')["outcome"], "failed", "{store}");
+            assert_eq!(Prefetch::told(&run, 'b')["location"], p.location('b'), "{store}");
+            p.holds(&[('b', size)]);
+            assert_eq!((p.queued().as_str(), p.env.names("invalid").len()), ("a", 0), "{store}");
+            p.env.finish(&mut on_ceph(&p, ceph, &[])).fails(1, &["in an earlier run", word]);
+            p.env.finish(&mut on_ceph(&p, ceph, &["--retry"])).ok();
+            p.holds(&[('a', size), ('b', size)]);
+        }
+    }
+
+    an_interrupt_typed_at_the_terminal_is_not_shown_among_the_bars {
+        let p = Prefetch::new(Xattr);
+        p.image('a', 9_000_000);
+        p.queue("a");
+        let line = format!("{BINARY} prefetch --config-file {} --rate-limit 1MB", p.conf(""));
+        let mut command = p.env.command("/usr/bin/script");
+        command.args(["-qec", &line, "/dev/null"]).env("TERM", "xterm").stdin(Stdio::piped());
+        let mut terminal = Running::start(&mut command, &p.env.outside(""));
+        until("the claim", || p.env.path("incomplete").join(id('a')).exists());
+        sleep(Duration::from_secs(1));
+        terminal.child.stdin.take().unwrap().write_all(b"\x03").unwrap();
+        let run = terminal.wait().code(130);
+        assert!(run.stdout.contains("total") && !run.stdout.contains("^C"), "{:?}", run.stdout);
+        assert_eq!((p.env.left().as_str(), p.queued().as_str(), p.env.names("incomplete").len()), ("", "a", 0));
+    }
+
     an_image_that_is_wanted_does_not_go_for_another {
         for driver in [Sqlite, Xattr] {
             let p = Prefetch::new(driver);
@@ -428,7 +489,7 @@ tests! {
 
 mod as_root {
     use super::*;
-    use crate::root::Mounted;
+    use crate::root::{Mounted, bindfs};
 
     #[test]
     #[ignore = "needs root and the real Glance: run tests/run"]
@@ -450,6 +511,39 @@ mod as_root {
             );
             p.run(&["--reserve", "2MiB"]).ok();
             p.holds(&[('a', size)]);
+            drop((p, mount));
+        }
+    }
+
+    #[test]
+    #[ignore = "needs root, FUSE and the real Glance: run tests/run"]
+    fn a_file_system_without_nameless_files_does() {
+        for driver in [Sqlite, Xattr] {
+            let Mounted { mount, env } = bindfs(driver);
+            let p = Prefetch::of(env, Kind::SqliteFile);
+            for letter in "abc".chars() {
+                p.image(letter, 900_000);
+            }
+            p.update('c', "os_hash_value = 'ffff'");
+            p.queue("abc");
+            let staged = p.env.path("incomplete").join(id('a') + ".prefetch");
+            for signal in [Signal::KILL, Signal::TERM, Signal::KILL] {
+                let look = || fs::metadata(&staged).ok().filter(|found| found.len() > 0)?.modified().ok();
+                let left = look();
+                let ours = p.start(&["--rate-limit", "1MB"]);
+                until("the staged file", || look().is_some_and(|now| Some(now) != left));
+                ours.signal(signal);
+                let _ = ours.wait();
+                assert_eq!(staged.exists(), signal == Signal::KILL);
+                assert_eq!((p.env.images().as_str(), p.queued().as_str()), ("", "abc"));
+            }
+            // What is left is no image's: clean takes it once it has stalled.
+            p.env.clean(&["--stall-time", "0"]).ok();
+            assert_eq!(p.env.names("incomplete"), [""; 0]);
+            p.run(&[]).fails(1, &["instead of ffff"]);
+            assert_eq!((p.queued(), p.env.names("invalid")), ("c".to_owned(), vec![id('c')]));
+            p.holds(&[('a', 900_000), ('b', 900_000)]);
+            p.glance_serves(&[('a', 900_000), ('b', 900_000)]);
             drop((p, mount));
         }
     }
@@ -522,4 +616,29 @@ fn peak(pid: u32) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     line.split_whitespace().next()?.parse().ok()
+}
+
+/// A way to a server that some connections break off on, and after them nobody gets there any more.
+struct Cut {
+    address: String,
+}
+
+impl Cut {
+    fn start(server: &str, connections: usize, after: usize) -> Self {
+        let (listener, server) = (TcpListener::bind("127.0.0.1:0").unwrap(), server.to_owned());
+        let address = listener.local_addr().unwrap().to_string();
+        std::thread::spawn(move || {
+            for client in listener.incoming().take(connections) {
+                let (mut client, mut server) = (client.unwrap(), TcpStream::connect(&server).unwrap());
+                let (mut asks, mut asked) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+                std::thread::spawn(move || std::io::copy(&mut asks, &mut asked));
+                std::thread::spawn(move || {
+                    let _ = std::io::copy(&mut (&mut server).take(after as u64), &mut client);
+                    let _ = client.shutdown(Shutdown::Both);
+                    let _ = server.shutdown(Shutdown::Both);
+                });
+            }
+        });
+        Cut { address }
+    }
 }

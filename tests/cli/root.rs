@@ -54,6 +54,16 @@ impl Mount {
     }
 }
 
+/// A directory seen through FUSE, which has no files without a name.
+pub(crate) fn bindfs(driver: Driver) -> Mounted {
+    let root = test_directory();
+    let (from, point) = (root.path().join("from"), root.path().join("mnt"));
+    fs::create_dir(&from).unwrap();
+    fs::create_dir(&point).unwrap();
+    system(&["bindfs", from.to_str().unwrap(), point.to_str().unwrap()]);
+    Mounted::at(driver, root, Mount { point })
+}
+
 impl Drop for Mount {
     fn drop(&mut self) {
         let _ = Command::new("umount").arg("-l").arg(&self.point).status();
