@@ -40,6 +40,8 @@ const LARGE: u64 = 8 << 20;
 const HELD: usize = 200;
 /// Batches of this many images are worth a second thread.
 const WORTH_TWO: usize = 128;
+/// Orphans that make room on a full disk go in portions of this many.
+const ORPHANS: usize = 256;
 /// Ghosts and rows are forgotten in portions of this many: some milliseconds.
 const ROWS: usize = 5_000;
 /// How often a change of rows alone is repeated when its commit meets a conflict (a Galera cluster finds it only there).
@@ -419,7 +421,7 @@ impl Executor<'_> {
             .map(|position| &inventory.images[*position as usize])
             .filter(|image| inventory.is_orphan(image))
             .collect();
-        for portion in orphans.chunks(FIRST_BATCH) {
+        for portion in orphans.chunks(ORPHANS) {
             let mut goal = run.goal;
             let wanted: Vec<&Image> = portion
                 .iter()

@@ -90,7 +90,13 @@ impl CentralSettings {
         match self.connect(self.records.as_ref(), config, Purpose::Look, wait)? {
             Found::Database(mut database) => {
                 database.check_records().map_err(|refusal| {
-                    cannot_start(refusal).hint("is it Glance's database, after glance-manage db_sync?")
+                    let missing = is_missing_table(&refusal);
+                    let failure = cannot_start(refusal);
+                    if missing {
+                        failure.hint("is it Glance's database, after glance-manage db_sync?")
+                    } else {
+                        failure
+                    }
                 })?;
                 Ok(*database)
             }

@@ -277,7 +277,7 @@ fn file_system(dir: &CacheDir, cache: &Cache, report: &mut StatusReport) {
         mount_point: mount.as_ref().map(|mount| escaped(mount.point.as_bytes())),
         kind: mount.map(|mount| mount.kind),
         size: stat.as_ref().map(capacity),
-        available: stat.as_ref().map(available),
+        available: stat.as_ref().map(|stat| available(stat).min(capacity(stat))),
         access_times,
     });
 }

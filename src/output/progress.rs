@@ -120,7 +120,7 @@ fn in_foreground() -> bool {
 /// One bar for each image that is being fetched, and one for all together.
 pub(crate) struct Downloads<'a> {
     output: &'a Output,
-    _no_echo: Option<NoEcho>,
+    no_echo: Option<NoEcho>,
     /// `None` when nobody is there to watch.
     bars: Option<(MultiProgress, ProgressBar)>,
     each: HashMap<ImageId, (ProgressBar, Arc<Meter>)>,
@@ -138,7 +138,12 @@ impl<'a> Downloads<'a> {
             (bars, total)
         });
         let no_echo = bars.as_ref().and_then(|_| NoEcho::begin());
-        Downloads { output, _no_echo: no_echo, bars, each: HashMap::new(), done: 0 }
+        Downloads { output, no_echo, bars, each: HashMap::new(), done: 0 }
+    }
+
+    /// Puts the terminal back as it was, for whoever may end the process before the bars are gone.
+    pub(crate) fn give_back_terminal(&mut self) {
+        self.no_echo = None;
     }
 
     pub(crate) fn begin(&mut self, id: ImageId, size: u64, meter: &Arc<Meter>) {

@@ -234,6 +234,39 @@ tests! {
         }
     }
 
+    what_was_fetched_waits_for_a_busy_index_too {
+        let p = Prefetch::new(Sqlite);
+        p.image('a', 1_500_000);
+        p.image('b', 1000);
+        p.run(&[&id('b')]).ok();
+        p.queue("a");
+        let ours = p.start(&["--rate-limit", "1MB", "--lock-timeout", "100ms"]);
+        until("the claim", || p.env.path("incomplete").join(id('a')).exists());
+        let glance = p.env.db();
+        glance.execute_batch("BEGIN EXCLUSIVE").unwrap();
+        sleep(Duration::from_millis(2200));
+        glance.execute_batch("COMMIT").unwrap();
+        ours.wait().ok();
+        p.holds(&[('a', 1_500_000), ('b', 1000)]);
+    }
+
+    while_one_waits_for_a_prune_the_others_are_fetched {
+        let p = Prefetch::new(Xattr);
+        p.image('a', 1000);
+        p.image('b', 1_000_000);
+        p.image('c', 1000);
+        p.queue("abc");
+        let held = p.env.lock("glance-cache-prune");
+        let ours = p.start(&["--rate-limit", "1MB", "-j", "2", "--lock-timeout", "5s", "-v"]);
+        // Both are ready, and so the third is not begun.
+        sleep(Duration::from_millis(2000));
+        assert_eq!((p.env.images().as_str(), p.env.names("incomplete").iter().filter(|name| name.len() == 36).count()), ("", 2));
+        drop(held);
+        let run = ours.wait().ok();
+        assert!(run.stderr.contains("waits to be published: "), "{}", run.stderr);
+        p.holds(&[('a', 1000), ('b', 1_000_000), ('c', 1000)]);
+    }
+
     what_glance_adds_meanwhile_counts_towards_the_limit {
         for driver in [Sqlite, Xattr] {
             for (limit, code, left) in [("--within-limit", 1, "ac"), ("--make-room", 0, "ab")] {

@@ -244,6 +244,14 @@ impl Running {
     }
 }
 
+/// An image that was fetched and verified, and waits for prune's lock or a busy index.
+struct Ready {
+    running: Running,
+    fetched: Fetched,
+    /// When it is given up.
+    until: Instant,
+}
+
 /// What the settings say. All of it is read before anything is made.
 struct Means {
     locks: LockDir,
@@ -264,6 +272,9 @@ impl Means {
         change: &ChangeArgs,
         wishes: &Wishes,
     ) -> Result<Self, Failure> {
+        if let Some(problem) = &settings.index_problem {
+            return Err(Failure::usage(anyhow!("{problem}")));
+        }
         let whole = capacity(&dir.statvfs().map_err(Failure::cannot_start)?);
         let stall_time = settings.stall_time(wishes.stall_time)?.value;
         let waits = Waits::new(context.interrupt.clone());
@@ -290,6 +301,8 @@ struct Session<'a> {
     cached: u64,
     pending: VecDeque<Request>,
     running: HashMap<ImageId, Running>,
+    /// What is fetched and not yet published.
+    ready: VecDeque<Ready>,
     /// What was fetched, or was wanted and is there: not to go for other images.
     held: HashSet<ImageId>,
     /// What was warned of already.
@@ -310,7 +323,7 @@ impl<'a> Session<'a> {
         wishes: &'a Wishes,
         report: &'a mut PrefetchReport,
     ) -> Result<Self, Failure> {
-        // Both before any thread is started: SQLite's descriptors are told apart by being new. The index last: it may be made.
+        // Before any fetch: SQLite's descriptors are told apart by being new. The index last: it may be made.
         let records = settings.central.open_records(&settings.config, &means.wait)?;
         let cache = stock(context, settings, dir, &means.wait, report.run.dry_run)?;
         Ok(Session {
@@ -323,6 +336,7 @@ impl<'a> Session<'a> {
             cache,
             pending: VecDeque::new(),
             running: HashMap::new(),
+            ready: VecDeque::new(),
             held: HashSet::new(),
             warned: HashSet::new(),
             foreseen: 0,
@@ -341,7 +355,9 @@ impl<'a> Session<'a> {
         scope(|scope| {
             let (tell, told) = channel();
             loop {
-                while self.running.len() < self.wishes.jobs && !self.context.interrupt.raised() {
+                while self.running.len() + self.ready.len() < self.wishes.jobs
+                    && !self.context.interrupt.raised()
+                {
                     let Some(request) = self.pending.pop_front() else { break };
                     let Some((job, meter)) = self.begin(request, &pace) else { continue };
                     bars.begin(job.id, job.size.unwrap_or(0), &meter);
@@ -353,7 +369,7 @@ impl<'a> Session<'a> {
                         self.finish(id, Err(Failed::Here(anyhow!(e).context("cannot start a thread"))), &[]);
                     }
                 }
-                if self.running.is_empty() {
+                if self.running.is_empty() && self.ready.is_empty() {
                     break;
                 }
                 match told.recv_timeout(TICK) {
@@ -363,9 +379,13 @@ impl<'a> Session<'a> {
                     }
                     Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
                 }
+                self.publish_ready();
                 bars.tick();
+                if self.context.interrupt.raised() {
+                    bars.give_back_terminal();
+                }
                 if touched.elapsed() > TOUCH {
-                    self.running.values().for_each(|running| running.claim.touch());
+                    self.under_way().for_each(|running| running.claim.touch());
                     touched = Instant::now();
                 }
             }
@@ -388,14 +408,14 @@ impl<'a> Session<'a> {
         Ok(inventory)
     }
 
-    /// Takes prune's lock, waiting for it so long.
-    fn prune_lock(&self, limit: Duration) -> anyhow::Result<Option<lock::Lock>> {
-        let wait = Wait { limit, ..self.means.wait.clone() };
-        match take_lock(self.context, self.dir, &self.means.locks, lock::PRUNE, &wait, false) {
-            Ok(Locked::Go(lock)) => Ok(lock),
-            Ok(_) => Err(anyhow!("a signal came while waiting for the lock")),
-            Err(failure) => Err(failure.error),
-        }
+    /// What is being fetched, or waits to be published.
+    fn under_way(&self) -> impl Iterator<Item = &Running> {
+        self.running.values().chain(self.ready.iter().map(|ready| &ready.running))
+    }
+
+    /// Takes prune's lock; if somebody else has it, that is the answer at once where it is not to be waited for.
+    fn prune_lock(&self, waits: bool) -> Result<Locked, Failure> {
+        take_lock(self.context, self.dir, &self.means.locks, lock::PRUNE, &self.means.wait, !waits)
     }
 }
 

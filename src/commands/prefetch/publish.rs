@@ -2,17 +2,25 @@
 //!
 //! **Publishing an image**, under prune's lock: its record and its claim are looked at again, its row recorded and committed, its file given its
 //! name, its entry taken from the queue, its claim released. Killed in between, what is left is a ghost or a dead claim.
+//!
+//! **While somebody else has the lock or the index** what was fetched waits, and the other fetches go on: thrown away, it would
+//! have to be fetched again.
 
 use std::os::fd::AsFd as _;
+use std::time::Instant;
+
+use anyhow::{Context as _, anyhow};
 
 use super::admit::judged;
 use super::report::{Ending, verified_by};
-use super::{Running, Session};
+use super::{Locked, Ready, Running, Session};
 use crate::cache::dir::{Place, seen};
 use crate::cache::entry::{Image, ImageId};
-use crate::cache::index::{Claim as RowClaim, Refusal, Target};
+use crate::cache::index::{Claim as RowClaim, Refusal, Target, Wait};
+use crate::cache::lock::Lock;
 use crate::cache::queue;
-use crate::cache::stage::{self, Claim, Publication, Staged};
+use crate::cache::stage::{self, Publication, Staged};
+use crate::commands::GLANCE_PATIENCE;
 use crate::fetch::digest::fingerprint;
 use crate::fetch::judge::judge_again;
 use crate::fetch::{Attempt, Failed, Fetched};
@@ -29,7 +37,11 @@ impl Session<'_> {
         }
         let size = running.record.size.unwrap_or(0);
         let ending = match result {
-            Ok(fetched) => return self.publish(running, fetched),
+            Ok(fetched) => {
+                let patience = self.means.wait.limit.max(running.since.elapsed());
+                self.ready.push_back(Ready { running, fetched, until: Instant::now() + patience });
+                return;
+            }
             Err(Failed::Interrupted) => {
                 Ending::new(ImageOutcome::Pending, size, "a signal came while it was fetched")
             }
@@ -52,39 +64,93 @@ impl Session<'_> {
         }
     }
 
-    fn publish(&mut self, mut running: Running, fetched: Fetched) {
-        let ending = self.try_publish(&mut running, fetched).unwrap_or_else(|ending| ending);
-        self.end(&running.request, ending);
+    /// Publishes what waits for it, as far as that can be done now. What has waited long enough is given up.
+    pub(super) fn publish_ready(&mut self) {
+        while let Some(mut ready) = self.ready.pop_front() {
+            let bytes = ready.fetched.bytes;
+            let ending = match self.prepare(&mut ready) {
+                Ok(_lock) => {
+                    let Ready { running, fetched, .. } = ready;
+                    let ending =
+                        self.give_name(&running, fetched).unwrap_or_else(|e| self.unpublished(bytes, &e));
+                    self.end(&running.request, ending);
+                    continue;
+                }
+                Err(Unprepared::Later(why)) => {
+                    if Instant::now() < ready.until && !self.context.interrupt.raised() {
+                        if self.warned.insert("waiting to publish".to_owned()) {
+                            self.context
+                                .output
+                                .note(&format!("what was fetched waits to be published: {why:#}"));
+                        }
+                        self.ready.push_front(ready);
+                        return;
+                    }
+                    self.unpublished(bytes, &why)
+                }
+                Err(Unprepared::Never(ending)) => ending,
+            };
+            self.end(&ready.running.request, ending);
+        }
     }
 
-    fn try_publish(&mut self, running: &mut Running, fetched: Fetched) -> Result<Ending, Ending> {
-        let Fetched { staged, bytes, location } = fetched;
-        let (id, interrupt) = (running.request.id, self.context.interrupt.clone());
-        let failed = |e: anyhow::Error| {
-            if interrupt.raised() {
-                Ending::new(ImageOutcome::Pending, bytes, "a signal came before it was published")
-            } else {
-                let why = format!("it was fetched, but cannot be published: {e:#}");
-                Ending::new(ImageOutcome::Failed, bytes, why)
-            }
+    fn unpublished(&self, bytes: u64, why: &anyhow::Error) -> Ending {
+        if self.context.interrupt.raised() {
+            return Ending::new(ImageOutcome::Pending, bytes, "a signal came before it was published");
+        }
+        let why = format!("it was fetched, but cannot be published: {why:#}");
+        Ending::new(ImageOutcome::Failed, bytes, why)
+    }
+
+    /// Does all that comes before an image gets its name; prune's lock is to be held until it has it.
+    fn prepare(&mut self, ready: &mut Ready) -> Result<Option<Lock>, Unprepared> {
+        let Ready { running, fetched: Fetched { staged, bytes, .. }, .. } = ready;
+        let (id, bytes) = (running.request.id, *bytes);
+        let lock = match self.prune_lock(false) {
+            Ok(Locked::Go(lock)) => lock,
+            Ok(Locked::Skip(who)) => return Err(Unprepared::Later(anyhow!(who))),
+            Ok(Locked::Interrupted) => return Err(Unprepared::Later(Refusal::Interrupted.into_error())),
+            Err(failure) => return Err(self.never(bytes, &failure.error)),
         };
-        // Thrown away, it would have to be fetched again: so long at least it is worth waiting.
-        let patience = self.means.wait.limit.max(running.since.elapsed());
-        let _lock = self.prune_lock(patience).map_err(failed)?;
         match self.records.record(id) {
-            Ok(record) => drop(judged(judge_again(record.as_ref(), &running.record), bytes)?),
-            Err(Refusal::Interrupted) => return Err(failed(Refusal::Interrupted.into_error())),
+            Ok(record) => {
+                let verdict = judge_again(record.as_ref(), &running.record);
+                judged(verdict, bytes).map_err(Unprepared::Never)?;
+            }
+            Err(Refusal::Interrupted) => return Err(Unprepared::Later(Refusal::Interrupted.into_error())),
             // What was true when the fetch began has to do: Glance itself goes by its record, whatever is cached.
             Err(refusal) => {
                 let why = refusal.into_error();
-                self.context
-                    .output
-                    .warning(&format!("image {id} is published as it was recorded before: {why:#}"));
+                let line = format!("image {id}: what its record said before the fetch has to do: {why:#}");
+                if self.warned.insert(line.clone()) {
+                    self.context.output.warning(&line);
+                }
             }
         }
-        if self.give_place(&mut running.claim, id, staged).map_err(failed)? == Publication::AlreadyThere {
-            let why = "Glance has cached it meanwhile, or is at it: what was fetched is dropped";
-            return Err(Ending::new(ImageOutcome::LeftToGlance, bytes, why));
+        let is_ours = running.claim.confirm().and_then(|ours| Ok(ours && !stage::is_cached(self.dir, id)?));
+        if !is_ours.map_err(|e| self.never(bytes, &e))? {
+            return Err(Unprepared::Never(dropped(bytes)));
+        }
+        match self.record_row(id, staged) {
+            Ok(()) => Ok(lock),
+            // Nothing came of it, so it can be done again.
+            Err(refusal @ (Refusal::Busy(_) | Refusal::Interrupted)) => {
+                Err(Unprepared::Later(refusal.into_error()))
+            }
+            Err(refusal) => Err(self.never(bytes, &refusal.into_error())),
+        }
+    }
+
+    fn never(&self, bytes: u64, why: &anyhow::Error) -> Unprepared {
+        Unprepared::Never(self.unpublished(bytes, why))
+    }
+
+    /// Gives an image that has its row its name in the cache.
+    fn give_name(&mut self, running: &Running, fetched: Fetched) -> anyhow::Result<Ending> {
+        let (id, Fetched { staged, bytes, location }) = (running.request.id, fetched);
+        let published = staged.publish(self.dir, Place::Base, id).inspect_err(|_| self.forget_row(id))?;
+        if published == Publication::AlreadyThere {
+            return Ok(dropped(bytes));
         }
         self.report.total_files_prefetched += 1;
         self.report.total_bytes_prefetched += bytes;
@@ -94,19 +160,6 @@ impl Session<'_> {
             format!("fetched {id} ({}) from {location}, verified by {by}", human(bytes))
         });
         Ok(Ending::fetched(bytes, location, by))
-    }
-
-    /// Gives an image its row and its name in the cache, if it is still ours to give.
-    fn give_place(&mut self, claim: &mut Claim, id: ImageId, staged: Staged) -> anyhow::Result<Publication> {
-        if !claim.confirm()? || stage::is_cached(self.dir, id)? {
-            return Ok(Publication::AlreadyThere);
-        }
-        self.record_row(id, &staged)?;
-        let published = staged.publish(self.dir, Place::Base, id);
-        if published.is_err() {
-            self.forget_row(id);
-        }
-        published
     }
 
     /// Takes back the row of an image that got no file. Where that fails too, whoever comes next forgets it.
@@ -126,21 +179,35 @@ impl Session<'_> {
     }
 
     /// Gives an image its row, as Glance's driver does, in the place of one that was left without a file, whenever that was.
-    fn record_row(&mut self, id: ImageId, staged: &Staged) -> anyhow::Result<()> {
+    fn record_row(&mut self, id: ImageId, staged: &Staged) -> Result<(), Refusal> {
         if !self.cache.index.is_transactional() {
             return Ok(());
         }
-        let seen = seen(&rustix::fs::fstat(staged.file.as_fd())?);
+        let stat = rustix::fs::fstat(staged.file.as_fd()).context("cannot look at the staged image");
+        let seen = seen(&stat.map_err(Refusal::Broken)?);
+        // Meanwhile the others wait; the next look is not far.
+        let wait = Wait { limit: self.means.wait.limit.min(GLANCE_PATIENCE), ..self.means.wait.clone() };
         let index = &mut *self.cache.index;
         let mut record = || {
-            index.begin(&self.means.wait)?;
+            index.begin(&wait)?;
             index.record(&Image { id, seen, row: None })?;
             index.commit(None)
         };
-        let recorded = record();
-        recorded.map_err(|refusal| {
+        record().map_err(|refusal| {
             self.cache.index.abandon();
-            refusal.into_error().context("cannot record it in the index")
+            refusal.context("cannot record it in the index".to_owned())
         })
     }
+}
+
+/// Why an image was not prepared to be published.
+enum Unprepared {
+    /// Somebody else has the lock or the index.
+    Later(anyhow::Error),
+    Never(Ending),
+}
+
+fn dropped(bytes: u64) -> Ending {
+    let why = "Glance has cached it meanwhile, or is at it: what was fetched is dropped";
+    Ending::new(ImageOutcome::LeftToGlance, bytes, why)
 }

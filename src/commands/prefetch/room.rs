@@ -2,7 +2,9 @@
 
 use std::collections::HashSet;
 
-use super::{Limit, Running, Session};
+use anyhow::anyhow;
+
+use super::{Limit, Locked, Running, Session};
 use crate::cache::dir::available;
 use crate::cache::entry::ImageId;
 use crate::cache::execute::{Executor, Pace};
@@ -55,11 +57,11 @@ impl Session<'_> {
             self.measure()?;
         }
         let promised =
-            self.foreseen + self.running.values().filter_map(|running| running.record.size).sum::<u64>();
+            self.foreseen + self.under_way().filter_map(|running| running.record.size).sum::<u64>();
         Ok(Space {
             available: available(&self.dir.statvfs()?),
             reserve: self.means.reserve,
-            in_flight: self.running.values().map(Running::to_come).sum::<u64>() + self.foreseen,
+            in_flight: self.under_way().map(Running::to_come).sum::<u64>() + self.foreseen,
             cached: self.cached.saturating_add(promised),
             limit: (self.wishes.limit != Limit::Ignored).then_some(self.means.max_size),
         })
@@ -68,7 +70,11 @@ impl Session<'_> {
     /// Prunes for an image that does not fit.
     fn make_room(&mut self, size: u64, space: Space) -> Result<(), String> {
         let why_not = |e: anyhow::Error| format!("cannot make room for it: {e:#}");
-        let _lock = self.prune_lock(self.means.wait.limit).map_err(why_not)?;
+        let _lock = match self.prune_lock(true) {
+            Ok(Locked::Go(lock)) => lock,
+            Ok(_) => return Err(why_not(anyhow!("a signal came while waiting for the lock"))),
+            Err(failure) => return Err(why_not(failure.error)),
+        };
         let (inventory, plan, free) = self.plan_room(size, space)?;
         let mut executor = Executor {
             dir: self.dir,
@@ -87,7 +93,8 @@ impl Session<'_> {
     /// Plans by prune's rules what goes for an image that does not fit, and how many bytes must be free then. Where even all
     /// that may go would not be enough, nothing does.
     fn plan_room(&mut self, size: u64, space: Space) -> Result<(Inventory, PrunePlan, u64), String> {
-        let inventory = self.inventory().map_err(|e| format!("cannot make room for it: {e:#}"))?;
+        let why_not = |e: anyhow::Error| format!("cannot make room for it: {e:#}");
+        let inventory = self.inventory().map_err(why_not)?;
         if let Some(error) = misplaced(self.dir, &inventory, false) {
             return Err(format!("cannot make room for it: {}", error.message));
         }
@@ -98,7 +105,7 @@ impl Session<'_> {
             max_size: most,
             target_size: most,
             min_free: Some(free),
-            keep: self.spared(),
+            keep: self.spared().map_err(why_not)?,
             ..PruneLimits::default()
         };
         let plan = plan::prune(&inventory, &limits, space.available, self.context.now);
@@ -113,11 +120,11 @@ impl Session<'_> {
     }
 
     /// What must not go to make room: what was fetched or found in the cache, and what is to be.
-    fn spared(&self) -> HashSet<ImageId> {
-        let wanted = self.pending.iter().map(|request| request.id).chain(self.running.keys().copied());
-        let queued = Queue::read(self.dir).map(|queue| queue.images).unwrap_or_default();
-        let queued = queued.into_iter().map(|entry| entry.id);
-        wanted.chain(queued).chain(self.held.iter().copied()).map(|id| id.folded()).collect()
+    fn spared(&self) -> anyhow::Result<HashSet<ImageId>> {
+        let wanted = self.pending.iter().chain(self.under_way().map(|running| &running.request));
+        let wanted = wanted.map(|request| request.id);
+        let queued = Queue::read(self.dir)?.images.into_iter().map(|entry| entry.id);
+        Ok(wanted.chain(queued).chain(self.held.iter().copied()).map(|id| id.folded()).collect())
     }
 }
 

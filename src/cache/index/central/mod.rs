@@ -49,6 +49,8 @@ const PAGE: usize = 20_000;
 const CHUNK: usize = 500;
 /// The pause before a transaction is tried again.
 const PAUSE: Duration = Duration::from_millis(50);
+/// How long a server that could not be reached again is left alone.
+const AGAIN: Duration = Duration::from_secs(10);
 
 /// How long, and how often, a database is asked for a connection.
 #[derive(Clone, Copy, Debug)]
@@ -205,8 +207,8 @@ pub(crate) struct Database {
     target: Target,
     patience: Patience,
     wait: Wait,
-    /// Whether a lost connection could not be made anew: it is not tried for ever.
-    given_up: bool,
+    /// When a lost connection could not be made anew.
+    given_up: Option<Instant>,
 }
 
 /// What was found where the database should be.
@@ -236,7 +238,7 @@ impl Database {
             Link::Server(connect(&target, patience, wait)?)
         };
         let wait = wait.clone();
-        Ok(Found::Database(Box::new(Database { link, target, patience, wait, given_up: false })))
+        Ok(Found::Database(Box::new(Database { link, target, patience, wait, given_up: None })))
     }
 
     /// What messages call it.
@@ -270,15 +272,21 @@ impl Database {
     fn begin(&mut self) -> Result<(), Refusal> {
         let begin = self.dialect().begin();
         match self.execute(begin) {
-            Err(_) if self.is_lost() && !self.given_up && !self.wait.interrupt.raised() => {
-                self.given_up = true;
-                self.link = Link::Server(connect(&self.target, self.patience, &self.wait)?);
-                self.given_up = false;
+            Err(_) if self.is_lost() && self.may_reconnect() => {
+                let link = connect(&self.target, self.patience, &self.wait);
+                self.given_up = link.is_err().then(Instant::now);
+                self.link = Link::Server(link?);
                 self.execute(begin)?;
             }
             result => drop(result?),
         }
         self.dialect().impatience().map_or(Ok(()), |sql| self.execute(sql).map(drop))
+    }
+
+    /// Whether it is time to try to connect again. What ends with the connection ends without waiting once more; what goes on for
+    /// hours finds a server that came back.
+    fn may_reconnect(&self) -> bool {
+        self.given_up.is_none_or(|at| at.elapsed() > AGAIN) && !self.wait.interrupt.raised()
     }
 
     fn rollback(&mut self) {

@@ -3,7 +3,7 @@
 //! Everything goes over the text protocol or a statement prepared for one use; the server is told not to let us wait for
 //! locks, because whoever waits here holds others up: the caller tries again instead. Nor can who never waits be part of a
 //! deadlock, which the server might end at Glance's cost: Glance finds a row by one index or another and so takes the locks of a
-//! row and of its index entries in an order that we cannot keep to.
+//! row and of its index entries in an order that we cannot keep to. That is MariaDB; on MySQL a second is the least.
 
 use std::time::Duration;
 
