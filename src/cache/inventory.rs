@@ -11,6 +11,10 @@ use hashbrown::{DefaultHashBuilder, HashTable};
 use super::dir::{CacheDir, Place, Unreadable};
 use super::entry::{BadRow, Ghost, Image, ImageId, Kind, NameBuf, Partial, Row, Seen};
 
+/// Entries that a list has room for from the start. So large a piece of memory is the allocator's own mapping, and grows without being
+/// copied and without leaving a hole; what is not used of it takes no memory.
+const ROOM: usize = 4096;
+
 /// Something in the cache that is none of Glance's entries.
 #[derive(Clone, Debug)]
 pub(crate) struct Foreign {
@@ -50,7 +54,7 @@ impl Inventory {
     /// Scans the cache directory itself. The rows are joined in afterwards: a file that Glance publishes between the two is
     /// then a ghost that the second look finds alive, never an orphan that was a tracked image.
     pub(crate) fn scan(dir: &CacheDir, tracking: Tracking) -> Result<Self> {
-        let mut inventory = Inventory { tracking, ..Inventory::default() };
+        let mut inventory = Inventory { tracking, images: Vec::with_capacity(ROOM), ..Inventory::default() };
         let unreadable =
             dir.scan(Place::Base, |name, kind, seen| match (ImageId::new(name.as_bytes()), kind) {
                 (Some(id), Kind::File) => inventory.images.push(Image { id, seen: *seen, row: None }),
@@ -168,7 +172,7 @@ pub(crate) struct Partials {
 impl Partials {
     /// Scans a subdirectory; one that does not exist is empty.
     pub(crate) fn scan(dir: &CacheDir, place: Place) -> Result<Self> {
-        let mut found = Partials::default();
+        let mut found = Partials { entries: Vec::with_capacity(ROOM), ..Partials::default() };
         let unreadable = dir.scan(place, |name, kind, seen: &Seen| match kind {
             Kind::File | Kind::Symlink => {
                 found.entries.push(Partial { name: name.to_owned(), kind, seen: *seen });

@@ -259,7 +259,7 @@ tests! {
         let held = p.env.lock("glance-cache-prune");
         let ours = p.start(&["--rate-limit", "1MB", "-j", "2", "--lock-timeout", "5s", "-v"]);
         // Both are ready, and so the third is not begun.
-        sleep(Duration::from_millis(2000));
+        sleep(Duration::from_secs(2));
         assert_eq!((p.env.images().as_str(), p.env.names("incomplete").iter().filter(|name| name.len() == 36).count()), ("", 2));
         drop(held);
         let run = ours.wait().ok();
