@@ -546,7 +546,7 @@ mod real {
 
     fn bytes(config: &str, url: &str) -> Result<Vec<u8>, String> {
         let waits =
-            Waits { silence: Duration::from_secs(10), pause: Duration::from_millis(200), ..impatient() };
+            Waits { silence: Duration::from_secs(10), pause: Duration::from_millis(400), ..impatient() };
         let source = source(config, url, waits).map_err(|refused| refused.to_string())?;
         let opened = source.open().map_err(|error| format!("{error:#}"))?;
         let Body::Stream(mut stream) = opened.body else { panic!("no stream") };
@@ -623,7 +623,7 @@ mod real {
                 }
                 fetch.join().unwrap()
             });
-            assert_eq!(found.as_ref(), Ok(&image), "{path}");
+            assert!(found.as_ref() == Ok(&image), "{path}: {}", says(found));
         }
         let requests = nginx.requests();
         assert!(
