@@ -116,7 +116,7 @@ impl Nginx {
 
     /// Starts it again; not to be waited for.
     pub(crate) fn start_again(&self) {
-        signal("-HUP", fs::read_to_string(self.0.dir.join("keeper")).unwrap().trim());
+        signal("-USR1", fs::read_to_string(self.0.dir.join("keeper")).unwrap().trim());
     }
 }
 

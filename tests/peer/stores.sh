@@ -6,7 +6,7 @@
 #
 # nginx: serves DIR/www, over TLS with a certificate for localhost and 127.0.0.1 signed by DIR/ca.pem. The same files below
 # /slow/ (2 MiB/s), /norange/, /auth/ (user u, password p@w); /redir/?to=URL redirects, /503/ is busy. DIR/pid is the master's,
-# DIR/access.log has "METHOD URI STATUS BYTES RANGE" of each request. An nginx that was killed is started again by SIGHUP to
+# DIR/access.log has "METHOD URI STATUS BYTES RANGE" of each request. An nginx that was killed is started again by SIGUSR1 to
 # this script's process, whose id is DIR/keeper.
 #
 # ceph: mon, one OSD in memory and radosgw. DIR/ceph.conf, the users admin and glance, a pool images; S3 with the keys AK and
@@ -172,6 +172,6 @@ C
 
 echo $$ >keeper
 start_"$kind"
-trap again_nginx HUP
+trap again_nginx USR1
 echo ready
 until read -r _; [ $? -le 128 ]; do :; done
