@@ -469,7 +469,7 @@ tests! {
         let ours = p.start(&["--rate-limit", "1MB"]);
         until("the claim", || p.env.path("incomplete").join(id('a')).exists());
         p.db.sql("ALTER TABLE images RENAME TO gone");
-        ours.wait().ok().says(&["as it was recorded before", "images"]);
+        ours.wait().ok().says(&["what its record said before the fetch has to do", "images"]);
         p.holds(&[('a', 600_000)]);
     }
 
