@@ -324,8 +324,12 @@ impl<'a> Session<'a> {
         report: &'a mut PrefetchReport,
     ) -> Result<Self, Failure> {
         // Before any fetch: SQLite's descriptors are told apart by being new. The index last: it may be made.
+        // Only where both are one file does the index come first: it rolls back what a killed run left, which a look may not.
+        let is_central = settings.driver.as_ref().is_some_and(|driver| driver.value == Driver::CentralizedDb);
+        let stock = || stock(context, settings, dir, &means.wait, report.run.dry_run);
+        let first = if is_central { Some(stock()?) } else { None };
         let records = settings.central.open_records(&settings.config, &means.wait)?;
-        let cache = stock(context, settings, dir, &means.wait, report.run.dry_run)?;
+        let cache = first.map_or_else(stock, Ok)?;
         Ok(Session {
             context,
             dir,
