@@ -89,15 +89,8 @@ impl CentralSettings {
     pub(crate) fn open_records(&self, config: &Config, wait: &Wait) -> Result<Database, Failure> {
         match self.connect(self.records.as_ref(), config, Purpose::Look, wait)? {
             Found::Database(mut database) => {
-                database.check_records().map_err(|refusal| {
-                    let missing = is_missing_table(&refusal);
-                    let failure = cannot_start(refusal);
-                    if missing {
-                        failure.hint("is it Glance's database, after glance-manage db_sync?")
-                    } else {
-                        failure
-                    }
-                })?;
+                let hint = "is it Glance's database, after glance-manage db_sync?";
+                database.check_records().map_err(|refusal| hinting_at_tables(refusal, hint))?;
                 Ok(*database)
             }
             Found::Unreadable(why) => Err(Failure::cannot_start(anyhow!(why))),
@@ -209,13 +202,14 @@ pub(super) fn detect(settings: &Settings, purpose: Purpose, wait: &Wait) -> Resu
 }
 
 fn no_tables(refusal: Refusal) -> Failure {
+    hinting_at_tables(refusal, "is it Glance's database, of 2024.1 or later, after glance-manage db_sync?")
+}
+
+/// Gives the hint where tables are what is missing.
+fn hinting_at_tables(refusal: Refusal, hint: &str) -> Failure {
     let missing = is_missing_table(&refusal);
     let failure = cannot_start(refusal);
-    if missing {
-        failure.hint("is it Glance's database, of 2024.1 or later, after glance-manage db_sync?")
-    } else {
-        failure
-    }
+    if missing { failure.hint(hint) } else { failure }
 }
 
 fn known(database: Database, key: i64, node: &Setting<String>, why: String) -> Cache {
