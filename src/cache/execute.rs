@@ -25,7 +25,7 @@ use anyhow::anyhow;
 use rustix::io::Errno;
 
 use super::dir::{CacheDir, Place, Removal, available};
-use super::entry::{Ghost, Image, ImageId, Kind, Name, Seen};
+use super::entry::{Ghost, Image, ImageId, Kind, Name, Partial, Seen};
 use super::index::{Claim, Index, Refusal, Target, Wait};
 use super::inventory::Inventory;
 use super::plan::{CleanPlan, CleanReason, Goal, PrunePlan, RepairPlan, frees};
@@ -40,6 +40,8 @@ const LARGE: u64 = 8 << 20;
 const HELD: usize = 200;
 /// Batches of this many images are worth a second thread.
 const WORTH_TWO: usize = 128;
+/// Entries of the subdirectories go in portions of this many, and are told of after each.
+const PARTIALS: usize = 1024;
 /// Orphans that make room on a full disk go in portions of this many.
 const ORPHANS: usize = 256;
 /// Ghosts and rows are forgotten in portions of this many: some milliseconds.
@@ -144,30 +146,52 @@ pub(crate) fn clean(
     progress: &dyn Progress,
     outcome: &mut Outcome,
 ) {
-    for (reason, entry) in plan.entries() {
-        if wait.interrupt.raised() {
+    let mut entries = plan.alternating();
+    loop {
+        let portion: Vec<_> = entries.by_ref().take(PARTIALS).collect();
+        let done = in_turn(portion.len(), &|_| wait.interrupt.raised(), &|at| {
+            let (reason, entry) = portion[at];
+            let seen = &entry.seen;
+            let same =
+                |now: &Seen| now.inode == seen.inode && now.mtime == seen.mtime && now.size == seen.size;
+            dir.remove(reason.place(), entry.name.as_name(), same)
+        });
+        for ((reason, entry), removal) in portion.iter().zip(&done) {
+            account(*reason, entry, *removal, progress, outcome);
+        }
+        if done.len() < portion.len() {
             outcome.stopped = Some(Refusal::Interrupted);
+        }
+        if done.len() < PARTIALS {
             return;
         }
-        let seen = &entry.seen;
-        let same = |now: &Seen| now.inode == seen.inode && now.mtime == seen.mtime && now.size == seen.size;
-        match dir.remove(reason.place(), entry.name.as_name(), same) {
-            Ok(Removal::Removed) => {
-                let (count, text) = match reason {
-                    CleanReason::Invalid => (&mut outcome.invalid_files, "invalid"),
-                    CleanReason::Stalled => (&mut outcome.stalled_files, "stalled"),
-                };
-                *count += 1;
-                // A link has a length, but frees no image's bytes.
-                let bytes = if entry.kind == Kind::File { seen.size } else { 0 };
-                outcome.bytes_cleaned += bytes;
-                let (place, name) = (reason.place(), entry.name.as_name());
-                progress.removed(Removed { place, name, bytes, reason: text });
-            }
-            Ok(Removal::AlreadyGone) => {}
-            Ok(Removal::Changed) => outcome.left_alone += 1,
-            Err(e) => outcome.error(reason.place().show(entry.name.as_name()), "remove", e.to_string()),
+    }
+}
+
+/// Books what became of an entry that a clean was to remove.
+fn account(
+    reason: CleanReason,
+    entry: &Partial,
+    removal: Result<Removal, Errno>,
+    progress: &dyn Progress,
+    outcome: &mut Outcome,
+) {
+    let (place, name) = (reason.place(), entry.name.as_name());
+    match removal {
+        Ok(Removal::Removed) => {
+            let (count, text) = match reason {
+                CleanReason::Invalid => (&mut outcome.invalid_files, "invalid"),
+                CleanReason::Stalled => (&mut outcome.stalled_files, "stalled"),
+            };
+            *count += 1;
+            // A link has a length, but frees no image's bytes.
+            let bytes = if entry.kind == Kind::File { entry.seen.size } else { 0 };
+            outcome.bytes_cleaned += bytes;
+            progress.removed(Removed { place, name, bytes, reason: text });
         }
+        Ok(Removal::AlreadyGone) => {}
+        Ok(Removal::Changed) => outcome.left_alone += 1,
+        Err(e) => outcome.error(place.show(name), "remove", e.to_string()),
     }
 }
 
@@ -190,13 +214,45 @@ fn lost(dir: &CacheDir, image: &Image) -> Result<Removal, Errno> {
     Ok(if now.is_none() { Removal::AlreadyGone } else { Removal::Changed })
 }
 
-fn remove(dir: &CacheDir, image: &Image, held: &mut Vec<OwnedFd>) -> Result<Removal, Errno> {
+/// Removes an image; a large one is held, and goes with the handle.
+fn remove(dir: &CacheDir, image: &Image) -> (Result<Removal, Errno>, Option<OwnedFd>) {
     let handle = if image.seen.allocated > LARGE { dir.hold(image.id.as_name()) } else { None };
-    let removal = dir.remove(Place::Base, image.id.as_name(), unchanged(image))?;
-    if removal == Removal::Removed {
-        held.extend(handle);
-    }
-    Ok(removal)
+    let removal = dir.remove(Place::Base, image.id.as_name(), unchanged(image));
+    let handle = handle.filter(|_| matches!(removal, Ok(Removal::Removed)));
+    (removal, handle)
+}
+
+/// Does things in turn, from the first of `count` on, and returns what came of them: of all, unless it is over before the next.
+///
+/// Two threads share many of them: half of an unlink is work on the inode, for which the directory is not locked.
+fn in_turn<T: Send>(
+    count: usize,
+    is_over: &(dyn Fn(usize) -> bool + Sync),
+    one: &(dyn Fn(usize) -> T + Sync),
+) -> Vec<T> {
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut done = Vec::new();
+        while !is_over(next.load(Ordering::Relaxed)) {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            if at >= count {
+                break;
+            }
+            done.push((at, one(at)));
+        }
+        done
+    };
+    let mut done = thread::scope(|scope| {
+        let second = (count >= WORTH_TWO).then(|| thread::Builder::new().spawn_scoped(scope, work));
+        let mut done = work();
+        // Where no thread can be had, this one does it all.
+        if let Some(Ok(second)) = second {
+            done.extend(second.join().unwrap_or_else(|panic| resume_unwind(panic)));
+        }
+        done
+    });
+    done.sort_unstable_by_key(|(at, _)| *at);
+    done.into_iter().map(|(_, result)| result).collect()
 }
 
 fn target(image: &Image) -> Target {
@@ -309,39 +365,24 @@ impl Executor<'_> {
 
     /// Removes the files of the images whose claims held, and returns what became of the first of them: all, unless it gets
     /// late or a signal comes. Large ones are held.
-    ///
-    /// Two threads take them in turn: half of an unlink is work on the inode, for which the directory is not locked.
     fn remove_in_turn(
         &self,
         images: &[&Image],
         holds: &[bool],
         is_late: &(dyn Fn() -> bool + Sync),
-    ) -> (Vec<Result<Removal, Errno>>, Vec<OwnedFd>) {
-        let (dir, interrupt, next) = (self.dir, &self.wait.interrupt, AtomicUsize::new(0));
-        let work = || {
-            let (mut done, mut held) = (Vec::new(), Vec::new());
-            let stops = |held: &Vec<_>| is_late() || held.len() >= HELD / 2;
-            while !interrupt.raised() && (next.load(Ordering::Relaxed) == 0 || !stops(&held)) {
-                let at = next.fetch_add(1, Ordering::Relaxed);
-                let Some(image) = images.get(at) else { break };
-                done.push((at, if holds[at] { remove(dir, image, &mut held) } else { lost(dir, image) }));
+    ) -> (Vec<Result<Removal, Errno>>, Vec<Option<OwnedFd>>) {
+        let (dir, held) = (self.dir, AtomicUsize::new(0));
+        let is_full = || held.load(Ordering::Relaxed) >= HELD;
+        let is_over = |at| self.wait.interrupt.raised() || (at > 0 && (is_late() || is_full()));
+        let done = in_turn(images.len(), &is_over, &|at| {
+            if !holds[at] {
+                return (lost(dir, images[at]), None);
             }
-            (done, held)
-        };
-        let (mut done, held) = thread::scope(|scope| {
-            let second =
-                (images.len() >= WORTH_TWO).then(|| thread::Builder::new().spawn_scoped(scope, work));
-            let (mut done, mut held) = work();
-            // Where no thread can be had, this one does it all.
-            if let Some(Ok(second)) = second {
-                let (more_done, more_held) = second.join().unwrap_or_else(|panic| resume_unwind(panic));
-                done.extend(more_done);
-                held.extend(more_held);
-            }
-            (done, held)
+            let (removal, handle) = remove(dir, images[at]);
+            held.fetch_add(usize::from(handle.is_some()), Ordering::Relaxed);
+            (removal, handle)
         });
-        done.sort_unstable_by_key(|(at, _)| *at);
-        (done.into_iter().map(|(_, result)| result).collect(), held)
+        done.into_iter().unzip()
     }
 
     /// After a commit that failed: the files are gone, so their rows are deleted again, on their own.

@@ -4,6 +4,7 @@
 //! by the next, and a dry run prints the very plan that would be carried out. Each entry has its reason.
 
 use std::collections::{HashMap, HashSet};
+use std::iter;
 
 use super::dir::Place;
 use super::entry::{Image, ImageId, Nanos, Partial, SECOND};
@@ -154,6 +155,21 @@ impl CleanPlan {
     pub(crate) fn entries(&self) -> impl Iterator<Item = (CleanReason, &Partial)> {
         let invalid = self.invalid.iter().map(|entry| (CleanReason::Invalid, entry));
         invalid.chain(self.stalled.iter().map(|entry| (CleanReason::Stalled, entry)))
+    }
+
+    /// As `entries`, from the two directories in turn: two threads seldom want the same one then.
+    pub(crate) fn alternating(&self) -> impl Iterator<Item = (CleanReason, &Partial)> {
+        let mut invalid = self.invalid.iter().map(|entry| (CleanReason::Invalid, entry));
+        let mut stalled = self.stalled.iter().map(|entry| (CleanReason::Stalled, entry));
+        let mut is_odd = false;
+        iter::from_fn(move || {
+            is_odd = !is_odd;
+            if is_odd {
+                invalid.next().or_else(|| stalled.next())
+            } else {
+                stalled.next().or_else(|| invalid.next())
+            }
+        })
     }
 
     pub(crate) fn len(&self) -> usize {

@@ -57,21 +57,29 @@ fn look_through<'a>(
         writers.some_unseen = true;
         return writers;
     };
-    for pid in processes.iter().filter_map(|name| name.parse::<i32>().ok()) {
+    let mut link = Vec::new();
+    for process in processes {
+        let Some(pid) = process.ok().and_then(|entry| entry.file_name().to_str().ok()?.parse().ok()) else {
+            continue;
+        };
         let path = format!("/proc/{pid}/fd");
-        let Some(descriptors) = list(&path) else {
+        let Some(mut descriptors) = list(&path) else {
             // Gone, or not ours to look into.
             writers.some_unseen |= stat(path.as_str()).is_ok();
             continue;
         };
-        for descriptor in &descriptors {
-            let link = format!("{path}/{descriptor}");
-            let Ok(target) = readlinkat(rustix::fs::CWD, link.as_str(), Vec::new()) else {
-                continue;
-            };
-            let Some(name) = target.to_bytes().rsplit(|b| *b == b'/').next() else { continue };
+        while let Some(Ok(entry)) = descriptors.next() {
+            let descriptor = entry.file_name();
+            let Ok(fd) = descriptors.fd() else { continue };
+            // Relative to the open directory: a path through /proc is looked up anew each time, from the process on.
+            link.clear();
+            let Ok(target) = readlinkat(fd, descriptor, std::mem::take(&mut link)) else { continue };
+            link = target.into_bytes();
+            let Some(name) = link.rsplit(|b| *b == b'/').next() else { continue };
             let Some(inodes) = by_name.get(name) else { continue };
-            let found = stat(link.as_str()).ok().and_then(|open| which(pid, descriptor, name, &open, inodes));
+            let found = statat(fd, descriptor, AtFlags::empty())
+                .ok()
+                .and_then(|open| which(pid, &descriptor.to_string_lossy(), name, &open, inodes));
             if let Some(inode) = found {
                 writers.by_inode.insert(inode, pid);
             }
@@ -80,14 +88,10 @@ fn look_through<'a>(
     writers
 }
 
-/// The names in a directory of /proc, or `None` when it cannot be listed.
-fn list(path: &str) -> Option<Vec<String>> {
+/// The entries of a directory of /proc, or `None` when it cannot be listed.
+fn list(path: &str) -> Option<Dir> {
     let fd = open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).ok()?;
-    let names = Dir::new(fd)
-        .ok()?
-        .filter_map(Result::ok)
-        .map(|entry| entry.file_name().to_string_lossy().into_owned());
-    Some(names.filter(|name| !name.starts_with('.')).collect())
+    Dir::new(fd).ok()
 }
 
 /// Reads from fdinfo whether a descriptor may write: the access mode is the last octal digit of its flags.
