@@ -110,6 +110,11 @@ impl ImageId {
         std::str::from_utf8(&self.0[..36]).expect("hexadecimal digits and dashes are ASCII")
     }
 
+    /// The first eight digits, as a number: what ids sort by, but for the case of letters.
+    pub(crate) fn leading(&self) -> u32 {
+        u32::from_str_radix(&self.as_str()[..8], 16).expect("hexadecimal digits")
+    }
+
     /// The id in lower case, for comparing ids that people typed.
     pub(crate) fn folded(&self) -> ImageId {
         ImageId(self.0.map(|byte| byte.to_ascii_lowercase()))

@@ -9,11 +9,15 @@
 //! a file removed only if it is still the one that was seen; what was used or changed meanwhile stays, and the next in order
 //! takes its place.
 //!
+//! **Many images of an index with pages** go in the order in which their rows lie, and not by last use: those that go are decided, and a
+//! transaction costs by the pages it changes. A run that is ended early has then removed any of them, not the oldest.
+//!
 //! **A full disk** has no room for the index's journal. Then entries that need none go first (what clean would remove, then
 //! orphans), and after them one image at a time, file before row, under the index's lock, until the journal fits.
 //!
 //! One entry that fails is recorded and passed over. Nothing here knows of dry runs: they do not come here.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::os::fd::OwnedFd;
 use std::panic::resume_unwind;
@@ -271,7 +275,9 @@ impl Executor<'_> {
         room: &dyn Fn() -> CleanPlan,
         min_free: Option<u64>,
     ) -> Outcome {
+        let by_page = self.index.is_paged().then(|| plan.by_page(inventory));
         let mut run = PruneRun {
+            order: by_page.unwrap_or(Cow::Borrowed(&plan.candidates)),
             at: 0,
             goal: plan.goal,
             freed: 0,
@@ -301,9 +307,9 @@ impl Executor<'_> {
         run.rows = run.rows.saturating_sub(usize::try_from(forgotten).unwrap_or(usize::MAX));
         while run.outcome.stopped.is_none() {
             let step = match run.disk {
-                Disk::HasRoom => self.step(inventory, plan, &mut run),
-                Disk::Full => self.make_room(inventory, plan, &mut run, room),
-                Disk::Fuller => self.file_before_row(inventory, plan, &mut run),
+                Disk::HasRoom => self.step(inventory, &mut run),
+                Disk::Full => self.make_room(inventory, &mut run, room),
+                Disk::Fuller => self.file_before_row(inventory, &mut run),
             };
             match step {
                 Ok(true) => {}
@@ -317,8 +323,8 @@ impl Executor<'_> {
     }
 
     /// One batch. `Ok(false)` when there is nothing more to do.
-    fn step(&mut self, inventory: &Inventory, plan: &PrunePlan, run: &mut PruneRun) -> Result<bool, Refusal> {
-        let images: Vec<&Image> = run.next_batch(inventory, plan, self.index.is_transactional());
+    fn step(&mut self, inventory: &Inventory, run: &mut PruneRun<'_>) -> Result<bool, Refusal> {
+        let images: Vec<&Image> = run.next_batch(inventory, self.index.is_transactional());
         if images.is_empty() {
             return Ok(false);
         }
@@ -332,7 +338,7 @@ impl Executor<'_> {
     }
 
     /// Forgets and removes images in one transaction, and returns how many of them were come to.
-    fn batch(&mut self, images: &[&Image], run: &mut PruneRun) -> Result<usize, Refusal> {
+    fn batch(&mut self, images: &[&Image], run: &mut PruneRun<'_>) -> Result<usize, Refusal> {
         if self.wait.interrupt.raised() {
             return Err(Refusal::Interrupted);
         }
@@ -386,7 +392,7 @@ impl Executor<'_> {
     }
 
     /// After a commit that failed: the files are gone, so their rows are deleted again, on their own.
-    fn repeat(&mut self, gone: &[Target], refusal: Refusal, run: &mut PruneRun) {
+    fn repeat(&mut self, gone: &[Target], refusal: Refusal, run: &mut PruneRun<'_>) {
         let count = gone.len();
         // A conflict is nobody's fault, and nothing is amiss once this has worked.
         let is_conflict = matches!(refusal, Refusal::Busy(_));
@@ -410,7 +416,7 @@ impl Executor<'_> {
     }
 
     /// Forgets rows whose files this run removed before them, unless Glance has cached the image anew.
-    fn forget_pending(&mut self, run: &mut PruneRun) -> Result<(), Refusal> {
+    fn forget_pending(&mut self, run: &mut PruneRun<'_>) -> Result<(), Refusal> {
         if run.pending.is_empty() {
             return Ok(());
         }
@@ -451,13 +457,12 @@ impl Executor<'_> {
     fn make_room(
         &mut self,
         inventory: &Inventory,
-        plan: &PrunePlan,
-        run: &mut PruneRun,
+        run: &mut PruneRun<'_>,
         room: &dyn Fn() -> CleanPlan,
     ) -> Result<bool, Refusal> {
         run.made_room = true;
         clean(self.dir, &room(), self.wait, self.progress, &mut run.outcome);
-        let orphans: Vec<&Image> = plan.candidates[run.at..]
+        let orphans: Vec<&Image> = run.order[run.at..]
             .iter()
             .map(|position| &inventory.images[*position as usize])
             .filter(|image| inventory.is_orphan(image))
@@ -493,13 +498,8 @@ impl Executor<'_> {
     }
 
     /// The disk is still full: removes one image before its row, under the index's lock, then tries the row.
-    fn file_before_row(
-        &mut self,
-        inventory: &Inventory,
-        plan: &PrunePlan,
-        run: &mut PruneRun,
-    ) -> Result<bool, Refusal> {
-        let Some(image) = run.next_batch(inventory, plan, true).first().copied() else {
+    fn file_before_row(&mut self, inventory: &Inventory, run: &mut PruneRun<'_>) -> Result<bool, Refusal> {
+        let Some(image) = run.next_batch(inventory, true).first().copied() else {
             return Ok(false);
         };
         if self.wait.interrupt.raised() {
@@ -537,7 +537,7 @@ impl Executor<'_> {
     }
 
     /// At the end: rows that are still owed, and ghosts for which there was no room before.
-    fn settle_rows(&mut self, ghosts: &[Ghost], run: &mut PruneRun) {
+    fn settle_rows(&mut self, ghosts: &[Ghost], run: &mut PruneRun<'_>) {
         let count = run.pending.len();
         if let Err(refusal) = self.forget_pending(run) {
             let why = refusal.into_error();
@@ -641,7 +641,7 @@ impl Executor<'_> {
     /// Whether less is free than was asked for although the goal is reached; then sets what is still missing.
     ///
     /// File systems may free in the background: as long as less shows than the blocks just released, it is waited for a moment.
-    fn is_short(&self, min_free: Option<u64>, before: u64, run: &mut PruneRun) -> bool {
+    fn is_short(&self, min_free: Option<u64>, before: u64, run: &mut PruneRun<'_>) -> bool {
         let Some(wanted) = min_free.filter(|_| run.goal.is_reached() && run.freed > 0) else {
             return false;
         };
@@ -679,7 +679,9 @@ enum Disk {
 }
 
 /// The state of a prune under way.
-struct PruneRun {
+struct PruneRun<'a> {
+    /// The candidates, the first to go first; their positions in the inventory.
+    order: Cow<'a, [u32]>,
     /// The next candidate.
     at: usize,
     /// What is still to be reached.
@@ -702,22 +704,17 @@ struct PruneRun {
     outcome: Outcome,
 }
 
-impl PruneRun {
+impl PruneRun<'_> {
     /// The next images, as many as one transaction should take and the goal needs; candidates that help nothing are passed over.
     ///
     /// Never more than half of the rows: a crash would bring them all back without their files, and the next run would take the
     /// directory for a wrong one.
-    fn next_batch<'a>(
-        &mut self,
-        inventory: &'a Inventory,
-        plan: &PrunePlan,
-        transactional: bool,
-    ) -> Vec<&'a Image> {
+    fn next_batch<'a>(&mut self, inventory: &'a Inventory, transactional: bool) -> Vec<&'a Image> {
         let most = if transactional { self.batch.min((self.rows / 2).max(1)) } else { self.batch };
         let mut goal = self.goal;
         let mut images = Vec::new();
         let mut at = self.at;
-        while let Some(position) = plan.candidates.get(at) {
+        while let Some(position) = self.order.get(at) {
             if goal.is_reached() || images.len() >= most {
                 break;
             }

@@ -3,6 +3,7 @@
 //! A plan holds the whole order of candidates and what is to be reached, so that an entry which cannot be removed is followed
 //! by the next, and a dry run prints the very plan that would be carried out. Each entry has its reason.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::iter;
 
@@ -12,6 +13,11 @@ use super::inventory::{Inventory, Partials};
 
 /// Orphans younger than this are left to Glance, which renames an image into place and inserts its row after.
 const ADOPTION_AGE: Nanos = 600 * SECOND;
+
+/// So many images that go lie on most pages of an index in each batch, unless they are taken by where their rows are ...
+const SCATTERED: usize = 10_000;
+/// ... in stripes, the more of them the more images: the square root of their number in these.
+const STRIPE: usize = 14_000;
 
 /// What bounds a cache, and what of it must stay.
 #[derive(Clone, Debug, Default)]
@@ -87,6 +93,31 @@ impl PrunePlan {
             }
             goes
         })
+    }
+
+    /// The candidates, with those that go in an order that changes few pages of an index at a time: to the same effect, and
+    /// several times as fast where there are a million rows.
+    pub(crate) fn by_page(&self, inventory: &Inventory) -> Cow<'_, [u32]> {
+        let victims = self.victims(inventory).count();
+        // What the disk has free is measured again and again, and may be enough before all of them are gone.
+        if victims < SCATTERED || self.goal.free > 0 {
+            return Cow::Borrowed(&self.candidates);
+        }
+        Cow::Owned(self.striped(inventory, victims, (victims / STRIPE).isqrt() + 1))
+    }
+
+    /// The candidates, all but the last of those that go sorted by stripes of ids, and in each by row.
+    ///
+    /// An index has its rows in the order of their keys, and a second tree in that of their ids: sorted by one of them, the rows of a
+    /// batch lie close together there and all over the other. In stripes they lie on some of the pages of both.
+    fn striped(&self, inventory: &Inventory, victims: usize, stripes: usize) -> Vec<u32> {
+        let mut order = self.candidates.clone();
+        // Before the last one the goal is not reached: so all before it go, in whatever order.
+        order[..victims.saturating_sub(1)].sort_by_cached_key(|position| {
+            let image = &inventory.images[*position as usize];
+            ((u64::from(image.id.leading()) * stripes as u64) >> 32, image.row.map(|row| row.key))
+        });
+        order
     }
 }
 
@@ -343,6 +374,31 @@ mod tests {
     }
 
     #[test]
+    fn by_page_goes_by_the_ids_first_digits_and_then_by_row() {
+        let image = |id: &str, used, key| Image {
+            id: ImageId::new(format!("{id}-0000-0000-0000-000000000000").as_bytes()).unwrap(),
+            ..tracked('0', 1000, used, key)
+        };
+        let images = inventory(&[
+            image("00000000", 10, 3),
+            image("ffffffff", 20, 1),
+            image("7fffffff", 30, 2),
+            image("80000000", 40, 9),
+            image("40000000", 50, 1),
+            image("00000001", 60, 0),
+        ]);
+        let plan = prune(&images, &limit(1000), 0, NOW);
+        assert_eq!(plan.by_page(&images), plan.candidates, "few images go by last use");
+        assert_eq!(
+            plan.striped(&images, 5, 1),
+            [1, 2, 0, 3, 4, 5],
+            "the fifth is the last to go, whatever its row"
+        );
+        assert_eq!(plan.striped(&images, 5, 2), [2, 0, 1, 3, 4, 5]);
+        assert_eq!(plan.striped(&images, 6, 4), [0, 4, 2, 3, 1, 5]);
+    }
+
+    #[test]
     fn breaks_ties_by_row_order_and_without_rows_by_size_and_name() {
         let rows = inventory(&[
             tracked('a', 1, 7, 3),
@@ -474,7 +530,12 @@ mod tests {
         #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
 
         #[test]
-        fn every_prune_keeps_its_promises(inventory in any_inventory(), limits in any_limits(), available in 0..40_u64) {
+        fn every_prune_keeps_its_promises(
+            inventory in any_inventory(),
+            limits in any_limits(),
+            available in 0..40_u64,
+            stripes in 1..5_usize,
+        ) {
             let plan = prune(&inventory, &limits, available, CLOCK);
             let size = inventory.size();
             let by_file = inventory.tracked_by_file();
@@ -518,6 +579,14 @@ mod tests {
             prop_assert!(reached(bytes, freed) || !helpful);
             if let Some(last) = victims.last() {
                 prop_assert!(!reached(bytes - last.seen.size, freed - frees(last)));
+            }
+
+            // By page, the same go.
+            if plan.goal.free == 0 {
+                let order = plan.striped(&inventory, victims.len(), stripes);
+                let by_page = PrunePlan { candidates: order, kept: Vec::new(), goal: plan.goal };
+                prop_assert_eq!(&by_page.victims(&inventory).map(|image| image.id).collect::<HashSet<_>>(), &gone);
+                prop_assert_eq!(&by_page.candidates[victims.len()..], &plan.candidates[victims.len()..]);
             }
 
             // Once more, on what is left: nothing more goes.

@@ -604,7 +604,7 @@ pub(crate) fn tree(dir: &Path) -> BTreeMap<String, String> {
         .collect()
 }
 
-fn row(image_id: &str, used: f64, changed: f64, size: u64, hits: i64) -> String {
+pub(crate) fn row(image_id: &str, used: f64, changed: f64, size: u64, hits: i64) -> String {
     format!(
         "INSERT INTO cached_images (image_id, last_accessed, last_modified, size, hits) \
          VALUES ('{image_id}', {used:.6}, {changed:.6}, {size}, {hits});"

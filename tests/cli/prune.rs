@@ -17,6 +17,37 @@ fn removes_the_least_recently_used_until_the_limit_holds() {
 }
 
 #[test]
+fn of_many_images_the_same_go_though_in_another_order() {
+    const COUNT: usize = 14_000;
+    let env = TestEnv::empty(Sqlite);
+    let mut rows = String::from("BEGIN;");
+    // Ids, rows and last uses each in an order of their own.
+    let id = |n: usize| format!("{:08x}-0000-4000-8000-{n:012x}", (n * 2_654_435_761) as u32);
+    let used = |n: usize| env.now - 1e6 + ((n * 7919) % COUNT) as f64;
+    for n in 0..COUNT {
+        env.file_at(id(n), 1 + (n % 3) as u64, used(n), used(n));
+        rows += &row(&id(n), used(n), used(n), 1, 0);
+    }
+    env.sql(&(rows + "COMMIT;"));
+    let mut expected: Vec<usize> = (0..COUNT).collect();
+    expected.sort_by(|a, b| used(*b).total_cmp(&used(*a)));
+    let mut size = 0;
+    expected.retain(|n| {
+        size += 1 + n % 3;
+        size <= 5000
+    });
+    let mut expected: Vec<String> = expected.into_iter().map(id).collect();
+    expected.sort();
+
+    env.prune(&["--max-size", "5000"]).ok();
+    let mut left = env.names("");
+    left.retain(|name| name.len() == 36);
+    left.sort();
+    assert_eq!(left, expected);
+    assert_eq!(env.ids(), expected);
+}
+
+#[test]
 fn limits_around_the_size() {
     for (limit, left) in [
         ("5001", "abcde"),

@@ -146,6 +146,11 @@ pub(crate) trait Index {
         false
     }
 
+    /// Whether each transaction costs by the pages on which its rows lie, of which there are many.
+    fn is_paged(&self) -> bool {
+        false
+    }
+
     /// Whether a crash before the commit brings rows back whose files are gone.
     fn is_transactional(&self) -> bool {
         true

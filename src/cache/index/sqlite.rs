@@ -638,6 +638,10 @@ impl Index for Sqlite {
         std::mem::replace(&mut self.data_version, version) != version && !first
     }
 
+    fn is_paged(&self) -> bool {
+        true
+    }
+
     fn adopt(&mut self, orphans: &[Image]) -> Result<u64, Refusal> {
         self.change(|index| index.insert("IGNORE", orphans))
     }
