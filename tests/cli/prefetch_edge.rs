@@ -14,7 +14,7 @@ use serde_json::json;
 
 use crate::env::*;
 use crate::prefetch::{Prefetch, content, tests};
-use crate::servers::{Database, KINDS, Kind, SERVERS, Server};
+use crate::servers::{Database, KINDS, Kind, SERVERS, Server, Session};
 use crate::stores::{ACCESS_KEY, Ceph, SECRET_KEY};
 
 tests! {
@@ -298,6 +298,46 @@ tests! {
         server.signal("-CONT");
         ours.wait().ok();
         p.holds(&[('a', 600_000)]);
+    }
+
+    a_server_that_is_lost_while_an_image_is_published_costs_no_download {
+        for kind in SERVERS {
+            let mut server = Server::private(kind);
+            for (letter, way) in "abcd".chars().zip(["stopped", "killed", "cut", "hung"]) {
+                // PostgreSQL serves a connection with a process of its own, which a hung parent does not keep from working.
+                if (kind, way) == (Kind::PostgreSql, "hung") {
+                    continue;
+                }
+                let p = Prefetch { db: Database::on(&server, "glance"), ..Prefetch::new(Xattr) };
+                p.image(letter, 600_000);
+                p.queue(&letter.to_string());
+                let mut command = on_central(&p, &format!("http://{way}.example:9292"), &["-v", "--rate-limit", "1MB"]);
+                let ours = Running::start(&mut command, &p.env.outside(""));
+                until("the claim", || p.env.path("incomplete").join(id(letter)).exists());
+                // It cannot be recorded for now, and so is in the middle of it.
+                let mut glance = Session::open(&p.db);
+                glance.sql(if kind == Kind::MariaDb { "LOCK TABLES cached_images WRITE" } else { "BEGIN; LOCK TABLE cached_images" });
+                sleep(Duration::from_secs(2));
+                match way {
+                    "stopped" => server.signal(if kind == Kind::MariaDb { "-TERM" } else { "-INT" }),
+                    "killed" => server.crash(),
+                    "cut" => p.db.cut_others(),
+                    _ => server.signal("-STOP"),
+                }
+                sleep(Duration::from_secs(if way == "hung" { 13 } else { 1 }));
+                match way {
+                    "hung" => server.signal("-CONT"),
+                    "cut" => {}
+                    _ => server.restart(),
+                }
+                drop(glance);
+                let run = ours.wait().ok();
+                println!("{kind:?} {way}: {:.1} s; {}", run.took.as_secs_f64(), run.stderr);
+                let rows = p.db.rows(&format!("SELECT size, hits FROM cached_images WHERE image_id = '{}'", id(letter)));
+                assert_eq!(rows, [["600000", "0"]], "{kind:?} {way}");
+                assert_eq!((p.env.images(), p.env.names("incomplete").len()), (letter.to_string(), 0), "{kind:?} {way}");
+            }
+        }
     }
 
     what_glance_adds_meanwhile_counts_towards_the_limit {

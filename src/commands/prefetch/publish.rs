@@ -4,11 +4,12 @@
 //! committed, its file given its name, its entry taken from the queue, its claim released. Killed in between, what is left is a ghost
 //! or a dead claim.
 //!
-//! **The record comes before the lock**, for which prune and glance-api wait: a database that hangs takes ten seconds and more. And
-//! it comes right before it: while somebody else has the lock, the database is not asked.
+//! **The record comes before the lock**, for which prune and glance-api wait: a database that hangs takes ten seconds and more. It comes
+//! right before, and while somebody else has the lock, the database is not asked. A server of the index that was lost is found again
+//! before the lock, too.
 //!
-//! **While somebody else has the lock or the index** what was fetched waits, and the other fetches go on: thrown away, it would
-//! have to be fetched again.
+//! **While somebody else has the lock or the index**, or the index's server is lost, what was fetched waits, and the other fetches go
+//! on: thrown away, it would have to be fetched again.
 
 use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
@@ -114,6 +115,8 @@ impl Session<'_> {
         if let Ok(Locking::Busy(who)) = self.means.locks.take(lock::PRUNE, &at_once) {
             return Err(Unprepared::Later(anyhow!(who)));
         }
+        let reached = self.cache.index.reach(&self.means.wait);
+        reached.map_err(|refusal| self.refused(bytes, refusal))?;
         let unread = match self.records.record(id) {
             Ok(record) => {
                 let verdict = judge_again(record.as_ref(), &running.record);
@@ -133,20 +136,20 @@ impl Session<'_> {
         if !is_ours.map_err(|e| self.never(bytes, &e))? {
             return Err(Unprepared::Never(dropped(bytes)));
         }
-        match self.record_row(id, staged) {
-            Ok(()) => {}
-            // Nothing came of it, so it can be done again.
-            Err(refusal @ (Refusal::Busy(_) | Refusal::Interrupted)) => {
-                return Err(Unprepared::Later(refusal.into_error()));
-            }
-            Err(refusal) => return Err(self.never(bytes, &refusal.into_error())),
-        }
+        self.record_row(id, staged).map_err(|refusal| self.refused(bytes, refusal))?;
         if let Some(why) = unread {
             // Glance itself goes by its record, whatever is cached.
             let line = format!("image {id}: what its record said before the fetch has to do: {why:#}");
             self.context.output.warning(&line);
         }
         Ok(lock)
+    }
+
+    /// What an index that refuses means. Where nothing came of it, or what did is replaced, it can be done again.
+    fn refused(&self, bytes: u64, refusal: Refusal) -> Unprepared {
+        let passes = matches!(refusal, Refusal::Busy(_) | Refusal::Interrupted) || self.cache.index.is_lost();
+        let why = refusal.into_error();
+        if passes { Unprepared::Later(why) } else { self.never(bytes, &why) }
     }
 
     fn never(&self, bytes: u64, why: &anyhow::Error) -> Unprepared {
@@ -210,7 +213,7 @@ impl Session<'_> {
 
 /// Why an image was not prepared to be published.
 enum Unprepared {
-    /// Somebody else has the lock or the index.
+    /// Somebody else has the lock or the index, or its server is lost.
     Later(anyhow::Error),
     Never(Ending),
 }

@@ -642,6 +642,17 @@ impl Index for Central {
     fn drop_bad_rows(&mut self, rows: &[BadRow]) -> Result<u64, Refusal> {
         self.change("cannot drop rows", |index| index.try_drop(rows))
     }
+
+    fn reach(&mut self, wait: &Wait) -> Result<(), Refusal> {
+        self.database.wait = wait.clone();
+        self.database
+            .reading(|_| Ok(()))
+            .map_err(|refusal| self.database.told(refusal, "cannot begin a transaction"))
+    }
+
+    fn is_lost(&self) -> bool {
+        self.database.is_lost()
+    }
 }
 
 /// The row a target has, if it has one.
