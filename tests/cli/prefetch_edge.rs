@@ -340,6 +340,33 @@ tests! {
         }
     }
 
+    a_row_that_a_server_refuses_is_told {
+        for kind in SERVERS {
+            for (change, word) in [
+                ("ALTER TABLE cached_images ADD CONSTRAINT small CHECK (size < 1000)", "small"),
+                ("DELETE FROM node_reference", "foreign key"),
+                (
+                    "CREATE UNIQUE INDEX sizes ON cached_images (size); \
+                     INSERT INTO cached_images (image_id, last_accessed, last_modified, size, hits, node_reference_id) \
+                     SELECT 'b', '2024-01-01 00:00:00', '2024-01-01 00:00:00', 600000, 0, node_reference_id FROM node_reference",
+                    "uplicate",
+                ),
+            ] {
+                let p = Prefetch::on(Xattr, kind);
+                p.image('a', 600_000);
+                p.queue("a");
+                let arguments = ["--rate-limit", "1MB", "--lock-timeout", "1s"];
+                let mut command = on_central(&p, "http://n1.example:9292", &arguments);
+                let ours = Running::start(&mut command, &p.env.outside(""));
+                until("the claim", || p.env.path("incomplete").join(id('a')).exists());
+                p.db.sql(change);
+                let run = ours.wait().fails(1, &["cannot be published", "cannot insert a row", word]);
+                println!("{kind:?}: {}", run.stderr);
+                assert_eq!((p.env.images().as_str(), p.queued().as_str(), p.env.names("incomplete").len()), ("", "a", 0));
+            }
+        }
+    }
+
     what_glance_adds_meanwhile_counts_towards_the_limit {
         for driver in [Sqlite, Xattr] {
             for (limit, code, left) in [("--within-limit", 1, "ac"), ("--make-room", 0, "ab")] {

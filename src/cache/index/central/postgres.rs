@@ -30,8 +30,8 @@ use crate::tls::{Tls, TlsMode, client_config};
 /// After this long without an answer the kernel gives a connection up.
 const SILENCE: Duration = Duration::from_secs(10);
 
-/// Deadlock; serialization failure; lock not available.
-const RETRY: [&str; 3] = ["40P01", "40001", "55P03"];
+/// Deadlock; serialization failure; lock not available; the row is there by now.
+const RETRY: [&str; 4] = ["40P01", "40001", "55P03", "23505"];
 
 /// Too many connections; starting up.
 const LATER: [&str; 2] = ["53300", "57P03"];
