@@ -331,7 +331,7 @@ _glance__cache() {
             return 0
             ;;
         glance__subcmd__cache__subcmd__prefetch)
-            opts="-q -v -n -j -h --config-file --config-dir --cache-dir --driver --sqlite-db --node --database --database-file --format --now --quiet --verbose --dry-run --lock-timeout --skip-if-locked --enqueue --retry --jobs --rate-limit --reserve --max-size --within-limit --make-room --require-checksum --stall-time --help"
+            opts="-q -v -n -j -h --config-file --config-dir --cache-dir --driver --sqlite-db --node --database --database-file --format --now --quiet --verbose --dry-run --skip-if-locked --enqueue --retry --jobs --rate-limit --reserve --max-size --within-limit --make-room --require-checksum --stall-time --lock-timeout --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -377,10 +377,6 @@ _glance__cache() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
-                --lock-timeout)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
                 --jobs)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
@@ -402,6 +398,10 @@ _glance__cache() {
                     return 0
                     ;;
                 --stall-time)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --lock-timeout)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

@@ -107,12 +107,12 @@ complete -c glance-cache -n "__fish_glance_cache_using_subcommand prefetch" -l d
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand prefetch" -l format -d 'How to print the result [default: json for clean, prune and prefetch, text for list and status]' -r -f -a "text\t'For people'
 json\t'One object for programs'"
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand prefetch" -l now -d 'Take this for the time it is, in RFC 3339 or as epoch seconds: to try out what a later run would do' -r
-complete -c glance-cache -n "__fish_glance_cache_using_subcommand prefetch" -l lock-timeout -d 'How long to wait for the lock that glance-api takes, too, and for a busy index' -r
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand prefetch" -s j -l jobs -d 'How many images to fetch at a time' -r
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand prefetch" -l rate-limit -d 'Move no more than this in a second, all images together' -r
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand prefetch" -l reserve -d 'Leave this much of the file system free; a percentage is of the file system' -r
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand prefetch" -l max-size -d 'The limit of the cache; a percentage is of the file system [default: image_cache_max_size]' -r
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand prefetch" -l stall-time -d 'Take over a half-cached image of somebody else\'s that was not written to for this long [default: image_cache_stall_time]' -r
+complete -c glance-cache -n "__fish_glance_cache_using_subcommand prefetch" -l lock-timeout -d 'How long to wait for the lock that glance-api takes, too, and for a busy index; an image that is fetched waits to be published as long as its fetch took, at least this long' -r
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand prefetch" -s q -l quiet -d 'Say nothing but errors'
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand prefetch" -s v -l verbose -d 'Say what is done and why'
 complete -c glance-cache -n "__fish_glance_cache_using_subcommand prefetch" -s n -l dry-run -d 'Print what would be done, with a reason for each entry, and touch nothing'

@@ -164,6 +164,9 @@ const EXIT_CODES_OF_PREFETCH: &str = "Exit codes:
   3    could not start: locked, index or database unreachable, no permission; nothing was changed
   130  ended by SIGINT, 143 by SIGTERM, with the index consistent and nothing staged left";
 
+const LOCK_TIMEOUT_OF_PREFETCH: &str = "How long to wait for the lock that glance-api takes, too, and for a busy index; an image that is \
+                                        fetched waits to be published as long as its fetch took, at least this long";
+
 /// Fetch images into the cache before anybody asks for them
 ///
 /// Fetches what is in the queue, oldest first, or the images named. Each is read from its locations in the order of their stores'
@@ -177,6 +180,7 @@ const EXIT_CODES_OF_PREFETCH: &str = "Exit codes:
 /// is given.
 #[derive(Debug, Args)]
 #[command(after_help = EXIT_CODES_OF_PREFETCH)]
+#[command(mut_arg("lock_timeout", |arg| arg.help(LOCK_TIMEOUT_OF_PREFETCH)))]
 pub(crate) struct PrefetchArgs {
     /// The images to fetch; - reads ids from standard input, one a line [default: what is in the queue]
     #[arg(value_name = "ID")]

@@ -135,7 +135,7 @@ enum Who {
 struct Bench {
     dir: PathBuf,
     myself: PathBuf,
-    /// The directory with the real tools.
+    /// A Python that has the real Glance, beside which its tools are.
     real: Option<PathBuf>,
     /// A Python that has the real Ironic.
     ironic: Option<PathBuf>,
@@ -182,14 +182,14 @@ fn table(arguments: &[String]) -> Result<()> {
         }
     }
     let given = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let real = given("GLANCE_CACHE_TEST_PYTHON").map(|python| python.with_file_name(""));
+    let real = given("GLANCE_CACHE_TEST_PYTHON");
     if let Some(real) = &real {
         ensure!(
-            real.join("glance-cache-pruner").exists(),
-            "{} has no glance-cache-pruner: GLANCE_CACHE_TEST_PYTHON must be the Python that Glance is installed for",
+            real.with_file_name("glance-cache-pruner").exists(),
+            "there is no glance-cache-pruner beside {}: GLANCE_CACHE_TEST_PYTHON must be the Python that Glance is installed for",
             real.display()
         );
-    } else if !only_prefetch {
+    } else {
         println!(
             "NOT COMPARED WITH THE REAL TOOLS: set GLANCE_CACHE_TEST_PYTHON to a Python that has Glance (tests/run makes one)\n"
         );
@@ -474,7 +474,7 @@ impl Bench {
             (Who::Real, Some(real)) => {
                 let tool =
                     if line.work == Work::Prune { "glance-cache-pruner" } else { "glance-cache-cleaner" };
-                vec![real.join(tool).display().to_string(), "--config-file".into(), conf]
+                vec![real.with_file_name(tool).display().to_string(), "--config-file".into(), conf]
             }
             (Who::Real, None) => bail!("there are no real tools"),
         };

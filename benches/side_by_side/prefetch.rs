@@ -1,9 +1,10 @@
 //! A queue of images fetched from a file store on the same disk, beside what copies and hashes the same files with the system's
-//! own tools, and beside the prefetcher of Glance 31.1.0.
+//! own tools, beside the prefetcher of Glance 31.1.0, and beside that of Glance 33.0.0, which does not start by itself:
+//! `prefetcher33.py` mends the one call that it fails at.
 //!
 //! Everybody has to have the copies on disk: a `sync` of the file system is part of the time. The first image is the largest, so
 //! that whoever does two at a time can. The store was read before, and is in the page cache as far as it fits. Glance's
-//! prefetcher, which keeps whole images in memory, fetches only the smaller images.
+//! prefetchers, which keep whole images in memory (that of 31 one at a time, that of 33 all at once), fetch only the smaller images.
 
 use std::fs;
 use std::io::Write as _;
@@ -62,31 +63,30 @@ enum Who {
     One,
     /// `tee | sha512sum`, one image after the other.
     Tee,
-    Glance,
+    Glance31,
+    /// Glance 33's, mended.
+    Mended33,
 }
 
 const BOUNDS: [Who; 3] = [Who::Two, Who::One, Who::Tee];
+/// Glance's own prefetchers, and what the table calls them.
+const GLANCES: [(Who, &str); 2] = [(Who::Glance31, "Glance 31"), (Who::Mended33, "33, mended")];
+/// Has the prefetcher of Glance 33 start.
+const MENDED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/side_by_side/prefetcher33.py");
 
 /// Times fetching the smaller images, then those and the larger ones.
 pub(super) fn table(bench: &mut Bench, [small, large]: [Batch; 2]) -> Result<()> {
     println!(
         "Prefetch: images from a file store on the same disk, verified by SHA-512 and on disk at the end"
     );
-    println!(
-        "{:24}{:>6}{:>10}{:>10}{:>11}{:>10}{:>12}{:>10}{:>10}{:>10}{:>11}{:>12}",
-        "",
-        "runs",
-        "ours",
-        "CPU",
-        "peak",
-        "MiB/s",
-        "2 x cp;sha",
-        "cp;sha",
-        "tee|sha",
-        "of best",
-        "Glance 31",
-        "its peak"
+    print!(
+        "{:24}{:>6}{:>10}{:>10}{:>11}{:>10}{:>12}{:>10}{:>10}{:>10}",
+        "", "runs", "ours", "CPU", "peak", "MiB/s", "2 x cp;sha", "cp;sha", "tee|sha", "of best"
     );
+    for (_, glance) in GLANCES {
+        print!("{glance:>12}{:>12}", "its peak");
+    }
+    println!();
     let lines: [(String, &[Batch]); 2] = [
         (format!("{} x {} MiB", small.count, small.mib), &[small]),
         (format!("{} x {}, {} x {} MiB", large.count, large.mib, small.count, small.mib), &[large, small]),
@@ -102,8 +102,9 @@ pub(super) fn table(bench: &mut Bench, [small, large]: [Batch; 2]) -> Result<()>
 
 fn line(bench: &mut Bench, name: &str, store: &Path, ids: &[String], batches: &[Batch]) -> Result<()> {
     let mut who = vec![Who::Ours, Who::Two, Who::One, Who::Tee];
-    if bench.glance31.is_some() && batches.len() == 1 {
-        who.push(Who::Glance);
+    if batches.len() == 1 {
+        who.extend(bench.glance31.is_some().then_some(Who::Glance31));
+        who.extend(bench.real.is_some().then_some(Who::Mended33));
     }
     let mut samples: Vec<Vec<Sample>> = vec![Vec::new(); who.len()];
     for round in 0..ROUNDS {
@@ -118,9 +119,8 @@ fn line(bench: &mut Bench, name: &str, store: &Path, ids: &[String], batches: &[
     let bounds: Vec<f64> = BOUNDS.into_iter().filter_map(of).map(|sample| sample.wall).collect();
     let best = bounds.iter().copied().fold(f64::INFINITY, f64::min);
     let bytes: u64 = batches.iter().map(|batch| batch.bytes()).sum();
-    let glance = of(Who::Glance);
-    println!(
-        "{name:24}{ROUNDS:>6}{:>10}{:>10}{:>11}{:>10.0}{:>12}{:>10}{:>10}{:>10}{:>11}{:>12}",
+    print!(
+        "{name:24}{ROUNDS:>6}{:>10}{:>10}{:>11}{:>10.0}{:>12}{:>10}{:>10}{:>10}",
         time(ours.wall),
         time(ours.cpu),
         memory(ours.peak),
@@ -129,9 +129,12 @@ fn line(bench: &mut Bench, name: &str, store: &Path, ids: &[String], batches: &[
         time(bounds[1]),
         time(bounds[2]),
         times(best / ours.wall),
-        glance.map_or("-".to_owned(), |glance| time(glance.wall)),
-        glance.map_or("-".to_owned(), |glance| memory(glance.peak)),
     );
+    for (who, _) in GLANCES {
+        let shown = of(who).map_or(["-".to_owned(), "-".to_owned()], |g| [time(g.wall), memory(g.peak)]);
+        print!("{:>12}{:>12}", shown[0], shown[1]);
+    }
+    println!();
     let ratio = best / ours.wall;
     bench.target(
         format!("prefetch of {name}: {} of the faster bound's throughput, at least 0.9", times(ratio)),
@@ -141,14 +144,15 @@ fn line(bench: &mut Bench, name: &str, store: &Path, ids: &[String], batches: &[
         format!("prefetch of {name}: peak {}, under 32 MiB", memory(ours.peak)),
         ours.peak < 32.0 * MIB,
     );
-    if let Some(glance) = glance {
-        let (faster, smaller) = (glance.wall / ours.wall, glance.peak / ours.peak);
+    for (who, glance) in GLANCES {
+        let Some(theirs) = of(who) else { continue };
+        let (faster, smaller) = (theirs.wall / ours.wall, theirs.peak / ours.peak);
         bench.target(
-            format!("prefetch of {name}: {} times as fast as Glance 31, more than 1", times(faster)),
+            format!("prefetch of {name}: {} times as fast as {glance}, more than 1", times(faster)),
             faster > 1.0,
         );
         bench.target(
-            format!("prefetch of {name}: Glance 31 takes {} times the memory, at least 30", times(smaller)),
+            format!("prefetch of {name}: {glance} takes {} times the memory, at least 30", times(smaller)),
             smaller >= 30.0,
         );
     }
@@ -235,10 +239,14 @@ fn command(bench: &Bench, who: Who, store: &Path, cache: &Path) -> Result<String
         Who::Tee => {
             format!("for file in {store}/*; do tee {out}/${{file##*/}} < $file | sha512sum > /dev/null; done")
         }
-        Who::Glance => {
+        Who::Glance31 => {
             let python = bench.glance31.as_ref().context("there is no Glance 31")?;
             let tool = python.with_file_name("glance-cache-prefetcher");
             format!("{} --config-file {} 2> /dev/null", tool.display(), configure(bench, cache)?.display())
+        }
+        Who::Mended33 => {
+            let python = bench.real.as_ref().context("there is no Glance 33")?.display();
+            format!("{python} {MENDED} --config-file {} 2> /dev/null", configure(bench, cache)?.display())
         }
     })
 }

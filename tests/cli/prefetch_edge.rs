@@ -14,7 +14,7 @@ use serde_json::json;
 
 use crate::env::*;
 use crate::prefetch::{Prefetch, content, tests};
-use crate::servers::{KINDS, Kind, SERVERS};
+use crate::servers::{Database, KINDS, Kind, SERVERS, Server, Session};
 use crate::stores::{ACCESS_KEY, Ceph, SECRET_KEY};
 
 tests! {
@@ -188,17 +188,10 @@ tests! {
     a_central_row_without_a_file_that_comes_up_meanwhile_is_replaced {
         for kind in KINDS {
             let p = Prefetch::on(Xattr, kind);
-            let nodes = ["http://n1.example:9292", "http://n2.example:9292"];
-            for node in nodes {
-                p.db.sql(&format!("INSERT INTO node_reference (node_reference_url) VALUES ('{node}')"));
-            }
             p.image('a', 600_000);
             p.queue("a");
-            let central = format!("image_cache_driver = centralized_db\nworker_self_reference_url = {}", nodes[0]);
-            let text = fs::read_to_string(p.conf("")).unwrap().replace("image_cache_driver = xattr", &central);
-            let conf = p.env.write("central.conf", text);
-            let mut command = p.env.command(BINARY);
-            command.args(["prefetch", "--config-file", &conf, "--rate-limit", "1MB"]);
+            let mut command = on_central(&p, "http://n1.example:9292", &["--rate-limit", "1MB"]);
+            p.db.sql("INSERT INTO node_reference (node_reference_url) VALUES ('http://n2.example:9292')");
             let ours = Running::start(&mut command, &p.env.outside(""));
             until("the claim", || p.env.path("incomplete").join(id('a')).exists());
             p.db.sql(&format!(
@@ -265,6 +258,113 @@ tests! {
         let run = ours.wait().ok();
         assert!(run.stderr.contains("waits to be published: "), "{}", run.stderr);
         p.holds(&[('a', 1000), ('b', 1_000_000), ('c', 1000)]);
+    }
+
+    what_is_deleted_while_it_waits_is_not_published {
+        let p = Prefetch::new(Sqlite);
+        p.image('a', 1000);
+        p.queue("a");
+        let held = p.env.lock("glance-cache-prune");
+        let ours = p.start(&[]);
+        sleep(Duration::from_secs(1));
+        p.db.sql("UPDATE images SET deleted = 1, status = 'deleted'");
+        drop(held);
+        ours.wait().fails(1, &["it is deleted by now"]);
+        assert_eq!((p.env.left().as_str(), p.queued().as_str(), p.env.names("incomplete").len()), ("", "", 0));
+    }
+
+    a_database_that_hangs_keeps_nobody_from_the_lock {
+        let server = Server::private(Kind::MariaDb);
+        let p = Prefetch { db: Database::on(&server, "glance"), ..Prefetch::new(Sqlite) };
+        p.image('a', 600_000);
+        p.queue("a");
+        let held = p.env.lock("glance-cache-prune");
+        let ours = p.start(&["--rate-limit", "1MB"]);
+        until("the claim", || p.env.path("incomplete").join(id('a')).exists());
+        sleep(Duration::from_secs(2));
+        // While somebody else has the lock, the database is left alone.
+        let asked = || p.db.rows("SHOW GLOBAL STATUS LIKE 'Com_select'")[0][1].parse::<u64>().unwrap();
+        let before = asked();
+        sleep(Duration::from_secs(2));
+        let more = asked() - before;
+        println!("{more} queries in two seconds, those of the test among them");
+        assert!(more < 10, "{more}");
+        server.signal("-STOP");
+        drop(held);
+        for _ in 0..10 {
+            sleep(Duration::from_millis(500));
+            drop(p.env.lock("glance-cache-prune"));
+        }
+        server.signal("-CONT");
+        ours.wait().ok();
+        p.holds(&[('a', 600_000)]);
+    }
+
+    a_server_that_is_lost_while_an_image_is_published_costs_no_download {
+        for kind in SERVERS {
+            let mut server = Server::private(kind);
+            for (letter, way) in "abcd".chars().zip(["stopped", "killed", "cut", "hung"]) {
+                // PostgreSQL serves a connection with a process of its own, which a hung parent does not keep from working.
+                if (kind, way) == (Kind::PostgreSql, "hung") {
+                    continue;
+                }
+                let p = Prefetch { db: Database::on(&server, "glance"), ..Prefetch::new(Xattr) };
+                p.image(letter, 600_000);
+                p.queue(&letter.to_string());
+                let mut command = on_central(&p, &format!("http://{way}.example:9292"), &["-v", "--rate-limit", "1MB"]);
+                let ours = Running::start(&mut command, &p.env.outside(""));
+                until("the claim", || p.env.path("incomplete").join(id(letter)).exists());
+                // It cannot be recorded for now, and so is in the middle of it.
+                let mut glance = Session::open(&p.db);
+                glance.sql(if kind == Kind::MariaDb { "LOCK TABLES cached_images WRITE" } else { "BEGIN; LOCK TABLE cached_images" });
+                sleep(Duration::from_secs(2));
+                match way {
+                    "stopped" => server.signal(if kind == Kind::MariaDb { "-TERM" } else { "-INT" }),
+                    "killed" => server.crash(),
+                    "cut" => p.db.cut_others(),
+                    _ => server.signal("-STOP"),
+                }
+                sleep(Duration::from_secs(if way == "hung" { 13 } else { 1 }));
+                match way {
+                    "hung" => server.signal("-CONT"),
+                    "cut" => {}
+                    _ => server.restart(),
+                }
+                drop(glance);
+                let run = ours.wait().ok();
+                println!("{kind:?} {way}: {:.1} s; {}", run.took.as_secs_f64(), run.stderr);
+                let rows = p.db.rows(&format!("SELECT size, hits FROM cached_images WHERE image_id = '{}'", id(letter)));
+                assert_eq!(rows, [["600000", "0"]], "{kind:?} {way}");
+                assert_eq!((p.env.images(), p.env.names("incomplete").len()), (letter.to_string(), 0), "{kind:?} {way}");
+            }
+        }
+    }
+
+    a_row_that_a_server_refuses_is_told {
+        for kind in SERVERS {
+            for (change, word) in [
+                ("ALTER TABLE cached_images ADD CONSTRAINT small CHECK (size < 1000)", "small"),
+                ("DELETE FROM node_reference", "foreign key"),
+                (
+                    "CREATE UNIQUE INDEX sizes ON cached_images (size); \
+                     INSERT INTO cached_images (image_id, last_accessed, last_modified, size, hits, node_reference_id) \
+                     SELECT 'b', '2024-01-01 00:00:00', '2024-01-01 00:00:00', 600000, 0, node_reference_id FROM node_reference",
+                    "uplicate",
+                ),
+            ] {
+                let p = Prefetch::on(Xattr, kind);
+                p.image('a', 600_000);
+                p.queue("a");
+                let arguments = ["--rate-limit", "1MB", "--lock-timeout", "1s"];
+                let mut command = on_central(&p, "http://n1.example:9292", &arguments);
+                let ours = Running::start(&mut command, &p.env.outside(""));
+                until("the claim", || p.env.path("incomplete").join(id('a')).exists());
+                p.db.sql(change);
+                let run = ours.wait().fails(1, &["cannot be published", "cannot insert a row", word]);
+                println!("{kind:?}: {}", run.stderr);
+                assert_eq!((p.env.images().as_str(), p.queued().as_str(), p.env.names("incomplete").len()), ("", "a", 0));
+            }
+        }
     }
 
     what_glance_adds_meanwhile_counts_towards_the_limit {
@@ -616,6 +716,17 @@ fn sizeless(content: Vec<u8>) -> String {
         }
     });
     location
+}
+
+/// The command with this node's part of the central index; the database gets to know the node.
+fn on_central(p: &Prefetch, node: &str, arguments: &[&str]) -> Command {
+    p.db.sql(&format!("INSERT INTO node_reference (node_reference_url) VALUES ('{node}')"));
+    let central = format!("image_cache_driver = centralized_db\nworker_self_reference_url = {node}");
+    let text = fs::read_to_string(p.conf("")).unwrap().replace("image_cache_driver = xattr", &central);
+    let conf = p.env.write("central.conf", text);
+    let mut command = p.env.command(BINARY);
+    command.args(["prefetch", "--config-file", &conf]).args(arguments);
+    command
 }
 
 /// A prefetch that knows the Ceph of the tests, not run yet.

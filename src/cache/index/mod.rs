@@ -151,6 +151,16 @@ pub(crate) trait Index {
         false
     }
 
+    /// Makes sure that it answers, which can take a server its time: to be asked before a lock is taken that others wait for.
+    fn reach(&mut self, _: &Wait) -> Result<(), Refusal> {
+        Ok(())
+    }
+
+    /// Whether the connection to it was lost, with what was done in the open transaction; a later transaction can find it again.
+    fn is_lost(&self) -> bool {
+        false
+    }
+
     /// Whether a crash before the commit brings rows back whose files are gone.
     fn is_transactional(&self) -> bool {
         true

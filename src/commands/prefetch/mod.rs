@@ -244,7 +244,7 @@ impl Running {
     }
 }
 
-/// An image that was fetched and verified, and waits for prune's lock or a busy index.
+/// An image that was fetched and verified, and waits for prune's lock, or for an index that is busy or lost.
 struct Ready {
     running: Running,
     fetched: Fetched,

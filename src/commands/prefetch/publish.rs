@@ -1,13 +1,18 @@
 //! The end of a fetch: what was verified is published with its row, what failed is told and remembered.
 //!
-//! **Publishing an image**, under prune's lock: its record and its claim are looked at again, its row recorded and committed, its file given its
-//! name, its entry taken from the queue, its claim released. Killed in between, what is left is a ghost or a dead claim.
+//! **Publishing an image**: its record is read again; then, under prune's lock, its claim is looked at again, its row recorded and
+//! committed, its file given its name, its entry taken from the queue, its claim released. Killed in between, what is left is a ghost
+//! or a dead claim.
 //!
-//! **While somebody else has the lock or the index** what was fetched waits, and the other fetches go on: thrown away, it would
-//! have to be fetched again.
+//! **The record comes before the lock**, for which prune and glance-api wait: a database that hangs takes ten seconds and more. It comes
+//! right before, and while somebody else has the lock, the database is not asked. A server of the index that was lost is found again
+//! before the lock, too.
+//!
+//! **While somebody else has the lock or the index**, or the index's server is lost, what was fetched waits, and the other fetches go
+//! on: thrown away, it would have to be fetched again.
 
 use std::os::fd::AsFd as _;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow};
 
@@ -17,7 +22,7 @@ use super::{Locked, Ready, Running, Session};
 use crate::cache::dir::{Place, seen};
 use crate::cache::entry::{Image, ImageId};
 use crate::cache::index::{Claim as RowClaim, Refusal, Target, Wait};
-use crate::cache::lock::Lock;
+use crate::cache::lock::{self, Lock, Locking};
 use crate::cache::queue;
 use crate::cache::stage::{self, Publication, Staged};
 use crate::commands::GLANCE_PATIENCE;
@@ -106,39 +111,45 @@ impl Session<'_> {
     fn prepare(&mut self, ready: &mut Ready) -> Result<Option<Lock>, Unprepared> {
         let Ready { running, fetched: Fetched { staged, bytes, .. }, .. } = ready;
         let (id, bytes) = (running.request.id, *bytes);
+        let at_once = Wait { limit: Duration::ZERO, ..self.means.wait.clone() };
+        if let Ok(Locking::Busy(who)) = self.means.locks.take(lock::PRUNE, &at_once) {
+            return Err(Unprepared::Later(anyhow!(who)));
+        }
+        let reached = self.cache.index.reach(&self.means.wait);
+        reached.map_err(|refusal| self.refused(bytes, refusal))?;
+        let unread = match self.records.record(id) {
+            Ok(record) => {
+                let verdict = judge_again(record.as_ref(), &running.record);
+                judged(verdict, bytes).map_err(Unprepared::Never)?;
+                None
+            }
+            Err(Refusal::Interrupted) => return Err(Unprepared::Later(Refusal::Interrupted.into_error())),
+            Err(refusal) => Some(refusal.into_error()),
+        };
         let lock = match self.prune_lock(false) {
             Ok(Locked::Go(lock)) => lock,
             Ok(Locked::Skip(who)) => return Err(Unprepared::Later(anyhow!(who))),
             Ok(Locked::Interrupted) => return Err(Unprepared::Later(Refusal::Interrupted.into_error())),
             Err(failure) => return Err(self.never(bytes, &failure.error)),
         };
-        match self.records.record(id) {
-            Ok(record) => {
-                let verdict = judge_again(record.as_ref(), &running.record);
-                judged(verdict, bytes).map_err(Unprepared::Never)?;
-            }
-            Err(Refusal::Interrupted) => return Err(Unprepared::Later(Refusal::Interrupted.into_error())),
-            // What was true when the fetch began has to do: Glance itself goes by its record, whatever is cached.
-            Err(refusal) => {
-                let why = refusal.into_error();
-                let line = format!("image {id}: what its record said before the fetch has to do: {why:#}");
-                if self.warned.insert(line.clone()) {
-                    self.context.output.warning(&line);
-                }
-            }
-        }
         let is_ours = running.claim.confirm().and_then(|ours| Ok(ours && !stage::is_cached(self.dir, id)?));
         if !is_ours.map_err(|e| self.never(bytes, &e))? {
             return Err(Unprepared::Never(dropped(bytes)));
         }
-        match self.record_row(id, staged) {
-            Ok(()) => Ok(lock),
-            // Nothing came of it, so it can be done again.
-            Err(refusal @ (Refusal::Busy(_) | Refusal::Interrupted)) => {
-                Err(Unprepared::Later(refusal.into_error()))
-            }
-            Err(refusal) => Err(self.never(bytes, &refusal.into_error())),
+        self.record_row(id, staged).map_err(|refusal| self.refused(bytes, refusal))?;
+        if let Some(why) = unread {
+            // Glance itself goes by its record, whatever is cached.
+            let line = format!("image {id}: what its record said before the fetch has to do: {why:#}");
+            self.context.output.warning(&line);
         }
+        Ok(lock)
+    }
+
+    /// What an index that refuses means. Where nothing came of it, or what did is replaced, it can be done again.
+    fn refused(&self, bytes: u64, refusal: Refusal) -> Unprepared {
+        let passes = matches!(refusal, Refusal::Busy(_) | Refusal::Interrupted) || self.cache.index.is_lost();
+        let why = refusal.into_error();
+        if passes { Unprepared::Later(why) } else { self.never(bytes, &why) }
     }
 
     fn never(&self, bytes: u64, why: &anyhow::Error) -> Unprepared {
@@ -202,7 +213,7 @@ impl Session<'_> {
 
 /// Why an image was not prepared to be published.
 enum Unprepared {
-    /// Somebody else has the lock or the index.
+    /// Somebody else has the lock or the index, or its server is lost.
     Later(anyhow::Error),
     Never(Ending),
 }

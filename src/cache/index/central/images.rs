@@ -71,7 +71,10 @@ impl Database {
     }
 
     /// Reads in one transaction, on a connection that is made anew when the server has closed it meanwhile.
-    fn reading<T>(&mut self, run: impl FnOnce(&mut Self) -> Result<T, Refusal>) -> Result<T, Refusal> {
+    pub(super) fn reading<T>(
+        &mut self,
+        run: impl FnOnce(&mut Self) -> Result<T, Refusal>,
+    ) -> Result<T, Refusal> {
         if matches!(self.link, Link::File(_)) {
             return run(self);
         }

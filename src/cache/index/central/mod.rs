@@ -7,9 +7,10 @@
 //! REPEATABLE READ. Only after it are rows deleted, then the caller's files, then it is committed. Last use has whole seconds on
 //! MariaDB, but Glance counts a hit with every use.
 //!
-//! **Conflicts.** Deadlocks, lock timeouts and serialization failures start the transaction again, as long as the caller is
-//! ready to wait; before the commit nothing else was done in it. A commit that is refused (Galera certifies only there) is the
-//! caller's to repeat, for by then files are gone. A connection that is lost is made anew for the next transaction, once.
+//! **Conflicts.** Deadlocks, lock timeouts, serialization failures and rows that somebody else has just inserted start the
+//! transaction again, as long as the caller is ready to wait; before the commit nothing else was done in it. A commit that is
+//! refused (Galera certifies only there) is the caller's to repeat, for by then files are gone. A connection that is lost is made
+//! anew for the next transaction, once.
 //!
 //! **Times** are naive UTC in the tables. They are asked for as numbers, so that no session's or server's time zone has a say,
 //! and compared bit by bit: the same value is read the same way.
@@ -500,9 +501,13 @@ impl Central {
     }
 
     fn try_adopt(&mut self, orphans: &[Image]) -> Result<u64, Refusal> {
-        let (insert, end) = self.database.dialect().insert();
-        let mut adopted = 0;
-        for chunk in orphans.chunks(CHUNK) {
+        self.insert(orphans, self.database.dialect().insert())
+    }
+
+    /// Inserts rows, with what begins and ends the statement.
+    fn insert(&mut self, images: &[Image], (insert, end): (&str, &str)) -> Result<u64, Refusal> {
+        let mut inserted = 0;
+        for chunk in images.chunks(CHUNK) {
             let values: Vec<String> = chunk
                 .iter()
                 .map(|image| {
@@ -517,10 +522,10 @@ impl Central {
                  VALUES {}{end}",
                 values.join(", ")
             );
-            adopted += self.database.execute(&sql)?;
+            inserted += self.database.execute(&sql)?;
         }
         self.database.secure()?;
-        Ok(adopted)
+        Ok(inserted)
     }
 
     fn try_record(&mut self, image: &Image) -> Result<(), Refusal> {
@@ -532,7 +537,9 @@ impl Central {
         // Somebody else may have deleted it meanwhile.
         let left: Vec<i64> = self.lock(&keys)?.into_keys().collect();
         self.delete(&left)?;
-        self.try_adopt(std::slice::from_ref(image)).map(drop)
+        // Not as for orphans: MySQL's IGNORE leaves out whatever the database refuses, and says nothing. One that somebody else has
+        // inserted meanwhile is a conflict.
+        self.insert(std::slice::from_ref(image), ("INSERT", "")).map(drop)
     }
 
     fn try_drop(&mut self, rows: &[BadRow]) -> Result<u64, Refusal> {
@@ -641,6 +648,17 @@ impl Index for Central {
 
     fn drop_bad_rows(&mut self, rows: &[BadRow]) -> Result<u64, Refusal> {
         self.change("cannot drop rows", |index| index.try_drop(rows))
+    }
+
+    fn reach(&mut self, wait: &Wait) -> Result<(), Refusal> {
+        self.database.wait = wait.clone();
+        self.database
+            .reading(|_| Ok(()))
+            .map_err(|refusal| self.database.told(refusal, "cannot begin a transaction"))
+    }
+
+    fn is_lost(&self) -> bool {
+        self.database.is_lost()
     }
 }
 

@@ -24,8 +24,8 @@ const SESSION: [&str; 2] = [
     "SET SESSION sql_safe_updates = 0, sql_big_selects = 1, sql_select_limit = 18446744073709551615",
 ];
 
-/// Deadlock; lock wait timeout; the row changed since the snapshot (MariaDB); lock not granted at once.
-const RETRY: [u16; 4] = [1213, 1205, 1020, 3572];
+/// Deadlock; lock wait timeout; the row changed since the snapshot (MariaDB); lock not granted at once; the row is there by now.
+const RETRY: [u16; 5] = [1213, 1205, 1020, 3572, 1062];
 /// Too many connections.
 const TOO_MANY: u16 = 1040;
 /// The server shuts down, or the Galera node has left its cluster, or the connection was killed, or idle for too long.

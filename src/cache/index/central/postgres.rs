@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use anyhow::{Result, anyhow};
 use postgres::config::{SslMode, TargetSessionAttrs};
+use postgres::error::{DbError, Severity};
 use postgres::tls::{ChannelBinding, MakeTlsConnect, TlsConnect, TlsStream};
 use postgres::types::{ToSql, Type};
 use postgres::{Config, NoTls, Socket};
@@ -29,8 +30,8 @@ use crate::tls::{Tls, TlsMode, client_config};
 /// After this long without an answer the kernel gives a connection up.
 const SILENCE: Duration = Duration::from_secs(10);
 
-/// Deadlock; serialization failure; lock not available.
-const RETRY: [&str; 3] = ["40P01", "40001", "55P03"];
+/// Deadlock; serialization failure; lock not available; the row is there by now.
+const RETRY: [&str; 4] = ["40P01", "40001", "55P03", "23505"];
 
 /// Too many connections; starting up.
 const LATER: [&str; 2] = ["53300", "57P03"];
@@ -38,6 +39,7 @@ const LATER: [&str; 2] = ["53300", "57P03"];
 pub(super) struct PostgreSql {
     client: postgres::Client,
     target: Target,
+    lost: bool,
 }
 
 impl PostgreSql {
@@ -79,7 +81,16 @@ impl PostgreSql {
             (refusal, Some(code)) if !LATER.contains(&code.code()) => refusal,
             (refusal, _) => Refusal::Busy(refusal.into_error()),
         })?;
-        Ok(PostgreSql { client, target: target.clone() })
+        Ok(PostgreSql { client, target: target.clone(), lost: false })
+    }
+
+    fn noted<T>(&mut self, result: Result<T, postgres::Error>) -> Result<T, Refusal> {
+        result.map_err(|e| {
+            // The server's last words come before the end of the connection does.
+            let severity = e.as_db_error().and_then(DbError::parsed_severity);
+            self.lost |= matches!(severity, Some(Severity::Fatal | Severity::Panic));
+            refusal(&self.target, &e)
+        })
     }
 }
 
@@ -89,7 +100,8 @@ impl Client for PostgreSql {
             (1..=texts.len()).fold(sql.to_owned(), |sql, n| sql.replacen('?', &format!("${n}"), 1));
         let texts: Vec<(&(dyn ToSql + Sync), Type)> =
             texts.iter().map(|text| (text as &(dyn ToSql + Sync), Type::TEXT)).collect();
-        let rows = self.client.query_typed(&numbered, &texts).map_err(|e| refusal(&self.target, &e))?;
+        let result = self.client.query_typed(&numbered, &texts);
+        let rows = self.noted(result)?;
         rows.iter()
             .map(|row| (0..row.len()).map(|column| cell(row, column)).collect())
             .collect::<Result<_, _>>()
@@ -97,11 +109,12 @@ impl Client for PostgreSql {
     }
 
     fn execute(&mut self, sql: &str) -> Result<u64, Refusal> {
-        self.client.execute_typed(sql, &[]).map_err(|e| refusal(&self.target, &e))
+        let result = self.client.execute_typed(sql, &[]);
+        self.noted(result)
     }
 
     fn is_lost(&self) -> bool {
-        self.client.is_closed()
+        self.lost || self.client.is_closed()
     }
 }
 
