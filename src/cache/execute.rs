@@ -791,7 +791,8 @@ impl Pace {
         Duration::from_millis(if self.shared > 0 { 80 } else { 250 })
     }
 
-    fn rest(&mut self) {
+    /// Takes the break that is due before a transaction, if one is.
+    pub(crate) fn rest(&mut self) {
         let (most, pause) = if self.shared > 0 { (80, 160) } else { (750, 110) };
         if self.held >= Duration::from_millis(most) {
             thread::sleep(Duration::from_millis(pause));
@@ -799,11 +800,13 @@ impl Pace {
         }
     }
 
-    fn began(&mut self, others_wrote: bool) {
+    /// Notes that a transaction has begun.
+    pub(crate) fn began(&mut self, others_wrote: bool) {
         self.shared = if others_wrote { Self::MEMORY } else { self.shared.saturating_sub(1) };
     }
 
-    fn ended(&mut self, started: Instant) {
+    /// Notes that a transaction has ended.
+    pub(crate) fn ended(&mut self, started: Instant) {
         self.held += started.elapsed();
     }
 }

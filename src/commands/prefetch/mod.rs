@@ -28,6 +28,7 @@ use super::clean::refuse_strange;
 use super::{Cache, Context, Locked, Opened, Selection, Settings, take_lock, take_stock, tell, wait};
 use crate::cache::dir::{CacheDir, Place, capacity};
 use crate::cache::entry::{ImageId, Nanos};
+use crate::cache::execute;
 use crate::cache::index::central::{Database, Record};
 use crate::cache::index::sqlite::Purpose;
 use crate::cache::index::{Driver, Wait};
@@ -294,6 +295,8 @@ struct Session<'a> {
     context: &'a Context,
     dir: &'a CacheDir,
     cache: Cache,
+    /// Glance is let at the index between images, too.
+    turns: execute::Pace,
     records: Database,
     means: Means,
     wishes: &'a Wishes,
@@ -333,6 +336,7 @@ impl<'a> Session<'a> {
         Ok(Session {
             context,
             dir,
+            turns: execute::Pace::default(),
             records,
             means,
             wishes,

@@ -111,6 +111,7 @@ impl Session<'_> {
     fn prepare(&mut self, ready: &mut Ready) -> Result<Option<Lock>, Unprepared> {
         let Ready { running, fetched: Fetched { staged, bytes, .. }, .. } = ready;
         let (id, bytes) = (running.request.id, *bytes);
+        self.turns.rest();
         let at_once = Wait { limit: Duration::ZERO, ..self.means.wait.clone() };
         if let Ok(Locking::Busy(who)) = self.means.locks.take(lock::PRUNE, &at_once) {
             return Err(Unprepared::Later(anyhow!(who)));
@@ -198,11 +199,14 @@ impl Session<'_> {
         let seen = seen(&stat.map_err(Refusal::Broken)?);
         // Meanwhile the others wait; the next look is not far.
         let wait = Wait { limit: self.means.wait.limit.min(GLANCE_PATIENCE), ..self.means.wait.clone() };
-        let index = &mut *self.cache.index;
+        let (index, pace) = (&mut *self.cache.index, &mut self.turns);
         let mut record = || {
             index.begin(&wait)?;
-            index.record(&Image { id, seen, row: None })?;
-            index.commit(None)
+            let started = Instant::now();
+            pace.began(index.others_wrote());
+            let recorded = index.record(&Image { id, seen, row: None }).and_then(|()| index.commit(None));
+            pace.ended(started);
+            recorded
         };
         record().map_err(|refusal| {
             self.cache.index.abandon();

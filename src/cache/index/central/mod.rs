@@ -524,7 +524,6 @@ impl Central {
             );
             inserted += self.database.execute(&sql)?;
         }
-        self.database.secure()?;
         Ok(inserted)
     }
 
@@ -551,7 +550,6 @@ impl Central {
             .map(|(key, _)| key)
             .collect();
         self.delete(&bad)?;
-        self.database.secure()?;
         Ok(bad.len() as u64)
     }
 
