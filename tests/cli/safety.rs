@@ -350,6 +350,22 @@ fn a_write_ahead_log_neither_counts_nor_is_made_by_a_look() {
 }
 
 #[test]
+#[ignore = "needs strace: run tests/run"]
+fn each_batch_is_on_the_disk_before_the_next_with_a_write_ahead_log_too() {
+    let env = TestEnv::large(Sqlite, 600);
+    env.sql("PRAGMA journal_mode = WAL");
+    let log = env.outside("strace.log");
+    let mut command = env.command("strace");
+    command.args(["-f", "-y", "-e", "trace=fsync,fdatasync", "-o"]).arg(&log).arg(BINARY);
+    command.args(["prune", "--max-size", "100", "--cache-dir"]).arg(env.dir());
+    env.finish(&mut command).ok().has(&json!({"total_files_pruned": 500}));
+    let log = fs::read_to_string(log).unwrap();
+    let syncs = log.lines().filter(|line| line.contains("cache.db-wal>)")).count();
+    // Half of the rows, half of the rest, and what is left.
+    assert!(syncs >= 3, "{log}");
+}
+
+#[test]
 fn a_write_ahead_log_that_a_killed_writer_left() {
     let (env, work) = (TestEnv::sqlite(FIVE), TestEnv::sqlite(FIVE));
     work.sql("PRAGMA journal_mode = WAL");

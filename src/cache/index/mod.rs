@@ -117,7 +117,7 @@ pub(crate) trait Index {
 
     /// Looks at the claim of each target again and deletes the rows of those that hold. One answer for each target.
     ///
-    /// When it returns, whatever the commit needs of the disk is already there.
+    /// When it returns, whatever the commit needs of the disk is already there, if it forgot images whose files are to go.
     fn forget(&mut self, targets: &[Target]) -> Result<Vec<bool>, Refusal>;
 
     /// Looks at one claim, in the open transaction, and changes nothing.
