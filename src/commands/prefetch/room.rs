@@ -70,6 +70,8 @@ impl Session<'_> {
     /// Prunes for an image that does not fit.
     fn make_room(&mut self, size: u64, space: Space) -> Result<(), String> {
         let why_not = |e: anyhow::Error| format!("cannot make room for it: {e:#}");
+        // The fetches before may have taken longer than a server keeps an idle connection.
+        self.cache.index.reach(&self.means.wait).map_err(|refusal| why_not(refusal.into_error()))?;
         let _lock = match self.prune_lock(true) {
             Ok(Locked::Go(lock)) => lock,
             Ok(_) => return Err(why_not(anyhow!("a signal came while waiting for the lock"))),
