@@ -9,8 +9,9 @@
 //! a file removed only if it is still the one that was seen; what was used or changed meanwhile stays, and the next in order
 //! takes its place.
 //!
-//! **Many images of an index with pages** go in the order in which their rows lie, and not by last use: those that go are decided, and a
-//! transaction costs by the pages it changes. A run that is ended early has then removed any of them, not the oldest.
+//! **Very many images of an index with pages** go by where their rows lie, and not by last use: which ones go is decided, and a transaction
+//! costs by the pages it changes. A run that is ended early has then removed any of them, not the oldest. On a full disk, where
+//! others go out of their turn, what is left goes by last use again.
 //!
 //! **A full disk** has no room for the index's journal. Then entries that need none go first (what clean would remove, then
 //! orphans), and after them one image at a time, file before row, under the index's lock, until the journal fits.
@@ -44,8 +45,10 @@ const LARGE: u64 = 8 << 20;
 const HELD: usize = 200;
 /// Batches of this many images are worth a second thread.
 const WORTH_TWO: usize = 128;
-/// Entries of the subdirectories go in portions of this many, and are told of after each.
+/// Entries of the subdirectories go in portions of this many ...
 const PARTIALS: usize = 1024;
+/// ... and are told of after each, which takes no longer.
+const TOLD: Duration = Duration::from_millis(100);
 /// Orphans that make room on a full disk go in portions of this many.
 const ORPHANS: usize = 256;
 /// Ghosts and rows are forgotten in portions of this many: some milliseconds.
@@ -151,23 +154,27 @@ pub(crate) fn clean(
     outcome: &mut Outcome,
 ) {
     let mut entries = plan.alternating();
+    let mut portion = Vec::new();
     loop {
-        let portion: Vec<_> = entries.by_ref().take(PARTIALS).collect();
-        let done = in_turn(portion.len(), &|_| wait.interrupt.raised(), &|at| {
+        portion.extend(entries.by_ref().take(PARTIALS - portion.len()));
+        if portion.is_empty() {
+            return;
+        }
+        if wait.interrupt.raised() {
+            outcome.stopped = Some(Refusal::Interrupted);
+            return;
+        }
+        let started = Instant::now();
+        let is_over = |at| wait.interrupt.raised() || (at > 0 && started.elapsed() > TOLD);
+        let done = in_turn(portion.len(), &is_over, &|at| {
             let (reason, entry) = portion[at];
             let seen = &entry.seen;
             let same =
                 |now: &Seen| now.inode == seen.inode && now.mtime == seen.mtime && now.size == seen.size;
             dir.remove(reason.place(), entry.name.as_name(), same)
         });
-        for ((reason, entry), removal) in portion.iter().zip(&done) {
-            account(*reason, entry, *removal, progress, outcome);
-        }
-        if done.len() < portion.len() {
-            outcome.stopped = Some(Refusal::Interrupted);
-        }
-        if done.len() < PARTIALS {
-            return;
+        for ((reason, entry), removal) in portion.drain(..done.len()).zip(done) {
+            account(reason, entry, removal, progress, outcome);
         }
     }
 }
@@ -308,7 +315,7 @@ impl Executor<'_> {
         while run.outcome.stopped.is_none() {
             let step = match run.disk {
                 Disk::HasRoom => self.step(inventory, &mut run),
-                Disk::Full => self.make_room(inventory, &mut run, room),
+                Disk::Full => self.make_room(inventory, plan, &mut run, room),
                 Disk::Fuller => self.file_before_row(inventory, &mut run),
             };
             match step {
@@ -457,10 +464,12 @@ impl Executor<'_> {
     fn make_room(
         &mut self,
         inventory: &Inventory,
+        plan: &PrunePlan,
         run: &mut PruneRun<'_>,
         room: &dyn Fn() -> CleanPlan,
     ) -> Result<bool, Refusal> {
         run.made_room = true;
+        run.go_by_last_use(plan);
         clean(self.dir, &room(), self.wait, self.progress, &mut run.outcome);
         let orphans: Vec<&Image> = run.order[run.at..]
             .iter()
@@ -705,6 +714,15 @@ struct PruneRun<'a> {
 }
 
 impl PruneRun<'_> {
+    /// Takes what is left by last use from here on: what goes out of its turn changes how many of the others have to.
+    fn go_by_last_use(&mut self, plan: &PrunePlan) {
+        if let Cow::Owned(order) = &self.order {
+            let left: HashSet<u32> = order[self.at..].iter().copied().collect();
+            self.order = plan.candidates.iter().copied().filter(|position| left.contains(position)).collect();
+            self.at = 0;
+        }
+    }
+
     /// The next images, as many as one transaction should take and the goal needs; candidates that help nothing are passed over.
     ///
     /// Never more than half of the rows: a crash would bring them all back without their files, and the next run would take the

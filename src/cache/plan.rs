@@ -1,7 +1,8 @@
 //! What is to happen to a cache, decided without I/O and without a clock.
 //!
 //! A plan holds the whole order of candidates and what is to be reached, so that an entry which cannot be removed is followed
-//! by the next, and a dry run prints the very plan that would be carried out. Each entry has its reason.
+//! by the next, and a dry run prints the very plan that would be carried out. Each entry has its reason. Only the order among very many
+//! that go may be another in the end.
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
@@ -115,7 +116,10 @@ impl PrunePlan {
         // Before the last one the goal is not reached: so all before it go, in whatever order.
         order[..victims.saturating_sub(1)].sort_by_cached_key(|position| {
             let image = &inventory.images[*position as usize];
-            ((u64::from(image.id.leading()) * stripes as u64) >> 32, image.row.map(|row| row.key))
+            (
+                ((u64::from(image.id.leading()) * stripes as u64) >> 32) as u32,
+                image.row.map_or(i64::MIN, |row| row.key),
+            )
         });
         order
     }

@@ -57,7 +57,6 @@ fn look_through<'a>(
         writers.some_unseen = true;
         return writers;
     };
-    let mut link = Vec::new();
     for process in processes {
         let Some(pid) = process.ok().and_then(|entry| entry.file_name().to_str().ok()?.parse().ok()) else {
             continue;
@@ -68,14 +67,15 @@ fn look_through<'a>(
             writers.some_unseen |= stat(path.as_str()).is_ok();
             continue;
         };
-        while let Some(Ok(entry)) = descriptors.next() {
+        while let Some(entry) = descriptors.next() {
+            let (Ok(entry), Ok(fd)) = (entry, descriptors.fd()) else {
+                writers.some_unseen = true;
+                break;
+            };
             let descriptor = entry.file_name();
-            let Ok(fd) = descriptors.fd() else { continue };
             // Relative to the open directory: a path through /proc is looked up anew each time, from the process on.
-            link.clear();
-            let Ok(target) = readlinkat(fd, descriptor, std::mem::take(&mut link)) else { continue };
-            link = target.into_bytes();
-            let Some(name) = link.rsplit(|b| *b == b'/').next() else { continue };
+            let Ok(target) = readlinkat(fd, descriptor, Vec::new()) else { continue };
+            let Some(name) = target.to_bytes().rsplit(|b| *b == b'/').next() else { continue };
             let Some(inodes) = by_name.get(name) else { continue };
             let found = statat(fd, descriptor, AtFlags::empty())
                 .ok()

@@ -248,6 +248,36 @@ mod as_root {
     }
 
     #[test]
+    #[ignore = "needs root (file systems in files): run tests/run as root"]
+    fn very_many_images_go_by_last_use_whatever_goes_out_of_its_turn() {
+        const COUNT: usize = 12_000;
+        let mounted = Mounted::made(Sqlite, &["mkfs.ext4", "-q", "-m", "0", "-N", "20000"], 64);
+        let env = &mounted.env;
+        let id = |n: usize| format!("{:08x}-0000-4000-8000-{n:012x}", (n * 2_654_435_761) as u32);
+        let used = |n: usize| env.now - 1e6 + n as f64;
+        let mut rows = String::from("BEGIN;");
+        // Rows in another order than last uses.
+        for n in (0..COUNT).map(|n| n * 7919 % COUNT) {
+            env.file_at(id(n), 1000, used(n), used(n));
+            rows += &row(&id(n), used(n), used(n), 1000, 0);
+        }
+        env.sql(&(rows + "COMMIT;"));
+        // They would go last, but make room for the journal.
+        for n in COUNT..COUNT + 300 {
+            fs::write(env.path(id(n)), vec![1; 10_000]).unwrap();
+        }
+        mounted.fill();
+        env.prune(&["--max-size", "5000000"]).ok();
+        let expected: Vec<usize> = (COUNT - 5000..COUNT).collect();
+        let left = env.ids();
+        let mut left: Vec<usize> =
+            left.iter().map(|id| usize::from_str_radix(&id[24..], 16).unwrap()).collect();
+        left.sort_unstable();
+        assert_eq!(left, expected);
+        assert_eq!(env.names("").iter().filter(|name| name.len() == 36).count(), expected.len());
+    }
+
+    #[test]
     #[ignore = "needs root (file systems in files) and the real Glance: run tests/run as root"]
     fn a_prefetch_says_so_and_leaves_nothing() {
         each(DISKS, |disk, rows| {
