@@ -116,7 +116,8 @@ Beside a running conductor:
 /// Remove least recently used images until the cache is within its limit
 ///
 /// Rows without a file are forgotten first, whether the cache is over its limit or not. Images without a row take their turn by
-/// the later of their access and modification time.
+/// the later of their access and modification time. Which images go is decided before the first does: where 10,000 and more go from an
+/// sqlite index, they go in the order of its pages.
 ///
 /// With --require, makes room on a file system instead, from all image caches of this host; with --all-caches, holds each of them to its
 /// own age and size.
