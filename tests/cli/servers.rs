@@ -14,6 +14,7 @@ use mysql::prelude::Queryable as _;
 use tempfile::TempDir;
 
 use crate::peer::script;
+use crate::stores::free_port;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -45,7 +46,7 @@ impl Server {
     fn start(kind: Kind, after: &str) -> Self {
         let scratch = tempfile::Builder::new().prefix("gct-db-").tempdir_in("/tmp").unwrap();
         fs::set_permissions(scratch.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = free_port();
         let dir = scratch.path().to_owned();
         let (child, stdin) = run(kind, &dir, port, after);
         let server = Server { kind, port, dir, _scratch: Some(scratch), child, stdin: Some(stdin) };

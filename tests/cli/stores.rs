@@ -9,16 +9,23 @@ use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use rusty_s3::{Bucket, Credentials, S3Action as _, UrlStyle};
 use tempfile::TempDir;
 use url::Url;
 
-/// Ports that nobody listens on.
-fn free_ports(count: usize) -> Vec<u16> {
-    let held: Vec<_> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-    held.iter().map(|listener| listener.local_addr().unwrap().port()).collect()
+/// A port that nobody listens at. None of those that the kernel gives to clients: one of theirs may have it by the time it is wanted.
+pub(crate) fn free_port() -> u16 {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    loop {
+        let n = std::process::id() as usize * 100 + NEXT.fetch_add(1, Ordering::Relaxed);
+        let port = (10_000 + n % 20_000) as u16;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// Servers under way; ended when dropped, or with the process.
@@ -35,7 +42,8 @@ impl Servers {
     fn start(kind: &str, ports: usize, keep: bool) -> Self {
         let scratch = tempfile::Builder::new().prefix("gct-st-").tempdir_in("/tmp").unwrap();
         fs::set_permissions(scratch.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-        let (dir, ports) = (scratch.path().to_owned(), free_ports(ports));
+        let dir = scratch.path().to_owned();
+        let ports: Vec<u16> = (0..ports).map(|_| free_port()).collect();
         let mut command = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/peer/stores.sh"));
         command.arg(kind).arg(&dir).args(ports.iter().map(u16::to_string));
         if keep {
