@@ -69,7 +69,7 @@ fn look_through<'a>(
         };
         while let Some(entry) = descriptors.next() {
             let (Ok(entry), Ok(fd)) = (entry, descriptors.fd()) else {
-                writers.some_unseen = true;
+                writers.some_unseen |= stat(path.as_str()).is_ok();
                 break;
             };
             let descriptor = entry.file_name();
