@@ -45,10 +45,9 @@ fn look_through<'a>(
     suspects: impl Iterator<Item = (Name<'a>, u64)>,
     which: impl Fn(i32, &str, &[u8], &Stat, &[u64]) -> Option<u64>,
 ) -> Writers {
-    let mut by_name: HashMap<&[u8], Vec<u64>> = HashMap::new();
-    for (name, inode) in suspects {
-        by_name.entry(name.as_bytes()).or_default().push(inode);
-    }
+    // In order instead of a map: there may be a million of them.
+    let mut by_name: Vec<(&[u8], u64)> = suspects.map(|(name, inode)| (name.as_bytes(), inode)).collect();
+    by_name.sort_unstable();
     let mut writers = Writers::default();
     if by_name.is_empty() {
         return writers;
@@ -76,10 +75,15 @@ fn look_through<'a>(
             // Relative to the open directory: a path through /proc is looked up anew each time, from the process on.
             let Ok(target) = readlinkat(fd, descriptor, Vec::new()) else { continue };
             let Some(name) = target.to_bytes().rsplit(|b| *b == b'/').next() else { continue };
-            let Some(inodes) = by_name.get(name) else { continue };
+            let first = by_name.partition_point(|(before, _)| *before < name);
+            let named = by_name[first..].iter().take_while(|(same, _)| *same == name);
+            let inodes: Vec<u64> = named.map(|(_, inode)| *inode).collect();
+            if inodes.is_empty() {
+                continue;
+            }
             let found = statat(fd, descriptor, AtFlags::empty())
                 .ok()
-                .and_then(|open| which(pid, &descriptor.to_string_lossy(), name, &open, inodes));
+                .and_then(|open| which(pid, &descriptor.to_string_lossy(), name, &open, &inodes));
             if let Some(inode) = found {
                 writers.by_inode.insert(inode, pid);
             }
