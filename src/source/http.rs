@@ -18,7 +18,7 @@ use url::Url;
 
 use super::location::{Credentials, shown};
 use super::net::{Connection, Trust, Waits};
-use crate::cache::entry::escaped;
+use crate::names::escaped;
 
 /// A response's head is not longer.
 const MAX_HEAD: u64 = 64 * 1024;
