@@ -16,7 +16,7 @@ use crate::cache::index::Driver;
 use crate::config::Source;
 use crate::names::ImageId;
 use crate::output::Format;
-use crate::units::{Amount, Duration, Moment};
+use crate::units::{Amount, TimeSpan, Moment};
 
 /// Clean, prune, fill and inspect the image caches of OpenStack Glance
 ///
@@ -64,10 +64,10 @@ pub(crate) struct CleanArgs {
     pub(crate) change: ChangeArgs,
     /// Leave incomplete entries alone that were written to less than this ago [default: image_cache_stall_time]
     #[arg(long, value_name = "DURATION")]
-    pub(crate) stall_time: Option<Duration>,
+    pub(crate) stall_time: Option<TimeSpan>,
     /// Leave invalid entries alone that were written to less than this ago
     #[arg(long, value_name = "DURATION", default_value = "0")]
-    pub(crate) invalid_grace: Duration,
+    pub(crate) invalid_grace: TimeSpan,
     /// Mend the index: forget rows without a file, adopt files without a row, drop rows whose id is no UUID
     #[arg(long, conflicts_with = "all_caches")]
     pub(crate) repair: bool,
@@ -139,7 +139,7 @@ pub(crate) struct PruneArgs {
     pub(crate) min_free: Option<Amount>,
     /// Keep images that were cached or used less than this ago [default: 0; 10m with --require or --all-caches]
     #[arg(long, value_name = "DURATION")]
-    pub(crate) min_age: Option<Duration>,
+    pub(crate) min_age: Option<TimeSpan>,
     #[command(flatten)]
     pub(crate) room: RoomArgs,
     #[command(flatten)]
@@ -156,7 +156,7 @@ pub(crate) struct PruneArgs {
     /// When the disk is too full for the index's journal, incomplete entries older than this go first [default:
     /// image_cache_stall_time]
     #[arg(long, value_name = "DURATION")]
-    pub(crate) stall_time: Option<Duration>,
+    pub(crate) stall_time: Option<TimeSpan>,
 }
 
 const EXIT_CODES_OF_PREFETCH: &str = "Exit codes:
@@ -220,7 +220,7 @@ pub(crate) struct PrefetchArgs {
     pub(crate) require_checksum: bool,
     /// Take over a half-cached image of somebody else's that was not written to for this long [default: image_cache_stall_time]
     #[arg(long, value_name = "DURATION")]
-    pub(crate) stall_time: Option<Duration>,
+    pub(crate) stall_time: Option<TimeSpan>,
 }
 
 /// An image that was asked for, or a list of them.
@@ -283,7 +283,7 @@ pub(crate) struct StatusArgs {
     pub(crate) limit: LimitArgs,
     /// Count incomplete entries as stalled that were not written to for this long [default: image_cache_stall_time]
     #[arg(long, value_name = "DURATION")]
-    pub(crate) stall_time: Option<Duration>,
+    pub(crate) stall_time: Option<TimeSpan>,
     /// Exit with 1 when the cache is over its limit or something needs attention
     #[arg(long)]
     pub(crate) check: bool,
@@ -319,7 +319,7 @@ pub(crate) struct HostArgs {
     pub(crate) ironic: IronicSources,
     /// In Ironic's caches, what a download left counts as stale when it showed no sign of life for this long
     #[arg(long, value_name = "DURATION", default_value = "24h")]
-    pub(crate) temp_grace: Duration,
+    pub(crate) temp_grace: TimeSpan,
 }
 
 /// Which cache, and how much is said.
@@ -367,7 +367,7 @@ pub(crate) struct ChangeArgs {
     pub(crate) dry_run: bool,
     /// How long to wait for the lock that glance-api takes, too, and for a busy index
     #[arg(long, value_name = "DURATION", default_value = "60s")]
-    pub(crate) lock_timeout: Duration,
+    pub(crate) lock_timeout: TimeSpan,
     /// When somebody else holds the lock, do nothing and exit with 0
     #[arg(long)]
     pub(crate) skip_if_locked: bool,

@@ -80,16 +80,16 @@ impl FromStr for Amount {
 
 /// A span of time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Duration(pub(crate) Nanos);
+pub(crate) struct TimeSpan(pub(crate) Nanos);
 
-impl Duration {
+impl TimeSpan {
     pub(crate) fn as_std(self) -> std::time::Duration {
         std::time::Duration::from_nanos(self.0.unsigned_abs())
     }
 }
 
 /// Seconds, or numbers with units from weeks to seconds: `90`, `36h`, `1d12h`.
-impl FromStr for Duration {
+impl FromStr for TimeSpan {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -121,7 +121,7 @@ impl FromStr for Duration {
         if text.is_empty() || total > 9e9 {
             return Err(wrong());
         }
-        Ok(Duration((total * SECOND as f64) as Nanos))
+        Ok(TimeSpan((total * SECOND as f64) as Nanos))
     }
 }
 
@@ -285,8 +285,8 @@ mod tests {
             ("1y", None),
             ("99999999999", None),
         ] {
-            let expected = expected.map(|s: f64| Duration((s * 1e9) as Nanos));
-            assert_eq!(text.parse::<Duration>().ok(), expected, "{text:?}");
+            let expected = expected.map(|s: f64| TimeSpan((s * 1e9) as Nanos));
+            assert_eq!(text.parse::<TimeSpan>().ok(), expected, "{text:?}");
         }
     }
 

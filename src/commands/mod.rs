@@ -221,7 +221,7 @@ impl Settings {
     /// The stall time: the command line's, else `image_cache_stall_time`.
     pub(crate) fn stall_time(
         &self,
-        given: Option<crate::units::Duration>,
+        given: Option<crate::units::TimeSpan>,
     ) -> Result<Setting<Nanos>, Failure> {
         match given {
             Some(duration) => Ok(Setting { value: duration.0, origin: Origin::Flag("--stall-time") }),

@@ -40,7 +40,7 @@ pub(crate) struct Wishes {
     pub(crate) min_age: Nanos,
     pub(crate) keep: Vec<ImageId>,
     pub(crate) keep_from: Vec<PathBuf>,
-    pub(crate) stall_time: Option<crate::units::Duration>,
+    pub(crate) stall_time: Option<crate::units::TimeSpan>,
     pub(crate) forget_all: bool,
     /// Whether a cache within its limit is nothing to do even when its index cannot be known from the settings: the old tool's
     /// cron jobs run without a node URL.

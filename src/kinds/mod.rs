@@ -19,7 +19,7 @@ use crate::cache::execute::EntryError;
 use crate::commands::{Context, Selection};
 use crate::config::{self, Config, Opt, Origin, Setting, Source};
 use crate::interrupt::Wait;
-use crate::units::{Amount, Duration, Nanos};
+use crate::units::{Amount, TimeSpan, Nanos};
 
 /// All kinds, in order of registration.
 static KINDS: &[&dyn Kind] = &[&glance::GLANCE, &ironic::ISO, &ironic::INSTANCE, &ironic::TFTP];
@@ -81,7 +81,7 @@ pub(crate) struct Host<'a> {
     pub(crate) wait: Wait,
     /// Whether a cache that somebody else holds is passed over without an error.
     pub(crate) skip_if_locked: bool,
-    pub(crate) stall_time: Option<Duration>,
+    pub(crate) stall_time: Option<TimeSpan>,
     pub(crate) invalid_grace: Nanos,
 }
 
@@ -212,7 +212,7 @@ fn size_of(host: &Host<'_>, section: &str) -> Result<Option<Setting<Amount>>> {
 }
 
 fn age_of(host: &Host<'_>, section: &str) -> Result<Option<Setting<Nanos>>> {
-    Ok(parsed::<Duration>(host, section, "age")?.map(|age| age.map(|age| age.0)))
+    Ok(parsed::<TimeSpan>(host, section, "age")?.map(|age| age.map(|age| age.0)))
 }
 
 /// A value written as on our command line: `20GiB`, `7d`.

@@ -66,7 +66,7 @@ pub(crate) struct Wishes {
     pub(crate) max_size: Option<Amount>,
     pub(crate) limit: Limit,
     pub(crate) wish: Wish,
-    pub(crate) stall_time: Option<crate::units::Duration>,
+    pub(crate) stall_time: Option<crate::units::TimeSpan>,
 }
 
 impl Default for Wishes {
