@@ -12,6 +12,7 @@ mod interrupt;
 mod kinds;
 mod legacy;
 mod names;
+mod ops;
 mod os;
 mod output;
 mod source;
@@ -24,8 +25,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Parser;
 
-use crate::cli::{Action, CacheArgs, Cli};
+use crate::cli::{Action, Cli};
 use crate::commands::Context;
+use crate::commands::flags::CacheArgs;
 use crate::exit::{Exit, Failure};
 use crate::interrupt::Interrupt;
 use crate::output::{Format, Output, Verbosity};

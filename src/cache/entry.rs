@@ -3,8 +3,6 @@
 //! No I/O and no clock here. A [`Name`] is the only way to address a file below an open directory; it is checked once,
 //! when it is made, so that nothing read from a directory or an index can lead out of the cache.
 
-use std::fmt::Write as _;
-
 use crate::names::{ImageId, NameBuf};
 use crate::units::{Nanos, nanos};
 

@@ -1,6 +1,10 @@
 //! `clean`: removes what is invalid or stalled, and with `--repair` mends the index.
 
+// The doc comments of arguments are help texts: no backticks in them.
+#![allow(clippy::doc_markdown)]
+
 use anyhow::anyhow;
+use clap::Args;
 
 use super::{
     Context, Opened, Selection, Settings, check_stopped, conclude, host, misplaced, no_cache, stopped_by,
@@ -14,14 +18,14 @@ use crate::cache::index::{Driver, Refusal};
 use crate::cache::inventory::{Inventory, Partials, Tracking};
 use crate::cache::lock;
 use crate::cache::plan::{self, CleanLimits, CleanPlan, CleanReason, RepairPlan};
-use crate::cli::{ChangeArgs, CleanArgs};
+use crate::commands::flags::{CacheArgs, ChangeArgs, EXIT_CODES, HostArgs};
 use crate::exit::{Exit, Failure};
 use crate::interrupt::Wait;
 use crate::os::locks::process;
 use crate::os::writers::{self, Writers};
 use crate::output::progress::Bar;
 use crate::output::report::{CleanReport, KeptOpen, PlanEntry, RepairReport};
-use crate::units::{Nanos, span, when};
+use crate::units::{Nanos, TimeSpan, span, when};
 
 /// Cleans, as the command line says.
 pub(crate) fn run(context: &Context, args: CleanArgs) -> Result<Exit, Failure> {
@@ -354,4 +358,38 @@ fn repair_entries(
         rows_dropped: inventory.bad_rows.len() as u64,
         orphans_too_young: plan.young.len() as u64,
     }
+}
+
+/// Remove invalid and stalled entries
+///
+/// Removes every file and symlink in invalid/, and those in incomplete/ that were not written to for the stall time and that
+/// no process has open for writing. Needs no index and no database. With --repair, mends the index too.
+///
+/// With --all-caches, does that in every cache of Glance's on this host, and removes from Ironic's what downloads that died left there:
+/// temporary directories and .part files, older than --temp-grace and with nothing in them open. A directory is a download's when it is
+/// named and protected as Python's mkdtemp does (mode 0700) and holds nothing but files named after images; any other stays.
+#[derive(Debug, Args)]
+#[command(after_help = EXIT_CODES)]
+pub(crate) struct CleanArgs {
+    #[command(flatten)]
+    pub(crate) cache: CacheArgs,
+    #[command(flatten)]
+    pub(crate) change: ChangeArgs,
+    /// Leave incomplete entries alone that were written to less than this ago [default: image_cache_stall_time]
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) stall_time: Option<TimeSpan>,
+    /// Leave invalid entries alone that were written to less than this ago
+    #[arg(long, value_name = "DURATION", default_value = "0")]
+    pub(crate) invalid_grace: TimeSpan,
+    /// Mend the index: forget rows without a file, adopt files without a row, drop rows whose id is no UUID
+    #[arg(long, conflicts_with = "all_caches")]
+    pub(crate) repair: bool,
+    /// Forget the rows even when most of the index's images are not in the directory
+    #[arg(long, requires = "repair")]
+    pub(crate) forget_all: bool,
+    /// Do nothing but drop the rows of a node that is gone for good from the central database, and the node itself
+    #[arg(long, value_name = "URL", conflicts_with_all = ["repair", "stall_time", "all_caches"])]
+    pub(crate) forget_node: Option<String>,
+    #[command(flatten)]
+    pub(crate) host: HostArgs,
 }

@@ -5,14 +5,14 @@ use std::path::PathBuf;
 use anyhow::anyhow;
 
 use super::clean::clean;
-use super::prefetch::{self, prefetch};
 use super::prune::{Wishes, prune};
 use super::{Context, Selection, Settings};
 use crate::cache::plan::CleanLimits;
-use crate::cli::ChangeArgs;
+use crate::commands::flags::ChangeArgs;
 use crate::config::{self, Config, Source};
 use crate::exit::{Exit, Failure};
 use crate::legacy::{self, Legacy, Request, Tool};
+use crate::ops::prefetch::{self, prefetch};
 use crate::output::Output;
 use crate::output::log::{Encoding, Level, Log, LogSettings};
 

@@ -1,5 +1,9 @@
 //! `list`: what is in the cache, for people and in the form of Glance's `GET /v2/cache`.
 
+// The doc comments of arguments are help texts: no backticks in them.
+#![allow(clippy::doc_markdown)]
+
+use clap::{Args, ValueEnum};
 use serde::Serialize;
 
 use super::host::{self, Look};
@@ -9,9 +13,10 @@ use crate::cache::entry::{Image, Kind, Partial};
 use crate::cache::index::sqlite::Purpose;
 use crate::cache::index::xattr::{self, Attribute, parse_hits};
 use crate::cache::inventory::{Inventory, Partials, Tracking};
-use crate::cli::{ListArgs, PrintArgs, SortKey, State};
+use crate::commands::flags::{CacheArgs, EXIT_CODES, HostArgs, PrintArgs};
 use crate::exit::{Exit, Failure};
 use crate::interrupt::Wait;
+use crate::names::ImageId;
 use crate::output::report::Epoch;
 use crate::output::{Output, Report};
 use crate::units::{Nanos, SECOND, human, nanos, when};
@@ -354,4 +359,60 @@ pub(crate) fn table<const N: usize>(rows: &[[String; N]]) -> String {
         text.push('\n');
     }
     text
+}
+
+/// List what is in the cache
+///
+/// Changes nothing, takes no lock, and works while Glance runs. The JSON form is the body of Glance's GET /v2/cache, with arrays
+/// of its own for what Glance does not tell.
+#[derive(Debug, Args)]
+#[command(after_help = EXIT_CODES)]
+pub(crate) struct ListArgs {
+    #[command(flatten)]
+    pub(crate) cache: CacheArgs,
+    #[command(flatten)]
+    pub(crate) print: PrintArgs,
+    /// Show only entries in these states
+    #[arg(long, value_name = "STATE", value_delimiter = ',')]
+    pub(crate) state: Vec<State>,
+    /// Order the entries
+    #[arg(long, value_name = "KEY", default_value = "image")]
+    pub(crate) sort: SortKey,
+    /// Turn the order round
+    #[arg(long)]
+    pub(crate) reverse: bool,
+    /// List the images of all nodes of the central database instead
+    #[arg(long, conflicts_with_all = ["state", "all_caches"])]
+    pub(crate) all_nodes: bool,
+    /// List the nodes that have this image instead
+    #[arg(long, value_name = "ID", conflicts_with_all = ["state", "all_caches"])]
+    pub(crate) image: Option<ImageId>,
+    #[command(flatten)]
+    pub(crate) host: HostArgs,
+}
+
+/// What `list` can be narrowed to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum State {
+    /// Images, with or without a row
+    Cached,
+    /// Images that the index knows
+    Tracked,
+    /// Images without a row
+    Orphan,
+    /// Rows without an image
+    Ghost,
+    Queued,
+    Incomplete,
+    Invalid,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SortKey {
+    Image,
+    State,
+    LastUse,
+    Modified,
+    Size,
+    Hits,
 }

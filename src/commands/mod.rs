@@ -4,6 +4,7 @@
 
 mod central;
 pub(crate) mod clean;
+pub(crate) mod flags;
 mod fleet;
 pub(crate) mod host;
 pub(crate) mod legacy;
@@ -31,7 +32,7 @@ use crate::cache::index::xattr::{Attribute, hits};
 use crate::cache::index::{Driver, Index, NoRows, Refusal};
 use crate::cache::inventory::{Inventory, Tracking};
 use crate::cache::lock::{Lock, LockDir, Locking};
-use crate::cli::{CacheArgs, ChangeArgs};
+use crate::commands::flags::{CacheArgs, ChangeArgs};
 use crate::config::{self, Config, Origin, Setting, Source};
 use crate::exit::{Exit, Failure};
 use crate::interrupt::{Interrupt, Wait, signal_name};
@@ -42,7 +43,7 @@ use crate::output::{Output, Report};
 use crate::units::{Amount, Nanos, SECOND};
 
 /// How long a command that only looks waits for a busy index before it does without.
-const GLANCE_PATIENCE: Duration = Duration::from_secs(2);
+pub(crate) const GLANCE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// What a run has from the outside world.
 pub(crate) struct Context {

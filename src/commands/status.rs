@@ -1,7 +1,11 @@
 //! `status`: how a cache is doing, and what needs attention. Changes nothing, takes no lock, makes nothing.
 
+// The doc comments of arguments are help texts: no backticks in them.
+#![allow(clippy::doc_markdown)]
+
 use std::fmt::Write as _;
 
+use clap::Args;
 use rustix::fs::{AtFlags, statat};
 use serde::Serialize;
 
@@ -15,7 +19,7 @@ use crate::cache::index::sqlite::{Found, Location, Purpose, Sqlite};
 use crate::cache::inventory::{Foreign, Partials, Tracking};
 use crate::cache::lock::{CLEAN, INDEX_START, LockDir, PREFETCH, PRUNE};
 use crate::cache::plan::{CleanLimits, is_stalled};
-use crate::cli::StatusArgs;
+use crate::commands::flags::{CacheArgs, EXIT_CODES, HostArgs, LimitArgs, PrintArgs};
 use crate::config::{self, Origin, Setting};
 use crate::exit::{Exit, Failure};
 use crate::interrupt::Wait;
@@ -24,7 +28,7 @@ use crate::os::locks::{holders, process};
 use crate::os::mounts::mount;
 use crate::os::space::{available, capacity};
 use crate::output::Report;
-use crate::units::{Nanos, count, human, when};
+use crate::units::{Nanos, TimeSpan, count, human, when};
 
 /// Names listed one by one; more of a kind are only counted.
 const NAMED: usize = 20;
@@ -572,4 +576,30 @@ impl Report for StatusReport {
         }
         text
     }
+}
+
+/// Show how the cache is doing
+///
+/// Which cache and index it is and why, its size against the limit, counts and bytes by state, free space, how access times work
+/// there, who holds a lock, and what needs attention. Changes nothing and takes no lock.
+#[derive(Debug, Args)]
+#[command(after_help = EXIT_CODES)]
+pub(crate) struct StatusArgs {
+    #[command(flatten)]
+    pub(crate) cache: CacheArgs,
+    #[command(flatten)]
+    pub(crate) print: PrintArgs,
+    #[command(flatten)]
+    pub(crate) limit: LimitArgs,
+    /// Count incomplete entries as stalled that were not written to for this long [default: image_cache_stall_time]
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) stall_time: Option<TimeSpan>,
+    /// Exit with 1 when the cache is over its limit or something needs attention
+    #[arg(long)]
+    pub(crate) check: bool,
+    /// Sum up all nodes of the central database instead
+    #[arg(long, conflicts_with_all = ["check", "max_size", "stall_time", "all_caches"])]
+    pub(crate) all_nodes: bool,
+    #[command(flatten)]
+    pub(crate) host: HostArgs,
 }

@@ -19,7 +19,7 @@ use crate::cache::execute::EntryError;
 use crate::commands::{Context, Selection};
 use crate::config::{self, Config, Opt, Origin, Setting, Source};
 use crate::interrupt::Wait;
-use crate::units::{Amount, TimeSpan, Nanos};
+use crate::units::{Amount, Nanos, TimeSpan};
 
 /// All kinds, in order of registration.
 static KINDS: &[&dyn Kind] = &[&glance::GLANCE, &ironic::ISO, &ironic::INSTANCE, &ironic::TFTP];

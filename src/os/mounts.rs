@@ -3,7 +3,7 @@
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 
-use anyhow::{Context, Context as _, Result};
+use anyhow::{Context as _, Result};
 use rustix::fs::{AtFlags, Mode, OFlags, fstat, openat, statat};
 
 use crate::cache::dir::CacheDir;

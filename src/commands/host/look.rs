@@ -11,7 +11,7 @@ use super::report::{CacheLine, end, mount_point};
 use super::{MIN_AGE, host};
 use crate::cache::cleanup::{Part, Rules};
 use crate::cache::execute::{EntryError, Outcome};
-use crate::cli::{CacheArgs, HostArgs, PrintArgs};
+use crate::commands::flags::{CacheArgs, HostArgs, PrintArgs};
 use crate::commands::list::{shows_human, table};
 use crate::commands::{Context, GLANCE_PATIENCE};
 use crate::config;

@@ -10,7 +10,7 @@ mod admit;
 mod publish;
 mod report;
 mod room;
-mod wanted;
+pub(crate) mod wanted;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -22,10 +22,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
 
-use self::report::Ending;
-use self::wanted::{Request, enqueue, requests, wanted};
-use super::clean::refuse_strange;
-use super::{Cache, Context, Locked, Opened, Selection, Settings, take_lock, take_stock, tell, wait};
 use crate::cache::dir::{CacheDir, Place};
 use crate::cache::execute;
 use crate::cache::index::Driver;
@@ -35,7 +31,9 @@ use crate::cache::inventory::{Inventory, Tracking};
 use crate::cache::lock::{self, LockDir};
 use crate::cache::queue::Queue;
 use crate::cache::stage::{self, Claim};
-use crate::cli::{ChangeArgs, PrefetchArgs};
+use crate::commands::clean::refuse_strange;
+use crate::commands::flags::ChangeArgs;
+use crate::commands::{Cache, Context, Locked, Opened, Settings, take_lock, take_stock, tell, wait};
 use crate::exit::{Exit, Failure};
 use crate::fetch::digest::Check;
 use crate::fetch::judge::Wish;
@@ -43,6 +41,8 @@ use crate::fetch::pace::Pace;
 use crate::fetch::{Attempt, Failed, Fetched, Job, Meter, fetch};
 use crate::interrupt::{Wait, signal_name};
 use crate::names::ImageId;
+use crate::ops::prefetch::report::Ending;
+use crate::ops::prefetch::wanted::{Request, requests};
 use crate::os::space::capacity;
 use crate::output::progress::Downloads;
 use crate::output::report::{ImageOutcome, PlanEntry, PrefetchReport};
@@ -93,40 +93,6 @@ pub(crate) enum Limit {
     Kept,
     /// What does not fit has room made for it.
     MadeRoom,
-}
-
-/// Prefetches, as the command line says.
-pub(crate) fn run(context: &Context, args: PrefetchArgs) -> Result<Exit, Failure> {
-    let settings = Settings::load(context, Selection::from(args.cache))?;
-    let images = wanted(&args.images)?;
-    if args.enqueue {
-        return enqueue(context, &settings, &args.change, &images.unwrap_or_default());
-    }
-    let rate = match args.rate_limit {
-        Some(Amount::Percent(_) | Amount::Bytes(0)) => {
-            return Err(Failure::usage(anyhow!(
-                "--rate-limit takes a size of at least one byte, for a second"
-            )));
-        }
-        Some(Amount::Bytes(bytes)) => Some(bytes),
-        None => None,
-    };
-    let limit = match (args.within_limit, args.make_room) {
-        (_, true) => Limit::MadeRoom,
-        (true, _) => Limit::Kept,
-        _ => Limit::Ignored,
-    };
-    let wishes = Wishes {
-        images,
-        jobs: args.jobs.into(),
-        rate,
-        reserve: args.reserve,
-        max_size: args.limit.max_size,
-        limit,
-        wish: Wish { retry: args.retry, require_checksum: args.require_checksum },
-        stall_time: args.stall_time,
-    };
-    prefetch(context, &settings, &args.change, &wishes)
 }
 
 /// Opens a cache that images are to be put into: where there is none, that cannot be.

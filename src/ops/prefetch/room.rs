@@ -4,7 +4,6 @@ use std::collections::HashSet;
 
 use anyhow::anyhow;
 
-use super::{Limit, Locked, Running, Session};
 use crate::cache::execute::{Executor, Pace};
 use crate::cache::inventory::Inventory;
 use crate::cache::plan::{self, CleanPlan, PruneLimits, PrunePlan};
@@ -13,6 +12,7 @@ use crate::commands::misplaced;
 use crate::commands::prune::removals;
 use crate::fetch::judge::{Room, Space, room};
 use crate::names::ImageId;
+use crate::ops::prefetch::{Limit, Locked, Running, Session};
 use crate::os::space::available;
 use crate::units::human;
 

@@ -2,12 +2,12 @@
 
 use std::fmt::Display;
 
-use super::Session;
-use super::wanted::Request;
 use crate::cache::execute::EntryError;
 use crate::cache::{queue, stage};
 use crate::fetch::digest::Check;
 use crate::names::ImageId;
+use crate::ops::prefetch::Session;
+use crate::ops::prefetch::wanted::Request;
 use crate::output::report::{ImageOutcome, ImageReport, PlanEntry};
 use crate::source::Refused;
 

@@ -3,9 +3,6 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::report::Ending;
-use super::wanted::Request;
-use super::{Running, Session};
 use crate::cache::index::central::Record;
 use crate::cache::index::{Driver, Refusal};
 use crate::cache::stage::{self, Claim, Claiming};
@@ -14,6 +11,9 @@ use crate::fetch::judge::{Verdict, judge, unverifiable};
 use crate::fetch::pace::Pace;
 use crate::fetch::{Job, Meter};
 use crate::names::ImageId;
+use crate::ops::prefetch::report::Ending;
+use crate::ops::prefetch::wanted::Request;
+use crate::ops::prefetch::{Running, Session};
 use crate::output::report::ImageOutcome;
 use crate::source::{Refused, Source};
 

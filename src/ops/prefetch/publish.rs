@@ -16,9 +16,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow};
 
-use super::admit::judged;
-use super::report::{Ending, verified_by};
-use super::{Locked, Ready, Running, Session};
 use crate::cache::dir::{Place, seen};
 use crate::cache::entry::Image;
 use crate::cache::index::{Claim as RowClaim, Refusal, Target};
@@ -31,6 +28,9 @@ use crate::fetch::judge::judge_again;
 use crate::fetch::{Attempt, Failed, Fetched};
 use crate::interrupt::Wait;
 use crate::names::ImageId;
+use crate::ops::prefetch::admit::judged;
+use crate::ops::prefetch::report::{Ending, verified_by};
+use crate::ops::prefetch::{Locked, Ready, Running, Session};
 use crate::output::report::ImageOutcome;
 use crate::units::human;
 

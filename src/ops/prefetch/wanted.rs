@@ -5,14 +5,15 @@ use std::io::Read as _;
 
 use anyhow::Context as _;
 
-use super::{Wishes, existing, exit_code};
 use crate::cache::dir::CacheDir;
 use crate::cache::execute::EntryError;
 use crate::cache::queue::{self, Enqueued, Memory, Queue};
-use crate::cli::{ChangeArgs, Wanted};
+use crate::commands::flags::ChangeArgs;
+use crate::commands::prefetch::Wanted;
 use crate::commands::{Context, Settings, parse_line, tell};
 use crate::exit::{Exit, Failure};
 use crate::names::ImageId;
+use crate::ops::prefetch::{Wishes, existing, exit_code};
 use crate::output::report::{ImageOutcome, ImageReport, PrefetchReport};
 use crate::output::stdin;
 use crate::units::human;
@@ -21,7 +22,7 @@ use crate::units::human;
 const LONGEST_LIST: u64 = 64 << 20;
 
 /// The images that were named, each once, in order; `None` when none were.
-pub(super) fn wanted(given: &[Wanted]) -> Result<Option<Vec<ImageId>>, Failure> {
+pub(crate) fn wanted(given: &[Wanted]) -> Result<Option<Vec<ImageId>>, Failure> {
     let mut images = Vec::new();
     for wanted in given {
         match wanted {
@@ -49,7 +50,7 @@ fn read_ids(images: &mut Vec<ImageId>) -> anyhow::Result<()> {
 }
 
 /// Puts images into the queue and does nothing else.
-pub(super) fn enqueue(
+pub(crate) fn enqueue(
     context: &Context,
     settings: &Settings,
     change: &ChangeArgs,
