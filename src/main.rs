@@ -11,9 +11,9 @@ mod fetch;
 mod interrupt;
 mod kinds;
 mod legacy;
+mod net;
 mod output;
 mod source;
-mod tls;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

@@ -43,9 +43,10 @@ use crate::fetch::judge::Wish;
 use crate::fetch::pace::Pace;
 use crate::fetch::{Attempt, Failed, Fetched, Job, Meter, fetch};
 use crate::interrupt::signal_name;
+use crate::net::wire::Waits;
 use crate::output::progress::Downloads;
 use crate::output::report::{ImageOutcome, PlanEntry, PrefetchReport};
-use crate::source::{Stores, Waits};
+use crate::source::Stores;
 
 /// How often bars move and signals are looked for.
 const TICK: Duration = Duration::from_millis(100);
