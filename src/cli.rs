@@ -12,10 +12,11 @@ use std::str::FromStr;
 
 use clap::{ArgMatches, Args, Command, FromArgMatches, Parser, Subcommand, ValueEnum};
 
-use crate::cache::entry::{ImageId, Nanos, SECOND};
 use crate::cache::index::Driver;
 use crate::config::Source;
+use crate::names::ImageId;
 use crate::output::Format;
+use crate::units::{Amount, Duration, Moment};
 
 /// Clean, prune, fill and inspect the image caches of OpenStack Glance
 ///
@@ -503,141 +504,6 @@ struct IronicSourceArgs {
 
 sources!(IronicSources, IronicSourceArgs, ironic_config_file, ironic_config_dir);
 
-/// A size in bytes, or a part of something that the option names.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Amount {
-    Bytes(u64),
-    /// 0 to 100.
-    Percent(f64),
-}
-
-impl Amount {
-    /// The amount in bytes, a percentage being of `whole`.
-    pub(crate) fn of(self, whole: u64) -> u64 {
-        match self {
-            Amount::Bytes(bytes) => bytes,
-            Amount::Percent(percent) => (whole as f64 * percent / 100.0) as u64,
-        }
-    }
-}
-
-/// K, M, G, T and P are powers of 1024, as KiB and so on; KB, MB and so on are powers of 1000.
-impl FromStr for Amount {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let wrong =
-            || format!("'{text}' is no size: give bytes, or a number with a unit such as 10GiB, 500M or 80%");
-        let (number, unit) = split_unit(text).ok_or_else(wrong)?;
-        if unit == "%" {
-            let percent: f64 = number.parse().map_err(|_| wrong())?;
-            return if percent <= 100.0 { Ok(Amount::Percent(percent)) } else { Err(wrong()) };
-        }
-        let unit = unit.to_ascii_lowercase();
-        let (letter, base) = match unit.as_bytes() {
-            [] | [b'b'] => (None, 1024),
-            [letter] | [letter, b'i', b'b'] => (Some(*letter), 1024_u64),
-            [letter, b'b'] => (Some(*letter), 1000),
-            _ => return Err(wrong()),
-        };
-        let power = match letter {
-            None => 0,
-            Some(letter) => b"kmgtp".iter().position(|l| *l == letter).ok_or_else(wrong)? as u32 + 1,
-        };
-        let factor = base.pow(power);
-        let bytes = match number.parse::<u64>() {
-            Ok(whole) => whole.checked_mul(factor),
-            Err(_) => {
-                number.parse::<f64>().ok().map(|n| n * factor as f64).filter(|n| *n < 9e18).map(|n| n as u64)
-            }
-        };
-        bytes.map(Amount::Bytes).ok_or_else(wrong)
-    }
-}
-
-/// A span of time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Duration(pub(crate) Nanos);
-
-impl Duration {
-    pub(crate) fn as_std(self) -> std::time::Duration {
-        std::time::Duration::from_nanos(self.0.unsigned_abs())
-    }
-}
-
-/// Seconds, or numbers with units from weeks to seconds: `90`, `36h`, `1d12h`.
-impl FromStr for Duration {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || {
-            format!(
-                "'{text}' is no duration: give seconds, or a number with a unit such as 90s, 15m, 36h or 2d"
-            )
-        };
-        let mut rest = text;
-        let mut total = 0_f64;
-        while !rest.is_empty() {
-            let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
-            let (number, after) = rest.split_at(digits);
-            let letters = after.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(after.len());
-            let (unit, after) = after.split_at(letters);
-            let seconds = match unit {
-                "" if after.is_empty() && rest == text => 1.0,
-                "ms" => 0.001,
-                "s" | "sec" => 1.0,
-                "m" | "min" => 60.0,
-                "h" => 3600.0,
-                "d" => 86_400.0,
-                "w" => 604_800.0,
-                _ => return Err(wrong()),
-            };
-            total += number.parse::<f64>().map_err(|_| wrong())? * seconds;
-            rest = after;
-        }
-        if text.is_empty() || total > 9e9 {
-            return Err(wrong());
-        }
-        Ok(Duration((total * SECOND as f64) as Nanos))
-    }
-}
-
-/// A point in time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Moment(pub(crate) Nanos);
-
-/// RFC 3339, or seconds since the epoch.
-impl FromStr for Moment {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let seconds = text.parse::<f64>().ok().filter(|seconds| (0.0..9e9).contains(seconds));
-        let time = seconds.map(crate::cache::entry::nanos).or_else(|| {
-            let time: jiff::Timestamp = text.parse().ok()?;
-            Nanos::try_from(time.as_nanosecond()).ok()
-        });
-        time.map(Moment).ok_or_else(|| {
-            format!("'{text}' is no time: give RFC 3339, such as 2026-11-22T13:00:00Z, or epoch seconds")
-        })
-    }
-}
-
-impl FromStr for ImageId {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        ImageId::new(text.as_bytes())
-            .ok_or_else(|| format!("'{text}' is no image id: a UUID of 36 characters is needed"))
-    }
-}
-
-/// Splits a number from the unit behind it.
-fn split_unit(text: &str) -> Option<(&str, &str)> {
-    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
-    let (number, unit) = text.split_at(end);
-    (!number.is_empty()).then(|| (number, unit.trim_start()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -647,74 +513,6 @@ mod tests {
     #[test]
     fn the_parser_is_sound() {
         Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn reads_sizes() {
-        for (text, expected) in [
-            ("0", Some(Amount::Bytes(0))),
-            ("10737418240", Some(Amount::Bytes(10_737_418_240))),
-            ("1B", Some(Amount::Bytes(1))),
-            ("10GiB", Some(Amount::Bytes(10 << 30))),
-            ("10G", Some(Amount::Bytes(10 << 30))),
-            ("10 GiB", Some(Amount::Bytes(10 << 30))),
-            ("500m", Some(Amount::Bytes(500 << 20))),
-            ("500MB", Some(Amount::Bytes(500_000_000))),
-            ("1.5K", Some(Amount::Bytes(1536))),
-            ("80%", Some(Amount::Percent(80.0))),
-            ("0%", Some(Amount::Percent(0.0))),
-            ("101%", None),
-            ("", None),
-            ("-1", None),
-            ("G", None),
-            ("1.2.3", None),
-            ("1X", None),
-            ("1GiBs", None),
-            ("99999999999P", None),
-        ] {
-            assert_eq!(text.parse::<Amount>().ok(), expected, "{text:?}");
-        }
-        assert_eq!(Amount::Percent(80.0).of(1000), 800);
-    }
-
-    #[test]
-    fn reads_durations() {
-        for (text, expected) in [
-            ("0", Some(0.0)),
-            ("86400", Some(86_400.0)),
-            ("1.5", Some(1.5)),
-            ("90s", Some(90.0)),
-            ("15m", Some(900.0)),
-            ("36h", Some(129_600.0)),
-            ("1d12h", Some(129_600.0)),
-            ("2w", Some(1_209_600.0)),
-            ("250ms", Some(0.25)),
-            ("", None),
-            ("-1", None),
-            ("h", None),
-            ("1h30", None),
-            ("1y", None),
-            ("99999999999", None),
-        ] {
-            let expected = expected.map(|s: f64| Duration((s * 1e9) as Nanos));
-            assert_eq!(text.parse::<Duration>().ok(), expected, "{text:?}");
-        }
-    }
-
-    #[test]
-    fn reads_times() {
-        for (text, expected) in [
-            ("0", Some(0)),
-            ("1795312250.5", Some(1_795_312_250_500_000_000)),
-            ("2026-11-22T01:50:50Z", Some(1_795_312_250_000_000_000)),
-            ("2026-11-22T02:50:50+01:00", Some(1_795_312_250_000_000_000)),
-            ("-1", None),
-            ("1e300", None),
-            ("yesterday", None),
-            ("", None),
-        ] {
-            assert_eq!(text.parse::<Moment>().ok(), expected.map(Moment), "{text:?}");
-        }
     }
 
     #[test]

@@ -11,9 +11,12 @@ mod fetch;
 mod interrupt;
 mod kinds;
 mod legacy;
+mod names;
 mod net;
+mod os;
 mod output;
 mod source;
+mod units;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -21,12 +24,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Parser;
 
-use crate::cache::entry::Nanos;
 use crate::cli::{Action, CacheArgs, Cli};
 use crate::commands::Context;
 use crate::exit::{Exit, Failure};
 use crate::interrupt::Interrupt;
 use crate::output::{Format, Output, Verbosity};
+use crate::units::Nanos;
 
 fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().collect();

@@ -11,26 +11,16 @@
 //! blocks are shared) or give it later (XFS frees in the background): when the blocks released should be enough but are not there,
 //! it is waited for them, for a bounded time in all, before another image goes.
 
-use std::cell::Cell;
 use std::collections::HashSet;
 use std::os::fd::BorrowedFd;
-use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
-use rustix::fs::{AtFlags, Mode, OFlags, StatVfs, fstat, fstatvfs, openat, statat};
+use anyhow::Result;
 
-use super::dir::available;
-use super::entry::{ImageId, Nanos};
 use super::execute::{EntryError, Outcome, Progress};
-use super::index::Wait;
-
-/// How long freed blocks are waited for before the next image goes ...
-const SETTLE: Duration = Duration::from_secs(2);
-/// ... and how long in all: blocks that somebody holds never come.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// With so few bytes missing, the blocks of our own directories count.
-const CLOSE: u64 = 1 << 20;
-const LOOK_AGAIN: Duration = Duration::from_millis(20);
+use crate::interrupt::Wait;
+use crate::names::ImageId;
+use crate::os::space::{CLOSE, Space};
+use crate::units::Nanos;
 
 /// Things with a priority, highest first, in order of registration among equals.
 #[derive(Debug)]
@@ -220,77 +210,6 @@ pub(crate) struct Removing<'a> {
     pub(crate) outcome: Outcome,
 }
 
-/// The free space of a file system, and how much of it there should be.
-#[derive(Debug)]
-pub(crate) struct Space<'a> {
-    fd: BorrowedFd<'a>,
-    /// Bytes that are to be free.
-    pub(crate) required: u64,
-    /// Bytes that were free when it was last measured for good.
-    pub(crate) base: u64,
-    /// Bytes released since.
-    released: u64,
-    /// How long may still be waited in all.
-    patience: Duration,
-    /// Whether the file system once did not tell: from then on nothing is missing, so that no image goes on a guess.
-    blind: Cell<bool>,
-}
-
-impl<'a> Space<'a> {
-    pub(crate) fn new(fd: BorrowedFd<'a>, required: u64) -> Result<Self> {
-        let mut space =
-            Space { fd, required, base: 0, released: 0, patience: PATIENCE, blind: Cell::new(false) };
-        space.base = space.figures().map(|fs| available(&fs)).context("cannot ask for the free space")?;
-        Ok(space)
-    }
-
-    pub(crate) fn figures(&self) -> rustix::io::Result<StatVfs> {
-        rustix::io::retry_on_intr(|| fstatvfs(self.fd))
-    }
-
-    /// Bytes that are missing now, as far as can be told.
-    pub(crate) fn missing(&self) -> u64 {
-        match self.figures() {
-            Ok(fs) if !self.blind.get() => self.required.saturating_sub(available(&fs)),
-            Ok(_) => 0,
-            Err(_) => {
-                self.blind.set(true);
-                0
-            }
-        }
-    }
-
-    fn is_close(&self) -> bool {
-        (1..=CLOSE).contains(&self.missing())
-    }
-
-    /// Takes what is free now for what there is, whoever made it.
-    pub(crate) fn measure(&mut self) {
-        self.base = self.figures().map_or(self.base.saturating_add(self.released), |fs| available(&fs));
-        self.released = 0;
-    }
-
-    /// Whether the space is there. When only the blocks just released are not there yet, they are waited for.
-    fn is_there(&mut self) -> bool {
-        self.missing() == 0 || self.has_settled()
-    }
-
-    /// Whether it is there after a wait for the blocks just released, which without enough of those there is not.
-    fn has_settled(&mut self) -> bool {
-        if self.released == 0 || self.base.saturating_add(self.released) < self.required {
-            return false;
-        }
-        let started = Instant::now();
-        let limit = SETTLE.min(self.patience);
-        while self.missing() > 0 && started.elapsed() < limit {
-            std::thread::sleep(LOOK_AGAIN);
-        }
-        self.patience = self.patience.saturating_sub(started.elapsed());
-        self.measure();
-        self.base >= self.required
-    }
-}
-
 /// A cache as planning sees it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct View<'a> {
@@ -378,37 +297,8 @@ pub(crate) fn carry_out(
     space.is_there();
 }
 
-/// Device and inode of what is open.
-pub(crate) fn identity(fd: BorrowedFd<'_>) -> Result<(u64, u64)> {
-    let stat = fstat(fd).context("cannot look at what is open")?;
-    Ok((stat.st_dev, stat.st_ino))
-}
-
-/// The device and inode of each directory that this one is in, nearest first. What cannot be looked at ends the list.
-pub(crate) fn parents(fd: BorrowedFd<'_>) -> Vec<(u64, u64)> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let mut found = Vec::new();
-    let Ok(mut at) = openat(fd, c".", flags, Mode::empty()) else {
-        return found;
-    };
-    let mut here = identity(fd).ok();
-    while let Ok(up) = openat(&at, c"..", flags, Mode::empty()) {
-        let Ok(stat) = statat(&up, c"", AtFlags::EMPTY_PATH) else { break };
-        let identity = (stat.st_dev, stat.st_ino);
-        if here == Some(identity) {
-            break;
-        }
-        here = Some(identity);
-        found.push(identity);
-        at = up;
-    }
-    found
-}
-
 #[cfg(test)]
 mod tests {
-    use std::os::fd::AsFd as _;
-    use std::path::Path;
 
     use proptest::prelude::*;
 
@@ -486,18 +376,6 @@ mod tests {
         ] {
             assert_eq!(limits(View { stock: &stock, age }, size, NOW), expected, "age {age:?}, size {size}");
         }
-    }
-
-    #[test]
-    fn directories_know_what_they_are_in() {
-        let root = tempfile::tempdir().unwrap();
-        let inner = root.path().join("a/b");
-        std::fs::create_dir_all(&inner).unwrap();
-        let open = |path: &Path| rustix::fs::open(path, OFlags::RDONLY, Mode::empty()).unwrap();
-        let (outer, inner) = (open(root.path()), open(&inner));
-        let outer_is = identity(outer.as_fd()).unwrap();
-        assert_eq!(parents(inner.as_fd()).iter().position(|parent| *parent == outer_is), Some(1));
-        assert!(!parents(outer.as_fd()).contains(&outer_is));
     }
 
     proptest! {

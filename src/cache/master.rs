@@ -36,13 +36,15 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use super::dir::{DIRECTORY, Removal, list, look};
-use super::entry::{ImageId, Kind, Name, NameBuf, Nanos, Seen};
+use super::entry::{Kind, Seen};
 use super::execute::EntryError;
-use super::index::Wait;
 use super::lock;
-use super::owner::Owner;
-use super::writers;
-use crate::interrupt::Interrupt;
+use crate::interrupt::{Interrupt, Wait};
+use crate::names::{ImageId, Name, NameBuf};
+use crate::os::locks::{flock_holder, process};
+use crate::os::owner::Owner;
+use crate::os::writers;
+use crate::units::Nanos;
 
 /// Where an image is between being taken out and being unlinked. The flock on the cache keeps it one run's own.
 const ASIDE: &CStr = c".glance-cache-aside";
@@ -221,9 +223,8 @@ impl MasterDir {
                     std::thread::sleep(PAUSE.min(deadline.saturating_duration_since(Instant::now())));
                 }
                 Err(Errno::WOULDBLOCK | Errno::INTR) => {
-                    let holder =
-                        fstat(&self.fd).ok().and_then(|stat| lock::flock_holder(stat.st_dev, stat.st_ino));
-                    let who = holder.map_or_else(|| "another run".to_owned(), lock::process);
+                    let holder = fstat(&self.fd).ok().and_then(|stat| flock_holder(stat.st_dev, stat.st_ino));
+                    let who = holder.map_or_else(|| "another run".to_owned(), process);
                     return Err(lock::Held(format!("{} is locked by {who}", self.path.display())).into());
                 }
                 Err(e) => return Err(e).with_context(|| format!("cannot lock {}", self.path.display())),

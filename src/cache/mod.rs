@@ -23,8 +23,6 @@ pub(crate) mod index;
 pub(crate) mod inventory;
 pub(crate) mod lock;
 pub(crate) mod master;
-pub(crate) mod owner;
 pub(crate) mod plan;
 pub(crate) mod queue;
 pub(crate) mod stage;
-pub(crate) mod writers;

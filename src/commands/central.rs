@@ -6,13 +6,14 @@ use std::time::Duration;
 use anyhow::{Context as _, anyhow};
 
 use super::{Cache, Settings};
-use crate::cache::entry::escaped;
 use crate::cache::index::central::{Database, Found, Patience, Target, is_missing_table};
 use crate::cache::index::sqlite::Purpose;
-use crate::cache::index::{Driver, NoRows, Refusal, Wait};
+use crate::cache::index::{Driver, NoRows, Refusal};
 use crate::cache::inventory::{Inventory, Tracking};
 use crate::config::{self, Config, Origin, Setting};
 use crate::exit::Failure;
+use crate::interrupt::Wait;
+use crate::names::escaped;
 
 /// How long a database may take to let us in, all attempts together, unless its URL says otherwise.
 const LIMIT: Duration = Duration::from_secs(10);

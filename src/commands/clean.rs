@@ -7,18 +7,21 @@ use super::{
     take_lock, take_stock, tell, unreadable_errors, wait,
 };
 use crate::cache::dir::{CacheDir, Place};
-use crate::cache::entry::{Kind, Nanos};
+use crate::cache::entry::Kind;
 use crate::cache::execute::{self, EntryError, Executor, Outcome, Pace};
 use crate::cache::index::sqlite::Purpose;
-use crate::cache::index::{Driver, Refusal, Wait};
+use crate::cache::index::{Driver, Refusal};
 use crate::cache::inventory::{Inventory, Partials, Tracking};
 use crate::cache::lock;
 use crate::cache::plan::{self, CleanLimits, CleanPlan, CleanReason, RepairPlan};
-use crate::cache::writers::{self, Writers};
 use crate::cli::{ChangeArgs, CleanArgs};
 use crate::exit::{Exit, Failure};
+use crate::interrupt::Wait;
+use crate::os::locks::process;
+use crate::os::writers::{self, Writers};
 use crate::output::progress::Bar;
-use crate::output::report::{CleanReport, KeptOpen, PlanEntry, RepairReport, span, when};
+use crate::output::report::{CleanReport, KeptOpen, PlanEntry, RepairReport};
+use crate::units::{Nanos, span, when};
 
 /// Cleans, as the command line says.
 pub(crate) fn run(context: &Context, args: CleanArgs) -> Result<Exit, Failure> {
@@ -224,7 +227,7 @@ fn kept_open(context: &Context, plan: &CleanPlan) -> Vec<KeptOpen> {
             let name = Place::Incomplete.show(entry.name.as_name());
             context
                 .output
-                .warning(&format!("{name} is stalled, but {} has it open for writing", lock::process(*pid)));
+                .warning(&format!("{name} is stalled, but {} has it open for writing", process(*pid)));
             KeptOpen { name, pid: *pid }
         })
         .collect()

@@ -9,16 +9,18 @@ use serde::Serialize;
 use super::central::{CentralSettings, cannot_start, unknown};
 use super::list::{shows_human, table};
 use super::{Context, Selection, Settings, conclude, stopped_by, tell, wait};
-use crate::cache::entry::{Nanos, escaped, nanos};
 use crate::cache::execute::{EntryError, Outcome};
+use crate::cache::index::Refusal;
 use crate::cache::index::central::{Copies, Database, Found, NodeSummary, Placement};
 use crate::cache::index::sqlite::Purpose;
-use crate::cache::index::{Refusal, Wait};
 use crate::cli::{ChangeArgs, ListArgs, SortKey, StatusArgs};
 use crate::config::{Config, Origin, Setting};
 use crate::exit::{Exit, Failure};
+use crate::interrupt::Wait;
+use crate::names::escaped;
 use crate::output::Report;
-use crate::output::report::{PlanEntry, Run, count, human, when};
+use crate::output::report::{PlanEntry, Run};
+use crate::units::{Nanos, count, human, nanos, when};
 
 /// Images named one by one; more of a kind are only counted.
 const NAMED: usize = 10;

@@ -5,15 +5,16 @@ use serde::Serialize;
 use super::host::{self, Look};
 use super::{Cache, Context, Opened, Selection, Settings, take_stock};
 use crate::cache::dir::{CacheDir, Place};
-use crate::cache::entry::{Image, Kind, Nanos, Partial, SECOND, nanos};
-use crate::cache::index::Wait;
+use crate::cache::entry::{Image, Kind, Partial};
 use crate::cache::index::sqlite::Purpose;
 use crate::cache::index::xattr::{self, Attribute, parse_hits};
 use crate::cache::inventory::{Inventory, Partials, Tracking};
 use crate::cli::{ListArgs, PrintArgs, SortKey, State};
 use crate::exit::{Exit, Failure};
-use crate::output::report::{Epoch, human, when};
+use crate::interrupt::Wait;
+use crate::output::report::Epoch;
 use crate::output::{Output, Report};
+use crate::units::{Nanos, SECOND, human, nanos, when};
 
 /// Lists, as the command line says.
 pub(crate) fn run(context: &Context, args: ListArgs) -> Result<Exit, Failure> {
@@ -139,7 +140,7 @@ fn partial(dir: &CacheDir, place: Place, state: Shown, entry: &Partial) -> Line 
     // Why Glance rejected it: the xattr driver leaves a word.
     let error = match dir.fd(place).filter(|_| place == Place::Invalid && entry.kind == Kind::File) {
         Some(fd) => match xattr::error(fd, entry.name.as_name()) {
-            Attribute::Value(text) => Some(crate::cache::entry::escaped(&text)),
+            Attribute::Value(text) => Some(crate::names::escaped(&text)),
             _ => None,
         },
         None => None,

@@ -24,20 +24,22 @@ use rustix::io::Errno;
 use signal_hook::consts::SIGTERM;
 
 use self::central::CentralSettings;
-use crate::cache::dir::{CacheDir, Place, capacity};
-use crate::cache::entry::{Nanos, SECOND};
+use crate::cache::dir::{CacheDir, Place};
 use crate::cache::execute::{EntryError, Outcome};
 use crate::cache::index::sqlite::{Found, Location, Purpose, Sqlite};
 use crate::cache::index::xattr::{Attribute, hits};
-use crate::cache::index::{Driver, Index, NoRows, Refusal, Wait};
+use crate::cache::index::{Driver, Index, NoRows, Refusal};
 use crate::cache::inventory::{Inventory, Tracking};
 use crate::cache::lock::{Lock, LockDir, Locking};
-use crate::cli::{Amount, CacheArgs, ChangeArgs};
+use crate::cli::{CacheArgs, ChangeArgs};
 use crate::config::{self, Config, Origin, Setting, Source};
 use crate::exit::{Exit, Failure};
-use crate::interrupt::{Interrupt, signal_name};
+use crate::interrupt::{Interrupt, Wait, signal_name};
+use crate::os::mounts::mount_point;
+use crate::os::space::capacity;
 use crate::output::report::Run;
 use crate::output::{Output, Report};
+use crate::units::{Amount, Nanos, SECOND};
 
 /// How long a command that only looks waits for a busy index before it does without.
 const GLANCE_PATIENCE: Duration = Duration::from_secs(2);
@@ -217,7 +219,10 @@ impl Settings {
     }
 
     /// The stall time: the command line's, else `image_cache_stall_time`.
-    pub(crate) fn stall_time(&self, given: Option<crate::cli::Duration>) -> Result<Setting<Nanos>, Failure> {
+    pub(crate) fn stall_time(
+        &self,
+        given: Option<crate::units::Duration>,
+    ) -> Result<Setting<Nanos>, Failure> {
         match given {
             Some(duration) => Ok(Setting { value: duration.0, origin: Origin::Flag("--stall-time") }),
             None => {
@@ -578,46 +583,6 @@ pub(crate) fn misplaced(dir: &CacheDir, inventory: &Inventory, forget_all: bool)
             mount_point(dir)
         ),
     })
-}
-
-/// The mount point of the cache directory's file system, as far as /proc/self/mountinfo tells.
-pub(crate) fn mount_point(dir: &CacheDir) -> String {
-    mount(dir).map_or_else(|| "an unknown place".to_owned(), |mount| mount.point)
-}
-
-/// One line of /proc/self/mountinfo.
-pub(crate) struct Mount {
-    pub(crate) point: String,
-    pub(crate) options: String,
-    pub(crate) kind: String,
-    pub(crate) super_options: String,
-}
-
-/// Finds the mount the cache directory is on: the longest mount point that its path lies below.
-pub(crate) fn mount(dir: &CacheDir) -> Option<Mount> {
-    mount_of(dir.path())
-}
-
-/// Finds the mount that a path is on.
-pub(crate) fn mount_of(path: &Path) -> Option<Mount> {
-    let path = std::fs::canonicalize(path).ok()?;
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
-    mounts
-        .lines()
-        .filter_map(|line| {
-            let (mount, fs) = line.split_once(" - ")?;
-            let mount: Vec<&str> = mount.split(' ').collect();
-            let fs: Vec<&str> = fs.split(' ').collect();
-            Some(Mount {
-                point: mount.get(4)?.replace("\\040", " "),
-                options: (*mount.get(5)?).to_owned(),
-                kind: (*fs.first()?).to_owned(),
-                super_options: (*fs.get(2)?).to_owned(),
-            })
-        })
-        .filter(|mount| path.starts_with(&mount.point))
-        // Of mounts over one another the last is the one that shows.
-        .max_by_key(|mount| mount.point.len())
 }
 
 /// The errors of entries that could not even be looked at.

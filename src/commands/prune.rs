@@ -12,19 +12,21 @@ use super::{
     Cache, Context, Opened, Selection, Settings, check_stopped, conclude, host, misplaced, parse_line,
     stopped_by, take_lock, take_stock, tell, unreadable_errors, wait,
 };
-use crate::cache::dir::{CacheDir, available, capacity};
-use crate::cache::entry::{ImageId, Nanos};
+use crate::cache::dir::CacheDir;
 use crate::cache::execute::{EntryError, Executor, Outcome, Pace};
-use crate::cache::index::Wait;
 use crate::cache::index::sqlite::Purpose;
 use crate::cache::inventory::{Inventory, Tracking};
 use crate::cache::lock;
 use crate::cache::plan::{self, CleanLimits, Kept, PruneLimits, PrunePlan};
-use crate::cli::{Amount, ChangeArgs, PruneArgs};
+use crate::cli::{ChangeArgs, PruneArgs};
 use crate::exit::{Exit, Failure};
+use crate::interrupt::Wait;
+use crate::names::ImageId;
+use crate::os::space::{available, capacity};
 use crate::output::progress::Bar;
-use crate::output::report::{PlanEntry, PruneReport, human, when};
+use crate::output::report::{PlanEntry, PruneReport};
 use crate::output::stdin;
+use crate::units::{Amount, Nanos, human, when};
 
 /// More than a million ids: what is longer is no list of images to keep.
 const LONGEST_LIST: u64 = 64 << 20;
@@ -38,7 +40,7 @@ pub(crate) struct Wishes {
     pub(crate) min_age: Nanos,
     pub(crate) keep: Vec<ImageId>,
     pub(crate) keep_from: Vec<PathBuf>,
-    pub(crate) stall_time: Option<crate::cli::Duration>,
+    pub(crate) stall_time: Option<crate::units::Duration>,
     pub(crate) forget_all: bool,
     /// Whether a cache within its limit is nothing to do even when its index cannot be known from the settings: the old tool's
     /// cron jobs run without a node URL.

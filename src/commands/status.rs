@@ -7,19 +7,24 @@ use serde::Serialize;
 
 use super::host::{self, Look};
 use super::list::shows_human;
-use super::{Cache, Context, Opened, Selection, Settings, mount, take_stock};
-use crate::cache::dir::{CacheDir, Place, available, capacity};
-use crate::cache::entry::{Kind, Nanos, escaped};
+use super::{Cache, Context, Opened, Selection, Settings, take_stock};
+use crate::cache::dir::{CacheDir, Place};
+use crate::cache::entry::Kind;
+use crate::cache::index::Driver;
 use crate::cache::index::sqlite::{Found, Location, Purpose, Sqlite};
-use crate::cache::index::{Driver, Wait};
 use crate::cache::inventory::{Foreign, Partials, Tracking};
-use crate::cache::lock::{CLEAN, INDEX_START, LockDir, PREFETCH, PRUNE, holders, process};
+use crate::cache::lock::{CLEAN, INDEX_START, LockDir, PREFETCH, PRUNE};
 use crate::cache::plan::{CleanLimits, is_stalled};
 use crate::cli::StatusArgs;
 use crate::config::{self, Origin, Setting};
 use crate::exit::{Exit, Failure};
+use crate::interrupt::Wait;
+use crate::names::escaped;
+use crate::os::locks::{holders, process};
+use crate::os::mounts::mount;
+use crate::os::space::{available, capacity};
 use crate::output::Report;
-use crate::output::report::{count, human, when};
+use crate::units::{Nanos, count, human, when};
 
 /// Names listed one by one; more of a kind are only counted.
 const NAMED: usize = 20;

@@ -22,7 +22,7 @@ use rustix::io::Errno;
 
 use super::digest::Algorithm;
 use super::pace::Pace;
-use crate::cache::dir::available;
+use crate::os::space::available;
 use crate::source::Body;
 
 /// Bytes of a block ...

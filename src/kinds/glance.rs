@@ -9,18 +9,18 @@ use anyhow::{Result, anyhow};
 use super::{Declared, Found, Host, Kind, Task};
 use crate::cache::cleanup::{ImageCache, Item, Removing, Rules, Stock, Target, Told};
 use crate::cache::dir::{CacheDir, Place};
-use crate::cache::entry::Nanos;
 use crate::cache::execute::{self, EntryError, Executor, Outcome, Pace};
+use crate::cache::index::Refusal;
 use crate::cache::index::sqlite::Purpose;
-use crate::cache::index::{Refusal, Wait};
 use crate::cache::inventory::{Inventory, Tracking};
 use crate::cache::lock::{CLEAN, Held, Lock, Locking, PRUNE};
 use crate::cache::plan::{self, CleanLimits, CleanPlan, Goal, PruneLimits, PrunePlan, frees};
-use crate::cli::Amount;
 use crate::commands::clean::{plan_clean, refuse_strange, room};
 use crate::commands::{Cache, Opened, Selection, Settings, misplaced, take_stock, unreadable_errors};
 use crate::config::{self, Origin, Setting};
 use crate::exit::Failure;
+use crate::interrupt::Wait;
+use crate::units::{Amount, Nanos};
 
 /// The kind of Glance's caches.
 pub(super) struct Glance;

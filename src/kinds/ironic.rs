@@ -11,14 +11,15 @@ use anyhow::Result;
 use super::{Declared, Found, Host, Kind, scaled};
 use crate::cache::cleanup::{Distance, ImageCache, Item, Part, Removing, Rules, Stock, Target, Told};
 use crate::cache::dir::{Place, Removal};
-use crate::cache::entry::{Name, Nanos, SECOND, Seen};
+use crate::cache::entry::Seen;
 use crate::cache::execute::{EntryError, Removed};
-use crate::cache::index::{Refusal, Wait};
-use crate::cache::lock::process;
+use crate::cache::index::Refusal;
 use crate::cache::master::{Leftover, Master, MasterDir, Survey};
-use crate::cli::Amount;
 use crate::config::{self, Opt};
-use crate::output::report::{count, span};
+use crate::interrupt::Wait;
+use crate::names::Name;
+use crate::os::locks::process;
+use crate::units::{Amount, Nanos, SECOND, count, span};
 
 /// A kind of master images: which options say where they are and how many there may be.
 pub(super) struct MasterImages {

@@ -15,12 +15,11 @@ use std::path::PathBuf;
 use anyhow::{Result, anyhow, bail};
 
 use crate::cache::cleanup::{ImageCache, List};
-use crate::cache::entry::Nanos;
 use crate::cache::execute::EntryError;
-use crate::cache::index::Wait;
-use crate::cli::{Amount, Duration};
 use crate::commands::{Context, Selection};
 use crate::config::{self, Config, Opt, Origin, Setting, Source};
+use crate::interrupt::Wait;
+use crate::units::{Amount, Duration, Nanos};
 
 /// All kinds, in order of registration.
 static KINDS: &[&dyn Kind] = &[&glance::GLANCE, &ironic::ISO, &ironic::INSTANCE, &ironic::TFTP];

@@ -5,55 +5,11 @@
 
 use std::fmt::Write as _;
 
-use humansize::{BINARY, format_size};
-use jiff::Timestamp;
 use serde::{Serialize, Serializer};
 
 use super::Report;
-use crate::cache::entry::Nanos;
 use crate::cache::execute::EntryError;
-
-/// A size for people: `4.2 GiB`.
-pub(crate) fn human(bytes: u64) -> String {
-    format_size(bytes, BINARY)
-}
-
-/// A time as RFC 3339 in UTC, to the second; `never` for the epoch itself, and words for what is no time.
-pub(crate) fn when(time: Nanos) -> String {
-    match time {
-        0 => "never".to_owned(),
-        i64::MIN | i64::MAX => "unknown".to_owned(),
-        time => Timestamp::from_nanosecond(i128::from(time))
-            .ok()
-            .and_then(|time| Timestamp::from_second(time.as_second()).ok())
-            .map_or_else(|| "unknown".to_owned(), |time| time.to_string()),
-    }
-}
-
-/// A span of time in its two largest units: `3d 4h`.
-pub(crate) fn span(nanos: Nanos) -> String {
-    let seconds = nanos.unsigned_abs() / 1_000_000_000;
-    let units = [("d", 86_400), ("h", 3600), ("min", 60), ("s", 1)];
-    let first = units.iter().position(|(_, size)| seconds >= *size).unwrap_or(3);
-    let mut rest = seconds;
-    let mut parts = Vec::new();
-    for (name, size) in units.iter().skip(first).take(2) {
-        if rest / size > 0 || parts.is_empty() {
-            parts.push(format!("{}{name}", rest / size));
-        }
-        rest %= size;
-    }
-    parts.join(" ")
-}
-
-/// `1 image`, `2 images`.
-pub(crate) fn count(number: u64, what: &str) -> String {
-    match (number, what.strip_suffix('y')) {
-        (1, _) => format!("1 {what}"),
-        (_, Some(stem)) => format!("{number} {stem}ies"),
-        _ => format!("{number} {what}s"),
-    }
-}
+use crate::units::{count, human};
 
 /// One step of a plan.
 #[derive(Debug, Serialize)]
@@ -395,39 +351,5 @@ impl Serialize for Epoch {
             Epoch::Float(seconds) => serializer.serialize_f64(*seconds),
             Epoch::Whole(seconds) => serializer.serialize_i64(*seconds),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn spans_are_told_in_two_units() {
-        for (seconds, text) in [
-            (0, "0s"),
-            (59, "59s"),
-            (60, "1min"),
-            (61, "1min 1s"),
-            (3_600, "1h"),
-            (90_061, "1d 1h"),
-            (86_461, "1d"),
-        ] {
-            assert_eq!(span(seconds * 1_000_000_000), text);
-        }
-    }
-
-    #[test]
-    fn times_are_told_in_utc() {
-        assert_eq!(when(1_795_312_250_060_123_456), "2026-11-22T01:50:50Z");
-        assert_eq!(when(0), "never");
-        assert_eq!(when(i64::MIN), "unknown");
-    }
-
-    #[test]
-    fn counts_agree_with_their_noun() {
-        assert_eq!(count(1, "entry"), "1 entry");
-        assert_eq!(count(2, "entry"), "2 entries");
-        assert_eq!(count(0, "image"), "0 images");
     }
 }

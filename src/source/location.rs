@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use percent_encoding::percent_decode_str;
 use url::Url;
 
-use crate::cache::entry::escaped;
+use crate::names::escaped;
 use crate::net::http::Credentials;
 
 /// The schemes of the stores that Glance has, and the type of store each is read by.

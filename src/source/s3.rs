@@ -15,8 +15,8 @@ use url::{Host, Url};
 use super::download;
 use super::location::{Object, shown};
 use super::{Opened, Source};
-use crate::cache::entry::escaped;
 use crate::config::Setting;
+use crate::names::escaped;
 use crate::net::http::{Client, Credentials, Response};
 use crate::net::wire::{Trust, Waits};
 

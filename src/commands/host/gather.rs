@@ -6,12 +6,13 @@
 use anyhow::Context as _;
 use rustix::fs::fstatvfs;
 
-use crate::cache::cleanup::{self, ImageCache, Rules, Stock, View};
-use crate::cache::dir::capacity;
+use crate::cache::cleanup::{ImageCache, Rules, Stock, View};
 use crate::cache::execute::EntryError;
 use crate::cache::lock::Held;
 use crate::commands::Context;
 use crate::kinds::{Declared, Host, find_all};
+use crate::os::mounts::{identity, parents};
+use crate::os::space::capacity;
 
 /// An opened cache of the host, looked through.
 pub(super) struct Member<'a> {
@@ -28,7 +29,7 @@ impl<'a> Member<'a> {
     /// `None` when its directory is not there.
     fn open(host: &'a Host<'a>, declared: &Declared) -> anyhow::Result<Option<Self>> {
         let Some(cache) = declared.kind.open(host, declared)? else { return Ok(None) };
-        let identity = cleanup::identity(cache.fd())?;
+        let identity = identity(cache.fd())?;
         let figures = fstatvfs(cache.fd()).context("cannot ask for the size of the file system")?;
         let limit = declared.size.value.of(capacity(&figures));
         Ok(Some(Member { declared: declared.clone(), cache, identity, limit, stock: Stock::default() }))
@@ -104,7 +105,7 @@ impl<'a> Gathered<'a> {
 
     fn warn_of_nested(&mut self) {
         for inner in &self.members {
-            let parents = cleanup::parents(inner.cache.fd());
+            let parents = parents(inner.cache.fd());
             for outer in self.members.iter().filter(|outer| parents.contains(&outer.identity)) {
                 self.warnings.push(format!(
                     "the directory of {}, {}, is inside that of {}, {}: each is taken on its own",

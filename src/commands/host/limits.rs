@@ -9,7 +9,7 @@ use crate::commands::Context;
 use crate::exit::Exit;
 use crate::kinds::Host;
 use crate::output::progress::Bar;
-use crate::output::report::human;
+use crate::units::human;
 
 pub(super) fn hold(context: &Context, host: &Host<'_>, rules: &Rules) -> Exit {
     let mut gathered = gather(host, rules, None);

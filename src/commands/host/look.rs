@@ -10,17 +10,17 @@ use super::gather::{Member, gather};
 use super::report::{CacheLine, end, mount_point};
 use super::{MIN_AGE, host};
 use crate::cache::cleanup::{Part, Rules};
-use crate::cache::dir::{available, capacity};
 use crate::cache::execute::{EntryError, Outcome};
-use crate::cache::index::Wait;
 use crate::cli::{CacheArgs, HostArgs, PrintArgs};
 use crate::commands::list::{shows_human, table};
 use crate::commands::{Context, GLANCE_PATIENCE};
 use crate::config;
 use crate::exit::{Exit, Failure};
+use crate::interrupt::Wait;
 use crate::kinds::{Declared, Host, Task};
+use crate::os::space::{available, capacity};
 use crate::output::Report;
-use crate::output::report::human;
+use crate::units::human;
 
 /// Names listed one by one; more of a kind are only counted.
 const NAMED: usize = 20;

@@ -23,14 +23,13 @@ use self::report::HostRun;
 use super::prune::kept_ids;
 use super::{Context, Selection, Settings};
 use crate::cache::cleanup::Rules;
-use crate::cache::entry::{Nanos, SECOND};
-use crate::cache::index::Wait;
 use crate::cli::{CacheArgs, ChangeArgs, HostArgs, PruneArgs};
 use crate::config;
 use crate::exit::{Exit, Failure};
+use crate::interrupt::Wait;
 use crate::kinds::{Host, Task};
 use crate::output::Report;
-use crate::output::report::{count, human};
+use crate::units::{Nanos, SECOND, count, human};
 
 /// How long images stay that were just cached or used, unless the command line says otherwise.
 const MIN_AGE: Nanos = 600 * SECOND;

@@ -7,13 +7,14 @@ use serde::Serialize;
 
 use super::gather::{Gathered, Member};
 use crate::cache::cleanup::{Part, Pick, Told};
-use crate::cache::entry::{Nanos, SECOND, escaped};
 use crate::cache::execute::{EntryError, Outcome};
 use crate::cache::index::Refusal;
-use crate::commands::{Context, conclude, mount_of, stopped_by};
+use crate::commands::{Context, conclude, stopped_by};
 use crate::exit::Exit;
 use crate::kinds::Declared;
-use crate::output::report::{human, span, when};
+use crate::names::escaped;
+use crate::os::mounts::mount_of;
+use crate::units::{Nanos, SECOND, human, span, when};
 
 /// One cache in a report. Sizes are bytes.
 #[derive(Debug, Serialize)]

@@ -10,18 +10,16 @@ use serde::Serialize;
 
 use super::gather::{Gathered, Member, gather};
 use super::report::{HostRun, is_zero};
-use crate::cache::cleanup::{
-    ImageCache, Pick, Removing, Rules, Space, View, carry_out, enough, identity, room,
-};
-use crate::cache::dir::{available, capacity};
+use crate::cache::cleanup::{ImageCache, Pick, Removing, Rules, View, carry_out, enough, room};
 use crate::cache::execute::{EntryError, Outcome};
-use crate::cli::Amount;
 use crate::commands::Context;
 use crate::exit::{Exit, Failure};
 use crate::kinds::Host;
+use crate::os::mounts::identity;
+use crate::os::space::{Space, available, capacity};
 use crate::output::Report;
 use crate::output::progress::Bar;
-use crate::output::report::{count, human};
+use crate::units::{Amount, count, human};
 
 /// What is asked for.
 pub(super) struct Wish<'a> {

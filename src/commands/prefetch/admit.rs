@@ -6,7 +6,6 @@ use std::time::Instant;
 use super::report::Ending;
 use super::wanted::Request;
 use super::{Running, Session};
-use crate::cache::entry::ImageId;
 use crate::cache::index::central::Record;
 use crate::cache::index::{Driver, Refusal};
 use crate::cache::stage::{self, Claim, Claiming};
@@ -14,6 +13,7 @@ use crate::fetch::digest::Check;
 use crate::fetch::judge::{Verdict, judge, unverifiable};
 use crate::fetch::pace::Pace;
 use crate::fetch::{Job, Meter};
+use crate::names::ImageId;
 use crate::output::report::ImageOutcome;
 use crate::source::{Refused, Source};
 

@@ -26,27 +26,29 @@ use self::report::Ending;
 use self::wanted::{Request, enqueue, requests, wanted};
 use super::clean::refuse_strange;
 use super::{Cache, Context, Locked, Opened, Selection, Settings, take_lock, take_stock, tell, wait};
-use crate::cache::dir::{CacheDir, Place, capacity};
-use crate::cache::entry::{ImageId, Nanos};
+use crate::cache::dir::{CacheDir, Place};
 use crate::cache::execute;
+use crate::cache::index::Driver;
 use crate::cache::index::central::{Database, Record};
 use crate::cache::index::sqlite::Purpose;
-use crate::cache::index::{Driver, Wait};
 use crate::cache::inventory::{Inventory, Tracking};
 use crate::cache::lock::{self, LockDir};
 use crate::cache::queue::Queue;
 use crate::cache::stage::{self, Claim};
-use crate::cli::{Amount, ChangeArgs, PrefetchArgs};
+use crate::cli::{ChangeArgs, PrefetchArgs};
 use crate::exit::{Exit, Failure};
 use crate::fetch::digest::Check;
 use crate::fetch::judge::Wish;
 use crate::fetch::pace::Pace;
 use crate::fetch::{Attempt, Failed, Fetched, Job, Meter, fetch};
-use crate::interrupt::signal_name;
+use crate::interrupt::{Wait, signal_name};
+use crate::names::ImageId;
 use crate::net::wire::Waits;
+use crate::os::space::capacity;
 use crate::output::progress::Downloads;
 use crate::output::report::{ImageOutcome, PlanEntry, PrefetchReport};
 use crate::source::Stores;
+use crate::units::{Amount, Nanos};
 
 /// How often bars move and signals are looked for.
 const TICK: Duration = Duration::from_millis(100);
@@ -65,7 +67,7 @@ pub(crate) struct Wishes {
     pub(crate) max_size: Option<Amount>,
     pub(crate) limit: Limit,
     pub(crate) wish: Wish,
-    pub(crate) stall_time: Option<crate::cli::Duration>,
+    pub(crate) stall_time: Option<crate::units::Duration>,
 }
 
 impl Default for Wishes {

@@ -20,8 +20,8 @@ use super::admit::judged;
 use super::report::{Ending, verified_by};
 use super::{Locked, Ready, Running, Session};
 use crate::cache::dir::{Place, seen};
-use crate::cache::entry::{Image, ImageId};
-use crate::cache::index::{Claim as RowClaim, Refusal, Target, Wait};
+use crate::cache::entry::Image;
+use crate::cache::index::{Claim as RowClaim, Refusal, Target};
 use crate::cache::lock::{self, Lock, Locking};
 use crate::cache::queue;
 use crate::cache::stage::{self, Publication, Staged};
@@ -29,7 +29,10 @@ use crate::commands::GLANCE_PATIENCE;
 use crate::fetch::digest::fingerprint;
 use crate::fetch::judge::judge_again;
 use crate::fetch::{Attempt, Failed, Fetched};
-use crate::output::report::{ImageOutcome, human};
+use crate::interrupt::Wait;
+use crate::names::ImageId;
+use crate::output::report::ImageOutcome;
+use crate::units::human;
 
 impl Session<'_> {
     /// Publishes what was fetched, or notes why there is nothing to publish.

@@ -4,10 +4,10 @@ use std::fmt::Display;
 
 use super::Session;
 use super::wanted::Request;
-use crate::cache::entry::ImageId;
 use crate::cache::execute::EntryError;
 use crate::cache::{queue, stage};
 use crate::fetch::digest::Check;
+use crate::names::ImageId;
 use crate::output::report::{ImageOutcome, ImageReport, PlanEntry};
 use crate::source::Refused;
 

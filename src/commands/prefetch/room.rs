@@ -5,8 +5,6 @@ use std::collections::HashSet;
 use anyhow::anyhow;
 
 use super::{Limit, Locked, Running, Session};
-use crate::cache::dir::available;
-use crate::cache::entry::ImageId;
 use crate::cache::execute::{Executor, Pace};
 use crate::cache::inventory::Inventory;
 use crate::cache::plan::{self, CleanPlan, PruneLimits, PrunePlan};
@@ -14,7 +12,9 @@ use crate::cache::queue::Queue;
 use crate::commands::misplaced;
 use crate::commands::prune::removals;
 use crate::fetch::judge::{Room, Space, room};
-use crate::output::report::human;
+use crate::names::ImageId;
+use crate::os::space::available;
+use crate::units::human;
 
 impl Session<'_> {
     /// Makes sure that an image of this size fits, by making room for it where that is wanted.

@@ -7,14 +7,15 @@ use anyhow::Context as _;
 
 use super::{Wishes, existing, exit_code};
 use crate::cache::dir::CacheDir;
-use crate::cache::entry::ImageId;
 use crate::cache::execute::EntryError;
 use crate::cache::queue::{self, Enqueued, Memory, Queue};
 use crate::cli::{ChangeArgs, Wanted};
 use crate::commands::{Context, Settings, parse_line, tell};
 use crate::exit::{Exit, Failure};
-use crate::output::report::{ImageOutcome, ImageReport, PrefetchReport, human};
+use crate::names::ImageId;
+use crate::output::report::{ImageOutcome, ImageReport, PrefetchReport};
 use crate::output::stdin;
+use crate::units::human;
 
 /// More than a million ids: what is longer is no list of images.
 const LONGEST_LIST: u64 = 64 << 20;

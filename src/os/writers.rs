@@ -9,7 +9,7 @@ use std::os::fd::BorrowedFd;
 
 use rustix::fs::{AtFlags, Dir, Mode, OFlags, Stat, open, readlinkat, stat, statat};
 
-use super::entry::Name;
+use crate::names::Name;
 
 /// The answer of one pass.
 #[derive(Debug, Default)]
@@ -113,8 +113,8 @@ mod tests {
     use std::os::fd::AsFd;
     use std::os::unix::fs::MetadataExt;
 
-    use super::super::entry::NameBuf;
-    use super::*;
+    use crate::names::NameBuf;
+    use crate::os::writers::*;
 
     #[test]
     fn finds_who_writes_and_passes_over_who_reads() {
