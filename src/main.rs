@@ -12,11 +12,11 @@ mod interrupt;
 mod kinds;
 mod legacy;
 mod names;
+mod net;
 mod ops;
 mod os;
 mod output;
 mod source;
-mod tls;
 mod units;
 
 use std::ffi::OsString;

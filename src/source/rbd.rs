@@ -14,9 +14,9 @@ use anyhow::{Context as _, Result, bail, ensure};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::location::RbdImage;
-use super::net::Waits;
 use super::{Body, Opened, Source};
 use crate::names::escaped;
+use crate::net::wire::Waits;
 
 /// Reads of 4 MiB that an export has under way at once: with Ceph's own 10 it takes up to 300 MiB of memory, and nothing here
 /// takes what it reads so fast ...

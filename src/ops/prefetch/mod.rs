@@ -41,12 +41,13 @@ use crate::fetch::pace::Pace;
 use crate::fetch::{Attempt, Failed, Fetched, Job, Meter, fetch};
 use crate::interrupt::{Wait, signal_name};
 use crate::names::ImageId;
+use crate::net::wire::Waits;
 use crate::ops::prefetch::report::Ending;
 use crate::ops::prefetch::wanted::{Request, requests};
 use crate::os::space::capacity;
 use crate::output::progress::Downloads;
 use crate::output::report::{ImageOutcome, PlanEntry, PrefetchReport};
-use crate::source::{Stores, Waits};
+use crate::source::Stores;
 use crate::units::{Amount, Nanos};
 
 /// How often bars move and signals are looked for.

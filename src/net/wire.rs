@@ -16,8 +16,8 @@ use anyhow::{Context as _, Result, ensure};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConnection, StreamOwned};
 
+use super::tls::{Tls, TlsMode, client_config};
 use crate::interrupt::Interrupt;
-use crate::tls::{Tls, TlsMode, client_config};
 
 /// How often a wait looks at whether it should end.
 const LOOK: Duration = Duration::from_millis(200);
@@ -49,12 +49,12 @@ impl Waits {
     /// Fails once the run is interrupted.
     ///
     /// Not with `ErrorKind::Interrupted`: that means to try again.
-    pub(super) fn go_on(&self) -> io::Result<()> {
+    pub(crate) fn go_on(&self) -> io::Result<()> {
         if self.interrupt.raised() { Err(io::Error::other("interrupted")) } else { Ok(()) }
     }
 
     /// Does nothing for a while.
-    pub(super) fn sleep(&self, time: Duration) -> io::Result<()> {
+    pub(crate) fn sleep(&self, time: Duration) -> io::Result<()> {
         let end = Instant::now() + time;
         loop {
             self.go_on()?;
@@ -68,7 +68,7 @@ impl Waits {
     /// Asks again and again, for as long as silence is allowed, until there is an answer.
     ///
     /// `attempt` waits [`LOOK`] at most and then says `WouldBlock`.
-    pub(super) fn until<T>(&self, mut attempt: impl FnMut(Duration) -> io::Result<T>) -> io::Result<T> {
+    pub(crate) fn until<T>(&self, mut attempt: impl FnMut(Duration) -> io::Result<T>) -> io::Result<T> {
         let start = Instant::now();
         loop {
             match attempt(LOOK) {
@@ -85,7 +85,7 @@ impl Waits {
     }
 
     /// Does what nothing can interrupt; when it takes too long it is left to itself.
-    pub(super) fn apart<T: Send + 'static>(
+    pub(crate) fn apart<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> io::Result<T> + Send + 'static,
     ) -> io::Result<T> {
@@ -113,7 +113,7 @@ fn silent(limit: Duration) -> io::Error {
 
 /// Whom a server's certificate has to come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Trust {
+pub(crate) enum Trust {
     System,
     /// The only authorities, in a file (PEM).
     Only(PathBuf),
@@ -122,14 +122,14 @@ pub(super) enum Trust {
 }
 
 /// A connection to a server.
-pub(super) enum Connection {
+pub(crate) enum Connection {
     Plain(Wire),
     Encrypted(Box<StreamOwned<ClientConnection, Wire>>),
 }
 
 impl Connection {
     /// Connects to the first of the host's addresses that answers.
-    pub(super) fn open(host: &str, port: u16, waits: &Waits) -> Result<Self> {
+    pub(crate) fn open(host: &str, port: u16, waits: &Waits) -> Result<Self> {
         let (name, limit) = (host.trim_matches(['[', ']']).to_owned(), waits.connect);
         let connect = move || {
             let mut last = io::Error::new(ErrorKind::NotFound, "the name has no address");
@@ -148,7 +148,7 @@ impl Connection {
     }
 
     /// Encrypts the connection; a server that is not the one asked for is an error.
-    pub(super) fn encrypt(self, host: &str, trust: &Trust) -> Result<Self> {
+    pub(crate) fn encrypt(self, host: &str, trust: &Trust) -> Result<Self> {
         let Connection::Plain(mut wire) = self else { return Ok(self) };
         let (mode, ca) = match trust {
             Trust::System => (TlsMode::Full, None),
@@ -194,7 +194,7 @@ impl Write for Connection {
 }
 
 /// A socket whose reads and writes end in time.
-pub(super) struct Wire {
+pub(crate) struct Wire {
     socket: TcpStream,
     waits: Waits,
 }

@@ -16,9 +16,7 @@ use base64::engine::general_purpose::STANDARD;
 use percent_encoding::percent_decode_str;
 use url::Url;
 
-use super::location::{Credentials, shown};
-use super::net::{Connection, Trust, Waits};
-use crate::names::escaped;
+use super::wire::{Connection, Trust, Waits};
 
 /// A response's head is not longer.
 const MAX_HEAD: u64 = 64 * 1024;
@@ -26,30 +24,33 @@ const MAX_HEADERS: usize = 128;
 /// So much of what a server says about a failure is looked at.
 const MAX_WORDS: u64 = 4096;
 
+/// A name and what proves it.
+pub(crate) type Credentials = (String, String);
+
 /// How servers are reached.
 #[derive(Clone, Debug)]
-pub(super) struct Client {
-    pub(super) trust: Trust,
+pub(crate) struct Client {
+    pub(crate) trust: Trust,
     /// By the scheme of the URL, or `all`: an http URL of a proxy.
-    pub(super) proxies: Vec<(String, Url)>,
-    pub(super) waits: Waits,
+    pub(crate) proxies: Vec<(String, Url)>,
+    pub(crate) waits: Waits,
 }
 
 /// The start of a server's answer, and its body to be read.
-pub(super) struct Response {
-    pub(super) status: u16,
+pub(crate) struct Response {
+    pub(crate) status: u16,
     headers: Vec<(String, String)>,
-    pub(super) body: HttpBody,
+    pub(crate) body: HttpBody,
 }
 
 impl Response {
     /// Returns a header's value; the name is in lower case.
-    pub(super) fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(found, _)| found == name).map(|(_, value)| value.as_str())
     }
 
     /// Returns the beginning of a body that is a message to people.
-    pub(super) fn words(mut self) -> String {
+    pub(crate) fn words(mut self) -> String {
         let mut words = Vec::new();
         // What came before it broke is enough.
         let _ = (&mut self.body).take(MAX_WORDS).read_to_end(&mut words);
@@ -58,7 +59,7 @@ impl Response {
 }
 
 /// The value of a header for basic authentication; percent codes stand for what a URL cannot hold.
-pub(super) fn basic((user, password): &Credentials) -> String {
+pub(crate) fn basic((user, password): &Credentials) -> String {
     let mut pair = percent_decode_str(user).collect::<Vec<u8>>();
     pair.push(b':');
     pair.extend(percent_decode_str(password));
@@ -73,7 +74,7 @@ fn authority(url: &Url) -> String {
 
 impl Client {
     /// Asks for a URL and returns the answer, whatever its status.
-    pub(super) fn get(&self, url: &Url, headers: &[(&str, &str)]) -> Result<Response> {
+    pub(crate) fn get(&self, url: &Url, headers: &[(&str, &str)]) -> Result<Response> {
         let host = url.host_str().context("it has no host")?;
         let port = url.port_or_known_default().context("it has no port")?;
         let secure = url.scheme() == "https";
@@ -205,14 +206,14 @@ fn frame(status: u16, headers: &[(String, String)]) -> Result<Frame> {
 }
 
 /// The body of a response.
-pub(super) struct HttpBody {
+pub(crate) struct HttpBody {
     input: BufReader<Connection>,
     frame: Frame,
 }
 
 impl HttpBody {
     /// Returns how many bytes there are to come, where that is known.
-    pub(super) fn length(&self) -> Option<u64> {
+    pub(crate) fn length(&self) -> Option<u64> {
         if let Frame::Length(length) = self.frame { Some(length) } else { None }
     }
 
@@ -273,24 +274,4 @@ impl Read for HttpBody {
             }
         }
     }
-}
-
-/// Says what a status that is no success means, and what to do.
-pub(super) fn refusal(url: &Url, status: u16) -> anyhow::Error {
-    let what = match status {
-        401 => " (it wants credentials: put user:password@ into the location)",
-        403 => " (it is not allowed)",
-        404 | 410 => " (it is not there)",
-        407 => " (the proxy wants credentials: put user:password@ into http_proxy_information)",
-        429 | 503 => " (it is busy: try again later)",
-        _ => "",
-    };
-    anyhow!("{} answers {status}{what}", shown(url.as_str()))
-}
-
-/// The text between two tags of a server's XML, escaped and cut.
-pub(super) fn element(xml: &str, name: &str) -> Option<String> {
-    let (_, rest) = xml.split_once(&format!("<{name}>"))?;
-    let (text, _) = rest.split_once(&format!("</{name}>"))?;
-    Some(escaped(text.chars().take(200).collect::<String>().as_bytes()))
 }
