@@ -37,8 +37,8 @@ use rustix::io::Errno;
 
 use super::dir::{DIRECTORY, Removal, list, look};
 use super::entry::{Kind, Seen};
-use super::execute::EntryError;
 use super::lock;
+use crate::cache::outcome::EntryError;
 use crate::interrupt::{Interrupt, Wait};
 use crate::names::{ImageId, Name, NameBuf};
 use crate::os::locks::{flock_holder, process};

@@ -4,8 +4,8 @@
 //! what goes, in which order and why.
 //!
 //! **Touch the world**: [`dir`] the cache directory by descriptor; [`index`] Glance's indexes; [`lock`] oslo's locks;
-//! [`writers`] who still writes; [`owner`] acting as the directory's owner; [`execute`] carries out a plan; [`queue`] what is to
-//! be fetched; [`stage`] a new image from its claim until it is published.
+//! [`execute`] carries out a plan, [`outcome`] what came of it; [`queue`] what is to be fetched; [`stage`] a new image from its
+//! claim until it is published.
 //!
 //! **All caches of a host**: [`cleanup`] the list by priority, and what goes when space is needed; [`master`] Ironic's directories.
 //!
@@ -23,6 +23,7 @@ pub(crate) mod index;
 pub(crate) mod inventory;
 pub(crate) mod lock;
 pub(crate) mod master;
+pub(crate) mod outcome;
 pub(crate) mod plan;
 pub(crate) mod queue;
 pub(crate) mod stage;

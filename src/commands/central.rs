@@ -6,11 +6,12 @@ use std::time::Duration;
 use anyhow::{Context as _, anyhow};
 
 use super::{Cache, Settings};
-use crate::cache::index::central::{Database, Found, Patience, Target, is_missing_table};
-use crate::cache::index::sqlite::Purpose;
-use crate::cache::index::{Driver, NoRows, Refusal};
+use crate::cache::index::central::Central;
+use crate::cache::index::{Driver, NoRows};
 use crate::cache::inventory::{Inventory, Tracking};
 use crate::config::{self, Config, Origin, Setting};
+use crate::database::url::Address;
+use crate::database::{Database, Opening, Patience, Purpose, Refusal, is_missing_table};
 use crate::exit::Failure;
 use crate::interrupt::Wait;
 use crate::names::escaped;
@@ -53,7 +54,7 @@ impl CentralSettings {
         };
         let flag = |value, name| Setting { value, origin: Origin::Flag(name) };
         let database = match (given.database, given.database_file) {
-            (Some(url), _) if Target::has_password(&url) => {
+            (Some(url), _) if Address::has_password(&url) => {
                 return Err(Failure::usage(anyhow!(
                     "--database has a password in it, which every user of this host can see in the process list"
                 ))
@@ -82,20 +83,25 @@ impl CentralSettings {
     }
 
     /// Connects to the database of the index.
-    pub(crate) fn open(&self, config: &Config, purpose: Purpose, wait: &Wait) -> Result<Found, Failure> {
+    pub(crate) fn open(
+        &self,
+        config: &Config,
+        purpose: Purpose,
+        wait: &Wait,
+    ) -> Result<Opening<Database>, Failure> {
         self.connect(self.database.as_ref(), config, purpose, wait)
     }
 
     /// Connects to the database with the images' records, to read them.
     pub(crate) fn open_records(&self, config: &Config, wait: &Wait) -> Result<Database, Failure> {
         match self.connect(self.records.as_ref(), config, Purpose::Look, wait)? {
-            Found::Database(mut database) => {
+            Opening::Open(mut database) => {
                 let hint = "is it Glance's database, after glance-manage db_sync?";
                 database.check_records().map_err(|refusal| hinting_at_tables(refusal, hint))?;
-                Ok(*database)
+                Ok(database)
             }
-            Found::Unreadable(why) => Err(Failure::cannot_start(anyhow!(why))),
-            Found::Nothing(path) => Err(nothing_at(&path)),
+            Opening::Unreadable(why) => Err(Failure::cannot_start(anyhow!(why))),
+            Opening::Nothing(path) => Err(nothing_at(&path)),
         }
     }
 
@@ -111,17 +117,17 @@ impl CentralSettings {
         config: &Config,
         purpose: Purpose,
         wait: &Wait,
-    ) -> Result<Found, Failure> {
+    ) -> Result<Opening<Database>, Failure> {
         Database::open(self.target(url)?, patience(config)?, purpose, wait).map_err(cannot_start)
     }
 
-    fn target(&self, url: Option<&Setting<String>>) -> Result<Target, Failure> {
+    fn target(&self, url: Option<&Setting<String>>) -> Result<Address, Failure> {
         self.check()?;
         let Some(url) = url else {
             return Err(Failure::usage(anyhow!("[database] connection is not set"))
                 .hint("set it as for glance-api, or give --database URL or --database-file FILE"));
         };
-        Target::parse(&url.value)
+        Address::parse(&url.value)
             .with_context(|| format!("[database] connection (set by {}) is not understood", url.origin))
             .map_err(Failure::usage)
     }
@@ -156,9 +162,9 @@ pub(super) fn stock(
 ) -> Result<Cache, Failure> {
     let central = &settings.central;
     let mut database = match central.open(&settings.config, purpose, wait) {
-        Ok(Found::Database(database)) => *database,
-        Ok(Found::Unreadable(reason)) => return Ok(unreadable(reason, why)),
-        Ok(Found::Nothing(path)) => {
+        Ok(Opening::Open(database)) => database,
+        Ok(Opening::Unreadable(reason)) => return Ok(unreadable(reason, why)),
+        Ok(Opening::Nothing(path)) => {
             return Err(nothing_at(&path));
         }
         Err(failure) => return Err(failure),
@@ -187,17 +193,17 @@ pub(super) fn detect(settings: &Settings, purpose: Purpose, wait: &Wait) -> Resu
         failure.hint("image_cache_driver is not set, so the database has to tell whether it is the index of this cache")
     };
     match settings.central.open(&settings.config, purpose, wait) {
-        Ok(Found::Database(mut database)) => match database.node(&node.value) {
+        Ok(Opening::Open(mut database)) => match database.node(&node.value) {
             Ok(Some(key)) => {
                 let why = "found this node in the database".to_owned();
-                Ok(Some(known(*database, key, node, why)))
+                Ok(Some(known(database, key, node, why)))
             }
             Ok(None) => Ok(None),
             Err(refusal) if is_missing_table(&refusal) => Ok(None),
             Err(refusal) => Err(unsure(cannot_start(refusal))),
         },
-        Ok(Found::Nothing(_)) => Ok(None),
-        Ok(Found::Unreadable(reason)) => Err(unsure(Failure::cannot_start(anyhow!(reason)))),
+        Ok(Opening::Nothing(_)) => Ok(None),
+        Ok(Opening::Unreadable(reason)) => Err(unsure(Failure::cannot_start(anyhow!(reason)))),
         Err(failure) => Err(unsure(failure)),
     }
 }
@@ -217,7 +223,7 @@ fn known(database: Database, key: i64, node: &Setting<String>, why: String) -> C
     let place = Place { database: database.shown(), node: escaped(node.value.as_bytes()) };
     Cache {
         inventory: Inventory::default(),
-        index: Box::new(database.index(key)),
+        index: Box::new(Central::new(database, key)),
         driver: Some(Driver::CentralizedDb),
         why,
         index_path: None,

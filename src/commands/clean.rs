@@ -12,13 +12,14 @@ use super::{
 };
 use crate::cache::dir::{CacheDir, Place};
 use crate::cache::entry::Kind;
-use crate::cache::execute::{self, EntryError, Executor, Outcome, Pace};
-use crate::cache::index::sqlite::Purpose;
-use crate::cache::index::{Driver, Refusal};
+use crate::cache::execute::{self, Executor, Pace};
+use crate::cache::index::Driver;
 use crate::cache::inventory::{Inventory, Partials, Tracking};
 use crate::cache::lock;
+use crate::cache::outcome::{EntryError, Outcome};
 use crate::cache::plan::{self, CleanLimits, CleanPlan, CleanReason, RepairPlan};
 use crate::commands::flags::{CacheArgs, ChangeArgs, EXIT_CODES, HostArgs};
+use crate::database::{Purpose, Refusal};
 use crate::exit::{Exit, Failure};
 use crate::interrupt::Wait;
 use crate::os::locks::process;

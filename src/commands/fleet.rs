@@ -9,14 +9,13 @@ use serde::Serialize;
 use super::central::{CentralSettings, cannot_start, unknown};
 use super::list::{shows_human, table};
 use super::{Context, Selection, Settings, conclude, stopped_by, tell, wait};
-use crate::cache::execute::{EntryError, Outcome};
-use crate::cache::index::Refusal;
-use crate::cache::index::central::{Copies, Database, Found, NodeSummary, Placement};
-use crate::cache::index::sqlite::Purpose;
+use crate::cache::outcome::{EntryError, Outcome};
 use crate::commands::flags::ChangeArgs;
 use crate::commands::list::{ListArgs, SortKey};
 use crate::commands::status::StatusArgs;
 use crate::config::{Config, Origin, Setting};
+use crate::database::nodes::{Copies, NodeSummary, Placement};
+use crate::database::{Database, Opening, Purpose, Refusal};
 use crate::exit::{Exit, Failure};
 use crate::interrupt::Wait;
 use crate::names::escaped;
@@ -41,11 +40,11 @@ fn open(
     wait: &Wait,
 ) -> Result<Database, Failure> {
     match central.open(config, purpose, wait)? {
-        Found::Database(database) => Ok(*database),
-        Found::Nothing(path) => {
+        Opening::Open(database) => Ok(database),
+        Opening::Nothing(path) => {
             Err(Failure::cannot_start(anyhow!("the database {} does not exist or is empty", path.display())))
         }
-        Found::Unreadable(why) => Err(Failure::cannot_start(anyhow!(why))),
+        Opening::Unreadable(why) => Err(Failure::cannot_start(anyhow!(why))),
     }
 }
 
@@ -307,7 +306,7 @@ fn attempt(
         report.run.plan = Some(vec![report.plan(summary.newest_use)]);
         return Ok(Exit::Done);
     }
-    let (done, refusal) = database.index(summary.key).forget_node();
+    let (done, refusal) = database.forget_node(summary.key);
     report.rows_forgotten = done.rows;
     report.node_removed = done.reference;
     let mut outcome = Outcome::default();

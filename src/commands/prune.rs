@@ -17,12 +17,13 @@ use super::{
     stopped_by, take_lock, take_stock, tell, unreadable_errors, wait,
 };
 use crate::cache::dir::CacheDir;
-use crate::cache::execute::{EntryError, Executor, Outcome, Pace};
-use crate::cache::index::sqlite::Purpose;
+use crate::cache::execute::{Executor, Pace};
 use crate::cache::inventory::{Inventory, Tracking};
 use crate::cache::lock;
+use crate::cache::outcome::{EntryError, Outcome};
 use crate::cache::plan::{self, CleanLimits, Kept, PruneLimits, PrunePlan};
 use crate::commands::flags::{CacheArgs, ChangeArgs, EXIT_CODES, HostArgs, LimitArgs};
+use crate::database::Purpose;
 use crate::exit::{Exit, Failure};
 use crate::interrupt::Wait;
 use crate::names::ImageId;

@@ -15,12 +15,13 @@ use super::{Cache, Context, Opened, Selection, Settings, take_stock};
 use crate::cache::dir::{CacheDir, Place};
 use crate::cache::entry::Kind;
 use crate::cache::index::Driver;
-use crate::cache::index::sqlite::{Found, Location, Purpose, Sqlite};
+use crate::cache::index::sqlite::{Sqlite, locate};
 use crate::cache::inventory::{Foreign, Partials, Tracking};
 use crate::cache::lock::{CLEAN, INDEX_START, LockDir, PREFETCH, PRUNE};
 use crate::cache::plan::{CleanLimits, is_stalled};
 use crate::commands::flags::{CacheArgs, EXIT_CODES, HostArgs, LimitArgs, PrintArgs};
 use crate::config::{self, Origin, Setting};
+use crate::database::{Opening, Purpose};
 use crate::exit::{Exit, Failure};
 use crate::interrupt::Wait;
 use crate::names::escaped;
@@ -191,9 +192,9 @@ fn index(context: &Context, settings: &Settings, dir: &CacheDir, cache: &Cache, 
         }
         Some(Driver::Xattr) => {
             let wait = Wait { limit: super::GLANCE_PATIENCE, interrupt: context.interrupt.clone() };
-            let leftover = Location::new(dir, &settings.sqlite_db.value)
+            let leftover = locate(dir, &settings.sqlite_db.value)
                 .and_then(|location| Sqlite::open(location, Purpose::Look, &wait))
-                .is_ok_and(|found| !matches!(found, Found::Nothing));
+                .is_ok_and(|found| !matches!(found, Opening::Nothing(_)));
             if leftover {
                 report.attention.push(format!(
                     "{} is a leftover of the sqlite driver: with image_cache_driver unset it would be taken for the index",

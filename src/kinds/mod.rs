@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use anyhow::{Result, anyhow, bail};
 
 use crate::cache::cleanup::{ImageCache, List};
-use crate::cache::execute::EntryError;
+use crate::cache::outcome::EntryError;
 use crate::commands::{Context, Selection};
 use crate::config::{self, Config, Opt, Origin, Setting, Source};
 use crate::interrupt::Wait;

@@ -6,7 +6,7 @@ use super::gather::{Gathered, gather};
 use super::report::HostRun;
 use super::{TotalsReport, host, wait};
 use crate::cache::cleanup::{Removing, Rules};
-use crate::cache::execute::Outcome;
+use crate::cache::outcome::Outcome;
 use crate::commands::Context;
 use crate::commands::clean::CleanArgs;
 use crate::exit::{Exit, Failure};

@@ -7,8 +7,8 @@ use anyhow::Context as _;
 use rustix::fs::fstatvfs;
 
 use crate::cache::cleanup::{ImageCache, Rules, Stock, View};
-use crate::cache::execute::EntryError;
 use crate::cache::lock::Held;
+use crate::cache::outcome::EntryError;
 use crate::commands::Context;
 use crate::kinds::{Declared, Host, find_all};
 use crate::os::mounts::{identity, parents};

@@ -4,7 +4,7 @@ use super::TotalsReport;
 use super::gather::{Member, gather};
 use super::report::HostRun;
 use crate::cache::cleanup::{Pick, Removing, Rules, Target, limits};
-use crate::cache::execute::Outcome;
+use crate::cache::outcome::Outcome;
 use crate::commands::Context;
 use crate::exit::Exit;
 use crate::kinds::Host;

@@ -10,7 +10,7 @@ use super::gather::{Member, gather};
 use super::report::{CacheLine, end, mount_point};
 use super::{MIN_AGE, host};
 use crate::cache::cleanup::{Part, Rules};
-use crate::cache::execute::{EntryError, Outcome};
+use crate::cache::outcome::{EntryError, Outcome};
 use crate::commands::flags::{CacheArgs, HostArgs, PrintArgs};
 use crate::commands::list::{shows_human, table};
 use crate::commands::{Context, GLANCE_PATIENCE};

@@ -7,9 +7,9 @@ use serde::Serialize;
 
 use super::gather::{Gathered, Member};
 use crate::cache::cleanup::{Part, Pick, Told};
-use crate::cache::execute::{EntryError, Outcome};
-use crate::cache::index::Refusal;
+use crate::cache::outcome::{EntryError, Outcome};
 use crate::commands::{Context, conclude, stopped_by};
+use crate::database::Refusal;
 use crate::exit::Exit;
 use crate::kinds::Declared;
 use crate::names::escaped;

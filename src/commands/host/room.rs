@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::gather::{Gathered, Member, gather};
 use super::report::{HostRun, is_zero};
 use crate::cache::cleanup::{ImageCache, Pick, Removing, Rules, View, carry_out, enough, room};
-use crate::cache::execute::{EntryError, Outcome};
+use crate::cache::outcome::{EntryError, Outcome};
 use crate::commands::Context;
 use crate::exit::{Exit, Failure};
 use crate::kinds::Host;

@@ -25,8 +25,6 @@ use anyhow::anyhow;
 use crate::cache::dir::{CacheDir, Place};
 use crate::cache::execute;
 use crate::cache::index::Driver;
-use crate::cache::index::central::{Database, Record};
-use crate::cache::index::sqlite::Purpose;
 use crate::cache::inventory::{Inventory, Tracking};
 use crate::cache::lock::{self, LockDir};
 use crate::cache::queue::Queue;
@@ -34,6 +32,8 @@ use crate::cache::stage::{self, Claim};
 use crate::commands::clean::refuse_strange;
 use crate::commands::flags::ChangeArgs;
 use crate::commands::{Cache, Context, Locked, Opened, Settings, take_lock, take_stock, tell, wait};
+use crate::database::images::ImageRecord;
+use crate::database::{Database, Purpose};
 use crate::exit::{Exit, Failure};
 use crate::fetch::digest::Check;
 use crate::fetch::judge::Wish;
@@ -201,7 +201,7 @@ struct Running {
     claim: Claim,
     meter: Arc<Meter>,
     /// As it was when the fetch began.
-    record: Record,
+    record: ImageRecord,
     check: Option<Check>,
     since: Instant,
 }
