@@ -35,9 +35,9 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use super::dir::{DIRECTORY, Removal, list, look};
-use super::entry::{Kind, Seen};
-use super::lock;
+use crate::cache::dir::{DIRECTORY, Removal, list, look};
+use crate::cache::entry::{Kind, Seen};
+use crate::cache::lock;
 use crate::cache::outcome::EntryError;
 use crate::interrupt::{Interrupt, Wait};
 use crate::names::{ImageId, Name, NameBuf};
