@@ -8,6 +8,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
 
@@ -50,4 +51,17 @@ impl Interrupt {
 /// The name of a signal this tool handles.
 pub(crate) fn signal_name(signal: i32) -> &'static str {
     if signal == SIGINT { "SIGINT" } else { "SIGTERM" }
+}
+
+/// How long to wait for a busy index or lock, and what ends the wait early.
+#[derive(Clone, Debug)]
+pub(crate) struct Wait {
+    pub(crate) limit: Duration,
+    pub(crate) interrupt: Interrupt,
+}
+
+impl Wait {
+    pub(crate) fn deadline(&self) -> Instant {
+        Instant::now() + self.limit
+    }
 }

@@ -17,8 +17,10 @@ use anyhow::{Context, Result, bail};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, Stat, StatVfs, openat, statat, unlinkat};
 use rustix::io::Errno;
 
-use super::entry::{Kind, Name, NameBuf, Nanos, SECOND, Seen};
-use super::owner::Owner;
+use super::entry::{Kind, Seen};
+use crate::names::{Name, NameBuf};
+use crate::os::owner::Owner;
+use crate::units::{Nanos, SECOND};
 
 pub(crate) const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
@@ -292,17 +294,6 @@ pub(crate) fn look(fd: BorrowedFd<'_>, name: Name<'_>) -> Result<Option<(Kind, S
         Err(Errno::NOENT) => Ok(None),
         Err(e) => Err(e),
     }
-}
-
-/// Bytes that an ordinary user may still write to the file system (`f_bavail`), as Ironic and `df` count. One that counts no
-/// blocks at all (ramfs) does not say, and is taken to have room.
-pub(crate) fn available(fs: &StatVfs) -> u64 {
-    if fs.f_blocks == 0 { u64::MAX } else { fs.f_bavail.saturating_mul(fs.f_frsize) }
-}
-
-/// The size of the file system in bytes, as `df` shows it.
-pub(crate) fn capacity(fs: &StatVfs) -> u64 {
-    fs.f_blocks.saturating_mul(fs.f_frsize)
 }
 
 fn kind_of(stat: &Stat) -> Kind {

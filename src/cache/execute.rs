@@ -29,11 +29,14 @@ use std::time::{Duration, Instant};
 use anyhow::anyhow;
 use rustix::io::Errno;
 
-use super::dir::{CacheDir, Place, Removal, available};
-use super::entry::{Ghost, Image, ImageId, Kind, Name, Partial, Seen};
-use super::index::{Claim, Index, Refusal, Target, Wait};
+use super::dir::{CacheDir, Place, Removal};
+use super::entry::{Ghost, Image, Kind, Partial, Seen};
+use super::index::{Claim, Index, Refusal, Target};
 use super::inventory::Inventory;
 use super::plan::{CleanPlan, CleanReason, Goal, PrunePlan, RepairPlan, frees};
+use crate::interrupt::Wait;
+use crate::names::{ImageId, Name};
+use crate::os::space::available;
 
 /// Images of the first transaction; it is bounded in time as all are.
 const FIRST_BATCH: usize = 1024;

@@ -9,7 +9,8 @@ use anyhow::Result;
 use hashbrown::{DefaultHashBuilder, HashTable};
 
 use super::dir::{CacheDir, Place, Unreadable};
-use super::entry::{BadRow, Ghost, Image, ImageId, Kind, NameBuf, Partial, Row, Seen};
+use super::entry::{BadRow, Ghost, Image, Kind, Partial, Row, Seen};
+use crate::names::{ImageId, NameBuf, escaped};
 
 /// Entries that a list has room for from the start. So large a piece of memory is the allocator's own mapping, and grows without being
 /// copied and without leaving a hole; what is not used of it takes no memory.
@@ -138,7 +139,7 @@ impl Joiner<'_> {
     /// Joins a row; `id` is the raw image id.
     pub(crate) fn row(&mut self, id: &[u8], row: Row) {
         let Some(id) = ImageId::new(id) else {
-            self.bad_row(row.key, super::entry::escaped(id));
+            self.bad_row(row.key, escaped(id));
             return;
         };
         let images = &mut self.inventory.images;

@@ -9,8 +9,10 @@ use std::collections::{HashMap, HashSet};
 use std::iter;
 
 use super::dir::Place;
-use super::entry::{Image, ImageId, Nanos, Partial, SECOND};
+use super::entry::{Image, Partial};
 use super::inventory::{Inventory, Partials};
+use crate::names::ImageId;
+use crate::units::{Nanos, SECOND};
 
 /// Orphans younger than this are left to Glance, which renames an image into place and inserts its row after.
 const ADOPTION_AGE: Nanos = 600 * SECOND;
@@ -278,9 +280,10 @@ pub(crate) fn repair(inventory: &Inventory, now: Nanos) -> RepairPlan {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::entry::{Kind, NameBuf, Row, Seen};
+    use super::super::entry::{Kind, Row, Seen};
     use super::super::inventory::Tracking;
     use super::*;
+    use crate::names::NameBuf;
 
     const NOW: Nanos = 1_000_000 * SECOND;
 

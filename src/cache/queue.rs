@@ -15,8 +15,10 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::dir::{CacheDir, Place, Removal};
-use super::entry::{ImageId, Kind, NameBuf, Nanos};
+use super::entry::Kind;
 use super::stage::{is_being_cached, is_cached};
+use crate::names::{ImageId, NameBuf};
+use crate::units::Nanos;
 
 /// What is longer was not written here.
 const LONGEST: u64 = 4096;

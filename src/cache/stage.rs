@@ -29,9 +29,12 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use super::dir::{CacheDir, Place, look};
-use super::entry::{ImageId, Kind, Name, NameBuf, Nanos, SECOND, Seen};
-use super::owner::Owner;
-use super::writers;
+use super::entry::{Kind, Seen};
+use crate::names::{ImageId, Name, NameBuf};
+use crate::os::locks::process;
+use crate::os::owner::Owner;
+use crate::os::writers;
+use crate::units::{Nanos, SECOND};
 
 /// As Glance's own files, less the umask.
 const MODE: Mode = Mode::from_raw_mode(0o666);
@@ -67,7 +70,7 @@ impl Standing {
     fn stays(&self, stalled_before: Nanos) -> Option<String> {
         match (self.is_file, self.writer) {
             (false, _) => Some("its place in incomplete/ is taken by something that is no file".to_owned()),
-            (true, Some(pid)) => Some(format!("{} is caching it", super::lock::process(pid))),
+            (true, Some(pid)) => Some(format!("{} is caching it", process(pid))),
             (true, None) if self.marked && self.size == 0 => None,
             (true, None) if self.mtime < stalled_before => None,
             (true, None) => Some("somebody else is caching it, or was a short while ago".to_owned()),

@@ -261,7 +261,7 @@ fn refuses_what_it_cannot_read() {
 #[test]
 fn refuses_what_it_may_not_read() {
     // Root may read everything, so root does this as somebody else.
-    let _nobody = crate::cache::owner::Owner { uid: 65534, gid: 65534 }.act().unwrap();
+    let _nobody = crate::os::owner::Owner { uid: 65534, gid: 65534 }.act().unwrap();
     let with_mode = |case: Case, name: &str, mode: u32| {
         fs::set_permissions(case.path(name), fs::Permissions::from_mode(mode)).unwrap();
         case

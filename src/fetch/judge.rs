@@ -37,7 +37,7 @@ pub(crate) fn judge(record: Option<&Record>, memory: Option<&Memory>, wish: Wish
         return Verdict::Gone("it is deleted".to_owned());
     }
     if record.status != "active" {
-        let status = crate::cache::entry::escaped(record.status.as_bytes());
+        let status = crate::names::escaped(record.status.as_bytes());
         return Verdict::NotYet(format!("its status is {status}, not active"));
     }
     if record.locations.is_empty() {
@@ -75,7 +75,7 @@ pub(crate) fn unverifiable(record: &Record) -> String {
     match &record.os_hash_algo {
         Some(name) => format!(
             "its record has a hash of the unknown kind {} and no checksum",
-            crate::cache::entry::escaped(name.as_bytes())
+            crate::names::escaped(name.as_bytes())
         ),
         None => "its record has neither a hash nor a checksum".to_owned(),
     }

@@ -12,10 +12,10 @@ use rustix::process::getpgrp;
 use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcgetpgrp, tcsetattr};
 
 use super::Output;
-use super::report::human;
-use crate::cache::entry::ImageId;
 use crate::cache::execute::{Progress, Removed};
 use crate::fetch::Meter;
+use crate::names::ImageId;
+use crate::units::human;
 
 /// What ends sooner needs no bar.
 const PATIENCE: Duration = Duration::from_millis(500);

@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 
-use super::http::{HttpBody, Response};
-use super::net::Waits;
 use super::{Body, Opened};
+use crate::net::http::{HttpBody, Response};
+use crate::net::wire::Waits;
 
 /// Tries in a row that bring less than [`PROGRESS`].
 const TRIES: u32 = 4;

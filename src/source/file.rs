@@ -12,8 +12,8 @@ use std::path::{Component, Path, PathBuf};
 use anyhow::{Context as _, Result, bail, ensure};
 use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, openat};
 
-use super::net::Waits;
 use super::{Body, Opened, Source};
+use crate::net::wire::Waits;
 
 /// A file of a store.
 pub(super) struct FileSource {

@@ -11,7 +11,8 @@ use anyhow::{Context as _, Result, bail, ensure};
 use percent_encoding::percent_decode_str;
 use url::Url;
 
-use crate::cache::entry::escaped;
+use crate::names::escaped;
+use crate::net::http::Credentials;
 
 /// The schemes of the stores that Glance has, and the type of store each is read by.
 const SCHEMES: [(&str, &str); 14] = [
@@ -30,9 +31,6 @@ const SCHEMES: [(&str, &str); 14] = [
     ("cinder", "cinder"),
     ("vsphere", "vmware"),
 ];
-
-/// A name and what proves it.
-pub(super) type Credentials = (String, String);
 
 /// Where an image is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -222,7 +220,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::source::http::basic;
+    use crate::net::http::basic;
     use crate::source::sealed;
 
     /// The parts on one line, or the refusal.

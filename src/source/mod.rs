@@ -6,13 +6,11 @@
 //! error. What the bytes are worth, the caller decides: size and digest are checked where they are written.
 //!
 //! `location` and `sealed` say what a row of the database means, `stores` by which store and settings it is read; `file`, `web`,
-//! `s3` and `rbd` read. `http` and `download` are what the two over HTTP have in common, `net` is below them.
+//! `s3` and `rbd` read. `download` is what the two over HTTP have in common.
 
 mod download;
 mod file;
-mod http;
 mod location;
-mod net;
 mod rbd;
 mod s3;
 mod sealed;
@@ -27,7 +25,6 @@ use std::io::Read;
 
 use anyhow::Result;
 
-pub(crate) use self::net::Waits;
 pub(crate) use self::stores::Stores;
 
 /// One row of `image_locations`, as the database holds it.

@@ -3,21 +3,20 @@
 //! `rbd export` runs as a child that writes to a pipe. It gets names as options of their own, so that none is taken for another;
 //! it reads nothing from us, and it does not outlive its reader. Its last words go into the error when it fails.
 
-use std::env;
 use std::io::{self, ErrorKind, Read};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::process::{Child, ChildStderr, ChildStdout, Command, Stdio};
 use std::sync::mpsc::{self, Receiver};
-use std::thread;
 use std::time::Duration;
+use std::{env, thread};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::location::RbdImage;
-use super::net::Waits;
 use super::{Body, Opened, Source};
-use crate::cache::entry::escaped;
+use crate::names::escaped;
+use crate::net::wire::Waits;
 
 /// Reads of 4 MiB that an export has under way at once: with Ceph's own 10 it takes up to 300 MiB of memory, and nothing here
 /// takes what it reads so fast ...

@@ -13,11 +13,12 @@ use rusty_s3::{Bucket, Credentials as Keys, S3Action as _, UrlStyle};
 use url::{Host, Url};
 
 use super::download;
-use super::http::{Client, Response, element};
-use super::location::{Credentials, Object, shown};
-use super::net::{Trust, Waits};
+use super::location::{Object, shown};
 use super::{Opened, Source};
 use crate::config::Setting;
+use crate::names::escaped;
+use crate::net::http::{Client, Credentials, Response};
+use crate::net::wire::{Trust, Waits};
 
 const VALID: Duration = Duration::from_mins(1);
 
@@ -171,6 +172,13 @@ fn region_of(endpoint: &Url) -> Option<String> {
     let (before, _) = name.split_once(".amazonaws.com")?;
     let region = before.rsplit('.').next()?.trim_start_matches("s3-");
     (region != "s3").then(|| region.to_owned())
+}
+
+/// The text between two tags of a server's XML, escaped and cut.
+fn element(xml: &str, name: &str) -> Option<String> {
+    let (_, rest) = xml.split_once(&format!("<{name}>"))?;
+    let (text, _) = rest.split_once(&format!("</{name}>"))?;
+    Some(escaped(text.chars().take(200).collect::<String>().as_bytes()))
 }
 
 #[cfg(test)]

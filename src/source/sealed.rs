@@ -1,20 +1,26 @@
-//! Encrypted locations: what Glance's `metadata_encryption_key` makes of a URL.
+//! Encrypted locations: decrypts what Glance's `metadata_encryption_key` makes of a URL.
 //!
-//! AES in CBC mode with the option's bytes as the key; URL-safe base64 of the initial vector and the blocks. The text ends
-//! at its last NUL, random bytes fill the block. It is encrypted, not signed: what comes out with another key is noise, which
-//! the caller has to tell from a URL. Glance encrypted some rows of a table and others not.
+//! Glance uses AES in CBC mode with the option's bytes as the key, and stores URL-safe base64 of the initial vector
+//! and the blocks. The text ends at its last NUL byte; random bytes fill the block. It is encrypted but not signed:
+//! another key decrypts it to noise, which the caller has to tell from a URL. In one table, Glance may have encrypted
+//! some rows and not others.
 
-use aes::cipher::{Block, BlockCipherDecrypt, KeyInit};
+use aes::cipher::block_padding::NoPadding;
+use aes::cipher::{BlockCipherDecrypt, BlockModeDecrypt as _, KeyInit, KeyIvInit as _};
 use aes::{Aes128, Aes192, Aes256};
 use anyhow::{Context as _, Result, bail, ensure};
 use base64::Engine as _;
 use base64::alphabet::URL_SAFE;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use cbc::Decryptor;
 
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &URL_SAFE,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
+
+/// Size of the initial vector, and of each block of AES.
+const BLOCK: usize = 16;
 
 /// Checks that the option's value is a key, without repeating it.
 pub(super) fn check_key(key: &str) -> Result<()> {
@@ -22,31 +28,25 @@ pub(super) fn check_key(key: &str) -> Result<()> {
     Ok(())
 }
 
-/// Decrypts a location; the result may be noise.
+/// Decrypts a location; with a wrong key the result may be noise.
 pub(super) fn open(key: &str, sealed: &str) -> Result<String> {
-    let sealed = BASE64.decode(sealed.trim()).ok().context("it is no base64")?;
+    let sealed = BASE64.decode(sealed.trim()).ok().context("it is not base64")?;
     let text = match key.len() {
-        16 => cbc::<Aes128>(key, &sealed)?,
-        24 => cbc::<Aes192>(key, &sealed)?,
-        32 => cbc::<Aes256>(key, &sealed)?,
+        16 => decrypted::<Aes128>(key, &sealed)?,
+        24 => decrypted::<Aes192>(key, &sealed)?,
+        32 => decrypted::<Aes256>(key, &sealed)?,
         _ => bail!("the key has a wrong length"),
     };
     let end = text.iter().rposition(|&byte| byte == 0).context("its end is missing")?;
-    String::from_utf8(text[..end].to_vec()).ok().context("it is no text")
+    String::from_utf8(text[..end].to_vec()).ok().context("it is not UTF-8")
 }
 
-fn cbc<C: KeyInit + BlockCipherDecrypt>(key: &str, sealed: &[u8]) -> Result<Vec<u8>> {
-    let size = size_of::<Block<C>>();
-    ensure!(sealed.len() > size && sealed.len().is_multiple_of(size), "it has no whole blocks");
-    let cipher = C::new_from_slice(key.as_bytes()).ok().context("the key has a wrong length")?;
-    let blocks: Vec<&[u8]> = sealed.chunks(size).collect();
-    let mut text = Vec::with_capacity(sealed.len() - size);
-    for pair in blocks.windows(2) {
-        let mut block = Block::<C>::try_from(pair[1]).ok().context("it has no whole blocks")?;
-        cipher.decrypt_block(&mut block);
-        text.extend(block.iter().zip(pair[0]).map(|(byte, before)| byte ^ before));
-    }
-    Ok(text)
+fn decrypted<C: KeyInit + BlockCipherDecrypt>(key: &str, sealed: &[u8]) -> Result<Vec<u8>> {
+    let (vector, blocks) = sealed.split_at_checked(BLOCK).context("it is too short")?;
+    ensure!(!blocks.is_empty(), "it is too short");
+    let cipher = Decryptor::<C>::new_from_slices(key.as_bytes(), vector);
+    let text = cipher.ok().context("the key has a wrong length")?.decrypt_padded_vec::<NoPadding>(blocks);
+    text.ok().context("it does not consist of whole blocks")
 }
 
 #[cfg(test)]

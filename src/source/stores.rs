@@ -14,9 +14,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use url::Url;
 
 use super::file::FileSource;
-use super::http::Client;
 use super::location::{self, Object, Place, RbdImage, shown, store_type};
-use super::net::{Trust, Waits};
 use super::rbd::{self, RbdSource};
 use super::s3::{self, S3Source};
 use super::web::WebSource;
@@ -28,6 +26,8 @@ use crate::config::{
     S3_STORE_BUCKET_URL_FORMAT, S3_STORE_CACERT, S3_STORE_HOST, S3_STORE_REGION_NAME, S3_STORE_SECRET_KEY,
     STORES, Setting, WEIGHT,
 };
+use crate::net::http::Client;
+use crate::net::wire::{Trust, Waits};
 
 /// Stores of type `file` that Glance has beside the configured ones.
 const RESERVED: [&str; 2] = ["os_glance_staging_store", "os_glance_tasks_store"];

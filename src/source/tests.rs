@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use super::*;
 use crate::config::{Config, GLANCE, Request};
 use crate::interrupt::Interrupt;
+use crate::net::wire::Waits;
 
 /// A server of this process that answers the n-th request as told. It ends with the process.
 struct Double {

@@ -3,13 +3,13 @@
 //! A few redirects are followed, never in a loop and never from https to http. The location's credentials go to the server it
 //! names and to no other. A stream that breaks begins again at the location itself: what it redirects to may have expired.
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use url::Url;
 
 use super::download;
-use super::http::{Client, Response, basic, refusal};
-use super::location::{Credentials, shown};
+use super::location::shown;
 use super::{Opened, Source};
+use crate::net::http::{Client, Credentials, Response, basic};
 
 const MAX_REDIRECTS: usize = 5;
 
@@ -91,4 +91,17 @@ fn redirected(from: &Url, to: Option<&str>) -> Result<Url> {
     // Credentials in a redirect are the redirecting server's word, not the operator's.
     let _ = (url.set_username(""), url.set_password(None));
     Ok(url)
+}
+
+/// Says what a status that is no success means, and what to do.
+fn refusal(url: &Url, status: u16) -> anyhow::Error {
+    let what = match status {
+        401 => " (it wants credentials: put user:password@ into the location)",
+        403 => " (it is not allowed)",
+        404 | 410 => " (it is not there)",
+        407 => " (the proxy wants credentials: put user:password@ into http_proxy_information)",
+        429 | 503 => " (it is busy: try again later)",
+        _ => "",
+    };
+    anyhow!("{} answers {status}{what}", shown(url.as_str()))
 }

@@ -15,13 +15,13 @@ pub(crate) mod sqlite;
 pub(crate) mod xattr;
 
 use std::fmt;
-use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use super::entry::{BadRow, Image, ImageId, Row};
+use super::entry::{BadRow, Image, Row};
 use super::inventory::Joiner;
-use crate::interrupt::Interrupt;
+use crate::interrupt::Wait;
+use crate::names::ImageId;
 
 /// A kind of index, as `image_cache_driver` names it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -91,19 +91,6 @@ impl Refusal {
             Refusal::Busy(e) | Refusal::Full(e) | Refusal::NeedsWrite(e) | Refusal::Broken(e) => e,
             Refusal::Interrupted => anyhow::anyhow!("stopped by a signal"),
         }
-    }
-}
-
-/// How long to wait for a busy index or lock, and what ends the wait early.
-#[derive(Clone, Debug)]
-pub(crate) struct Wait {
-    pub(crate) limit: Duration,
-    pub(crate) interrupt: Interrupt,
-}
-
-impl Wait {
-    pub(crate) fn deadline(&self) -> Instant {
-        Instant::now() + self.limit
     }
 }
 

@@ -28,13 +28,17 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, params};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat, openat, statat};
 use rustix::io::Errno;
 
-use super::{Claim, Index, Refusal, Target, Wait};
-use crate::cache::dir::{CacheDir, Place, available};
-use crate::cache::entry::{BadRow, Image, ImageId, Name, NameBuf, Row, escaped, seconds};
+use super::{Claim, Index, Refusal, Target};
+use crate::cache::dir::{CacheDir, Place};
+use crate::cache::entry::{BadRow, Image, Row};
 use crate::cache::inventory::Joiner;
-use crate::cache::lock::{StartGate, holders, process};
-use crate::cache::owner::Owner;
-use crate::interrupt::Interrupt;
+use crate::cache::lock::StartGate;
+use crate::interrupt::{Interrupt, Wait};
+use crate::names::{ImageId, Name, NameBuf, escaped};
+use crate::os::locks::{holders, process};
+use crate::os::owner::Owner;
+use crate::os::space::available;
+use crate::units::seconds;
 
 /// Glance's own table (`glance/image_cache/drivers/sqlite.py`), the same in all releases from Yoga on.
 const TABLE: &str = "CREATE TABLE IF NOT EXISTS cached_images (

@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use rustix::fs::{AtFlags, Mode, OFlags, XattrFlags};
 use rustix::io::Errno;
 
-use crate::cache::entry::Name;
+use crate::names::Name;
 
 /// The attribute in which Glance counts hits: an ASCII decimal.
 const HITS: &str = "user.hits";

@@ -5,8 +5,8 @@
 use std::collections::HashMap;
 
 use super::{CHUNK, Cell, Central, Database, PAGE, joined};
-use crate::cache::entry::Nanos;
 use crate::cache::index::Refusal;
+use crate::units::Nanos;
 
 /// One node's rows, summed up.
 #[derive(Clone, Debug)]

@@ -3,8 +3,8 @@
 //! Read anew for each image when its turn comes: between the first and the last of a queue there may be hours.
 
 use super::{CHUNK, Cell, Database, Link};
-use crate::cache::entry::ImageId;
 use crate::cache::index::Refusal;
+use crate::names::ImageId;
 use crate::source::Location;
 
 /// An image's row in `images`, and where its data is.

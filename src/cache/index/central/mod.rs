@@ -40,9 +40,12 @@ use self::sqlite::File;
 pub(crate) use self::url::{Dialect, Target};
 use self::worker::Worker;
 use super::sqlite::Purpose;
-use super::{Claim, Index, Refusal, Target as Victim, Wait};
-use crate::cache::entry::{BadRow, Image, ImageId, Nanos, Row, SECOND};
+use super::{Claim, Index, Refusal, Target as Victim};
+use crate::cache::entry::{BadRow, Image, Row};
 use crate::cache::inventory::Joiner;
+use crate::interrupt::Wait;
+use crate::names::ImageId;
+use crate::units::{Nanos, SECOND};
 
 /// Rows read at a time.
 const PAGE: usize = 20_000;
@@ -110,7 +113,7 @@ impl Cell {
 
     /// As [`Cell::epoch`], of a time that may be missing.
     fn time(&self, dialect: Dialect) -> Option<Nanos> {
-        (*self != Cell::Null).then(|| crate::cache::entry::nanos(self.epoch(dialect)))
+        (*self != Cell::Null).then(|| crate::units::nanos(self.epoch(dialect)))
     }
 }
 
@@ -192,7 +195,7 @@ impl Target {
                 text = text.replace(&format!("{quote}{user}{quote}"), &format!("{quote}***{quote}"));
             }
         }
-        crate::cache::entry::escaped(text.as_bytes())
+        crate::names::escaped(text.as_bytes())
     }
 }
 

@@ -15,7 +15,7 @@ use super::Cell;
 use super::url::Target;
 use super::worker::Client;
 use crate::cache::index::Refusal;
-use crate::tls::{TlsMode, system_authorities};
+use crate::net::tls::{TlsMode, system_authorities};
 
 /// MariaDB does not let us wait for rows at all; MySQL, to which that part is a comment, does for a second, its least. The others
 /// are for servers set up to mistrust people at a prompt, which would cut our reads short or refuse our deletions.

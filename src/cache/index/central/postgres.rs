@@ -25,7 +25,7 @@ use super::Cell;
 use super::url::Target;
 use super::worker::Client;
 use crate::cache::index::Refusal;
-use crate::tls::{Tls, TlsMode, client_config};
+use crate::net::tls::{Tls, TlsMode, client_config};
 
 /// After this long without an answer the kernel gives a connection up.
 const SILENCE: Duration = Duration::from_secs(10);

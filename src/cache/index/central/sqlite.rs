@@ -9,8 +9,9 @@ use rusqlite::params_from_iter;
 use rusqlite::types::ValueRef;
 
 use super::Cell;
+use crate::cache::index::Refusal;
 use crate::cache::index::sqlite::{Found, Location, Purpose, Sqlite};
-use crate::cache::index::{Refusal, Wait};
+use crate::interrupt::Wait;
 
 /// What was found at the path.
 pub(super) enum Opened {

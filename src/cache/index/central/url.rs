@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 
-use crate::tls::{Tls, TlsMode};
+use crate::net::tls::{Tls, TlsMode};
 
 /// A kind of database.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -1,0 +1,231 @@
+//! The end of a fetch: what was verified is published with its row, what failed is told and remembered.
+//!
+//! **Publishing an image**: its record is read again; then, under prune's lock, its claim is looked at again, its row recorded and
+//! committed, its file given its name, its entry taken from the queue, its claim released. Killed in between, what is left is a ghost
+//! or a dead claim.
+//!
+//! **The record comes before the lock**, for which prune and glance-api wait: a database that hangs takes ten seconds and more. It comes
+//! right before, and while somebody else has the lock, the database is not asked. A server of the index that was lost is found again
+//! before the lock, too.
+//!
+//! **While somebody else has the lock or the index**, or the index's server is lost, what was fetched waits, and the other fetches go
+//! on: thrown away, it would have to be fetched again.
+
+use std::os::fd::AsFd as _;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, anyhow};
+
+use crate::cache::dir::{Place, seen};
+use crate::cache::entry::Image;
+use crate::cache::index::{Claim as RowClaim, Refusal, Target};
+use crate::cache::lock::{self, Lock, Locking};
+use crate::cache::queue;
+use crate::cache::stage::{self, Publication, Staged};
+use crate::fetch::digest::fingerprint;
+use crate::fetch::judge::judge_again;
+use crate::fetch::{Attempt, Failed, Fetched};
+use crate::host::glance::open::GLANCE_PATIENCE;
+use crate::interrupt::Wait;
+use crate::names::ImageId;
+use crate::ops::prefetch::admit::judged;
+use crate::ops::prefetch::outcome::ImageOutcome;
+use crate::ops::prefetch::report::{Ending, verified_by};
+use crate::ops::prefetch::{Locked, Ready, Running, Session};
+use crate::units::human;
+
+impl Session<'_> {
+    /// Publishes what was fetched, or notes why there is nothing to publish.
+    pub(crate) fn finish(&mut self, id: ImageId, result: Result<Fetched, Failed>, attempts: &[Attempt]) {
+        let Some(running) = self.running.remove(&id) else { return };
+        let last = if result.is_err() { attempts.split_last() } else { None };
+        for attempt in last.map_or(attempts, |(_, others)| others) {
+            let next = "the next location is tried";
+            self.context.output.warning(&format!("image {id}: {}: {next}", attempt.message));
+        }
+        let size = running.record.size.unwrap_or(0);
+        let ending = match result {
+            Ok(fetched) => {
+                let patience = self.means.wait.limit.max(running.since.elapsed());
+                self.ready.push_back(Ready { running, fetched, until: Instant::now() + patience });
+                return;
+            }
+            Err(Failed::Interrupted) => {
+                Ending::new(ImageOutcome::Pending, size, "a signal came while it was fetched")
+            }
+            Err(Failed::Here(e)) => Ending::new(ImageOutcome::Failed, size, format!("{e:#}")),
+            Err(Failed::Nowhere) => {
+                let why = last.map_or("it has no location", |(last, _)| last.message.as_str());
+                if running.request.queued && attempts.iter().any(|attempt| attempt.lasting) {
+                    self.remember(id, why, fingerprint(&running.record));
+                }
+                Ending::new(ImageOutcome::Failed, size, why)
+            }
+        };
+        self.end(&running.request, ending);
+    }
+
+    /// Writes into the image's entry in the queue why it failed, so that it is not downloaded in vain again.
+    fn remember(&mut self, id: ImageId, failed: &str, fingerprint: String) {
+        if let Err(e) = queue::remember(self.dir, id, failed, fingerprint) {
+            self.context.output.note(&format!("{e:#}: the next run will try it again"));
+        }
+    }
+
+    /// Publishes what waits for it, as far as that can be done now. What has waited long enough is given up.
+    pub(crate) fn publish_ready(&mut self) {
+        while let Some(mut ready) = self.ready.pop_front() {
+            let bytes = ready.fetched.bytes;
+            let ending = match self.prepare(&mut ready) {
+                Ok(_lock) => {
+                    let Ready { running, fetched, .. } = ready;
+                    let ending =
+                        self.give_name(&running, fetched).unwrap_or_else(|e| self.unpublished(bytes, &e));
+                    self.end(&running.request, ending);
+                    continue;
+                }
+                Err(Unprepared::Later(why)) => {
+                    if Instant::now() < ready.until && !self.context.interrupt.raised() {
+                        if self.warned.insert("waiting to publish".to_owned()) {
+                            self.context
+                                .output
+                                .note(&format!("what was fetched waits to be published: {why:#}"));
+                        }
+                        self.ready.push_front(ready);
+                        return;
+                    }
+                    self.unpublished(bytes, &why)
+                }
+                Err(Unprepared::Never(ending)) => ending,
+            };
+            self.end(&ready.running.request, ending);
+        }
+    }
+
+    fn unpublished(&self, bytes: u64, why: &anyhow::Error) -> Ending {
+        if self.context.interrupt.raised() {
+            return Ending::new(ImageOutcome::Pending, bytes, "a signal came before it was published");
+        }
+        let why = format!("it was fetched, but cannot be published: {why:#}");
+        Ending::new(ImageOutcome::Failed, bytes, why)
+    }
+
+    /// Does all that comes before an image gets its name; prune's lock is to be held until it has it.
+    fn prepare(&mut self, ready: &mut Ready) -> Result<Option<Lock>, Unprepared> {
+        let Ready { running, fetched: Fetched { staged, bytes, .. }, .. } = ready;
+        let (id, bytes) = (running.request.id, *bytes);
+        self.turns.rest();
+        let at_once = Wait { limit: Duration::ZERO, ..self.means.wait.clone() };
+        if let Ok(Locking::Busy(who)) = self.means.locks.take(lock::PRUNE, &at_once) {
+            return Err(Unprepared::Later(anyhow!(who)));
+        }
+        let reached = self.cache.index.reach(&self.means.wait);
+        reached.map_err(|refusal| self.refused(bytes, refusal))?;
+        let unread = match self.records.record(id) {
+            Ok(record) => {
+                let verdict = judge_again(record.as_ref(), &running.record);
+                judged(verdict, bytes).map_err(Unprepared::Never)?;
+                None
+            }
+            Err(Refusal::Interrupted) => return Err(Unprepared::Later(Refusal::Interrupted.into_error())),
+            Err(refusal) => Some(refusal.into_error()),
+        };
+        let lock = match self.prune_lock(false) {
+            Ok(Locked::Go(lock)) => lock,
+            Ok(Locked::Skip(who)) => return Err(Unprepared::Later(anyhow!(who))),
+            Ok(Locked::Interrupted) => return Err(Unprepared::Later(Refusal::Interrupted.into_error())),
+            Err(failure) => return Err(self.never(bytes, &failure.error)),
+        };
+        let is_ours = running.claim.confirm().and_then(|ours| Ok(ours && !stage::is_cached(self.dir, id)?));
+        if !is_ours.map_err(|e| self.never(bytes, &e))? {
+            return Err(Unprepared::Never(dropped(bytes)));
+        }
+        self.record_row(id, staged).map_err(|refusal| self.refused(bytes, refusal))?;
+        if let Some(why) = unread {
+            // Glance itself goes by its record, whatever is cached.
+            let line = format!("image {id}: what its record said before the fetch has to do: {why:#}");
+            self.context.output.warning(&line);
+        }
+        Ok(lock)
+    }
+
+    /// What an index that refuses means. Where nothing came of it, or what did is replaced, it can be done again.
+    fn refused(&self, bytes: u64, refusal: Refusal) -> Unprepared {
+        let passes = matches!(refusal, Refusal::Busy(_) | Refusal::Interrupted) || self.cache.index.is_lost();
+        let why = refusal.into_error();
+        if passes { Unprepared::Later(why) } else { self.never(bytes, &why) }
+    }
+
+    fn never(&self, bytes: u64, why: &anyhow::Error) -> Unprepared {
+        Unprepared::Never(self.unpublished(bytes, why))
+    }
+
+    /// Gives an image that has its row its name in the cache.
+    fn give_name(&mut self, running: &Running, fetched: Fetched) -> anyhow::Result<Ending> {
+        let (id, Fetched { staged, bytes, location }) = (running.request.id, fetched);
+        let published = staged.publish(self.dir, Place::Base, id).inspect_err(|_| self.forget_row(id))?;
+        if published == Publication::AlreadyThere {
+            return Ok(dropped(bytes));
+        }
+        self.report.total_files_prefetched += 1;
+        self.report.total_bytes_prefetched += bytes;
+        let by = verified_by(running.check.as_ref(), running.record.size);
+        self.context.output.did(|| {
+            let by = by.as_deref().unwrap_or("nothing");
+            format!("fetched {id} ({}) from {location}, verified by {by}", human(bytes))
+        });
+        Ok(Ending::fetched(bytes, location, by))
+    }
+
+    /// Takes back the row of an image that got no file. Where that fails too, whoever comes next forgets it.
+    fn forget_row(&mut self, id: ImageId) {
+        let Ok(inventory) = self.inventory() else { return };
+        let Some(ghost) = inventory.ghosts.iter().find(|ghost| ghost.id == id) else { return };
+        let target = Target { id, claim: RowClaim::Row(ghost.row.key) };
+        let index = &mut *self.cache.index;
+        let mut forget = || {
+            index.begin(&self.means.wait)?;
+            index.forget(&[target])?;
+            index.commit(None)
+        };
+        if forget().is_err() {
+            self.cache.index.abandon();
+        }
+    }
+
+    /// Gives an image its row, as Glance's driver does, in the place of one that was left without a file, whenever that was.
+    fn record_row(&mut self, id: ImageId, staged: &Staged) -> Result<(), Refusal> {
+        if !self.cache.index.is_transactional() {
+            return Ok(());
+        }
+        let stat = rustix::fs::fstat(staged.file.as_fd()).context("cannot look at the staged image");
+        let seen = seen(&stat.map_err(Refusal::Broken)?);
+        // Meanwhile the others wait; the next look is not far.
+        let wait = Wait { limit: self.means.wait.limit.min(GLANCE_PATIENCE), ..self.means.wait.clone() };
+        let (index, pace) = (&mut *self.cache.index, &mut self.turns);
+        let mut record = || {
+            index.begin(&wait)?;
+            let started = Instant::now();
+            pace.began(index.others_wrote());
+            let recorded = index.record(&Image { id, seen, row: None }).and_then(|()| index.commit(None));
+            pace.ended(started);
+            recorded
+        };
+        record().map_err(|refusal| {
+            self.cache.index.abandon();
+            refusal.context("cannot record it in the index".to_owned())
+        })
+    }
+}
+
+/// Why an image was not prepared to be published.
+enum Unprepared {
+    /// Somebody else has the lock or the index, or its server is lost.
+    Later(anyhow::Error),
+    Never(Ending),
+}
+
+fn dropped(bytes: u64) -> Ending {
+    let why = "Glance has cached it meanwhile, or is at it: what was fetched is dropped";
+    Ending::new(ImageOutcome::LeftToGlance, bytes, why)
+}

@@ -1,0 +1,150 @@
+//! What became of each image: the report, the words for people, and what a dry run foresees.
+
+use std::fmt::Display;
+
+use crate::cache::execute::EntryError;
+use crate::cache::{queue, stage};
+use crate::fetch::digest::Check;
+use crate::names::ImageId;
+use crate::ops::prefetch::Session;
+use crate::ops::prefetch::outcome::{ImageOutcome, ImageReport};
+use crate::ops::prefetch::wanted::Request;
+use crate::ops::report::PlanEntry;
+use crate::source::Refused;
+
+/// How it ended with an image.
+pub(crate) struct Ending {
+    outcome: ImageOutcome,
+    bytes: u64,
+    location: Option<String>,
+    verified_by: Option<String>,
+    /// Why it ended so, where that is worth telling.
+    message: Option<String>,
+}
+
+impl Ending {
+    pub(crate) fn new(outcome: ImageOutcome, bytes: u64, why: impl Into<String>) -> Self {
+        Ending { outcome, bytes, location: None, verified_by: None, message: Some(why.into()) }
+    }
+
+    pub(crate) fn cached() -> Self {
+        Ending::new(ImageOutcome::Cached, 0, "it is in the cache already")
+    }
+
+    pub(crate) fn fetched(bytes: u64, location: String, verified_by: Option<String>) -> Self {
+        let outcome = ImageOutcome::Fetched;
+        Ending { outcome, bytes, location: Some(location), verified_by, message: None }
+    }
+}
+
+impl Session<'_> {
+    /// Books what became of an image, and tells whoever should know. What is cached or gone leaves the queue.
+    pub(crate) fn end(&mut self, request: &Request, ending: Ending) {
+        let Ending { outcome, bytes, location, verified_by, message } = ending;
+        let leaves = matches!(outcome, ImageOutcome::Fetched | ImageOutcome::Cached | ImageOutcome::Gone);
+        let queued = request.queued && !(leaves && self.dequeue(request.id));
+        if matches!(outcome, ImageOutcome::Fetched | ImageOutcome::Cached) {
+            self.held.insert(request.id);
+        }
+        if let Some(why) = &message {
+            let next = match (outcome, request.queued, queued) {
+                (ImageOutcome::Pending, ..) | (_, false, _) => "",
+                (_, true, false) => "; it leaves the queue",
+                (_, true, true) => "; it stays in the queue",
+            };
+            let line = format!("image {}: {why}{next}", request.id);
+            match outcome {
+                ImageOutcome::Failed => self.context.output.error(&line),
+                outcome if outcome.is_good() => self.context.output.note(&line),
+                _ => self.context.output.warning(&line),
+            }
+            if !outcome.is_good() {
+                let (name, message) = (request.id.to_string(), why.clone());
+                self.report.run.errors.push(EntryError { name, action: "fetch", message });
+            }
+        }
+        let image_id = request.id.to_string();
+        self.report.images.push(ImageReport {
+            image_id,
+            outcome,
+            bytes,
+            location,
+            verified_by,
+            message,
+            queued,
+        });
+    }
+
+    /// Takes an image from the queue, unless this only looks; tells whether it has left it.
+    fn dequeue(&mut self, id: ImageId) -> bool {
+        if self.report.run.dry_run {
+            return true;
+        }
+        let removed = queue::remove(self.dir, id);
+        if let Err(e) = &removed {
+            self.error(id, "dequeue", e);
+        }
+        removed.is_ok()
+    }
+
+    fn error(&mut self, id: ImageId, action: &'static str, error: &anyhow::Error) {
+        let message = format!("{error:#}");
+        self.context.output.error(&format!("image {id}: {message}"));
+        self.report.run.errors.push(EntryError { name: id.to_string(), action, message });
+    }
+
+    /// Describes what would be fetched, and from where.
+    pub(crate) fn dry_run(&mut self) {
+        let mut entries = Vec::new();
+        while let Some(request) = self.pending.pop_front() {
+            let ending = self.foresee(&request).unwrap_or_else(|ending| ending);
+            if let Some(location) = &ending.location {
+                self.foreseen += ending.bytes;
+                self.report.total_files_prefetched += 1;
+                self.report.total_bytes_prefetched += ending.bytes;
+                let by = ending.verified_by.as_deref().unwrap_or("nothing");
+                let reason = format!("from {location}, to be verified by {by}");
+                let image_id = request.id.to_string();
+                entries.push(PlanEntry { image_id, action: "fetch", reason, bytes: ending.bytes });
+            }
+            self.end(&request, ending);
+        }
+        let doomed = std::mem::take(&mut self.doomed);
+        self.report.total_files_pruned = doomed.len() as u64;
+        self.report.total_bytes_pruned = doomed.iter().map(|entry| entry.bytes).sum();
+        self.cached = (self.cached + self.foreseen).saturating_sub(self.report.total_bytes_pruned);
+        self.report.run.plan = Some(doomed.into_iter().chain(entries).collect());
+    }
+
+    /// What would become of an image.
+    fn foresee(&mut self, request: &Request) -> Result<Ending, Ending> {
+        let (record, check) = self.examine(request)?;
+        let size = record.size.unwrap_or(0);
+        let failed = |e: &dyn Display| Ending::new(ImageOutcome::Failed, size, format!("{e:#}"));
+        if stage::is_being_cached(self.dir, request.id).map_err(|e| failed(&e))? {
+            return Err(Ending::new(ImageOutcome::LeftToGlance, size, "somebody is caching it"));
+        }
+        let sources = self.sources(&record);
+        let Some(source) = sources.iter().find_map(|source| source.as_ref().ok()) else {
+            return Err(sources
+                .iter()
+                .find_map(|source| source.as_ref().err())
+                .map_or_else(|| failed(&"it has no location"), |refused: &Refused| failed(refused)));
+        };
+        self.find_room(record.size).map_err(|why| Ending::new(ImageOutcome::Refused, size, why))?;
+        let by = verified_by(check.as_ref(), record.size);
+        Ok(Ending::fetched(size, source.shown().to_owned(), by))
+    }
+
+    pub(crate) fn sum_up(&mut self) {
+        self.report.still_queued = self.report.images.iter().filter(|image| image.queued).count() as u64;
+        self.report.cache_size_after = Some(self.cached);
+        self.report.max_size = Some(self.means.max_size);
+        self.report.over_limit = self.cached > self.means.max_size;
+    }
+}
+
+/// What an image is verified by, if by anything.
+pub(crate) fn verified_by(check: Option<&Check>, size: Option<u64>) -> Option<String> {
+    check.map(|check| check.name.clone()).or_else(|| size.map(|_| "size".to_owned()))
+}

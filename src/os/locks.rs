@@ -1,0 +1,63 @@
+//! Who holds a lock, as far as `/proc/locks` tells.
+
+use std::fs::read_to_string;
+
+use crate::names::escaped;
+
+/// Names a process as `process 4711 (glance-api)`.
+pub(crate) fn process(pid: i32) -> String {
+    match read_to_string(format!("/proc/{pid}/comm")) {
+        Ok(name) => format!("process {pid} ({})", escaped(name.trim_end().as_bytes())),
+        Err(_) => format!("process {pid}"),
+    }
+}
+
+/// Who holds a POSIX lock on a file, as far as /proc/locks tells: nothing is opened, taken or made.
+///
+/// Holders in other PID namespaces have no number here and are left out.
+pub(crate) fn holders(locks: &str, device: u64, inode: u64) -> Vec<i32> {
+    holders_of("POSIX", locks, device, inode)
+}
+
+/// Who holds a flock lock on a file or directory, as far as the kernel tells.
+pub(crate) fn flock_holder(device: u64, inode: u64) -> Option<i32> {
+    let locks = read_to_string("/proc/locks").ok()?;
+    holders_of("FLOCK", &locks, device, inode).first().copied()
+}
+
+pub(crate) fn holders_of(kind: &str, locks: &str, device: u64, inode: u64) -> Vec<i32> {
+    let file = format!("{:02x}:{:02x}:{inode}", rustix::fs::major(device), rustix::fs::minor(device));
+    let mut pids: Vec<i32> = locks
+        .lines()
+        // 1: POSIX  ADVISORY  WRITE 4711 fe:00:123456 0 EOF
+        .filter_map(|line| {
+            let words: Vec<&str> = line.split_ascii_whitespace().collect();
+            let holds = words.len() >= 6 && words[1] == kind && words[5] == file;
+            if holds { words[4].parse().ok().filter(|pid| *pid > 0) } else { None }
+        })
+        .collect();
+    pids.sort_unstable();
+    pids.dedup();
+    pids
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn holders_are_read_from_the_kernels_list() {
+        let device = rustix::fs::makedev(0xfe, 0);
+        let locks = "1: POSIX  ADVISORY  WRITE 4711 fe:00:77 0 EOF\n\
+                     1: -> POSIX  ADVISORY  WRITE 4712 fe:00:77 0 EOF\n\
+                     2: FLOCK  ADVISORY  WRITE 4713 fe:00:77 0 EOF\n\
+                     3: POSIX  ADVISORY  READ  4714 fe:00:77 1073741826 1073742335\n\
+                     4: POSIX  ADVISORY  WRITE 0 fe:00:77 0 EOF\n\
+                     5: OFDLCK ADVISORY  WRITE -1 fe:00:77 0 EOF\n\
+                     6: POSIX  ADVISORY  WRITE 4715 fe:01:77 0 EOF\n\
+                     garbage\n";
+        assert_eq!(holders(locks, device, 77), [4711, 4714]);
+        assert_eq!(holders(locks, device, 78), [0; 0]);
+        assert_eq!(holders_of("FLOCK", locks, device, 77), [4713]);
+    }
+}

@@ -1,0 +1,95 @@
+//! Mounts and directories as the kernel tells them: which file system a path is on, and what contains what.
+
+use std::os::fd::BorrowedFd;
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+use rustix::fs::{AtFlags, Mode, OFlags, fstat, openat, statat};
+
+use crate::cache::dir::CacheDir;
+
+/// Device and inode of what is open.
+pub(crate) fn identity(fd: BorrowedFd<'_>) -> Result<(u64, u64)> {
+    let stat = fstat(fd).context("cannot look at what is open")?;
+    Ok((stat.st_dev, stat.st_ino))
+}
+
+/// The device and inode of each directory that this one is in, nearest first. What cannot be looked at ends the list.
+pub(crate) fn parents(fd: BorrowedFd<'_>) -> Vec<(u64, u64)> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let mut found = Vec::new();
+    let Ok(mut at) = openat(fd, c".", flags, Mode::empty()) else {
+        return found;
+    };
+    let mut here = identity(fd).ok();
+    while let Ok(up) = openat(&at, c"..", flags, Mode::empty()) {
+        let Ok(stat) = statat(&up, c"", AtFlags::EMPTY_PATH) else { break };
+        let identity = (stat.st_dev, stat.st_ino);
+        if here == Some(identity) {
+            break;
+        }
+        here = Some(identity);
+        found.push(identity);
+        at = up;
+    }
+    found
+}
+
+/// The mount point of the cache directory's file system, as far as /proc/self/mountinfo tells.
+pub(crate) fn mount_point(dir: &CacheDir) -> String {
+    mount(dir).map_or_else(|| "an unknown place".to_owned(), |mount| mount.point)
+}
+
+/// One line of /proc/self/mountinfo.
+pub(crate) struct Mount {
+    pub(crate) point: String,
+    pub(crate) options: String,
+    pub(crate) kind: String,
+    pub(crate) super_options: String,
+}
+
+/// Finds the mount the cache directory is on: the longest mount point that its path lies below.
+pub(crate) fn mount(dir: &CacheDir) -> Option<Mount> {
+    mount_of(dir.path())
+}
+
+/// Finds the mount that a path is on.
+pub(crate) fn mount_of(path: &Path) -> Option<Mount> {
+    let path = std::fs::canonicalize(path).ok()?;
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
+    mounts
+        .lines()
+        .filter_map(|line| {
+            let (mount, fs) = line.split_once(" - ")?;
+            let mount: Vec<&str> = mount.split(' ').collect();
+            let fs: Vec<&str> = fs.split(' ').collect();
+            Some(Mount {
+                point: mount.get(4)?.replace("\\040", " "),
+                options: (*mount.get(5)?).to_owned(),
+                kind: (*fs.first()?).to_owned(),
+                super_options: (*fs.get(2)?).to_owned(),
+            })
+        })
+        .filter(|mount| path.starts_with(&mount.point))
+        // Of mounts over one another the last is the one that shows.
+        .max_by_key(|mount| mount.point.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd as _;
+
+    use super::*;
+
+    #[test]
+    fn directories_know_what_they_are_in() {
+        let root = tempfile::tempdir().unwrap();
+        let inner = root.path().join("a/b");
+        std::fs::create_dir_all(&inner).unwrap();
+        let open = |path: &Path| rustix::fs::open(path, OFlags::RDONLY, Mode::empty()).unwrap();
+        let (outer, inner) = (open(root.path()), open(&inner));
+        let outer_is = identity(outer.as_fd()).unwrap();
+        assert_eq!(parents(inner.as_fd()).iter().position(|parent| *parent == outer_is), Some(1));
+        assert!(!parents(outer.as_fd()).contains(&outer_is));
+    }
+}
