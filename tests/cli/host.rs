@@ -515,7 +515,7 @@ fn clean_removes_what_crashed_downloads_left_and_nothing_else() {
     drop(open);
     env.later("clean", &["--all-caches"])
         .ok()
-        .says(&["tmpzzzzzzzz/ is old, but holds what no download makes"]);
+        .says(&["tmpzzzzzzzz/ is old, but holds files that no download makes"]);
     assert!(!stale.exists());
     assert_eq!(
         env.names("iso"),
