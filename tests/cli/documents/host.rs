@@ -74,8 +74,10 @@ const MASTERS: &[(&str, &str, u64, bool)] = &[
 /// be set, is part of the last use of an image of Ironic's, and says how long an orphan has been there.
 pub(super) struct Host {
     root: TempDir,
-    /// The real time at which it was made, if a page changes it.
-    made: Option<i64>,
+    /// The real time at which it was made.
+    made: i64,
+    /// The page's time for all that happens while the host is made and the page is run. Nothing is done on a conductor.
+    runs_at: &'static str,
     /// What has to be added to a time on the page, in seconds, to get the real one.
     shift: i64,
     /// Where `mirror.example.org` listens.
@@ -87,9 +89,11 @@ impl Host {
     /// Makes the host of that name.
     pub(super) fn new(name: &str) -> Self {
         let root = tempfile::Builder::new().prefix("docs-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-        let (made, lead) = if name == "conductor" { (None, 6 * DAY) } else { (Some(now()), DAY) };
-        let shift = now() + lead - page_time(PAGE_NOW);
-        let host = Host { made, shift, mirror: mirror(), root, locks: Vec::new() };
+        let made = now();
+        let (lead, runs_at) =
+            if name == "conductor" { (6 * DAY, "2026-11-22T12:00:00Z") } else { (DAY, PAGE_NOW) };
+        let shift = made + lead - page_time(PAGE_NOW);
+        let host = Host { made, runs_at, shift, mirror: mirror(), root, locks: Vec::new() };
         host.make_home();
         match name {
             "glance" => host.make_glance(),
@@ -119,11 +123,10 @@ impl Host {
         self.shift
     }
 
-    /// The page's time for a real one, in seconds since the epoch. All that happens while the page is run happens at the page's
-    /// time.
+    /// The page's time for a real one, in seconds since the epoch.
     pub(super) fn page_time(&self, real: i64) -> i64 {
-        let is_now = self.made.is_some_and(|made| (made..made + 3600).contains(&real));
-        if is_now { page_time(PAGE_NOW) } else { real - self.shift }
+        let is_meanwhile = (self.made..self.made + 3600).contains(&real);
+        if is_meanwhile { page_time(self.runs_at) } else { real - self.shift }
     }
 
     /// Holds a lock of Glance's, as another prune would, as long as the host lives.
