@@ -40,6 +40,11 @@ pattern!(MOUNTED_AT, r"mounted at [^ ,;]+");
 pattern!(MOUNTS, r"^(file system +)\S+: \S+ \S+ of \S+ \S+ free");
 pattern!(NOW_FREE, r"\S+ has [0-9.]+ [KMGT]iB free, [0-9.]+ [KMGT]iB required");
 pattern!(CANNOT_HAVE, r"(cannot have) [0-9.]+ [KMGT]iB free: [0-9.]+ [KMGT]iB are free");
+pattern!(
+    JSON_FILE_SYSTEM,
+    r#""file_system":\{"mount_point":"[^"]*","type":"[^"]*","size":\d+,"available":\d+"#
+);
+pattern!(JSON_MOUNT, r#""file_system":"[^"]*""#);
 pattern!(HEADER, r"^[A-Z][A-Z ]*  +[A-Z]");
 pattern!(GAP, r" {2,}");
 
@@ -106,6 +111,11 @@ fn machine(line: &str) -> String {
     let line = PROCESS.replace_all(line, "process 4711 (glance-api)");
     let line = MOUNT.replace(&line, "${1}ext4 at /var, 19.8 GiB of 98 GiB free");
     let line = MOUNTS.replace(&line, "${1}/var: 19.8 GiB of 98 GiB free");
+    let line = JSON_FILE_SYSTEM.replace(
+        &line,
+        r#""file_system":{"mount_point":"/var","type":"ext4","size":105226698752,"available":21260088115"#,
+    );
+    let line = JSON_MOUNT.replace_all(&line, r#""file_system":"/var""#);
     let line = MOUNTED_AT.replace(&line, "mounted at /var");
     let line = LOG_TIME.replace_all(&line, "2026-11-28 12:00:00.000");
     let line = LOG_PROCESS.replace(&line, "${1}4711$2");
