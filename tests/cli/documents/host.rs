@@ -7,6 +7,7 @@
 //! Nothing here needs root or a service. What the tool asks of the machine itself (mounts, free space, processes) is evened out
 //! by [`super::shown`].
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File};
 use std::io::{Read as _, Write as _};
@@ -82,7 +83,8 @@ pub(super) struct Host {
     shift: i64,
     /// Where `mirror.example.org` listens.
     mirror: String,
-    locks: Vec<File>,
+    /// What the test's own process holds open.
+    held: Vec<Box<dyn Any>>,
 }
 
 impl Host {
@@ -93,7 +95,7 @@ impl Host {
         let (lead, runs_at) =
             if name == "conductor" { (6 * DAY, "2026-11-22T12:00:00Z") } else { (DAY, PAGE_NOW) };
         let shift = made + lead - page_time(PAGE_NOW);
-        let host = Host { made, runs_at, shift, mirror: mirror(), root, locks: Vec::new() };
+        let host = Host { made, runs_at, shift, mirror: mirror(), root, held: Vec::new() };
         host.make_home();
         match name {
             "glance" => host.make_glance(),
@@ -129,12 +131,21 @@ impl Host {
         if is_meanwhile { page_time(self.runs_at) } else { real - self.shift }
     }
 
-    /// Holds a lock of Glance's, as another prune would, as long as the host lives.
-    pub(super) fn hold(&mut self, lock: &str) {
-        let path = self.path("/var/lib/glance/image-cache").join(lock);
+    /// Holds something of the cache as another process would, as long as the host lives: the index while it is written to, an
+    /// incomplete image that is being downloaded, or one of Glance's locks.
+    pub(super) fn hold(&mut self, name: &str) {
+        let path = self.path(CACHE).join(name);
+        if name == "cache.db" {
+            let index = rusqlite::Connection::open(path).unwrap();
+            index.execute_batch("BEGIN EXCLUSIVE").unwrap();
+            self.held.push(Box::new(index));
+            return;
+        }
         let file = File::options().append(true).create(true).open(path).unwrap();
-        rustix::fs::fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive).unwrap();
-        self.locks.push(file);
+        if !name.starts_with("incomplete/") {
+            rustix::fs::fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive).unwrap();
+        }
+        self.held.push(Box::new(file));
     }
 
     /// Runs a command line of the real paths in a shell and returns what it printed on stdout and stderr, and its exit code.

@@ -9,7 +9,7 @@
 //! ```
 //!
 //! writes the pages anew; the difference is then there to be read. Comments in a page tell the test what the reader need not
-//! know: `<!-- host: NAME -->` makes a fresh host of that name, `<!-- hold: LOCK -->` holds a lock of Glance's there, and
+//! know: `<!-- host: NAME -->` makes a fresh host of that name, `<!-- hold: NAME -->` holds a lock or a file there, and
 //! `<!-- run: COMMAND -->` runs a command before the next block.
 
 mod host;
@@ -316,6 +316,35 @@ fn the_book_has_every_page() {
     for page in pages.keys().filter_map(|page| page.strip_prefix("docs/")) {
         assert!(page == "SUMMARY.md" || contents.contains(page), "docs/SUMMARY.md does not list {page}");
     }
+}
+
+/// The words in single backquotes outside of code blocks.
+fn code_words(text: &str) -> Vec<(usize, &str)> {
+    let prose = lines(text).into_iter().enumerate().filter(|(_, (_, language))| language.is_none());
+    prose.flat_map(|(n, (line, _))| line.split('`').skip(1).step_by(2).map(move |word| (n + 1, word))).collect()
+}
+
+#[test]
+fn files_and_tests_that_are_named_exist() {
+    let tests: Vec<PathBuf> = walkdir::WalkDir::new(root().join("tests"))
+        .into_iter()
+        .map(|entry| entry.unwrap().into_path())
+        .collect();
+    let mut missing = Vec::new();
+    for (page, text) in pages() {
+        for (line, word) in code_words(&text) {
+            let is_path = ["src/", "tests/", "benches/", "docs/", ".ci/"].iter().any(|top| word.starts_with(top));
+            let path = word.split(' ').next().unwrap();
+            let module = word.strip_suffix("::");
+            let is_test = |module: &str| {
+                tests.iter().any(|path| path.ends_with(module) || path.ends_with(format!("{module}.rs")))
+            };
+            if (is_path && !root().join(path).exists()) || module.is_some_and(|module| !is_test(module)) {
+                missing.push(format!("{page}:{line}: {word}"));
+            }
+        }
+    }
+    assert!(missing.is_empty(), "not there:\n{}", missing.join("\n"));
 }
 
 // -- Size --
