@@ -1,8 +1,9 @@
 //! Commands and output as a page shows them.
 //!
-//! A page has the paths and times of a real host, the test has its own: both are translated, so that everything that the
-//! program prints is compared. What belongs to the machine on which the test runs (free space, mount points, process numbers)
-//! is replaced by fixed values. JSON is broken into lines, and long lines are folded to fit the page.
+//! A page has the paths and times of a real host, the test has its own: both are translated, so that
+//! everything that the program prints is compared. What belongs to the machine on which the test runs (free
+//! space, mount points, process numbers) is replaced by fixed values. JSON is broken into lines, and long
+//! lines are folded to fit the page.
 
 use std::sync::LazyLock;
 
@@ -13,7 +14,8 @@ use super::host::Host;
 /// Free space on every page: 19.8 GiB.
 const FREE: u64 = (198 << 30) / 10;
 
-/// Directories of the page that are below the host's own directory. `/dev`, `/proc` and `/bin` are the machine's.
+/// Directories of the page that are below the host's own directory. `/dev`, `/proc` and `/bin` are the
+/// machine's.
 const OURS: &[&str] = &["/var/", "/etc/", "/usr/local/", "/usr/bin/glance-cache", "/root"];
 
 const MIRROR: &str = "http://mirror.example.org";
@@ -45,6 +47,8 @@ pattern!(
     r#""file_system":\{"mount_point":"[^"]*","type":"[^"]*","size":\d+,"available":\d+"#
 );
 pattern!(JSON_MOUNT, r#""file_system":"[^"]*""#);
+// Bytes on the disk: a file system needs a block or two more for a file in pieces.
+pattern!(ON_DISK, r#"("(?:in_use|reclaimable|kept|leftovers)":\{"count":\d+,"bytes":)(\d+)"#);
 pattern!(HEADER, r"^[A-Z][A-Z ]*  +[A-Z]");
 pattern!(GAP, r" {2,}");
 
@@ -115,6 +119,9 @@ fn machine(line: &str) -> String {
         &line,
         r#""file_system":{"mount_point":"/var","type":"ext4","size":105226698752,"available":21260088115"#,
     );
+    let line = ON_DISK.replace_all(&line, |found: &Captures<'_>| {
+        format!("{}{}", &found[1], found[2].parse::<u64>().unwrap() >> 20 << 20)
+    });
     let line = JSON_MOUNT.replace_all(&line, r#""file_system":"/var""#);
     let line = MOUNTED_AT.replace(&line, "mounted at /var");
     let line = LOG_TIME.replace_all(&line, "2026-11-28 12:00:00.000");
@@ -136,7 +143,8 @@ fn mount(host: &Host) -> String {
     points.filter(|point| root.starts_with(point)).max_by_key(|point| point.len()).unwrap().to_owned()
 }
 
-/// Replaces the machine's mount point in tables, and lays out their columns anew: the host's paths are longer than the page's.
+/// Replaces the machine's mount point in tables, and lays out their columns anew: the host's paths are longer
+/// than the page's.
 fn aligned(lines: Vec<String>, mount: &str) -> Vec<String> {
     let mut all = Vec::new();
     let mut lines = lines.into_iter().peekable();
