@@ -49,9 +49,9 @@ const INVALID: (&str, u64, &str) = ("a4d2f9b1-c370-48e5-9b6d-8f1e7c20a563", 700,
 const STALLED: (&str, u64, &str) = ("e7e05a62-1f8c-4d93-a2b4-5c6d9e3f7081", 300, "2026-11-24T03:00:00Z");
 
 /// Images in the file store: id, MiB. The record of the last one has a wrong hash.
-const STORED: &[(&str, u64)] = &[(CIRROS, 13), (DEBIAN, 330), (BROKEN, 50)];
+const STORED: &[(&str, u64)] = &[(CIRROS, 13), (UBUNTU, 112), (BROKEN, 24)];
 const CIRROS: &str = "4f1b6a1e-0f5e-4d3c-9a52-0d6c1a3b7e10";
-const DEBIAN: &str = "9c2d7f44-52c1-4b8e-8f0a-77e1c5d2a9b3";
+const UBUNTU: &str = "9c2d7f44-52c1-4b8e-8f0a-77e1c5d2a9b3";
 const BROKEN: &str = "d0a3e5b8-1c7d-4e2f-b6a4-3f9e8c7b6a51";
 
 /// Nodes of the central database.
@@ -203,7 +203,7 @@ impl Host {
         for (sub, (id, mib, at)) in [("", ORPHAN), ("invalid/", INVALID), ("incomplete/", STALLED)] {
             self.sparse(&format!("{CACHE}/{sub}{id}"), mib * MIB, at);
         }
-        self.sparse(&format!("{CACHE}/queue/{DEBIAN}"), 0, "2026-11-27T06:00:00Z");
+        self.sparse(&format!("{CACHE}/queue/{UBUNTU}"), 0, "2026-11-27T06:00:00Z");
     }
 
     /// A new node with an empty cache and three images in its queue.
