@@ -47,6 +47,8 @@ pattern!(
     r#""file_system":\{"mount_point":"[^"]*","type":"[^"]*","size":\d+,"available":\d+"#
 );
 pattern!(JSON_MOUNT, r#""file_system":"[^"]*""#);
+pattern!(UNSEEN, r"every process|other users");
+pattern!(UNSEEN_IN_JSON, r#"\["[^"]*(?:every process|other users)[^"]*"\]"#);
 // Bytes on the disk: a file system needs a block or two more for a file in pieces.
 pattern!(ON_DISK, r#"("(?:in_use|reclaimable|kept|leftovers)":\{"count":\d+,"bytes":)(\d+)"#);
 pattern!(HEADER, r"^[A-Z][A-Z ]*  +[A-Z]");
@@ -98,7 +100,11 @@ pub(super) fn shown(line: &str, output: &str, host: &Host) -> Vec<String> {
         let has = format!("/var has 19.8 GiB free, {required} required");
         text = NOW_FREE.replace_all(&text, has).into_owned();
     }
-    let lines: Vec<String> = text.lines().map(machine).collect();
+    let text = UNSEEN_IN_JSON.replace_all(&text, "[]");
+    // The pages show what root sees. Another user cannot look into the processes of others, and is told so.
+    let is_root = rustix::process::geteuid().is_root();
+    let lines = text.lines().filter(|line| is_root || !UNSEEN.is_match(line));
+    let lines: Vec<String> = lines.map(machine).collect();
     let mut shown = Vec::new();
     for line in aligned(lines, &mount) {
         if line.starts_with("{\"") && serde_json::from_str::<serde_json::Value>(&line).is_ok() {
