@@ -100,9 +100,11 @@ pub(super) fn shown(line: &str, output: &str, host: &Host) -> Vec<String> {
         let has = format!("/var has 19.8 GiB free, {required} required");
         text = NOW_FREE.replace_all(&text, has).into_owned();
     }
-    let text = UNSEEN_IN_JSON.replace_all(&text, "[]");
     // The pages show what root sees. Another user cannot look into the processes of others, and is told so.
     let is_root = rustix::process::geteuid().is_root();
+    if !is_root {
+        text = UNSEEN_IN_JSON.replace_all(&text, "[]").into_owned();
+    }
     let lines = text.lines().filter(|line| is_root || !UNSEEN.is_match(line));
     let lines: Vec<String> = lines.map(machine).collect();
     let mut shown = Vec::new();
