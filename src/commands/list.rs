@@ -4,27 +4,20 @@
 #![allow(clippy::doc_markdown)]
 
 use clap::{Args, ValueEnum};
-use serde::Serialize;
 
-use super::host::{self, Look};
-use super::{Cache, Context, Opened, Selection, Settings, take_stock};
-use crate::cache::dir::{CacheDir, Place};
-use crate::cache::entry::{Image, Kind, Partial};
-use crate::cache::index::sqlite::Purpose;
-use crate::cache::index::xattr::{self, Attribute, parse_hits};
-use crate::cache::inventory::{Inventory, Partials, Tracking};
-use crate::commands::flags::{CacheArgs, EXIT_CODES, HostArgs, PrintArgs};
+use crate::commands::flags::{CacheArgs, EXIT_CODES, EXIT_CODES_IN_SHORT, HostArgs, PrintArgs};
 use crate::exit::{Exit, Failure};
-use crate::interrupt::Wait;
+use crate::host::glance::settings::{Opened, Selection, Settings};
 use crate::names::ImageId;
-use crate::output::report::Epoch;
-use crate::output::{Output, Report};
-use crate::units::{Nanos, SECOND, human, nanos, when};
+use crate::ops::host::{self, Look};
+use crate::ops::list::{ListReport, gather};
+use crate::output::shows_human;
+use crate::run::Context;
 
 /// Lists, as the command line says.
 pub(crate) fn run(context: &Context, args: ListArgs) -> Result<Exit, Failure> {
     if args.all_nodes || args.image.is_some() {
-        return super::fleet::list(context, args);
+        return crate::ops::fleet::list(context, args);
     }
     if args.host.all_caches {
         return host::look(context, args.cache, &args.print, args.host, Look::List);
@@ -54,341 +47,34 @@ pub(crate) fn run(context: &Context, args: ListArgs) -> Result<Exit, Failure> {
     Ok(if report.complete && !context.output.has_failed() { Exit::Done } else { Exit::Incomplete })
 }
 
-/// Sizes are for people on a terminal and bytes otherwise, unless the command line decides.
-pub(crate) fn shows_human(output: &Output, print: &PrintArgs) -> bool {
-    print.human || (!print.bytes && output.stdout_is_terminal())
-}
-
-fn gather(
-    context: &Context,
-    settings: &Settings,
-    dir: &CacheDir,
-    report: &mut ListReport,
-) -> Result<(), Failure> {
-    let wait = Wait { limit: super::GLANCE_PATIENCE, interrupt: context.interrupt.clone() };
-    let cache = take_stock(context, settings, dir, Purpose::Look, &wait)?;
-    report.complete = cache.inventory.unreadable.is_empty();
-    for error in super::unreadable_errors(&cache.inventory.unreadable) {
-        context.output.error(&format!("cannot look at {}: {}", error.name, error.message));
-    }
-    if let Tracking::Unknown(why) = &cache.inventory.tracking {
-        context.output.warning(&format!("hits and last use are unknown: {why}"));
-        report.index_unreadable = Some(why.clone());
-    }
-    images(dir, &cache, report);
-    for (place, state) in [
-        (Place::Queue, Shown::Queued),
-        (Place::Incomplete, Shown::Incomplete),
-        (Place::Invalid, Shown::Invalid),
-    ] {
-        let mut partials = Partials::scan(dir, place).map_err(Failure::cannot_start)?;
-        partials.entries.retain(|entry| entry.kind == Kind::File || place != Place::Queue);
-        report.entries.extend(partials.entries.iter().map(|entry| partial(dir, place, state, entry)));
-    }
-    Ok(())
-}
-
-fn images(dir: &CacheDir, cache: &Cache, report: &mut ListReport) {
-    let Inventory { images, ghosts, tracking, .. } = &cache.inventory;
-    report.entries.extend(images.iter().map(|image| line(dir, image, tracking)));
-    report.entries.extend(ghosts.iter().map(|ghost| Line {
-        name: ghost.id.to_string(),
-        state: Shown::Ghost,
-        last_use: Some(nanos(ghost.row.last_accessed)),
-        modified: Some(nanos(ghost.row.last_modified)),
-        size: u64::try_from(ghost.row.size).ok(),
-        hits: Some(ghost.row.hits),
-        times: Some((Epoch::Float(ghost.row.last_accessed), Epoch::Float(ghost.row.last_modified))),
-        error: None,
-    }));
-}
-
-fn line(dir: &CacheDir, image: &Image, tracking: &Tracking) -> Line {
-    let seen = &image.seen;
-    let whole = |time: Nanos| Epoch::Whole(time.div_euclid(SECOND));
-    let mut line = Line {
-        name: image.id.to_string(),
-        state: Shown::Cached,
-        last_use: Some(seen.last_use()),
-        modified: Some(seen.mtime),
-        size: Some(seen.size),
-        hits: None,
-        times: None,
-        error: None,
-    };
-    match (&image.row, tracking) {
-        (Some(row), _) => {
-            line.last_use = Some(nanos(row.last_accessed));
-            line.modified = Some(nanos(row.last_modified));
-            line.hits = Some(row.hits);
-            line.times = Some((Epoch::Float(row.last_accessed), Epoch::Float(row.last_modified)));
-        }
-        (None, Tracking::ByFile) => {
-            line.last_use = Some(seen.atime);
-            line.hits = match dir.fd(Place::Base).map(|base| xattr::hits(base, image.id.as_name())) {
-                Some(Attribute::Value(value)) => Some(parse_hits(&value)),
-                Some(Attribute::Absent) => Some(0),
-                _ => None,
-            };
-            line.times = Some((whole(seen.atime), whole(seen.mtime)));
-        }
-        (None, Tracking::ByRow) => {
-            line.state = Shown::Orphan;
-            line.times = Some((whole(seen.last_use()), whole(seen.mtime)));
-        }
-        (None, Tracking::Unknown(_)) => line.last_use = None,
-    }
-    line
-}
-
-fn partial(dir: &CacheDir, place: Place, state: Shown, entry: &Partial) -> Line {
-    // Why Glance rejected it: the xattr driver leaves a word.
-    let error = match dir.fd(place).filter(|_| place == Place::Invalid && entry.kind == Kind::File) {
-        Some(fd) => match xattr::error(fd, entry.name.as_name()) {
-            Attribute::Value(text) => Some(crate::names::escaped(&text)),
-            _ => None,
-        },
-        None => None,
-    };
-    Line {
-        name: entry.name.to_string(),
-        state,
-        last_use: None,
-        modified: Some(entry.seen.mtime),
-        size: (place != Place::Queue).then_some(entry.seen.size),
-        hits: None,
-        times: Some((Epoch::Whole(0), Epoch::Float(entry.seen.mtime as f64 / SECOND as f64))),
-        error,
-    }
-}
-
-/// The state an entry is shown in, in the order of `--sort state`.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-enum Shown {
-    Cached,
-    Orphan,
-    Ghost,
-    Queued,
-    Incomplete,
-    Invalid,
-}
-
-impl Shown {
-    fn name(self) -> &'static str {
-        match self {
-            Shown::Cached => "cached",
-            Shown::Orphan => "orphan",
-            Shown::Ghost => "ghost",
-            Shown::Queued => "queued",
-            Shown::Incomplete => "incomplete",
-            Shown::Invalid => "invalid",
-        }
-    }
-
-    fn is(self, wanted: State) -> bool {
-        match wanted {
-            State::Cached => matches!(self, Shown::Cached | Shown::Orphan),
-            State::Tracked => self == Shown::Cached,
-            State::Orphan => self == Shown::Orphan,
-            State::Ghost => self == Shown::Ghost,
-            State::Queued => self == Shown::Queued,
-            State::Incomplete => self == Shown::Incomplete,
-            State::Invalid => self == Shown::Invalid,
-        }
-    }
-}
-
-/// One entry of the list.
-#[derive(Debug)]
-struct Line {
-    /// The image's id, or the entry's name, escaped.
-    name: String,
-    state: Shown,
-    last_use: Option<Nanos>,
-    modified: Option<Nanos>,
-    /// Bytes.
-    size: Option<u64>,
-    hits: Option<i64>,
-    /// Last use and modification as Glance's driver tells them.
-    times: Option<(Epoch, Epoch)>,
-    error: Option<String>,
-}
-
-/// The list.
-#[derive(Debug)]
-struct ListReport {
-    entries: Vec<Line>,
-    index_unreadable: Option<String>,
-    /// Whether everything could be looked at.
-    complete: bool,
-    human: bool,
-}
-
-impl Default for ListReport {
-    fn default() -> Self {
-        ListReport { entries: Vec::new(), index_unreadable: None, complete: true, human: false }
-    }
-}
-
-/// An image as Glance's API tells it.
-#[derive(Serialize)]
-struct ApiImage<'a> {
-    image_id: &'a str,
-    #[serde(skip_serializing_if = "is_left_out")]
-    hits: Shape<i64>,
-    last_accessed: Option<Epoch>,
-    last_modified: Option<Epoch>,
-    size: Option<u64>,
-}
-
-/// A value that Glance tells, though perhaps unknown, or one that has no place here.
-#[derive(Serialize)]
-#[serde(untagged)]
-enum Shape<T> {
-    Told(Option<T>),
-    LeftOut,
-}
-
-fn is_left_out<T>(shape: &Shape<T>) -> bool {
-    matches!(shape, Shape::LeftOut)
-}
-
-/// An entry of a subdirectory.
-#[derive(Serialize)]
-struct ApiPartial<'a> {
-    /// The entry's name, whatever it is.
-    image_id: &'a str,
-    size: Option<u64>,
-    last_modified: Option<Epoch>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    error: Option<&'a str>,
-}
-
-#[derive(Serialize)]
-struct ApiList<'a> {
-    cached_images: Vec<ApiImage<'a>>,
-    queued_images: Vec<&'a str>,
-    orphans: Vec<ApiImage<'a>>,
-    ghosts: Vec<ApiImage<'a>>,
-    incomplete: Vec<ApiPartial<'a>>,
-    invalid: Vec<ApiPartial<'a>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    index_unreadable: Option<&'a str>,
-}
-
-impl Serialize for ListReport {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let of = |state| self.entries.iter().filter(move |line| line.state == state);
-        let images = |state| {
-            of(state)
-                .map(|line| ApiImage {
-                    image_id: &line.name,
-                    hits: if state == Shown::Orphan { Shape::LeftOut } else { Shape::Told(line.hits) },
-                    last_accessed: line.times.map(|times| times.0),
-                    last_modified: line.times.map(|times| times.1),
-                    size: line.size,
-                })
-                .collect()
-        };
-        let partials = |state| {
-            of(state)
-                .map(|line| ApiPartial {
-                    image_id: &line.name,
-                    size: line.size,
-                    last_modified: line.times.map(|times| times.1),
-                    error: line.error.as_deref(),
-                })
-                .collect()
-        };
-        let mut queue: Vec<&Line> = of(Shown::Queued).collect();
-        queue.sort_by(|a, b| a.modified.cmp(&b.modified).then_with(|| a.name.cmp(&b.name)));
-        ApiList {
-            cached_images: images(Shown::Cached),
-            queued_images: queue.iter().map(|line| line.name.as_str()).collect(),
-            orphans: images(Shown::Orphan),
-            ghosts: images(Shown::Ghost),
-            incomplete: partials(Shown::Incomplete),
-            invalid: partials(Shown::Invalid),
-            index_unreadable: self.index_unreadable.as_deref(),
-        }
-        .serialize(serializer)
-    }
-}
-
-impl Report for ListReport {
-    fn text(&self) -> String {
-        let time = |time: Option<Nanos>| time.map_or_else(|| "-".to_owned(), when);
-        let mut rows = vec![["IMAGE", "STATE", "LAST USE", "MODIFIED", "SIZE", "HITS"].map(str::to_owned)];
-        rows.extend(self.entries.iter().map(|line| {
-            let size = line.size.map(|size| if self.human { human(size) } else { size.to_string() });
-            [
-                line.name.clone(),
-                line.state.name().to_owned(),
-                time(line.last_use),
-                time(line.modified),
-                size.unwrap_or_else(|| "-".to_owned()),
-                line.hits.map_or_else(|| "-".to_owned(), |hits| hits.to_string()),
-            ]
-        }));
-        table(&rows)
-    }
-}
-
-/// Aligns columns for people: text to the left, the last two, numbers, to the right.
-pub(crate) fn table<const N: usize>(rows: &[[String; N]]) -> String {
-    let mut widths = [0; N];
-    for row in rows {
-        for (width, cell) in widths.iter_mut().zip(row) {
-            *width = cell.chars().count().max(*width);
-        }
-    }
-    let mut text = String::new();
-    for row in rows {
-        for (column, (cell, width)) in row.iter().zip(widths).enumerate() {
-            let padding = " ".repeat(width - cell.chars().count());
-            let is_number = column + 2 >= N;
-            text.push_str(if column == 0 { "" } else { "  " });
-            if is_number {
-                text.push_str(&padding);
-            }
-            text.push_str(cell);
-            if !is_number {
-                text.push_str(&padding);
-            }
-        }
-        text.push('\n');
-    }
-    text
-}
-
 /// List what is in the cache
 ///
-/// Changes nothing, takes no lock, and works while Glance runs. The JSON form is the body of Glance's GET /v2/cache, with arrays
-/// of its own for what Glance does not tell.
+/// Changes nothing, takes no lock, and works while Glance is running. The JSON form is that of Glance's GET /v2/cache,
+/// with further arrays for what Glance does not report.
 #[derive(Debug, Args)]
-#[command(after_help = EXIT_CODES)]
+#[command(after_help = EXIT_CODES_IN_SHORT, after_long_help = EXIT_CODES)]
 pub(crate) struct ListArgs {
-    #[command(flatten)]
-    pub(crate) cache: CacheArgs,
-    #[command(flatten)]
-    pub(crate) print: PrintArgs,
     /// Show only entries in these states
     #[arg(long, value_name = "STATE", value_delimiter = ',')]
     pub(crate) state: Vec<State>,
-    /// Order the entries
+    /// Sort the entries by this key
     #[arg(long, value_name = "KEY", default_value = "image")]
     pub(crate) sort: SortKey,
-    /// Turn the order round
+    /// Reverse the order
     #[arg(long)]
     pub(crate) reverse: bool,
-    /// List the images of all nodes of the central database instead
+    /// Instead list the images in the central database, of all nodes
     #[arg(long, conflicts_with_all = ["state", "all_caches"])]
     pub(crate) all_nodes: bool,
-    /// List the nodes that have this image instead
+    /// Instead list the nodes that have this image
     #[arg(long, value_name = "ID", conflicts_with_all = ["state", "all_caches"])]
     pub(crate) image: Option<ImageId>,
     #[command(flatten)]
+    pub(crate) cache: CacheArgs,
+    #[command(flatten)]
     pub(crate) host: HostArgs,
+    #[command(flatten)]
+    pub(crate) print: PrintArgs,
 }
 
 /// What `list` can be narrowed to.
@@ -400,10 +86,13 @@ pub(crate) enum State {
     Tracked,
     /// Images without a row
     Orphan,
-    /// Rows without an image
+    /// Rows whose image is missing
     Ghost,
+    /// Images that wait to be fetched
     Queued,
+    /// Images that are being cached, or were when it failed
     Incomplete,
+    /// Images that turned out to be wrong
     Invalid,
 }
 

@@ -95,9 +95,9 @@ impl Mounted {
     /// On what `mkfs` makes of a file of so many MiB.
     pub(crate) fn made(driver: Driver, mkfs: &[&str], megabytes: u64) -> Self {
         if mkfs[0] == "mkfs.xfs" {
-            needs::xfs()
+            needs::xfs();
         } else {
-            needs::ext4()
+            needs::ext4();
         }
         let root = test_directory();
         let image = root.path().join("image");

@@ -1,0 +1,121 @@
+//! The old tools: their command line and configuration turned into what the subcommands take.
+
+pub(crate) mod options;
+
+use std::path::PathBuf;
+
+use anyhow::anyhow;
+
+use crate::cache::plan::CleanLimits;
+use crate::commands::flags::ChangeArgs;
+use crate::config::{self, Config, Source};
+use crate::exit::{Exit, Failure};
+use crate::host::glance::settings::{Selection, Settings};
+use crate::legacy::options::{Legacy, Request, Tool};
+use crate::ops::clean::clean;
+use crate::ops::finish;
+use crate::ops::prefetch::{self, prefetch};
+use crate::ops::prune::{Wishes, prune};
+use crate::output::Output;
+use crate::output::log::{Log, LogSettings};
+use crate::output::oslo::{Encoding, Level};
+use crate::run::{Context, context};
+
+/// How long an old tool waits for a lock: the new name's default.
+const LOCK_TIMEOUT: &str = "60s";
+
+/// Runs as one of the old tools, on the arguments behind the program's name.
+pub(crate) fn run(tool: Tool, args: &[std::ffi::OsString]) -> Exit {
+    let logger = match tool {
+        Tool::Cleaner => "glance.image_cache.cleaner",
+        Tool::Pruner => "glance.image_cache.pruner",
+        Tool::Prefetcher => "glance.image_cache.prefetcher",
+    };
+    let context = context(tool.name(), Output::legacy(logger));
+    let request = match options::parse(tool, args) {
+        Ok(Request::Run(request)) => request,
+        Ok(Request::Print(text)) => {
+            context.output.print(&text);
+            return Exit::Done;
+        }
+        Err(e) => {
+            context.output.error(&format!("{e:#}"));
+            return Exit::WrongCommandLine;
+        }
+    };
+    context.output.deprecation(&format!(
+        "{} is an old name of glance-cache, which does the same as: glance-cache {}",
+        tool.name(),
+        match tool {
+            Tool::Cleaner => "clean",
+            Tool::Pruner => "prune",
+            Tool::Prefetcher => "prefetch",
+        }
+    ));
+    finish(&context, work(&context, tool, &request))
+}
+
+fn work(context: &Context, tool: Tool, request: &Legacy) -> Result<Exit, Failure> {
+    let sources = request
+        .sources
+        .iter()
+        .map(|source| match source {
+            options::Source::File(path) => Source::File(path.clone()),
+            options::Source::Dir(path) => Source::Dir(path.clone()),
+        })
+        .collect();
+    let config = Settings::read(context, sources, false)?;
+    let (log, warnings) = Log::open(&log_settings(&config, request), tool.name());
+    context.output.set_log(log);
+    for warning in warnings {
+        context.output.warning(&warning);
+    }
+    let settings = Settings::overlay(config, Selection::default())?;
+    let change = ChangeArgs {
+        dry_run: false,
+        lock_timeout: LOCK_TIMEOUT.parse().map_err(|e: String| Failure::usage(anyhow!(e)))?,
+        skip_if_locked: false,
+    };
+    match tool {
+        Tool::Cleaner => {
+            let limits = CleanLimits { stall_time: settings.stall_time(None)?.value, invalid_grace: 0 };
+            clean(context, &settings, &change, limits, None)
+        }
+        Tool::Pruner => {
+            prune(context, &settings, &change, &Wishes { only_when_over: true, ..Wishes::default() })
+        }
+        Tool::Prefetcher => prefetch(context, &settings, &change, &prefetch::Wishes::default()),
+    }
+}
+
+/// oslo.log's options, from the command line first. A value that is no switch counts as off: logging never ends a run.
+fn log_settings(config: &Config, request: &Legacy) -> LogSettings {
+    let text = |opt: &config::Opt<'static>| {
+        let given = request.get(opt.name).map(str::to_owned);
+        given.or_else(|| Some(config.optional(opt).ok()??.value)).filter(|text| !text.is_empty())
+    };
+    let switch = |opt: &config::Opt<'static>| match request.get(opt.name) {
+        Some(given) => given == "true",
+        None => config.boolean(opt).is_ok_and(|setting| setting.value),
+    };
+    let defaults = LogSettings::default();
+    let (log_file, log_dir) =
+        (text(&config::LOG_FILE).map(PathBuf::from), text(&config::LOG_DIR).map(PathBuf::from));
+    let (syslog, journal) = (switch(&config::USE_SYSLOG), switch(&config::USE_JOURNAL));
+    LogSettings {
+        // A run without errors leaves stderr alone; who debugs and has no other log gets it there.
+        stderr: switch(&config::USE_STDERR) && log_file.is_none() && log_dir.is_none() && !syslog && !journal,
+        log_file,
+        log_dir,
+        syslog,
+        journal,
+        facility: text(&config::SYSLOG_LOG_FACILITY).unwrap_or(defaults.facility),
+        level: if switch(&config::DEBUG) { Level::Debug } else { Level::Info },
+        encoding: if switch(&config::USE_JSON) { Encoding::Json } else { Encoding::Text },
+        date_format: text(&config::LOG_DATE_FORMAT).unwrap_or(defaults.date_format),
+        format: text(&config::LOGGING_DEFAULT_FORMAT_STRING).unwrap_or(defaults.format),
+        debug_suffix: text(&config::LOGGING_DEBUG_FORMAT_SUFFIX).unwrap_or(defaults.debug_suffix),
+        syslog_socket: defaults.syslog_socket,
+        journal_socket: defaults.journal_socket,
+    }
+}

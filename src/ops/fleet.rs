@@ -1,0 +1,375 @@
+//! The whole fleet, as the central database knows it: `status --all-nodes`, `list --all-nodes` and `--image`,
+//! `clean --forget-node`. No cache directory is looked at, so that it also works from elsewhere.
+
+use std::fmt::Write as _;
+
+use anyhow::anyhow;
+use serde::Serialize;
+
+use crate::cache::outcome::{EntryError, Outcome};
+use crate::commands::flags::ChangeArgs;
+use crate::commands::list::{ListArgs, SortKey};
+use crate::commands::status::StatusArgs;
+use crate::config::{Config, Origin, Setting};
+use crate::database::nodes::{Copies, NodeSummary, Placement};
+use crate::database::{Database, Opening, Purpose, Refusal};
+use crate::exit::{Exit, Failure};
+use crate::host::glance::central::unknown;
+use crate::host::glance::settings::{CentralSettings, Selection, Settings, cannot_start};
+use crate::interrupt::Wait;
+use crate::names::escaped;
+use crate::ops::report::{PlanEntry, Run};
+use crate::ops::{conclude, stopped_by, tell, wait};
+use crate::output::table::table;
+use crate::output::{Report, shows_human};
+use crate::run::Context;
+use crate::units::{Nanos, count, human, nanos, when};
+
+/// Images named one by one; more of a kind are only counted.
+const NAMED: usize = 10;
+
+fn settings(context: &Context, selection: Selection) -> Result<(Config, CentralSettings), Failure> {
+    let config = Settings::read(context, selection.sources, false)?;
+    let elsewhere =
+        selection.cache_dir.is_some_and(|given| crate::host::glance::settings::is_elsewhere(&config, &given));
+    let central = CentralSettings::resolve(&config, selection.central, elsewhere)?;
+    Ok((config, central))
+}
+
+fn open(
+    config: &Config,
+    central: &CentralSettings,
+    purpose: Purpose,
+    wait: &Wait,
+) -> Result<Database, Failure> {
+    match central.open(config, purpose, wait)? {
+        Opening::Open(database) => Ok(database),
+        Opening::Nothing(path) => {
+            Err(Failure::cannot_start(anyhow!("the database {} does not exist or is empty", path.display())))
+        }
+        Opening::Unreadable(why) => Err(Failure::cannot_start(anyhow!(why))),
+    }
+}
+
+/// Which of its nodes the database takes this host for.
+fn own_key(database: &mut Database, central: &CentralSettings) -> Result<Option<i64>, Failure> {
+    central.node.as_ref().map_or(Ok(None), |own| database.node(&own.value).map_err(cannot_start))
+}
+
+fn looking(context: &Context) -> Wait {
+    Wait { limit: crate::host::glance::open::GLANCE_PATIENCE, interrupt: context.interrupt.clone() }
+}
+
+/// Sums up all nodes.
+pub(crate) fn status(context: &Context, args: StatusArgs) -> Result<Exit, Failure> {
+    let (config, central) = settings(context, Selection::from(args.cache))?;
+    let mut database = open(&config, &central, Purpose::Look, &looking(context))?;
+    let summaries = database.summaries().map_err(cannot_start)?;
+    let spread = database.spread(NAMED).map_err(cannot_start)?;
+    let own = own_key(&mut database, &central)?;
+    let report = FleetReport {
+        database: database.shown(),
+        total: Total {
+            nodes: summaries.len() as u64,
+            images: summaries.iter().map(|node| node.images).sum(),
+            bytes: summaries.iter().map(|node| node.bytes).sum(),
+            different_images: spread.different,
+        },
+        nodes: summaries.iter().map(|node| NodeLine::new(node, own)).collect(),
+        on_most_nodes: spread.most.iter().map(CopiesLine::new).collect(),
+        on_one_node: OnOneNode {
+            images: spread.on_one_node,
+            largest: spread.only.iter().map(CopiesLine::new).collect(),
+        },
+        human: shows_human(&context.output, &args.print),
+    };
+    context.output.result(&report);
+    Ok(if context.output.has_failed() { Exit::Incomplete } else { Exit::Done })
+}
+
+#[derive(Debug, Serialize)]
+struct Total {
+    nodes: u64,
+    images: u64,
+    bytes: u64,
+    different_images: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct NodeLine {
+    node: String,
+    images: u64,
+    bytes: u64,
+    hits: u64,
+    oldest_use: Option<String>,
+    newest_use: Option<String>,
+    /// Whether this is the node of this host.
+    this_node: bool,
+}
+
+impl NodeLine {
+    fn new(node: &NodeSummary, own: Option<i64>) -> Self {
+        NodeLine {
+            node: escaped(node.url.as_bytes()),
+            images: node.images,
+            bytes: node.bytes,
+            hits: node.hits,
+            oldest_use: node.oldest_use.map(when),
+            newest_use: node.newest_use.map(when),
+            this_node: own == Some(node.key),
+        }
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct CopiesLine {
+    image_id: String,
+    nodes: u64,
+    bytes: u64,
+    hits: u64,
+}
+
+impl CopiesLine {
+    fn new(copies: &Copies) -> Self {
+        let image_id = escaped(copies.image_id.as_bytes());
+        CopiesLine { image_id, nodes: copies.nodes, bytes: copies.bytes, hits: copies.hits }
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct OnOneNode {
+    images: u64,
+    largest: Vec<CopiesLine>,
+}
+
+/// The fleet, summed up. Sizes are bytes as the rows say, times RFC 3339 in UTC.
+#[derive(Debug, Serialize)]
+struct FleetReport {
+    database: String,
+    nodes: Vec<NodeLine>,
+    total: Total,
+    on_most_nodes: Vec<CopiesLine>,
+    on_one_node: OnOneNode,
+    #[serde(skip)]
+    human: bool,
+}
+
+impl Report for FleetReport {
+    fn text(&self) -> String {
+        let size = |bytes: u64| if self.human { human(bytes) } else { bytes.to_string() };
+        let time = |time: &Option<String>| time.clone().unwrap_or_else(|| "-".to_owned());
+        let mut rows = vec![["NODE", "OLDEST USE", "NEWEST USE", "IMAGES", "SIZE"].map(str::to_owned)];
+        rows.extend(self.nodes.iter().map(|node| {
+            let name = if node.this_node { format!("{} (this node)", node.node) } else { node.node.clone() };
+            [name, time(&node.oldest_use), time(&node.newest_use), node.images.to_string(), size(node.bytes)]
+        }));
+        let total = &self.total;
+        let name =
+            format!("{}, {}", count(total.nodes, "node"), count(total.different_images, "different image"));
+        rows.push([name, String::new(), String::new(), total.images.to_string(), size(total.bytes)]);
+        let mut text = format!("database  {}\n\n{}", self.database, table(&rows));
+        let mut list = |title: String, images: &[CopiesLine]| {
+            let mut rows = vec![["IMAGE", "NODES", "SIZE"].map(str::to_owned)];
+            rows.extend(
+                images
+                    .iter()
+                    .map(|image| [image.image_id.clone(), image.nodes.to_string(), size(image.bytes)]),
+            );
+            let _ =
+                write!(text, "\n{title}\n{}", if images.is_empty() { String::new() } else { table(&rows) });
+        };
+        list("images on most nodes".to_owned(), &self.on_most_nodes);
+        let only = &self.on_one_node;
+        list(format!("on only one node: {}; the largest", count(only.images, "image")), &only.largest);
+        text
+    }
+}
+
+/// Lists the images of all nodes, or the nodes of one image.
+pub(crate) fn list(context: &Context, args: ListArgs) -> Result<Exit, Failure> {
+    let (config, central) = settings(context, Selection::from(args.cache))?;
+    let mut database = open(&config, &central, Purpose::Look, &looking(context))?;
+    let image_id = args.image.map(|id| id.to_string());
+    let mut found = database.placements(image_id.as_deref()).map_err(cannot_start)?;
+    found.sort_by(|a, b| {
+        let order = match args.sort {
+            SortKey::Image | SortKey::State => std::cmp::Ordering::Equal,
+            SortKey::LastUse => a.last_accessed.total_cmp(&b.last_accessed),
+            SortKey::Modified => a.last_modified.total_cmp(&b.last_modified),
+            SortKey::Size => a.size.cmp(&b.size),
+            SortKey::Hits => a.hits.cmp(&b.hits),
+        };
+        let order = order.then_with(|| a.image_id.cmp(&b.image_id)).then_with(|| a.node.cmp(&b.node));
+        if args.reverse { order.reverse() } else { order }
+    });
+    let mut nodes: Vec<String> = found.iter().map(|line| escaped(line.node.as_bytes())).collect();
+    nodes.sort_unstable();
+    nodes.dedup();
+    let human = shows_human(&context.output, &args.print);
+    let cached_images = found.iter().map(PlacementLine::new).collect();
+    context.output.result(&PlacementReport { image_id, nodes, cached_images, human });
+    Ok(if context.output.has_failed() { Exit::Incomplete } else { Exit::Done })
+}
+
+/// An image on a node, with the keys of Glance's API where it has them.
+#[derive(Debug, Serialize)]
+struct PlacementLine {
+    image_id: String,
+    node: String,
+    hits: i64,
+    last_accessed: f64,
+    last_modified: f64,
+    size: u64,
+    checksum: Option<String>,
+}
+
+impl PlacementLine {
+    fn new(line: &Placement) -> Self {
+        PlacementLine {
+            image_id: escaped(line.image_id.as_bytes()),
+            node: escaped(line.node.as_bytes()),
+            hits: line.hits,
+            last_accessed: line.last_accessed,
+            last_modified: line.last_modified,
+            size: line.size,
+            checksum: line.checksum.as_ref().map(|checksum| escaped(checksum.as_bytes())),
+        }
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct PlacementReport {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    image_id: Option<String>,
+    /// For one image, what Glance's `GET /v2/cache/nodes/{id}` answers.
+    nodes: Vec<String>,
+    cached_images: Vec<PlacementLine>,
+    #[serde(skip)]
+    human: bool,
+}
+
+impl Report for PlacementReport {
+    fn text(&self) -> String {
+        let mut rows = vec![["IMAGE", "NODE", "LAST USE", "SIZE", "HITS"].map(str::to_owned)];
+        rows.extend(self.cached_images.iter().map(|line| {
+            [
+                line.image_id.clone(),
+                line.node.clone(),
+                when(nanos(line.last_accessed)),
+                if self.human { human(line.size) } else { line.size.to_string() },
+                line.hits.to_string(),
+            ]
+        }));
+        table(&rows)
+    }
+}
+
+/// Drops the rows of a dead node, and the node itself.
+pub(crate) fn forget(
+    context: &Context,
+    selection: Selection,
+    change: &ChangeArgs,
+    url: &str,
+) -> Result<Exit, Failure> {
+    let mut report = ForgetReport::default();
+    report.run.dry_run = change.dry_run;
+    let ended = attempt(context, selection, change, url, &mut report);
+    tell(context, &mut report, |report| &mut report.run, ended)
+}
+
+fn attempt(
+    context: &Context,
+    selection: Selection,
+    change: &ChangeArgs,
+    url: &str,
+    report: &mut ForgetReport,
+) -> Result<Exit, Failure> {
+    let (config, central) = settings(context, selection)?;
+    context.start()?;
+    let wait = wait(context, change);
+    let purpose = if change.dry_run { Purpose::Look } else { Purpose::Change };
+    let mut database = open(&config, &central, purpose, &wait)?;
+    let own = own_key(&mut database, &central)?;
+    let summaries = database.summaries().map_err(cannot_start)?;
+    // To the letter: a database may take one URL for another that differs in case, accents or blanks.
+    let Some(summary) = summaries.iter().find(|node| node.url == url) else {
+        let named = Setting { value: url.to_owned(), origin: Origin::Flag("--forget-node") };
+        let known: Vec<String> = summaries.into_iter().map(|node| node.url).collect();
+        return Err(unknown(&named, &known));
+    };
+    if let Some(own) = central.node.as_ref().filter(|_| own == Some(summary.key)) {
+        return Err(Failure::usage(anyhow!(
+            "{} is this node itself (set by {}): its rows are forgotten by prune and clean --repair",
+            escaped(url.as_bytes()),
+            own.origin
+        )));
+    }
+    report.fill(summary);
+    if change.dry_run {
+        report.run.plan = Some(vec![report.plan(summary.newest_use)]);
+        return Ok(Exit::Done);
+    }
+    let (done, refusal) = database.forget_node(summary.key);
+    report.rows_forgotten = done.rows;
+    report.node_removed = done.reference;
+    let mut outcome = Outcome::default();
+    match refusal {
+        Some(Refusal::Interrupted) => outcome.stopped = Some(Refusal::Interrupted),
+        Some(refusal) if done.rows == 0 => {
+            return Err(cannot_start(refusal.context("nothing was changed".to_owned())));
+        }
+        Some(refusal) => report.run.errors.push(EntryError {
+            name: report.node.clone(),
+            action: "forget",
+            message: format!("{:#}", refusal.into_error()),
+        }),
+        None => {}
+    }
+    report.run.signal = stopped_by(context, &outcome);
+    Ok(conclude(context, &outcome, &report.run.errors))
+}
+
+#[derive(Debug, Default, Serialize)]
+struct ForgetReport {
+    node: String,
+    rows_forgotten: u64,
+    /// The sizes in the rows.
+    bytes: u64,
+    node_removed: bool,
+    #[serde(flatten)]
+    run: Run,
+}
+
+impl ForgetReport {
+    /// Fills in what is going to be done.
+    fn fill(&mut self, summary: &NodeSummary) {
+        self.node = escaped(summary.url.as_bytes());
+        self.rows_forgotten = summary.images;
+        self.bytes = summary.bytes;
+        self.node_removed = true;
+    }
+
+    fn plan(&self, newest_use: Option<Nanos>) -> PlanEntry {
+        let used =
+            newest_use.map_or_else(|| "never used".to_owned(), |time| format!("last used {}", when(time)));
+        PlanEntry {
+            image_id: self.node.clone(),
+            action: "forget",
+            reason: format!("the node and its {}, {used}", count(self.rows_forgotten, "row")),
+            bytes: self.bytes,
+        }
+    }
+}
+
+impl Report for ForgetReport {
+    fn text(&self) -> String {
+        let did = if self.run.dry_run { "would forget" } else { "forgot" };
+        let node = if self.node_removed { "node" } else { "rows of node" };
+        let rows = count(self.rows_forgotten, "row");
+        let mut text = format!("{did} {node} {} ({rows}, {})\n", self.node, human(self.bytes));
+        for entry in self.run.plan.iter().flatten() {
+            let _ = writeln!(text, "{} {}: {}", entry.action, entry.image_id, entry.reason);
+        }
+        text
+    }
+}

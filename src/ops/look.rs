@@ -1,0 +1,246 @@
+//! `list --all-caches` and `status --all-caches`: every cache of the host, in the order of the list. They change and lock nothing.
+
+use std::collections::HashSet;
+use std::fmt::Write as _;
+
+use rustix::fs::fstatvfs;
+use serde::Serialize;
+
+use crate::cache::outcome::{EntryError, Outcome};
+use crate::commands::flags::{CacheArgs, HostArgs, PrintArgs};
+use crate::config;
+use crate::exit::{Exit, Failure};
+use crate::host::cache::{Part, Rules};
+use crate::host::gather::{Member, gather};
+use crate::host::glance::open::GLANCE_PATIENCE;
+use crate::host::{Declared, Host, Task};
+use crate::interrupt::Wait;
+use crate::ops::host::{MIN_AGE, host};
+use crate::ops::host_report::{CacheLine, end, mount_point};
+use crate::os::space::{available, capacity};
+use crate::output::table::table;
+use crate::output::{Report, shows_human};
+use crate::run::Context;
+use crate::units::human;
+
+/// Names listed one by one; more of a kind are only counted.
+const NAMED: usize = 20;
+
+const HEADER: [&str; 10] = [
+    "CACHE",
+    "KIND",
+    "PRIORITY",
+    "DIRECTORY",
+    "FILE SYSTEM",
+    "SIZE",
+    "LIMIT",
+    "AGE LIMIT",
+    "IN USE",
+    "RECLAIMABLE",
+];
+
+/// Which of the commands that only look.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Look {
+    List,
+    Status { check: bool },
+}
+
+/// `list --all-caches` and `status --all-caches`.
+pub(crate) fn look(
+    context: &Context,
+    cache: CacheArgs,
+    print: &PrintArgs,
+    all: HostArgs,
+    look: Look,
+) -> Result<Exit, Failure> {
+    let rules = Rules {
+        now: context.now,
+        min_age: MIN_AGE,
+        grace: all.temp_grace.0,
+        keep: HashSet::default(),
+        changing: false,
+        forget_all: true,
+    };
+    let wait = Wait { limit: GLANCE_PATIENCE, interrupt: context.interrupt.clone() };
+    let host = host(context, cache, all, Task::Look, wait)?;
+    let gathered = gather(&host, &rules, None);
+    gathered.tell(context);
+    let report = LookReport {
+        is_status: look != Look::List,
+        files_read: if context.output.is_verbose() { Some(files_read(&host)) } else { None },
+        caches: gathered.members.iter().map(CacheLine::of).collect(),
+        file_systems: file_systems(&gathered.members),
+        missing: gathered.missing.iter().map(Missing::of).collect(),
+        warnings: gathered.warnings.clone(),
+        errors: gathered.errors.clone(),
+        human: shows_human(&context.output, print),
+    };
+    context.output.result(&report);
+    let attention = report.caches.iter().any(CacheLine::is_over) || !report.warnings.is_empty();
+    Ok(end(context, &Outcome::default(), &report.errors, look == Look::Status { check: true } && attention))
+}
+
+fn files_read(host: &Host<'_>) -> Vec<String> {
+    let ironic = host.ironic().ok();
+    let files = host.config.files_read().chain(ironic.into_iter().flat_map(config::Config::files_read));
+    files.map(|path| path.display().to_string()).collect()
+}
+
+fn file_systems(members: &[Member<'_>]) -> Vec<FileSystem> {
+    let mut found: Vec<FileSystem> = Vec::new();
+    let mut seen = Vec::new();
+    for member in members {
+        if seen.contains(&member.identity.0) {
+            continue;
+        }
+        seen.push(member.identity.0);
+        let Ok(figures) = fstatvfs(member.cache.fd()) else { continue };
+        let on_it = || members.iter().filter(|other| other.identity.0 == member.identity.0);
+        found.push(FileSystem {
+            mount_point: mount_point(&member.declared.directory.value),
+            size: capacity(&figures),
+            available: available(&figures).min(capacity(&figures)),
+            reclaimable: on_it().map(|other| other.stock.reclaimable()).sum(),
+            caches: on_it().map(|other| other.declared.name.clone()).collect(),
+        });
+    }
+    found
+}
+
+/// A file system with caches on it.
+#[derive(Debug, Serialize)]
+struct FileSystem {
+    mount_point: String,
+    size: u64,
+    available: u64,
+    /// Bytes that images which may go would free.
+    reclaimable: u64,
+    caches: Vec<String>,
+}
+
+/// A cache that is configured but not there.
+#[derive(Debug, Serialize)]
+struct Missing {
+    name: String,
+    kind: &'static str,
+    priority: u32,
+    directory: String,
+    directory_set_by: String,
+}
+
+impl Missing {
+    fn of(declared: &Declared) -> Self {
+        Missing {
+            name: declared.name.clone(),
+            kind: declared.kind.name(),
+            priority: declared.priority,
+            directory: declared.directory.value.display().to_string(),
+            directory_set_by: declared.directory.origin.to_string(),
+        }
+    }
+}
+
+/// All caches of a host.
+#[derive(Debug, Serialize)]
+struct LookReport {
+    #[serde(skip)]
+    is_status: bool,
+    caches: Vec<CacheLine>,
+    file_systems: Vec<FileSystem>,
+    missing: Vec<Missing>,
+    warnings: Vec<String>,
+    errors: Vec<EntryError>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    files_read: Option<Vec<String>>,
+    #[serde(skip)]
+    human: bool,
+}
+
+impl LookReport {
+    fn size(&self, bytes: u64) -> String {
+        if self.human { human(bytes) } else { bytes.to_string() }
+    }
+
+    fn part(&self, part: Part) -> String {
+        format!("{}, {}", part.count, self.size(part.bytes))
+    }
+
+    fn table(&self) -> String {
+        let mut rows = vec![HEADER.map(str::to_owned)];
+        rows.extend(self.caches.iter().map(|line| {
+            [
+                line.name.clone(),
+                line.kind.to_owned(),
+                line.priority.to_string(),
+                line.directory.clone(),
+                line.file_system.clone(),
+                self.size(line.size),
+                self.size(line.limit),
+                line.age(),
+                self.part(line.in_use),
+                self.part(line.reclaimable),
+            ]
+        }));
+        table(&rows)
+    }
+
+    /// What status has to say besides the table: a name, and what there is to it.
+    fn details(&self) -> Vec<(&str, String)> {
+        let mut lines = Vec::new();
+        lines.extend(self.file_systems.iter().map(|fs| ("file system", self.file_system(fs))));
+        for cache in &self.caches {
+            self.cache(cache, &mut lines);
+        }
+        lines.extend(self.missing.iter().map(|Missing { name, directory, directory_set_by, .. }| {
+            ("not there", format!("{name} ({directory}, set by {directory_set_by})"))
+        }));
+        lines.extend(self.files_read.iter().flatten().map(|path| ("read", path.clone())));
+        lines
+    }
+
+    fn file_system(&self, fs: &FileSystem) -> String {
+        format!(
+            "{}: {} of {} free; {} could free {}",
+            fs.mount_point,
+            self.size(fs.available),
+            self.size(fs.size),
+            fs.caches.join(", "),
+            self.size(fs.reclaimable)
+        )
+    }
+
+    fn cache<'a>(&self, cache: &'a CacheLine, lines: &mut Vec<(&'a str, String)>) {
+        let origins = format!("directory set by {}, limit by {}", cache.directory_set_by, cache.limit_set_by);
+        lines.push((&cache.name, origins));
+        for (part, what) in [
+            (cache.kept, "used too recently to go"),
+            (cache.leftovers, "left by crashed downloads, or invalid"),
+        ] {
+            if part.count > 0 {
+                lines.push(("", format!("{} {what}", self.part(part))));
+            }
+        }
+        if cache.is_over() {
+            lines.push(("attention", format!("{} is over its limit", cache.name)));
+        }
+        let directory = cache.directory.trim_end_matches('/');
+        let named = cache.foreign.iter().take(NAMED);
+        lines.extend(named.map(|name| ("foreign", format!("{directory}/{name}"))));
+        if cache.foreign.len() > NAMED {
+            lines.push(("foreign", format!("... and {} more", cache.foreign.len() - NAMED)));
+        }
+    }
+}
+
+impl Report for LookReport {
+    fn text(&self) -> String {
+        let mut text = self.table();
+        if self.is_status {
+            for (name, value) in self.details() {
+                let _ = writeln!(text, "{name:<17}{value}");
+            }
+        }
+        text
+    }
+}
