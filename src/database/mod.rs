@@ -106,22 +106,32 @@ impl Database {
         self.address.dialect
     }
 
-    pub(crate) fn is_lost(&self) -> bool {
+    fn is_lost(&self) -> bool {
         matches!(&self.link, Link::Server(worker) if worker.is_lost())
     }
 
     /// Runs a query; each `?` in it is one of the texts.
     pub(crate) fn query(&mut self, sql: &str, texts: &[&str]) -> Result<Vec<Vec<Cell>>, Refusal> {
-        match &mut self.link {
+        let found = match &mut self.link {
             Link::Server(worker) => worker.query(sql, texts),
             Link::File(file) => file.query(sql, texts, &self.wait),
-        }
+        };
+        found.map_err(|refusal| self.lost(refusal))
     }
 
     pub(crate) fn execute(&mut self, sql: &str) -> Result<u64, Refusal> {
-        match &mut self.link {
+        let changed = match &mut self.link {
             Link::Server(worker) => worker.execute(sql),
             Link::File(file) => file.execute(sql, &self.wait),
+        };
+        changed.map_err(|refusal| self.lost(refusal))
+    }
+
+    /// Tells a refusal that comes with the end of the connection from one that the server would repeat.
+    fn lost(&self, refusal: Refusal) -> Refusal {
+        match refusal {
+            Refusal::Broken(e) if self.is_lost() => Refusal::Lost(e),
+            refusal => refusal,
         }
     }
 
@@ -131,7 +141,7 @@ impl Database {
             Err(_) if self.is_lost() && self.may_reconnect() => {
                 let link = connect(&self.address, self.patience, &self.wait);
                 self.given_up = link.is_err().then(Instant::now);
-                self.link = Link::Server(link?);
+                self.link = Link::Server(link.map_err(|refusal| self.lost(refusal))?);
                 self.execute(begin)?;
             }
             result => drop(result?),
@@ -254,6 +264,8 @@ pub(crate) enum Refusal {
     Interrupted,
     /// It was opened for looking, and would have to be written before it could be read.
     NeedsWrite(anyhow::Error),
+    /// The connection to it was lost, with what was done in the open transaction; a later transaction may find it again.
+    Lost(anyhow::Error),
     /// It cannot be opened, read or written.
     Broken(anyhow::Error),
 }
@@ -265,6 +277,7 @@ impl Refusal {
             Refusal::Busy(e) => Refusal::Busy(e.context(what)),
             Refusal::Full(e) => Refusal::Full(e.context(what)),
             Refusal::NeedsWrite(e) => Refusal::NeedsWrite(e.context(what)),
+            Refusal::Lost(e) => Refusal::Lost(e.context(what)),
             Refusal::Broken(e) => Refusal::Broken(e.context(what)),
             Refusal::Interrupted => Refusal::Interrupted,
         }
@@ -272,7 +285,11 @@ impl Refusal {
 
     pub(crate) fn into_error(self) -> anyhow::Error {
         match self {
-            Refusal::Busy(e) | Refusal::Full(e) | Refusal::NeedsWrite(e) | Refusal::Broken(e) => e,
+            Refusal::Busy(e)
+            | Refusal::Full(e)
+            | Refusal::NeedsWrite(e)
+            | Refusal::Lost(e)
+            | Refusal::Broken(e) => e,
             Refusal::Interrupted => anyhow::anyhow!("stopped by a signal"),
         }
     }

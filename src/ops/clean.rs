@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::cache::dir::{CacheDir, Place};
 use crate::cache::entry::Kind;
-use crate::cache::execute::{self, Executor, Pace};
+use crate::cache::execute::{self, Executor};
 use crate::cache::index::Driver;
 use crate::cache::inventory::{Inventory, Tracking};
 use crate::cache::lock;
@@ -88,7 +88,7 @@ fn attempt(
     let mut outcome = Outcome::default();
     let (plan, mut errors) = plan_clean(context, &dir, limits);
     let bar = Bar::new(&context.output, "cleaning", plan.len() as u64, None);
-    execute::clean(&dir, &plan, &wait, &bar, &mut outcome);
+    execute::clean(&dir, &plan, &wait.interrupt, &bar, &mut outcome);
     drop(bar);
     // The index last: on a full disk what was just removed makes room for its journal.
     let mended = match repair {
@@ -157,17 +157,13 @@ fn mend(
         return Ok(0);
     }
     let plan = plan::repair(&cache.inventory, context.now);
-    if cache.driver == Some(Driver::Sqlite) && !cache.index.is_transactional() && !plan.adopt.is_empty() {
+    if cache.driver == Some(Driver::Sqlite) && !cache.ledger.has_rows() && !plan.adopt.is_empty() {
         // The configured index does not exist yet, or has no table: here, and only here, it is made, as Glance would.
         cache = take_stock(context, settings, dir, Purpose::Create, wait)?;
     }
     let total = cache.inventory.ghosts.len() + cache.inventory.bad_rows.len();
     let bar = Bar::new(&context.output, "repairing", total as u64, None);
-    Executor { dir, index: &mut *cache.index, wait, progress: &bar, pace: Pace::default() }.repair(
-        &cache.inventory,
-        &plan,
-        outcome,
-    );
+    Executor { dir, ledger: &mut cache.ledger, progress: &bar }.repair(&cache.inventory, &plan, outcome);
     Ok(plan.young.len() as u64)
 }
 

@@ -8,7 +8,7 @@ use anyhow::anyhow;
 use serde::Serialize;
 
 use crate::cache::dir::CacheDir;
-use crate::cache::execute::{Executor, Pace};
+use crate::cache::execute::Executor;
 use crate::cache::inventory::{Inventory, Tracking};
 use crate::cache::lock;
 use crate::cache::outcome::{EntryError, Outcome};
@@ -21,7 +21,6 @@ use crate::host::glance::open::{
     Cache, is_empty, misplaced, refuse_strange, take_lock, take_stock, unreadable_errors,
 };
 use crate::host::glance::settings::{Opened, Settings};
-use crate::interrupt::Wait;
 use crate::names::ImageId;
 use crate::ops::ids::kept_ids;
 use crate::ops::report::{PlanEntry, Run, is_zero};
@@ -130,7 +129,7 @@ fn attempt(
         return Ok(conclude(context, &Outcome::default(), &report.run.errors));
     }
 
-    let mut outcome = execute(context, settings, &dir, &mut cache, &plan, &limits, wishes, &wait);
+    let mut outcome = execute(context, settings, &dir, &mut cache, &plan, &limits, wishes);
     check_stopped(&mut outcome)?;
     report.total_files_pruned = outcome.files;
     report.total_bytes_pruned = outcome.bytes;
@@ -163,7 +162,6 @@ pub(crate) fn execute(
     plan: &PrunePlan,
     limits: &PruneLimits,
     wishes: &Wishes,
-    wait: &Wait,
 ) -> Outcome {
     // Only a full disk asks for it: a wrong value there must not keep the limit from being held here.
     let stall_time = settings.stall_time(wishes.stall_time).map_or(Nanos::MAX, |setting| setting.value);
@@ -174,8 +172,7 @@ pub(crate) fn execute(
         plan.candidates.len() as u64,
         Some(plan.goal.size.max(plan.goal.free)),
     );
-    let mut executor =
-        Executor { dir, index: &mut *cache.index, wait, progress: &bar, pace: Pace::default() };
+    let mut executor = Executor { dir, ledger: &mut cache.ledger, progress: &bar };
     executor.prune(&cache.inventory, plan, &|| room(context, dir, clean_limits), limits.min_free)
 }
 

@@ -10,6 +10,7 @@ use crate::cache::entry::Kind;
 use crate::cache::index::Driver;
 use crate::cache::index::sqlite::{Sqlite, locate};
 use crate::cache::inventory::{Foreign, Partials, Tracking};
+use crate::cache::ledger::Ledger;
 use crate::cache::lock::{CLEAN, INDEX_START, LockDir, PREFETCH, PRUNE};
 use crate::cache::plan::{CleanLimits, is_stalled};
 use crate::config::{self, Origin};
@@ -45,7 +46,7 @@ pub(crate) fn gather(
         Err(failure) if failure.exit == Exit::Usage && settings.index_problem.is_none() => {
             return Err(failure);
         }
-        Err(failure) => files_only(dir, &failure)?,
+        Err(failure) => files_only(dir, &failure, &wait)?,
     };
     images(&cache, report);
     index(context, settings, dir, &cache, report);
@@ -63,12 +64,12 @@ pub(crate) fn gather(
 }
 
 /// The cache without its index, which could not be read.
-fn files_only(dir: &CacheDir, failure: &Failure) -> Result<Cache, Failure> {
+fn files_only(dir: &CacheDir, failure: &Failure, wait: &Wait) -> Result<Cache, Failure> {
     let tracking = Tracking::Unknown(format!("{:#}", failure.error));
     let inventory = crate::cache::inventory::Inventory::scan(dir, tracking).map_err(Failure::cannot_start)?;
     Ok(Cache {
         inventory,
-        index: Box::new(crate::cache::index::NoRows),
+        ledger: Ledger::new(None, wait.clone()),
         driver: None,
         why: "it cannot be read".to_owned(),
         index_path: None,

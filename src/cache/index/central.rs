@@ -21,7 +21,7 @@ use std::collections::{HashMap, HashSet};
 
 use anyhow::{Result, anyhow};
 
-use super::{Claim, Index, Target as Victim};
+use super::{Condition, Index, Victim};
 use crate::cache::entry::{BadRow, Image, Row};
 use crate::cache::inventory::Joiner;
 use crate::database::{CHUNK, Cell, Database, PAGE, Refusal, joined, naive};
@@ -86,34 +86,34 @@ impl Central {
     }
 
     /// Looks at every claim again, and locks the rows there are. Returns what holds, and the keys of the rows to delete.
-    fn claims(&mut self, targets: &[Victim]) -> Result<(Vec<bool>, Vec<i64>), Refusal> {
-        let keys: Vec<i64> = targets.iter().filter_map(key).collect();
+    fn claims(&mut self, victims: &[Victim]) -> Result<(Vec<bool>, Vec<i64>), Refusal> {
+        let keys: Vec<i64> = victims.iter().filter_map(Victim::key).collect();
         let rows = self.lock(&keys)?;
-        let orphans: Vec<ImageId> = targets
+        let orphans: Vec<ImageId> = victims
             .iter()
-            .filter(|target| matches!(target.claim, Claim::NoRow))
-            .map(|target| target.id)
+            .filter(|victim| matches!(victim.only_if, Condition::NoRow))
+            .map(|victim| victim.id)
             .collect();
         let tracked = self.tracked(&orphans)?;
-        let same = |target: &Victim, row: &Locked| row.id == target.id.as_str();
-        let holds: Vec<bool> = targets
+        let same = |victim: &Victim, row: &Locked| row.id == victim.id.as_str();
+        let holds: Vec<bool> = victims
             .iter()
-            .map(|target| match target.claim {
-                Claim::Row(_) => true,
-                Claim::NoRow => !tracked.contains(target.id.as_str()),
-                Claim::Unchanged(was) => rows.get(&was.key).is_some_and(|row| {
+            .map(|victim| match victim.only_if {
+                Condition::Row(_) => true,
+                Condition::NoRow => !tracked.contains(victim.id.as_str()),
+                Condition::Unchanged(was) => rows.get(&was.key).is_some_and(|row| {
                     let unused =
                         row.last_accessed.to_bits() == was.last_accessed.to_bits() && row.hits == was.hits;
-                    same(target, row) && unused
+                    same(victim, row) && unused
                 }),
             })
             .collect();
-        let delete = targets
+        let delete = victims
             .iter()
             .zip(&holds)
             .filter(|(_, holds)| **holds)
-            .filter_map(|(target, _)| {
-                key(target).filter(|key| rows.get(key).is_some_and(|row| same(target, row)))
+            .filter_map(|(victim, _)| {
+                victim.key().filter(|key| rows.get(key).is_some_and(|row| same(victim, row)))
             })
             .collect();
         Ok((holds, delete))
@@ -139,8 +139,8 @@ impl Central {
         Ok(())
     }
 
-    fn try_forget(&mut self, targets: &[Victim]) -> Result<Vec<bool>, Refusal> {
-        let (holds, keys) = self.claims(targets)?;
+    fn try_forget(&mut self, victims: &[Victim]) -> Result<Vec<bool>, Refusal> {
+        let (holds, keys) = self.claims(victims)?;
         // The locks are from before, and so outlive going back to here.
         self.database.execute("SAVEPOINT batch")?;
         self.delete(&keys)?;
@@ -155,7 +155,7 @@ impl Central {
         if let Some(gone) = gone {
             self.database.execute("ROLLBACK TO SAVEPOINT batch")?;
             let keys: Vec<i64> =
-                gone.iter().filter_map(key).filter(|key| self.locked.contains(key)).collect();
+                gone.iter().filter_map(Victim::key).filter(|key| self.locked.contains(key)).collect();
             self.delete(&keys)?;
         }
         self.database.execute("COMMIT").map(drop)
@@ -264,24 +264,25 @@ impl Index for Central {
         }
     }
 
-    fn begin(&mut self, wait: &Wait) -> Result<(), Refusal> {
+    fn begin(&mut self, wait: &Wait) -> Result<bool, Refusal> {
         self.database.wait = wait.clone();
         self.locked.clear();
-        self.database.begin().map_err(|refusal| self.database.told(refusal, "cannot begin a transaction"))
+        let begun = self.database.begin();
+        // What others wrote is not known here. They are not in the way either: each row is locked by itself.
+        begun.map(|()| false).map_err(|refusal| self.database.told(refusal, "cannot begin a transaction"))
     }
 
-    fn forget(&mut self, targets: &[Victim]) -> Result<Vec<bool>, Refusal> {
-        self.change("cannot delete rows", |index| index.try_forget(targets))
+    fn forget(&mut self, victims: &[Victim]) -> Result<Vec<bool>, Refusal> {
+        self.change("cannot delete rows", |index| index.try_forget(victims))
     }
 
-    fn holds(&mut self, target: &Victim) -> Result<bool, Refusal> {
-        self.change("cannot look at a row", |index| Ok(index.claims(&[*target])?.0[0]))
+    fn holds(&mut self, victim: &Victim) -> Result<bool, Refusal> {
+        self.change("cannot look at a row", |index| Ok(index.claims(&[*victim])?.0[0]))
     }
 
     fn commit(&mut self, gone: Option<&[Victim]>) -> Result<(), Refusal> {
         self.try_commit(gone)
             .map_err(|refusal| self.database.told(refusal, "cannot commit the deletion of rows"))
-            .inspect_err(|_| self.abandon())
     }
 
     fn abandon(&mut self) {
@@ -305,19 +306,6 @@ impl Index for Central {
         self.database
             .reading(|_| Ok(()))
             .map_err(|refusal| self.database.told(refusal, "cannot begin a transaction"))
-    }
-
-    fn is_lost(&self) -> bool {
-        self.database.is_lost()
-    }
-}
-
-/// The row a target has, if it has one.
-fn key(target: &Victim) -> Option<i64> {
-    match target.claim {
-        Claim::Unchanged(row) => Some(row.key),
-        Claim::Row(key) => Some(key),
-        Claim::NoRow => None,
     }
 }
 

@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result};
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::{Claim, Index, Target};
+use super::{Condition, Index, Victim};
 use crate::cache::dir::{CacheDir, Place};
 use crate::cache::entry::{BadRow, Image, Row};
 use crate::cache::inventory::Joiner;
@@ -88,22 +88,30 @@ impl Sqlite {
         }
     }
 
+    /// True if another connection changed the index since the last transaction. Asked in an open one.
+    fn others_wrote(&mut self) -> bool {
+        let version =
+            self.file.db().query_row("PRAGMA data_version", [], |r| r.get(0)).unwrap_or(self.data_version);
+        let first = self.data_version == 0;
+        std::mem::replace(&mut self.data_version, version) != version && !first
+    }
+
     /// Runs a change inside the open transaction, as the owner of the cache.
     fn change<T>(&self, run: impl FnOnce(&Self) -> rusqlite::Result<T>) -> Result<T, Refusal> {
         self.file.change(|_| run(self))
     }
 
-    fn try_forget(&self, targets: &[Target]) -> rusqlite::Result<Vec<bool>> {
-        let mut forgotten = vec![false; targets.len()];
+    fn try_forget(&self, victims: &[Victim]) -> rusqlite::Result<Vec<bool>> {
+        let mut forgotten = vec![false; victims.len()];
         // In the order of the table, so that each of its pages is come to once.
-        let mut order: Vec<usize> = (0..targets.len()).collect();
-        order.sort_unstable_by_key(|at| key(&targets[*at]));
+        let mut order: Vec<usize> = (0..victims.len()).collect();
+        order.sort_unstable_by_key(|at| victims[*at].key());
         let mut goes = false;
         for at in order {
-            let target = &targets[at];
-            let is_deleted = self.delete(target)?;
-            goes |= is_deleted && matches!(target.claim, Claim::Unchanged(_));
-            forgotten[at] = is_deleted || (key(target).is_none() && self.claim_holds(target)?);
+            let victim = &victims[at];
+            let is_deleted = self.delete(victim)?;
+            goes |= is_deleted && matches!(victim.only_if, Condition::Unchanged(_));
+            forgotten[at] = is_deleted || (victim.key().is_none() && self.claim_holds(victim)?);
         }
         if goes {
             self.file.secure()?;
@@ -111,33 +119,33 @@ impl Sqlite {
         Ok(forgotten)
     }
 
-    /// Deletes the row of a target whose claim holds, and tells whether it did.
+    /// Deletes the row of a victim whose claim holds, and tells whether it did.
     ///
     /// A trigger may keep the row: then it is not forgotten, and its file stays.
-    fn delete(&self, target: &Target) -> rusqlite::Result<bool> {
-        let Some(key) = key(target) else { return Ok(false) };
-        let id = target.id.as_str();
-        if let Claim::Unchanged(row) = target.claim {
+    fn delete(&self, victim: &Victim) -> rusqlite::Result<bool> {
+        let Some(key) = victim.key() else { return Ok(false) };
+        let id = victim.id.as_str();
+        if let Condition::Unchanged(row) = victim.only_if {
             // One statement for all rows but those that hold something else than numbers, and those that were used.
             let mut delete = self.file.db().prepare_cached(DELETE_UNCHANGED)?;
             if delete.execute(params![key, id, row.last_accessed, row.hits])? == 1 {
                 return Ok(true);
             }
         }
-        Ok(self.claim_holds(target)?
+        Ok(self.claim_holds(victim)?
             && self.file.db().prepare_cached(DELETE)?.execute(params![key, id])? == 1)
     }
 
-    fn claim_holds(&self, target: &Target) -> rusqlite::Result<bool> {
-        let id = target.id.as_str();
-        match target.claim {
-            Claim::Row(_) => Ok(true),
-            Claim::NoRow => {
+    fn claim_holds(&self, victim: &Victim) -> rusqlite::Result<bool> {
+        let id = victim.id.as_str();
+        match victim.only_if {
+            Condition::Row(_) => Ok(true),
+            Condition::NoRow => {
                 let mut look =
                     self.file.db().prepare_cached("SELECT 1 FROM cached_images WHERE image_id = ?1")?;
                 Ok(!look.exists([id])?)
             }
-            Claim::Unchanged(row) => {
+            Condition::Unchanged(row) => {
                 let mut now = self.file.db().prepare_cached(
                     "SELECT last_accessed, hits FROM cached_images WHERE rowid = ?1 AND image_id = ?2",
                 )?;
@@ -167,13 +175,13 @@ impl Sqlite {
         Ok(inserted)
     }
 
-    fn try_commit(&self, gone: Option<&[Target]>) -> rusqlite::Result<()> {
+    fn try_commit(&self, gone: Option<&[Victim]>) -> rusqlite::Result<()> {
         if let Some(gone) = gone {
             self.file.db().execute_batch("ROLLBACK TO batch")?;
             let mut delete = self.file.db().prepare_cached(DELETE)?;
-            for target in gone {
-                if let Some(key) = key(target) {
-                    delete.execute(params![key, target.id.as_str()])?;
+            for victim in gone {
+                if let Some(key) = victim.key() {
+                    delete.execute(params![key, victim.id.as_str()])?;
                 }
             }
         }
@@ -183,6 +191,7 @@ impl Sqlite {
 
 impl Index for Sqlite {
     fn read(&mut self, wait: &Wait, joiner: &mut Joiner<'_>) -> Result<()> {
+        joiner.rows_lie_on_pages();
         let mut last = Some(i64::MIN);
         while let Some(after) = last {
             // A busy database answers so before the first row, so that no row is joined twice.
@@ -195,31 +204,33 @@ impl Index for Sqlite {
         Ok(())
     }
 
-    fn begin(&mut self, wait: &Wait) -> Result<(), Refusal> {
+    fn reach(&mut self, _: &Wait) -> Result<(), Refusal> {
+        Ok(())
+    }
+
+    fn begin(&mut self, wait: &Wait) -> Result<bool, Refusal> {
         self.file.mind(Some(wait.interrupt.clone()))?;
         if let Some(gate) = &self.gate {
             gate.shut();
         }
         let begun = self.file.run(wait, |c| c.execute_batch("BEGIN EXCLUSIVE; SAVEPOINT batch"));
-        begun.inspect_err(|_| self.abandon())
+        begun.map(|()| self.others_wrote())
     }
 
-    fn forget(&mut self, targets: &[Target]) -> Result<Vec<bool>, Refusal> {
-        self.change(|index| index.try_forget(targets))
+    fn forget(&mut self, victims: &[Victim]) -> Result<Vec<bool>, Refusal> {
+        self.change(|index| index.try_forget(victims))
     }
 
-    fn holds(&mut self, target: &Target) -> Result<bool, Refusal> {
-        self.change(|index| index.claim_holds(target))
+    fn holds(&mut self, victim: &Victim) -> Result<bool, Refusal> {
+        self.change(|index| index.claim_holds(victim))
     }
 
-    fn commit(&mut self, gone: Option<&[Target]>) -> Result<(), Refusal> {
+    fn commit(&mut self, gone: Option<&[Victim]>) -> Result<(), Refusal> {
         // Files are gone by now: their rows must go, signal or not.
         self.file.mind(None)?;
         let committed = self.change(|index| index.try_commit(gone));
         if committed.is_ok() {
             self.open_gate();
-        } else {
-            self.abandon();
         }
         committed
     }
@@ -227,17 +238,6 @@ impl Index for Sqlite {
     fn abandon(&mut self) {
         self.file.roll_back();
         self.open_gate();
-    }
-
-    fn others_wrote(&mut self) -> bool {
-        let version =
-            self.file.db().query_row("PRAGMA data_version", [], |r| r.get(0)).unwrap_or(self.data_version);
-        let first = self.data_version == 0;
-        std::mem::replace(&mut self.data_version, version) != version && !first
-    }
-
-    fn is_paged(&self) -> bool {
-        true
     }
 
     fn adopt(&mut self, orphans: &[Image]) -> Result<u64, Refusal> {
@@ -262,15 +262,6 @@ impl Index for Sqlite {
             }
             Ok(dropped)
         })
-    }
-}
-
-/// The row a target has, if it has one.
-fn key(target: &Target) -> Option<i64> {
-    match target.claim {
-        Claim::Unchanged(row) => Some(row.key),
-        Claim::Row(key) => Some(key),
-        Claim::NoRow => None,
     }
 }
 

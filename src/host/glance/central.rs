@@ -2,9 +2,10 @@
 
 use anyhow::anyhow;
 
+use crate::cache::index::Driver;
 use crate::cache::index::central::Central;
-use crate::cache::index::{Driver, NoRows};
 use crate::cache::inventory::{Inventory, Tracking};
+use crate::cache::ledger::Ledger;
 use crate::config::Setting;
 use crate::database::{Database, Opening, Purpose, Refusal, is_missing_table};
 use crate::exit::Failure;
@@ -26,7 +27,7 @@ pub(crate) fn stock(
     let central = &settings.central;
     let mut database = match central.open(&settings.config, purpose, wait) {
         Ok(Opening::Open(database)) => database,
-        Ok(Opening::Unreadable(reason)) => return Ok(unreadable(reason, why)),
+        Ok(Opening::Unreadable(reason)) => return Ok(unreadable(reason, why, wait)),
         Ok(Opening::Nothing(path)) => {
             return Err(nothing_at(&path));
         }
@@ -41,7 +42,7 @@ pub(crate) fn stock(
         return Err(Failure::usage(error).hint("set it as for glance-api on this host, or give --node URL"));
     };
     match database.node(&node.value).map_err(no_tables)? {
-        Some(key) => Ok(known(database, key, node, why)),
+        Some(key) => Ok(known(database, key, node, why, wait)),
         None => Err(unknown(node, &database.nodes().map_err(cannot_start)?)),
     }
 }
@@ -59,7 +60,7 @@ pub(crate) fn detect(settings: &Settings, purpose: Purpose, wait: &Wait) -> Resu
         Ok(Opening::Open(mut database)) => match database.node(&node.value) {
             Ok(Some(key)) => {
                 let why = "found this node in the database".to_owned();
-                Ok(Some(known(database, key, node, why)))
+                Ok(Some(known(database, key, node, why, wait)))
             }
             Ok(None) => Ok(None),
             Err(refusal) if is_missing_table(&refusal) => Ok(None),
@@ -75,11 +76,11 @@ fn no_tables(refusal: Refusal) -> Failure {
     hinting_at_tables(refusal, "is it Glance's database, of 2024.1 or later, after glance-manage db_sync?")
 }
 
-fn known(database: Database, key: i64, node: &Setting<String>, why: String) -> Cache {
+fn known(database: Database, key: i64, node: &Setting<String>, why: String, wait: &Wait) -> Cache {
     let place = Place { database: database.shown(), node: escaped(node.value.as_bytes()) };
     Cache {
         inventory: Inventory::default(),
-        index: Box::new(Central::new(database, key)),
+        ledger: Ledger::new(Some(Box::new(Central::new(database, key))), wait.clone()),
         driver: Some(Driver::CentralizedDb),
         why,
         index_path: None,
@@ -88,11 +89,11 @@ fn known(database: Database, key: i64, node: &Setting<String>, why: String) -> C
     }
 }
 
-fn unreadable(reason: String, why: String) -> Cache {
+fn unreadable(reason: String, why: String, wait: &Wait) -> Cache {
     let inventory = Inventory { tracking: Tracking::Unknown(reason), ..Inventory::default() };
     Cache {
         inventory,
-        index: Box::new(NoRows),
+        ledger: Ledger::new(None, wait.clone()),
         driver: Some(Driver::CentralizedDb),
         why,
         index_path: None,

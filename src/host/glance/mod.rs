@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use anyhow::{Result, anyhow};
 
 use crate::cache::dir::{CacheDir, Place};
-use crate::cache::execute::{self, Executor, Pace};
+use crate::cache::execute::{self, Executor};
 use crate::cache::inventory::{Inventory, Tracking};
 use crate::cache::lock::{CLEAN, Held, Lock, Locking, PRUNE};
 use crate::cache::outcome::{EntryError, Outcome};
@@ -236,13 +236,7 @@ impl ImageCache for GlanceCache<'_> {
         let candidates = items.iter().map(|item| self.order[*item as usize]).collect();
         let plan = PrunePlan { candidates, kept: Vec::new(), goal };
         let (context, dir) = (self.host.context, &self.dir);
-        let mut executor = Executor {
-            dir,
-            index: &mut *cache.index,
-            wait: run.wait,
-            progress: run.progress,
-            pace: Pace::default(),
-        };
+        let mut executor = Executor { dir, ledger: &mut cache.ledger, progress: run.progress };
         let done = executor.prune(&cache.inventory, &plan, &|| room(context, dir, limits), min_free);
         // They are forgotten once, however often images are taken from this cache.
         cache.inventory.ghosts.clear();
@@ -268,6 +262,6 @@ impl ImageCache for GlanceCache<'_> {
     }
 
     fn clean(&mut self, run: &mut Removing<'_>) {
-        execute::clean(&self.dir, &self.clean, run.wait, run.progress, &mut run.outcome);
+        execute::clean(&self.dir, &self.clean, &run.wait.interrupt, run.progress, &mut run.outcome);
     }
 }

@@ -10,8 +10,9 @@ use signal_hook::consts::SIGTERM;
 use crate::cache::dir::{CacheDir, Place};
 use crate::cache::index::sqlite::{Sqlite, locate};
 use crate::cache::index::xattr::{Attribute, hits};
-use crate::cache::index::{Driver, Index, NoRows};
+use crate::cache::index::{Driver, Index};
 use crate::cache::inventory::{Inventory, Tracking};
+use crate::cache::ledger::Ledger;
 use crate::cache::lock::{Lock, LockDir, Locking};
 use crate::cache::outcome::EntryError;
 use crate::config::Setting;
@@ -52,7 +53,7 @@ pub(crate) const GLANCE_PATIENCE: Duration = Duration::from_secs(2);
 /// A cache, scanned and joined with its index.
 pub(crate) struct Cache {
     pub(crate) inventory: Inventory,
-    pub(crate) index: Box<dyn Index>,
+    pub(crate) ledger: Ledger,
     /// `None` when nothing shows and nothing is set, which only an empty cache may be.
     pub(crate) driver: Option<Driver>,
     /// Why it is that driver.
@@ -88,10 +89,10 @@ pub(crate) fn take_stock(
     let (mut inventory, mut cache) = match &settings.driver {
         Some(Setting { value: Driver::Sqlite, origin }) => {
             let found = open_sqlite(context, settings, dir, purpose, wait)?;
-            (scan()?, with_sqlite(found, format!("set by {origin}")))
+            (scan()?, with_sqlite(found, format!("set by {origin}"), wait))
         }
         Some(Setting { value: Driver::Xattr, origin }) => {
-            (scan()?, Cache::by_file(format!("set by {origin}")))
+            (scan()?, Cache::by_file(format!("set by {origin}"), wait))
         }
         Some(Setting { value: Driver::CentralizedDb, origin }) => {
             let cache =
@@ -109,8 +110,8 @@ pub(crate) fn take_stock(
         need_attributes(dir)?;
     }
     let mut joiner = inventory.joiner();
-    cache.index.read(wait, &mut joiner).map_err(Failure::cannot_start)?;
-    if cache.index.is_transactional() {
+    cache.ledger.read(&mut joiner).map_err(Failure::cannot_start)?;
+    if cache.ledger.has_rows() {
         inventory.look_again(dir);
     }
     if is_central {
@@ -122,11 +123,11 @@ pub(crate) fn take_stock(
 }
 
 impl Cache {
-    fn by_file(why: String) -> Self {
+    fn by_file(why: String, wait: &Wait) -> Self {
         let inventory = Inventory { tracking: Tracking::ByFile, ..Inventory::default() };
         Cache {
             inventory,
-            index: Box::new(NoRows),
+            ledger: Ledger::new(None, wait.clone()),
             driver: Some(Driver::Xattr),
             why,
             index_path: None,
@@ -158,23 +159,23 @@ fn open_sqlite(
     Ok((found, path))
 }
 
-fn with_sqlite((found, path): (Opening<Sqlite>, PathBuf), why: String) -> Cache {
+fn with_sqlite((found, path): (Opening<Sqlite>, PathBuf), why: String, wait: &Wait) -> Cache {
     let mut warnings = Vec::new();
-    let (index, tracking): (Box<dyn Index>, _) = match found {
-        Opening::Open(index) => (Box::new(index), Tracking::ByRow),
+    let (index, tracking): (Option<Box<dyn Index>>, _) = match found {
+        Opening::Open(index) => (Some(Box::new(index)), Tracking::ByRow),
         Opening::Nothing(_) => {
             warnings.push(format!(
                 "image index {} does not exist or is empty: no image is tracked",
                 path.display()
             ));
-            (Box::new(NoRows), Tracking::ByRow)
+            (None, Tracking::ByRow)
         }
-        Opening::Unreadable(why) => (Box::new(NoRows), Tracking::Unknown(why)),
+        Opening::Unreadable(why) => (None, Tracking::Unknown(why)),
     };
     let inventory = Inventory { tracking, ..Inventory::default() };
     Cache {
         inventory,
-        index,
+        ledger: Ledger::new(index, wait.clone()),
         driver: Some(Driver::Sqlite),
         why,
         index_path: Some(path),
@@ -199,12 +200,12 @@ fn detect(
     let inventory = scan()?;
     if !matches!(found.0, Opening::Nothing(_)) {
         let why = format!("found {}", found.1.display());
-        return Ok((inventory, with_sqlite(found, why)));
+        return Ok((inventory, with_sqlite(found, why, wait)));
     }
     if has_attributes(dir, &inventory) {
-        return Ok((inventory, Cache::by_file("found user.hits on images".to_owned())));
+        return Ok((inventory, Cache::by_file("found user.hits on images".to_owned(), wait)));
     }
-    let mut cache = Cache::by_file("nothing shows which".to_owned());
+    let mut cache = Cache::by_file("nothing shows which".to_owned(), wait);
     cache.driver = None;
     if inventory.images.is_empty() {
         return Ok((inventory, cache));

@@ -24,7 +24,6 @@ use std::time::{Duration, Instant};
 use anyhow::anyhow;
 
 use crate::cache::dir::{CacheDir, Place};
-use crate::cache::execute;
 use crate::cache::index::Driver;
 use crate::cache::inventory::{Inventory, Tracking};
 use crate::cache::lock::{self, LockDir};
@@ -268,8 +267,6 @@ struct Session<'a> {
     context: &'a Context,
     dir: &'a CacheDir,
     cache: Cache,
-    /// Glance is let at the index between images, too.
-    turns: execute::Pace,
     records: Database,
     means: Means,
     wishes: &'a Wishes,
@@ -309,7 +306,6 @@ impl<'a> Session<'a> {
         Ok(Session {
             context,
             dir,
-            turns: execute::Pace::default(),
             records,
             means,
             wishes,
@@ -382,8 +378,8 @@ impl<'a> Session<'a> {
     /// Scans the cache anew.
     fn inventory(&mut self) -> anyhow::Result<Inventory> {
         let mut inventory = Inventory::scan(self.dir, self.cache.inventory.tracking.clone())?;
-        self.cache.index.read(&self.means.wait, &mut inventory.joiner())?;
-        if self.cache.index.is_transactional() {
+        self.cache.ledger.read(&mut inventory.joiner())?;
+        if self.cache.ledger.has_rows() {
             inventory.look_again(self.dir);
         }
         Ok(inventory)
