@@ -1,14 +1,14 @@
-//! The index of a cache: where Glance keeps what it knows of each image.
+//! The index of a cache: a row for each image, with its size, its last use and its hits.
 //!
-//! Few methods, because deciding happens elsewhere: read all rows; in one short write transaction, check and forget the rows
-//! of a batch *before* their files are touched; commit after. A driver whose rows die with the files (xattr) has nothing to
-//! do in most of them.
+//! It has few methods, because decisions are made elsewhere: all rows are read; in one short transaction the
+//! rows of a batch are checked and deleted *before* their files are removed; then it is committed. With the
+//! xattr driver the files themselves are the index, so that there is no [`Index`] at all.
 //!
 //! | crash or failure | what is left |
 //! |---|---|
-//! | before the first unlink | nothing happened |
-//! | between the first unlink and the commit | the rows come back: ghosts, which the next run forgets |
-//! | in the commit | the same, reported, and tried once more on its own |
+//! | before the first file is removed | nothing happened |
+//! | between the first file and the commit | the rows come back: ghosts, which the next run forgets |
+//! | in the commit | the same; it is reported, and the deletion is tried again on its own |
 
 pub(crate) mod central;
 pub(crate) mod sqlite;
@@ -47,13 +47,13 @@ impl fmt::Display for Driver {
 pub(crate) enum Condition {
     /// The row is there and the image was not used since: last use and hits are what they were.
     Unchanged(Row),
-    /// The row is there, whatever it says now: its file is known to be gone.
+    /// The row is there, whatever it says now: its file is known to be missing.
     Row(i64),
-    /// There is no row of this image: it is an orphan still.
+    /// There is no row of this image: it is still an orphan.
     NoRow,
 }
 
-/// An image to forget, and on what condition.
+/// An image to forget, and the condition.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Victim {
     pub(crate) id: ImageId,
@@ -71,7 +71,8 @@ impl Victim {
     }
 }
 
-/// An index with rows, open for reading or for changing. [`Ledger`](super::ledger::Ledger) says when each method is called.
+/// An index with rows, open for reading or for changing. [`Ledger`](super::ledger::Ledger) says when each
+/// method is called.
 pub(crate) trait Index {
     /// Reads all rows.
     fn read(&mut self, wait: &Wait, joiner: &mut Joiner<'_>) -> Result<()>;
@@ -79,20 +80,21 @@ pub(crate) trait Index {
     /// Makes sure that the index answers. An index that is a file always does.
     fn reach(&mut self, wait: &Wait) -> Result<(), Refusal>;
 
-    /// Begins a transaction that nobody can make fail later: all locks are held when it returns. Returns true if somebody
-    /// else is known to have changed the index since the last transaction.
+    /// Begins a transaction that no other process can make fail later: all locks are held when this returns.
+    /// Returns true if another process is known to have changed the index since the last transaction.
     fn begin(&mut self, wait: &Wait) -> Result<bool, Refusal>;
 
-    /// Looks at the condition of each victim again and deletes the rows of those whose condition holds. Returns one answer
-    /// for each victim.
+    /// Looks at the condition of each victim again and deletes the rows of those whose condition holds.
+    /// Returns one answer for each victim.
     ///
-    /// When it returns, whatever the commit needs of the disk is already there, if it forgot images whose files are to go.
+    /// When this returns, the commit needs no more space on the disk.
     fn forget(&mut self, victims: &[Victim]) -> Result<Vec<bool>, Refusal>;
 
     /// Looks at one condition, in the open transaction, and changes nothing.
     fn holds(&mut self, victim: &Victim) -> Result<bool, Refusal>;
 
-    /// Commits. Of what was forgotten in the transaction, only `gone` stays forgotten; `None` means all of it.
+    /// Commits. Of what was forgotten in the transaction, only `gone` stays forgotten; `None` means all of
+    /// it.
     ///
     /// After an error the transaction may still be open: it is abandoned.
     fn commit(&mut self, gone: Option<&[Victim]>) -> Result<(), Refusal>;
