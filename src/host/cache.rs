@@ -13,7 +13,7 @@ use crate::cache::outcome::{EntryError, Outcome, Progress};
 use crate::cache::plan::{Kept, PrunePlan};
 use crate::exit::Failure;
 use crate::host::glance::open::LockWait;
-use crate::interrupt::Wait;
+use crate::interrupt::Interrupt;
 use crate::names::ImageId;
 use crate::os::space::{CLOSE, Space};
 use crate::units::Nanos;
@@ -288,7 +288,7 @@ fn no_index() -> Failure {
 
 /// What is handed on while images are removed.
 pub(crate) struct Removing<'a> {
-    pub(crate) wait: &'a Wait,
+    pub(crate) interrupt: &'a Interrupt,
     pub(crate) progress: &'a dyn Progress,
     pub(crate) outcome: Outcome,
 }

@@ -103,7 +103,7 @@ pub(crate) fn carry_out(
         let items: Vec<u32> = picks.iter().map(|pick| pick.item).collect();
         let reason = if expired { "expired" } else { "least recently used" };
         caches[cache].remove(&items, &mut Until::Space(space), reason, &mut removing[cache]);
-        if removing[cache].wait.interrupt.raised() {
+        if removing[cache].interrupt.raised() {
             break;
         }
         if space.is_close() {

@@ -79,8 +79,8 @@ fn fill(host: &Host<'_>, request: &CleanRequest, report: &mut CleanReport) -> Re
 /// Removes what the survey of a cache found left over.
 fn remove(host: &Host<'_>, member: &mut Member<'_>) -> Outcome {
     let bar = Bar::new(&host.run.output, "cleaning", member.stock.leftovers.count, None);
-    let wait = host.run.wait(host.lock_wait.limit);
-    let mut removing = Removing { wait: &wait, progress: &bar, outcome: Outcome::default() };
+    let mut removing =
+        Removing { interrupt: &host.run.interrupt, progress: &bar, outcome: Outcome::default() };
     if !host.run.interrupt.raised() {
         member.cache.clean(&mut removing);
     }
@@ -201,8 +201,7 @@ impl Cleaned {
         let mut too_young = 0;
         if self.repair.is_some() && outcome.stopped.is_none() {
             let bar = Bar::new(&host.run.output, "repairing", 0, None);
-            let wait = host.run.wait(host.lock_wait.limit);
-            let mut removing = Removing { wait: &wait, progress: &bar, outcome };
+            let mut removing = Removing { interrupt: &host.run.interrupt, progress: &bar, outcome };
             let repaired = member.cache.repair(rules, &mut removing);
             outcome = removing.outcome;
             match repaired {

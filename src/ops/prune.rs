@@ -159,8 +159,8 @@ fn carry_out(host: &Host<'_>, member: &mut Member<'_>, planned: Planned, limits:
     let count = planned.expired.len() + planned.rest.candidates.len();
     let bytes = planned.rest.goal.size.max(planned.rest.goal.free);
     let bar = Bar::new(&host.run.output, "pruning", count as u64, Some(bytes));
-    let wait = host.run.wait(host.lock_wait.limit);
-    let mut removing = Removing { wait: &wait, progress: &bar, outcome: Outcome::default() };
+    let mut removing =
+        Removing { interrupt: &host.run.interrupt, progress: &bar, outcome: Outcome::default() };
     member.cache.carry_out(planned, limits, &mut removing);
     removing.outcome
 }

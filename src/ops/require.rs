@@ -116,8 +116,7 @@ fn remove(
     space: &mut Space<'_>,
 ) -> Vec<Outcome> {
     let bar = Bar::new(&host.run.output, "pruning", order.len() as u64, Some(space.missing()));
-    let wait = host.run.wait(host.lock_wait.limit);
-    let new = || Removing { wait: &wait, progress: &bar, outcome: Outcome::default() };
+    let new = || Removing { interrupt: &host.run.interrupt, progress: &bar, outcome: Outcome::default() };
     let mut removing: Vec<Removing<'_>> = gathered.members.iter().map(|_| new()).collect();
     let mut caches: Vec<&mut dyn ImageCache> =
         gathered.members.iter_mut().map(|member| &mut *member.cache as &mut dyn ImageCache).collect();

@@ -10,9 +10,10 @@ use serde::Serialize;
 
 use crate::cache::dir::{CacheDir, Place};
 use crate::cache::entry::Kind;
+use crate::cache::index::Driver;
 use crate::cache::index::sqlite::{Sqlite, locate};
-use crate::cache::index::{Driver, NoRows};
 use crate::cache::inventory::{Foreign, Inventory, Partials, Tracking};
+use crate::cache::ledger::Ledger;
 use crate::cache::lock::{CLEAN, INDEX_START, LockDir, PREFETCH, PRUNE};
 use crate::cache::plan::{CleanLimits, is_stalled};
 use crate::config::{self, Origin, Setting};
@@ -23,6 +24,7 @@ use crate::host::glance::open::{
     Cache, GLANCE_PATIENCE, IndexPlace, has_attributes, has_sqlite_file, take_stock, unreadable_errors,
 };
 use crate::host::glance::settings::{Selection, Settings};
+use crate::interrupt::Wait;
 use crate::names::escaped;
 use crate::os::locks::{holders, process};
 use crate::os::mounts::mount_of;
@@ -85,13 +87,14 @@ fn gather(
     stall_time: Nanos,
     report: &mut StatusReport,
 ) -> Result<(), Failure> {
-    let cache = match take_stock(run, settings, dir, Purpose::Look, &run.wait(GLANCE_PATIENCE)) {
+    let wait = run.wait(GLANCE_PATIENCE);
+    let cache = match take_stock(run, settings, dir, Purpose::Look, &wait) {
         Ok(cache) => cache,
         // This is no image cache, or its index cannot be known: there is nothing else to report.
         Err(failure) if failure.exit == Exit::Usage && settings.driver().is_ok() => {
             return Err(failure);
         }
-        Err(failure) => files_only(dir, &failure)?,
+        Err(failure) => files_only(dir, wait, &failure)?,
     };
     images(&cache, report);
     index(&cache, report);
@@ -110,11 +113,11 @@ fn gather(
 }
 
 /// Returns the cache without its index, which could not be read.
-fn files_only(dir: &CacheDir, failure: &Failure) -> Result<Cache, Failure> {
+fn files_only(dir: &CacheDir, wait: Wait, failure: &Failure) -> Result<Cache, Failure> {
     let tracking = Tracking::Unknown(format!("{:#}", failure.error));
     Ok(Cache {
         inventory: Inventory::scan(dir, tracking).map_err(Failure::cannot_start)?,
-        index: Box::new(NoRows),
+        ledger: Ledger::new(None, wait),
         driver: None,
         why: "it cannot be read".to_owned(),
         place: IndexPlace::Files,

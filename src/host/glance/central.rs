@@ -5,8 +5,8 @@
 
 use anyhow::anyhow;
 
+use crate::cache::index::Driver;
 use crate::cache::index::central::Central;
-use crate::cache::index::{Driver, NoRows};
 use crate::cache::inventory::Tracking;
 use crate::config::Setting;
 use crate::database::{Database, Opening, Purpose, Refusal, is_missing_table};
@@ -138,7 +138,7 @@ fn hinting_at_tables(refusal: Refusal, hint: &str) -> Failure {
 fn known(database: Database, key: i64, node: &Setting<String>, why: String) -> OpenIndex {
     let place = DatabasePlace { database: database.shown(), node: escaped(node.value.as_bytes()) };
     OpenIndex {
-        index: Box::new(Central::new(database, key)),
+        index: Some(Box::new(Central::new(database, key))),
         driver: Some(Driver::CentralizedDb),
         tracking: Tracking::ByRow,
         why,
@@ -149,7 +149,7 @@ fn known(database: Database, key: i64, node: &Setting<String>, why: String) -> O
 
 fn unreadable(reason: String, why: String) -> OpenIndex {
     OpenIndex {
-        index: Box::new(NoRows),
+        index: None,
         driver: Some(Driver::CentralizedDb),
         tracking: Tracking::Unknown(reason),
         why,

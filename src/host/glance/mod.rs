@@ -24,7 +24,7 @@ use super::cache::{
 use super::{Declared, Host, Kind, Place as Configured, Scope, Task};
 use crate::cache::dir::{CacheDir, Place};
 use crate::cache::entry;
-use crate::cache::execute::{self, Executor, Pace};
+use crate::cache::execute::{self, Executor};
 use crate::cache::index::Driver;
 use crate::cache::inventory::{Inventory, Tracking};
 use crate::cache::lock::{CLEAN, Lock, PRUNE};
@@ -198,15 +198,8 @@ impl GlanceCache<'_> {
         removing: &'e Removing<'_>,
     ) -> Option<(Executor<'e>, &'e mut Inventory, &'e CacheDir)> {
         let dir = &self.dir;
-        let Cache { index, inventory, .. } = self.cache.as_mut()?;
-        let executor = Executor {
-            dir,
-            index: &mut **index,
-            wait: removing.wait,
-            progress: removing.progress,
-            pace: Pace::default(),
-        };
-        Some((executor, inventory, dir))
+        let Cache { ledger, inventory, .. } = self.cache.as_mut()?;
+        Some((Executor { dir, ledger, progress: removing.progress }, inventory, dir))
     }
 
     /// Prunes along a plan, and returns what was done.
@@ -414,7 +407,8 @@ impl ImageCache for GlanceCache<'_> {
     }
 
     fn clean(&mut self, removing: &mut Removing<'_>) {
-        execute::clean(&self.dir, &self.clean, removing.wait, removing.progress, &mut removing.outcome);
+        let Removing { interrupt, progress, outcome } = removing;
+        execute::clean(&self.dir, &self.clean, interrupt, *progress, outcome);
     }
 
     fn plan_repair(&mut self, rules: &Rules) -> Result<Repaired, Failure> {
@@ -446,7 +440,7 @@ impl ImageCache for GlanceCache<'_> {
             return Ok(Repaired { refused: Some(refused), ..Repaired::default() });
         }
         let plan = plan::repair(&cache.inventory, rules.now);
-        if cache.driver == Some(Driver::Sqlite) && !cache.index.is_transactional() && !plan.adopt.is_empty() {
+        if cache.driver == Some(Driver::Sqlite) && !cache.ledger.has_rows() && !plan.adopt.is_empty() {
             // The configured index does not exist yet, or has no table: here, and only here, it is made, as Glance
             // would make it.
             cache = self.take_stock(Purpose::Create)?;

@@ -14,8 +14,9 @@ use rustix::io::Errno;
 use crate::cache::dir::{CacheDir, Place, Unreadable};
 use crate::cache::index::sqlite::{Sqlite, locate};
 use crate::cache::index::xattr::{Attribute, hits};
-use crate::cache::index::{Driver, Index, NoRows};
+use crate::cache::index::{Driver, Index};
 use crate::cache::inventory::{Inventory, Tracking};
+use crate::cache::ledger::Ledger;
 use crate::cache::lock::{Lock, LockDir, Locking};
 use crate::cache::outcome::{Action, EntryError};
 use crate::config::Setting;
@@ -33,7 +34,7 @@ pub(crate) const GLANCE_PATIENCE: Duration = Duration::from_secs(2);
 /// A cache: the entries of its directory, joined with the rows of its index.
 pub(crate) struct Cache {
     pub(crate) inventory: Inventory,
-    pub(crate) index: Box<dyn Index>,
+    pub(crate) ledger: Ledger,
     /// `None` when no setting names a driver and the directory shows none, which only an empty cache may be.
     pub(crate) driver: Option<Driver>,
     /// Why it is that driver.
@@ -53,7 +54,8 @@ pub(crate) enum IndexPlace {
 
 /// An index that is open and has not been read.
 pub(super) struct OpenIndex {
-    pub(super) index: Box<dyn Index>,
+    /// `None` where there are no rows.
+    pub(super) index: Option<Box<dyn Index>>,
     pub(super) driver: Option<Driver>,
     pub(super) tracking: Tracking,
     pub(super) why: String,
@@ -63,8 +65,8 @@ pub(super) struct OpenIndex {
 
 impl OpenIndex {
     fn by_file(driver: Option<Driver>, why: String) -> Self {
-        let (index, tracking, place) = (Box::new(NoRows), Tracking::ByFile, IndexPlace::Files);
-        OpenIndex { index, driver, tracking, why, place, warning: None }
+        let (tracking, place) = (Tracking::ByFile, IndexPlace::Files);
+        OpenIndex { index: None, driver, tracking, why, place, warning: None }
     }
 
     /// True if the index itself shows that this is an image cache, before its rows are read.
@@ -86,24 +88,25 @@ pub(crate) fn take_stock(
     let at = Opener { run, settings, dir, purpose, wait };
     // The index is opened before the directory is scanned: it may be waited for, and what Glance caches meanwhile must
     // be in the scan.
-    let (mut open, mut inventory) = match settings.driver()? {
+    let (open, mut inventory) = match settings.driver()? {
         Some(Setting { value, origin }) => (at.named(value, format!("set by {origin}"))?, at.scan()?),
         None => at.detect()?,
     };
-    inventory.tracking = open.tracking.clone();
-    let mut joiner = inventory.joiner();
-    open.index.read(wait, &mut joiner).map_err(Failure::cannot_start)?;
-    if open.index.is_transactional() {
+    let is_evidence = open.is_evidence();
+    let OpenIndex { index, driver, tracking, why, place, warning } = open;
+    inventory.tracking = tracking;
+    let mut ledger = Ledger::new(index, wait.clone());
+    ledger.read(&mut inventory.joiner()).map_err(Failure::cannot_start)?;
+    if ledger.has_rows() {
         inventory.look_again(dir);
     }
-    let knows_images = open.driver == Some(Driver::CentralizedDb)
-        && inventory.images.iter().any(|image| image.row.is_some());
-    require_cache(settings, dir, &inventory, open.is_evidence() || knows_images)?;
-    if open.driver == Some(Driver::Xattr) {
+    let knows_images =
+        driver == Some(Driver::CentralizedDb) && inventory.images.iter().any(|image| image.row.is_some());
+    require_cache(settings, dir, &inventory, is_evidence || knows_images)?;
+    if driver == Some(Driver::Xattr) {
         need_attributes(dir)?;
     }
-    let OpenIndex { index, driver, why, place, warning, .. } = open;
-    Ok(Cache { inventory, index, driver, why, place, warning })
+    Ok(Cache { inventory, ledger, driver, why, place, warning })
 }
 
 /// Everything that opening an index needs.
@@ -173,14 +176,14 @@ impl Opener<'_> {
         {
             index.guard_start(self.settings.lock_dir(self.dir, &self.run.output)?.start_gate());
         }
-        let (index, tracking, warning): (Box<dyn Index>, _, _) = match found {
-            Opening::Open(index) => (Box::new(index), Tracking::ByRow, None),
+        let (index, tracking, warning): (Option<Box<dyn Index>>, _, _) = match found {
+            Opening::Open(index) => (Some(Box::new(index)), Tracking::ByRow, None),
             Opening::Nothing(_) => {
                 let path = path.display();
                 let warning = format!("image index {path} does not exist or is empty: no image is tracked");
-                (Box::new(NoRows), Tracking::ByRow, Some(warning))
+                (None, Tracking::ByRow, Some(warning))
             }
-            Opening::Unreadable(why) => (Box::new(NoRows), Tracking::Unknown(why), None),
+            Opening::Unreadable(why) => (None, Tracking::Unknown(why), None),
         };
         let place = IndexPlace::File(path);
         Ok(OpenIndex { index, driver: Some(Driver::Sqlite), tracking, why, place, warning })

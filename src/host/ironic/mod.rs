@@ -368,7 +368,7 @@ impl ImageCache for MasterCache<'_> {
         removing: &mut Removing<'_>,
     ) {
         for item in items {
-            if removing.wait.interrupt.raised() {
+            if removing.interrupt.raised() {
                 removing.outcome.stopped = Some(Refusal::Interrupted);
                 return;
             }
@@ -417,7 +417,7 @@ impl ImageCache for MasterCache<'_> {
     }
 
     fn clean(&mut self, removing: &mut Removing<'_>) {
-        let interrupt = removing.wait.interrupt.clone();
+        let interrupt = removing.interrupt.clone();
         self.clean_temporary(&interrupt, removing);
         self.clean_parts(&interrupt, removing);
         if interrupt.raised() {

@@ -30,7 +30,6 @@ use self::wanted::{Request, requests};
 use super::Change;
 use super::report::{Ending, Step};
 use crate::cache::dir::{CacheDir, Place};
-use crate::cache::execute;
 use crate::cache::index::Driver;
 use crate::cache::inventory::{Inventory, Tracking};
 use crate::cache::lock::{self, LockDir};
@@ -255,8 +254,6 @@ struct Session<'a> {
     run: &'a Run,
     dir: &'a CacheDir,
     cache: Cache,
-    /// Glance is let at the index between images, too.
-    turns: execute::Pace,
     records: Database,
     means: Means,
     request: &'a PrefetchRequest,
@@ -295,7 +292,6 @@ impl<'a> Session<'a> {
         Ok(Session {
             run,
             dir,
-            turns: execute::Pace::default(),
             records,
             means,
             request,
@@ -368,8 +364,8 @@ impl<'a> Session<'a> {
     /// Scans the cache anew.
     fn inventory(&mut self) -> anyhow::Result<Inventory> {
         let mut inventory = Inventory::scan(self.dir, self.cache.inventory.tracking.clone())?;
-        self.cache.index.read(&self.means.wait, &mut inventory.joiner())?;
-        if self.cache.index.is_transactional() {
+        self.cache.ledger.read(&mut inventory.joiner())?;
+        if self.cache.ledger.has_rows() {
             inventory.look_again(self.dir);
         }
         Ok(inventory)

@@ -18,7 +18,7 @@ use anyhow::{Context as _, anyhow};
 
 use crate::cache::dir::{Place, seen};
 use crate::cache::entry::Image;
-use crate::cache::index::{Claim as RowClaim, Target};
+use crate::cache::index::{Condition, Victim};
 use crate::cache::lock::{self, Lock, Locking};
 use crate::cache::queue;
 use crate::cache::stage::{self, Publication, Staged};
@@ -113,12 +113,13 @@ impl Session<'_> {
     fn prepare(&mut self, ready: &mut Ready) -> Result<Option<Lock>, Unprepared> {
         let Ready { running, fetched: Fetched { staged, bytes, .. }, .. } = ready;
         let (id, bytes) = (running.request.id, *bytes);
-        self.turns.rest();
+        // Glance is let at the index between images, too.
+        self.cache.ledger.rest();
         let at_once = Wait { limit: Duration::ZERO, ..self.means.wait.clone() };
         if let Ok(Locking::Busy(who)) = self.means.locks.take(lock::PRUNE, &at_once) {
             return Err(Unprepared::Later(anyhow!(who)));
         }
-        let reached = self.cache.index.reach(&self.means.wait);
+        let reached = self.cache.ledger.reach();
         reached.map_err(|refusal| self.refused(bytes, refusal))?;
         let unread = match self.records.record(id) {
             Ok(record) => {
@@ -150,7 +151,7 @@ impl Session<'_> {
 
     /// What an index that refuses means. Where nothing came of it, or what did is replaced, it can be done again.
     fn refused(&self, bytes: u64, refusal: Refusal) -> Unprepared {
-        let passes = matches!(refusal, Refusal::Busy(_) | Refusal::Interrupted) || self.cache.index.is_lost();
+        let passes = matches!(refusal, Refusal::Busy(_) | Refusal::Lost(_) | Refusal::Interrupted);
         let why = refusal.into_error();
         if passes { Unprepared::Later(why) } else { self.never(bytes, &why) }
     }
@@ -180,40 +181,24 @@ impl Session<'_> {
     fn forget_row(&mut self, id: ImageId) {
         let Ok(inventory) = self.inventory() else { return };
         let Some(ghost) = inventory.ghosts.iter().find(|ghost| ghost.id == id) else { return };
-        let target = Target { id, claim: RowClaim::Row(ghost.row.key) };
-        let index = &mut *self.cache.index;
-        let mut forget = || {
-            index.begin(&self.means.wait)?;
-            index.forget(&[target])?;
-            index.commit(None)
-        };
-        if forget().is_err() {
-            self.cache.index.abandon();
-        }
+        let victim = Victim { id, only_if: Condition::Row(ghost.row.key) };
+        let _ = self.cache.ledger.rows_only(|transaction| transaction.forget(&[victim]).map(drop));
     }
 
     /// Gives an image its row, as Glance's driver does, in the place of one that was left without a file, whenever that was.
     fn record_row(&mut self, id: ImageId, staged: &Staged) -> Result<(), Refusal> {
-        if !self.cache.index.is_transactional() {
+        if !self.cache.ledger.has_rows() {
             return Ok(());
         }
         let stat = rustix::fs::fstat(staged.file.as_fd()).context("cannot look at the staged image");
         let seen = seen(&stat.map_err(Refusal::Broken)?);
         // Meanwhile the others wait; the next look is not far.
-        let wait = Wait { limit: self.means.wait.limit.min(GLANCE_PATIENCE), ..self.means.wait.clone() };
-        let (index, pace) = (&mut *self.cache.index, &mut self.turns);
-        let mut record = || {
-            index.begin(&wait)?;
-            let started = Instant::now();
-            pace.began(index.others_wrote());
-            let recorded = index.record(&Image { id, seen, row: None }).and_then(|()| index.commit(None));
-            pace.ended(started);
-            recorded
-        };
-        record().map_err(|refusal| {
-            self.cache.index.abandon();
-            refusal.context("cannot record it in the index".to_owned())
-        })
+        let begun = self.cache.ledger.begin_within(GLANCE_PATIENCE);
+        let recorded = begun.and_then(|mut transaction| {
+            transaction.record(&Image { id, seen, row: None })?;
+            transaction.commit(None)
+        });
+        recorded.map_err(|refusal| refusal.context("cannot record it in the index".to_owned()))
     }
 }
 

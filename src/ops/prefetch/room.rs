@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use anyhow::anyhow;
 
 use crate::cache::entry::Image;
-use crate::cache::execute::{Executor, Pace};
+use crate::cache::execute::Executor;
 use crate::cache::inventory::Inventory;
 use crate::cache::plan::{self, CleanPlan, PruneLimits, PrunePlan};
 use crate::cache::queue::Queue;
@@ -73,20 +73,14 @@ impl Session<'_> {
     fn make_room(&mut self, size: u64, space: Space) -> Result<(), String> {
         let why_not = |e: anyhow::Error| format!("cannot make room for it: {e:#}");
         // The fetches before may have taken longer than a server keeps an idle connection.
-        self.cache.index.reach(&self.means.wait).map_err(|refusal| why_not(refusal.into_error()))?;
+        self.cache.ledger.reach().map_err(|refusal| why_not(refusal.into_error()))?;
         let _lock = match self.prune_lock(true) {
             Ok(Locked::Go(lock)) => lock,
             Ok(_) => return Err(why_not(anyhow!("a signal came while waiting for the lock"))),
             Err(failure) => return Err(why_not(failure.error)),
         };
         let (inventory, plan, free) = self.plan_room(size, space)?;
-        let mut executor = Executor {
-            dir: self.dir,
-            index: &mut *self.cache.index,
-            wait: &self.means.wait,
-            progress: &(),
-            pace: Pace::default(),
-        };
+        let mut executor = Executor { dir: self.dir, ledger: &mut self.cache.ledger, progress: &() };
         let outcome = executor.prune(&inventory, &plan, &CleanPlan::default, Some(free));
         self.report.total_files_pruned += outcome.files;
         self.report.total_bytes_pruned += outcome.bytes;
