@@ -8,36 +8,35 @@ mod commands;
 mod config;
 mod exit;
 mod fetch;
+mod host;
 mod interrupt;
-mod kinds;
 mod legacy;
 mod names;
 mod net;
 mod ops;
 mod os;
 mod output;
+mod run;
 mod source;
 mod units;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Parser;
 
 use crate::cli::{Action, Cli};
-use crate::commands::Context;
 use crate::commands::flags::CacheArgs;
 use crate::exit::{Exit, Failure};
-use crate::interrupt::Interrupt;
+use crate::ops::finish;
 use crate::output::{Format, Output, Verbosity};
-use crate::units::Nanos;
+use crate::run::{Context, context};
 
 fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().collect();
-    let tool = args.first().and_then(|argv0| legacy::Tool::from_argv0(argv0));
+    let tool = args.first().and_then(|argv0| legacy::options::Tool::from_argv0(argv0));
     if let Some(tool) = tool {
-        return ExitCode::from(commands::legacy::run(tool, &args[1..]).legacy_code());
+        return ExitCode::from(legacy::run(tool, &args[1..]).legacy_code());
     }
     let cli = Cli::parse_from(args);
     let (cache, default) = match &cli.command {
@@ -61,27 +60,6 @@ fn dispatch(context: &Context, action: Action) -> Result<Exit, Failure> {
         Action::Prefetch(args) => commands::prefetch::run(context, args),
         Action::List(args) => commands::list::run(context, args),
         Action::Status(args) => commands::status::run(context, args),
-    }
-}
-
-/// The one place where an error is printed.
-fn finish(context: &Context, result: Result<Exit, Failure>) -> Exit {
-    result.unwrap_or_else(|failure| {
-        context.output.failure(&failure);
-        failure.exit
-    })
-}
-
-/// What a run has from the outside world.
-fn context(program: &'static str, output: Output) -> Context {
-    #[expect(clippy::disallowed_methods, reason = "the one reading of the clock")]
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos() as Nanos);
-    Context {
-        now,
-        program,
-        environment: std::env::vars_os().collect(),
-        interrupt: Interrupt::default(),
-        output,
     }
 }
 

@@ -15,14 +15,12 @@
 //! **A crash** at any point leaves at worst ghosts (rows without files), and of a prefetch an empty claim. Glance's drivers accept
 //! such a cache as it is, and the next run mends it. The orders that make it so are in [`execute`] and [`stage`].
 
-pub(crate) mod cleanup;
 pub(crate) mod dir;
 pub(crate) mod entry;
 pub(crate) mod execute;
 pub(crate) mod index;
 pub(crate) mod inventory;
 pub(crate) mod lock;
-pub(crate) mod master;
 pub(crate) mod plan;
 pub(crate) mod queue;
 pub(crate) mod stage;

@@ -9,12 +9,13 @@ use anyhow::anyhow;
 use clap::Args;
 
 use crate::commands::flags::{CacheArgs, ChangeArgs, EXIT_CODES_IN_SHORT, LIMITS, LimitArgs};
-use crate::commands::{Context, Selection, Settings};
 use crate::exit::{Exit, Failure};
 use crate::fetch::judge::Wish;
+use crate::host::glance::settings::{Selection, Settings};
 use crate::names::ImageId;
 use crate::ops::prefetch::wanted::{enqueue, wanted};
 use crate::ops::prefetch::{Limit, Wishes, prefetch};
+use crate::run::Context;
 use crate::units::{Amount, TimeSpan};
 
 const EXIT_CODES_OF_PREFETCH: &str = "Exit codes:

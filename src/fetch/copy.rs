@@ -22,6 +22,7 @@ use rustix::io::Errno;
 
 use super::digest::Algorithm;
 use super::pace::Pace;
+use crate::fetch::pace::Trouble;
 use crate::os::space::available;
 use crate::source::Body;
 
@@ -33,16 +34,6 @@ const BLOCKS: usize = 4;
 const STEP: u64 = 4 << 20;
 /// Bytes after which what was written is put on the disk.
 const FLUSH: u64 = 64 << 20;
-
-/// Why a copy ended.
-#[derive(Debug)]
-pub(crate) enum Trouble {
-    /// The source failed, or what it gives cannot be right.
-    There(anyhow::Error),
-    /// The cache's own side failed.
-    Here(anyhow::Error),
-    Interrupted,
-}
 
 /// What was copied.
 #[derive(Debug)]

@@ -15,12 +15,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context as _, Result, anyhow};
 
-use self::copy::Trouble;
 use self::digest::Check;
 use self::pace::Pace;
 use crate::cache::dir::CacheDir;
 use crate::cache::index::xattr;
 use crate::cache::stage::{self, Staged};
+use crate::fetch::pace::Trouble;
 use crate::names::{ImageId, escaped};
 use crate::os::space::available;
 use crate::source::{Refused, Source};

@@ -3,7 +3,6 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::copy::Trouble;
 use crate::interrupt::Interrupt;
 
 /// The longest sleep before a signal is looked for again.
@@ -58,6 +57,16 @@ impl Pace {
     pub(crate) fn or_interrupted(&self, trouble: Trouble) -> Trouble {
         if self.interrupt.raised() { Trouble::Interrupted } else { trouble }
     }
+}
+
+/// Why a copy ended.
+#[derive(Debug)]
+pub(crate) enum Trouble {
+    /// The source failed, or what it gives cannot be right.
+    There(anyhow::Error),
+    /// The cache's own side failed.
+    Here(anyhow::Error),
+    Interrupted,
 }
 
 #[cfg(test)]

@@ -7,8 +7,9 @@
 #![allow(clippy::print_stderr)]
 
 pub(crate) mod log;
+pub(crate) mod oslo;
 pub(crate) mod progress;
-pub(crate) mod report;
+pub(crate) mod table;
 
 use std::cell::{Cell, RefCell};
 use std::io::{ErrorKind, IsTerminal, Write, stderr, stdout};
@@ -17,8 +18,10 @@ use clap::ValueEnum;
 use indicatif::MultiProgress;
 use serde::Serialize;
 
-use self::log::{Level, Log};
+use self::log::Log;
+use crate::commands::flags::PrintArgs;
 use crate::exit::Failure;
+use crate::output::oslo::Level;
 
 /// How a result is printed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
@@ -225,4 +228,9 @@ impl Output {
 /// Standard input, for options that take a file.
 pub(crate) fn stdin() -> impl std::io::Read {
     std::io::stdin()
+}
+
+/// Sizes are for people on a terminal and bytes otherwise, unless the command line decides.
+pub(crate) fn shows_human(output: &Output, print: &PrintArgs) -> bool {
+    print.human || (!print.bytes && output.stdout_is_terminal())
 }

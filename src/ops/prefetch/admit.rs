@@ -11,15 +11,15 @@ use crate::fetch::judge::{Verdict, judge, unverifiable};
 use crate::fetch::pace::Pace;
 use crate::fetch::{Job, Meter};
 use crate::names::ImageId;
+use crate::ops::prefetch::outcome::ImageOutcome;
 use crate::ops::prefetch::report::Ending;
 use crate::ops::prefetch::wanted::Request;
 use crate::ops::prefetch::{Running, Session};
-use crate::output::report::ImageOutcome;
 use crate::source::{Refused, Source};
 
 impl<'a> Session<'a> {
     /// Makes the job of fetching an image, if that is to be done; otherwise notes why not.
-    pub(super) fn begin<'s>(&mut self, request: Request, pace: &'s Pace) -> Option<(Job<'s>, Arc<Meter>)>
+    pub(crate) fn begin<'s>(&mut self, request: Request, pace: &'s Pace) -> Option<(Job<'s>, Arc<Meter>)>
     where
         'a: 's,
     {
@@ -75,7 +75,7 @@ impl<'a> Session<'a> {
     }
 
     /// What an image can be read from, in the order to try. What is unsafe about it is told once.
-    pub(super) fn sources(&mut self, record: &Record) -> Vec<Result<Box<dyn Source>, Refused>> {
+    pub(crate) fn sources(&mut self, record: &Record) -> Vec<Result<Box<dyn Source>, Refused>> {
         let sources = self.means.stores.sources(&record.locations);
         for warning in sources.iter().flatten().filter_map(|source| source.warning()) {
             if self.warned.insert(warning.to_owned()) {
@@ -86,7 +86,7 @@ impl<'a> Session<'a> {
     }
 
     /// Looks an image up and judges it.
-    pub(super) fn examine(&mut self, request: &Request) -> Result<(Record, Option<Check>), Ending> {
+    pub(crate) fn examine(&mut self, request: &Request) -> Result<(Record, Option<Check>), Ending> {
         let failed = |e: anyhow::Error| Ending::new(ImageOutcome::Failed, 0, format!("{e:#}"));
         if stage::is_cached(self.dir, request.id).map_err(failed)? {
             return Err(Ending::cached());
@@ -113,7 +113,7 @@ impl<'a> Session<'a> {
 }
 
 /// What an image is to be verified by, if it is to be fetched; otherwise how it ends with it.
-pub(super) fn judged(verdict: Verdict, size: u64) -> Result<Option<Check>, Ending> {
+pub(crate) fn judged(verdict: Verdict, size: u64) -> Result<Option<Check>, Ending> {
     let (outcome, why) = match verdict {
         Verdict::Fetch(check) => return Ok(check),
         Verdict::Gone(why) => (ImageOutcome::Gone, why),

@@ -7,6 +7,7 @@
 //! [`report`] is told how it ended.
 
 mod admit;
+pub(crate) mod outcome;
 mod publish;
 mod report;
 mod room;
@@ -31,22 +32,25 @@ use crate::cache::inventory::{Inventory, Tracking};
 use crate::cache::lock::{self, LockDir};
 use crate::cache::queue::Queue;
 use crate::cache::stage::{self, Claim};
-use crate::commands::clean::refuse_strange;
 use crate::commands::flags::ChangeArgs;
-use crate::commands::{Cache, Context, Locked, Opened, Settings, take_lock, take_stock, tell, wait};
 use crate::exit::{Exit, Failure};
 use crate::fetch::digest::Check;
 use crate::fetch::judge::Wish;
 use crate::fetch::pace::Pace;
 use crate::fetch::{Attempt, Failed, Fetched, Job, Meter, fetch};
+use crate::host::glance::open::{Cache, Locked, refuse_strange, take_lock, take_stock};
+use crate::host::glance::settings::{Opened, Settings};
 use crate::interrupt::{Wait, signal_name};
 use crate::names::ImageId;
 use crate::net::wire::Waits;
+use crate::ops::prefetch::outcome::{ImageOutcome, PrefetchReport};
 use crate::ops::prefetch::report::Ending;
 use crate::ops::prefetch::wanted::{Request, requests};
+use crate::ops::report::PlanEntry;
+use crate::ops::{tell, wait};
 use crate::os::space::capacity;
 use crate::output::progress::Downloads;
-use crate::output::report::{ImageOutcome, PlanEntry, PrefetchReport};
+use crate::run::Context;
 use crate::source::Stores;
 use crate::units::{Amount, Nanos};
 

@@ -22,21 +22,21 @@ use crate::cache::index::{Claim as RowClaim, Refusal, Target};
 use crate::cache::lock::{self, Lock, Locking};
 use crate::cache::queue;
 use crate::cache::stage::{self, Publication, Staged};
-use crate::commands::GLANCE_PATIENCE;
 use crate::fetch::digest::fingerprint;
 use crate::fetch::judge::judge_again;
 use crate::fetch::{Attempt, Failed, Fetched};
+use crate::host::glance::open::GLANCE_PATIENCE;
 use crate::interrupt::Wait;
 use crate::names::ImageId;
 use crate::ops::prefetch::admit::judged;
+use crate::ops::prefetch::outcome::ImageOutcome;
 use crate::ops::prefetch::report::{Ending, verified_by};
 use crate::ops::prefetch::{Locked, Ready, Running, Session};
-use crate::output::report::ImageOutcome;
 use crate::units::human;
 
 impl Session<'_> {
     /// Publishes what was fetched, or notes why there is nothing to publish.
-    pub(super) fn finish(&mut self, id: ImageId, result: Result<Fetched, Failed>, attempts: &[Attempt]) {
+    pub(crate) fn finish(&mut self, id: ImageId, result: Result<Fetched, Failed>, attempts: &[Attempt]) {
         let Some(running) = self.running.remove(&id) else { return };
         let last = if result.is_err() { attempts.split_last() } else { None };
         for attempt in last.map_or(attempts, |(_, others)| others) {
@@ -73,7 +73,7 @@ impl Session<'_> {
     }
 
     /// Publishes what waits for it, as far as that can be done now. What has waited long enough is given up.
-    pub(super) fn publish_ready(&mut self) {
+    pub(crate) fn publish_ready(&mut self) {
         while let Some(mut ready) = self.ready.pop_front() {
             let bytes = ready.fetched.bytes;
             let ending = match self.prepare(&mut ready) {

@@ -7,12 +7,13 @@ use crate::cache::{queue, stage};
 use crate::fetch::digest::Check;
 use crate::names::ImageId;
 use crate::ops::prefetch::Session;
+use crate::ops::prefetch::outcome::{ImageOutcome, ImageReport};
 use crate::ops::prefetch::wanted::Request;
-use crate::output::report::{ImageOutcome, ImageReport, PlanEntry};
+use crate::ops::report::PlanEntry;
 use crate::source::Refused;
 
 /// How it ended with an image.
-pub(super) struct Ending {
+pub(crate) struct Ending {
     outcome: ImageOutcome,
     bytes: u64,
     location: Option<String>,
@@ -22,15 +23,15 @@ pub(super) struct Ending {
 }
 
 impl Ending {
-    pub(super) fn new(outcome: ImageOutcome, bytes: u64, why: impl Into<String>) -> Self {
+    pub(crate) fn new(outcome: ImageOutcome, bytes: u64, why: impl Into<String>) -> Self {
         Ending { outcome, bytes, location: None, verified_by: None, message: Some(why.into()) }
     }
 
-    pub(super) fn cached() -> Self {
+    pub(crate) fn cached() -> Self {
         Ending::new(ImageOutcome::Cached, 0, "it is in the cache already")
     }
 
-    pub(super) fn fetched(bytes: u64, location: String, verified_by: Option<String>) -> Self {
+    pub(crate) fn fetched(bytes: u64, location: String, verified_by: Option<String>) -> Self {
         let outcome = ImageOutcome::Fetched;
         Ending { outcome, bytes, location: Some(location), verified_by, message: None }
     }
@@ -38,7 +39,7 @@ impl Ending {
 
 impl Session<'_> {
     /// Books what became of an image, and tells whoever should know. What is cached or gone leaves the queue.
-    pub(super) fn end(&mut self, request: &Request, ending: Ending) {
+    pub(crate) fn end(&mut self, request: &Request, ending: Ending) {
         let Ending { outcome, bytes, location, verified_by, message } = ending;
         let leaves = matches!(outcome, ImageOutcome::Fetched | ImageOutcome::Cached | ImageOutcome::Gone);
         let queued = request.queued && !(leaves && self.dequeue(request.id));
@@ -93,7 +94,7 @@ impl Session<'_> {
     }
 
     /// Describes what would be fetched, and from where.
-    pub(super) fn dry_run(&mut self) {
+    pub(crate) fn dry_run(&mut self) {
         let mut entries = Vec::new();
         while let Some(request) = self.pending.pop_front() {
             let ending = self.foresee(&request).unwrap_or_else(|ending| ending);
@@ -135,7 +136,7 @@ impl Session<'_> {
         Ok(Ending::fetched(size, source.shown().to_owned(), by))
     }
 
-    pub(super) fn sum_up(&mut self) {
+    pub(crate) fn sum_up(&mut self) {
         self.report.still_queued = self.report.images.iter().filter(|image| image.queued).count() as u64;
         self.report.cache_size_after = Some(self.cached);
         self.report.max_size = Some(self.means.max_size);
@@ -144,6 +145,6 @@ impl Session<'_> {
 }
 
 /// What an image is verified by, if by anything.
-pub(super) fn verified_by(check: Option<&Check>, size: Option<u64>) -> Option<String> {
+pub(crate) fn verified_by(check: Option<&Check>, size: Option<u64>) -> Option<String> {
     check.map(|check| check.name.clone()).or_else(|| size.map(|_| "size".to_owned()))
 }

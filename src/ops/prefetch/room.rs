@@ -8,17 +8,17 @@ use crate::cache::execute::{Executor, Pace};
 use crate::cache::inventory::Inventory;
 use crate::cache::plan::{self, CleanPlan, PruneLimits, PrunePlan};
 use crate::cache::queue::Queue;
-use crate::commands::misplaced;
-use crate::commands::prune::removals;
 use crate::fetch::judge::{Room, Space, room};
+use crate::host::glance::open::misplaced;
 use crate::names::ImageId;
 use crate::ops::prefetch::{Limit, Locked, Running, Session};
+use crate::ops::prune::removals;
 use crate::os::space::available;
 use crate::units::human;
 
 impl Session<'_> {
     /// Makes sure that an image of this size fits, by making room for it where that is wanted.
-    pub(super) fn find_room(&mut self, size: Option<u64>) -> Result<(), String> {
+    pub(crate) fn find_room(&mut self, size: Option<u64>) -> Result<(), String> {
         let Some(size) = size.or((self.wishes.limit == Limit::Ignored).then_some(0)) else {
             return Err(
                 "its record has no size, so nobody can tell whether it fits into the cache".to_owned()
@@ -47,7 +47,7 @@ impl Session<'_> {
     }
 
     /// Measures how much the cache holds now: Glance fills it, too.
-    pub(super) fn measure(&mut self) -> anyhow::Result<()> {
+    pub(crate) fn measure(&mut self) -> anyhow::Result<()> {
         self.cached = Inventory::scan(self.dir, self.cache.inventory.tracking.clone())?.size();
         Ok(())
     }

@@ -10,12 +10,15 @@ use crate::cache::execute::EntryError;
 use crate::cache::queue::{self, Enqueued, Memory, Queue};
 use crate::commands::flags::ChangeArgs;
 use crate::commands::prefetch::Wanted;
-use crate::commands::{Context, Settings, parse_line, tell};
 use crate::exit::{Exit, Failure};
+use crate::host::glance::settings::Settings;
 use crate::names::ImageId;
+use crate::ops::ids::parse_line;
+use crate::ops::prefetch::outcome::{ImageOutcome, ImageReport, PrefetchReport};
 use crate::ops::prefetch::{Wishes, existing, exit_code};
-use crate::output::report::{ImageOutcome, ImageReport, PrefetchReport};
+use crate::ops::tell;
 use crate::output::stdin;
+use crate::run::Context;
 use crate::units::human;
 
 /// More than a million ids: what is longer is no list of images.
@@ -87,15 +90,15 @@ pub(crate) fn enqueue(
 
 /// An image that was asked for.
 #[derive(Clone, Debug)]
-pub(super) struct Request {
-    pub(super) id: ImageId,
+pub(crate) struct Request {
+    pub(crate) id: ImageId,
     /// Whether it is in the queue.
-    pub(super) queued: bool,
-    pub(super) memory: Option<Memory>,
+    pub(crate) queued: bool,
+    pub(crate) memory: Option<Memory>,
 }
 
 /// What is to be fetched, in order. Names in the queue that are no image's are told, and left.
-pub(super) fn requests(
+pub(crate) fn requests(
     context: &Context,
     dir: &CacheDir,
     wishes: &Wishes,

@@ -5,60 +5,62 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::gather::{Gathered, Member};
-use crate::cache::cleanup::{Part, Pick, Told};
 use crate::cache::execute::{EntryError, Outcome};
 use crate::cache::index::Refusal;
-use crate::commands::{Context, conclude, stopped_by};
 use crate::exit::Exit;
-use crate::kinds::Declared;
+use crate::host::Declared;
+use crate::host::cache::{Part, Told};
+use crate::host::gather::{Gathered, Member};
+use crate::host::order::Pick;
 use crate::names::escaped;
+use crate::ops::{conclude, stopped_by};
 use crate::os::mounts::mount_of;
+use crate::run::Context;
 use crate::units::{Nanos, SECOND, human, span, when};
 
 /// One cache in a report. Sizes are bytes.
 #[derive(Debug, Serialize)]
-pub(super) struct CacheLine {
-    pub(super) name: String,
-    pub(super) kind: &'static str,
-    pub(super) priority: u32,
-    pub(super) directory: String,
-    pub(super) directory_set_by: String,
+pub(crate) struct CacheLine {
+    pub(crate) name: String,
+    pub(crate) kind: &'static str,
+    pub(crate) priority: u32,
+    pub(crate) directory: String,
+    pub(crate) directory_set_by: String,
     /// The mount point.
-    pub(super) file_system: String,
+    pub(crate) file_system: String,
     /// The sizes of all images.
-    pub(super) size: u64,
-    pub(super) limit: u64,
-    pub(super) limit_set_by: String,
+    pub(crate) size: u64,
+    pub(crate) limit: u64,
+    pub(crate) limit_set_by: String,
     /// Seconds, or null when its images do not expire.
-    pub(super) age_limit: Option<i64>,
+    pub(crate) age_limit: Option<i64>,
     /// With the bytes of disk they hold, as the following.
-    pub(super) in_use: Part,
+    pub(crate) in_use: Part,
     /// Images that may go now.
-    pub(super) reclaimable: Part,
+    pub(crate) reclaimable: Part,
     /// Images too young to go, or listed to be kept.
-    pub(super) kept: Part,
-    pub(super) leftovers: Part,
-    pub(super) foreign: Vec<String>,
+    pub(crate) kept: Part,
+    pub(crate) leftovers: Part,
+    pub(crate) foreign: Vec<String>,
     #[serde(skip_serializing_if = "is_zero")]
-    pub(super) files_pruned: u64,
+    pub(crate) files_pruned: u64,
     #[serde(skip_serializing_if = "is_zero")]
-    pub(super) bytes_pruned: u64,
+    pub(crate) bytes_pruned: u64,
     #[serde(skip_serializing_if = "is_zero")]
-    pub(super) files_cleaned: u64,
+    pub(crate) files_cleaned: u64,
     #[serde(skip_serializing_if = "is_zero")]
-    pub(super) bytes_cleaned: u64,
+    pub(crate) bytes_cleaned: u64,
     #[serde(skip_serializing_if = "is_zero")]
-    pub(super) ghosts_forgotten: u64,
+    pub(crate) ghosts_forgotten: u64,
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
-pub(super) fn is_zero(number: &u64) -> bool {
+pub(crate) fn is_zero(number: &u64) -> bool {
     *number == 0
 }
 
 impl CacheLine {
-    pub(super) fn of(member: &Member<'_>) -> Self {
+    pub(crate) fn of(member: &Member<'_>) -> Self {
         let Declared { name, kind, priority, directory, size, age } = &member.declared;
         let stock = &member.stock;
         CacheLine {
@@ -95,23 +97,23 @@ impl CacheLine {
         self.size = self.size.saturating_sub(outcome.bytes).saturating_sub(outcome.bytes_gone);
     }
 
-    pub(super) fn is_over(&self) -> bool {
+    pub(crate) fn is_over(&self) -> bool {
         self.size > self.limit
     }
 
-    pub(super) fn age(&self) -> String {
+    pub(crate) fn age(&self) -> String {
         self.age_limit.map_or_else(|| "-".to_owned(), |seconds| span(seconds.saturating_mul(SECOND)))
     }
 }
 
 /// Where the file system of a path is mounted.
-pub(super) fn mount_point(path: &Path) -> String {
+pub(crate) fn mount_point(path: &Path) -> String {
     mount_of(path).map_or_else(|| "unknown".to_owned(), |mount| escaped(mount.point.as_bytes()))
 }
 
 /// One step of a plan, with the cache it is in.
 #[derive(Debug, Serialize)]
-pub(super) struct HostPlanEntry {
+pub(crate) struct HostPlanEntry {
     cache: String,
     /// The image's name, or for what is no image the entry's.
     image_id: String,
@@ -147,23 +149,23 @@ impl HostPlanEntry {
 
 /// What changes to the caches of a host have in common.
 #[derive(Debug, Default, Serialize)]
-pub(super) struct HostRun {
+pub(crate) struct HostRun {
     /// Images that were used or changed since the plan was made, and stayed.
-    pub(super) left_alone: u64,
-    pub(super) caches: Vec<CacheLine>,
-    pub(super) dry_run: bool,
+    pub(crate) left_alone: u64,
+    pub(crate) caches: Vec<CacheLine>,
+    pub(crate) dry_run: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) plan: Option<Vec<HostPlanEntry>>,
-    pub(super) warnings: Vec<String>,
-    pub(super) errors: Vec<EntryError>,
+    pub(crate) plan: Option<Vec<HostPlanEntry>>,
+    pub(crate) warnings: Vec<String>,
+    pub(crate) errors: Vec<EntryError>,
     /// The signal that ended the run early.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) signal: Option<&'static str>,
+    pub(crate) signal: Option<&'static str>,
 }
 
 impl HostRun {
     /// A run that has done nothing yet to what was gathered.
-    pub(super) fn new(gathered: &Gathered<'_>, dry_run: bool) -> Self {
+    pub(crate) fn new(gathered: &Gathered<'_>, dry_run: bool) -> Self {
         HostRun {
             caches: gathered.members.iter().map(CacheLine::of).collect(),
             dry_run,
@@ -174,7 +176,7 @@ impl HostRun {
     }
 
     /// Makes it the report of a dry run that would remove these images.
-    pub(super) fn would_prune(&mut self, members: &[Member<'_>], picks: &[Pick], now: Nanos) {
+    pub(crate) fn would_prune(&mut self, members: &[Member<'_>], picks: &[Pick], now: Nanos) {
         for pick in picks {
             let size = members[pick.cache].stock.items[pick.item as usize].size;
             let line = &mut self.caches[pick.cache];
@@ -186,7 +188,7 @@ impl HostRun {
     }
 
     /// Makes it the report of a dry run that would remove the leftovers.
-    pub(super) fn would_clean(&mut self, members: &[Member<'_>]) {
+    pub(crate) fn would_clean(&mut self, members: &[Member<'_>]) {
         let mut plan = Vec::new();
         for (member, line) in members.iter().zip(&mut self.caches) {
             for told in member.cache.leftovers() {
@@ -199,7 +201,7 @@ impl HostRun {
     }
 
     /// Books what was done, in the order of the caches.
-    pub(super) fn did(&mut self, context: &Context, members: &[Member<'_>], outcomes: Vec<Outcome>) {
+    pub(crate) fn did(&mut self, context: &Context, members: &[Member<'_>], outcomes: Vec<Outcome>) {
         let mut total = Outcome::default();
         for ((member, line), mut outcome) in members.iter().zip(&mut self.caches).zip(outcomes) {
             line.book(&outcome);
@@ -216,21 +218,21 @@ impl HostRun {
     }
 
     /// Tells the errors, and how the run ended. `is_short`: something that was asked for could not be had.
-    pub(super) fn end(&self, context: &Context, is_short: bool) -> Exit {
+    pub(crate) fn end(&self, context: &Context, is_short: bool) -> Exit {
         let stopped = self.signal.map(|_| Refusal::Interrupted);
         end(context, &Outcome { stopped, ..Outcome::default() }, &self.errors, is_short)
     }
 
-    pub(super) fn sum(&self, figure: fn(&CacheLine) -> u64) -> u64 {
+    pub(crate) fn sum(&self, figure: fn(&CacheLine) -> u64) -> u64 {
         self.caches.iter().map(figure).fold(0, u64::saturating_add)
     }
 
-    pub(super) fn verb(&self) -> &'static str {
+    pub(crate) fn verb(&self) -> &'static str {
         if self.dry_run { "would remove" } else { "removed" }
     }
 
     /// The plan of a dry run, a line for each step.
-    pub(super) fn plan(&self) -> String {
+    pub(crate) fn plan(&self) -> String {
         let mut text = String::new();
         for entry in self.plan.iter().flatten() {
             let HostPlanEntry { cache, image_id, action, reason, bytes } = entry;
@@ -241,7 +243,7 @@ impl HostRun {
 }
 
 /// Tells the errors of a run, and how it ended.
-pub(super) fn end(context: &Context, outcome: &Outcome, errors: &[EntryError], is_short: bool) -> Exit {
+pub(crate) fn end(context: &Context, outcome: &Outcome, errors: &[EntryError], is_short: bool) -> Exit {
     match conclude(context, outcome, errors) {
         Exit::Done if is_short || context.output.has_failed() => Exit::Incomplete,
         exit => exit,

@@ -35,10 +35,10 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use super::dir::{DIRECTORY, Removal, list, look};
-use super::entry::{Kind, Seen};
-use super::execute::EntryError;
-use super::lock;
+use crate::cache::dir::{DIRECTORY, Removal, list, look};
+use crate::cache::entry::{Kind, Seen};
+use crate::cache::execute::EntryError;
+use crate::cache::lock;
 use crate::interrupt::{Interrupt, Wait};
 use crate::names::{ImageId, Name, NameBuf};
 use crate::os::locks::{flock_holder, process};

@@ -1,20 +1,25 @@
 //! The old tools: their command line and configuration turned into what the subcommands take.
 
+pub(crate) mod options;
+
 use std::path::PathBuf;
 
 use anyhow::anyhow;
 
-use super::clean::clean;
-use super::prune::{Wishes, prune};
-use super::{Context, Selection, Settings};
 use crate::cache::plan::CleanLimits;
 use crate::commands::flags::ChangeArgs;
 use crate::config::{self, Config, Source};
 use crate::exit::{Exit, Failure};
-use crate::legacy::{self, Legacy, Request, Tool};
+use crate::host::glance::settings::{Selection, Settings};
+use crate::legacy::options::{Legacy, Request, Tool};
+use crate::ops::clean::clean;
+use crate::ops::finish;
 use crate::ops::prefetch::{self, prefetch};
+use crate::ops::prune::{Wishes, prune};
 use crate::output::Output;
-use crate::output::log::{Encoding, Level, Log, LogSettings};
+use crate::output::log::{Log, LogSettings};
+use crate::output::oslo::{Encoding, Level};
+use crate::run::{Context, context};
 
 /// How long an old tool waits for a lock: the new name's default.
 const LOCK_TIMEOUT: &str = "60s";
@@ -26,8 +31,8 @@ pub(crate) fn run(tool: Tool, args: &[std::ffi::OsString]) -> Exit {
         Tool::Pruner => "glance.image_cache.pruner",
         Tool::Prefetcher => "glance.image_cache.prefetcher",
     };
-    let context = crate::context(tool.name(), Output::legacy(logger));
-    let request = match legacy::parse(tool, args) {
+    let context = context(tool.name(), Output::legacy(logger));
+    let request = match options::parse(tool, args) {
         Ok(Request::Run(request)) => request,
         Ok(Request::Print(text)) => {
             context.output.print(&text);
@@ -47,7 +52,7 @@ pub(crate) fn run(tool: Tool, args: &[std::ffi::OsString]) -> Exit {
             Tool::Prefetcher => "prefetch",
         }
     ));
-    crate::finish(&context, work(&context, tool, &request))
+    finish(&context, work(&context, tool, &request))
 }
 
 fn work(context: &Context, tool: Tool, request: &Legacy) -> Result<Exit, Failure> {
@@ -55,8 +60,8 @@ fn work(context: &Context, tool: Tool, request: &Legacy) -> Result<Exit, Failure
         .sources
         .iter()
         .map(|source| match source {
-            legacy::Source::File(path) => Source::File(path.clone()),
-            legacy::Source::Dir(path) => Source::Dir(path.clone()),
+            options::Source::File(path) => Source::File(path.clone()),
+            options::Source::Dir(path) => Source::Dir(path.clone()),
         })
         .collect();
     let config = Settings::read(context, sources, false)?;

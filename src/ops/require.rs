@@ -8,29 +8,30 @@ use anyhow::anyhow;
 use rustix::fs::{Mode, OFlags, fstatvfs};
 use serde::Serialize;
 
-use super::gather::{Gathered, Member, gather};
-use super::report::{HostRun, is_zero};
-use crate::cache::cleanup::{ImageCache, Pick, Removing, Rules, View, carry_out, enough, room};
 use crate::cache::execute::{EntryError, Outcome};
-use crate::commands::Context;
 use crate::exit::{Exit, Failure};
-use crate::kinds::Host;
+use crate::host::Host;
+use crate::host::cache::{ImageCache, Removing, Rules};
+use crate::host::gather::{Gathered, Member, gather};
+use crate::host::order::{Pick, View, carry_out, enough, room};
+use crate::ops::host_report::{HostRun, is_zero};
 use crate::os::mounts::identity;
 use crate::os::space::{Space, available, capacity};
 use crate::output::Report;
 use crate::output::progress::Bar;
+use crate::run::Context;
 use crate::units::{Amount, count, human};
 
 /// What is asked for.
-pub(super) struct Wish<'a> {
-    pub(super) amount: Amount,
+pub(crate) struct Wish<'a> {
+    pub(crate) amount: Amount,
     /// Anything on the file system that is meant.
-    pub(super) path: &'a Path,
+    pub(crate) path: &'a Path,
     /// Whether to take what there is when it cannot be enough.
-    pub(super) best_effort: bool,
+    pub(crate) best_effort: bool,
 }
 
-pub(super) fn require(
+pub(crate) fn require(
     context: &Context,
     host: &Host<'_>,
     rules: &Rules,

@@ -1,154 +1,23 @@
 //! The central database, as the settings name it: which one, which node of it is this one, and what to say when it is not.
 
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use anyhow::anyhow;
 
-use anyhow::{Context as _, anyhow};
-
-use super::{Cache, Settings};
-use crate::cache::index::central::{Database, Found, Patience, Target, is_missing_table};
+use crate::cache::index::central::{Database, Found, is_missing_table};
 use crate::cache::index::sqlite::Purpose;
 use crate::cache::index::{Driver, NoRows, Refusal};
 use crate::cache::inventory::{Inventory, Tracking};
-use crate::config::{self, Config, Origin, Setting};
+use crate::config::Setting;
 use crate::exit::Failure;
+use crate::host::glance::open::Cache;
+use crate::host::glance::settings::{Settings, cannot_start, hinting_at_tables, nothing_at};
 use crate::interrupt::Wait;
 use crate::names::escaped;
 
-/// How long a database may take to let us in, all attempts together, unless its URL says otherwise.
-const LIMIT: Duration = Duration::from_secs(10);
 /// Node URLs listed in a message.
 const NAMED: usize = 20;
 
-/// What the command line says of the database.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Given {
-    pub(crate) node: Option<String>,
-    pub(crate) database: Option<String>,
-    pub(crate) database_file: Option<PathBuf>,
-}
-
-/// Which database, and which node of it.
-pub(crate) struct CentralSettings {
-    pub(crate) node: Option<Setting<String>>,
-    /// A URL, with its credentials.
-    pub(crate) database: Option<Setting<String>>,
-    /// The database with the images' records: the same one, but it belongs to no directory.
-    records: Option<Setting<String>>,
-    /// What is wrong with the configured ones: whoever needs the database fails with it, nobody else.
-    problem: Option<String>,
-}
-
-impl CentralSettings {
-    /// Overlays the command line on the configuration, which does not count when it belongs to another directory.
-    pub(crate) fn resolve(config: &Config, given: Given, elsewhere: bool) -> Result<Self, Failure> {
-        let mut problem = None;
-        let mut configured = |opt| match config.optional(opt) {
-            _ if elsewhere => None,
-            Ok(setting) => setting,
-            Err(e) => {
-                problem = Some(format!("{e:#}"));
-                None
-            }
-        };
-        let flag = |value, name| Setting { value, origin: Origin::Flag(name) };
-        let database = match (given.database, given.database_file) {
-            (Some(url), _) if Target::has_password(&url) => {
-                return Err(Failure::usage(anyhow!(
-                    "--database has a password in it, which every user of this host can see in the process list"
-                ))
-                .hint("write the URL to a file that only you can read, and give --database-file FILE"));
-            }
-            (Some(url), _) => Some(flag(url, "--database")),
-            (None, Some(file)) => {
-                let text = std::fs::read_to_string(&file)
-                    .with_context(|| format!("cannot read the database's URL from {}", file.display()))
-                    .map_err(Failure::usage)?;
-                Some(flag(text.trim().to_owned(), "--database-file"))
-            }
-            (None, None) => configured(&config::DATABASE_CONNECTION),
-        };
-        let records =
-            database.clone().or_else(|| config.optional(&config::DATABASE_CONNECTION).ok().flatten());
-        let node = match given.node {
-            Some(url) => Some(flag(url, "--node")),
-            None => configured(&config::WORKER_SELF_REFERENCE_URL),
-        };
-        Ok(CentralSettings { node, database, records, problem })
-    }
-
-    fn check(&self) -> Result<(), Failure> {
-        self.problem.as_ref().map_or(Ok(()), |problem| Err(Failure::usage(anyhow!("{problem}"))))
-    }
-
-    /// Connects to the database of the index.
-    pub(crate) fn open(&self, config: &Config, purpose: Purpose, wait: &Wait) -> Result<Found, Failure> {
-        self.connect(self.database.as_ref(), config, purpose, wait)
-    }
-
-    /// Connects to the database with the images' records, to read them.
-    pub(crate) fn open_records(&self, config: &Config, wait: &Wait) -> Result<Database, Failure> {
-        match self.connect(self.records.as_ref(), config, Purpose::Look, wait)? {
-            Found::Database(mut database) => {
-                let hint = "is it Glance's database, after glance-manage db_sync?";
-                database.check_records().map_err(|refusal| hinting_at_tables(refusal, hint))?;
-                Ok(*database)
-            }
-            Found::Unreadable(why) => Err(Failure::cannot_start(anyhow!(why))),
-            Found::Nothing(path) => Err(nothing_at(&path)),
-        }
-    }
-
-    /// Whether the settings say where the images' records are, before anybody asks there.
-    pub(crate) fn check_records(&self, config: &Config) -> Result<(), Failure> {
-        patience(config)?;
-        self.target(self.records.as_ref()).map(drop)
-    }
-
-    fn connect(
-        &self,
-        url: Option<&Setting<String>>,
-        config: &Config,
-        purpose: Purpose,
-        wait: &Wait,
-    ) -> Result<Found, Failure> {
-        Database::open(self.target(url)?, patience(config)?, purpose, wait).map_err(cannot_start)
-    }
-
-    fn target(&self, url: Option<&Setting<String>>) -> Result<Target, Failure> {
-        self.check()?;
-        let Some(url) = url else {
-            return Err(Failure::usage(anyhow!("[database] connection is not set"))
-                .hint("set it as for glance-api, or give --database URL or --database-file FILE"));
-        };
-        Target::parse(&url.value)
-            .with_context(|| format!("[database] connection (set by {}) is not understood", url.origin))
-            .map_err(Failure::usage)
-    }
-}
-
-fn nothing_at(path: &Path) -> Failure {
-    Failure::cannot_start(anyhow!("the database {} does not exist or is empty", path.display()))
-        .hint("glance-manage db_sync makes it")
-}
-
-pub(crate) fn cannot_start(refusal: Refusal) -> Failure {
-    Failure::cannot_start(refusal.into_error())
-}
-
-/// oslo.db's options for connecting, within our own limit: its defaults wait for a hundred seconds.
-fn patience(config: &Config) -> Result<Patience, Failure> {
-    let retries = config.integer(&config::DATABASE_MAX_RETRIES).map_err(Failure::usage)?.value;
-    let interval = config.integer(&config::DATABASE_RETRY_INTERVAL).map_err(Failure::usage)?.value;
-    Ok(Patience {
-        limit: LIMIT,
-        retries: u64::try_from(retries).ok(),
-        interval: Duration::from_secs(u64::try_from(interval).unwrap_or(0)).max(Duration::from_millis(100)),
-    })
-}
-
 /// Opens this node's part of the central index.
-pub(super) fn stock(
+pub(crate) fn stock(
     settings: &Settings,
     purpose: Purpose,
     wait: &Wait,
@@ -178,7 +47,7 @@ pub(super) fn stock(
 }
 
 /// No driver is set: opens the central index when the settings name a database and a node, and that database knows that node.
-pub(super) fn detect(settings: &Settings, purpose: Purpose, wait: &Wait) -> Result<Option<Cache>, Failure> {
+pub(crate) fn detect(settings: &Settings, purpose: Purpose, wait: &Wait) -> Result<Option<Cache>, Failure> {
     settings.central.check()?;
     let (Some(node), Some(_)) = (&settings.central.node, &settings.central.database) else {
         return Ok(None);
@@ -204,13 +73,6 @@ pub(super) fn detect(settings: &Settings, purpose: Purpose, wait: &Wait) -> Resu
 
 fn no_tables(refusal: Refusal) -> Failure {
     hinting_at_tables(refusal, "is it Glance's database, of 2024.1 or later, after glance-manage db_sync?")
-}
-
-/// Gives the hint where tables are what is missing.
-fn hinting_at_tables(refusal: Refusal, hint: &str) -> Failure {
-    let missing = is_missing_table(&refusal);
-    let failure = cannot_start(refusal);
-    if missing { failure.hint(hint) } else { failure }
 }
 
 fn known(database: Database, key: i64, node: &Setting<String>, why: String) -> Cache {

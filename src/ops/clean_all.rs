@@ -2,16 +2,16 @@
 
 use std::collections::HashSet;
 
-use super::gather::{Gathered, gather};
-use super::report::HostRun;
-use super::{TotalsReport, host, wait};
-use crate::cache::cleanup::{Removing, Rules};
 use crate::cache::execute::Outcome;
-use crate::commands::Context;
 use crate::commands::clean::CleanArgs;
 use crate::exit::{Exit, Failure};
-use crate::kinds::{Host, Task};
+use crate::host::cache::{Removing, Rules};
+use crate::host::gather::{Gathered, gather};
+use crate::host::{Host, Task};
+use crate::ops::host::{TotalsReport, host, wait};
+use crate::ops::host_report::HostRun;
 use crate::output::progress::Bar;
+use crate::run::Context;
 
 pub(crate) fn clean(context: &Context, args: CleanArgs) -> Result<Exit, Failure> {
     let CleanArgs { cache, change, stall_time, invalid_grace, host: all, .. } = args;

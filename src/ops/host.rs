@@ -1,14 +1,7 @@
 //! All image caches of a host at once: `prune --require`, and `--all-caches` of prune, clean, list and status.
 //!
-//! [`gather`] all caches, decide ([`crate::cache::cleanup`]), act, tell: [`room`], [`limits`], [`mod@clean`] and [`mod@look`] are a command
-//! each. Which kinds of caches there are is in [`crate::kinds`].
-
-mod clean;
-mod gather;
-mod limits;
-mod look;
-mod report;
-mod room;
+//! [`gather`] all caches, decide ([`crate::host::order`]), act, tell: [`room`], [`limits`], [`mod@clean`] and [`mod@look`] are a command
+//! each. Which kinds of caches there are is in [`crate::host`].
 
 use std::cell::OnceCell;
 use std::fmt::Write as _;
@@ -17,25 +10,26 @@ use std::path::PathBuf;
 use anyhow::anyhow;
 use serde::Serialize;
 
-pub(crate) use self::clean::clean;
-pub(crate) use self::look::{Look, look};
-use self::report::HostRun;
-use super::prune::kept_ids;
-use super::{Context, Selection, Settings};
-use crate::cache::cleanup::Rules;
 use crate::commands::flags::{CacheArgs, ChangeArgs, HostArgs};
 use crate::commands::prune::PruneArgs;
 use crate::config;
 use crate::exit::{Exit, Failure};
+use crate::host::cache::Rules;
+use crate::host::glance::settings::{Selection, Settings};
+use crate::host::{Host, Task};
 use crate::interrupt::Wait;
-use crate::kinds::{Host, Task};
+pub(crate) use crate::ops::clean_all::clean;
+use crate::ops::host_report::HostRun;
+use crate::ops::ids::kept_ids;
+pub(crate) use crate::ops::look::{Look, look};
 use crate::output::Report;
+use crate::run::Context;
 use crate::units::{Nanos, SECOND, count, human};
 
 /// How long images stay that were just cached or used, unless the command line says otherwise.
-const MIN_AGE: Nanos = 600 * SECOND;
+pub(crate) const MIN_AGE: Nanos = 600 * SECOND;
 
-fn host(
+pub(crate) fn host(
     context: &Context,
     cache: CacheArgs,
     args: HostArgs,
@@ -57,7 +51,7 @@ fn host(
     })
 }
 
-fn wait(context: &Context, change: &ChangeArgs) -> Wait {
+pub(crate) fn wait(context: &Context, change: &ChangeArgs) -> Wait {
     let limit = if change.skip_if_locked { std::time::Duration::ZERO } else { change.lock_timeout.as_std() };
     Wait { limit, interrupt: context.interrupt.clone() }
 }
@@ -82,14 +76,14 @@ pub(crate) fn prune(context: &Context, args: PruneArgs) -> Result<Exit, Failure>
     host.stall_time = args.stall_time;
     host.skip_if_locked = args.change.skip_if_locked;
     let Some(amount) = args.room.require else {
-        return Ok(limits::hold(context, &host, &rules));
+        return Ok(crate::ops::limits::hold(context, &host, &rules));
     };
     let path = match args.room.on {
         Some(path) => path,
         None => glance_directory(&host)?,
     };
-    let wish = room::Wish { amount, path: &path, best_effort: args.room.best_effort };
-    room::require(context, &host, &rules, &wish)
+    let wish = crate::ops::require::Wish { amount, path: &path, best_effort: args.room.best_effort };
+    crate::ops::require::require(context, &host, &rules, &wish)
 }
 
 /// Where `--require` looks when it is not told.
@@ -106,21 +100,21 @@ fn glance_directory(host: &Host<'_>) -> Result<PathBuf, Failure> {
 
 /// What `prune --all-caches` or `clean --all-caches` did, or would do.
 #[derive(Debug, Default, Serialize)]
-struct TotalsReport {
+pub(crate) struct TotalsReport {
     #[serde(skip_serializing_if = "Option::is_none")]
-    total_files_pruned: Option<u64>,
+    pub(crate) total_files_pruned: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    total_bytes_pruned: Option<u64>,
+    pub(crate) total_bytes_pruned: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    total_files_cleaned: Option<u64>,
+    pub(crate) total_files_cleaned: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    total_bytes_cleaned: Option<u64>,
+    pub(crate) total_bytes_cleaned: Option<u64>,
     #[serde(flatten)]
-    run: HostRun,
+    pub(crate) run: HostRun,
 }
 
 impl TotalsReport {
-    fn pruned(run: HostRun) -> Self {
+    pub(crate) fn pruned(run: HostRun) -> Self {
         TotalsReport {
             total_files_pruned: Some(run.sum(|line| line.files_pruned)),
             total_bytes_pruned: Some(run.sum(|line| line.bytes_pruned)),
@@ -129,7 +123,7 @@ impl TotalsReport {
         }
     }
 
-    fn cleaned(run: HostRun) -> Self {
+    pub(crate) fn cleaned(run: HostRun) -> Self {
         TotalsReport {
             total_files_cleaned: Some(run.sum(|line| line.files_cleaned)),
             total_bytes_cleaned: Some(run.sum(|line| line.bytes_cleaned)),

@@ -1,6 +1,8 @@
 //! Ironic's caches of master images: one kind each for ISO, instance and TFTP images, found by Ironic's own options.
 //!
-//! What they have in common is in [`crate::cache::master`].
+//! What they have in common is in [`crate::host::ironic::master`].
+
+mod master;
 
 use std::fmt::Display;
 use std::os::fd::BorrowedFd;
@@ -8,31 +10,31 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
-use super::{Declared, Found, Host, Kind, scaled};
-use crate::cache::cleanup::{Distance, ImageCache, Item, Part, Removing, Rules, Stock, Target, Told};
 use crate::cache::dir::{Place, Removal};
 use crate::cache::entry::Seen;
 use crate::cache::execute::{EntryError, Removed};
 use crate::cache::index::Refusal;
-use crate::cache::master::{Leftover, Master, MasterDir, Survey};
 use crate::config::{self, Opt};
+use crate::host::cache::{Distance, ImageCache, Item, Part, Removing, Rules, Stock, Target, Told};
+use crate::host::ironic::master::{Leftover, Master, MasterDir, Survey};
+use crate::host::{Declared, Found, Host, Kind, scaled};
 use crate::interrupt::Wait;
 use crate::names::Name;
 use crate::os::locks::process;
 use crate::units::{Amount, Nanos, SECOND, count, span};
 
 /// A kind of master images: which options say where they are and how many there may be.
-pub(super) struct MasterImages {
-    pub(super) name: &'static str,
-    pub(super) priority: u32,
-    pub(super) directory: Opt<'static>,
+pub(crate) struct MasterImages {
+    pub(crate) name: &'static str,
+    pub(crate) priority: u32,
+    pub(crate) directory: Opt<'static>,
     /// In MiB.
-    pub(super) size: Opt<'static>,
+    pub(crate) size: Opt<'static>,
     /// In minutes.
-    pub(super) ttl: Opt<'static>,
+    pub(crate) ttl: Opt<'static>,
 }
 
-pub(super) static ISO: MasterImages = MasterImages {
+pub(crate) static ISO: MasterImages = MasterImages {
     name: "ironic-iso",
     priority: 75,
     directory: config::DEPLOY_ISO_MASTER_PATH,
@@ -40,7 +42,7 @@ pub(super) static ISO: MasterImages = MasterImages {
     ttl: config::DEPLOY_ISO_CACHE_TTL,
 };
 
-pub(super) static INSTANCE: MasterImages = MasterImages {
+pub(crate) static INSTANCE: MasterImages = MasterImages {
     name: "ironic-instance",
     priority: 50,
     directory: config::PXE_INSTANCE_MASTER_PATH,
@@ -48,7 +50,7 @@ pub(super) static INSTANCE: MasterImages = MasterImages {
     ttl: config::PXE_IMAGE_CACHE_TTL,
 };
 
-pub(super) static TFTP: MasterImages = MasterImages {
+pub(crate) static TFTP: MasterImages = MasterImages {
     name: "ironic-tftp",
     priority: 25,
     directory: config::PXE_TFTP_MASTER_PATH,

@@ -6,20 +6,21 @@ use std::fmt::Write as _;
 use rustix::fs::fstatvfs;
 use serde::Serialize;
 
-use super::gather::{Member, gather};
-use super::report::{CacheLine, end, mount_point};
-use super::{MIN_AGE, host};
-use crate::cache::cleanup::{Part, Rules};
 use crate::cache::execute::{EntryError, Outcome};
 use crate::commands::flags::{CacheArgs, HostArgs, PrintArgs};
-use crate::commands::list::{shows_human, table};
-use crate::commands::{Context, GLANCE_PATIENCE};
 use crate::config;
 use crate::exit::{Exit, Failure};
+use crate::host::cache::{Part, Rules};
+use crate::host::gather::{Member, gather};
+use crate::host::glance::open::GLANCE_PATIENCE;
+use crate::host::{Declared, Host, Task};
 use crate::interrupt::Wait;
-use crate::kinds::{Declared, Host, Task};
+use crate::ops::host::{MIN_AGE, host};
+use crate::ops::host_report::{CacheLine, end, mount_point};
 use crate::os::space::{available, capacity};
-use crate::output::Report;
+use crate::output::table::table;
+use crate::output::{Report, shows_human};
+use crate::run::Context;
 use crate::units::human;
 
 /// Names listed one by one; more of a kind are only counted.

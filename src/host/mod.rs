@@ -6,19 +6,24 @@
 //! In sections `[image_cache:NAME]` of our own configuration an operator sets priority, size and age of a cache that a kind found
 //! (NAME is the kind's), or declares a further one. Nothing here opens, makes or changes anything in a cache.
 
-mod glance;
+pub(crate) mod cache;
+pub(crate) mod gather;
+pub(crate) mod glance;
 mod ironic;
+pub(crate) mod order;
 
 use std::cell::OnceCell;
 use std::path::PathBuf;
 
 use anyhow::{Result, anyhow, bail};
 
-use crate::cache::cleanup::{ImageCache, List};
 use crate::cache::execute::EntryError;
-use crate::commands::{Context, Selection};
 use crate::config::{self, Config, Opt, Origin, Setting, Source};
+use crate::host::cache::ImageCache;
+use crate::host::glance::settings::Selection;
+use crate::host::order::List;
 use crate::interrupt::Wait;
+use crate::run::Context;
 use crate::units::{Amount, Nanos, TimeSpan};
 
 /// All kinds, in order of registration.

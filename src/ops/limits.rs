@@ -1,17 +1,18 @@
 //! `prune --all-caches`: holds every cache of the host to its own age and size, on every file system.
 
-use super::TotalsReport;
-use super::gather::{Member, gather};
-use super::report::HostRun;
-use crate::cache::cleanup::{Pick, Removing, Rules, Target, limits};
 use crate::cache::execute::Outcome;
-use crate::commands::Context;
 use crate::exit::Exit;
-use crate::kinds::Host;
+use crate::host::Host;
+use crate::host::cache::{Removing, Rules, Target};
+use crate::host::gather::{Member, gather};
+use crate::host::order::{Pick, limits};
+use crate::ops::host::TotalsReport;
+use crate::ops::host_report::HostRun;
 use crate::output::progress::Bar;
+use crate::run::Context;
 use crate::units::human;
 
-pub(super) fn hold(context: &Context, host: &Host<'_>, rules: &Rules) -> Exit {
+pub(crate) fn hold(context: &Context, host: &Host<'_>, rules: &Rules) -> Exit {
     let mut gathered = gather(host, rules, None);
     gathered.tell(context);
     let mut run = HostRun::new(&gathered, !rules.changing);

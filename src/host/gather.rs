@@ -6,23 +6,24 @@
 use anyhow::Context as _;
 use rustix::fs::fstatvfs;
 
-use crate::cache::cleanup::{ImageCache, Rules, Stock, View};
 use crate::cache::execute::EntryError;
 use crate::cache::lock::Held;
-use crate::commands::Context;
-use crate::kinds::{Declared, Host, find_all};
+use crate::host::cache::{ImageCache, Rules, Stock};
+use crate::host::order::View;
+use crate::host::{Declared, Host, find_all};
 use crate::os::mounts::{identity, parents};
 use crate::os::space::capacity;
+use crate::run::Context;
 
 /// An opened cache of the host, looked through.
-pub(super) struct Member<'a> {
-    pub(super) declared: Declared,
-    pub(super) cache: Box<dyn ImageCache + 'a>,
+pub(crate) struct Member<'a> {
+    pub(crate) declared: Declared,
+    pub(crate) cache: Box<dyn ImageCache + 'a>,
     /// Device and inode of the directory.
-    pub(super) identity: (u64, u64),
+    pub(crate) identity: (u64, u64),
     /// Bytes.
-    pub(super) limit: u64,
-    pub(super) stock: Stock,
+    pub(crate) limit: u64,
+    pub(crate) stock: Stock,
 }
 
 impl<'a> Member<'a> {
@@ -35,12 +36,12 @@ impl<'a> Member<'a> {
         Ok(Some(Member { declared: declared.clone(), cache, identity, limit, stock: Stock::default() }))
     }
 
-    pub(super) fn view(&self) -> View<'_> {
+    pub(crate) fn view(&self) -> View<'_> {
         View { stock: &self.stock, age: self.declared.age.as_ref().map(|age| age.value) }
     }
 
     /// An error of one of its entries, with the entry's path.
-    pub(super) fn located(&self, error: EntryError) -> EntryError {
+    pub(crate) fn located(&self, error: EntryError) -> EntryError {
         if error.name.starts_with('/') {
             return error;
         }
@@ -51,16 +52,16 @@ impl<'a> Member<'a> {
 
 /// The caches of a host, in the order of the list, and what is wrong with those that are not among them.
 #[derive(Default)]
-pub(super) struct Gathered<'a> {
-    pub(super) members: Vec<Member<'a>>,
-    pub(super) errors: Vec<EntryError>,
-    pub(super) warnings: Vec<String>,
+pub(crate) struct Gathered<'a> {
+    pub(crate) members: Vec<Member<'a>>,
+    pub(crate) errors: Vec<EntryError>,
+    pub(crate) warnings: Vec<String>,
     /// Caches whose directories are configured but not there.
-    pub(super) missing: Vec<Declared>,
+    pub(crate) missing: Vec<Declared>,
 }
 
 /// Opens, locks and looks through all caches, or those on one device. What is to be changed stays locked.
-pub(super) fn gather<'a>(host: &'a Host<'a>, rules: &Rules, on: Option<u64>) -> Gathered<'a> {
+pub(crate) fn gather<'a>(host: &'a Host<'a>, rules: &Rules, on: Option<u64>) -> Gathered<'a> {
     let (declared, errors) = find_all(host);
     let mut gathered = Gathered { errors, ..Gathered::default() };
     for declared in declared {
@@ -183,7 +184,7 @@ impl<'a> Gathered<'a> {
     }
 
     /// Tells what should be known besides the result.
-    pub(super) fn tell(&self, context: &Context) {
+    pub(crate) fn tell(&self, context: &Context) {
         for warning in &self.warnings {
             context.output.warning(warning);
         }

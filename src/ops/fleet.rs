@@ -6,9 +6,6 @@ use std::fmt::Write as _;
 use anyhow::anyhow;
 use serde::Serialize;
 
-use super::central::{CentralSettings, cannot_start, unknown};
-use super::list::{shows_human, table};
-use super::{Context, Selection, Settings, conclude, stopped_by, tell, wait};
 use crate::cache::execute::{EntryError, Outcome};
 use crate::cache::index::Refusal;
 use crate::cache::index::central::{Copies, Database, Found, NodeSummary, Placement};
@@ -18,10 +15,15 @@ use crate::commands::list::{ListArgs, SortKey};
 use crate::commands::status::StatusArgs;
 use crate::config::{Config, Origin, Setting};
 use crate::exit::{Exit, Failure};
+use crate::host::glance::central::unknown;
+use crate::host::glance::settings::{CentralSettings, Selection, Settings, cannot_start};
 use crate::interrupt::Wait;
 use crate::names::escaped;
-use crate::output::Report;
-use crate::output::report::{PlanEntry, Run};
+use crate::ops::report::{PlanEntry, Run};
+use crate::ops::{conclude, stopped_by, tell, wait};
+use crate::output::table::table;
+use crate::output::{Report, shows_human};
+use crate::run::Context;
 use crate::units::{Nanos, count, human, nanos, when};
 
 /// Images named one by one; more of a kind are only counted.
@@ -29,7 +31,8 @@ const NAMED: usize = 10;
 
 fn settings(context: &Context, selection: Selection) -> Result<(Config, CentralSettings), Failure> {
     let config = Settings::read(context, selection.sources, false)?;
-    let elsewhere = selection.cache_dir.is_some_and(|given| super::is_elsewhere(&config, &given));
+    let elsewhere =
+        selection.cache_dir.is_some_and(|given| crate::host::glance::settings::is_elsewhere(&config, &given));
     let central = CentralSettings::resolve(&config, selection.central, elsewhere)?;
     Ok((config, central))
 }
@@ -55,7 +58,7 @@ fn own_key(database: &mut Database, central: &CentralSettings) -> Result<Option<
 }
 
 fn looking(context: &Context) -> Wait {
-    Wait { limit: super::GLANCE_PATIENCE, interrupt: context.interrupt.clone() }
+    Wait { limit: crate::host::glance::open::GLANCE_PATIENCE, interrupt: context.interrupt.clone() }
 }
 
 /// Sums up all nodes.

@@ -1,13 +1,16 @@
 //! Glance's image cache, as one of the caches of a host. How it is opened, planned and pruned is the commands' and the core's;
 //! this fits it to the list.
 
+pub(crate) mod central;
+pub(crate) mod leftovers;
+pub(crate) mod open;
+pub(crate) mod settings;
+
 use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 
 use anyhow::{Result, anyhow};
 
-use super::{Declared, Found, Host, Kind, Task};
-use crate::cache::cleanup::{ImageCache, Item, Removing, Rules, Stock, Target, Told};
 use crate::cache::dir::{CacheDir, Place};
 use crate::cache::execute::{self, EntryError, Executor, Outcome, Pace};
 use crate::cache::index::Refusal;
@@ -15,17 +18,20 @@ use crate::cache::index::sqlite::Purpose;
 use crate::cache::inventory::{Inventory, Tracking};
 use crate::cache::lock::{CLEAN, Held, Lock, Locking, PRUNE};
 use crate::cache::plan::{self, CleanLimits, CleanPlan, Goal, PruneLimits, PrunePlan, frees};
-use crate::commands::clean::{plan_clean, refuse_strange, room};
-use crate::commands::{Cache, Opened, Selection, Settings, misplaced, take_stock, unreadable_errors};
 use crate::config::{self, Origin, Setting};
 use crate::exit::Failure;
+use crate::host::cache::{ImageCache, Item, Removing, Rules, Stock, Target, Told};
+use crate::host::glance::leftovers::{plan_clean, room};
+use crate::host::glance::open::{Cache, misplaced, refuse_strange, take_stock, unreadable_errors};
+use crate::host::glance::settings::{Opened, Selection, Settings};
+use crate::host::{Declared, Found, Host, Kind, Task};
 use crate::interrupt::Wait;
 use crate::units::{Amount, Nanos};
 
 /// The kind of Glance's caches.
-pub(super) struct Glance;
+pub(crate) struct Glance;
 
-pub(super) static GLANCE: Glance = Glance;
+pub(crate) static GLANCE: Glance = Glance;
 
 impl Kind for Glance {
     fn name(&self) -> &'static str {
@@ -182,7 +188,7 @@ impl ImageCache for GlanceCache<'_> {
 
     fn lock(&mut self, wait: &Wait) -> Result<()> {
         refuse_strange(&self.settings, &self.dir).map_err(plain)?;
-        if crate::commands::clean::is_empty(&self.dir).map_err(plain)? {
+        if crate::host::glance::open::is_empty(&self.dir).map_err(plain)? {
             return Ok(());
         }
         let output = &self.host.context.output;
@@ -200,7 +206,7 @@ impl ImageCache for GlanceCache<'_> {
     fn survey(&mut self, rules: &Rules, _: &[(u64, u64)]) -> Result<Stock> {
         let mut stock = Stock::default();
         refuse_strange(&self.settings, &self.dir).map_err(plain)?;
-        if crate::commands::clean::is_empty(&self.dir).map_err(plain)? {
+        if crate::host::glance::open::is_empty(&self.dir).map_err(plain)? {
             return Ok(stock);
         }
         self.survey_leftovers(&mut stock)?;

@@ -1,0 +1,310 @@
+//! List: the entries of a cache, in the form of Glance's `GET /v2/cache`.
+
+use serde::{Serialize, Serializer};
+
+use crate::cache::dir::{CacheDir, Place};
+use crate::cache::entry::{Image, Kind, Partial};
+use crate::cache::index::sqlite::Purpose;
+use crate::cache::index::xattr::{self, Attribute, parse_hits};
+use crate::cache::inventory::{Inventory, Partials, Tracking};
+use crate::commands::list::State;
+use crate::exit::Failure;
+use crate::host::glance::open::{Cache, take_stock};
+use crate::host::glance::settings::Settings;
+use crate::interrupt::Wait;
+use crate::output::Report;
+use crate::output::table::table;
+use crate::run::Context;
+use crate::units::{Nanos, SECOND, human, nanos, when};
+
+pub(crate) fn gather(
+    context: &Context,
+    settings: &Settings,
+    dir: &CacheDir,
+    report: &mut ListReport,
+) -> Result<(), Failure> {
+    let wait =
+        Wait { limit: crate::host::glance::open::GLANCE_PATIENCE, interrupt: context.interrupt.clone() };
+    let cache = take_stock(context, settings, dir, Purpose::Look, &wait)?;
+    report.complete = cache.inventory.unreadable.is_empty();
+    for error in crate::host::glance::open::unreadable_errors(&cache.inventory.unreadable) {
+        context.output.error(&format!("cannot look at {}: {}", error.name, error.message));
+    }
+    if let Tracking::Unknown(why) = &cache.inventory.tracking {
+        context.output.warning(&format!("hits and last use are unknown: {why}"));
+        report.index_unreadable = Some(why.clone());
+    }
+    images(dir, &cache, report);
+    for (place, state) in [
+        (Place::Queue, Shown::Queued),
+        (Place::Incomplete, Shown::Incomplete),
+        (Place::Invalid, Shown::Invalid),
+    ] {
+        let mut partials = Partials::scan(dir, place).map_err(Failure::cannot_start)?;
+        partials.entries.retain(|entry| entry.kind == Kind::File || place != Place::Queue);
+        report.entries.extend(partials.entries.iter().map(|entry| partial(dir, place, state, entry)));
+    }
+    Ok(())
+}
+
+fn images(dir: &CacheDir, cache: &Cache, report: &mut ListReport) {
+    let Inventory { images, ghosts, tracking, .. } = &cache.inventory;
+    report.entries.extend(images.iter().map(|image| line(dir, image, tracking)));
+    report.entries.extend(ghosts.iter().map(|ghost| Line {
+        name: ghost.id.to_string(),
+        state: Shown::Ghost,
+        last_use: Some(nanos(ghost.row.last_accessed)),
+        modified: Some(nanos(ghost.row.last_modified)),
+        size: u64::try_from(ghost.row.size).ok(),
+        hits: Some(ghost.row.hits),
+        times: Some((Epoch::Float(ghost.row.last_accessed), Epoch::Float(ghost.row.last_modified))),
+        error: None,
+    }));
+}
+
+fn line(dir: &CacheDir, image: &Image, tracking: &Tracking) -> Line {
+    let seen = &image.seen;
+    let whole = |time: Nanos| Epoch::Whole(time.div_euclid(SECOND));
+    let mut line = Line {
+        name: image.id.to_string(),
+        state: Shown::Cached,
+        last_use: Some(seen.last_use()),
+        modified: Some(seen.mtime),
+        size: Some(seen.size),
+        hits: None,
+        times: None,
+        error: None,
+    };
+    match (&image.row, tracking) {
+        (Some(row), _) => {
+            line.last_use = Some(nanos(row.last_accessed));
+            line.modified = Some(nanos(row.last_modified));
+            line.hits = Some(row.hits);
+            line.times = Some((Epoch::Float(row.last_accessed), Epoch::Float(row.last_modified)));
+        }
+        (None, Tracking::ByFile) => {
+            line.last_use = Some(seen.atime);
+            line.hits = match dir.fd(Place::Base).map(|base| xattr::hits(base, image.id.as_name())) {
+                Some(Attribute::Value(value)) => Some(parse_hits(&value)),
+                Some(Attribute::Absent) => Some(0),
+                _ => None,
+            };
+            line.times = Some((whole(seen.atime), whole(seen.mtime)));
+        }
+        (None, Tracking::ByRow) => {
+            line.state = Shown::Orphan;
+            line.times = Some((whole(seen.last_use()), whole(seen.mtime)));
+        }
+        (None, Tracking::Unknown(_)) => line.last_use = None,
+    }
+    line
+}
+
+fn partial(dir: &CacheDir, place: Place, state: Shown, entry: &Partial) -> Line {
+    // Why Glance rejected it: the xattr driver leaves a word.
+    let error = match dir.fd(place).filter(|_| place == Place::Invalid && entry.kind == Kind::File) {
+        Some(fd) => match xattr::error(fd, entry.name.as_name()) {
+            Attribute::Value(text) => Some(crate::names::escaped(&text)),
+            _ => None,
+        },
+        None => None,
+    };
+    Line {
+        name: entry.name.to_string(),
+        state,
+        last_use: None,
+        modified: Some(entry.seen.mtime),
+        size: (place != Place::Queue).then_some(entry.seen.size),
+        hits: None,
+        times: Some((Epoch::Whole(0), Epoch::Float(entry.seen.mtime as f64 / SECOND as f64))),
+        error,
+    }
+}
+
+/// The state an entry is shown in, in the order of `--sort state`.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) enum Shown {
+    Cached,
+    Orphan,
+    Ghost,
+    Queued,
+    Incomplete,
+    Invalid,
+}
+
+impl Shown {
+    fn name(self) -> &'static str {
+        match self {
+            Shown::Cached => "cached",
+            Shown::Orphan => "orphan",
+            Shown::Ghost => "ghost",
+            Shown::Queued => "queued",
+            Shown::Incomplete => "incomplete",
+            Shown::Invalid => "invalid",
+        }
+    }
+
+    pub(crate) fn is(self, wanted: State) -> bool {
+        match wanted {
+            State::Cached => matches!(self, Shown::Cached | Shown::Orphan),
+            State::Tracked => self == Shown::Cached,
+            State::Orphan => self == Shown::Orphan,
+            State::Ghost => self == Shown::Ghost,
+            State::Queued => self == Shown::Queued,
+            State::Incomplete => self == Shown::Incomplete,
+            State::Invalid => self == Shown::Invalid,
+        }
+    }
+}
+
+/// One entry of the list.
+#[derive(Debug)]
+pub(crate) struct Line {
+    /// The image's id, or the entry's name, escaped.
+    pub(crate) name: String,
+    pub(crate) state: Shown,
+    pub(crate) last_use: Option<Nanos>,
+    pub(crate) modified: Option<Nanos>,
+    /// Bytes.
+    pub(crate) size: Option<u64>,
+    pub(crate) hits: Option<i64>,
+    /// Last use and modification as Glance's driver tells them.
+    pub(crate) times: Option<(Epoch, Epoch)>,
+    pub(crate) error: Option<String>,
+}
+
+/// The list.
+#[derive(Debug)]
+pub(crate) struct ListReport {
+    pub(crate) entries: Vec<Line>,
+    pub(crate) index_unreadable: Option<String>,
+    /// Whether everything could be looked at.
+    pub(crate) complete: bool,
+    pub(crate) human: bool,
+}
+
+impl Default for ListReport {
+    fn default() -> Self {
+        ListReport { entries: Vec::new(), index_unreadable: None, complete: true, human: false }
+    }
+}
+
+/// An image as Glance's API tells it.
+#[derive(Serialize)]
+struct ApiImage<'a> {
+    image_id: &'a str,
+    #[serde(skip_serializing_if = "is_left_out")]
+    hits: Shape<i64>,
+    last_accessed: Option<Epoch>,
+    last_modified: Option<Epoch>,
+    size: Option<u64>,
+}
+
+/// A value that Glance tells, though perhaps unknown, or one that has no place here.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Shape<T> {
+    Told(Option<T>),
+    LeftOut,
+}
+
+fn is_left_out<T>(shape: &Shape<T>) -> bool {
+    matches!(shape, Shape::LeftOut)
+}
+
+/// An entry of a subdirectory.
+#[derive(Serialize)]
+struct ApiPartial<'a> {
+    /// The entry's name, whatever it is.
+    image_id: &'a str,
+    size: Option<u64>,
+    last_modified: Option<Epoch>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct ApiList<'a> {
+    cached_images: Vec<ApiImage<'a>>,
+    queued_images: Vec<&'a str>,
+    orphans: Vec<ApiImage<'a>>,
+    ghosts: Vec<ApiImage<'a>>,
+    incomplete: Vec<ApiPartial<'a>>,
+    invalid: Vec<ApiPartial<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    index_unreadable: Option<&'a str>,
+}
+
+impl Serialize for ListReport {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let of = |state| self.entries.iter().filter(move |line| line.state == state);
+        let images = |state| {
+            of(state)
+                .map(|line| ApiImage {
+                    image_id: &line.name,
+                    hits: if state == Shown::Orphan { Shape::LeftOut } else { Shape::Told(line.hits) },
+                    last_accessed: line.times.map(|times| times.0),
+                    last_modified: line.times.map(|times| times.1),
+                    size: line.size,
+                })
+                .collect()
+        };
+        let partials = |state| {
+            of(state)
+                .map(|line| ApiPartial {
+                    image_id: &line.name,
+                    size: line.size,
+                    last_modified: line.times.map(|times| times.1),
+                    error: line.error.as_deref(),
+                })
+                .collect()
+        };
+        let mut queue: Vec<&Line> = of(Shown::Queued).collect();
+        queue.sort_by(|a, b| a.modified.cmp(&b.modified).then_with(|| a.name.cmp(&b.name)));
+        ApiList {
+            cached_images: images(Shown::Cached),
+            queued_images: queue.iter().map(|line| line.name.as_str()).collect(),
+            orphans: images(Shown::Orphan),
+            ghosts: images(Shown::Ghost),
+            incomplete: partials(Shown::Incomplete),
+            invalid: partials(Shown::Invalid),
+            index_unreadable: self.index_unreadable.as_deref(),
+        }
+        .serialize(serializer)
+    }
+}
+
+impl Report for ListReport {
+    fn text(&self) -> String {
+        let time = |time: Option<Nanos>| time.map_or_else(|| "-".to_owned(), when);
+        let mut rows = vec![["IMAGE", "STATE", "LAST USE", "MODIFIED", "SIZE", "HITS"].map(str::to_owned)];
+        rows.extend(self.entries.iter().map(|line| {
+            let size = line.size.map(|size| if self.human { human(size) } else { size.to_string() });
+            [
+                line.name.clone(),
+                line.state.name().to_owned(),
+                time(line.last_use),
+                time(line.modified),
+                size.unwrap_or_else(|| "-".to_owned()),
+                line.hits.map_or_else(|| "-".to_owned(), |hits| hits.to_string()),
+            ]
+        }));
+        table(&rows)
+    }
+}
+
+/// A time of Glance's: epoch seconds as its drivers give them, whole for the xattr driver; null where it is no number.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Epoch {
+    Float(f64),
+    Whole(i64),
+}
+
+impl Serialize for Epoch {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Epoch::Float(seconds) => serializer.serialize_f64(*seconds),
+            Epoch::Whole(seconds) => serializer.serialize_i64(*seconds),
+        }
+    }
+}

@@ -1,0 +1,28 @@
+//! Columns for people.
+
+/// Aligns columns for people: text to the left, the last two, numbers, to the right.
+pub(crate) fn table<const N: usize>(rows: &[[String; N]]) -> String {
+    let mut widths = [0; N];
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = cell.chars().count().max(*width);
+        }
+    }
+    let mut text = String::new();
+    for row in rows {
+        for (column, (cell, width)) in row.iter().zip(widths).enumerate() {
+            let padding = " ".repeat(width - cell.chars().count());
+            let is_number = column + 2 >= N;
+            text.push_str(if column == 0 { "" } else { "  " });
+            if is_number {
+                text.push_str(&padding);
+            }
+            text.push_str(cell);
+            if !is_number {
+                text.push_str(&padding);
+            }
+        }
+        text.push('\n');
+    }
+    text
+}
