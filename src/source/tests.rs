@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use super::*;
 use crate::config::{Config, GLANCE, Request};
+use crate::database::images::Location;
 use crate::interrupt::Interrupt;
 use crate::net::wire::Waits;
 
