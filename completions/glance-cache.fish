@@ -8,6 +8,11 @@ function __glance_cache_ids
     command $line[1] __ids $argv[1] -- "$word" $line 2>/dev/null
 end
 
+# The directories for a word, which may be behind the "=" of an option.
+function __glance_cache_directories
+    __fish_complete_directories (commandline -ct | string replace -r '^--[^=]*=' '')
+end
+
 complete -c glance-cache -n __fish_use_subcommand -f
 complete -c glance-cache -n __fish_use_subcommand -s h -l help -d 'Print help'
 complete -c glance-cache -n __fish_use_subcommand -s V -l version -d 'Print version'
@@ -34,9 +39,9 @@ complete -c glance-cache -n '__fish_seen_subcommand_from clean' -l forget-all -d
 complete -c glance-cache -n '__fish_seen_subcommand_from clean' -l forget-node -x -d 'Only remove a decommissioned node and its rows from the central database'
 complete -c glance-cache -n '__fish_seen_subcommand_from clean' -l stall-time -x -d 'Age at which incomplete entries are removed'
 complete -c glance-cache -n '__fish_seen_subcommand_from clean' -l invalid-grace -x -d 'Age at which invalid entries are removed'
-complete -c glance-cache -n '__fish_seen_subcommand_from clean prune prefetch list status' -l cache-dir -x -a '(__fish_complete_directories)' -d 'The cache directory [default: image_cache_dir]'
+complete -c glance-cache -n '__fish_seen_subcommand_from clean prune prefetch list status' -l cache-dir -x -a '(__glance_cache_directories)' -d 'The cache directory [default: image_cache_dir]'
 complete -c glance-cache -n '__fish_seen_subcommand_from clean prune prefetch list status' -l config-file -r -F -d 'Read this file instead of the default ones'
-complete -c glance-cache -n '__fish_seen_subcommand_from clean prune prefetch list status' -l config-dir -x -a '(__fish_complete_directories)' -d 'Read the *.conf files in this directory instead of the default directories'
+complete -c glance-cache -n '__fish_seen_subcommand_from clean prune prefetch list status' -l config-dir -x -a '(__glance_cache_directories)' -d 'Read the *.conf files in this directory instead of the default directories'
 complete -c glance-cache -n '__fish_seen_subcommand_from clean prune prefetch list status' -l driver -x -a "sqlite xattr centralized_db" -d 'Type of the index [default: image_cache_driver, or detected from the directory]'
 complete -c glance-cache -n '__fish_seen_subcommand_from clean prune prefetch list status' -l sqlite-db -r -F -d 'File of the sqlite index, relative to the cache directory [default: image_cache_sqlite_db]'
 complete -c glance-cache -n '__fish_seen_subcommand_from clean prune prefetch list status' -l node -x -d 'URL of this node in the central database [default: worker_self_reference_url]'
@@ -48,7 +53,7 @@ complete -c glance-cache -n '__fish_seen_subcommand_from clean prune prefetch li
 complete -c glance-cache -n '__fish_seen_subcommand_from clean prune prefetch list status' -l now -x -d 'Use this as the current time, to preview a later run'
 complete -c glance-cache -n '__fish_seen_subcommand_from clean prune list status' -l all-caches -d 'Include every image cache of this host'
 complete -c glance-cache -n '__fish_seen_subcommand_from clean prune list status' -l ironic-config-file -r -F -d 'Read Ironic\'s configuration from this file instead of the default ones'
-complete -c glance-cache -n '__fish_seen_subcommand_from clean prune list status' -l ironic-config-dir -x -a '(__fish_complete_directories)' -d 'Read Ironic\'s configuration from the *.conf files in this directory'
+complete -c glance-cache -n '__fish_seen_subcommand_from clean prune list status' -l ironic-config-dir -x -a '(__glance_cache_directories)' -d 'Read Ironic\'s configuration from the *.conf files in this directory'
 complete -c glance-cache -n '__fish_seen_subcommand_from clean prune list status' -l temp-grace -x -d 'In Ironic\'s caches, treat the files of a download as stale after this long without activity'
 complete -c glance-cache -n '__fish_seen_subcommand_from clean prune prefetch list status completion' -l help -s h -d 'Print help (see more with \'--help\')'
 complete -c glance-cache -n '__fish_seen_subcommand_from prune prefetch status' -l max-size -x -d 'Limit of the cache [default: image_cache_max_size]'
@@ -86,12 +91,12 @@ complete -c glance-cache-cleaner -c glance-cache-pruner -c glance-cache-prefetch
 complete -c glance-cache-cleaner -c glance-cache-pruner -c glance-cache-prefetcher -l help -s h -d 'show this help and exit'
 complete -c glance-cache-cleaner -c glance-cache-pruner -c glance-cache-prefetcher -l version -d 'show the version and exit'
 complete -c glance-cache-cleaner -c glance-cache-pruner -c glance-cache-prefetcher -l config-file -r -F -d 'read this file instead of the default files'
-complete -c glance-cache-cleaner -c glance-cache-pruner -c glance-cache-prefetcher -l config-dir -x -a '(__fish_complete_directories)' -d 'read the *.conf files in this directory'
+complete -c glance-cache-cleaner -c glance-cache-pruner -c glance-cache-prefetcher -l config-dir -x -a '(__glance_cache_directories)' -d 'read the *.conf files in this directory'
 complete -c glance-cache-cleaner -c glance-cache-pruner -c glance-cache-prefetcher -l debug -s d -d 'also log debug messages'
 complete -c glance-cache-cleaner -c glance-cache-pruner -c glance-cache-prefetcher -l nodebug -d 'the opposite of --debug'
 complete -c glance-cache-cleaner -c glance-cache-pruner -c glance-cache-prefetcher -l log-config-append -l log-config -r -F -d 'ignored: a Python logging configuration'
 complete -c glance-cache-cleaner -c glance-cache-pruner -c glance-cache-prefetcher -l log-date-format -x -d 'format of the time in log lines'
-complete -c glance-cache-cleaner -c glance-cache-pruner -c glance-cache-prefetcher -l log-dir -l logdir -x -a '(__fish_complete_directories)' -d 'directory of log files with a relative path'
+complete -c glance-cache-cleaner -c glance-cache-pruner -c glance-cache-prefetcher -l log-dir -l logdir -x -a '(__glance_cache_directories)' -d 'directory of log files with a relative path'
 complete -c glance-cache-cleaner -c glance-cache-pruner -c glance-cache-prefetcher -l log-file -l logfile -r -F -d 'log to this file'
 complete -c glance-cache-cleaner -c glance-cache-pruner -c glance-cache-prefetcher -l syslog-log-facility -x -d 'facility of syslog messages, such as LOG_USER'
 complete -c glance-cache-cleaner -c glance-cache-pruner -c glance-cache-prefetcher -l use-journal -d 'log to the systemd journal'

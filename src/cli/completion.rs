@@ -284,11 +284,11 @@ const ZSH: &str = r#"#compdef glance-cache @old@
 # Completion of glance-cache, and of the tools that it replaces, for zsh.
 # Rendered from the parser by a test of the program; changes belong there.
 
-# The ids that the program finds in the cache of this command line.
+# The ids that the program finds in the cache of this command line; in front of the kind are options for compadd.
 _glance-cache_ids() {
   local -a ids
-  ids=(${(f)"$($program __ids $1 -- "${(Q)PREFIX}" glance-cache ${(Q)words[1,CURRENT-1]} 2>/dev/null)"})
-  compadd -a ids
+  ids=(${(f)"$($program __ids $argv[-1] -- "${(Q)PREFIX}" glance-cache ${(Q)words[1,CURRENT-1]} 2>/dev/null)"})
+  compadd "${(@)argv[1,-2]}" -a ids
 }
 
 _glance-cache() {
@@ -415,6 +415,11 @@ function __glance_cache_ids
     command $line[1] __ids $argv[1] -- "$word" $line 2>/dev/null
 end
 
+# The directories for a word, which may be behind the "=" of an option.
+function __glance_cache_directories
+    __fish_complete_directories (commandline -ct | string replace -r '^--[^=]*=' '')
+end
+
 complete -c glance-cache -n __fish_use_subcommand -f
 complete -c glance-cache -n __fish_use_subcommand -s h -l help -d 'Print help'
 complete -c glance-cache -n __fish_use_subcommand -s V -l version -d 'Print version'
@@ -495,7 +500,7 @@ fn fish_value(value: &Value) -> String {
             format!("-x -a '(__fish_complete_list , \"printf {lines}\\n\")'")
         }
         Value::File => "-r -F".to_owned(),
-        Value::Directory => "-x -a '(__fish_complete_directories)'".to_owned(),
+        Value::Directory => "-x -a '(__glance_cache_directories)'".to_owned(),
         Value::Id(kind) => format!("-x -a '(__glance_cache_ids {kind})'"),
         Value::Free(_) => "-x".to_owned(),
     }

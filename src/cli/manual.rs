@@ -10,7 +10,6 @@ use std::fmt::Write as _;
 use std::fs::read_to_string;
 use std::path::Path;
 
-use clap::builder::StyledStr;
 use clap::{Arg, ArgAction, Command, CommandFactory as _};
 
 use super::Cli;
@@ -66,10 +65,14 @@ fn roff(text: &str) -> String {
     if text.starts_with(['.', '\'']) { format!("\\&{text}") } else { text }
 }
 
-/// Paragraphs of plain text; pages that they name are bold.
-fn paragraphs(text: &StyledStr) -> String {
-    let paragraph = |text: &str| roff(&text.replace('\n', " "));
-    text.to_string().split("\n\n").map(paragraph).collect::<Vec<_>>().join("\n.PP\n")
+/// The description of a command, without its first line, which is the page's name, and without the paragraph that
+/// refers to this page.
+fn description(command: &Command, name: &str) -> String {
+    let text = command.get_long_about().expect("every command has a description").to_string();
+    let paragraphs =
+        text.split("\n\n").skip(1).filter(|paragraph| !paragraph.contains(&format!("{name}(8)")));
+    let paragraphs: Vec<_> = paragraphs.map(|paragraph| roff(&paragraph.replace('\n', " "))).collect();
+    paragraphs.join("\n.PP\n")
 }
 
 fn usage(arg: &Arg) -> String {
@@ -183,9 +186,9 @@ fn commands(root: &Command) -> String {
 fn options_of_old_names() -> String {
     let mut page = String::new();
     for OldOption { names, value, help } in old_options() {
-        let names: Vec<_> = names.iter().map(|name| format!("\\fB{}\\fR", roff(name))).collect();
-        let value = value.map(|value| format!(" \\fI{value}\\fR")).unwrap_or_default();
-        let _ = writeln!(page, ".TP\n{}{value}\n{}", names.join(", "), roff(&help));
+        let names: Vec<_> = names.iter().map(|name| roff(name)).collect();
+        let value = value.map(|value| format!(" \" \\fI{value}\\fR\"")).unwrap_or_default();
+        let _ = writeln!(page, ".TP\n.BR {}{value}\n{}", names.join(" \", \" "), roff(&help));
     }
     page
 }
@@ -205,17 +208,12 @@ fn page(name: &str, root: &Command, templates: &Path) -> String {
         let (directive, rest) = line.split_once(' ').unwrap_or((line, ""));
         let text = match directive {
             "@header" => format!(
-                ".TH {} 8 {REVISED} \"glance\\-cache {version}\" \"System Manager's Manual\"\n.nh\n.ad l\n",
+                ".TH {} 8 {REVISED} \"glance\\-cache {version}\" \"System Manager's Manual\"\n",
                 roff(&name.to_uppercase())
             ),
             "@synopsis" if old => format!("\\fB{}\\fR [\\fIOPTION\\fR]...\n", roff(name)),
             "@synopsis" => format!("{}\n", synopsis(command)),
-            "@description" => {
-                format!(
-                    "{}\n",
-                    paragraphs(command.get_long_about().expect("every command has a description"))
-                )
-            }
+            "@description" => format!("{}\n", description(command, name)),
             "@options" if old => options_of_old_names(),
             "@options" => options(command),
             "@exit" => exit(command),

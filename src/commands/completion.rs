@@ -35,7 +35,9 @@ const EXIT_CODES_OF_COMPLETION: &str = "Exit codes:
 /// Print the completion script of a shell
 ///
 /// With the script, the shell completes subcommands, options, their values, and the ids of cached and queued
-/// images. Needs no configuration and no cache. glance-cache-completion(8) shows how the script is installed.
+/// images. Needs no configuration and no cache.
+///
+/// glance-cache-completion(8) shows how the script is installed.
 #[derive(Debug, Args)]
 #[command(after_help = EXIT_CODES_OF_COMPLETION)]
 pub(crate) struct CompletionArgs {

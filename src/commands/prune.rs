@@ -54,6 +54,7 @@ const EXIT_CODES_OF_PRUNE: &str = "Exit codes:
 ///
 /// With --require, frees space on a file system instead, from all image caches of the host that are on it.
 /// With --all-caches, applies to each cache of the host its own limits for age and size.
+///
 /// glance-cache-prune(8) explains how caches are declared and in which order they give space.
 #[derive(Debug, Args)]
 #[command(after_help = EXIT_CODES_IN_SHORT, after_long_help = EXIT_CODES_OF_PRUNE)]
