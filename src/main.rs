@@ -40,14 +40,16 @@ fn main() -> ExitCode {
     }
     let cli = Cli::parse_from(args);
     let (cache, default) = match &cli.command {
-        Action::Clean(args) => (&args.cache, Format::Json),
-        Action::Prune(args) => (&args.cache, Format::Json),
-        Action::Prefetch(args) => (&args.cache, Format::Json),
-        Action::List(args) => (&args.cache, Format::Text),
-        Action::Status(args) => (&args.cache, Format::Text),
+        Action::Clean(args) => (Some(&args.cache), Format::Json),
+        Action::Prune(args) => (Some(&args.cache), Format::Json),
+        Action::Prefetch(args) => (Some(&args.cache), Format::Json),
+        Action::List(args) => (Some(&args.cache), Format::Text),
+        Action::Status(args) => (Some(&args.cache), Format::Text),
+        Action::Completion(_) | Action::Ids(_) => (None, Format::Text),
     };
-    let mut run = Run::new("glance-cache", Output::new(cache.format.unwrap_or(default), verbosity(cache)));
-    if let Some(now) = cache.now {
+    let format = cache.and_then(|cache| cache.format).unwrap_or(default);
+    let mut run = Run::new("glance-cache", Output::new(format, cache.map_or(Verbosity::Quiet, verbosity)));
+    if let Some(now) = cache.and_then(|cache| cache.now) {
         run.now = now.0;
     }
     let exit = dispatch(&run, cli.command).unwrap_or_else(|failure| {
@@ -64,6 +66,13 @@ fn dispatch(run: &Run, action: Action) -> Result<Exit, Failure> {
         Action::Prefetch(args) => commands::prefetch::run(run, args),
         Action::List(args) => commands::list::run(run, args),
         Action::Status(args) => commands::status::run(run, args),
+        Action::Completion(args) => Ok(commands::completion::run(run, &args)),
+        Action::Ids(args) => {
+            if let Some((sources, cache_dir)) = cli::cache_on(&args.line) {
+                commands::completion::ids(run, &args, sources, cache_dir);
+            }
+            Ok(Exit::Done)
+        }
     }
 }
 

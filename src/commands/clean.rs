@@ -37,12 +37,12 @@ pub(crate) fn run(run: &Run, args: CleanArgs) -> Result<Exit, Failure> {
 
 /// Remove invalid and stalled entries
 ///
-/// Removes every file and symlink in invalid/. Removes those in incomplete/ that have not been written to for the stall
-/// time and that no process has open for writing. Needs neither an index nor a database. With --repair, repairs the
-/// index, too.
+/// Removes every file and symlink in invalid/. Removes those in incomplete/ that have not been written to for
+/// the stall time and that no process has open for writing. Needs neither an index nor a database. With
+/// --repair, repairs the index, too.
 ///
-/// With --all-caches, does this in every Glance cache of the host, and removes the files that crashed downloads left in
-/// Ironic's caches.
+/// With --all-caches, does this in every Glance cache of the host, and removes the files that crashed
+/// downloads left in Ironic's caches.
 #[derive(Debug, Args)]
 #[command(after_help = EXIT_CODES_IN_SHORT, after_long_help = EXIT_CODES)]
 pub(crate) struct CleanArgs {
@@ -50,13 +50,14 @@ pub(crate) struct CleanArgs {
     pub(crate) change: ChangeArgs,
     /// Repair the index
     ///
-    /// Forgets rows whose file is missing, adds rows for images that have none, and drops rows whose id is not a UUID.
+    /// Forgets rows whose file is missing, adds rows for images that have none, and drops rows whose id is
+    /// not a UUID.
     #[arg(long, conflicts_with = "all_caches")]
     pub(crate) repair: bool,
     /// With --repair: forget rows even if most of the images in the index are missing
     ///
-    /// Without this option such an index is left alone, because the directory is probably the wrong one, or its file
-    /// system is not mounted.
+    /// Without this option such an index is left alone, because the directory is probably the wrong one, or
+    /// its file system is not mounted.
     #[arg(long, requires = "repair", hide_short_help = true)]
     pub(crate) forget_all: bool,
     /// Only remove a decommissioned node and its rows from the central database

@@ -46,8 +46,8 @@ const OUTPUT: &str = "Output";
 pub(crate) struct HostArgs {
     /// Include every image cache of this host
     ///
-    /// These are Glance's cache, Ironic's master images, and the caches that the configuration declares in sections
-    /// [image_cache:NAME].
+    /// These are Glance's cache, Ironic's master images, and the caches that the configuration declares in
+    /// sections [image_cache:NAME].
     #[arg(long)]
     pub(crate) all_caches: bool,
     #[command(flatten)]
@@ -77,9 +77,10 @@ pub(crate) struct CacheArgs {
     pub(crate) node: Option<String>,
     /// URL of the central database, without a password [default: connection in section database]
     ///
-    /// A URL with a password is refused here, because every user of the host could read it in the list of processes.
-    /// Write it to a file and use --database-file.
-    #[arg(long, value_name = "URL", conflicts_with = "database_file", help_heading = INDEX, hide_short_help = true)]
+    /// A URL with a password is refused here, because every user of the host could read it in the list of
+    /// processes. Write it to a file and use --database-file.
+    #[arg(long, value_name = "URL", conflicts_with = "database_file", help_heading = INDEX,
+        hide_short_help = true)]
     pub(crate) database: Option<String>,
     /// Read the URL of the central database, with its password, from this file
     #[arg(long, value_name = "FILE", help_heading = INDEX, hide_short_help = true)]
@@ -163,7 +164,8 @@ impl From<DriverName> for Driver {
     }
 }
 
-/// Configuration files and directories in the order they were given: oslo.config reads them from left to right.
+/// Configuration files and directories in the order they were given: oslo.config reads them from left to
+/// right.
 #[derive(Debug, Default)]
 pub(crate) struct Sources(pub(crate) Vec<Source>);
 

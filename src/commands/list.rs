@@ -35,8 +35,8 @@ pub(crate) fn run(run: &Run, args: ListArgs) -> Result<Exit, Failure> {
 
 /// List what is in the cache
 ///
-/// Changes nothing, takes no lock, and works while Glance is running. The JSON form is that of Glance's GET /v2/cache,
-/// with further arrays for what Glance does not report.
+/// Changes nothing, takes no lock, and works while Glance is running. The JSON form is that of Glance's GET
+/// /v2/cache, with further arrays for what Glance does not report.
 #[derive(Debug, Args)]
 #[command(after_help = EXIT_CODES_IN_SHORT, after_long_help = EXIT_CODES)]
 pub(crate) struct ListArgs {

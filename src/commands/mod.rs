@@ -3,6 +3,7 @@
 //! Nothing is decided or done here: the operations are in [`crate::ops`].
 
 pub(crate) mod clean;
+pub(crate) mod completion;
 pub(crate) mod flags;
 pub(crate) mod list;
 pub(crate) mod prefetch;

@@ -72,16 +72,16 @@ const EXIT_CODES_OF_PREFETCH: &str = "Exit codes:
 
 /// Fetch images into the cache ahead of their first use
 ///
-/// Fetches the queued images, oldest first, or those given as arguments. Each image is read from its locations, in the
-/// order of the weights of their stores, and verified by size and hash before it is published with its row in the index.
-/// An image that is already cached, or that Glance is caching right now, is skipped. Needs to read Glance's database,
-/// which knows the images and their locations.
+/// Fetches the queued images, oldest first, or those given as arguments. Each image is read from its
+/// locations, in the order of the weights of their stores, and verified by size and hash before it is
+/// published with its row in the index. An image that is already cached, or that Glance is caching right now,
+/// is skipped. Needs to read Glance's database, which knows the images and their locations.
 ///
-/// An image that could not be cached stays in the queue. If its data was wrong, it is not fetched again until its record
-/// changes or --retry is given. An image that Glance's database does not have leaves the queue.
+/// An image that could not be cached stays in the queue. If its data was wrong, it is not fetched again until
+/// its record changes or --retry is given. An image that Glance's database does not have leaves the queue.
 ///
-/// Like Glance, prefetch fills the cache beyond its limit and leaves it to prune to enforce it, unless --within-limit or
-/// --make-room is given.
+/// Like Glance, prefetch fills the cache beyond its limit and leaves it to prune to enforce it, unless
+/// --within-limit or --make-room is given.
 #[derive(Debug, Args)]
 #[command(after_help = EXIT_CODES_IN_SHORT, after_long_help = EXIT_CODES_OF_PREFETCH)]
 pub(crate) struct PrefetchArgs {
@@ -95,7 +95,8 @@ pub(crate) struct PrefetchArgs {
     /// Only put the images into the queue
     ///
     /// A later run fetches them, or Glance does.
-    #[arg(long, requires = "images", conflicts_with_all = ["retry", "require_checksum", "within_limit", "make_room"])]
+    #[arg(long, requires = "images",
+        conflicts_with_all = ["retry", "require_checksum", "within_limit", "make_room"])]
     pub(crate) enqueue: bool,
     /// Retry images that failed before
     ///
@@ -103,7 +104,8 @@ pub(crate) struct PrefetchArgs {
     #[arg(long)]
     pub(crate) retry: bool,
     /// Number of images to fetch at a time
-    #[arg(short, long, value_name = "NUMBER", default_value = "2", value_parser = clap::value_parser!(u8).range(1..=64))]
+    #[arg(short, long, value_name = "NUMBER", default_value = "2",
+        value_parser = clap::value_parser!(u8).range(1..=64))]
     pub(crate) jobs: u8,
     /// Skip images whose record has neither a hash nor a checksum
     #[arg(long, hide_short_help = true)]
@@ -125,8 +127,8 @@ pub(crate) struct PrefetchArgs {
     pub(crate) within_limit: bool,
     /// If space is short, remove images as prune does
     ///
-    /// Least recently used images are removed if the limit or the disk leaves no space for an image. Images that are in
-    /// the queue or were asked for in this run are never removed.
+    /// Least recently used images are removed if the limit or the disk leaves no space for an image. Images
+    /// that are in the queue or were asked for in this run are never removed.
     #[arg(long, help_heading = LIMITS)]
     pub(crate) make_room: bool,
     /// Take over an image that another process began to cache but has not written to for this long

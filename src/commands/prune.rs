@@ -61,12 +61,13 @@ const EXIT_CODES_OF_PRUNE: &str = "Exit codes:
 
 /// Remove least recently used images until the cache fits its limit
 ///
-/// First forgets rows whose file is missing, whether or not the cache is over its limit. Images without a row are removed
-/// in their turn, by the later of their access and modification times.
+/// First forgets rows whose file is missing, whether or not the cache is over its limit. Images without a row
+/// are removed in their turn, by the later of their access and modification times.
 ///
-/// With --require, frees space on a file system instead, from all image caches of the host that are on it. With
-/// --all-caches, applies to each cache of the host its own limits for age and size. glance-cache-prune(8) explains how
-/// caches are declared and in which order they give space.
+/// With --require, frees space on a file system instead, from all image caches of the host that are on it.
+/// With --all-caches, applies to each cache of the host its own limits for age and size.
+///
+/// glance-cache-prune(8) explains how caches are declared and in which order they give space.
 #[derive(Debug, Args)]
 #[command(after_help = EXIT_CODES_IN_SHORT, after_long_help = EXIT_CODES_OF_PRUNE)]
 pub(crate) struct PruneArgs {
@@ -99,8 +100,8 @@ pub(crate) struct PruneArgs {
     pub(crate) keep_from: Vec<PathBuf>,
     /// Forget rows even if most of the images in the index are missing
     ///
-    /// Without this option such an index is left alone, because the directory is probably the wrong one, or its file
-    /// system is not mounted.
+    /// Without this option such an index is left alone, because the directory is probably the wrong one, or
+    /// its file system is not mounted.
     #[arg(long, hide_short_help = true)]
     pub(crate) forget_all: bool,
     /// If the disk is too full to change the index, first remove incomplete entries that are older than this
@@ -122,8 +123,9 @@ pub(crate) struct PruneArgs {
 pub(crate) struct RoomArgs {
     /// Make sure that this much of a file system is free
     ///
-    /// Expired images go first, then by the priority of their cache, until this much is free. If all caches together
-    /// cannot free that much, nothing is removed. A percentage refers to the size of the file system.
+    /// Expired images go first, then by the priority of their cache, until this much is free. If all caches
+    /// together cannot free that much, nothing is removed. A percentage refers to the size of the file
+    /// system.
     #[arg(long, value_name = "SIZE", conflicts_with = "all_caches")]
     pub(crate) require: Option<Amount>,
     /// With --require: a path on that file system

@@ -33,9 +33,9 @@ pub(crate) fn run(run: &Run, args: StatusArgs) -> Result<Exit, Failure> {
 
 /// Show the state of the cache
 ///
-/// Shows which cache and which index are used and why, the size against the limit, counts and bytes by state, free space,
-/// how the file system records access times, which process holds a lock, and what needs attention. Changes nothing and
-/// takes no lock.
+/// Shows which cache and which index are used and why, the size against the limit, counts and bytes by state,
+/// free space, how the file system records access times, which process holds a lock, and what needs
+/// attention. Changes nothing and takes no lock.
 #[derive(Debug, Args)]
 #[command(after_help = EXIT_CODES_IN_SHORT, after_long_help = EXIT_CODES)]
 pub(crate) struct StatusArgs {

@@ -1,10 +1,10 @@
 //! The names and the command line of Glance's own cache tools.
 //!
 //! Called as `glance-cache-cleaner`, `glance-cache-pruner` or `glance-cache-prefetcher` this binary is that
-//! tool, so it takes what that tool takes: the options oslo.config and oslo.log put on its command line, read the way Python's argparse
-//! reads them (`--option value` and `--option=value`, unambiguous prefixes, clustered short options, no
-//! positional arguments). clap knows no `--nouse-syslog` or `--log_config`, and abbreviates differently,
-//! which is why there is a parser here.
+//! tool, so it takes what that tool takes: the options oslo.config and oslo.log put on its command line, read
+//! the way Python's argparse reads them (`--option value` and `--option=value`, unambiguous prefixes,
+//! clustered short options, no positional arguments). clap knows no `--nouse-syslog` or `--log_config`, and
+//! abbreviates differently, which is why there is a parser here.
 //!
 //! Promises: whatever the real tool accepts is accepted, with the same values; what it refuses is an error,
 //! and every error from here is a usage error (exit 2). Options that only older releases had are accepted
@@ -141,33 +141,42 @@ const fn flag(names: &'static [&'static str], action: Action, help: &'static str
 const FLAGS: &[Flag] = &[
     flag(&["--help", "-h"], Action::Help, "show this help and exit"),
     flag(&["--version"], Action::Version, "show the version and exit"),
-    flag(&["--config-file"], Value("PATH", Target::File), "read this file, not the default ones; repeatable"),
-    flag(&["--config-dir"], Value("DIR", Target::Dir), "read the *.conf files in here; repeatable"),
-    flag(&["--debug", "-d"], Switch("debug", "true"), "log debug messages too"),
-    flag(&["--nodebug"], Switch("debug", "false"), "the inverse of --debug"),
+    flag(&["--config-file"], Value("PATH", Target::File),
+         "read this file instead of the default files"),
+    flag(&["--config-dir"], Value("DIR", Target::Dir),
+         "read the *.conf files in this directory"),
+    flag(&["--debug", "-d"], Switch("debug", "true"), "also log debug messages"),
+    flag(&["--nodebug"], Switch("debug", "false"), "the opposite of --debug"),
     flag(&["--log-config-append", "--log-config", "--log_config"],
-         Value("PATH", Target::Option("log_config_append")), "a Python logging configuration"),
-    flag(&["--log-date-format"], Value("FORMAT", Target::Option("log_date_format")), "format of %(asctime)s"),
-    flag(&["--log-dir", "--logdir"], Value("DIR", Target::Option("log_dir")), "base of relative log files"),
+         Value("PATH", Target::Option("log_config_append")),
+         "ignored: a Python logging configuration"),
+    flag(&["--log-date-format"], Value("FORMAT", Target::Option("log_date_format")),
+         "format of the time in log lines"),
+    flag(&["--log-dir", "--logdir"], Value("DIR", Target::Option("log_dir")),
+         "directory of log files with a relative path"),
     flag(&["--log-file", "--logfile"], Value("PATH", Target::Option("log_file")), "log to this file"),
-    flag(&["--syslog-log-facility"], Value("NAME", Target::Option("syslog_log_facility")), "such as LOG_USER"),
+    flag(&["--syslog-log-facility"], Value("NAME", Target::Option("syslog_log_facility")),
+         "facility of syslog messages, such as LOG_USER"),
     flag(&["--use-journal"], Switch("use_journal", "true"), "log to the systemd journal"),
-    flag(&["--nouse-journal"], Switch("use_journal", "false"), "the inverse of --use-journal"),
+    flag(&["--nouse-journal"], Switch("use_journal", "false"), "the opposite of --use-journal"),
     flag(&["--use-json"], Switch("use_json", "true"), "write log lines as JSON"),
-    flag(&["--nouse-json"], Switch("use_json", "false"), "the inverse of --use-json"),
+    flag(&["--nouse-json"], Switch("use_json", "false"), "the opposite of --use-json"),
     flag(&["--use-syslog"], Switch("use_syslog", "true"), "log to syslog"),
-    flag(&["--nouse-syslog"], Switch("use_syslog", "false"), "the inverse of --use-syslog"),
-    flag(&["--shell_completion"], Value("SHELL", Target::Completion), "print a script for bash or zsh"),
+    flag(&["--nouse-syslog"], Switch("use_syslog", "false"), "the opposite of --use-syslog"),
+    flag(&["--shell_completion"], Value("SHELL", Target::Completion),
+         "print a completion script for bash or zsh"),
 ];
 
 /// Options that only older releases have; not abbreviated, lest they make today's abbreviations ambiguous.
 #[rustfmt::skip]
 const OLD_FLAGS: &[Flag] = &[
-    flag(&["--verbose", "-v"], Switch("verbose", "true"), "accepted for old callers"),
-    flag(&["--noverbose"], Switch("verbose", "false"), "accepted for old callers"),
-    flag(&["--log-format"], Value("FORMAT", Target::Option("log_format")), "accepted for old callers"),
-    flag(&["--watch-log-file"], Switch("watch_log_file", "true"), "accepted for old callers"),
-    flag(&["--nowatch-log-file"], Switch("watch_log_file", "false"), "accepted for old callers"),
+    flag(&["--verbose", "-v"], Switch("verbose", "true"), "accepted for old callers, without effect"),
+    flag(&["--noverbose"], Switch("verbose", "false"), "accepted for old callers, without effect"),
+    flag(&["--log-format"], Value("FORMAT", Target::Option("log_format")),
+         "accepted for old callers, without effect"),
+    flag(&["--watch-log-file"], Switch("watch_log_file", "true"), "accepted for old callers, without effect"),
+    flag(&["--nowatch-log-file"], Switch("watch_log_file", "false"),
+         "accepted for old callers, without effect"),
 ];
 
 /// Reads `args`, the command line without the program's name, as `tool` would.
