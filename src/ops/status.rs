@@ -20,7 +20,7 @@ use crate::host::glance::settings::Settings;
 use crate::interrupt::Wait;
 use crate::names::escaped;
 use crate::os::locks::{holders, process};
-use crate::os::mounts::mount;
+use crate::os::mounts::mount_of;
 use crate::os::space::{available, capacity};
 use crate::output::Report;
 use crate::run::Context;
@@ -233,7 +233,7 @@ fn below(dir: &CacheDir, entry: &Foreign) -> u64 {
 }
 
 fn file_system(dir: &CacheDir, cache: &Cache, report: &mut StatusReport) {
-    let mount = mount(dir);
+    let mount = mount_of(dir.path());
     let stat = dir.statvfs().ok();
     let options =
         mount.as_ref().map(|mount| format!("{},{}", mount.options, mount.super_options)).unwrap_or_default();

@@ -108,10 +108,10 @@ fn declarations_that_name_nothing_or_no_place_are_refused() {
         ),
         ("[image_cache:x]\nkind = ironic-iso\ndirectory =\nsize = 1\n", "[image_cache:x] sets no directory"),
         ("[image_cache:x]\nkind = IRONIC-ISO\ndirectory = /x\nsize = 1\n", "kind is \"IRONIC-ISO\""),
-        ("[image_cache:x]\nkind = ironic-iso\ndirectory = /x\nsize = -1\n", "'-1' is no size"),
+        ("[image_cache:x]\nkind = ironic-iso\ndirectory = /x\nsize = -1\n", "'-1' is not a size"),
         (
             "[image_cache:x]\nkind = ironic-iso\ndirectory = /x\nsize = 99999999999999999999999\n",
-            "is no size",
+            "is not a size",
         ),
         (
             "[image_cache:x]\nkind = ironic-iso\ndirectory = /x\nsize = 1\npriority = 1.5\n",
@@ -119,7 +119,7 @@ fn declarations_that_name_nothing_or_no_place_are_refused() {
         ),
         (
             "[image_cache:x]\nkind = ironic-iso\ndirectory = /x\nsize = 1\nage = forever\n",
-            "'forever' is no duration",
+            "'forever' is not a duration",
         ),
     ] {
         env.conf(section);

@@ -19,7 +19,7 @@ use crate::exit::{Exit, Failure};
 use crate::host::glance::settings::Settings;
 use crate::interrupt::{Wait, signal_name};
 use crate::ops::report::Run;
-use crate::os::mounts::mount_point;
+use crate::os::mounts::mount_of;
 use crate::run::Context;
 
 /// Refuses a directory that holds things and is no cache. No index is opened for that: a file of its name is enough.
@@ -346,7 +346,7 @@ pub(crate) fn misplaced(dir: &CacheDir, inventory: &Inventory, forget_all: bool)
              the wrong one or not mounted; no row was forgotten and no image removed; give --forget-all if they are really gone",
             inventory.ghosts.len(),
             inventory.rows(),
-            mount_point(dir)
+            mount_of(dir.path()).map_or_else(|| "an unknown place".to_owned(), |mount| mount.point)
         ),
     })
 }
