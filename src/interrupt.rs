@@ -1,7 +1,7 @@
 //! SIGINT and SIGTERM as one flag, and waits that it ends.
 //!
-//! The signal handler only sets the flag. The code that works on a cache checks the flag wherever stopping leaves
-//! a consistent cache behind: between two entries, not within one.
+//! The signal handler only sets the flag. The code that works on a cache checks the flag wherever stopping
+//! leaves a consistent cache behind: between two entries, not within one.
 //!
 //! SIGXFSZ is caught and ignored: a write beyond the file size limit (`ulimit -f`) then fails like any other
 //! write, instead of ending the process.

@@ -1,7 +1,7 @@
 //! Names that come from outside: path components and image ids, and their safe display.
 //!
-//! A [`Name`] is the only way to address a file below an open directory. It is checked once, when it is made, so
-//! that nothing read from a directory or an index can lead out of the cache. Nothing here does I/O.
+//! A [`Name`] is the only way to address a file below an open directory. It is checked once, when it is made,
+//! so that nothing read from a directory or an index can lead out of the cache. Nothing here does I/O.
 
 use std::ffi::{CStr, CString};
 use std::fmt::{self, Write as _};
@@ -65,8 +65,8 @@ impl fmt::Display for NameBuf {
 
 /// Returns bytes from a disk or a server as text that cannot move a cursor or forge a line.
 ///
-/// Printable characters stay; everything else becomes `\xNN`, `\n`, `\u{..}` and so on. A backslash is doubled,
-/// so that different names never look the same.
+/// Printable characters stay; everything else becomes `\xNN`, `\n`, `\u{..}` and so on. A backslash is
+/// doubled, so that different names never look the same.
 pub(crate) fn escaped(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {

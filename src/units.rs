@@ -1,7 +1,8 @@
-//! Sizes and times: parsing them from the command line and from configuration, and formatting them for people.
+//! Sizes and times: parsing them from the command line and from configuration, and formatting them for
+//! people.
 //!
-//! Parsing rejects anything that is not entirely a size or a time, and formatting accepts every value. Nothing
-//! here does I/O or reads a clock.
+//! Parsing rejects anything that is not entirely a size or a time, and formatting accepts every value.
+//! Nothing here does I/O or reads a clock.
 
 use std::str::FromStr;
 
@@ -51,8 +52,9 @@ impl FromStr for Amount {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong =
-            || format!("'{text}' is not a size: give bytes, or a number with a unit such as 10GiB, 500M or 80%");
+        let wrong = || {
+            format!("'{text}' is not a size: give bytes, or a number with a unit such as 10GiB, 500M or 80%")
+        };
         let (number, unit) = split_unit(text).ok_or_else(wrong)?;
         if unit == "%" {
             let percent: f64 = number.parse().map_err(|_| wrong())?;
@@ -97,7 +99,7 @@ impl FromStr for TimeSpan {
     fn from_str(text: &str) -> Result<Self, String> {
         let wrong = || {
             format!(
-                "'{text}' is not a duration: give seconds, or a number with a unit such as 90s, 15m, 36h or 2d"
+                "'{text}' is not a duration: give seconds, or a number with a unit such as 90s, 36h or 2d"
             )
         };
         let mut rest = text;
@@ -161,8 +163,8 @@ pub(crate) fn human(bytes: u64) -> String {
 
 /// Formats a time as RFC 3339 in UTC, to the second.
 ///
-/// The epoch itself is `never`, because an index stores 0 for an image that was not used yet; a clamped time is
-/// `unknown`.
+/// The epoch itself is `never`, because an index stores 0 for an image that was not used yet; a clamped time
+/// is `unknown`.
 pub(crate) fn when(time: Nanos) -> String {
     match time {
         0 => "never".to_owned(),

@@ -8,7 +8,7 @@ use anyhow::anyhow;
 
 use crate::cache::plan::CleanLimits;
 use crate::commands::flags::ChangeArgs;
-use crate::config::{self, Config, Source};
+use crate::config::{self, Config, ConfigSource};
 use crate::exit::{Exit, Failure};
 use crate::host::glance::settings::{Selection, Settings};
 use crate::legacy::options::{Legacy, Request, Tool};
@@ -60,8 +60,8 @@ fn work(context: &Context, tool: Tool, request: &Legacy) -> Result<Exit, Failure
         .sources
         .iter()
         .map(|source| match source {
-            options::Source::File(path) => Source::File(path.clone()),
-            options::Source::Dir(path) => Source::Dir(path.clone()),
+            options::Source::File(path) => ConfigSource::File(path.clone()),
+            options::Source::Dir(path) => ConfigSource::Dir(path.clone()),
         })
         .collect();
     let config = Settings::read(context, sources, false)?;

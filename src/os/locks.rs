@@ -1,7 +1,7 @@
 //! The holders of file locks, as `/proc/locks` lists them.
 //!
-//! Used to name the process that stands in our way. Nothing is opened, locked or created: opening and closing a
-//! SQLite file would drop this process's own POSIX locks on it.
+//! Used to name the process that stands in our way. Nothing is opened, locked or created: opening and closing
+//! a SQLite file would drop this process's own POSIX locks on it.
 
 use std::fs::read_to_string;
 

@@ -1,7 +1,7 @@
 //! The operating system: acting as a file's owner, open files, lock holders, mounts and free space.
 //!
-//! This room only asks the kernel and reports its answers. It knows nothing of caches, images or settings, and it
-//! never removes or renames a file.
+//! This room only asks the kernel and reports its answers. It knows nothing of caches, images or settings,
+//! and it never removes or renames a file.
 
 pub(crate) mod locks;
 pub(crate) mod mounts;

@@ -1,10 +1,10 @@
 //! Acting as the owner of the cache directory, for the few files that are created or opened by path.
 //!
-//! When this tool runs as root, every file it creates must belong to the user that Glance runs as, and no symlink
-//! that this user plants may make root open another file: SQLite opens its index and its journal by path and
-//! follows symlinks. These calls are therefore made with the file-system ids of the directory's owner. The kernel
-//! then drops root's rights over files, but keeps the right to the reserved blocks of a full ext4 file system,
-//! which a change of the effective user would lose.
+//! When this tool runs as root, every file it creates must belong to the user that Glance runs as, and no
+//! symlink that this user plants may make root open another file: SQLite opens its index and its journal by
+//! path and follows symlinks. These calls are therefore made with the file-system ids of the directory's
+//! owner. The kernel then drops root's rights over files, but keeps the right to the reserved blocks of a
+//! full ext4 file system, which a change of the effective user would lose.
 //!
 //! The ids apply to the calling thread only. For any other user than root, nothing changes.
 
@@ -30,10 +30,11 @@ pub(crate) struct ActingAsOwner {
 }
 
 impl Owner {
-    /// Takes the owner's file-system ids if this is root and the owner is another user; otherwise does nothing.
+    /// Takes the owner's file-system ids if this is root and the owner is another user; otherwise does
+    /// nothing.
     ///
-    /// Fails if the kernel refuses the ids, as in a user namespace that lacks them. Nothing may then be opened
-    /// by path.
+    /// Fails if the kernel refuses the ids, as in a user namespace that lacks them. Nothing may then be
+    /// opened by path.
     pub(crate) fn act(self) -> Result<ActingAsOwner> {
         let change = rustix::process::geteuid().is_root() && self.uid != 0;
         let mut is_outermost = false;
@@ -50,7 +51,7 @@ impl Owner {
             let gid = setfsgid(Gid::from_raw(self.gid)).as_raw();
             ensure!(
                 (uid, gid) == (self.uid, self.gid),
-                "cannot act as user {} and group {}, which own the cache directory: the kernel refuses these ids",
+                "cannot act as user {} and group {}, the owners of the cache directory: the kernel refuses them",
                 self.uid,
                 self.gid
             );

@@ -1,8 +1,8 @@
 //! Free space of a file system, and the wait for blocks that the file system frees in the background.
 //!
 //! Some file systems free the blocks of a removed file only after a while. Pruning to a wanted amount of free
-//! space therefore waits a little for the blocks of files it has just removed, so that it does not remove more
-//! images than it has to. This module measures and waits; it does not choose what to remove.
+//! space therefore waits a little for the blocks of files it has just removed, so that it does not remove
+//! more images than it has to. This module measures and waits; it does not choose what to remove.
 
 use std::cell::Cell;
 use std::os::fd::BorrowedFd;
@@ -35,8 +35,8 @@ pub(crate) struct Space<'a> {
     pub(crate) released: u64,
     /// The rest of [`PATIENCE`].
     patience: Duration,
-    /// True once the file system did not answer: nothing counts as missing then, so that no image is removed on
-    /// a guess.
+    /// True once the file system did not answer: nothing counts as missing then, so that no image is removed
+    /// on a guess.
     blind: Cell<bool>,
 }
 

@@ -1,11 +1,11 @@
 //! The processes that have certain files open, found in one pass over `/proc`.
 //!
-//! A download that a process still writes to has not stalled, and a crashed download's file is abandoned only if
-//! no process has it open.
+//! A download that a process still writes to has not stalled, and a crashed download's file is abandoned only
+//! if no process has it open.
 //!
-//! This sees the processes that this user may inspect: all of them for root, the user's own otherwise. It never
-//! sees the processes of other hosts and of outer PID namespaces; for those, callers rely on the modification
-//! time. Nothing is opened but directories of `/proc`.
+//! This sees the processes that this user may inspect: all of them for root, the user's own otherwise. It
+//! never sees the processes of other hosts and of outer PID namespaces; for those, callers rely on the
+//! modification time. Nothing is opened but directories of `/proc`.
 
 use std::collections::HashMap;
 use std::os::fd::BorrowedFd;
@@ -25,8 +25,8 @@ pub(crate) struct Writers {
 
 /// Finds processes that have one of `suspects` (name, inode) in `dir` open for writing.
 ///
-/// Only descriptors with the name of a suspect are examined, so that no other file system is accessed: a dead NFS
-/// server would block the call.
+/// Only descriptors with the name of a suspect are examined, so that no other file system is accessed: a dead
+/// NFS server would block the call.
 pub(crate) fn find<'a>(dir: BorrowedFd<'_>, suspects: impl Iterator<Item = (Name<'a>, u64)>) -> Writers {
     look_through(suspects, |pid, descriptor, name, open, inodes| {
         // Both come from the same call: some file systems number the devices of files and directories apart.

@@ -12,7 +12,7 @@ use crate::cache::index::sqlite::Purpose;
 use crate::cache::index::{Driver, Refusal};
 use crate::cache::lock::LockDir;
 use crate::commands::flags::CacheArgs;
-use crate::config::{self, Config, Origin, Setting, Source};
+use crate::config::{self, Config, ConfigSource, Origin, Setting};
 use crate::exit::Failure;
 use crate::interrupt::Wait;
 use crate::os::space::capacity;
@@ -160,7 +160,7 @@ pub(crate) fn hinting_at_tables(refusal: Refusal, hint: &str) -> Failure {
 /// Which cache, from the command line.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Selection {
-    pub(crate) sources: Vec<Source>,
+    pub(crate) sources: Vec<ConfigSource>,
     pub(crate) cache_dir: Option<PathBuf>,
     pub(crate) driver: Option<Driver>,
     pub(crate) sqlite_db: Option<PathBuf>,
@@ -220,10 +220,10 @@ impl Settings {
     /// Reads the configuration files.
     pub(crate) fn read(
         context: &Context,
-        sources: Vec<Source>,
+        sources: Vec<ConfigSource>,
         pass_over_unreadable: bool,
     ) -> Result<Config, Failure> {
-        let request = config::Request {
+        let request = config::ConfigSearch {
             project: &config::GLANCE,
             program: context.program.to_owned(),
             sources,
