@@ -6,6 +6,7 @@ mod cache;
 mod cli;
 mod commands;
 mod config;
+mod database;
 mod exit;
 mod fetch;
 mod host;

@@ -5,7 +5,7 @@
 
 use clap::{Args, ValueEnum};
 
-use crate::commands::flags::{CacheArgs, EXIT_CODES, HostArgs, PrintArgs};
+use crate::commands::flags::{CacheArgs, EXIT_CODES, EXIT_CODES_IN_SHORT, HostArgs, PrintArgs};
 use crate::exit::{Exit, Failure};
 use crate::host::glance::settings::{Opened, Selection, Settings};
 use crate::names::ImageId;
@@ -49,32 +49,32 @@ pub(crate) fn run(context: &Context, args: ListArgs) -> Result<Exit, Failure> {
 
 /// List what is in the cache
 ///
-/// Changes nothing, takes no lock, and works while Glance runs. The JSON form is the body of Glance's GET /v2/cache, with arrays
-/// of its own for what Glance does not tell.
+/// Changes nothing, takes no lock, and works while Glance is running. The JSON form is that of Glance's GET /v2/cache,
+/// with further arrays for what Glance does not report.
 #[derive(Debug, Args)]
-#[command(after_help = EXIT_CODES)]
+#[command(after_help = EXIT_CODES_IN_SHORT, after_long_help = EXIT_CODES)]
 pub(crate) struct ListArgs {
-    #[command(flatten)]
-    pub(crate) cache: CacheArgs,
-    #[command(flatten)]
-    pub(crate) print: PrintArgs,
     /// Show only entries in these states
     #[arg(long, value_name = "STATE", value_delimiter = ',')]
     pub(crate) state: Vec<State>,
-    /// Order the entries
+    /// Sort the entries by this key
     #[arg(long, value_name = "KEY", default_value = "image")]
     pub(crate) sort: SortKey,
-    /// Turn the order round
+    /// Reverse the order
     #[arg(long)]
     pub(crate) reverse: bool,
-    /// List the images of all nodes of the central database instead
+    /// Instead list the images in the central database, of all nodes
     #[arg(long, conflicts_with_all = ["state", "all_caches"])]
     pub(crate) all_nodes: bool,
-    /// List the nodes that have this image instead
+    /// Instead list the nodes that have this image
     #[arg(long, value_name = "ID", conflicts_with_all = ["state", "all_caches"])]
     pub(crate) image: Option<ImageId>,
     #[command(flatten)]
+    pub(crate) cache: CacheArgs,
+    #[command(flatten)]
     pub(crate) host: HostArgs,
+    #[command(flatten)]
+    pub(crate) print: PrintArgs,
 }
 
 /// What `list` can be narrowed to.
@@ -86,10 +86,13 @@ pub(crate) enum State {
     Tracked,
     /// Images without a row
     Orphan,
-    /// Rows without an image
+    /// Rows whose image is missing
     Ghost,
+    /// Images that wait to be fetched
     Queued,
+    /// Images that are being cached, or were when it failed
     Incomplete,
+    /// Images that turned out to be wrong
     Invalid,
 }
 

@@ -5,7 +5,9 @@
 
 use clap::Args;
 
-use crate::commands::flags::{CacheArgs, EXIT_CODES, HostArgs, LimitArgs, PrintArgs};
+use crate::commands::flags::{
+    CacheArgs, EXIT_CODES, EXIT_CODES_IN_SHORT, HostArgs, LIMITS, LimitArgs, PrintArgs,
+};
 use crate::config::{Origin, Setting};
 use crate::exit::{Exit, Failure};
 use crate::host::glance::settings::{Opened, Selection, Settings};
@@ -55,28 +57,31 @@ pub(crate) fn run(context: &Context, args: StatusArgs) -> Result<Exit, Failure> 
     Ok(if bad || context.output.has_failed() { Exit::Incomplete } else { Exit::Done })
 }
 
-/// Show how the cache is doing
+/// Show the state of the cache
 ///
-/// Which cache and index it is and why, its size against the limit, counts and bytes by state, free space, how access times work
-/// there, who holds a lock, and what needs attention. Changes nothing and takes no lock.
+/// Shows which cache and which index are used and why, the size against the limit, counts and bytes by state, free space,
+/// how the file system records access times, which process holds a lock, and what needs attention. Changes nothing and
+/// takes no lock.
 #[derive(Debug, Args)]
-#[command(after_help = EXIT_CODES)]
+#[command(after_help = EXIT_CODES_IN_SHORT, after_long_help = EXIT_CODES)]
 pub(crate) struct StatusArgs {
-    #[command(flatten)]
-    pub(crate) cache: CacheArgs,
-    #[command(flatten)]
-    pub(crate) print: PrintArgs,
-    #[command(flatten)]
-    pub(crate) limit: LimitArgs,
-    /// Count incomplete entries as stalled that were not written to for this long [default: image_cache_stall_time]
-    #[arg(long, value_name = "DURATION")]
-    pub(crate) stall_time: Option<TimeSpan>,
-    /// Exit with 1 when the cache is over its limit or something needs attention
+    /// Exit with 1 if the cache is over its limit or needs attention
     #[arg(long)]
     pub(crate) check: bool,
-    /// Sum up all nodes of the central database instead
+    /// Instead sum up all nodes in the central database
     #[arg(long, conflicts_with_all = ["check", "max_size", "stall_time", "all_caches"])]
     pub(crate) all_nodes: bool,
     #[command(flatten)]
+    pub(crate) limit: LimitArgs,
+    /// Count incomplete entries as stalled after this long without a write
+    ///
+    /// [default: image_cache_stall_time]
+    #[arg(long, value_name = "DURATION", help_heading = LIMITS, hide_short_help = true)]
+    pub(crate) stall_time: Option<TimeSpan>,
+    #[command(flatten)]
+    pub(crate) cache: CacheArgs,
+    #[command(flatten)]
     pub(crate) host: HostArgs,
+    #[command(flatten)]
+    pub(crate) print: PrintArgs,
 }

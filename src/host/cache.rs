@@ -5,7 +5,7 @@ use std::os::fd::BorrowedFd;
 
 use anyhow::Result;
 
-use crate::cache::execute::{EntryError, Outcome, Progress};
+use crate::cache::outcome::{EntryError, Outcome, Progress};
 use crate::interrupt::Wait;
 use crate::names::ImageId;
 use crate::os::space::{CLOSE, Space};

@@ -6,8 +6,8 @@
 use anyhow::Context as _;
 use rustix::fs::fstatvfs;
 
-use crate::cache::execute::EntryError;
 use crate::cache::lock::Held;
+use crate::cache::outcome::EntryError;
 use crate::host::cache::{ImageCache, Rules, Stock};
 use crate::host::order::View;
 use crate::host::{Declared, Host, find_all};

@@ -17,7 +17,7 @@ use std::path::PathBuf;
 
 use anyhow::{Result, anyhow, bail};
 
-use crate::cache::execute::EntryError;
+use crate::cache::outcome::EntryError;
 use crate::config::{self, Config, ConfigSource, Opt, Origin, Setting};
 use crate::host::cache::ImageCache;
 use crate::host::glance::settings::Selection;

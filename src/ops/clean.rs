@@ -7,13 +7,14 @@ use serde::Serialize;
 
 use crate::cache::dir::{CacheDir, Place};
 use crate::cache::entry::Kind;
-use crate::cache::execute::{self, EntryError, Executor, Outcome, Pace};
-use crate::cache::index::sqlite::Purpose;
-use crate::cache::index::{Driver, Refusal};
+use crate::cache::execute::{self, Executor, Pace};
+use crate::cache::index::Driver;
 use crate::cache::inventory::{Inventory, Tracking};
 use crate::cache::lock;
+use crate::cache::outcome::{EntryError, Outcome};
 use crate::cache::plan::{self, CleanLimits, CleanPlan, CleanReason, RepairPlan};
 use crate::commands::flags::ChangeArgs;
+use crate::database::{Purpose, Refusal};
 use crate::exit::{Exit, Failure};
 use crate::host::glance::leftovers::plan_clean;
 use crate::host::glance::open::{is_empty, misplaced, refuse_strange, take_lock, take_stock};

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use crate::cache::execute::Outcome;
+use crate::cache::outcome::Outcome;
 use crate::commands::clean::CleanArgs;
 use crate::exit::{Exit, Failure};
 use crate::host::cache::{Removing, Rules};

@@ -6,14 +6,13 @@ use std::fmt::Write as _;
 use anyhow::anyhow;
 use serde::Serialize;
 
-use crate::cache::execute::{EntryError, Outcome};
-use crate::cache::index::Refusal;
-use crate::cache::index::central::{Copies, Database, Found, NodeSummary, Placement};
-use crate::cache::index::sqlite::Purpose;
+use crate::cache::outcome::{EntryError, Outcome};
 use crate::commands::flags::ChangeArgs;
 use crate::commands::list::{ListArgs, SortKey};
 use crate::commands::status::StatusArgs;
 use crate::config::{Config, Origin, Setting};
+use crate::database::nodes::{Copies, NodeSummary, Placement};
+use crate::database::{Database, Opening, Purpose, Refusal};
 use crate::exit::{Exit, Failure};
 use crate::host::glance::central::unknown;
 use crate::host::glance::settings::{CentralSettings, Selection, Settings, cannot_start};
@@ -44,11 +43,11 @@ fn open(
     wait: &Wait,
 ) -> Result<Database, Failure> {
     match central.open(config, purpose, wait)? {
-        Found::Database(database) => Ok(*database),
-        Found::Nothing(path) => {
+        Opening::Open(database) => Ok(database),
+        Opening::Nothing(path) => {
             Err(Failure::cannot_start(anyhow!("the database {} does not exist or is empty", path.display())))
         }
-        Found::Unreadable(why) => Err(Failure::cannot_start(anyhow!(why))),
+        Opening::Unreadable(why) => Err(Failure::cannot_start(anyhow!(why))),
     }
 }
 
@@ -310,7 +309,7 @@ fn attempt(
         report.run.plan = Some(vec![report.plan(summary.newest_use)]);
         return Ok(Exit::Done);
     }
-    let (done, refusal) = database.index(summary.key).forget_node();
+    let (done, refusal) = database.forget_node(summary.key);
     report.rows_forgotten = done.rows;
     report.node_removed = done.reference;
     let mut outcome = Outcome::default();

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::cache::execute::{EntryError, Outcome};
-use crate::cache::index::Refusal;
+use crate::cache::outcome::{EntryError, Outcome};
+use crate::database::Refusal;
 use crate::exit::Exit;
 use crate::host::Declared;
 use crate::host::cache::{Part, Told};

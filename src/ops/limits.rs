@@ -1,6 +1,6 @@
 //! `prune --all-caches`: holds every cache of the host to its own age and size, on every file system.
 
-use crate::cache::execute::Outcome;
+use crate::cache::outcome::Outcome;
 use crate::exit::Exit;
 use crate::host::Host;
 use crate::host::cache::{Removing, Rules, Target};

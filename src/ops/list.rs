@@ -4,10 +4,10 @@ use serde::{Serialize, Serializer};
 
 use crate::cache::dir::{CacheDir, Place};
 use crate::cache::entry::{Image, Kind, Partial};
-use crate::cache::index::sqlite::Purpose;
 use crate::cache::index::xattr::{self, Attribute, parse_hits};
 use crate::cache::inventory::{Inventory, Partials, Tracking};
 use crate::commands::list::State;
+use crate::database::Purpose;
 use crate::exit::Failure;
 use crate::host::glance::open::{Cache, take_stock};
 use crate::host::glance::settings::Settings;

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use rustix::fs::fstatvfs;
 use serde::Serialize;
 
-use crate::cache::execute::{EntryError, Outcome};
+use crate::cache::outcome::{EntryError, Outcome};
 use crate::commands::flags::{CacheArgs, HostArgs, PrintArgs};
 use crate::config;
 use crate::exit::{Exit, Failure};

@@ -1,8 +1,8 @@
 //! What can be done: a request in, a report out.
 
-use crate::cache::execute::{EntryError, Outcome};
-use crate::cache::index::Refusal;
+use crate::cache::outcome::{EntryError, Outcome};
 use crate::commands::flags::ChangeArgs;
+use crate::database::Refusal;
 use crate::exit::{Exit, Failure};
 use crate::interrupt::{Wait, signal_name};
 use crate::ops::report::Run;

@@ -8,12 +8,13 @@ use anyhow::anyhow;
 use serde::Serialize;
 
 use crate::cache::dir::CacheDir;
-use crate::cache::execute::{EntryError, Executor, Outcome, Pace};
-use crate::cache::index::sqlite::Purpose;
+use crate::cache::execute::{Executor, Pace};
 use crate::cache::inventory::{Inventory, Tracking};
 use crate::cache::lock;
+use crate::cache::outcome::{EntryError, Outcome};
 use crate::cache::plan::{self, CleanLimits, Kept, PruneLimits, PrunePlan};
 use crate::commands::flags::ChangeArgs;
+use crate::database::Purpose;
 use crate::exit::{Exit, Failure};
 use crate::host::glance::leftovers::room;
 use crate::host::glance::open::{

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
-use crate::cache::execute::EntryError;
+use crate::cache::outcome::EntryError;
 use crate::units::{count, human};
 
 /// One step of a plan.

@@ -8,7 +8,7 @@ use anyhow::anyhow;
 use rustix::fs::{Mode, OFlags, fstatvfs};
 use serde::Serialize;
 
-use crate::cache::execute::{EntryError, Outcome};
+use crate::cache::outcome::{EntryError, Outcome};
 use crate::exit::{Exit, Failure};
 use crate::host::Host;
 use crate::host::cache::{ImageCache, Removing, Rules};

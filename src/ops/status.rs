@@ -8,11 +8,12 @@ use serde::Serialize;
 use crate::cache::dir::{CacheDir, Place};
 use crate::cache::entry::Kind;
 use crate::cache::index::Driver;
-use crate::cache::index::sqlite::{Found, Location, Purpose, Sqlite};
+use crate::cache::index::sqlite::{Sqlite, locate};
 use crate::cache::inventory::{Foreign, Partials, Tracking};
 use crate::cache::lock::{CLEAN, INDEX_START, LockDir, PREFETCH, PRUNE};
 use crate::cache::plan::{CleanLimits, is_stalled};
 use crate::config::{self, Origin};
+use crate::database::{Opening, Purpose};
 use crate::exit::{Exit, Failure};
 use crate::host::cache::Part;
 use crate::host::glance::open::{Cache, take_stock};
@@ -159,9 +160,9 @@ pub(crate) fn index(
                 limit: crate::host::glance::open::GLANCE_PATIENCE,
                 interrupt: context.interrupt.clone(),
             };
-            let leftover = Location::new(dir, &settings.sqlite_db.value)
+            let leftover = locate(dir, &settings.sqlite_db.value)
                 .and_then(|location| Sqlite::open(location, Purpose::Look, &wait))
-                .is_ok_and(|found| !matches!(found, Found::Nothing));
+                .is_ok_and(|found| !matches!(found, Opening::Nothing(_)));
             if leftover {
                 report.attention.push(format!(
                     "{} is a leftover of the sqlite driver: with image_cache_driver unset it would be taken for the index",

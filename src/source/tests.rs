@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use super::*;
 use crate::config::{Config, ConfigSearch, GLANCE};
+use crate::database::images::Location;
 use crate::interrupt::Interrupt;
 use crate::net::wire::Waits;
 

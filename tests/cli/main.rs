@@ -14,6 +14,7 @@ mod central;
 mod clean;
 mod compat;
 mod config;
+mod documents;
 mod edge;
 mod env;
 mod faults;

@@ -2,11 +2,11 @@
 
 use anyhow::anyhow;
 
-use crate::cache::index::central::{Database, Found, is_missing_table};
-use crate::cache::index::sqlite::Purpose;
-use crate::cache::index::{Driver, NoRows, Refusal};
+use crate::cache::index::central::Central;
+use crate::cache::index::{Driver, NoRows};
 use crate::cache::inventory::{Inventory, Tracking};
 use crate::config::Setting;
+use crate::database::{Database, Opening, Purpose, Refusal, is_missing_table};
 use crate::exit::Failure;
 use crate::host::glance::open::Cache;
 use crate::host::glance::settings::{Settings, cannot_start, hinting_at_tables, nothing_at};
@@ -25,9 +25,9 @@ pub(crate) fn stock(
 ) -> Result<Cache, Failure> {
     let central = &settings.central;
     let mut database = match central.open(&settings.config, purpose, wait) {
-        Ok(Found::Database(database)) => *database,
-        Ok(Found::Unreadable(reason)) => return Ok(unreadable(reason, why)),
-        Ok(Found::Nothing(path)) => {
+        Ok(Opening::Open(database)) => database,
+        Ok(Opening::Unreadable(reason)) => return Ok(unreadable(reason, why)),
+        Ok(Opening::Nothing(path)) => {
             return Err(nothing_at(&path));
         }
         Err(failure) => return Err(failure),
@@ -56,17 +56,17 @@ pub(crate) fn detect(settings: &Settings, purpose: Purpose, wait: &Wait) -> Resu
         failure.hint("image_cache_driver is not set, so the database has to tell whether it is the index of this cache")
     };
     match settings.central.open(&settings.config, purpose, wait) {
-        Ok(Found::Database(mut database)) => match database.node(&node.value) {
+        Ok(Opening::Open(mut database)) => match database.node(&node.value) {
             Ok(Some(key)) => {
                 let why = "found this node in the database".to_owned();
-                Ok(Some(known(*database, key, node, why)))
+                Ok(Some(known(database, key, node, why)))
             }
             Ok(None) => Ok(None),
             Err(refusal) if is_missing_table(&refusal) => Ok(None),
             Err(refusal) => Err(unsure(cannot_start(refusal))),
         },
-        Ok(Found::Nothing(_)) => Ok(None),
-        Ok(Found::Unreadable(reason)) => Err(unsure(Failure::cannot_start(anyhow!(reason)))),
+        Ok(Opening::Nothing(_)) => Ok(None),
+        Ok(Opening::Unreadable(reason)) => Err(unsure(Failure::cannot_start(anyhow!(reason)))),
         Err(failure) => Err(unsure(failure)),
     }
 }
@@ -79,7 +79,7 @@ fn known(database: Database, key: i64, node: &Setting<String>, why: String) -> C
     let place = Place { database: database.shown(), node: escaped(node.value.as_bytes()) };
     Cache {
         inventory: Inventory::default(),
-        index: Box::new(database.index(key)),
+        index: Box::new(Central::new(database, key)),
         driver: Some(Driver::CentralizedDb),
         why,
         index_path: None,

@@ -2,8 +2,8 @@
 
 use crate::cache::dir::{CacheDir, Place};
 use crate::cache::entry::Kind;
-use crate::cache::execute::EntryError;
 use crate::cache::inventory::Partials;
+use crate::cache::outcome::EntryError;
 use crate::cache::plan::{self, CleanLimits, CleanPlan};
 use crate::host::glance::open::unreadable_errors;
 use crate::os::writers::{self, Writers};

@@ -12,13 +12,13 @@ use std::path::PathBuf;
 use anyhow::{Result, anyhow};
 
 use crate::cache::dir::{CacheDir, Place};
-use crate::cache::execute::{self, EntryError, Executor, Outcome, Pace};
-use crate::cache::index::Refusal;
-use crate::cache::index::sqlite::Purpose;
+use crate::cache::execute::{self, Executor, Pace};
 use crate::cache::inventory::{Inventory, Tracking};
 use crate::cache::lock::{CLEAN, Held, Lock, Locking, PRUNE};
+use crate::cache::outcome::{EntryError, Outcome};
 use crate::cache::plan::{self, CleanLimits, CleanPlan, Goal, PruneLimits, PrunePlan, frees};
 use crate::config::{self, Origin, Setting};
+use crate::database::{Purpose, Refusal};
 use crate::exit::Failure;
 use crate::host::cache::{ImageCache, Item, Removing, Rules, Stock, Target, Told};
 use crate::host::glance::leftovers::{plan_clean, room};

@@ -8,13 +8,14 @@ use rustix::io::Errno;
 use signal_hook::consts::SIGTERM;
 
 use crate::cache::dir::{CacheDir, Place};
-use crate::cache::execute::EntryError;
-use crate::cache::index::sqlite::{Found, Location, Purpose, Sqlite};
+use crate::cache::index::sqlite::{Sqlite, locate};
 use crate::cache::index::xattr::{Attribute, hits};
 use crate::cache::index::{Driver, Index, NoRows};
 use crate::cache::inventory::{Inventory, Tracking};
 use crate::cache::lock::{Lock, LockDir, Locking};
+use crate::cache::outcome::EntryError;
 use crate::config::Setting;
+use crate::database::{Opening, Purpose};
 use crate::exit::{Exit, Failure};
 use crate::host::glance::settings::Settings;
 use crate::interrupt::{Wait, signal_name};
@@ -141,15 +142,15 @@ fn open_sqlite(
     dir: &CacheDir,
     purpose: Purpose,
     wait: &Wait,
-) -> Result<(Found, PathBuf), Failure> {
-    let location = Location::new(dir, &settings.sqlite_db.value).map_err(|e| {
+) -> Result<(Opening<Sqlite>, PathBuf), Failure> {
+    let location = locate(dir, &settings.sqlite_db.value).map_err(|e| {
         Failure::cannot_start(
             e.context(format!("image_cache_sqlite_db is set by {}", settings.sqlite_db.origin)),
         )
     })?;
     let path = location.path().to_owned();
     let mut found = Sqlite::open(location, purpose, wait).map_err(Failure::cannot_start)?;
-    if let Found::Index(index) = &mut found
+    if let Opening::Open(index) = &mut found
         && purpose != Purpose::Look
     {
         index.guard_start(settings.lock_dir(dir, &context.output)?.start_gate());
@@ -157,18 +158,18 @@ fn open_sqlite(
     Ok((found, path))
 }
 
-fn with_sqlite((found, path): (Found, PathBuf), why: String) -> Cache {
+fn with_sqlite((found, path): (Opening<Sqlite>, PathBuf), why: String) -> Cache {
     let mut warnings = Vec::new();
     let (index, tracking): (Box<dyn Index>, _) = match found {
-        Found::Index(index) => (Box::new(index), Tracking::ByRow),
-        Found::Nothing => {
+        Opening::Open(index) => (Box::new(index), Tracking::ByRow),
+        Opening::Nothing(_) => {
             warnings.push(format!(
                 "image index {} does not exist or is empty: no image is tracked",
                 path.display()
             ));
             (Box::new(NoRows), Tracking::ByRow)
         }
-        Found::Unreadable(why) => (Box::new(NoRows), Tracking::Unknown(why)),
+        Opening::Unreadable(why) => (Box::new(NoRows), Tracking::Unknown(why)),
     };
     let inventory = Inventory { tracking, ..Inventory::default() };
     Cache {
@@ -196,7 +197,7 @@ fn detect(
     }
     let found = open_sqlite(context, settings, dir, purpose, wait)?;
     let inventory = scan()?;
-    if !matches!(found.0, Found::Nothing) {
+    if !matches!(found.0, Opening::Nothing(_)) {
         let why = format!("found {}", found.1.display());
         return Ok((inventory, with_sqlite(found, why)));
     }

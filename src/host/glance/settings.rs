@@ -7,12 +7,12 @@ use anyhow::{Context as _, anyhow};
 use rustix::io::Errno;
 
 use crate::cache::dir::CacheDir;
-use crate::cache::index::central::{Database, Found, Patience, Target, is_missing_table};
-use crate::cache::index::sqlite::Purpose;
-use crate::cache::index::{Driver, Refusal};
+use crate::cache::index::Driver;
 use crate::cache::lock::LockDir;
 use crate::commands::flags::CacheArgs;
 use crate::config::{self, Config, ConfigSource, Origin, Setting};
+use crate::database::url::Address;
+use crate::database::{Database, Opening, Patience, Purpose, Refusal, is_missing_table};
 use crate::exit::Failure;
 use crate::interrupt::Wait;
 use crate::os::space::capacity;
@@ -56,7 +56,7 @@ impl CentralSettings {
         };
         let flag = |value, name| Setting { value, origin: Origin::Flag(name) };
         let database = match (given.database, given.database_file) {
-            (Some(url), _) if Target::has_password(&url) => {
+            (Some(url), _) if Address::has_password(&url) => {
                 return Err(Failure::usage(anyhow!(
                     "--database has a password in it, which every user of this host can see in the process list"
                 ))
@@ -85,20 +85,25 @@ impl CentralSettings {
     }
 
     /// Connects to the database of the index.
-    pub(crate) fn open(&self, config: &Config, purpose: Purpose, wait: &Wait) -> Result<Found, Failure> {
+    pub(crate) fn open(
+        &self,
+        config: &Config,
+        purpose: Purpose,
+        wait: &Wait,
+    ) -> Result<Opening<Database>, Failure> {
         self.connect(self.database.as_ref(), config, purpose, wait)
     }
 
     /// Connects to the database with the images' records, to read them.
     pub(crate) fn open_records(&self, config: &Config, wait: &Wait) -> Result<Database, Failure> {
         match self.connect(self.records.as_ref(), config, Purpose::Look, wait)? {
-            Found::Database(mut database) => {
+            Opening::Open(mut database) => {
                 let hint = "is it Glance's database, after glance-manage db_sync?";
                 database.check_records().map_err(|refusal| hinting_at_tables(refusal, hint))?;
-                Ok(*database)
+                Ok(database)
             }
-            Found::Unreadable(why) => Err(Failure::cannot_start(anyhow!(why))),
-            Found::Nothing(path) => Err(nothing_at(&path)),
+            Opening::Unreadable(why) => Err(Failure::cannot_start(anyhow!(why))),
+            Opening::Nothing(path) => Err(nothing_at(&path)),
         }
     }
 
@@ -114,17 +119,17 @@ impl CentralSettings {
         config: &Config,
         purpose: Purpose,
         wait: &Wait,
-    ) -> Result<Found, Failure> {
+    ) -> Result<Opening<Database>, Failure> {
         Database::open(self.target(url)?, patience(config)?, purpose, wait).map_err(cannot_start)
     }
 
-    fn target(&self, url: Option<&Setting<String>>) -> Result<Target, Failure> {
+    fn target(&self, url: Option<&Setting<String>>) -> Result<Address, Failure> {
         self.check()?;
         let Some(url) = url else {
             return Err(Failure::usage(anyhow!("[database] connection is not set"))
                 .hint("set it as for glance-api, or give --database URL or --database-file FILE"));
         };
-        Target::parse(&url.value)
+        Address::parse(&url.value)
             .with_context(|| format!("[database] connection (set by {}) is not understood", url.origin))
             .map_err(Failure::usage)
     }

@@ -37,8 +37,8 @@ use rustix::io::Errno;
 
 use crate::cache::dir::{DIRECTORY, Removal, list, look};
 use crate::cache::entry::{Kind, Seen};
-use crate::cache::execute::EntryError;
 use crate::cache::lock;
+use crate::cache::outcome::EntryError;
 use crate::interrupt::{Interrupt, Wait};
 use crate::names::{ImageId, Name, NameBuf};
 use crate::os::locks::{flock_holder, process};

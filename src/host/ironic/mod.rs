@@ -12,9 +12,9 @@ use anyhow::Result;
 
 use crate::cache::dir::{Place, Removal};
 use crate::cache::entry::Seen;
-use crate::cache::execute::{EntryError, Removed};
-use crate::cache::index::Refusal;
+use crate::cache::outcome::{EntryError, Removed};
 use crate::config::{self, Opt};
+use crate::database::Refusal;
 use crate::host::cache::{Distance, ImageCache, Item, Part, Removing, Rules, Stock, Target, Told};
 use crate::host::ironic::master::{Leftover, Master, MasterDir, Survey};
 use crate::host::{Declared, Found, Host, Kind, scaled};

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::cache::index::central::Record;
-use crate::cache::index::{Driver, Refusal};
+use crate::cache::index::Driver;
 use crate::cache::stage::{self, Claim, Claiming};
+use crate::database::Refusal;
+use crate::database::images::ImageRecord;
 use crate::fetch::digest::Check;
 use crate::fetch::judge::{Verdict, judge, unverifiable};
 use crate::fetch::pace::Pace;
@@ -33,7 +34,7 @@ impl<'a> Session<'a> {
     }
 
     /// Judges an image, claims it and makes sure that it fits.
-    fn admit(&mut self, request: &Request) -> Result<(Record, Option<Check>, Claim), Ending> {
+    fn admit(&mut self, request: &Request) -> Result<(ImageRecord, Option<Check>, Claim), Ending> {
         let (record, check) = self.examine(request)?;
         let size = record.size.unwrap_or(0);
         let claim = match Claim::make(self.dir, request.id, self.means.stalled_before) {
@@ -49,7 +50,7 @@ impl<'a> Session<'a> {
     fn job<'s>(
         &mut self,
         request: Request,
-        record: Record,
+        record: ImageRecord,
         check: Option<Check>,
         claim: Claim,
         pace: &'s Pace,
@@ -75,7 +76,7 @@ impl<'a> Session<'a> {
     }
 
     /// What an image can be read from, in the order to try. What is unsafe about it is told once.
-    pub(crate) fn sources(&mut self, record: &Record) -> Vec<Result<Box<dyn Source>, Refused>> {
+    pub(crate) fn sources(&mut self, record: &ImageRecord) -> Vec<Result<Box<dyn Source>, Refused>> {
         let sources = self.means.stores.sources(&record.locations);
         for warning in sources.iter().flatten().filter_map(|source| source.warning()) {
             if self.warned.insert(warning.to_owned()) {
@@ -86,7 +87,7 @@ impl<'a> Session<'a> {
     }
 
     /// Looks an image up and judges it.
-    pub(crate) fn examine(&mut self, request: &Request) -> Result<(Record, Option<Check>), Ending> {
+    pub(crate) fn examine(&mut self, request: &Request) -> Result<(ImageRecord, Option<Check>), Ending> {
         let failed = |e: anyhow::Error| Ending::new(ImageOutcome::Failed, 0, format!("{e:#}"));
         if stage::is_cached(self.dir, request.id).map_err(failed)? {
             return Err(Ending::cached());
@@ -103,7 +104,7 @@ impl<'a> Session<'a> {
         Ok((record, check))
     }
 
-    fn warn_unverified(&self, id: ImageId, record: &Record, check: Option<&Check>) {
+    fn warn_unverified(&self, id: ImageId, record: &ImageRecord, check: Option<&Check>) {
         if check.is_none() {
             let by = if record.size.is_some() { "by its size alone" } else { "by nothing" };
             let why = unverifiable(record);

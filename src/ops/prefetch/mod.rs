@@ -26,13 +26,13 @@ use anyhow::anyhow;
 use crate::cache::dir::{CacheDir, Place};
 use crate::cache::execute;
 use crate::cache::index::Driver;
-use crate::cache::index::central::{Database, Record};
-use crate::cache::index::sqlite::Purpose;
 use crate::cache::inventory::{Inventory, Tracking};
 use crate::cache::lock::{self, LockDir};
 use crate::cache::queue::Queue;
 use crate::cache::stage::{self, Claim};
 use crate::commands::flags::ChangeArgs;
+use crate::database::images::ImageRecord;
+use crate::database::{Database, Purpose};
 use crate::exit::{Exit, Failure};
 use crate::fetch::digest::Check;
 use crate::fetch::judge::Wish;
@@ -205,7 +205,7 @@ struct Running {
     claim: Claim,
     meter: Arc<Meter>,
     /// As it was when the fetch began.
-    record: Record,
+    record: ImageRecord,
     check: Option<Check>,
     since: Instant,
 }

@@ -18,10 +18,11 @@ use anyhow::{Context as _, anyhow};
 
 use crate::cache::dir::{Place, seen};
 use crate::cache::entry::Image;
-use crate::cache::index::{Claim as RowClaim, Refusal, Target};
+use crate::cache::index::{Claim as RowClaim, Target};
 use crate::cache::lock::{self, Lock, Locking};
 use crate::cache::queue;
 use crate::cache::stage::{self, Publication, Staged};
+use crate::database::Refusal;
 use crate::fetch::digest::fingerprint;
 use crate::fetch::judge::judge_again;
 use crate::fetch::{Attempt, Failed, Fetched};

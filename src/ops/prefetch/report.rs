@@ -2,7 +2,7 @@
 
 use std::fmt::Display;
 
-use crate::cache::execute::EntryError;
+use crate::cache::outcome::EntryError;
 use crate::cache::{queue, stage};
 use crate::fetch::digest::Check;
 use crate::names::ImageId;

@@ -6,7 +6,7 @@ use std::io::Read as _;
 use anyhow::Context as _;
 
 use crate::cache::dir::CacheDir;
-use crate::cache::execute::EntryError;
+use crate::cache::outcome::EntryError;
 use crate::cache::queue::{self, Enqueued, Memory, Queue};
 use crate::commands::flags::ChangeArgs;
 use crate::commands::prefetch::Wanted;

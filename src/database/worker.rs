@@ -10,8 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
 
-use super::Cell;
-use crate::cache::index::Refusal;
+use super::{Cell, Refusal};
 use crate::interrupt::Interrupt;
 
 /// How long a statement may take. All of them are bounded by the size of a batch or a page, but for the sums over the whole

@@ -11,10 +11,9 @@ use anyhow::anyhow;
 use mysql::prelude::Queryable as _;
 use mysql::{ClientIdentity, Conn, OptsBuilder, SslOpts, Value};
 
-use super::Cell;
-use super::url::Target;
+use super::url::Address;
 use super::worker::Client;
-use crate::cache::index::Refusal;
+use super::{Cell, Refusal};
 use crate::net::tls::{TlsMode, system_authorities};
 
 /// MariaDB does not let us wait for rows at all; MySQL, to which that part is a comment, does for a second, its least. The others
@@ -37,38 +36,38 @@ const _: () =
 
 pub(super) struct MySql {
     connection: Conn,
-    target: Target,
+    address: Address,
     lost: bool,
 }
 
 impl MySql {
     /// Connects. The limit is for the network alone: whoever asks waits no longer than it wants to, for this and for all else.
-    pub(super) fn connect(target: &Target, limit: Duration) -> Result<Self, Refusal> {
+    pub(super) fn connect(address: &Address, limit: Duration) -> Result<Self, Refusal> {
         let options = OptsBuilder::new()
-            .user(target.user.clone())
-            .pass(target.password.clone())
-            .db_name(Some(target.database.clone()))
+            .user(address.user.clone())
+            .pass(address.password.clone())
+            .db_name(Some(address.database.clone()))
             .prefer_socket(false)
             .tcp_connect_timeout(Some(limit))
             .stmt_cache_size(0)
-            .ssl_opts(tls(target))
+            .ssl_opts(tls(address))
             .init(SESSION.to_vec());
-        let options = match (&target.socket, target.hosts.first()) {
+        let options = match (&address.socket, address.hosts.first()) {
             (Some((path, _)), _) => options.socket(path.to_str()),
             (None, Some((host, port))) => options.ip_or_hostname(Some(host.clone())).tcp_port(*port),
             (None, None) => options,
         };
-        let connection = Conn::new(options).map_err(|e| match (refusal(target, &e).0, &e) {
+        let connection = Conn::new(options).map_err(|e| match (refusal(address, &e).0, &e) {
             // The server has spoken; unless it is full, it will say the same again.
             (refusal, mysql::Error::MySqlError(e)) if e.code != TOO_MANY => refusal,
             (refusal, _) => Refusal::Busy(refusal.into_error()),
         })?;
-        Ok(MySql { connection, target: target.clone(), lost: false })
+        Ok(MySql { connection, address: address.clone(), lost: false })
     }
 
     fn noted<T>(&mut self, result: mysql::Result<T>) -> Result<T, Refusal> {
         result.map_err(|e| {
-            let (refusal, lost) = refusal(&self.target, &e);
+            let (refusal, lost) = refusal(&self.address, &e);
             self.lost |= lost;
             refusal
         })
@@ -109,8 +108,8 @@ fn cell(value: Value) -> Cell {
     }
 }
 
-fn tls(target: &Target) -> Option<SslOpts> {
-    let tls = &target.tls;
+fn tls(address: &Address) -> Option<SslOpts> {
+    let tls = &address.tls;
     if tls.mode <= TlsMode::Offered {
         return None;
     }
@@ -125,7 +124,7 @@ fn tls(target: &Target) -> Option<SslOpts> {
 }
 
 /// What went wrong, and whether the connection is gone with it.
-fn refusal(target: &Target, error: &mysql::Error) -> (Refusal, bool) {
+fn refusal(address: &Address, error: &mysql::Error) -> (Refusal, bool) {
     let (code, text) = match error {
         mysql::Error::MySqlError(e) => (e.code, format!("error {}: {}", e.code, e.message)),
         mysql::Error::DriverError(e) => (0, e.to_string()),
@@ -136,6 +135,6 @@ fn refusal(target: &Target, error: &mysql::Error) -> (Refusal, bool) {
     };
     // What is not the server's word is the network's, in one wrapping or another, and leaves nobody knowing what comes next.
     let lost = !matches!(error, mysql::Error::MySqlError(_)) || GONE.contains(&code);
-    let error = anyhow!("{}", target.without_credentials(&text));
+    let error = anyhow!("{}", address.without_credentials(&text));
     if RETRY.contains(&code) { (Refusal::Busy(error), lost) } else { (Refusal::Broken(error), lost) }
 }

@@ -2,36 +2,30 @@
 //!
 //! The file is opened as carefully as the sqlite index, as the owner of the directory it is in.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use rusqlite::params_from_iter;
 use rusqlite::types::ValueRef;
 
-use super::Cell;
-use crate::cache::index::Refusal;
-use crate::cache::index::sqlite::{Found, Location, Purpose, Sqlite};
+use super::sqlite::{Contents, SqliteFile, SqlitePath};
+use super::{Cell, Opening, Purpose, Refusal};
 use crate::interrupt::Wait;
 
-/// What was found at the path.
-pub(super) enum Opened {
-    File(File),
-    Nothing(PathBuf),
-    Unreadable(String),
-}
+/// What the file is opened as.
+const CONTENTS: Contents = Contents { name: "image index", table: None };
 
-pub(super) struct File(Sqlite);
+#[derive(Debug)]
+pub(super) struct File(SqliteFile);
 
 impl File {
-    pub(super) fn open(path: &Path, purpose: Purpose, wait: &Wait) -> Result<Opened> {
-        let location = Location::alone(path)?;
-        let path = location.path().to_owned();
-        let found = Sqlite::open(location, purpose, wait)
-            .with_context(|| format!("cannot use the database {}", path.display()))?;
-        Ok(match found {
-            Found::Index(sqlite) => Opened::File(File(sqlite)),
-            Found::Nothing => Opened::Nothing(path),
-            Found::Unreadable(why) => Opened::Unreadable(why),
+    pub(super) fn open(path: &Path, purpose: Purpose, wait: &Wait) -> Result<Opening<Self>> {
+        let path = SqlitePath::alone(path, CONTENTS)?;
+        let shown = format!("cannot use the database {}", path.path().display());
+        Ok(match SqliteFile::open(path, purpose, wait).context(shown)? {
+            Opening::Open(file) => Opening::Open(File(file)),
+            Opening::Nothing(path) => Opening::Nothing(path),
+            Opening::Unreadable(why) => Opening::Unreadable(why),
         })
     }
 
@@ -53,7 +47,7 @@ impl File {
     }
 
     pub(super) fn secure(&self) -> Result<(), Refusal> {
-        self.0.change(Sqlite::secure)
+        self.0.change(SqliteFile::secure)
     }
 }
 

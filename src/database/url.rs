@@ -1,9 +1,9 @@
-//! Where the central database is: an `SQLAlchemy` URL, as `[database] connection` has it, turned into a target to connect to.
+//! Where the central database is: an `SQLAlchemy` URL, as `[database] connection` has it, turned into a address to connect to.
 //!
 //! Understands what deployments write: the dialects with any driver behind a `+`, percent-encoded credentials, IPv6 hosts, Unix
 //! sockets, the TLS options of `PyMySQL`, mysqlclient and libpq, and `PyMySQL`'s `read_default_file`. Options that say nothing about
 //! where, who and how safely are ignored. No message holds any part of the URL but option names and paths: it may hold a
-//! password anywhere. Shown, a target is its dialect, host, port and database, never its user or password.
+//! password anywhere. Shown, a address is its dialect, host, port and database, never its user or password.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -11,20 +11,12 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 
+use super::Dialect;
 use crate::net::tls::{Tls, TlsMode};
-
-/// A kind of database.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Dialect {
-    /// MySQL and MariaDB.
-    MySql,
-    PostgreSql,
-    Sqlite,
-}
 
 /// A database to connect to.
 #[derive(Clone, PartialEq, Eq)]
-pub(crate) struct Target {
+pub(crate) struct Address {
     pub(crate) dialect: Dialect,
     /// Hosts with ports, in the order to try; for SQLite and sockets empty.
     pub(crate) hosts: Vec<(String, u16)>,
@@ -43,7 +35,7 @@ pub(crate) struct Target {
     pub(crate) writable: bool,
 }
 
-impl fmt::Display for Target {
+impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (name, port) = match self.dialect {
             Dialect::Sqlite => return write!(f, "sqlite {}", self.database),
@@ -69,7 +61,7 @@ impl fmt::Display for Target {
     }
 }
 
-impl Target {
+impl Address {
     /// Whether a password stands in it: it must then not come from the command line.
     pub(crate) fn has_password(url: &str) -> bool {
         Url::split(url).is_ok_and(|url| {
@@ -89,7 +81,7 @@ impl Target {
     }
 
     fn new(url: &Url) -> Self {
-        Target {
+        Address {
             dialect: url.dialect,
             hosts: Vec::new(),
             socket: None,
@@ -104,13 +96,13 @@ impl Target {
     }
 
     fn sqlite(url: &Url) -> Result<Self> {
-        let target = Target::new(url);
+        let address = Address::new(url);
         ensure!(url.host.is_none(), "an sqlite URL has three slashes, or four before an absolute path");
         ensure!(
-            !["", ":memory:"].contains(&target.database.as_str()) && !target.database.starts_with("file:"),
+            !["", ":memory:"].contains(&address.database.as_str()) && !address.database.starts_with("file:"),
             "an sqlite URL must name a file by its path"
         );
-        Ok(target)
+        Ok(address)
     }
 
     fn mysql(mut url: Url) -> Result<Self> {
@@ -125,29 +117,29 @@ impl Target {
             option("database").or_else(|| option("db")),
         );
         let (host, port) = (option("host"), option("port"));
-        let mut target = Target::new(&url);
-        target.user = target.user.or(query.0);
-        target.password = target.password.or(query.1);
-        if target.database.is_empty() {
-            target.database = query.2.unwrap_or_default();
+        let mut address = Address::new(&url);
+        address.user = address.user.or(query.0);
+        address.password = address.password.or(query.1);
+        if address.database.is_empty() {
+            address.database = query.2.unwrap_or_default();
         }
-        target.tls = tls;
-        target.connect_timeout = seconds(timeout)?;
+        address.tls = tls;
+        address.connect_timeout = seconds(timeout)?;
         let port = match (url.port, port) {
             (Some(port), _) => port,
             (None, Some(text)) => text.parse().map_err(|_| anyhow!("the option port is no port number"))?,
             (None, None) => 3306,
         };
         match (url.host.clone().or(host), socket) {
-            (_, Some(path)) => target.socket = Some((path.into(), port)),
-            (host, None) => target.hosts.push((host.unwrap_or_else(|| "localhost".into()), port)),
+            (_, Some(path)) => address.socket = Some((path.into(), port)),
+            (host, None) => address.hosts.push((host.unwrap_or_else(|| "localhost".into()), port)),
         }
-        ensure!(!target.database.is_empty(), "the URL names no database");
-        Ok(target)
+        ensure!(!address.database.is_empty(), "the URL names no database");
+        Ok(address)
     }
 
     fn postgresql(mut url: Url) -> Result<Self> {
-        let mut target = Target::new(&url);
+        let mut address = Address::new(&url);
         let port = url
             .take("port")
             .map(|text| text.parse().map_err(|_| anyhow!("the option port is no port number")));
@@ -172,25 +164,25 @@ impl Target {
             hosts.push(("/var/run/postgresql".into(), port));
         }
         match hosts.iter().find(|(host, _)| host.starts_with('/')) {
-            Some((path, number)) => target.socket = Some((path.into(), *number)),
-            None => target.hosts = hosts,
+            Some((path, number)) => address.socket = Some((path.into(), *number)),
+            None => address.hosts = hosts,
         }
-        target.user = target.user.or_else(|| url.take("user"));
-        target.password = target.password.or_else(|| url.take("password"));
-        if target.database.is_empty() {
-            target.database = url.take("dbname").or_else(|| target.user.clone()).unwrap_or_default();
+        address.user = address.user.or_else(|| url.take("user"));
+        address.password = address.password.or_else(|| url.take("password"));
+        if address.database.is_empty() {
+            address.database = url.take("dbname").or_else(|| address.user.clone()).unwrap_or_default();
         }
-        target.tls = postgresql_tls(&mut |name| url.take(name))?;
-        target.connect_timeout = seconds(url.take("connect_timeout"))?;
-        target.writable = match url.take("target_session_attrs").as_deref() {
+        address.tls = postgresql_tls(&mut |name| url.take(name))?;
+        address.connect_timeout = seconds(url.take("connect_timeout"))?;
+        address.writable = match url.take("target_session_attrs").as_deref() {
             None | Some("any" | "prefer-standby") => false,
             Some("read-write" | "primary") => true,
             Some(_) => {
                 bail!("target_session_attrs must be any, read-write or primary: rows are changed there")
             }
         };
-        target.options = url.take("options");
-        Ok(target)
+        address.options = url.take("options");
+        Ok(address)
     }
 }
 
@@ -410,6 +402,22 @@ fn decoded(text: &str) -> Result<String> {
     String::from_utf8(bytes).map_err(|_| anyhow!("it is not UTF-8 once its percent codes are replaced"))
 }
 
+impl Address {
+    /// A server's words without what was sent to it: they can repeat the user, and nothing keeps them from more.
+    pub(super) fn without_credentials(&self, text: &str) -> String {
+        let mut text = text.to_owned();
+        if let Some(password) = self.password.as_deref().filter(|password| !password.is_empty()) {
+            text = text.replace(password, "***");
+        }
+        if let Some(user) = self.user.as_deref().filter(|user| !user.is_empty()) {
+            for quote in ['\'', '"'] {
+                text = text.replace(&format!("{quote}{user}{quote}"), &format!("{quote}***{quote}"));
+            }
+        }
+        crate::names::escaped(text.as_bytes())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::cell::RefCell;
@@ -421,10 +429,18 @@ mod tests {
     use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
     use serde_json::{Value, json};
 
-    use super::*;
+    use crate::database::url::*;
 
-    fn parsed(url: &str) -> Target {
-        Target::parse(url).unwrap()
+    fn parsed(url: &str) -> Address {
+        Address::parse(url).unwrap()
+    }
+
+    #[test]
+    fn credentials_do_not_come_back_in_a_servers_words() {
+        let address = Address::parse("mysql://gl:s3cret@db/glance").unwrap();
+        let shown =
+            address.without_credentials("Access denied for user 'gl'@'::1' with s3cret\u{1b}[0m in 'glance'");
+        assert_eq!(shown, "Access denied for user '***'@'::1' with ***\\u{1b}[0m in 'glance'");
     }
 
     #[test]
@@ -451,16 +467,16 @@ mod tests {
 
     #[test]
     fn credentials_are_percent_decoded() {
-        let target = parsed("mysql+pymysql://gl%40nce:p%2F%3A%25w+d@db/glance");
-        assert_eq!((target.user.as_deref(), target.password.as_deref()), (Some("gl@nce"), Some("p/:%w+d")));
+        let address = parsed("mysql+pymysql://gl%40nce:p%2F%3A%25w+d@db/glance");
+        assert_eq!((address.user.as_deref(), address.password.as_deref()), (Some("gl@nce"), Some("p/:%w+d")));
         assert_eq!(parsed("mysql://g:p/w?:x@db/glance").password.as_deref(), Some("p/w?:x"));
         assert_eq!(parsed("mysql://g@dom@db/glance").user.as_deref(), Some("g@dom"));
         assert_eq!(parsed("postgresql://g@db/glance").password, None);
         assert_eq!(parsed("mysql://g:@db/glance").password.as_deref(), Some(""));
         assert!(
-            Target::has_password("mysql://g:x@db/glance") && !Target::has_password("mysql://g@db/glance")
+            Address::has_password("mysql://g:x@db/glance") && !Address::has_password("mysql://g@db/glance")
         );
-        assert!(Target::has_password("postgresql://g@db/glance?password=x"));
+        assert!(Address::has_password("postgresql://g@db/glance?password=x"));
     }
 
     #[test]
@@ -472,8 +488,12 @@ mod tests {
             ("mysql://db/glance?user=a@b", None, "mysql glance at db"),
             ("sqlite:////var/lib/a@b:c", None, "sqlite /var/lib/a@b:c"),
         ] {
-            let target = parsed(url);
-            assert_eq!((target.password.as_deref(), target.to_string().as_str()), (password, shown), "{url}");
+            let address = parsed(url);
+            assert_eq!(
+                (address.password.as_deref(), address.to_string().as_str()),
+                (password, shown),
+                "{url}"
+            );
         }
     }
 
@@ -511,7 +531,7 @@ mod tests {
             "sqlite://",
         ] {
             let error =
-                format!("{:#}", Target::parse(url).err().unwrap_or_else(|| panic!("{url} was accepted")));
+                format!("{:#}", Address::parse(url).err().unwrap_or_else(|| panic!("{url} was accepted")));
             assert!(!error.contains("s3cret"), "{url}: {error}");
         }
     }
@@ -673,11 +693,11 @@ mod tests {
         )
         .unwrap();
         let url = format!("mysql+pymysql://db/glance?read_default_file={}", file.path().display());
-        let target = parsed(&url);
-        assert_eq!((target.user.as_deref(), target.password.as_deref()), (Some("g"), Some("s3cret")));
-        assert_eq!(target.hosts, [("db".to_owned(), 3310)]);
-        assert_eq!(target.tls, Tls { mode: TlsMode::Full, ca: Some("/etc/ca.pem".into()), identity: None });
+        let address = parsed(&url);
+        assert_eq!((address.user.as_deref(), address.password.as_deref()), (Some("g"), Some("s3cret")));
+        assert_eq!(address.hosts, [("db".to_owned(), 3310)]);
+        assert_eq!(address.tls, Tls { mode: TlsMode::Full, ca: Some("/etc/ca.pem".into()), identity: None });
         assert_eq!(parsed(&url.replace("//db", "//x:y@db:1")).hosts, [("db".to_owned(), 1)]);
-        assert!(Target::parse("mysql://db/glance?read_default_file=/nonexistent/my.cnf").is_err());
+        assert!(Address::parse("mysql://db/glance?read_default_file=/nonexistent/my.cnf").is_err());
     }
 }

@@ -21,10 +21,9 @@ use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::TlsConnector;
 
-use super::Cell;
-use super::url::Target;
+use super::url::Address;
 use super::worker::Client;
-use crate::cache::index::Refusal;
+use super::{Cell, Refusal};
 use crate::net::tls::{Tls, TlsMode, client_config};
 
 /// After this long without an answer the kernel gives a connection up.
@@ -38,50 +37,50 @@ const LATER: [&str; 2] = ["53300", "57P03"];
 
 pub(super) struct PostgreSql {
     client: postgres::Client,
-    target: Target,
+    address: Address,
     lost: bool,
 }
 
 impl PostgreSql {
-    pub(super) fn connect(target: &Target, limit: Duration) -> Result<Self, Refusal> {
+    pub(super) fn connect(address: &Address, limit: Duration) -> Result<Self, Refusal> {
         let mut config = Config::new();
-        config.dbname(&target.database).application_name("glance-cache");
+        config.dbname(&address.database).application_name("glance-cache");
         config.tcp_user_timeout(SILENCE).keepalives_idle(SILENCE / 2).keepalives_interval(SILENCE / 5);
         // For each host, so that the last one still has its turn.
-        config.connect_timeout(limit / u32::try_from(target.hosts.len()).unwrap_or(1).max(1));
-        if target.writable {
+        config.connect_timeout(limit / u32::try_from(address.hosts.len()).unwrap_or(1).max(1));
+        if address.writable {
             config.target_session_attrs(TargetSessionAttrs::ReadWrite);
         }
-        if let Some(user) = &target.user {
+        if let Some(user) = &address.user {
             config.user(user);
         }
-        if let Some(password) = &target.password {
+        if let Some(password) = &address.password {
             config.password(password);
         }
-        if let Some(options) = &target.options {
+        if let Some(options) = &address.options {
             config.options(options);
         }
-        match &target.socket {
+        match &address.socket {
             Some((directory, port)) => drop(config.host_path(directory).port(*port)),
             None => {
-                for (host, port) in &target.hosts {
+                for (host, port) in &address.hosts {
                     config.host(host).port(*port);
                 }
             }
         }
-        let connected = if target.tls.mode == TlsMode::Off || target.socket.is_some() {
+        let connected = if address.tls.mode == TlsMode::Off || address.socket.is_some() {
             config.ssl_mode(SslMode::Disable).connect(NoTls)
         } else {
-            let tls = Connector::new(&target.tls).map_err(Refusal::Broken)?;
-            let mode = if target.tls.mode == TlsMode::Offered { SslMode::Prefer } else { SslMode::Require };
+            let tls = Connector::new(&address.tls).map_err(Refusal::Broken)?;
+            let mode = if address.tls.mode == TlsMode::Offered { SslMode::Prefer } else { SslMode::Require };
             config.ssl_mode(mode).connect(tls)
         };
-        let client = connected.map_err(|e| match (refusal(target, &e), e.code()) {
+        let client = connected.map_err(|e| match (refusal(address, &e), e.code()) {
             // The server has spoken; unless it is full or starting, it will say the same again.
             (refusal, Some(code)) if !LATER.contains(&code.code()) => refusal,
             (refusal, _) => Refusal::Busy(refusal.into_error()),
         })?;
-        Ok(PostgreSql { client, target: target.clone(), lost: false })
+        Ok(PostgreSql { client, address: address.clone(), lost: false })
     }
 
     fn noted<T>(&mut self, result: Result<T, postgres::Error>) -> Result<T, Refusal> {
@@ -89,7 +88,7 @@ impl PostgreSql {
             // The server's last words come before the end of the connection does.
             let severity = e.as_db_error().and_then(DbError::parsed_severity);
             self.lost |= matches!(severity, Some(Severity::Fatal | Severity::Panic));
-            refusal(&self.target, &e)
+            refusal(&self.address, &e)
         })
     }
 }
@@ -105,7 +104,7 @@ impl Client for PostgreSql {
         rows.iter()
             .map(|row| (0..row.len()).map(|column| cell(row, column)).collect())
             .collect::<Result<_, _>>()
-            .map_err(|e| refusal(&self.target, &e))
+            .map_err(|e| refusal(&self.address, &e))
     }
 
     fn execute(&mut self, sql: &str) -> Result<u64, Refusal> {
@@ -129,7 +128,7 @@ fn cell(row: &postgres::Row, column: usize) -> Result<Cell, postgres::Error> {
     Ok(cell.unwrap_or(Cell::Null))
 }
 
-fn refusal(target: &Target, error: &postgres::Error) -> Refusal {
+fn refusal(address: &Address, error: &postgres::Error) -> Refusal {
     let text = match error.as_db_error() {
         Some(e) => format!("error {}: {}", e.code().code(), e.message()),
         None => {
@@ -143,11 +142,11 @@ fn refusal(target: &Target, error: &postgres::Error) -> Refusal {
         }
     };
     let retry = error.code().is_some_and(|code| RETRY.contains(&code.code()));
-    let error = anyhow!("{}", target.without_credentials(&text));
+    let error = anyhow!("{}", address.without_credentials(&text));
     if retry { Refusal::Busy(error) } else { Refusal::Broken(error) }
 }
 
-/// Makes TLS connections as the target asks for them.
+/// Makes TLS connections as the address asks for them.
 #[derive(Clone)]
 struct Connector(TlsConnector);
 

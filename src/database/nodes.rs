@@ -4,8 +4,7 @@
 
 use std::collections::HashMap;
 
-use super::{CHUNK, Cell, Central, Database, PAGE, joined};
-use crate::cache::index::Refusal;
+use super::{CHUNK, Cell, Database, PAGE, Refusal, joined};
 use crate::units::Nanos;
 
 /// One node's rows, summed up.
@@ -206,69 +205,78 @@ pub(crate) struct Forgotten {
     pub(crate) reference: bool,
 }
 
-impl Central {
-    /// Deletes all rows of this node, a portion in each transaction, then the node itself unless something still refers to it.
+impl Database {
+    /// Deletes all rows of a node, a portion in each transaction, then the node itself unless something still refers to it.
     ///
     /// What was done before an error is told beside it.
-    pub(crate) fn forget_node(mut self) -> (Forgotten, Option<Refusal>) {
+    pub(crate) fn forget_node(mut self, node: i64) -> (Forgotten, Option<Refusal>) {
         let mut done = Forgotten::default();
         loop {
-            match self.forget_portion() {
+            match self.forget_portion(node) {
                 Ok(0) => break,
                 Ok(rows) => done.rows += rows,
                 Err(refusal) => return (done, Some(refusal)),
             }
-            if self.database.wait.interrupt.raised() {
+            if self.wait.interrupt.raised() {
                 return (done, Some(Refusal::Interrupted));
             }
         }
-        match self.forget_reference() {
+        match self.forget_reference(node) {
             Ok(gone) => done.reference = gone,
             Err(refusal) => return (done, Some(refusal)),
         }
         (done, None)
     }
 
-    fn forget_portion(&mut self) -> Result<u64, Refusal> {
-        let sql = format!(
-            "SELECT id FROM cached_images WHERE node_reference_id = {} ORDER BY id LIMIT {}",
-            self.node,
-            4 * CHUNK
-        );
-        self.database.begin()?;
-        let rows = self.change("cannot delete the rows of the node", |index| {
-            let keys: Vec<i64> = index
-                .database
-                .query(&sql, &[])?
-                .iter()
-                .filter_map(|row| Some(row.first()?.integer()))
-                .collect();
-            let mut deleted = 0;
-            for chunk in keys.chunks(CHUNK) {
-                let (delete, node) = (index.database.dialect().delete(), index.node);
-                let sql = format!("{delete} WHERE id IN ({}) AND node_reference_id = {node}", joined(chunk));
-                deleted += index.database.execute(&sql)?;
+    /// Runs a change in the open transaction, beginning it again where somebody else was in the way.
+    fn change<T>(
+        &mut self,
+        what: &str,
+        mut run: impl FnMut(&mut Self) -> Result<T, Refusal>,
+    ) -> Result<T, Refusal> {
+        let deadline = self.wait.deadline();
+        loop {
+            match run(self) {
+                Ok(value) => return Ok(value),
+                Err(refusal) => self.start_again(refusal, deadline, what)?,
             }
-            index.database.execute("COMMIT")?;
-            Ok(deleted)
-        });
-        rows.inspect_err(|_| self.database.rollback())
+        }
     }
 
-    fn forget_reference(&mut self) -> Result<bool, Refusal> {
+    fn forget_portion(&mut self, node: i64) -> Result<u64, Refusal> {
+        let sql = format!(
+            "SELECT id FROM cached_images WHERE node_reference_id = {node} ORDER BY id LIMIT {}",
+            4 * CHUNK
+        );
+        self.begin()?;
+        let rows = self.change("cannot delete the rows of the node", |database| {
+            let keys: Vec<i64> =
+                database.query(&sql, &[])?.iter().filter_map(|row| Some(row.first()?.integer())).collect();
+            let mut deleted = 0;
+            for chunk in keys.chunks(CHUNK) {
+                let delete = database.dialect().delete();
+                let sql = format!("{delete} WHERE id IN ({}) AND node_reference_id = {node}", joined(chunk));
+                deleted += database.execute(&sql)?;
+            }
+            database.execute("COMMIT")?;
+            Ok(deleted)
+        });
+        rows.inspect_err(|_| self.rollback())
+    }
+
+    fn forget_reference(&mut self, node: i64) -> Result<bool, Refusal> {
         // A foreign key refuses while anything refers to it; the condition does where there is none (SQLite by default).
         let sql = format!(
-            "DELETE FROM node_reference WHERE node_reference_id = {0} \
-             AND NOT EXISTS (SELECT 1 FROM cached_images c WHERE c.node_reference_id = {0})",
-            self.node
+            "DELETE FROM node_reference WHERE node_reference_id = {node} \
+             AND NOT EXISTS (SELECT 1 FROM cached_images c WHERE c.node_reference_id = {node})"
         );
-        self.database.begin()?;
-        let deleted = self.change("cannot delete the node", |index| {
-            let deleted = index.database.execute(&sql)?;
-            index.database.execute("COMMIT")?;
+        self.begin()?;
+        let deleted = self.change("cannot delete the node", |database| {
+            let deleted = database.execute(&sql)?;
+            database.execute("COMMIT")?;
             Ok(deleted > 0)
         });
-        match deleted.inspect_err(|_| self.database.rollback()) {
+        match deleted.inspect_err(|_| self.rollback()) {
             Err(Refusal::Broken(e)) if is_referred_to(&e) => Ok(false),
             result => result,
         }

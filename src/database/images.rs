@@ -2,14 +2,12 @@
 //!
 //! Read anew for each image when its turn comes: between the first and the last of a queue there may be hours.
 
-use super::{CHUNK, Cell, Database, Link};
-use crate::cache::index::Refusal;
+use super::{CHUNK, Cell, Database, Link, Refusal};
 use crate::names::ImageId;
-use crate::source::Location;
 
 /// An image's row in `images`, and where its data is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Record {
+pub(crate) struct ImageRecord {
     pub(crate) status: String,
     pub(crate) deleted: bool,
     /// Bytes; `None` while nobody has told Glance.
@@ -26,7 +24,7 @@ pub(crate) struct Record {
 
 impl Database {
     /// Reads an image's record, or `None` when the database has none.
-    pub(crate) fn record(&mut self, id: ImageId) -> Result<Option<Record>, Refusal> {
+    pub(crate) fn record(&mut self, id: ImageId) -> Result<Option<ImageRecord>, Refusal> {
         self.reading(|database| database.try_record(id))
             .map_err(|refusal| self.told(refusal, format_args!("cannot read the record of image {id}")))
     }
@@ -53,7 +51,7 @@ impl Database {
         Ok(sum)
     }
 
-    fn try_record(&mut self, id: ImageId) -> Result<Option<Record>, Refusal> {
+    fn try_record(&mut self, id: ImageId) -> Result<Option<ImageRecord>, Refusal> {
         let sql = format!(
             "SELECT id, status, CASE WHEN deleted THEN 1 ELSE 0 END, size, checksum, os_hash_algo, os_hash_value FROM images \
              WHERE id = '{id}'"
@@ -71,7 +69,7 @@ impl Database {
     }
 
     /// Reads in one transaction, on a connection that is made anew when the server has closed it meanwhile.
-    pub(super) fn reading<T>(
+    pub(crate) fn reading<T>(
         &mut self,
         run: impl FnOnce(&mut Self) -> Result<T, Refusal>,
     ) -> Result<T, Refusal> {
@@ -85,10 +83,10 @@ impl Database {
     }
 }
 
-fn record(row: Vec<Cell>) -> Record {
+fn record(row: Vec<Cell>) -> ImageRecord {
     let mut cells = row.into_iter().skip(1);
     let mut next = || cells.next().unwrap_or(Cell::Null);
-    Record {
+    ImageRecord {
         status: next().text(),
         deleted: next().integer() != 0,
         size: number(&next()),
@@ -119,6 +117,15 @@ fn number(cell: &Cell) -> Option<u64> {
 /// A text; an empty one says as little as none.
 fn text(cell: Cell) -> Option<String> {
     (cell != Cell::Null).then(|| cell.text()).filter(|text| !text.is_empty())
+}
+
+/// One row of `image_locations`, as the database holds it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Location {
+    /// The URL, perhaps encrypted; never shown as it is.
+    pub(crate) value: String,
+    /// `store` of the row's `meta_data` (before Train `backend`): the id of the store that holds it.
+    pub(crate) store: Option<String>,
 }
 
 #[cfg(test)]
