@@ -12,7 +12,11 @@ use clap::{ArgMatches, Args, Command, FromArgMatches, ValueEnum, ValueHint};
 
 use crate::cache::index::Driver;
 use crate::config::ConfigSource;
+use crate::host::glance::open::LockWait;
+use crate::host::glance::settings::Selection;
+use crate::ops::Change;
 use crate::output::Format;
+use crate::output::Output;
 use crate::units::{Amount, Moment, TimeSpan};
 
 /// Ends the short help of a command.
@@ -238,3 +242,31 @@ struct IronicSourceArgs {
 }
 
 sources!(IronicSources, IronicSourceArgs, ironic_config_file, ironic_config_dir);
+
+impl From<CacheArgs> for Selection {
+    fn from(args: CacheArgs) -> Self {
+        Selection {
+            sources: args.sources.0,
+            cache_dir: args.cache_dir,
+            driver: args.driver.map(Into::into),
+            sqlite_db: args.sqlite_db,
+            node: args.node,
+            database: args.database,
+            database_file: args.database_file,
+        }
+    }
+}
+
+impl From<ChangeArgs> for Change {
+    fn from(args: ChangeArgs) -> Self {
+        let lock_wait = LockWait { limit: args.lock_timeout.as_std(), skip_if_locked: args.skip_if_locked };
+        Change { dry_run: args.dry_run, lock_wait }
+    }
+}
+
+impl PrintArgs {
+    /// True if sizes are shown for people: on a terminal, unless the command line decides.
+    pub(super) fn is_human(&self, output: &Output) -> bool {
+        self.human || (!self.bytes && output.stdout_is_terminal())
+    }
+}

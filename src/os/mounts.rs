@@ -38,6 +38,19 @@ pub(crate) fn parents(fd: BorrowedFd<'_>) -> Vec<(u64, u64)> {
     found
 }
 
+/// Returns the mount point of the file system that a path is on, for messages.
+pub(crate) fn mount_point(path: &Path) -> String {
+    mount_of(path).map_or_else(|| "an unknown place".to_owned(), |mount| mount.point)
+}
+
+/// True if two paths lead to the same directory or, if either leads nowhere, have the same spelling.
+pub(crate) fn is_same_directory(a: &Path, b: &Path) -> bool {
+    match (rustix::fs::stat(a), rustix::fs::stat(b)) {
+        (Ok(a), Ok(b)) => (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino),
+        _ => a.components().eq(b.components()),
+    }
+}
+
 /// One line of `/proc/self/mountinfo`.
 pub(crate) struct Mount {
     pub(crate) point: String,
