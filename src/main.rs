@@ -34,7 +34,7 @@ use crate::run::Run;
 
 fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().collect();
-    let tool = args.first().and_then(|argv0| legacy::options::Tool::from_argv0(argv0));
+    let tool = args.first().and_then(|argv0| legacy::Tool::from_argv0(argv0));
     if let Some(tool) = tool {
         return ExitCode::from(legacy::run(tool, &args[1..]).legacy_code());
     }

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use clap::{ArgMatches, Args, Command, FromArgMatches, ValueEnum, ValueHint};
 
 use crate::cache::index::Driver;
-use crate::config::Source;
+use crate::config::ConfigSource;
 use crate::host::glance::open::LockWait;
 use crate::host::glance::settings::Selection;
 use crate::ops::Change;
@@ -167,7 +167,7 @@ impl From<DriverName> for Driver {
 /// Configuration files and directories in the order they were given: oslo.config reads them from left to
 /// right.
 #[derive(Debug, Default)]
-pub(crate) struct Sources(pub(crate) Vec<Source>);
+pub(crate) struct Sources(pub(crate) Vec<ConfigSource>);
 
 #[derive(Debug, Args)]
 struct SourceArgs {
@@ -184,11 +184,15 @@ struct SourceArgs {
 }
 
 /// Puts files and directories into the order in which they were given.
-fn in_order(matches: &ArgMatches, files: (&str, Vec<PathBuf>), dirs: (&str, Vec<PathBuf>)) -> Vec<Source> {
+fn in_order(
+    matches: &ArgMatches,
+    files: (&str, Vec<PathBuf>),
+    dirs: (&str, Vec<PathBuf>),
+) -> Vec<ConfigSource> {
     let places = |name| matches.indices_of(name).into_iter().flatten();
-    let files = places(files.0).zip(files.1.into_iter().map(Source::File));
-    let dirs = places(dirs.0).zip(dirs.1.into_iter().map(Source::Dir));
-    let in_order: BTreeMap<usize, Source> = files.chain(dirs).collect();
+    let files = places(files.0).zip(files.1.into_iter().map(ConfigSource::File));
+    let dirs = places(dirs.0).zip(dirs.1.into_iter().map(ConfigSource::Dir));
+    let in_order: BTreeMap<usize, ConfigSource> = files.chain(dirs).collect();
     in_order.into_values().collect()
 }
 
@@ -223,7 +227,7 @@ sources!(Sources, SourceArgs, config_file, config_dir);
 
 /// The same for Ironic's configuration.
 #[derive(Debug, Default)]
-pub(crate) struct IronicSources(pub(crate) Vec<Source>);
+pub(crate) struct IronicSources(pub(crate) Vec<ConfigSource>);
 
 #[derive(Debug, Args)]
 struct IronicSourceArgs {

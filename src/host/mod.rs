@@ -19,7 +19,7 @@ use std::path::PathBuf;
 use anyhow::{Result, anyhow, bail};
 
 use crate::cache::outcome::{Action, EntryError};
-use crate::config::{self, Config, Opt, Origin, Setting, Source};
+use crate::config::{self, Config, ConfigSource, Opt, Origin, Setting};
 use crate::exit::Failure;
 use crate::host::cache::ImageCache;
 use crate::host::glance::open::LockWait;
@@ -104,7 +104,7 @@ pub(crate) struct Host<'a> {
     pub(crate) max_size: Option<Amount>,
     pub(crate) stall_time: Option<TimeSpan>,
     pub(crate) invalid_grace: Nanos,
-    pub(crate) ironic_sources: Vec<Source>,
+    pub(crate) ironic_sources: Vec<ConfigSource>,
     ironic: OnceCell<Result<Config, String>>,
 }
 
@@ -134,7 +134,7 @@ impl<'a> Host<'a> {
     /// Returns Ironic's configuration, which is read when it is first asked for.
     pub(crate) fn ironic(&self) -> Result<&Config> {
         let config = self.ironic.get_or_init(|| {
-            let request = config::Request {
+            let request = config::ConfigSearch {
                 project: &config::IRONIC,
                 program: "ironic-conductor".to_owned(),
                 sources: self.ironic_sources.clone(),
@@ -258,11 +258,11 @@ fn declared(host: &Host<'_>, section: &str, name: &str) -> Result<Declared> {
 }
 
 fn text<'a>(section: &'a str, name: &'a str) -> Opt<'a> {
-    Opt::new(section, name, config::Kind::Text)
+    Opt::new(section, name, config::ValueKind::Text)
 }
 
 fn priority(host: &Host<'_>, section: &str, kind: &dyn Kind) -> Result<u32> {
-    let opt = Opt::new(section, "priority", config::Kind::Integer { min: 1 });
+    let opt = Opt::new(section, "priority", config::ValueKind::Integer { min: 1 });
     if host.config.optional(&text(section, "priority"))?.is_none() {
         return Ok(kind.priority());
     }

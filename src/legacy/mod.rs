@@ -1,17 +1,24 @@
-//! The old tools: their command line and configuration turned into what the subcommands take.
+//! The old tools: runs the operation that an old name stands for, with that tool's command line.
+//!
+//! Under the name of one of Glance's cache tools, this program does that tool's work with that tool's
+//! options, exit codes and log. Stdout stays empty except for `--help` and the like, and stderr stays empty
+//! unless there is a warning or an error. The command line is parsed in [`options`]; the work is that of
+//! `clean`, `prune` and `prefetch` with the defaults of those commands. Options that only the new commands
+//! have do not exist here.
 
-pub(crate) mod options;
+mod options;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::commands::conclude;
-use crate::config::{self, Config, Source};
+use crate::config::{self, Config};
 use crate::exit::{Exit, Failure};
 use crate::host::glance::open::LockWait;
 use crate::host::glance::settings::{Selection, Settings};
 use crate::host::{Host, Scope, Task};
-use crate::legacy::options::{Legacy, Request, Tool};
+
+use self::options::LegacyOptions;
 use crate::ops::Change;
 use crate::ops::clean::{CleanRequest, clean};
 use crate::ops::prefetch::{PrefetchRequest, prefetch};
@@ -21,10 +28,12 @@ use crate::output::log::{Log, LogSettings};
 use crate::output::oslo::{Encoding, Level};
 use crate::run::Run;
 
-/// How long an old tool waits for a lock: the new name's default.
+pub(crate) use self::options::{Invocation, Tool, parse};
+
+/// The wait for a lock; the same as the default of the new commands.
 const LOCK_WAIT: LockWait = LockWait { limit: Duration::from_mins(1), skip_if_locked: false };
 
-/// Runs as one of the old tools, on the arguments behind the program's name.
+/// Runs as one of the old tools, with the arguments that follow the program's name.
 pub(crate) fn run(tool: Tool, args: &[std::ffi::OsString]) -> Exit {
     let logger = match tool {
         Tool::Cleaner => "glance.image_cache.cleaner",
@@ -32,9 +41,9 @@ pub(crate) fn run(tool: Tool, args: &[std::ffi::OsString]) -> Exit {
         Tool::Prefetcher => "glance.image_cache.prefetcher",
     };
     let run = Run::new(tool.name(), Output::legacy(logger));
-    let request = match options::parse(tool, args) {
-        Ok(Request::Run(request)) => request,
-        Ok(Request::Print(text)) => {
+    let options = match parse(tool, args) {
+        Ok(Invocation::Run(options)) => options,
+        Ok(Invocation::Print(text)) => {
             run.output.print(&text);
             return Exit::Done;
         }
@@ -44,7 +53,7 @@ pub(crate) fn run(tool: Tool, args: &[std::ffi::OsString]) -> Exit {
         }
     };
     run.output.deprecation(&format!(
-        "{} is an old name of glance-cache, which does the same as: glance-cache {}",
+        "{} is an old name of glance-cache; the same command is now: glance-cache {}",
         tool.name(),
         match tool {
             Tool::Cleaner => "clean",
@@ -52,24 +61,16 @@ pub(crate) fn run(tool: Tool, args: &[std::ffi::OsString]) -> Exit {
             Tool::Prefetcher => "prefetch",
         }
     ));
-    work(&run, tool, &request).unwrap_or_else(|failure| {
+    work(&run, tool, &options).unwrap_or_else(|failure| {
         run.output.failure(&failure);
         failure.exit
     })
 }
 
-fn work(run: &Run, tool: Tool, request: &Legacy) -> Result<Exit, Failure> {
-    let sources: Vec<Source> = request
-        .sources
-        .iter()
-        .map(|source| match source {
-            options::Source::File(path) => Source::File(path.clone()),
-            options::Source::Dir(path) => Source::Dir(path.clone()),
-        })
-        .collect();
-    let selection = Selection { sources, ..Selection::default() };
+fn work(run: &Run, tool: Tool, options: &LegacyOptions) -> Result<Exit, Failure> {
+    let selection = Selection { sources: options.sources.clone(), ..Selection::default() };
     let config = selection.read(run, false)?;
-    let (log, warnings) = Log::open(&log_settings(&config, request), tool.name());
+    let (log, warnings) = Log::open(&log_settings(&config, options), tool.name());
     run.output.set_log(log);
     for warning in warnings {
         run.output.warning(&warning);
@@ -93,13 +94,15 @@ fn work(run: &Run, tool: Tool, request: &Legacy) -> Result<Exit, Failure> {
     })
 }
 
-/// oslo.log's options, from the command line first. A value that is no switch counts as off: logging never ends a run.
-fn log_settings(config: &Config, request: &Legacy) -> LogSettings {
+/// Returns the values of oslo.log's options; the command line wins over the configuration.
+///
+/// An invalid boolean counts as false, because a mistake in the logging options must not prevent the run.
+fn log_settings(config: &Config, options: &LegacyOptions) -> LogSettings {
     let text = |opt: &config::Opt<'static>| {
-        let given = request.get(opt.name).map(str::to_owned);
+        let given = options.get(opt.name).map(str::to_owned);
         given.or_else(|| Some(config.optional(opt).ok()??.value)).filter(|text| !text.is_empty())
     };
-    let switch = |opt: &config::Opt<'static>| match request.get(opt.name) {
+    let switch = |opt: &config::Opt<'static>| match options.get(opt.name) {
         Some(given) => given == "true",
         None => config.boolean(opt).is_ok_and(|setting| setting.value),
     };
@@ -108,7 +111,7 @@ fn log_settings(config: &Config, request: &Legacy) -> LogSettings {
         (text(&config::LOG_FILE).map(PathBuf::from), text(&config::LOG_DIR).map(PathBuf::from));
     let (syslog, journal) = (switch(&config::USE_SYSLOG), switch(&config::USE_JOURNAL));
     LogSettings {
-        // A run without errors leaves stderr alone; who debugs and has no other log gets it there.
+        // Stderr must stay empty without errors, so debug records go there only if there is no other log.
         stderr: switch(&config::USE_STDERR) && log_file.is_none() && log_dir.is_none() && !syslog && !journal,
         log_file,
         log_dir,

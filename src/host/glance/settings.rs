@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use crate::cache::dir::CacheDir;
 use crate::cache::index::Driver;
 use crate::cache::lock::LockDir;
-use crate::config::{self, Config, Opt, Origin, Setting, Source};
+use crate::config::{self, Config, ConfigSource, Opt, Origin, Setting};
 use crate::database::Patience;
 use crate::database::url::Address;
 use crate::exit::Failure;
@@ -29,7 +29,7 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// The cache that is meant, as far as the command line names it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Selection {
-    pub(crate) sources: Vec<Source>,
+    pub(crate) sources: Vec<ConfigSource>,
     pub(crate) cache_dir: Option<PathBuf>,
     pub(crate) driver: Option<Driver>,
     pub(crate) sqlite_db: Option<PathBuf>,
@@ -42,7 +42,7 @@ impl Selection {
     /// Reads the configuration files. A run that only looks at a cache named on the command line goes on without
     /// files that it may not read, and says so.
     pub(crate) fn read(&self, run: &Run, pass_over_unreadable: bool) -> Result<Config, Failure> {
-        let request = config::Request {
+        let request = config::ConfigSearch {
             project: &config::GLANCE,
             program: run.program.to_owned(),
             sources: self.sources.clone(),
