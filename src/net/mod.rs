@@ -2,6 +2,7 @@
 //!
 //! Nothing here knows stores, databases or caches: hosts, URLs and credentials are handed in.
 
+pub(crate) mod authorities;
 pub(crate) mod http;
 pub(crate) mod tls;
 pub(crate) mod wire;

@@ -54,6 +54,18 @@ pub(crate) fn system_authorities() -> Option<PathBuf> {
     .find(|path| path.exists())
 }
 
+/// Reads the authorities to trust: those of the file that the settings name, or else the system's.
+pub(super) fn authorities(tls: &Tls) -> Result<RootCertStore> {
+    let file =
+        tls.ca.clone().or_else(system_authorities).context("no certificate authorities are installed")?;
+    let shown = || format!("cannot read certificate authorities from {}", file.display());
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_file_iter(&file).with_context(shown)? {
+        roots.add(certificate.with_context(shown)?).with_context(shown)?;
+    }
+    Ok(roots)
+}
+
 /// What TLS takes to be as asked for.
 pub(crate) fn client_config(tls: &Tls) -> Result<ClientConfig> {
     let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
@@ -85,16 +97,13 @@ impl Verifier {
         if matches!(tls.mode, TlsMode::Unverified | TlsMode::Offered) {
             return Ok(Verifier { authorities: None, whatever_host });
         }
-        let file =
-            tls.ca.clone().or_else(system_authorities).context("no certificate authorities are installed")?;
-        let shown = || format!("cannot read certificate authorities from {}", file.display());
-        let mut roots = RootCertStore::empty();
-        for certificate in CertificateDer::pem_file_iter(&file).with_context(shown)? {
-            roots.add(certificate.with_context(shown)?).with_context(shown)?;
-        }
+        let roots = authorities(tls)?;
         let provider = Arc::new(ring::default_provider());
         let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build();
-        Ok(Verifier { authorities: Some(verifier.with_context(shown)?), whatever_host })
+        Ok(Verifier {
+            authorities: Some(verifier.context("cannot use the certificate authorities")?),
+            whatever_host,
+        })
     }
 }
 

@@ -15,6 +15,7 @@ use super::Cell;
 use super::url::Target;
 use super::worker::Client;
 use crate::cache::index::Refusal;
+use crate::net::authorities::trusting_only;
 use crate::net::tls::{TlsMode, system_authorities};
 
 /// MariaDB does not let us wait for rows at all; MySQL, to which that part is a comment, does for a second, its least. The others
@@ -30,10 +31,6 @@ const RETRY: [u16; 5] = [1213, 1205, 1020, 3572, 1062];
 const TOO_MANY: u16 = 1040;
 /// The server shuts down, or the Galera node has left its cluster, or the connection was killed, or idle for too long.
 const GONE: [u16; 7] = [1047, 1053, 1927, 2006, 2013, 3169, 4031];
-
-/// The client trusts these besides the authorities it is given, so there must be none: `Cargo.toml` replaces that crate.
-const _: () =
-    assert!(webpki_roots::TLS_SERVER_ROOTS.is_empty(), "the MySQL client would trust public authorities");
 
 pub(super) struct MySql {
     connection: Conn,
@@ -58,7 +55,8 @@ impl MySql {
             (None, Some((host, port))) => options.ip_or_hostname(Some(host.clone())).tcp_port(*port),
             (None, None) => options,
         };
-        let connection = Conn::new(options).map_err(|e| match (refusal(target, &e).0, &e) {
+        let connected = trusting_only(&target.tls, || Conn::new(options)).map_err(Refusal::Broken)?;
+        let connection = connected.map_err(|e| match (refusal(target, &e).0, &e) {
             // The server has spoken; unless it is full, it will say the same again.
             (refusal, mysql::Error::MySqlError(e)) if e.code != TOO_MANY => refusal,
             (refusal, _) => Refusal::Busy(refusal.into_error()),
