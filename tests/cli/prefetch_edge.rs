@@ -60,6 +60,19 @@ tests! {
         p.run(&[]).fails(1, &["in an earlier run"]);
     }
 
+    an_encoded_answer_needs_something_to_compare_it_with {
+        let p = Prefetch::new(Sqlite);
+        for (letter, forgotten) in [('a', ""), ('b', ", size = NULL")] {
+            let encoded = answering("HTTP/1.0 200 OK\r\nContent-Encoding: gzip\r\n\r\n", content(letter, 1000));
+            p.record(letter, &content(letter, 1000), &[&encoded]);
+            p.update(letter, &format!("os_hash_algo = NULL, os_hash_value = NULL, checksum = NULL{forgotten}"));
+        }
+        p.queue("ab");
+        p.run(&[]).fails(1, &["encoded (gzip)", "neither the size nor the hash"]);
+        p.holds(&[('a', 1000)]);
+        assert_eq!(p.queued(), "b");
+    }
+
     a_memory_is_not_written_through_a_hard_link {
         let p = Prefetch::new(Sqlite);
         p.image('a', 1000);
@@ -699,6 +712,11 @@ mod as_root {
 
 /// The location of an image on a server that says of no answer how long it is, for two requests.
 fn sizeless(content: Vec<u8>) -> String {
+    answering("HTTP/1.0 200 OK\r\n\r\n", content)
+}
+
+/// The location of an image on a server that gives this answer to two requests.
+fn answering(head: &'static str, content: Vec<u8>) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let location = format!("http://{}/image", listener.local_addr().unwrap());
     std::thread::spawn(move || {
@@ -710,7 +728,7 @@ fn sizeless(content: Vec<u8>) -> String {
                 stream.read_exact(&mut byte).unwrap();
                 request.push(byte[0]);
             }
-            stream.write_all(b"HTTP/1.0 200 OK\r\n\r\n").unwrap();
+            stream.write_all(head.as_bytes()).unwrap();
             // Who has no room for more hangs up.
             let _ = stream.write_all(&content);
         }
