@@ -9,7 +9,7 @@
 use clap::{Parser, Subcommand};
 
 use crate::commands::clean::CleanArgs;
-use crate::commands::flags::EXIT_CODES;
+use crate::commands::flags::{EXIT_CODES, EXIT_CODES_IN_SHORT};
 use crate::commands::list::ListArgs;
 use crate::commands::prefetch::PrefetchArgs;
 use crate::commands::prune::PruneArgs;
@@ -17,12 +17,14 @@ use crate::commands::status::StatusArgs;
 
 /// Clean, prune, fill and inspect the image caches of OpenStack Glance
 ///
-/// Acts on a cache directory itself: no running glance-api, no token and no Python is needed. Which directory, its limits and
-/// its index are read from Glance's own configuration files, or given as options.
+/// Works directly on the cache directory: no running glance-api, no token and no Python is needed. The directory, its limits
+/// and its index are read from Glance's own configuration files, or given as options.
 ///
-/// Called as glance-cache-cleaner, glance-cache-pruner or glance-cache-prefetcher, it takes the options of those tools and does what they do.
+/// Called as glance-cache-cleaner, glance-cache-pruner or glance-cache-prefetcher, it takes the options of that tool and
+/// does its work.
 #[derive(Debug, Parser)]
-#[command(name = "glance-cache", version, max_term_width = 100, after_help = EXIT_CODES)]
+#[command(name = "glance-cache", version, max_term_width = 100)]
+#[command(after_help = EXIT_CODES_IN_SHORT, after_long_help = EXIT_CODES)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Action,

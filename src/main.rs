@@ -6,6 +6,7 @@ mod cache;
 mod cli;
 mod commands;
 mod config;
+mod database;
 mod exit;
 mod fetch;
 mod host;
@@ -28,9 +29,8 @@ use clap::Parser;
 use crate::cli::{Action, Cli};
 use crate::commands::flags::CacheArgs;
 use crate::exit::{Exit, Failure};
-use crate::ops::finish;
 use crate::output::{Format, Output, Verbosity};
-use crate::run::{Context, context};
+use crate::run::Run;
 
 fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().collect();
@@ -46,20 +46,24 @@ fn main() -> ExitCode {
         Action::List(args) => (&args.cache, Format::Text),
         Action::Status(args) => (&args.cache, Format::Text),
     };
-    let mut context = context("glance-cache", Output::new(cache.format.unwrap_or(default), verbosity(cache)));
+    let mut run = Run::new("glance-cache", Output::new(cache.format.unwrap_or(default), verbosity(cache)));
     if let Some(now) = cache.now {
-        context.now = now.0;
+        run.now = now.0;
     }
-    ExitCode::from(finish(&context, dispatch(&context, cli.command)).code())
+    let exit = dispatch(&run, cli.command).unwrap_or_else(|failure| {
+        run.output.failure(&failure);
+        failure.exit
+    });
+    ExitCode::from(exit.code())
 }
 
-fn dispatch(context: &Context, action: Action) -> Result<Exit, Failure> {
+fn dispatch(run: &Run, action: Action) -> Result<Exit, Failure> {
     match action {
-        Action::Clean(args) => commands::clean::run(context, args),
-        Action::Prune(args) => commands::prune::run(context, args),
-        Action::Prefetch(args) => commands::prefetch::run(context, args),
-        Action::List(args) => commands::list::run(context, args),
-        Action::Status(args) => commands::status::run(context, args),
+        Action::Clean(args) => commands::clean::run(run, args),
+        Action::Prune(args) => commands::prune::run(run, args),
+        Action::Prefetch(args) => commands::prefetch::run(run, args),
+        Action::List(args) => commands::list::run(run, args),
+        Action::Status(args) => commands::status::run(run, args),
     }
 }
 

@@ -31,11 +31,13 @@ use rustix::io::Errno;
 
 use super::dir::{CacheDir, Place, Removal};
 use super::entry::{Ghost, Image, Kind, Partial, Seen};
-use super::index::{Claim, Index, Refusal, Target};
+use super::index::{Claim, Index, Target};
 use super::inventory::Inventory;
 use super::plan::{CleanPlan, CleanReason, Goal, PrunePlan, RepairPlan, frees};
+use crate::cache::outcome::{Action, Outcome, Progress, Removed};
+use crate::database::Refusal;
 use crate::interrupt::Wait;
-use crate::names::{ImageId, Name};
+use crate::names::ImageId;
 use crate::os::space::available;
 
 /// Images of the first transaction; it is bounded in time as all are.
@@ -62,82 +64,6 @@ const REPEATS: usize = 3;
 const SETTLE: Duration = Duration::from_secs(2);
 /// ... and how long in all: blocks that somebody holds never come.
 const PATIENCE: Duration = Duration::from_secs(10);
-
-/// Told of what is done while it is done. `()` is deaf.
-pub(crate) trait Progress {
-    /// An entry is gone for good.
-    fn removed(&self, _what: Removed<'_>) {}
-}
-
-impl Progress for () {}
-
-/// An entry that was removed.
-#[derive(Clone, Copy)]
-pub(crate) struct Removed<'a> {
-    pub(crate) place: Place,
-    pub(crate) name: Name<'a>,
-    pub(crate) bytes: u64,
-    pub(crate) reason: &'static str,
-}
-
-/// Something that went wrong with one entry.
-#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
-pub(crate) struct EntryError {
-    /// The entry, escaped.
-    pub(crate) name: String,
-    /// What was being done: `remove`, `forget`, `adopt`, `look`.
-    pub(crate) action: &'static str,
-    pub(crate) message: String,
-}
-
-/// What a run did.
-#[derive(Debug, Default)]
-pub(crate) struct Outcome {
-    pub(crate) files: u64,
-    /// The sizes of the removed files.
-    pub(crate) bytes: u64,
-    /// The sizes of images that somebody else removed meanwhile.
-    pub(crate) bytes_gone: u64,
-    pub(crate) ghosts_forgotten: u64,
-    pub(crate) orphans_adopted: u64,
-    pub(crate) rows_dropped: u64,
-    pub(crate) invalid_files: u64,
-    pub(crate) stalled_files: u64,
-    /// Bytes of invalid and stalled files.
-    pub(crate) bytes_cleaned: u64,
-    /// Entries that were used or changed since the plan was made, and stay.
-    pub(crate) left_alone: u64,
-    pub(crate) errors: Vec<EntryError>,
-    /// What ended the run early, if anything did.
-    pub(crate) stopped: Option<Refusal>,
-}
-
-impl Outcome {
-    /// Whether nothing at all was changed.
-    pub(crate) fn is_untouched(&self) -> bool {
-        self.files + self.ghosts_forgotten + self.orphans_adopted + self.rows_dropped == 0
-            && self.invalid_files + self.stalled_files == 0
-    }
-
-    /// Adds what another part of the run did. How that part ended is left out.
-    pub(crate) fn add(&mut self, mut part: Outcome) {
-        self.files += part.files;
-        self.bytes = self.bytes.saturating_add(part.bytes);
-        self.bytes_gone = self.bytes_gone.saturating_add(part.bytes_gone);
-        self.ghosts_forgotten += part.ghosts_forgotten;
-        self.orphans_adopted += part.orphans_adopted;
-        self.rows_dropped += part.rows_dropped;
-        self.invalid_files += part.invalid_files;
-        self.stalled_files += part.stalled_files;
-        self.bytes_cleaned += part.bytes_cleaned;
-        self.left_alone += part.left_alone;
-        self.errors.append(&mut part.errors);
-    }
-
-    fn error(&mut self, name: impl Into<String>, action: &'static str, message: impl Into<String>) {
-        self.errors.push(EntryError { name: name.into(), action, message: message.into() });
-    }
-}
 
 /// Carries out plans on one cache.
 pub(crate) struct Executor<'a> {
@@ -205,7 +131,7 @@ fn account(
         }
         Ok(Removal::AlreadyGone) => {}
         Ok(Removal::Changed) => outcome.left_alone += 1,
-        Err(e) => outcome.error(place.show(name), "remove", e.to_string()),
+        Err(e) => outcome.error(place.show(name), Action::Remove, e.to_string()),
     }
 }
 
@@ -408,17 +334,17 @@ impl Executor<'_> {
         let is_conflict = matches!(refusal, Refusal::Busy(_));
         let why = format!("{:#}", refusal.into_error());
         if !is_conflict {
-            run.outcome.error("index", "forget", why.clone());
+            run.outcome.error("index", Action::Forget, why.clone());
         }
         run.pending.extend(gone.iter().filter_map(as_ghost));
         if let Err(refusal) = self.forget_pending(run) {
             if is_conflict {
-                run.outcome.error("index", "forget", why);
+                run.outcome.error("index", Action::Forget, why);
             }
             let why = refusal.into_error();
             run.outcome.error(
                 "index",
-                "forget",
+                Action::Forget,
                 format!("{count} rows stay without their files until the next run: {why:#}"),
             );
             run.pending.clear();
@@ -555,7 +481,7 @@ impl Executor<'_> {
             let why = refusal.into_error();
             run.outcome.error(
                 "index",
-                "forget",
+                Action::Forget,
                 format!("{count} rows stay without their files until the next run: {why:#}"),
             );
         }
@@ -776,7 +702,7 @@ impl PruneRun<'_> {
                     self.goal = self.goal.without(image);
                 }
                 Ok(Removal::Changed) => self.outcome.left_alone += 1,
-                Err(e) => self.outcome.error(image.id.as_str(), "remove", e.to_string()),
+                Err(e) => self.outcome.error(image.id.as_str(), Action::Remove, e.to_string()),
             }
         }
         self.at += done.len();

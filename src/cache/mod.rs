@@ -4,10 +4,8 @@
 //! what goes, in which order and why.
 //!
 //! **Touch the world**: [`dir`] the cache directory by descriptor; [`index`] Glance's indexes; [`lock`] oslo's locks;
-//! [`writers`] who still writes; [`owner`] acting as the directory's owner; [`execute`] carries out a plan; [`queue`] what is to
-//! be fetched; [`stage`] a new image from its claim until it is published.
-//!
-//! **All caches of a host**: [`cleanup`] the list by priority, and what goes when space is needed; [`master`] Ironic's directories.
+//! [`execute`] carries out a plan, [`outcome`] what came of it; [`queue`] what is to be fetched; [`stage`] a new image from its
+//! claim until it is published.
 //!
 //! **Locks** keep two of ours, and the API calls of glance-api, from working at once. They do not keep Glance from caching,
 //! reading and deleting images meanwhile: before each unlink the file and its row are looked at again.
@@ -21,6 +19,7 @@ pub(crate) mod execute;
 pub(crate) mod index;
 pub(crate) mod inventory;
 pub(crate) mod lock;
+pub(crate) mod outcome;
 pub(crate) mod plan;
 pub(crate) mod queue;
 pub(crate) mod stage;

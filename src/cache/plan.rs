@@ -208,10 +208,6 @@ impl CleanPlan {
             }
         })
     }
-
-    pub(crate) fn len(&self) -> usize {
-        self.invalid.len() + self.stalled.len()
-    }
 }
 
 /// Whether an incomplete entry was last written longer than the stall time ago. A time in the future is not.

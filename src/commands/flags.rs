@@ -8,98 +8,138 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use clap::{ArgMatches, Args, Command, FromArgMatches, ValueEnum};
+use clap::{ArgMatches, Args, Command, FromArgMatches, ValueEnum, ValueHint};
 
 use crate::cache::index::Driver;
 use crate::config::Source;
+use crate::host::glance::open::LockWait;
+use crate::host::glance::settings::Selection;
+use crate::ops::Change;
 use crate::output::Format;
+use crate::output::Output;
 use crate::units::{Amount, Moment, TimeSpan};
 
+/// Ends the short help of a command.
+pub(crate) const EXIT_CODES_IN_SHORT: &str =
+    "Exit codes: 0 done; 1 something failed, or over the limit; 2 wrong usage or
+configuration; 3 could not start. After 2 and 3 nothing was changed.";
+
+/// Ends the help of a command.
 pub(crate) const EXIT_CODES: &str = "Exit codes:
-  0    done, also when there was nothing to do
+  0    done, also if there was nothing to do
   1    finished, but something failed or the cache is still over its limit
   2    wrong usage or configuration; nothing was changed
-  3    could not start: locked, index unreachable, no permission; nothing was changed
-  130  ended by SIGINT, 143 by SIGTERM, with the index consistent";
+  3    could not start: locked, index unreachable or no permission; nothing was
+       changed
+  130  ended by SIGINT, the index is consistent (143: ended by SIGTERM)";
+
+/// The headings of the help, of which each command has some.
+pub(super) const LIMITS: &str = "Limits";
+const CACHE: &str = "Cache";
+const INDEX: &str = "Index";
+pub(super) const ALL_CACHES: &str = "All caches";
+const OUTPUT: &str = "Output";
 
 /// All caches of a host.
 #[derive(Debug, Args)]
+#[command(next_help_heading = ALL_CACHES)]
 pub(crate) struct HostArgs {
-    /// Every image cache of this host: Glance's, Ironic's master images, and those that configuration declares
+    /// Include every image cache of this host
+    ///
+    /// These are Glance's cache, Ironic's master images, and the caches that the configuration declares in sections
+    /// [image_cache:NAME].
     #[arg(long)]
     pub(crate) all_caches: bool,
     #[command(flatten)]
     pub(crate) ironic: IronicSources,
-    /// In Ironic's caches, what a download left counts as stale when it showed no sign of life for this long
-    #[arg(long, value_name = "DURATION", default_value = "24h")]
+    /// In Ironic's caches, treat the files of a download as stale after this long without activity
+    #[arg(long, value_name = "DURATION", default_value = "24h", hide_short_help = true)]
     pub(crate) temp_grace: TimeSpan,
 }
 
 /// Which cache, and how much is said.
 #[derive(Debug, Args)]
+#[command(next_help_heading = CACHE)]
 pub(crate) struct CacheArgs {
+    /// The cache directory [default: image_cache_dir]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) cache_dir: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) sources: Sources,
-    /// The cache directory [default: image_cache_dir]
-    #[arg(long, value_name = "DIR")]
-    pub(crate) cache_dir: Option<PathBuf>,
-    /// The kind of index [default: image_cache_driver, else what the directory shows]
-    #[arg(long, value_name = "DRIVER", ignore_case = true)]
+    /// Type of the index [default: image_cache_driver, or detected from the directory]
+    #[arg(long, value_name = "DRIVER", ignore_case = true, help_heading = INDEX, hide_short_help = true)]
     pub(crate) driver: Option<DriverName>,
-    /// The file of the sqlite index, relative to the cache directory [default: image_cache_sqlite_db]
-    #[arg(long, value_name = "FILE")]
+    /// File of the sqlite index, relative to the cache directory [default: image_cache_sqlite_db]
+    #[arg(long, value_name = "FILE", help_heading = INDEX, hide_short_help = true)]
     pub(crate) sqlite_db: Option<PathBuf>,
-    /// This node's URL in the central database [default: worker_self_reference_url]
-    #[arg(long, value_name = "URL")]
+    /// URL of this node in the central database [default: worker_self_reference_url]
+    #[arg(long, value_name = "URL", help_heading = INDEX, hide_short_help = true)]
     pub(crate) node: Option<String>,
-    /// The central database, as a URL without a password [default: connection in the section database]
-    #[arg(long, value_name = "URL", conflicts_with = "database_file")]
+    /// URL of the central database, without a password [default: connection in section database]
+    ///
+    /// A URL with a password is refused here, because every user of the host could read it in the list of processes.
+    /// Write it to a file and use --database-file.
+    #[arg(long, value_name = "URL", conflicts_with = "database_file", help_heading = INDEX, hide_short_help = true)]
     pub(crate) database: Option<String>,
-    /// Read the central database's URL, password and all, from FILE
-    #[arg(long, value_name = "FILE")]
+    /// Read the URL of the central database, with its password, from this file
+    #[arg(long, value_name = "FILE", help_heading = INDEX, hide_short_help = true)]
     pub(crate) database_file: Option<PathBuf>,
-    /// How to print the result [default: json for clean, prune and prefetch, text for list and status]
-    #[arg(long, value_name = "FORMAT")]
+    /// Print the result as text or as json
+    ///
+    /// [default: text for list and status, json for the others]
+    #[arg(long, value_name = "FORMAT", help_heading = OUTPUT, hide_possible_values = true)]
     pub(crate) format: Option<Format>,
-    /// Take this for the time it is, in RFC 3339 or as epoch seconds: to try out what a later run would do
-    #[arg(long, value_name = "TIME")]
-    pub(crate) now: Option<Moment>,
-    /// Say nothing but errors
-    #[arg(short, long, conflicts_with = "verbose")]
+    /// Print only errors
+    #[arg(short, long, conflicts_with = "verbose", help_heading = OUTPUT)]
     pub(crate) quiet: bool,
-    /// Say what is done and why
-    #[arg(short, long)]
+    /// Print what is done and why
+    #[arg(short, long, help_heading = OUTPUT)]
     pub(crate) verbose: bool,
+    /// Use this as the current time, to preview a later run
+    ///
+    /// The time is in RFC 3339, such as 2026-11-22T13:00:00Z, or in seconds since the epoch.
+    #[arg(long, value_name = "TIME", help_heading = OUTPUT, hide_short_help = true)]
+    pub(crate) now: Option<Moment>,
 }
 
 /// How a change is made.
 #[derive(Debug, Args)]
 pub(crate) struct ChangeArgs {
-    /// Print what would be done, with a reason for each entry, and touch nothing
+    /// Show what would be done and why, and change nothing
     #[arg(short = 'n', long)]
     pub(crate) dry_run: bool,
-    /// How long to wait for the lock that glance-api takes, too, and for a busy index
-    #[arg(long, value_name = "DURATION", default_value = "60s")]
+    /// How long to wait for a lock that another process holds, or for a busy index
+    ///
+    /// The locks are those that glance-api takes, too.
+    #[arg(long, value_name = "DURATION", default_value = "60s", hide_short_help = true)]
     pub(crate) lock_timeout: TimeSpan,
-    /// When somebody else holds the lock, do nothing and exit with 0
+    /// If the lock is taken, do nothing and exit with 0
     #[arg(long)]
     pub(crate) skip_if_locked: bool,
 }
 
 #[derive(Debug, Args)]
+#[command(next_help_heading = LIMITS)]
 pub(crate) struct LimitArgs {
-    /// The limit of the cache; a percentage is of the file system [default: image_cache_max_size]
+    /// Limit of the cache [default: image_cache_max_size]
+    ///
+    /// A percentage refers to the size of the file system.
     #[arg(long, value_name = "SIZE")]
     pub(crate) max_size: Option<Amount>,
 }
 
 /// How sizes are shown.
 #[derive(Debug, Args)]
+#[command(next_help_heading = OUTPUT)]
 pub(crate) struct PrintArgs {
-    /// Show sizes in bytes [default when not on a terminal]
-    #[arg(long, conflicts_with = "human")]
+    /// Show sizes in bytes
+    ///
+    /// [default if the output is not a terminal]
+    #[arg(long, conflicts_with = "human", hide_short_help = true)]
     pub(crate) bytes: bool,
-    /// Show sizes in KiB, MiB and so on [default on a terminal]
+    /// Show sizes in KiB, MiB and so on
+    ///
+    /// [default on a terminal]
     #[arg(long)]
     pub(crate) human: bool,
 }
@@ -129,11 +169,15 @@ pub(crate) struct Sources(pub(crate) Vec<Source>);
 
 #[derive(Debug, Args)]
 struct SourceArgs {
-    /// Read this file instead of the default ones; may be repeated, later ones win
+    /// Read this file instead of the default ones
+    ///
+    /// May be repeated; a later file wins.
     #[arg(long, value_name = "FILE")]
     config_file: Vec<PathBuf>,
-    /// Read the *.conf files in this directory, sorted; may be repeated, later ones win
-    #[arg(long, value_name = "DIR")]
+    /// Read the *.conf files in this directory instead of the default directories
+    ///
+    /// The files are read in the order of their names. May be repeated; a later file or directory wins.
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, hide_short_help = true)]
     config_dir: Vec<PathBuf>,
 }
 
@@ -181,12 +225,44 @@ pub(crate) struct IronicSources(pub(crate) Vec<Source>);
 
 #[derive(Debug, Args)]
 struct IronicSourceArgs {
-    /// Read Ironic's configuration from this file instead of the default ones; may be repeated, later ones win
-    #[arg(long, value_name = "FILE")]
+    /// Read Ironic's configuration from this file instead of the default ones
+    ///
+    /// May be repeated; a later file wins.
+    #[arg(long, value_name = "FILE", hide_short_help = true)]
     ironic_config_file: Vec<PathBuf>,
-    /// Read the *.conf files in this directory for Ironic's configuration; may be repeated, later ones win
-    #[arg(long, value_name = "DIR")]
+    /// Read Ironic's configuration from the *.conf files in this directory
+    ///
+    /// The files are read in the order of their names. May be repeated; a later file or directory wins.
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, hide_short_help = true)]
     ironic_config_dir: Vec<PathBuf>,
 }
 
 sources!(IronicSources, IronicSourceArgs, ironic_config_file, ironic_config_dir);
+
+impl From<CacheArgs> for Selection {
+    fn from(args: CacheArgs) -> Self {
+        Selection {
+            sources: args.sources.0,
+            cache_dir: args.cache_dir,
+            driver: args.driver.map(Into::into),
+            sqlite_db: args.sqlite_db,
+            node: args.node,
+            database: args.database,
+            database_file: args.database_file,
+        }
+    }
+}
+
+impl From<ChangeArgs> for Change {
+    fn from(args: ChangeArgs) -> Self {
+        let lock_wait = LockWait { limit: args.lock_timeout.as_std(), skip_if_locked: args.skip_if_locked };
+        Change { dry_run: args.dry_run, lock_wait }
+    }
+}
+
+impl PrintArgs {
+    /// True if sizes are shown for people: on a terminal, unless the command line decides.
+    pub(super) fn is_human(&self, output: &Output) -> bool {
+        self.human || (!self.bytes && output.stdout_is_terminal())
+    }
+}

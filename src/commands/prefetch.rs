@@ -1,4 +1,4 @@
-//! `prefetch`: its options, and what they ask for.
+//! `prefetch`: its options, and the request that they make.
 
 // The doc comments of arguments are help texts: no backticks in them.
 #![allow(clippy::doc_markdown)]
@@ -8,78 +8,134 @@ use std::str::FromStr;
 use anyhow::anyhow;
 use clap::Args;
 
-use crate::commands::flags::{CacheArgs, ChangeArgs, LimitArgs};
+use super::conclude;
+use super::flags::{CacheArgs, ChangeArgs, EXIT_CODES_IN_SHORT, LIMITS, LimitArgs};
 use crate::exit::{Exit, Failure};
 use crate::fetch::judge::Wish;
 use crate::host::glance::settings::{Selection, Settings};
 use crate::names::ImageId;
-use crate::ops::prefetch::wanted::{enqueue, wanted};
-use crate::ops::prefetch::{Limit, Wishes, prefetch};
-use crate::run::Context;
+use crate::ops::ids::wanted_ids;
+use crate::ops::prefetch::{Limit, PrefetchRequest, enqueue, prefetch};
+use crate::run::Run;
 use crate::units::{Amount, TimeSpan};
 
+/// Prefetches, as the command line says.
+pub(crate) fn run(run: &Run, args: PrefetchArgs) -> Result<Exit, Failure> {
+    let selection = Selection::from(args.cache);
+    let config = selection.read(run, false)?;
+    let settings = Settings::new(&config, selection)?;
+    let images = wanted_ids(args.images.iter().map(|wanted| match wanted {
+        Wanted::Image(id) => Some(*id),
+        Wanted::Stdin => None,
+    }))?;
+    let change = args.change.into();
+    if args.enqueue {
+        return Ok(conclude(run, &enqueue(run, &settings, &change, &images)?));
+    }
+    let rate = match args.rate_limit {
+        Some(Amount::Percent(_) | Amount::Bytes(0)) => {
+            return Err(Failure::usage(anyhow!(
+                "--rate-limit takes a size of at least one byte, for a second"
+            )));
+        }
+        Some(Amount::Bytes(bytes)) => Some(bytes),
+        None => None,
+    };
+    let limit = match (args.within_limit, args.make_room) {
+        (_, true) => Limit::MadeSpace,
+        (true, _) => Limit::Kept,
+        _ => Limit::Ignored,
+    };
+    let request = PrefetchRequest {
+        images: (!args.images.is_empty()).then_some(images),
+        jobs: args.jobs.into(),
+        rate,
+        reserve: args.reserve,
+        max_size: args.limit.max_size,
+        limit,
+        wish: Wish { retry: args.retry, require_checksum: args.require_checksum },
+        stall_time: args.stall_time,
+        change,
+    };
+    Ok(conclude(run, &prefetch(run, &settings, &request)?))
+}
+
 const EXIT_CODES_OF_PREFETCH: &str = "Exit codes:
-  0    done, also when there was nothing to do; images that Glance has cached or is caching count as done
-  1    finished, but some image that was asked for is not in the cache
+  0    done, also if there was nothing to do; an image that Glance has cached or
+       is caching counts as done
+  1    finished, but an image that was asked for is not in the cache
   2    wrong usage or configuration; nothing was changed
-  3    could not start: locked, index or database unreachable, no permission; nothing was changed
-  130  ended by SIGINT, 143 by SIGTERM, with the index consistent and nothing staged left";
+  3    could not start: locked, index or database unreachable, or no permission;
+       nothing was changed
+  130  ended by SIGINT, the index is consistent and no unfinished download is left
+       (143: ended by SIGTERM)";
 
-const LOCK_TIMEOUT_OF_PREFETCH: &str = "How long to wait for the lock that glance-api takes, too, and for a busy index; an image that is \
-                                        fetched waits to be published as long as its fetch took, at least this long";
-
-/// Fetch images into the cache before anybody asks for them
+/// Fetch images into the cache ahead of their first use
 ///
-/// Fetches what is in the queue, oldest first, or the images named. Each is read from its locations in the order of their stores'
-/// weights, verified by size and hash, and published with its row in the index; one that is there, or that Glance is just caching, is
-/// left alone. Needs Glance's database, which knows the images and where they are.
+/// Fetches the queued images, oldest first, or those given as arguments. Each image is read from its locations, in the
+/// order of the weights of their stores, and verified by size and hash before it is published with its row in the index.
+/// An image that is already cached, or that Glance is caching right now, is skipped. Needs to read Glance's database,
+/// which knows the images and their locations.
 ///
-/// What cannot be cached stays in the queue; an image whose data was fetched and wrong is not tried again until its record changes or
-/// --retry is given. An image that is not, or no longer, in Glance's database leaves the queue.
+/// An image that could not be cached stays in the queue. If its data was wrong, it is not fetched again until its record
+/// changes or --retry is given. An image that Glance's database does not have leaves the queue.
 ///
-/// The limit of the cache is the business of prune: the cache is filled beyond it, as Glance does, unless --within-limit or --make-room
-/// is given.
+/// Like Glance, prefetch fills the cache beyond its limit and leaves it to prune to enforce it, unless --within-limit or
+/// --make-room is given.
 #[derive(Debug, Args)]
-#[command(after_help = EXIT_CODES_OF_PREFETCH)]
-#[command(mut_arg("lock_timeout", |arg| arg.help(LOCK_TIMEOUT_OF_PREFETCH)))]
+#[command(after_help = EXIT_CODES_IN_SHORT, after_long_help = EXIT_CODES_OF_PREFETCH)]
 pub(crate) struct PrefetchArgs {
-    /// The images to fetch; - reads ids from standard input, one a line [default: what is in the queue]
+    /// The images to fetch, or - to read ids from standard input
+    ///
+    /// [default: the images in the queue]
     #[arg(value_name = "ID")]
     pub(crate) images: Vec<Wanted>,
     #[command(flatten)]
-    pub(crate) cache: CacheArgs,
-    #[command(flatten)]
     pub(crate) change: ChangeArgs,
-    /// Only put the images into the queue, for a later run or for Glance
+    /// Only put the images into the queue
+    ///
+    /// A later run fetches them, or Glance does.
     #[arg(long, requires = "images", conflicts_with_all = ["retry", "require_checksum", "within_limit", "make_room"])]
     pub(crate) enqueue: bool,
-    /// Try again what failed before and has not changed since
+    /// Retry images that failed before
+    ///
+    /// Without this option, an image whose data was wrong is not fetched again until its record changes.
     #[arg(long)]
     pub(crate) retry: bool,
-    /// How many images to fetch at a time
+    /// Number of images to fetch at a time
     #[arg(short, long, value_name = "NUMBER", default_value = "2", value_parser = clap::value_parser!(u8).range(1..=64))]
     pub(crate) jobs: u8,
-    /// Move no more than this in a second, all images together
-    #[arg(long, value_name = "SIZE")]
+    /// Skip images whose record has neither a hash nor a checksum
+    #[arg(long, hide_short_help = true)]
+    pub(crate) require_checksum: bool,
+    /// Fetch no more than this per second
+    ///
+    /// The rate is that of all images together.
+    #[arg(long, value_name = "SIZE", help_heading = LIMITS)]
     pub(crate) rate_limit: Option<Amount>,
-    /// Leave this much of the file system free; a percentage is of the file system
-    #[arg(long, value_name = "SIZE", default_value = "16MiB")]
+    /// Keep this much disk space free
+    ///
+    /// A percentage refers to the size of the file system.
+    #[arg(long, value_name = "SIZE", default_value = "16MiB", help_heading = LIMITS)]
     pub(crate) reserve: Amount,
     #[command(flatten)]
     pub(crate) limit: LimitArgs,
-    /// Do not fetch what would put the cache over its limit
-    #[arg(long, conflicts_with = "make_room")]
+    /// Skip images that would put the cache over its limit
+    #[arg(long, conflicts_with = "make_room", help_heading = LIMITS)]
     pub(crate) within_limit: bool,
-    /// First remove least recently used images, as prune does, where the limit or the disk leaves no room; never what is queued or
-    /// wanted by this run
-    #[arg(long)]
+    /// If space is short, remove images as prune does
+    ///
+    /// Least recently used images are removed if the limit or the disk leaves no space for an image. Images that are in
+    /// the queue or were asked for in this run are never removed.
+    #[arg(long, help_heading = LIMITS)]
     pub(crate) make_room: bool,
-    /// Do not fetch an image whose record has neither a hash nor a checksum to verify it by
-    #[arg(long)]
-    pub(crate) require_checksum: bool,
-    /// Take over a half-cached image of somebody else's that was not written to for this long [default: image_cache_stall_time]
-    #[arg(long, value_name = "DURATION")]
+    /// Take over an image that another process began to cache but has not written to for this long
+    ///
+    /// [default: image_cache_stall_time]
+    #[arg(long, value_name = "DURATION", help_heading = LIMITS, hide_short_help = true)]
     pub(crate) stall_time: Option<TimeSpan>,
+    #[command(flatten)]
+    pub(crate) cache: CacheArgs,
 }
 
 /// An image that was asked for, or a list of them.
@@ -95,38 +151,4 @@ impl FromStr for Wanted {
     fn from_str(text: &str) -> Result<Self, String> {
         if text == "-" { Ok(Wanted::Stdin) } else { text.parse().map(Wanted::Image) }
     }
-}
-
-/// Prefetches, as the command line says.
-pub(crate) fn run(context: &Context, args: PrefetchArgs) -> Result<Exit, Failure> {
-    let settings = Settings::load(context, Selection::from(args.cache))?;
-    let images = wanted(&args.images)?;
-    if args.enqueue {
-        return enqueue(context, &settings, &args.change, &images.unwrap_or_default());
-    }
-    let rate = match args.rate_limit {
-        Some(Amount::Percent(_) | Amount::Bytes(0)) => {
-            return Err(Failure::usage(anyhow!(
-                "--rate-limit takes a size of at least one byte, for a second"
-            )));
-        }
-        Some(Amount::Bytes(bytes)) => Some(bytes),
-        None => None,
-    };
-    let limit = match (args.within_limit, args.make_room) {
-        (_, true) => Limit::MadeRoom,
-        (true, _) => Limit::Kept,
-        _ => Limit::Ignored,
-    };
-    let wishes = Wishes {
-        images,
-        jobs: args.jobs.into(),
-        rate,
-        reserve: args.reserve,
-        max_size: args.limit.max_size,
-        limit,
-        wish: Wish { retry: args.retry, require_checksum: args.require_checksum },
-        stall_time: args.stall_time,
-    };
-    prefetch(context, &settings, &args.change, &wishes)
 }

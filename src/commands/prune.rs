@@ -1,130 +1,137 @@
-//! `prune`: forgets ghosts, then removes least recently used images until the cache is within its limits.
+//! `prune`: its options, and the request that they make.
 
 // The doc comments of arguments are help texts: no backticks in them.
 #![allow(clippy::doc_markdown)]
 
 use std::path::PathBuf;
 
+use anyhow::anyhow;
 use clap::Args;
 
-use crate::commands::flags::{CacheArgs, ChangeArgs, EXIT_CODES, HostArgs, LimitArgs};
+use super::flags::{ALL_CACHES, CacheArgs, ChangeArgs, EXIT_CODES_IN_SHORT, HostArgs, LIMITS, LimitArgs};
+use super::{conclude, host_of};
 use crate::exit::{Exit, Failure};
-use crate::host::glance::settings::{Selection, Settings};
+use crate::host::{Scope, Task};
 use crate::names::ImageId;
-use crate::ops::host;
-use crate::ops::prune::{Wishes, prune};
-use crate::run::Context;
+use crate::ops::ids::kept_ids;
+use crate::ops::prune::{PruneRequest, prune};
+use crate::ops::require::{SpaceRequest, require};
+use crate::run::Run;
 use crate::units::{Amount, TimeSpan};
 
 /// Prunes, as the command line says.
-pub(crate) fn run(context: &Context, args: PruneArgs) -> Result<Exit, Failure> {
-    if args.room.require.is_some() || args.host.all_caches {
-        return host::prune(context, args);
+pub(crate) fn run(run: &Run, args: PruneArgs) -> Result<Exit, Failure> {
+    let is_one = !args.host.all_caches && args.room.require.is_none();
+    if !is_one && args.limit.max_size.is_some() {
+        return Err(Failure::usage(anyhow!(
+            "--max-size is the limit of one cache: here, each cache is held to its own limit"
+        )));
     }
-    let settings = Settings::load(context, Selection::from(args.cache))?;
-    let wishes = Wishes {
-        max_size: args.limit.max_size,
+    let request = PruneRequest {
+        change: args.change.into(),
         target_size: args.target_size,
         min_free: args.min_free,
-        min_age: args.min_age.map_or(0, |age| age.0),
-        keep: args.keep,
-        keep_from: args.keep_from,
-        stall_time: args.stall_time,
+        min_age: args.min_age.map(|age| age.0),
+        keep: kept_ids(&args.keep, &args.keep_from)?,
         forget_all: args.forget_all,
+        temp_grace: args.host.temp_grace.0,
         only_when_over: false,
     };
-    prune(context, &settings, &args.change, &wishes)
+    let scope = if is_one { Scope::One } else { Scope::All };
+    let mut host = host_of(run, args.cache, (scope, Task::Prune), request.change.lock_wait)?;
+    host.max_size = args.limit.max_size;
+    host.stall_time = args.stall_time;
+    host.ironic_sources = args.host.ironic.0;
+    let Some(amount) = args.room.require else {
+        return Ok(conclude(run, &prune(&host, &request)?));
+    };
+    let (on, best_effort) = (args.room.on, args.room.best_effort);
+    let report = require(&host, &SpaceRequest { amount, on, best_effort, prune: request })?;
+    Ok(conclude(run, &report))
 }
 
-const EXIT_CODES_AND_HOST: &str = "Exit codes:
-  0    done, also when there was nothing to do
-  1    finished, but something failed, the cache is still over its limit, or the required space cannot be had
+const EXIT_CODES_OF_PRUNE: &str = "Exit codes:
+  0    done, also if there was nothing to do
+  1    finished, but something failed, the cache is still over its limit, or
+       --require could not free enough
   2    wrong usage or configuration; nothing was changed
-  3    could not start: locked, index unreachable, no permission; nothing was changed
-  130  ended by SIGINT, 143 by SIGTERM, with the index consistent
+  3    could not start: locked, index unreachable or no permission; nothing was
+       changed
+  130  ended by SIGINT, the index is consistent (143: ended by SIGTERM)";
 
-All caches of a host:
-  --require and --all-caches act on a list of caches, sorted by priority: Ironic's master images as ironic.conf has them, Glance's
-  cache, and those that our own configuration (glance-cache.conf or any file of --config-file) declares. 'status --all-caches'
-  shows the list. A section declares a cache, or sets priority, size and age of the one that has the kind's name:
-
-    [image_cache:NAME]
-    kind = ironic-instance
-    directory = /srv/master_images
-    size = 20GiB
-    age = 7d
-    priority = 30
-
-  Priorities are whole numbers from 1; higher goes first, and among equals the one that was registered first: Glance, ISO, instance,
-  TFTP, then declared ones. It is the list's order that counts, not which cache the space is for, as in Ironic today: who wants
-  another cache to give first raises its priority. Ironic's own options are read as a conductor reads them; a directory has to be an
-  absolute path. File systems are told apart by their device number: of btrfs, each subvolume is one. Images that share blocks
-  with others (reflinks) free less than it seems beforehand.
-
-Beside a running conductor:
-  Only files named <uuid> or <uuid>.converted go, when no instance has a link to them and they were not used for --min-age. An image is
-  renamed into a private subdirectory, looked at again, and unlinked there; one that has gained a link is put back. So no image that
-  an instance uses is lost. Two things cannot be made safe from outside, because a conductor's locks are its own: a conductor that has just
-  found an image and is about to link it misses it when it goes in between, and that one fetch fails with FileNotFoundError; and its own
-  scan of a cache fails the same way when an entry vanishes meanwhile. Both are cured by trying again. --min-age keeps images in active use
-  out of it; the first use after a long idle time stays exposed. Where that matters, prune while the conductor is stopped or idle.";
-
-/// Remove least recently used images until the cache is within its limit
+/// Remove least recently used images until the cache fits its limit
 ///
-/// Rows without a file are forgotten first, whether the cache is over its limit or not. Images without a row take their turn by
-/// the later of their access and modification time. Which images go is decided before the first does: where 10,000 and more go from an
-/// sqlite index, they go in the order of its pages.
+/// First forgets rows whose file is missing, whether or not the cache is over its limit. Images without a row are removed
+/// in their turn, by the later of their access and modification times.
 ///
-/// With --require, makes room on a file system instead, from all image caches of this host; with --all-caches, holds each of them to its
-/// own age and size.
+/// With --require, frees space on a file system instead, from all image caches of the host that are on it. With
+/// --all-caches, applies to each cache of the host its own limits for age and size. glance-cache-prune(8) explains how
+/// caches are declared and in which order they give space.
 #[derive(Debug, Args)]
-#[command(after_help = EXIT_CODES, after_long_help = EXIT_CODES_AND_HOST)]
+#[command(after_help = EXIT_CODES_IN_SHORT, after_long_help = EXIT_CODES_OF_PRUNE)]
 pub(crate) struct PruneArgs {
-    #[command(flatten)]
-    pub(crate) cache: CacheArgs,
     #[command(flatten)]
     pub(crate) change: ChangeArgs,
     #[command(flatten)]
     pub(crate) limit: LimitArgs,
-    /// Once the cache is over its limit, prune down to this; a percentage is of the limit
-    #[arg(long, value_name = "SIZE", conflicts_with_all = ["all_caches", "require"])]
+    /// Once over the limit, prune down to this size
+    ///
+    /// A percentage refers to the limit.
+    #[arg(long, value_name = "SIZE", conflicts_with_all = ["all_caches", "require"], help_heading = LIMITS)]
     pub(crate) target_size: Option<Amount>,
-    /// Keep at least this much of the file system free; a percentage is of the file system
-    #[arg(long, value_name = "SIZE", conflicts_with_all = ["all_caches", "require"])]
+    /// Keep at least this much of the file system free
+    ///
+    /// A percentage refers to the size of the file system.
+    #[arg(long, value_name = "SIZE", conflicts_with_all = ["all_caches", "require"], help_heading = LIMITS)]
     pub(crate) min_free: Option<Amount>,
-    /// Keep images that were cached or used less than this ago [default: 0; 10m with --require or --all-caches]
-    #[arg(long, value_name = "DURATION")]
+    /// Keep images cached or used within this time
+    ///
+    /// [default: 0, or 10m with --require or --all-caches]
+    #[arg(long, value_name = "DURATION", help_heading = LIMITS)]
     pub(crate) min_age: Option<TimeSpan>,
+    /// Keep this image; may be repeated
+    #[arg(long, value_name = "ID", help_heading = LIMITS)]
+    pub(crate) keep: Vec<ImageId>,
+    /// Keep the images listed in this file
+    ///
+    /// The file has one id per line; # starts a comment. - is standard input. May be repeated.
+    #[arg(long, value_name = "FILE", help_heading = LIMITS)]
+    pub(crate) keep_from: Vec<PathBuf>,
+    /// Forget rows even if most of the images in the index are missing
+    ///
+    /// Without this option such an index is left alone, because the directory is probably the wrong one, or its file
+    /// system is not mounted.
+    #[arg(long, hide_short_help = true)]
+    pub(crate) forget_all: bool,
+    /// If the disk is too full to change the index, first remove incomplete entries that are older than this
+    ///
+    /// [default: image_cache_stall_time]
+    #[arg(long, value_name = "DURATION", help_heading = LIMITS, hide_short_help = true)]
+    pub(crate) stall_time: Option<TimeSpan>,
     #[command(flatten)]
-    pub(crate) room: RoomArgs,
+    pub(crate) cache: CacheArgs,
     #[command(flatten)]
     pub(crate) host: HostArgs,
-    /// Keep this image; may be repeated
-    #[arg(long, value_name = "ID")]
-    pub(crate) keep: Vec<ImageId>,
-    /// Keep the images named in FILE, one id a line, # starts a comment; - is standard input
-    #[arg(long, value_name = "FILE")]
-    pub(crate) keep_from: Vec<PathBuf>,
-    /// Go on even when most of the index's images are not in the directory, and forget their rows
-    #[arg(long)]
-    pub(crate) forget_all: bool,
-    /// When the disk is too full for the index's journal, incomplete entries older than this go first [default:
-    /// image_cache_stall_time]
-    #[arg(long, value_name = "DURATION")]
-    pub(crate) stall_time: Option<TimeSpan>,
+    #[command(flatten)]
+    pub(crate) room: RoomArgs,
 }
 
 /// Space that is needed, whichever cache gives it.
 #[derive(Debug, Args)]
+#[command(next_help_heading = ALL_CACHES)]
 pub(crate) struct RoomArgs {
-    /// Make sure that this much is free, taking images from every cache of this host on that file system: expired ones first,
-    /// then by priority of the cache. When all of them cannot give it, nothing is removed. A percentage is of the file system
+    /// Make sure that this much of a file system is free
+    ///
+    /// Expired images go first, then by the priority of their cache, until this much is free. If all caches together
+    /// cannot free that much, nothing is removed. A percentage refers to the size of the file system.
     #[arg(long, value_name = "SIZE", conflicts_with = "all_caches")]
     pub(crate) require: Option<Amount>,
-    /// With --require, the file system that this file or directory is on [default: the Glance cache's]
+    /// With --require: a path on that file system
+    ///
+    /// [default: the Glance cache]
     #[arg(long, value_name = "PATH", requires = "require")]
     pub(crate) on: Option<PathBuf>,
-    /// With --require, take what there is even when it is not enough
-    #[arg(long, requires = "require")]
+    /// With --require: remove images even if they cannot free enough
+    #[arg(long, requires = "require", hide_short_help = true)]
     pub(crate) best_effort: bool,
 }

@@ -12,7 +12,7 @@ use sha2::Sha224;
 use sha2::digest::DynDigest;
 use sha3::{Sha3_224, Sha3_256, Sha3_384, Sha3_512};
 
-use crate::cache::index::central::Record;
+use crate::database::images::ImageRecord;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Algorithm {
@@ -117,7 +117,7 @@ pub(crate) struct Check {
 
 impl Check {
     /// Chooses the best check a record offers: its hash, else its MD5.
-    pub(crate) fn of(record: &Record) -> Option<Self> {
+    pub(crate) fn of(record: &ImageRecord) -> Option<Self> {
         let hash = record.os_hash_algo.as_ref().zip(record.os_hash_value.as_ref());
         let hash = hash.and_then(|(name, value)| {
             Some(Check { algorithm: Algorithm::named(name)?, name: name.clone(), expected: value.clone() })
@@ -134,7 +134,7 @@ impl Check {
 }
 
 /// Stands for everything of a record that a failure may be due to; shows nothing of it.
-pub(crate) fn fingerprint(record: &Record) -> String {
+pub(crate) fn fingerprint(record: &ImageRecord) -> String {
     let mut digest = Algorithm::Sha256.start();
     digest.update(format!("{record:?}").as_bytes());
     digest.finish()[..32].to_owned()
@@ -199,7 +199,8 @@ mod tests {
             (text("whirlpool"), text("aa"), None, None),
             (None, None, None, None),
         ] {
-            let record = Record { os_hash_algo: algo, os_hash_value: value, checksum, ..Record::default() };
+            let record =
+                ImageRecord { os_hash_algo: algo, os_hash_value: value, checksum, ..ImageRecord::default() };
             let check = Check::of(&record);
             let found = check.as_ref().map(|check| (check.name.as_str(), check.expected.as_str()));
             assert_eq!(found, expected);

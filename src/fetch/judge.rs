@@ -1,8 +1,8 @@
 //! What is to become of an image that is wanted, decided without I/O.
 
 use super::digest::{Check, fingerprint};
-use crate::cache::index::central::Record;
 use crate::cache::queue::Memory;
+use crate::database::images::ImageRecord;
 
 /// What is to be done about an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,7 +29,7 @@ pub(crate) struct Wish {
 }
 
 /// Judges an image by its record and by what an earlier run remembers of it.
-pub(crate) fn judge(record: Option<&Record>, memory: Option<&Memory>, wish: Wish) -> Verdict {
+pub(crate) fn judge(record: Option<&ImageRecord>, memory: Option<&Memory>, wish: Wish) -> Verdict {
     let Some(record) = record else {
         return Verdict::Gone("Glance's database has no such image".to_owned());
     };
@@ -54,10 +54,10 @@ pub(crate) fn judge(record: Option<&Record>, memory: Option<&Memory>, wish: Wish
 }
 
 /// Judges an image that was fetched by what its record says now. Its locations may have changed: the content is the same.
-pub(crate) fn judge_again(record: Option<&Record>, fetched: &Record) -> Verdict {
+pub(crate) fn judge_again(record: Option<&ImageRecord>, fetched: &ImageRecord) -> Verdict {
     let dropped = |why| format!("{why} by now: what was fetched is dropped");
-    let content = |record: &Record| {
-        let Record { size, checksum, os_hash_algo, os_hash_value, .. } = record.clone();
+    let content = |record: &ImageRecord| {
+        let ImageRecord { size, checksum, os_hash_algo, os_hash_value, .. } = record.clone();
         (size, checksum, os_hash_algo, os_hash_value)
     };
     match judge(record, None, Wish::default()) {
@@ -71,7 +71,7 @@ pub(crate) fn judge_again(record: Option<&Record>, fetched: &Record) -> Verdict 
 }
 
 /// Why a record offers nothing to verify an image against.
-pub(crate) fn unverifiable(record: &Record) -> String {
+pub(crate) fn unverifiable(record: &ImageRecord) -> String {
     match &record.os_hash_algo {
         Some(name) => format!(
             "its record has a hash of the unknown kind {} and no checksum",
@@ -120,35 +120,35 @@ pub(crate) fn room(size: u64, space: Space) -> Room {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::source::Location;
+    use crate::database::images::Location;
 
-    fn active() -> Record {
+    fn active() -> ImageRecord {
         let location = Location { value: "file:///x".into(), store: None };
-        Record {
+        ImageRecord {
             status: "active".into(),
             size: Some(1),
             checksum: Some("00".into()),
             locations: vec![location],
-            ..Record::default()
+            ..ImageRecord::default()
         }
     }
 
     #[test]
     fn judges_by_record_and_memory() {
         let good = active();
-        let bare = Record { checksum: None, ..active() };
-        let moved = Record { locations: [active().locations, active().locations].concat(), ..active() };
+        let bare = ImageRecord { checksum: None, ..active() };
+        let moved = ImageRecord { locations: [active().locations, active().locations].concat(), ..active() };
         let before = Memory { failed: "lies".into(), fingerprint: fingerprint(&good) };
-        let with = |status: &str| Record { status: status.into(), ..active() };
+        let with = |status: &str| ImageRecord { status: status.into(), ..active() };
         let (usual, retry) = (Wish::default(), Wish { retry: true, ..Wish::default() });
         let strict = Wish { require_checksum: true, ..Wish::default() };
         for (what, record, memory, wish, expected) in [
             ("unknown", None, None, usual, "gone"),
-            ("deleted", Some(&Record { deleted: true, ..active() }), None, usual, "gone"),
+            ("deleted", Some(&ImageRecord { deleted: true, ..active() }), None, usual, "gone"),
             ("deleted", Some(&with("deleted")), None, usual, "gone"),
             ("deactivated", Some(&with("deactivated")), None, usual, "not yet"),
             ("uploading", Some(&with("saving")), None, usual, "not yet"),
-            ("nowhere", Some(&Record { locations: Vec::new(), ..active() }), None, usual, "not yet"),
+            ("nowhere", Some(&ImageRecord { locations: Vec::new(), ..active() }), None, usual, "not yet"),
             ("good", Some(&good), None, usual, "fetch"),
             ("failed before", Some(&good), Some(&before), usual, "failed before"),
             ("to be tried again", Some(&good), Some(&before), retry, "fetch"),

@@ -3,26 +3,26 @@
 pub(crate) mod options;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
-use anyhow::anyhow;
-
-use crate::cache::plan::CleanLimits;
-use crate::commands::flags::ChangeArgs;
+use crate::commands::conclude;
 use crate::config::{self, Config, Source};
 use crate::exit::{Exit, Failure};
+use crate::host::glance::open::LockWait;
 use crate::host::glance::settings::{Selection, Settings};
+use crate::host::{Host, Scope, Task};
 use crate::legacy::options::{Legacy, Request, Tool};
-use crate::ops::clean::clean;
-use crate::ops::finish;
-use crate::ops::prefetch::{self, prefetch};
-use crate::ops::prune::{Wishes, prune};
+use crate::ops::Change;
+use crate::ops::clean::{CleanRequest, clean};
+use crate::ops::prefetch::{PrefetchRequest, prefetch};
+use crate::ops::prune::{PruneRequest, prune};
 use crate::output::Output;
 use crate::output::log::{Log, LogSettings};
 use crate::output::oslo::{Encoding, Level};
-use crate::run::{Context, context};
+use crate::run::Run;
 
 /// How long an old tool waits for a lock: the new name's default.
-const LOCK_TIMEOUT: &str = "60s";
+const LOCK_WAIT: LockWait = LockWait { limit: Duration::from_mins(1), skip_if_locked: false };
 
 /// Runs as one of the old tools, on the arguments behind the program's name.
 pub(crate) fn run(tool: Tool, args: &[std::ffi::OsString]) -> Exit {
@@ -31,19 +31,19 @@ pub(crate) fn run(tool: Tool, args: &[std::ffi::OsString]) -> Exit {
         Tool::Pruner => "glance.image_cache.pruner",
         Tool::Prefetcher => "glance.image_cache.prefetcher",
     };
-    let context = context(tool.name(), Output::legacy(logger));
+    let run = Run::new(tool.name(), Output::legacy(logger));
     let request = match options::parse(tool, args) {
         Ok(Request::Run(request)) => request,
         Ok(Request::Print(text)) => {
-            context.output.print(&text);
+            run.output.print(&text);
             return Exit::Done;
         }
         Err(e) => {
-            context.output.error(&format!("{e:#}"));
+            run.output.error(&format!("{e:#}"));
             return Exit::WrongCommandLine;
         }
     };
-    context.output.deprecation(&format!(
+    run.output.deprecation(&format!(
         "{} is an old name of glance-cache, which does the same as: glance-cache {}",
         tool.name(),
         match tool {
@@ -52,11 +52,14 @@ pub(crate) fn run(tool: Tool, args: &[std::ffi::OsString]) -> Exit {
             Tool::Prefetcher => "prefetch",
         }
     ));
-    finish(&context, work(&context, tool, &request))
+    work(&run, tool, &request).unwrap_or_else(|failure| {
+        run.output.failure(&failure);
+        failure.exit
+    })
 }
 
-fn work(context: &Context, tool: Tool, request: &Legacy) -> Result<Exit, Failure> {
-    let sources = request
+fn work(run: &Run, tool: Tool, request: &Legacy) -> Result<Exit, Failure> {
+    let sources: Vec<Source> = request
         .sources
         .iter()
         .map(|source| match source {
@@ -64,28 +67,30 @@ fn work(context: &Context, tool: Tool, request: &Legacy) -> Result<Exit, Failure
             options::Source::Dir(path) => Source::Dir(path.clone()),
         })
         .collect();
-    let config = Settings::read(context, sources, false)?;
+    let selection = Selection { sources, ..Selection::default() };
+    let config = selection.read(run, false)?;
     let (log, warnings) = Log::open(&log_settings(&config, request), tool.name());
-    context.output.set_log(log);
+    run.output.set_log(log);
     for warning in warnings {
-        context.output.warning(&warning);
+        run.output.warning(&warning);
     }
-    let settings = Settings::overlay(config, Selection::default())?;
-    let change = ChangeArgs {
-        dry_run: false,
-        lock_timeout: LOCK_TIMEOUT.parse().map_err(|e: String| Failure::usage(anyhow!(e)))?,
-        skip_if_locked: false,
-    };
-    match tool {
+    let change = Change { dry_run: false, lock_wait: LOCK_WAIT };
+    Ok(match tool {
         Tool::Cleaner => {
-            let limits = CleanLimits { stall_time: settings.stall_time(None)?.value, invalid_grace: 0 };
-            clean(context, &settings, &change, limits, None)
+            let host = Host::new(run, selection, config, (Scope::One, Task::Clean), LOCK_WAIT);
+            let request = CleanRequest { change, forget_all: false, temp_grace: 0 };
+            conclude(run, &clean(&host, &request)?)
         }
         Tool::Pruner => {
-            prune(context, &settings, &change, &Wishes { only_when_over: true, ..Wishes::default() })
+            let host = Host::new(run, selection, config, (Scope::One, Task::Prune), LOCK_WAIT);
+            let request = PruneRequest { only_when_over: true, ..PruneRequest::new(change) };
+            conclude(run, &prune(&host, &request)?)
         }
-        Tool::Prefetcher => prefetch(context, &settings, &change, &prefetch::Wishes::default()),
-    }
+        Tool::Prefetcher => {
+            let settings = Settings::new(&config, selection)?;
+            conclude(run, &prefetch(run, &settings, &PrefetchRequest::new(change))?)
+        }
+    })
 }
 
 /// oslo.log's options, from the command line first. A value that is no switch counts as off: logging never ends a run.

@@ -508,7 +508,7 @@ mod tests {
         let python = std::env::var_os("GLANCE_CACHE_TEST_PYTHON").expect("GLANCE_CACHE_TEST_PYTHON is set");
         let lines: Vec<Vec<String>> = AGREED.iter().map(|line| words(line)).collect();
         let output = Command::new(python)
-            .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/peer/legacy_options.py"))
+            .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/peer/python/legacy_options.py"))
             .arg(serde_json::to_string(&lines).unwrap())
             .output()
             .unwrap();

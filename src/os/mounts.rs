@@ -6,8 +6,6 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use rustix::fs::{AtFlags, Mode, OFlags, fstat, openat, statat};
 
-use crate::cache::dir::CacheDir;
-
 /// Device and inode of what is open.
 pub(crate) fn identity(fd: BorrowedFd<'_>) -> Result<(u64, u64)> {
     let stat = fstat(fd).context("cannot look at what is open")?;
@@ -35,9 +33,17 @@ pub(crate) fn parents(fd: BorrowedFd<'_>) -> Vec<(u64, u64)> {
     found
 }
 
-/// The mount point of the cache directory's file system, as far as /proc/self/mountinfo tells.
-pub(crate) fn mount_point(dir: &CacheDir) -> String {
-    mount(dir).map_or_else(|| "an unknown place".to_owned(), |mount| mount.point)
+/// Returns the mount point of the file system that a path is on, as far as /proc/self/mountinfo says.
+pub(crate) fn mount_point(path: &Path) -> String {
+    mount_of(path).map_or_else(|| "an unknown place".to_owned(), |mount| mount.point)
+}
+
+/// True if two paths lead to the same directory; where either leads nowhere, if they are spelt the same.
+pub(crate) fn is_same_directory(a: &Path, b: &Path) -> bool {
+    match (rustix::fs::stat(a), rustix::fs::stat(b)) {
+        (Ok(a), Ok(b)) => (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino),
+        _ => a.components().eq(b.components()),
+    }
 }
 
 /// One line of /proc/self/mountinfo.
@@ -46,11 +52,6 @@ pub(crate) struct Mount {
     pub(crate) options: String,
     pub(crate) kind: String,
     pub(crate) super_options: String,
-}
-
-/// Finds the mount the cache directory is on: the longest mount point that its path lies below.
-pub(crate) fn mount(dir: &CacheDir) -> Option<Mount> {
-    mount_of(dir.path())
 }
 
 /// Finds the mount that a path is on.

@@ -670,7 +670,7 @@ mod tests {
         #[expect(clippy::disallowed_methods, reason = "the test's own switch")]
         let python = std::env::var_os("GLANCE_CACHE_TEST_PYTHON").expect("GLANCE_CACHE_TEST_PYTHON is set");
         let output = Command::new(python)
-            .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/peer/log_lines.py"))
+            .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/peer/python/log_lines.py"))
             .arg(serde_json::to_string(&asked).unwrap())
             .output()
             .unwrap();

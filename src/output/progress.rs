@@ -12,7 +12,7 @@ use rustix::process::getpgrp;
 use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcgetpgrp, tcsetattr};
 
 use super::Output;
-use crate::cache::execute::{Progress, Removed};
+use crate::cache::outcome::{Progress, Removed};
 use crate::fetch::Meter;
 use crate::names::ImageId;
 use crate::units::human;

@@ -27,15 +27,6 @@ use anyhow::Result;
 
 pub(crate) use self::stores::Stores;
 
-/// One row of `image_locations`, as the database holds it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Location {
-    /// The URL, perhaps encrypted; never shown as it is.
-    pub(crate) value: String,
-    /// `store` of the row's `meta_data` (before Train `backend`): the id of the store that holds it.
-    pub(crate) store: Option<String>,
-}
-
 /// One place an image can be read from.
 pub(crate) trait Source: Send + Sync {
     /// The location as it may be shown: without credentials.

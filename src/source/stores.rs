@@ -18,7 +18,7 @@ use super::location::{self, Object, Place, RbdImage, shown, store_type};
 use super::rbd::{self, RbdSource};
 use super::s3::{self, S3Source};
 use super::web::WebSource;
-use super::{Location, Refused, Source, sealed};
+use super::{Refused, Source, sealed};
 use crate::config::{
     Config, ENABLED_BACKENDS, FILESYSTEM_STORE_DATADIR, FILESYSTEM_STORE_DATADIRS, HTTP_PROXY_INFORMATION,
     HTTPS_CA_CERTIFICATES_FILE, HTTPS_INSECURE, METADATA_ENCRYPTION_KEY, Opt, RADOS_CONNECT_TIMEOUT,
@@ -26,6 +26,7 @@ use crate::config::{
     S3_STORE_BUCKET_URL_FORMAT, S3_STORE_CACERT, S3_STORE_HOST, S3_STORE_REGION_NAME, S3_STORE_SECRET_KEY,
     STORES, Setting, WEIGHT,
 };
+use crate::database::images::Location;
 use crate::net::http::Client;
 use crate::net::tls::Trust;
 use crate::net::wire::Waits;

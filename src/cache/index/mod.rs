@@ -20,6 +20,7 @@ use anyhow::Result;
 
 use super::entry::{BadRow, Image, Row};
 use super::inventory::Joiner;
+use crate::database::Refusal;
 use crate::interrupt::Wait;
 use crate::names::ImageId;
 
@@ -57,41 +58,6 @@ pub(crate) enum Claim {
 pub(crate) struct Target {
     pub(crate) id: ImageId,
     pub(crate) claim: Claim,
-}
-
-/// Why an index did not do what it was asked.
-#[derive(Debug)]
-pub(crate) enum Refusal {
-    /// Somebody else held it for as long as we were ready to wait.
-    Busy(anyhow::Error),
-    /// The disk is full: there is no room for the journal.
-    Full(anyhow::Error),
-    /// A signal came while waiting.
-    Interrupted,
-    /// It was opened for looking, and would have to be written before it could be read.
-    NeedsWrite(anyhow::Error),
-    /// It cannot be opened, read or written.
-    Broken(anyhow::Error),
-}
-
-impl Refusal {
-    /// Adds what was being done.
-    pub(crate) fn context(self, what: String) -> Self {
-        match self {
-            Refusal::Busy(e) => Refusal::Busy(e.context(what)),
-            Refusal::Full(e) => Refusal::Full(e.context(what)),
-            Refusal::NeedsWrite(e) => Refusal::NeedsWrite(e.context(what)),
-            Refusal::Broken(e) => Refusal::Broken(e.context(what)),
-            Refusal::Interrupted => Refusal::Interrupted,
-        }
-    }
-
-    pub(crate) fn into_error(self) -> anyhow::Error {
-        match self {
-            Refusal::Busy(e) | Refusal::Full(e) | Refusal::NeedsWrite(e) | Refusal::Broken(e) => e,
-            Refusal::Interrupted => anyhow::anyhow!("stopped by a signal"),
-        }
-    }
 }
 
 /// The index of one cache, open for reading or for changing.

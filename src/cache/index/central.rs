@@ -1,0 +1,326 @@
+//! The central index: rows of all nodes' caches in Glance's own database, of which this is one node's part.
+//!
+//! **Few statements.** Rows are read in pages, looked at again, deleted and inserted some hundred at a time, always by their
+//! primary key: nothing scans the table for an image, and no lock is taken on another node's rows.
+//!
+//! **The second look** is a locking read (`FOR UPDATE`) of last use and hits: a plain read would show an old snapshot under
+//! REPEATABLE READ. Only after it are rows deleted, then the caller's files, then it is committed. Last use has whole seconds on
+//! MariaDB, but Glance counts a hit with every use.
+//!
+//! **Conflicts.** Deadlocks, lock timeouts, serialization failures and rows that somebody else has just inserted start the
+//! transaction again, as long as the caller is ready to wait; before the commit nothing else was done in it. A commit that is
+//! refused (Galera certifies only there) is the caller's to repeat, for by then files are gone. A connection that is lost is made
+//! anew for the next transaction, once.
+//!
+//! **Times** are naive UTC in the tables. They are asked for as numbers, so that no session's or server's time zone has a say,
+//! and compared bit by bit: the same value is read the same way.
+//!
+//! Nothing is ever registered here: a node that the database does not know is somebody's mistake to mend.
+
+use std::collections::{HashMap, HashSet};
+
+use anyhow::{Result, anyhow};
+
+use super::{Claim, Index, Target as Victim};
+use crate::cache::entry::{BadRow, Image, Row};
+use crate::cache::inventory::Joiner;
+use crate::database::{CHUNK, Cell, Database, PAGE, Refusal, joined, naive};
+use crate::interrupt::Wait;
+use crate::names::ImageId;
+
+/// One node's part of the central index.
+pub(crate) struct Central {
+    database: Database,
+    node: i64,
+    /// Keys of the rows that the open transaction has locked and deleted.
+    locked: HashSet<i64>,
+}
+
+/// What a locking read saw of a row.
+struct Locked {
+    id: String,
+    last_accessed: f64,
+    hits: i64,
+}
+
+impl Central {
+    pub(crate) fn new(database: Database, node: i64) -> Self {
+        Central { database, node, locked: HashSet::new() }
+    }
+
+    /// Reads and locks rows of this node.
+    fn lock(&mut self, keys: &[i64]) -> Result<HashMap<i64, Locked>, Refusal> {
+        let dialect = self.database.dialect();
+        let mut found = HashMap::with_capacity(keys.len());
+        for chunk in keys.chunks(CHUNK) {
+            let sql = format!(
+                "SELECT id, image_id, {}, hits FROM {} WHERE id IN ({}) AND node_reference_id = {} ORDER BY id{}",
+                dialect.epoch("last_accessed"),
+                dialect.by_key(),
+                joined(chunk),
+                self.node,
+                dialect.locking()
+            );
+            for row in self.database.query(&sql, &[])? {
+                let [key, id, used, hits] = four(row);
+                let row = Locked { id: id.text(), last_accessed: used.epoch(dialect), hits: hits.integer() };
+                found.insert(key.integer(), row);
+            }
+        }
+        Ok(found)
+    }
+
+    /// Which of these images have a row now.
+    fn tracked(&mut self, ids: &[ImageId]) -> Result<HashSet<String>, Refusal> {
+        let mut found = HashSet::new();
+        for chunk in ids.chunks(CHUNK) {
+            let ids: Vec<String> = chunk.iter().map(|id| format!("'{id}'")).collect();
+            let sql = format!(
+                "SELECT image_id FROM cached_images WHERE image_id IN ({}) AND node_reference_id = {}",
+                ids.join(","),
+                self.node
+            );
+            found.extend(self.database.query(&sql, &[])?.into_iter().flatten().map(Cell::text));
+        }
+        Ok(found)
+    }
+
+    /// Looks at every claim again, and locks the rows there are. Returns what holds, and the keys of the rows to delete.
+    fn claims(&mut self, targets: &[Victim]) -> Result<(Vec<bool>, Vec<i64>), Refusal> {
+        let keys: Vec<i64> = targets.iter().filter_map(key).collect();
+        let rows = self.lock(&keys)?;
+        let orphans: Vec<ImageId> = targets
+            .iter()
+            .filter(|target| matches!(target.claim, Claim::NoRow))
+            .map(|target| target.id)
+            .collect();
+        let tracked = self.tracked(&orphans)?;
+        let same = |target: &Victim, row: &Locked| row.id == target.id.as_str();
+        let holds: Vec<bool> = targets
+            .iter()
+            .map(|target| match target.claim {
+                Claim::Row(_) => true,
+                Claim::NoRow => !tracked.contains(target.id.as_str()),
+                Claim::Unchanged(was) => rows.get(&was.key).is_some_and(|row| {
+                    let unused =
+                        row.last_accessed.to_bits() == was.last_accessed.to_bits() && row.hits == was.hits;
+                    same(target, row) && unused
+                }),
+            })
+            .collect();
+        let delete = targets
+            .iter()
+            .zip(&holds)
+            .filter(|(_, holds)| **holds)
+            .filter_map(|(target, _)| {
+                key(target).filter(|key| rows.get(key).is_some_and(|row| same(target, row)))
+            })
+            .collect();
+        Ok((holds, delete))
+    }
+
+    fn delete(&mut self, keys: &[i64]) -> Result<(), Refusal> {
+        for chunk in keys.chunks(CHUNK) {
+            let dialect = self.database.dialect();
+            let sql = format!(
+                "{} WHERE id IN ({}) AND node_reference_id = {}",
+                dialect.delete(),
+                joined(chunk),
+                self.node
+            );
+            let deleted = self.database.execute(&sql)?;
+            if deleted != chunk.len() as u64 {
+                return Err(Refusal::Broken(anyhow!(
+                    "{deleted} rows were deleted instead of {}",
+                    chunk.len()
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    fn try_forget(&mut self, targets: &[Victim]) -> Result<Vec<bool>, Refusal> {
+        let (holds, keys) = self.claims(targets)?;
+        // The locks are from before, and so outlive going back to here.
+        self.database.execute("SAVEPOINT batch")?;
+        self.delete(&keys)?;
+        if !keys.is_empty() {
+            self.database.secure()?;
+        }
+        self.locked = keys.into_iter().collect();
+        Ok(holds)
+    }
+
+    fn try_commit(&mut self, gone: Option<&[Victim]>) -> Result<(), Refusal> {
+        if let Some(gone) = gone {
+            self.database.execute("ROLLBACK TO SAVEPOINT batch")?;
+            let keys: Vec<i64> =
+                gone.iter().filter_map(key).filter(|key| self.locked.contains(key)).collect();
+            self.delete(&keys)?;
+        }
+        self.database.execute("COMMIT").map(drop)
+    }
+
+    fn try_adopt(&mut self, orphans: &[Image]) -> Result<u64, Refusal> {
+        self.insert(orphans, self.database.dialect().insert())
+    }
+
+    /// Inserts rows, with what begins and ends the statement.
+    fn insert(&mut self, images: &[Image], (insert, end): (&str, &str)) -> Result<u64, Refusal> {
+        let mut inserted = 0;
+        for chunk in images.chunks(CHUNK) {
+            let values: Vec<String> = chunk
+                .iter()
+                .map(|image| {
+                    let seen = &image.seen;
+                    let (used, modified) = (naive(seen.last_use()), naive(seen.mtime));
+                    let size = i64::try_from(seen.size).unwrap_or(i64::MAX);
+                    format!("('{}', '{used}', '{modified}', {size}, 0, NULL, {})", image.id, self.node)
+                })
+                .collect();
+            let sql = format!(
+                "{insert} INTO cached_images (image_id, last_accessed, last_modified, size, hits, checksum, node_reference_id) \
+                 VALUES {}{end}",
+                values.join(", ")
+            );
+            inserted += self.database.execute(&sql)?;
+        }
+        Ok(inserted)
+    }
+
+    fn try_record(&mut self, image: &Image) -> Result<(), Refusal> {
+        let sql = format!(
+            "SELECT id FROM cached_images WHERE image_id = '{}' AND node_reference_id = {}",
+            image.id, self.node
+        );
+        let keys: Vec<i64> = self.database.query(&sql, &[])?.iter().map(|row| row[0].integer()).collect();
+        // Somebody else may have deleted it meanwhile.
+        let left: Vec<i64> = self.lock(&keys)?.into_keys().collect();
+        self.delete(&left)?;
+        // Not as for orphans: MySQL's IGNORE leaves out whatever the database refuses, and says nothing. One that somebody else has
+        // inserted meanwhile is a conflict.
+        self.insert(std::slice::from_ref(image), ("INSERT", "")).map(drop)
+    }
+
+    fn try_drop(&mut self, rows: &[BadRow]) -> Result<u64, Refusal> {
+        let keys: Vec<i64> = rows.iter().map(|row| row.key).collect();
+        let rows = self.lock(&keys)?;
+        let bad: Vec<i64> = rows
+            .into_iter()
+            .filter(|(_, row)| ImageId::new(row.id.as_bytes()).is_none())
+            .map(|(key, _)| key)
+            .collect();
+        self.delete(&bad)?;
+        Ok(bad.len() as u64)
+    }
+
+    /// Runs a change in the open transaction, beginning it again where somebody else was in the way.
+    fn change<T>(
+        &mut self,
+        what: &str,
+        mut run: impl FnMut(&mut Self) -> Result<T, Refusal>,
+    ) -> Result<T, Refusal> {
+        let deadline = self.database.wait.deadline();
+        loop {
+            match run(self) {
+                Ok(value) => return Ok(value),
+                Err(refusal) => self.database.start_again(refusal, deadline, what)?,
+            }
+        }
+    }
+}
+
+impl Index for Central {
+    fn read(&mut self, wait: &Wait, joiner: &mut Joiner<'_>) -> Result<()> {
+        self.database.wait = wait.clone();
+        let dialect = self.database.dialect();
+        let mut last = i64::MIN;
+        loop {
+            let sql = format!(
+                "SELECT id, image_id, {}, {}, size, hits FROM cached_images \
+                 WHERE node_reference_id = {} AND id > {last} ORDER BY id LIMIT {PAGE}",
+                dialect.epoch("last_accessed"),
+                dialect.epoch("last_modified"),
+                self.node
+            );
+            let rows = self.database.query(&sql, &[]);
+            let rows =
+                rows.map_err(|refusal| self.database.told(refusal, "cannot read the rows").into_error())?;
+            let count = rows.len();
+            for row in rows {
+                last = row[0].integer();
+                let found = Row {
+                    key: last,
+                    last_accessed: row[2].epoch(dialect),
+                    last_modified: row[3].epoch(dialect),
+                    size: row[4].integer(),
+                    hits: row[5].integer(),
+                };
+                joiner.row(row.into_iter().nth(1).map(Cell::text).unwrap_or_default().as_bytes(), found);
+            }
+            if count < PAGE {
+                return Ok(());
+            }
+        }
+    }
+
+    fn begin(&mut self, wait: &Wait) -> Result<(), Refusal> {
+        self.database.wait = wait.clone();
+        self.locked.clear();
+        self.database.begin().map_err(|refusal| self.database.told(refusal, "cannot begin a transaction"))
+    }
+
+    fn forget(&mut self, targets: &[Victim]) -> Result<Vec<bool>, Refusal> {
+        self.change("cannot delete rows", |index| index.try_forget(targets))
+    }
+
+    fn holds(&mut self, target: &Victim) -> Result<bool, Refusal> {
+        self.change("cannot look at a row", |index| Ok(index.claims(&[*target])?.0[0]))
+    }
+
+    fn commit(&mut self, gone: Option<&[Victim]>) -> Result<(), Refusal> {
+        self.try_commit(gone)
+            .map_err(|refusal| self.database.told(refusal, "cannot commit the deletion of rows"))
+            .inspect_err(|_| self.abandon())
+    }
+
+    fn abandon(&mut self) {
+        self.database.rollback();
+    }
+
+    fn adopt(&mut self, orphans: &[Image]) -> Result<u64, Refusal> {
+        self.change("cannot insert rows", |index| index.try_adopt(orphans))
+    }
+
+    fn record(&mut self, image: &Image) -> Result<(), Refusal> {
+        self.change("cannot insert a row", |index| index.try_record(image))
+    }
+
+    fn drop_bad_rows(&mut self, rows: &[BadRow]) -> Result<u64, Refusal> {
+        self.change("cannot drop rows", |index| index.try_drop(rows))
+    }
+
+    fn reach(&mut self, wait: &Wait) -> Result<(), Refusal> {
+        self.database.wait = wait.clone();
+        self.database
+            .reading(|_| Ok(()))
+            .map_err(|refusal| self.database.told(refusal, "cannot begin a transaction"))
+    }
+
+    fn is_lost(&self) -> bool {
+        self.database.is_lost()
+    }
+}
+
+/// The row a target has, if it has one.
+fn key(target: &Victim) -> Option<i64> {
+    match target.claim {
+        Claim::Unchanged(row) => Some(row.key),
+        Claim::Row(key) => Some(key),
+        Claim::NoRow => None,
+    }
+}
+
+fn four(row: Vec<Cell>) -> [Cell; 4] {
+    row.try_into().unwrap_or([Cell::Null, Cell::Null, Cell::Null, Cell::Null])
+}

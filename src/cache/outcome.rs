@@ -1,0 +1,155 @@
+//! The outcome of a change to a cache: counts, entries that failed, and removals reported as they happen.
+
+use std::fmt;
+
+use serde::{Serialize, Serializer};
+
+use crate::cache::dir::Place;
+use crate::database::Refusal;
+use crate::names::Name;
+
+/// Told of what is done while it is done. `()` is deaf.
+pub(crate) trait Progress {
+    /// An entry is gone for good.
+    fn removed(&self, _what: Removed<'_>) {}
+}
+
+impl Progress for () {}
+
+/// An entry that was removed.
+#[derive(Clone, Copy)]
+pub(crate) struct Removed<'a> {
+    pub(crate) place: Place,
+    pub(crate) name: Name<'a>,
+    pub(crate) bytes: u64,
+    pub(crate) reason: &'static str,
+}
+
+/// What was being done to an entry when it failed. Its word is a value of our JSON.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Action {
+    Change,
+    Dequeue,
+    Enqueue,
+    Fetch,
+    Find,
+    Forget,
+    /// To have as much free space as was asked for.
+    Free,
+    /// To hold a cache to its limit.
+    Limit,
+    List,
+    Lock,
+    Look,
+    LookThrough,
+    Measure,
+    Open,
+    Prune,
+    Remove,
+    Repair,
+}
+
+impl Action {
+    /// Returns the word that stands in our JSON.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Action::Change => "change",
+            Action::Dequeue => "dequeue",
+            Action::Enqueue => "enqueue",
+            Action::Fetch => "fetch",
+            Action::Find => "find",
+            Action::Forget => "forget",
+            Action::Free => "free",
+            Action::Limit => "limit",
+            Action::List => "list",
+            Action::Lock => "lock",
+            Action::Look => "look",
+            Action::LookThrough => "look through",
+            Action::Measure => "measure",
+            Action::Open => "open",
+            Action::Prune => "prune",
+            Action::Remove => "remove",
+            Action::Repair => "repair",
+        }
+    }
+}
+
+impl Serialize for Action {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.word())
+    }
+}
+
+/// An entry that failed.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub(crate) struct EntryError {
+    /// The entry, escaped.
+    pub(crate) name: String,
+    pub(crate) action: Action,
+    pub(crate) message: String,
+}
+
+/// Shows the error as a sentence.
+impl fmt::Display for EntryError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let EntryError { name, action, message } = self;
+        match action {
+            // The message is the sentence, and the name is where it holds.
+            Action::Free | Action::Limit => write!(f, "{name}: {message}"),
+            Action::Fetch => write!(f, "image {name}: {message}"),
+            Action::Look => write!(f, "cannot look at {name}: {message}"),
+            Action::Enqueue => write!(f, "cannot put {name} into the queue: {message}"),
+            Action::Dequeue => write!(f, "cannot take {name} out of the queue: {message}"),
+            action => write!(f, "cannot {} {name}: {message}", action.word()),
+        }
+    }
+}
+
+/// What a run did.
+#[derive(Debug, Default)]
+pub(crate) struct Outcome {
+    pub(crate) files: u64,
+    /// The sizes of the removed files.
+    pub(crate) bytes: u64,
+    /// The sizes of images that somebody else removed meanwhile.
+    pub(crate) bytes_gone: u64,
+    pub(crate) ghosts_forgotten: u64,
+    pub(crate) orphans_adopted: u64,
+    pub(crate) rows_dropped: u64,
+    pub(crate) invalid_files: u64,
+    pub(crate) stalled_files: u64,
+    /// Bytes of invalid and stalled files.
+    pub(crate) bytes_cleaned: u64,
+    /// Entries that were used or changed since the plan was made, and stay.
+    pub(crate) left_alone: u64,
+    pub(crate) errors: Vec<EntryError>,
+    /// What ended the run early, if anything did.
+    pub(crate) stopped: Option<Refusal>,
+}
+
+impl Outcome {
+    /// Whether nothing at all was changed.
+    pub(crate) fn is_untouched(&self) -> bool {
+        self.files + self.ghosts_forgotten + self.orphans_adopted + self.rows_dropped == 0
+            && self.invalid_files + self.stalled_files == 0
+    }
+
+    /// Adds what another part of the run did. How that part ended is left out.
+    pub(crate) fn add(&mut self, mut part: Outcome) {
+        self.files += part.files;
+        self.bytes = self.bytes.saturating_add(part.bytes);
+        self.bytes_gone = self.bytes_gone.saturating_add(part.bytes_gone);
+        self.ghosts_forgotten += part.ghosts_forgotten;
+        self.orphans_adopted += part.orphans_adopted;
+        self.rows_dropped += part.rows_dropped;
+        self.invalid_files += part.invalid_files;
+        self.stalled_files += part.stalled_files;
+        self.bytes_cleaned += part.bytes_cleaned;
+        self.left_alone += part.left_alone;
+        self.errors.append(&mut part.errors);
+    }
+
+    pub(super) fn error(&mut self, name: impl Into<String>, action: Action, message: impl Into<String>) {
+        self.errors.push(EntryError { name: name.into(), action, message: message.into() });
+    }
+}

@@ -1,0 +1,86 @@
+//! A value as a database gives it, and times as Glance's tables have them: naive UTC.
+
+use super::Dialect;
+use crate::units::{self, Nanos, SECOND};
+
+/// A value as a database gives it.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Cell {
+    Null,
+    Integer(i64),
+    Real(f64),
+    Text(String),
+}
+
+impl Cell {
+    pub(crate) fn integer(&self) -> i64 {
+        match self {
+            Cell::Null => 0,
+            Cell::Integer(number) => *number,
+            Cell::Real(number) => *number as i64,
+            Cell::Text(text) => text.parse().unwrap_or(0),
+        }
+    }
+
+    pub(crate) fn text(self) -> String {
+        match self {
+            Cell::Null => "NULL".to_owned(),
+            Cell::Integer(number) => number.to_string(),
+            Cell::Real(number) => number.to_string(),
+            Cell::Text(text) => text,
+        }
+    }
+
+    /// Epoch seconds, of a column that was asked for with [`Dialect::epoch`]. What is no time sorts as in the sqlite index.
+    pub(crate) fn epoch(&self, dialect: Dialect) -> f64 {
+        match (dialect, self) {
+            (_, Cell::Null) => f64::NEG_INFINITY,
+            (Dialect::MySql, cell) => cell.integer() as f64 / 1e6,
+            (_, Cell::Real(seconds)) => *seconds,
+            (_, Cell::Integer(seconds)) => *seconds as f64,
+            (_, Cell::Text(text)) => {
+                text.parse::<jiff::civil::DateTime>().ok().map_or(f64::INFINITY, |time| {
+                    let since = time.duration_since(jiff::civil::date(1970, 1, 1).at(0, 0, 0, 0));
+                    since.as_micros() as f64 / 1e6
+                })
+            }
+        }
+    }
+
+    /// As [`Cell::epoch`], of a time that may be missing.
+    pub(super) fn time(&self, dialect: Dialect) -> Option<Nanos> {
+        (*self != Cell::Null).then(|| units::nanos(self.epoch(dialect)))
+    }
+}
+
+/// A time as `SQLAlchemy` writes it: UTC, without saying so.
+pub(crate) fn naive(time: Nanos) -> String {
+    let whole = jiff::Timestamp::from_nanosecond(i128::from(time)).unwrap_or_default();
+    let micros = time.rem_euclid(SECOND) / 1000;
+    format!("{}.{micros:06}", whole.strftime("%Y-%m-%d %H:%M:%S"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_the_same_number_in_every_dialect() {
+        let expected = 1_705_082_328.055_431_f64;
+        let text = Cell::Text("2024-01-12 17:58:48.055431".into());
+        assert_eq!(text.epoch(Dialect::Sqlite).to_bits(), expected.to_bits());
+        let micros = Cell::Text("1705082328055431".into());
+        assert_eq!(micros.epoch(Dialect::MySql).to_bits(), expected.to_bits());
+        assert_eq!(Cell::Real(expected).epoch(Dialect::PostgreSql).to_bits(), expected.to_bits());
+        assert_eq!(naive(1_705_082_328_055_431_999), "2024-01-12 17:58:48.055431");
+        assert_eq!(naive(-1), "1969-12-31 23:59:59.999999");
+    }
+
+    #[test]
+    fn what_is_no_time_sorts_first_or_last() {
+        for dialect in [Dialect::MySql, Dialect::PostgreSql, Dialect::Sqlite] {
+            assert_eq!(Cell::Null.epoch(dialect).to_bits(), f64::NEG_INFINITY.to_bits());
+        }
+        assert_eq!(Cell::Text("yesterday".into()).epoch(Dialect::Sqlite).to_bits(), f64::INFINITY.to_bits());
+    }
+}

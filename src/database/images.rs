@@ -1,0 +1,149 @@
+//! Images as Glance's database describes them: what a prefetch has to know before it fetches one.
+//!
+//! Read anew for each image when its turn comes: between the first and the last of a queue there may be hours.
+
+use super::{CHUNK, Cell, Database, Link, Refusal};
+use crate::names::ImageId;
+
+/// An image's row in `images`, and where its data is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ImageRecord {
+    pub(crate) status: String,
+    pub(crate) deleted: bool,
+    /// Bytes; `None` while nobody has told Glance.
+    pub(crate) size: Option<u64>,
+    /// MD5, in hexadecimal.
+    pub(crate) checksum: Option<String>,
+    /// A name that Python's hashlib knows.
+    pub(crate) os_hash_algo: Option<String>,
+    /// In hexadecimal.
+    pub(crate) os_hash_value: Option<String>,
+    /// The active ones, in the order they were added.
+    pub(crate) locations: Vec<Location>,
+}
+
+impl Database {
+    /// Reads an image's record, or `None` when the database has none.
+    pub(crate) fn record(&mut self, id: ImageId) -> Result<Option<ImageRecord>, Refusal> {
+        self.reading(|database| database.try_record(id))
+            .map_err(|refusal| self.told(refusal, format_args!("cannot read the record of image {id}")))
+    }
+
+    /// Makes sure that it has records of images at all.
+    pub(crate) fn check_records(&mut self) -> Result<(), Refusal> {
+        for table in ["images", "image_locations"] {
+            self.query(&format!("SELECT id FROM {table} WHERE 1 = 0"), &[])
+                .map_err(|refusal| self.told(refusal, "cannot look for the images' records"))?;
+        }
+        Ok(())
+    }
+
+    /// Sums up the sizes of these images, as far as they are known: for showing progress.
+    pub(crate) fn sizes(&mut self, ids: &[ImageId]) -> Result<u64, Refusal> {
+        let whole = self.dialect().whole("COALESCE(SUM(size), 0)");
+        let mut sum = 0_u64;
+        for chunk in ids.chunks(CHUNK) {
+            let ids: Vec<String> = chunk.iter().map(|id| format!("'{id}'")).collect();
+            let sql = format!("SELECT {whole} FROM images WHERE id IN ({})", ids.join(","));
+            let rows = self.reading(|database| database.query(&sql, &[]))?;
+            sum = sum.saturating_add(rows.first().map_or(0, |row| number(&row[0]).unwrap_or(0)));
+        }
+        Ok(sum)
+    }
+
+    fn try_record(&mut self, id: ImageId) -> Result<Option<ImageRecord>, Refusal> {
+        let sql = format!(
+            "SELECT id, status, CASE WHEN deleted THEN 1 ELSE 0 END, size, checksum, os_hash_algo, os_hash_value FROM images \
+             WHERE id = '{id}'"
+        );
+        // MariaDB compares without regard to case; Glance would never look for the image under another spelling.
+        let same = |row: &Vec<Cell>| row[0].clone().text() == id.as_str();
+        let Some(row) = self.query(&sql, &[])?.into_iter().find(same) else { return Ok(None) };
+        let mut record = record(row);
+        let sql = format!(
+            "SELECT value, meta_data FROM image_locations WHERE image_id = '{id}' AND status = 'active' AND NOT deleted \
+             ORDER BY id"
+        );
+        record.locations = self.query(&sql, &[])?.into_iter().map(location).collect();
+        Ok(Some(record))
+    }
+
+    /// Reads in one transaction, on a connection that is made anew when the server has closed it meanwhile.
+    pub(crate) fn reading<T>(
+        &mut self,
+        run: impl FnOnce(&mut Self) -> Result<T, Refusal>,
+    ) -> Result<T, Refusal> {
+        if matches!(self.link, Link::File(_)) {
+            return run(self);
+        }
+        self.begin()?;
+        let result = run(self);
+        self.rollback();
+        result
+    }
+}
+
+fn record(row: Vec<Cell>) -> ImageRecord {
+    let mut cells = row.into_iter().skip(1);
+    let mut next = || cells.next().unwrap_or(Cell::Null);
+    ImageRecord {
+        status: next().text(),
+        deleted: next().integer() != 0,
+        size: number(&next()),
+        checksum: text(next()),
+        os_hash_algo: text(next()),
+        os_hash_value: text(next()),
+        locations: Vec::new(),
+    }
+}
+
+fn location(row: Vec<Cell>) -> Location {
+    let mut cells = row.into_iter();
+    let value = cells.next().map(Cell::text).unwrap_or_default();
+    let store = cells.next().and_then(text).and_then(|json| store(&json));
+    Location { value, store }
+}
+
+/// The store that a location's `meta_data` names: `store`, before Train `backend`.
+fn store(json: &str) -> Option<String> {
+    let data: serde_json::Value = serde_json::from_str(json).ok()?;
+    ["store", "backend"].iter().find_map(|key| Some(data.get(key)?.as_str()?.to_owned()))
+}
+
+fn number(cell: &Cell) -> Option<u64> {
+    (*cell != Cell::Null).then(|| u64::try_from(cell.integer()).unwrap_or(0))
+}
+
+/// A text; an empty one says as little as none.
+fn text(cell: Cell) -> Option<String> {
+    (cell != Cell::Null).then(|| cell.text()).filter(|text| !text.is_empty())
+}
+
+/// One row of `image_locations`, as the database holds it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Location {
+    /// The URL, perhaps encrypted; never shown as it is.
+    pub(crate) value: String,
+    /// `store` of the row's `meta_data` (before Train `backend`): the id of the store that holds it.
+    pub(crate) store: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_store_is_read_from_the_locations_data() {
+        for (json, expected) in [
+            (r#"{"store": "fast"}"#, Some("fast")),
+            (r#"{"backend": "old"}"#, Some("old")),
+            (r#"{"store": "new", "backend": "old"}"#, Some("new")),
+            ("{}", None),
+            (r#"{"store": 1}"#, None),
+            ("garbage", None),
+            ("[]", None),
+        ] {
+            assert_eq!(store(json).as_deref(), expected, "{json}");
+        }
+    }
+}

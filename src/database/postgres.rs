@@ -1,0 +1,139 @@
+//! PostgreSQL.
+//!
+//! Statements are unnamed and nothing is set for the session, so that a pooler between us and the server may switch servers
+//! between transactions and gives nobody else what was set here.
+
+use std::error::Error as _;
+use std::time::Duration;
+
+use anyhow::anyhow;
+use postgres::config::{SslMode, TargetSessionAttrs};
+use postgres::error::{DbError, Severity};
+use postgres::types::{ToSql, Type};
+use postgres::{Config, NoTls};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use super::url::Address;
+use super::worker::Client;
+use super::{Cell, Refusal};
+use crate::net::tls::{TlsMode, client_config};
+
+/// After this long without an answer the kernel gives a connection up.
+const SILENCE: Duration = Duration::from_secs(10);
+
+/// Deadlock; serialization failure; lock not available; the row is there by now.
+const RETRY: [&str; 4] = ["40P01", "40001", "55P03", "23505"];
+
+/// Too many connections; starting up.
+const LATER: [&str; 2] = ["53300", "57P03"];
+
+pub(super) struct PostgreSql {
+    client: postgres::Client,
+    address: Address,
+    lost: bool,
+}
+
+impl PostgreSql {
+    pub(super) fn connect(address: &Address, limit: Duration) -> Result<Self, Refusal> {
+        let mut config = Config::new();
+        config.dbname(&address.database).application_name("glance-cache");
+        config.tcp_user_timeout(SILENCE).keepalives_idle(SILENCE / 2).keepalives_interval(SILENCE / 5);
+        // For each host, so that the last one still has its turn.
+        config.connect_timeout(limit / u32::try_from(address.hosts.len()).unwrap_or(1).max(1));
+        if address.writable {
+            config.target_session_attrs(TargetSessionAttrs::ReadWrite);
+        }
+        if let Some(user) = &address.user {
+            config.user(user);
+        }
+        if let Some(password) = &address.password {
+            config.password(password);
+        }
+        if let Some(options) = &address.options {
+            config.options(options);
+        }
+        match &address.socket {
+            Some((directory, port)) => drop(config.host_path(directory).port(*port)),
+            None => {
+                for (host, port) in &address.hosts {
+                    config.host(host).port(*port);
+                }
+            }
+        }
+        let connected = if address.tls.mode == TlsMode::Off || address.socket.is_some() {
+            config.ssl_mode(SslMode::Disable).connect(NoTls)
+        } else {
+            let tls = MakeRustlsConnect::new(client_config(&address.tls).map_err(Refusal::Broken)?);
+            let mode = if address.tls.mode == TlsMode::Offered { SslMode::Prefer } else { SslMode::Require };
+            config.ssl_mode(mode).connect(tls)
+        };
+        let client = connected.map_err(|e| match (refusal(address, &e), e.code()) {
+            // The server has spoken; unless it is full or starting, it will say the same again.
+            (refusal, Some(code)) if !LATER.contains(&code.code()) => refusal,
+            (refusal, _) => Refusal::Busy(refusal.into_error()),
+        })?;
+        Ok(PostgreSql { client, address: address.clone(), lost: false })
+    }
+
+    fn noted<T>(&mut self, result: Result<T, postgres::Error>) -> Result<T, Refusal> {
+        result.map_err(|e| {
+            // The server's last words come before the end of the connection does.
+            let severity = e.as_db_error().and_then(DbError::parsed_severity);
+            self.lost |= matches!(severity, Some(Severity::Fatal | Severity::Panic));
+            refusal(&self.address, &e)
+        })
+    }
+}
+
+impl Client for PostgreSql {
+    fn query(&mut self, sql: &str, texts: &[String]) -> Result<Vec<Vec<Cell>>, Refusal> {
+        let numbered =
+            (1..=texts.len()).fold(sql.to_owned(), |sql, n| sql.replacen('?', &format!("${n}"), 1));
+        let texts: Vec<(&(dyn ToSql + Sync), Type)> =
+            texts.iter().map(|text| (text as &(dyn ToSql + Sync), Type::TEXT)).collect();
+        let result = self.client.query_typed(&numbered, &texts);
+        let rows = self.noted(result)?;
+        rows.iter()
+            .map(|row| (0..row.len()).map(|column| cell(row, column)).collect())
+            .collect::<Result<_, _>>()
+            .map_err(|e| refusal(&self.address, &e))
+    }
+
+    fn execute(&mut self, sql: &str) -> Result<u64, Refusal> {
+        let result = self.client.execute_typed(sql, &[]);
+        self.noted(result)
+    }
+
+    fn is_lost(&self) -> bool {
+        self.lost || self.client.is_closed()
+    }
+}
+
+fn cell(row: &postgres::Row, column: usize) -> Result<Cell, postgres::Error> {
+    let kind = row.columns()[column].type_().clone();
+    let cell = match kind {
+        Type::INT8 => row.try_get::<_, Option<i64>>(column)?.map(Cell::Integer),
+        Type::INT4 => row.try_get::<_, Option<i32>>(column)?.map(|number| Cell::Integer(number.into())),
+        Type::FLOAT8 => row.try_get::<_, Option<f64>>(column)?.map(Cell::Real),
+        _ => row.try_get::<_, Option<String>>(column)?.map(Cell::Text),
+    };
+    Ok(cell.unwrap_or(Cell::Null))
+}
+
+fn refusal(address: &Address, error: &postgres::Error) -> Refusal {
+    let text = match error.as_db_error() {
+        Some(e) => format!("error {}: {}", e.code().code(), e.message()),
+        None => {
+            let mut text = error.to_string();
+            let mut cause = error.source();
+            while let Some(error) = cause {
+                text = format!("{text}: {error}");
+                cause = error.source();
+            }
+            text
+        }
+    };
+    let retry = error.code().is_some_and(|code| RETRY.contains(&code.code()));
+    let error = anyhow!("{}", address.without_credentials(&text));
+    if retry { Refusal::Busy(error) } else { Refusal::Broken(error) }
+}
