@@ -93,7 +93,7 @@ fn both(driver: &str) -> (Report, Report) {
     let ours = json!([[clean, prune, prefetch], [prune, some, clean]]);
     let tools = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/peer/python/live_tools.py");
     let theirs = json!([[[needs::glance(), "-I", "-B", "-W", "ignore", tools, "{conf}", "{root}"]]]);
-    let database = Database::whole(MariaDb);
+    let database = Database::whole(MariaDb, "".as_ref());
     (live(driver, &database.url, &ours), live(driver, &database.url, &theirs))
 }
 

@@ -240,8 +240,20 @@ pub(crate) fn documents() -> String {
     all.map(|path| fs::read_to_string(path).unwrap()).collect::<Vec<_>>().join("\n")
 }
 
-/// Returns the statements in the documents that grant privileges on this kind of server.
-pub(crate) fn grants(documents: &str, kind: Kind) -> impl Iterator<Item = &str> {
-    let lines = documents.lines().map(str::trim).filter(|line| line.starts_with("GRANT "));
-    lines.filter(move |line| line.contains(" glance.") == (kind == MariaDb))
+/// Returns the statements in the documents that grant privileges on this kind of server: those that only `prefetch`
+/// needs, as the comment before them says, or the others.
+pub(crate) fn grants(documents: &str, kind: Kind, only_for_prefetch: bool) -> Vec<&str> {
+    let (mut comment, mut found) = ("", Vec::new());
+    for line in documents.lines().map(str::trim) {
+        if line.starts_with("--") || line.starts_with("```") {
+            comment = line;
+        }
+        let of_kind = line.contains(" glance.") == (kind == MariaDb);
+        if line.starts_with("GRANT ") && of_kind && comment.contains("only for prefetch") == only_for_prefetch
+        {
+            found.push(line);
+        }
+    }
+    assert!(!found.is_empty(), "the documents grant nothing of that kind");
+    found
 }

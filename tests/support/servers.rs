@@ -163,7 +163,7 @@ fn run(kind: Kind, dir: &Path, port: u16, after: &str) -> (Child, ChildStdin) {
 }
 
 /// Lets the real Glance make its tables.
-pub(crate) fn db_sync(url: &str) {
+fn db_sync(url: &str) {
     let conf = tempfile::NamedTempFile::new().unwrap();
     fs::write(conf.path(), format!("[database]\nconnection = {url}\n")).unwrap();
     let made = Command::new(script("glance-manage"))
@@ -190,15 +190,8 @@ impl Database {
     pub(crate) fn new(kind: Kind, file: &Path) -> Self {
         if kind == SqliteFile {
             static EMPTY: OnceLock<TempDir> = OnceLock::new();
-            let empty = EMPTY.get_or_init(|| {
-                let dir = tempfile::tempdir().unwrap();
-                let db = rusqlite::Connection::open(dir.path().join("empty")).unwrap();
-                db.execute_batch(kind.schema()).unwrap();
-                dir
-            });
-            fs::copy(empty.path().join("empty"), file).unwrap();
-            let (url, name) = (format!("sqlite:///{}", file.display()), file.display().to_string());
-            return Database { kind, url, port: 0, name };
+            let make = |file: &Path| Self::file(file).make_tables();
+            return Self::copy(&EMPTY, file, make);
         }
         let database = Self::bare(kind);
         database.make_tables();
@@ -215,11 +208,33 @@ impl Database {
         Self::on(server, &name)
     }
 
-    /// A new one on the shared server, with all tables that the real Glance makes.
-    pub(crate) fn whole(kind: Kind) -> Self {
+    /// A new one with all tables that the real Glance makes.
+    pub(crate) fn whole(kind: Kind, file: &Path) -> Self {
+        if kind == SqliteFile {
+            static EMPTY: OnceLock<TempDir> = OnceLock::new();
+            needs::glance();
+            return Self::copy(&EMPTY, file, |file| db_sync(&Self::file(file).url));
+        }
         let database = Self::bare(kind);
         db_sync(&database.url);
         database
+    }
+
+    /// An SQLite file.
+    fn file(file: &Path) -> Self {
+        let name = file.display().to_string();
+        Database { kind: SqliteFile, url: format!("sqlite:///{name}"), port: 0, name }
+    }
+
+    /// A copy at `file` of what is made once.
+    fn copy(made: &OnceLock<TempDir>, file: &Path, make: impl Fn(&Path)) -> Self {
+        let made = made.get_or_init(|| {
+            let dir = tempfile::tempdir().unwrap();
+            make(&dir.path().join("empty"));
+            dir
+        });
+        fs::copy(made.path().join("empty"), file).unwrap();
+        Self::file(file)
     }
 
     /// Makes the tables of Glance that concern us.

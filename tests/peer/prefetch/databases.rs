@@ -243,8 +243,7 @@ fn what_the_documents_grant_for_prefetch_is_enough(kind: Kind) {
     let user = if is_maria { format!("{name}@'127.0.0.1'") } else { name.clone() };
     let login = if is_maria { "IDENTIFIED BY" } else { "LOGIN PASSWORD" };
     p.db.sql(&format!("CREATE {} {user} {login} 'pr1vate'", if is_maria { "USER" } else { "ROLE" }));
-    let grants = grants(&documents, kind).filter(|line| line.contains("only for prefetch"));
-    for (n, grant) in grants.enumerate() {
+    for (n, grant) in grants(&documents, kind, true).into_iter().enumerate() {
         let grant = grant.trim().split(';').next().unwrap().replace("glance.", &format!("{name}."));
         let grant = grant.replace("'glance_cache'@'%'", &user).replace("glance_cache", &user);
         let conf = p.conf("");
