@@ -1,7 +1,7 @@
 //! PostgreSQL, and TLS for it.
 //!
-//! Statements are unnamed and nothing is set for the session, so that a pooler between us and the server may switch servers
-//! between transactions and gives nobody else what was set here.
+//! Statements are unnamed and no setting outlives its transaction. So a pooler between this program and the
+//! server may switch servers between transactions, and gives no setting of ours to others.
 
 use std::error::Error as _;
 use std::future::Future;
@@ -22,19 +22,20 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::TlsConnector;
 
 use super::url::Address;
-use super::worker::Client;
+use super::worker::Server;
 use super::{Cell, Refusal};
 use crate::net::tls::{Tls, TlsMode, client_config};
 
-/// After this long without an answer the kernel gives a connection up.
+/// The time without an answer after which the kernel gives a connection up.
 const SILENCE: Duration = Duration::from_secs(10);
 
-/// Deadlock; serialization failure; lock not available; the row is there by now.
+/// Deadlock; serialization failure; lock not available; row exists by now.
 const RETRY: [&str; 4] = ["40P01", "40001", "55P03", "23505"];
 
 /// Too many connections; starting up.
 const LATER: [&str; 2] = ["53300", "57P03"];
 
+/// A connection to PostgreSQL.
 pub(super) struct PostgreSql {
     client: postgres::Client,
     address: Address,
@@ -42,11 +43,12 @@ pub(super) struct PostgreSql {
 }
 
 impl PostgreSql {
+    /// Connects. The limit is for the network only; the [`worker`](super::worker) bounds the whole wait.
     pub(super) fn connect(address: &Address, limit: Duration) -> Result<Self, Refusal> {
         let mut config = Config::new();
         config.dbname(&address.database).application_name("glance-cache");
         config.tcp_user_timeout(SILENCE).keepalives_idle(SILENCE / 2).keepalives_interval(SILENCE / 5);
-        // For each host, so that the last one still has its turn.
+        // The limit is divided among the hosts, so that the last one still has its turn.
         config.connect_timeout(limit / u32::try_from(address.hosts.len()).unwrap_or(1).max(1));
         if address.writable {
             config.target_session_attrs(TargetSessionAttrs::ReadWrite);
@@ -76,16 +78,17 @@ impl PostgreSql {
             config.ssl_mode(mode).connect(tls)
         };
         let client = connected.map_err(|e| match (refusal(address, &e), e.code()) {
-            // The server has spoken; unless it is full or starting, it will say the same again.
+            // The server itself refused. Unless it is full or starting, it will refuse again.
             (refusal, Some(code)) if !LATER.contains(&code.code()) => refusal,
             (refusal, _) => Refusal::Busy(refusal.into_error()),
         })?;
         Ok(PostgreSql { client, address: address.clone(), lost: false })
     }
 
+    /// Remembers if an error ended the connection.
     fn noted<T>(&mut self, result: Result<T, postgres::Error>) -> Result<T, Refusal> {
         result.map_err(|e| {
-            // The server's last words come before the end of the connection does.
+            // The server announces the end of the connection before it comes.
             let severity = e.as_db_error().and_then(DbError::parsed_severity);
             self.lost |= matches!(severity, Some(Severity::Fatal | Severity::Panic));
             refusal(&self.address, &e)
@@ -93,7 +96,7 @@ impl PostgreSql {
     }
 }
 
-impl Client for PostgreSql {
+impl Server for PostgreSql {
     fn query(&mut self, sql: &str, texts: &[String]) -> Result<Vec<Vec<Cell>>, Refusal> {
         let numbered =
             (1..=texts.len()).fold(sql.to_owned(), |sql, n| sql.replacen('?', &format!("${n}"), 1));
@@ -146,7 +149,7 @@ fn refusal(address: &Address, error: &postgres::Error) -> Refusal {
     if retry { Refusal::Busy(error) } else { Refusal::Broken(error) }
 }
 
-/// Makes TLS connections as the address asks for them.
+/// Makes TLS connections in the way the address asks for.
 #[derive(Clone)]
 struct Connector(TlsConnector);
 
@@ -163,7 +166,7 @@ impl MakeTlsConnect<Socket> for Connector {
 
     fn make_tls_connect(&mut self, host: &str) -> io::Result<Handshake> {
         let name = ServerName::try_from(host.to_owned())
-            .map_err(|_| io::Error::other("the host's name can stand in no certificate"))?;
+            .map_err(|_| io::Error::other("the name of the host is not a valid TLS server name"))?;
         Ok(Handshake { connector: self.0.clone(), name })
     }
 }
@@ -185,7 +188,7 @@ impl TlsConnect<Socket> for Handshake {
     }
 }
 
-/// An encrypted connection. It offers no channel binding, which SCRAM does without.
+/// An encrypted connection. It offers no channel binding; SCRAM works without.
 struct Encrypted(Box<tokio_rustls::client::TlsStream<Socket>>);
 
 impl TlsStream for Encrypted {

@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::config::{Config, GLANCE, Request};
+use crate::config::{Config, ConfigSearch, GLANCE};
 use crate::database::images::Location;
 use crate::interrupt::Interrupt;
 use crate::net::wire::Waits;
@@ -71,7 +71,7 @@ fn stores(config: &str, waits: Waits) -> Result<Stores> {
     let root = tempfile::tempdir()?;
     std::fs::create_dir_all(root.path().join("etc/glance"))?;
     std::fs::write(root.path().join("etc/glance/glance-api.conf"), config)?;
-    let request = Request {
+    let request = ConfigSearch {
         project: &GLANCE,
         program: "glance-cache".into(),
         sources: Vec::new(),
