@@ -23,6 +23,7 @@ mod odd_index;
 mod output;
 mod prefetch;
 mod prune;
+mod screens;
 mod signals;
 mod status;
 #[path = "../support/mod.rs"]
