@@ -1,14 +1,17 @@
-//! What a person sees: help, status, lists, dry runs and typical errors, each compared with a file in `snapshots`.
+//! What a person sees: help, status, lists, dry runs and typical errors, each compared with a file in
+//! `snapshots`.
 //!
-//! After a change of a message or of help, write the files anew and read the difference before it is committed:
+//! After a change of a message or of help, write the files anew and read the difference before it is
+//! committed:
 //!
 //! ```text
 //! INSTA_UPDATE=always cargo test --test cli screens
 //! git diff tests/cli/snapshots
 //! ```
 //!
-//! Where the variable `CI` is set, and with `INSTA_UPDATE=no`, nothing is written, and a difference fails the test. Paths,
-//! times, the version and what belongs to this machine (free space, mounts, processes) are replaced by words in brackets.
+//! Where the variable `CI` is set, and with `INSTA_UPDATE=no`, nothing is written, and a difference fails the
+//! test. Paths, times, the version and what belongs to this machine (free space, mounts, processes) are
+//! replaced by words in brackets.
 
 use std::fs;
 use std::path::Path;
@@ -19,8 +22,8 @@ use crate::support::env::*;
 use crate::support::host::*;
 use crate::support::prefetch::Prefetch;
 
-/// What differs from run to run or from machine to machine, and what stands for it. Times keep their width, so that tables
-/// stay aligned.
+/// Patterns of all that differs from run to run or from machine to machine, and the words in their place.
+/// Times keep their width, so that tables stay aligned.
 const MASKS: &[(&str, &str)] = &[
     (r"glance-cache \d+\.\d+\.\d+", "glance-cache [VERSION]"),
     (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", "YYYY-MM-DDThh:mm:ssZ"),
@@ -99,7 +102,8 @@ fn help_of_status() {
 
 // -- One cache --
 
-/// A cache with something of everything: five images, an orphan, a row without a file, and entries in each subdirectory.
+/// Makes a cache with something of everything: five images, an orphan, a row without a file, and entries in
+/// each subdirectory.
 fn cache_of_everything() -> TestEnv {
     let env = TestEnv::sqlite(&[
         ('a', 1200 << 20, 50, 1),
@@ -199,7 +203,8 @@ fn error_of_a_cache_that_shows_no_index() {
 
 // -- All caches of a host --
 
-/// A host with images in each of Ironic's caches, in memory where that is possible: there nobody else takes space.
+/// Makes a host with images in each of Ironic's caches, in memory where that is possible: there nobody else
+/// takes space.
 fn host() -> HostEnv {
     let memory = Path::new("/dev/shm");
     let builder = || tempfile::Builder::new();

@@ -28,15 +28,18 @@ fn the_tables_are_glances_on_postgresql() {
     let tables = format!("('{}')", TABLES.join("', '"));
     let queries = [
         format!(
-            "SELECT table_name, column_name, data_type, udt_name, character_maximum_length, is_nullable, column_default \
-             FROM information_schema.columns WHERE table_name IN {tables} ORDER BY table_name, ordinal_position"
+            "SELECT table_name, column_name, data_type, udt_name, character_maximum_length, is_nullable, \
+             column_default \
+             FROM information_schema.columns WHERE table_name IN {tables} ORDER BY table_name, \
+             ordinal_position"
         ),
         format!("SELECT tablename, indexdef FROM pg_indexes WHERE tablename IN {tables} ORDER BY 1, 2"),
         format!(
             "SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid) FROM pg_constraint \
              WHERE conrelid::regclass::text IN {tables} ORDER BY 1, 2"
         ),
-        "SELECT enumlabel FROM pg_enum JOIN pg_type t ON t.oid = enumtypid WHERE typname = 'image_visibility' \
+        "SELECT enumlabel FROM pg_enum JOIN pg_type t ON t.oid = enumtypid WHERE typname = \
+         'image_visibility' \
          ORDER BY enumsortorder"
             .into(),
     ];

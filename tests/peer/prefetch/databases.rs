@@ -96,7 +96,8 @@ fn a_central_row_without_a_file_that_comes_up_meanwhile_is_replaced(kind: Kind) 
     until("the claim", || p.env.path("incomplete").join(id('a')).exists());
     p.db.sql(&format!(
         "INSERT INTO cached_images (image_id, last_accessed, last_modified, size, hits, node_reference_id) \
-         SELECT '{}', '2024-01-01 00:00:00', '2024-01-01 00:00:00', 1000, 7, node_reference_id FROM node_reference",
+         SELECT '{}', '2024-01-01 00:00:00', '2024-01-01 00:00:00', 1000, 7, node_reference_id FROM \
+         node_reference",
         id('a')
     ));
     ours.wait().ok();
@@ -126,8 +127,10 @@ fn a_row_that_a_server_refuses_is_told(kind: Kind) {
         ("DELETE FROM node_reference", "foreign key"),
         (
             "CREATE UNIQUE INDEX sizes ON cached_images (size); \
-             INSERT INTO cached_images (image_id, last_accessed, last_modified, size, hits, node_reference_id) \
-             SELECT 'b', '2024-01-01 00:00:00', '2024-01-01 00:00:00', 600000, 0, node_reference_id FROM node_reference",
+             INSERT INTO cached_images (image_id, last_accessed, last_modified, size, hits, \
+             node_reference_id) \
+             SELECT 'b', '2024-01-01 00:00:00', '2024-01-01 00:00:00', 600000, 0, node_reference_id FROM \
+             node_reference",
             "uplicate",
         ),
     ] {
