@@ -31,12 +31,13 @@ use rustix::io::Errno;
 
 use super::dir::{CacheDir, Place, Removal};
 use super::entry::{Ghost, Image, Kind, Partial, Seen};
-use super::index::{Claim, Index, Target};
+use super::index::{Condition, Victim};
 use super::inventory::Inventory;
+use super::ledger::Ledger;
 use super::plan::{CleanPlan, CleanReason, Goal, PrunePlan, RepairPlan, frees};
-use crate::cache::outcome::{Outcome, Progress, Removed};
+use crate::cache::outcome::{Action, Outcome, Progress, Removed};
 use crate::database::Refusal;
-use crate::interrupt::Wait;
+use crate::interrupt::Interrupt;
 use crate::names::ImageId;
 use crate::os::space::available;
 
@@ -58,8 +59,6 @@ const TOLD: Duration = Duration::from_millis(100);
 const ORPHANS: usize = 256;
 /// Ghosts and rows are forgotten in portions of this many: some milliseconds.
 const ROWS: usize = 5_000;
-/// How often a change of rows alone is repeated when its commit meets a conflict (a Galera cluster finds it only there).
-const REPEATS: usize = 3;
 /// How long a file system that frees in the background is waited for ...
 const SETTLE: Duration = Duration::from_secs(2);
 /// ... and how long in all: blocks that somebody holds never come.
@@ -68,17 +67,15 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Carries out plans on one cache.
 pub(crate) struct Executor<'a> {
     pub(crate) dir: &'a CacheDir,
-    pub(crate) index: &'a mut dyn Index,
-    pub(crate) wait: &'a Wait,
+    pub(crate) ledger: &'a mut Ledger,
     pub(crate) progress: &'a dyn Progress,
-    pub(crate) pace: Pace,
 }
 
 /// Removes what a clean plans to remove. It needs no index.
 pub(crate) fn clean(
     dir: &CacheDir,
     plan: &CleanPlan,
-    wait: &Wait,
+    interrupt: &Interrupt,
     progress: &dyn Progress,
     outcome: &mut Outcome,
 ) {
@@ -89,12 +86,12 @@ pub(crate) fn clean(
         if portion.is_empty() {
             return;
         }
-        if wait.interrupt.raised() {
+        if interrupt.raised() {
             outcome.stopped = Some(Refusal::Interrupted);
             return;
         }
         let started = Instant::now();
-        let is_over = |at| wait.interrupt.raised() || (at > 0 && started.elapsed() > TOLD);
+        let is_over = |at| interrupt.raised() || (at > 0 && started.elapsed() > TOLD);
         let done = in_turn(portion.len(), &is_over, &|at| {
             let (reason, entry) = portion[at];
             let seen = &entry.seen;
@@ -131,7 +128,7 @@ fn account(
         }
         Ok(Removal::AlreadyGone) => {}
         Ok(Removal::Changed) => outcome.left_alone += 1,
-        Err(e) => outcome.error(place.show(name), "remove", e.to_string()),
+        Err(e) => outcome.error(place.show(name), Action::Remove, e.to_string()),
     }
 }
 
@@ -195,8 +192,31 @@ fn in_turn<T: Send>(
     done.into_iter().map(|(_, result)| result).collect()
 }
 
-fn target(image: &Image) -> Target {
-    Target { id: image.id, claim: image.row.map_or(Claim::NoRow, Claim::Unchanged) }
+fn victim(image: &Image) -> Victim {
+    Victim { id: image.id, only_if: image.row.map_or(Condition::NoRow, Condition::Unchanged) }
+}
+
+/// Removes the files of the images whose conditions held, and returns what became of the first of them: all, unless it gets
+/// late or a signal comes. Large ones are held.
+fn remove_in_turn(
+    dir: &CacheDir,
+    images: &[&Image],
+    holds: &[bool],
+    interrupt: &Interrupt,
+    is_late: &(dyn Fn() -> bool + Sync),
+) -> (Vec<Result<Removal, Errno>>, Vec<Option<OwnedFd>>) {
+    let held = AtomicUsize::new(0);
+    let is_full = || held.load(Ordering::Relaxed) >= HELD;
+    let is_over = |at| interrupt.raised() || (at > 0 && (is_late() || is_full()));
+    let done = in_turn(images.len(), &is_over, &|at| {
+        if !holds[at] {
+            return (lost(dir, images[at]), None);
+        }
+        let (removal, handle) = remove(dir, images[at]);
+        held.fetch_add(usize::from(handle.is_some()), Ordering::Relaxed);
+        (removal, handle)
+    });
+    done.into_iter().unzip()
 }
 
 impl Executor<'_> {
@@ -211,9 +231,8 @@ impl Executor<'_> {
         room: &dyn Fn() -> CleanPlan,
         min_free: Option<u64>,
     ) -> Outcome {
-        let by_page = self.index.is_paged().then(|| plan.by_page(inventory));
         let mut run = PruneRun {
-            order: by_page.unwrap_or(Cow::Borrowed(&plan.candidates)),
+            order: plan.by_page(inventory),
             at: 0,
             goal: plan.goal,
             freed: 0,
@@ -230,7 +249,7 @@ impl Executor<'_> {
         let mut ghosts = &inventory.ghosts[..];
         let mut forgotten = self.forget_ghosts(ghosts, &mut run.outcome);
         if matches!(forgotten, Err(Refusal::Full(_))) {
-            clean(self.dir, &room(), self.wait, self.progress, &mut run.outcome);
+            clean(self.dir, &room(), self.ledger.interrupt(), self.progress, &mut run.outcome);
             forgotten = self.forget_ghosts(ghosts, &mut run.outcome);
         }
         match forgotten {
@@ -260,7 +279,7 @@ impl Executor<'_> {
 
     /// One batch. `Ok(false)` when there is nothing more to do.
     fn step(&mut self, inventory: &Inventory, run: &mut PruneRun<'_>) -> Result<bool, Refusal> {
-        let images: Vec<&Image> = run.next_batch(inventory, self.index.is_transactional());
+        let images: Vec<&Image> = run.next_batch(inventory, self.ledger.has_rows());
         if images.is_empty() {
             return Ok(false);
         }
@@ -275,76 +294,55 @@ impl Executor<'_> {
 
     /// Forgets and removes images in one transaction, and returns how many of them were come to.
     fn batch(&mut self, images: &[&Image], run: &mut PruneRun<'_>) -> Result<usize, Refusal> {
-        if self.wait.interrupt.raised() {
+        if self.ledger.interrupt().raised() {
             return Err(Refusal::Interrupted);
         }
-        let mut targets: Vec<Target> = images.iter().map(|image| target(image)).collect();
-        let started = self.begin()?;
-        let holds = self.index.forget(&targets).inspect_err(|_| self.index.abandon())?;
+        let mut victims: Vec<Victim> = images.iter().map(|image| victim(image)).collect();
+        let interrupt = self.ledger.interrupt().clone();
+        let mut transaction = self.ledger.begin()?;
+        let turn = transaction.turn();
+        let holds = transaction.forget(&victims)?;
         // Only the removals are bounded: a slow disk takes its time for the journal however small the batch is. Twice what was aimed
         // at, because stopping early has its price: the rows of the rest are taken back page by page.
         let removing = Instant::now();
-        let limit = self.pace.batch() * 2;
-        let (done, held) = self.remove_in_turn(images, &holds, &|| removing.elapsed() > limit);
+        let is_late = || removing.elapsed() > turn * 2;
+        let (done, held) = remove_in_turn(self.dir, images, &holds, &interrupt, &is_late);
         let removed_in = removing.elapsed();
         let is_gone = |result: Option<&Result<Removal, Errno>>| {
             matches!(result, Some(Ok(Removal::Removed | Removal::AlreadyGone)))
         };
-        // Rows that were not forgotten because their claim did not hold need no taking back.
+        // Rows that were not forgotten because their condition did not hold need no taking back.
         let all = holds.iter().enumerate().all(|(i, holds)| !holds || is_gone(done.get(i)));
         let mut at = 0..;
-        targets.retain(|_| is_gone(at.next().and_then(|at| done.get(at))));
-        let committed = self.index.commit(if all { None } else { Some(&targets) });
-        self.pace.ended(started);
+        victims.retain(|_| is_gone(at.next().and_then(|at| done.get(at))));
+        let committed = transaction.commit(if all { None } else { Some(&victims) });
         drop(held);
         if let Err(refusal) = committed {
-            self.repeat(&targets, refusal, run);
+            self.repeat(&victims, refusal, run);
         }
         run.account(images, &done, self.progress);
-        run.adapt(done.len(), removed_in, self.pace.batch());
+        run.adapt(done.len(), removed_in, turn);
         Ok(done.len())
     }
 
-    /// Removes the files of the images whose claims held, and returns what became of the first of them: all, unless it gets
-    /// late or a signal comes. Large ones are held.
-    fn remove_in_turn(
-        &self,
-        images: &[&Image],
-        holds: &[bool],
-        is_late: &(dyn Fn() -> bool + Sync),
-    ) -> (Vec<Result<Removal, Errno>>, Vec<Option<OwnedFd>>) {
-        let (dir, held) = (self.dir, AtomicUsize::new(0));
-        let is_full = || held.load(Ordering::Relaxed) >= HELD;
-        let is_over = |at| self.wait.interrupt.raised() || (at > 0 && (is_late() || is_full()));
-        let done = in_turn(images.len(), &is_over, &|at| {
-            if !holds[at] {
-                return (lost(dir, images[at]), None);
-            }
-            let (removal, handle) = remove(dir, images[at]);
-            held.fetch_add(usize::from(handle.is_some()), Ordering::Relaxed);
-            (removal, handle)
-        });
-        done.into_iter().unzip()
-    }
-
     /// After a commit that failed: the files are gone, so their rows are deleted again, on their own.
-    fn repeat(&mut self, gone: &[Target], refusal: Refusal, run: &mut PruneRun<'_>) {
+    fn repeat(&mut self, gone: &[Victim], refusal: Refusal, run: &mut PruneRun<'_>) {
         let count = gone.len();
         // A conflict is nobody's fault, and nothing is amiss once this has worked.
         let is_conflict = matches!(refusal, Refusal::Busy(_));
         let why = format!("{:#}", refusal.into_error());
         if !is_conflict {
-            run.outcome.error("index", "forget", why.clone());
+            run.outcome.error("index", Action::Forget, why.clone());
         }
         run.pending.extend(gone.iter().filter_map(as_ghost));
         if let Err(refusal) = self.forget_pending(run) {
             if is_conflict {
-                run.outcome.error("index", "forget", why);
+                run.outcome.error("index", Action::Forget, why);
             }
             let why = refusal.into_error();
             run.outcome.error(
                 "index",
-                "forget",
+                Action::Forget,
                 format!("{count} rows stay without their files until the next run: {why:#}"),
             );
             run.pending.clear();
@@ -356,37 +354,14 @@ impl Executor<'_> {
         if run.pending.is_empty() {
             return Ok(());
         }
-        self.rows_only(|this| {
-            let absent: Vec<Target> = run.pending.iter().copied().filter(|t| this.is_absent(t)).collect();
-            this.index.forget(&absent).map(drop)
+        let dir = self.dir;
+        self.ledger.rows_only(|transaction| {
+            let absent: Vec<Victim> =
+                run.pending.iter().copied().filter(|victim| is_absent(dir, victim)).collect();
+            transaction.forget(&absent).map(drop)
         })?;
         run.pending.clear();
         Ok(())
-    }
-
-    /// One transaction in which no file is touched: a commit that meets a conflict costs nothing, and all of it is done again.
-    fn rows_only<T>(
-        &mut self,
-        mut change: impl FnMut(&mut Self) -> Result<T, Refusal>,
-    ) -> Result<T, Refusal> {
-        let mut repeats = REPEATS;
-        loop {
-            let started = self.begin()?;
-            let done = change(self).inspect_err(|_| self.index.abandon())?;
-            let committed = self.index.commit(None);
-            self.pace.ended(started);
-            match committed {
-                Err(Refusal::Busy(_)) if repeats > 0 && !self.wait.interrupt.raised() => repeats -= 1,
-                result => return result.map(|()| done),
-            }
-        }
-    }
-
-    fn is_absent(&self, target: &Target) -> bool {
-        match self.dir.look(Place::Base, target.id.as_name()) {
-            Ok(found) => !matches!(found, Some((Kind::File, _))),
-            Err(_) => false,
-        }
     }
 
     /// The disk is full: removes what needs no index, as clean would, then the orphans among the candidates.
@@ -399,7 +374,7 @@ impl Executor<'_> {
     ) -> Result<bool, Refusal> {
         run.made_room = true;
         run.go_by_last_use(plan);
-        clean(self.dir, &room(), self.wait, self.progress, &mut run.outcome);
+        clean(self.dir, &room(), self.ledger.interrupt(), self.progress, &mut run.outcome);
         let orphans: Vec<&Image> = run.order[run.at..]
             .iter()
             .map(|position| &inventory.images[*position as usize])
@@ -440,7 +415,7 @@ impl Executor<'_> {
         let Some(image) = run.next_batch(inventory, true).first().copied() else {
             return Ok(false);
         };
-        if self.wait.interrupt.raised() {
+        if self.ledger.interrupt().raised() {
             return Err(Refusal::Interrupted);
         }
         if (run.pending.len() + 1) * 2 > inventory.rows() {
@@ -451,20 +426,19 @@ impl Executor<'_> {
                 run.pending.len()
             )));
         }
-        let started = self.begin()?;
-        let target = target(image);
-        let holds = self.index.holds(&target).inspect_err(|_| self.index.abandon())?;
+        let mut transaction = self.ledger.begin()?;
+        let victim = victim(image);
+        let holds = transaction.holds(&victim)?;
         // Not held: it is the blocks that are needed.
         let removal = if holds {
             self.dir.remove(Place::Base, image.id.as_name(), unchanged(image))
         } else {
             lost(self.dir, image)
         };
-        self.index.abandon();
+        drop(transaction);
         if matches!(removal, Ok(Removal::Removed | Removal::AlreadyGone)) {
-            run.pending.extend(as_ghost(&target));
+            run.pending.extend(as_ghost(&victim));
         }
-        self.pace.ended(started);
         run.account(&[image], &[removal], self.progress);
         match self.forget_pending(run) {
             Ok(()) => run.disk = Disk::HasRoom,
@@ -481,7 +455,7 @@ impl Executor<'_> {
             let why = refusal.into_error();
             run.outcome.error(
                 "index",
-                "forget",
+                Action::Forget,
                 format!("{count} rows stay without their files until the next run: {why:#}"),
             );
         }
@@ -494,25 +468,26 @@ impl Executor<'_> {
 
     /// Forgets rows whose image is not there, looking for it again under the index's lock.
     fn forget_ghosts(&mut self, ghosts: &[Ghost], outcome: &mut Outcome) -> Result<(), Refusal> {
+        let dir = self.dir;
         for portion in ghosts.chunks(ROWS) {
-            if self.wait.interrupt.raised() {
+            if self.ledger.interrupt().raised() {
                 return Err(Refusal::Interrupted);
             }
-            let (targets, forgotten) = self.rows_only(|this| {
-                let targets: Vec<Target> = portion
+            let (victims, forgotten) = self.ledger.rows_only(|transaction| {
+                let victims: Vec<Victim> = portion
                     .iter()
-                    .map(|ghost| Target { id: ghost.id, claim: Claim::Row(ghost.row.key) })
-                    .filter(|target| this.is_absent(target))
+                    .map(|ghost| Victim { id: ghost.id, only_if: Condition::Row(ghost.row.key) })
+                    .filter(|victim| is_absent(dir, victim))
                     .collect();
-                let forgotten = this.index.forget(&targets)?;
-                Ok((targets, forgotten))
+                let forgotten = transaction.forget(&victims)?;
+                Ok((victims, forgotten))
             })?;
             outcome.ghosts_forgotten += forgotten.iter().filter(|forgotten| **forgotten).count() as u64;
-            outcome.left_alone += (portion.len() - targets.len()) as u64;
-            for target in &targets {
+            outcome.left_alone += (portion.len() - victims.len()) as u64;
+            for victim in &victims {
                 self.progress.removed(Removed {
                     place: Place::Base,
-                    name: target.id.as_name(),
+                    name: victim.id.as_name(),
                     bytes: 0,
                     reason: "ghost",
                 });
@@ -533,20 +508,21 @@ impl Executor<'_> {
     }
 
     fn adopt(&mut self, orphans: &[Image], outcome: &mut Outcome) -> Result<(), Refusal> {
+        let dir = self.dir;
         for portion in orphans.chunks(ROWS) {
-            if self.wait.interrupt.raised() {
+            if self.ledger.interrupt().raised() {
                 return Err(Refusal::Interrupted);
             }
-            let adopted = self.rows_only(|this| {
+            let adopted = self.ledger.rows_only(|transaction| {
                 let there: Vec<Image> = portion
                     .iter()
                     .filter(|image| {
-                        let now = this.dir.look(Place::Base, image.id.as_name());
+                        let now = dir.look(Place::Base, image.id.as_name());
                         matches!(now, Ok(Some((Kind::File, now))) if unchanged(image)(&now))
                     })
                     .copied()
                     .collect();
-                this.index.adopt(&there)
+                transaction.adopt(&there)
             })?;
             outcome.orphans_adopted += adopted;
             outcome.left_alone += portion.len() as u64 - adopted;
@@ -556,19 +532,10 @@ impl Executor<'_> {
 
     fn drop_bad_rows(&mut self, inventory: &Inventory, outcome: &mut Outcome) -> Result<(), Refusal> {
         for portion in inventory.bad_rows.chunks(ROWS) {
-            outcome.rows_dropped += self.rows_only(|this| this.index.drop_bad_rows(portion))?;
+            outcome.rows_dropped +=
+                self.ledger.rows_only(|transaction| transaction.drop_bad_rows(portion))?;
         }
         Ok(())
-    }
-
-    /// Opens a write transaction, after a break when others may be waiting for the index.
-    fn begin(&mut self) -> Result<Instant, Refusal> {
-        if self.index.is_transactional() {
-            self.pace.rest();
-        }
-        self.index.begin(self.wait)?;
-        self.pace.began(self.index.others_wrote());
-        Ok(Instant::now())
     }
 
     /// Bytes free on the file system, unless it does not tell.
@@ -586,7 +553,7 @@ impl Executor<'_> {
         let started = Instant::now();
         let limit = SETTLE.min(run.patience);
         let expected = wanted.min(before.saturating_add(run.freed));
-        let waits = |free| free < expected && started.elapsed() < limit && !self.wait.interrupt.raised();
+        let waits = |free| free < expected && started.elapsed() < limit && !self.ledger.interrupt().raised();
         while self.available().is_some_and(waits) {
             thread::sleep(Duration::from_millis(20));
         }
@@ -597,12 +564,20 @@ impl Executor<'_> {
     }
 }
 
-/// What a target becomes once its file is gone: a row to forget whatever it says. Orphans leave none.
-fn as_ghost(target: &Target) -> Option<Target> {
-    match target.claim {
-        Claim::Unchanged(row) => Some(Target { id: target.id, claim: Claim::Row(row.key) }),
-        Claim::Row(_) => Some(*target),
-        Claim::NoRow => None,
+/// What becomes of a victim once its file is gone: a row to forget whatever it says. Orphans leave none.
+fn as_ghost(victim: &Victim) -> Option<Victim> {
+    match victim.only_if {
+        Condition::Unchanged(row) => Some(Victim { id: victim.id, only_if: Condition::Row(row.key) }),
+        Condition::Row(_) => Some(*victim),
+        Condition::NoRow => None,
+    }
+}
+
+/// True if the image of a row is not in the cache directory. When that cannot be told, it is taken to be there.
+fn is_absent(dir: &CacheDir, victim: &Victim) -> bool {
+    match dir.look(Place::Base, victim.id.as_name()) {
+        Ok(found) => !matches!(found, Some((Kind::File, _))),
+        Err(_) => false,
     }
 }
 
@@ -636,7 +611,7 @@ struct PruneRun<'a> {
     /// Images that were dealt with out of their turn.
     taken: HashSet<ImageId>,
     /// Rows of images that are gone already.
-    pending: Vec<Target>,
+    pending: Vec<Victim>,
     /// How long blocks that are freed in the background may still be waited for.
     patience: Duration,
     outcome: Outcome,
@@ -702,7 +677,7 @@ impl PruneRun<'_> {
                     self.goal = self.goal.without(image);
                 }
                 Ok(Removal::Changed) => self.outcome.left_alone += 1,
-                Err(e) => self.outcome.error(image.id.as_str(), "remove", e.to_string()),
+                Err(e) => self.outcome.error(image.id.as_str(), Action::Remove, e.to_string()),
             }
         }
         self.at += done.len();
@@ -713,47 +688,5 @@ impl PruneRun<'_> {
         let rate = done as f64 / elapsed.as_secs_f64().max(1e-6);
         let next = (rate * limit.as_secs_f64() * 0.7) as usize;
         self.batch = next.clamp(SMALLEST_BATCH, LARGEST_BATCH).min(self.batch.saturating_mul(8));
-    }
-}
-
-/// How long the index is held, and how long it is left alone in between.
-///
-/// Whoever finds it held tries again and again: Glance every 50 ms, for two seconds. Nobody sees who waits, but whether others
-/// wrote in the last break can be seen. While they do, the index is held for shorter and left alone for longer; otherwise a
-/// break now and then is enough for the first of them to get in.
-#[derive(Debug, Default)]
-pub(crate) struct Pace {
-    /// How long it was held since the last break.
-    held: Duration,
-    /// How many transactions more are taken with others in mind.
-    shared: u32,
-}
-
-impl Pace {
-    /// Transactions for which others are remembered.
-    const MEMORY: u32 = 20;
-
-    /// How long a transaction may take.
-    fn batch(&self) -> Duration {
-        Duration::from_millis(if self.shared > 0 { 80 } else { 250 })
-    }
-
-    /// Takes the break that is due before a transaction, if one is.
-    pub(crate) fn rest(&mut self) {
-        let (most, pause) = if self.shared > 0 { (80, 160) } else { (750, 110) };
-        if self.held >= Duration::from_millis(most) {
-            thread::sleep(Duration::from_millis(pause));
-            self.held = Duration::ZERO;
-        }
-    }
-
-    /// Notes that a transaction has begun.
-    pub(crate) fn began(&mut self, others_wrote: bool) {
-        self.shared = if others_wrote { Self::MEMORY } else { self.shared.saturating_sub(1) };
-    }
-
-    /// Notes that a transaction has ended.
-    pub(crate) fn ended(&mut self, started: Instant) {
-        self.held += started.elapsed();
     }
 }

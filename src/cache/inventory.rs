@@ -37,6 +37,8 @@ pub(crate) struct Inventory {
     /// Entries that could not be looked at, with the place they stand in.
     pub(crate) unreadable: Vec<(Place, Unreadable)>,
     pub(crate) tracking: Tracking,
+    /// True if the cost of a transaction grows with the index pages on which its rows lie.
+    pub(crate) rows_on_pages: bool,
 }
 
 /// How a cache knows its images.
@@ -131,6 +133,11 @@ pub(crate) struct Joiner<'a> {
 }
 
 impl Joiner<'_> {
+    /// Notes that the cost of a transaction grows with the index pages on which its rows lie.
+    pub(crate) fn rows_lie_on_pages(&mut self) {
+        self.inventory.rows_on_pages = true;
+    }
+
     /// Notes a row whose id can name no image, given as it is to be shown.
     pub(crate) fn bad_row(&mut self, key: i64, shown: String) {
         self.inventory.bad_rows.push(BadRow { key, shown });

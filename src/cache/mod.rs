@@ -3,7 +3,8 @@
 //! **Decide** (no I/O, no clock): [`entry`] names and identities; [`inventory`] joins a directory with its index; [`plan`]
 //! what goes, in which order and why.
 //!
-//! **Touch the world**: [`dir`] the cache directory by descriptor; [`index`] Glance's indexes; [`lock`] oslo's locks;
+//! **Touch the world**: [`dir`] the cache directory by descriptor; [`index`] Glance's indexes, which [`ledger`] changes
+//! by transactions; [`lock`] oslo's locks;
 //! [`execute`] carries out a plan, [`outcome`] what came of it; [`queue`] what is to be fetched; [`stage`] a new image from its
 //! claim until it is published.
 //!
@@ -18,6 +19,7 @@ pub(crate) mod entry;
 pub(crate) mod execute;
 pub(crate) mod index;
 pub(crate) mod inventory;
+pub(crate) mod ledger;
 pub(crate) mod lock;
 pub(crate) mod outcome;
 pub(crate) mod plan;

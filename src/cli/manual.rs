@@ -13,7 +13,7 @@ use std::path::Path;
 use clap::{Arg, ArgAction, Command, CommandFactory as _};
 
 use super::Cli;
-use crate::legacy::options::{Request, Tool, parse};
+use crate::legacy::{Invocation, Tool, parse};
 
 /// The names of the tools that this program replaces.
 pub(super) const OLD_NAMES: [&str; 3] =
@@ -39,7 +39,7 @@ impl OldOption {
 
 /// Reads the options of the old names, which are the same for all of them, from their help.
 pub(super) fn old_options() -> Vec<OldOption> {
-    let Request::Print(help) = parse(Tool::Pruner, &["--help".into()]).unwrap() else {
+    let Invocation::Print(help) = parse(Tool::Pruner, &["--help".into()]).unwrap() else {
         panic!("--help prints the help")
     };
     let mut lines = help.lines().skip_while(|line| *line != "options:").skip(1);

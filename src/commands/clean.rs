@@ -1,33 +1,38 @@
-//! `clean`: removes what is invalid or stalled, and with `--repair` mends the index.
+//! `clean`: its options, and the request that they make.
 
 // The doc comments of arguments are help texts: no backticks in them.
 #![allow(clippy::doc_markdown)]
 
 use clap::Args;
 
-use crate::cache::plan::CleanLimits;
-use crate::commands::flags::{CacheArgs, ChangeArgs, EXIT_CODES, EXIT_CODES_IN_SHORT, HostArgs, LIMITS};
+use super::flags::{CacheArgs, ChangeArgs, EXIT_CODES, EXIT_CODES_IN_SHORT, HostArgs, LIMITS};
+use super::{conclude, host_of};
 use crate::exit::{Exit, Failure};
-use crate::host::glance::settings::{Selection, Settings};
-use crate::ops::clean::{Repair, clean};
-use crate::ops::host;
-use crate::run::Context;
+use crate::host::glance::settings::Selection;
+use crate::host::{Scope, Task};
+use crate::ops::clean::{CleanRequest, clean};
+use crate::ops::fleet;
+use crate::run::Run;
 use crate::units::TimeSpan;
 
 /// Cleans, as the command line says.
-pub(crate) fn run(context: &Context, args: CleanArgs) -> Result<Exit, Failure> {
-    if args.host.all_caches {
-        return host::clean(context, args);
+pub(crate) fn run(run: &Run, args: CleanArgs) -> Result<Exit, Failure> {
+    if let Some(url) = args.forget_node {
+        let report = fleet::forget(run, &Selection::from(args.cache), &args.change.into(), &url)?;
+        return Ok(conclude(run, &report));
     }
-    let CleanArgs { cache, change, stall_time, invalid_grace, repair, forget_all, forget_node, host: _ } =
-        args;
-    if let Some(url) = forget_node {
-        return crate::ops::fleet::forget(context, Selection::from(cache), &change, &url);
-    }
-    let settings = Settings::load(context, Selection::from(cache))?;
-    let limits =
-        CleanLimits { stall_time: settings.stall_time(stall_time)?.value, invalid_grace: invalid_grace.0 };
-    clean(context, &settings, &change, limits, repair.then_some(Repair { forget_all }))
+    let scope = if args.host.all_caches { Scope::All } else { Scope::One };
+    let task = if args.repair { Task::Repair } else { Task::Clean };
+    let request = CleanRequest {
+        change: args.change.into(),
+        forget_all: args.forget_all,
+        temp_grace: args.host.temp_grace.0,
+    };
+    let mut host = host_of(run, args.cache, (scope, task), request.change.lock_wait)?;
+    host.stall_time = args.stall_time;
+    host.invalid_grace = args.invalid_grace.0;
+    host.ironic_sources = args.host.ironic.0;
+    Ok(conclude(run, &clean(&host, &request)?))
 }
 
 /// Remove invalid and stalled entries

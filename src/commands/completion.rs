@@ -17,9 +17,9 @@ use clap::{Args, ValueEnum};
 use crate::cache::dir::Place;
 use crate::commands::flags::Sources;
 use crate::exit::{Exit, Failure};
-use crate::host::glance::settings::{Opened, Selection, Settings};
+use crate::host::glance::settings::{Selection, Settings};
 use crate::names::ImageId;
-use crate::run::Context;
+use crate::run::Run;
 
 /// At most so many ids are printed: more would not help whoever is typing.
 const MOST_IDS: usize = 500;
@@ -54,13 +54,13 @@ pub(crate) enum Shell {
 }
 
 /// Prints the script of a shell.
-pub(crate) fn run(context: &Context, args: &CompletionArgs) -> Exit {
-    context.output.print(match args.shell {
+pub(crate) fn run(run: &Run, args: &CompletionArgs) -> Exit {
+    run.output.print(match args.shell {
         Shell::Bash => include_str!("../../completions/glance-cache.bash"),
         Shell::Zsh => include_str!("../../completions/_glance-cache"),
         Shell::Fish => include_str!("../../completions/glance-cache.fish"),
     });
-    if context.output.has_failed() { Exit::Incomplete } else { Exit::Done }
+    if run.output.has_failed() { Exit::Incomplete } else { Exit::Done }
 }
 
 /// For the completion scripts: print the ids that the word under the cursor may become
@@ -82,17 +82,18 @@ pub(crate) enum Kind {
 }
 
 /// Prints the ids that begin with a word, of the cache that this configuration or this directory means.
-pub(crate) fn ids(context: &Context, args: &IdsArgs, sources: Sources, cache_dir: Option<PathBuf>) {
-    let cache_dir = cache_dir.map(|dir| below_home(context, dir));
+pub(crate) fn ids(run: &Run, args: &IdsArgs, sources: Sources, cache_dir: Option<PathBuf>) {
+    let cache_dir = cache_dir.map(|dir| below_home(run, dir));
     let selection = Selection { sources: sources.0, cache_dir, ..Selection::default() };
-    if let Ok(mut ids) = matching(context, args, selection) {
+    if let Ok(mut ids) = matching(run, args, selection) {
         ids.sort_unstable();
-        context.output.print(&ids.concat());
+        run.output.print(&ids.concat());
     }
 }
 
-fn matching(context: &Context, args: &IdsArgs, selection: Selection) -> Result<Vec<String>, Failure> {
-    let Opened::Cache(dir) = Settings::load_to_look(context, selection)?.open()? else {
+fn matching(run: &Run, args: &IdsArgs, selection: Selection) -> Result<Vec<String>, Failure> {
+    let config = selection.read_to_look(run)?;
+    let Some(dir) = Settings::new(&config, selection)?.open()? else {
         return Ok(Vec::new());
     };
     let place = match args.kind {
@@ -115,8 +116,8 @@ fn matching(context: &Context, args: &IdsArgs, selection: Selection) -> Result<V
 }
 
 /// Replaces a leading `~`, which the shell hands over as it was typed.
-fn below_home(context: &Context, path: PathBuf) -> PathBuf {
-    match (path.strip_prefix("~"), context.environment.get(&OsString::from("HOME"))) {
+fn below_home(run: &Run, path: PathBuf) -> PathBuf {
+    match (path.strip_prefix("~"), run.environment.get(&OsString::from("HOME"))) {
         (Ok(rest), Some(home)) => PathBuf::from(home).join(rest),
         _ => path,
     }

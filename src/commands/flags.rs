@@ -11,8 +11,12 @@ use std::path::PathBuf;
 use clap::{ArgMatches, Args, Command, FromArgMatches, ValueEnum, ValueHint};
 
 use crate::cache::index::Driver;
-use crate::config::Source;
+use crate::cache::lock::LockWait;
+use crate::config::ConfigSource;
+use crate::host::glance::settings::Selection;
+use crate::ops::Change;
 use crate::output::Format;
+use crate::output::Output;
 use crate::units::{Amount, Moment, TimeSpan};
 
 /// Ends the short help of a command.
@@ -163,7 +167,7 @@ impl From<DriverName> for Driver {
 /// Configuration files and directories in the order they were given: oslo.config reads them from left to
 /// right.
 #[derive(Debug, Default)]
-pub(crate) struct Sources(pub(crate) Vec<Source>);
+pub(crate) struct Sources(pub(crate) Vec<ConfigSource>);
 
 #[derive(Debug, Args)]
 struct SourceArgs {
@@ -180,11 +184,15 @@ struct SourceArgs {
 }
 
 /// Puts files and directories into the order in which they were given.
-fn in_order(matches: &ArgMatches, files: (&str, Vec<PathBuf>), dirs: (&str, Vec<PathBuf>)) -> Vec<Source> {
+fn in_order(
+    matches: &ArgMatches,
+    files: (&str, Vec<PathBuf>),
+    dirs: (&str, Vec<PathBuf>),
+) -> Vec<ConfigSource> {
     let places = |name| matches.indices_of(name).into_iter().flatten();
-    let files = places(files.0).zip(files.1.into_iter().map(Source::File));
-    let dirs = places(dirs.0).zip(dirs.1.into_iter().map(Source::Dir));
-    let in_order: BTreeMap<usize, Source> = files.chain(dirs).collect();
+    let files = places(files.0).zip(files.1.into_iter().map(ConfigSource::File));
+    let dirs = places(dirs.0).zip(dirs.1.into_iter().map(ConfigSource::Dir));
+    let in_order: BTreeMap<usize, ConfigSource> = files.chain(dirs).collect();
     in_order.into_values().collect()
 }
 
@@ -219,7 +227,7 @@ sources!(Sources, SourceArgs, config_file, config_dir);
 
 /// The same for Ironic's configuration.
 #[derive(Debug, Default)]
-pub(crate) struct IronicSources(pub(crate) Vec<Source>);
+pub(crate) struct IronicSources(pub(crate) Vec<ConfigSource>);
 
 #[derive(Debug, Args)]
 struct IronicSourceArgs {
@@ -236,3 +244,31 @@ struct IronicSourceArgs {
 }
 
 sources!(IronicSources, IronicSourceArgs, ironic_config_file, ironic_config_dir);
+
+impl From<CacheArgs> for Selection {
+    fn from(args: CacheArgs) -> Self {
+        Selection {
+            sources: args.sources.0,
+            cache_dir: args.cache_dir,
+            driver: args.driver.map(Into::into),
+            sqlite_db: args.sqlite_db,
+            node: args.node,
+            database: args.database,
+            database_file: args.database_file,
+        }
+    }
+}
+
+impl From<ChangeArgs> for Change {
+    fn from(args: ChangeArgs) -> Self {
+        let lock_wait = LockWait { limit: args.lock_timeout.as_std(), skip_if_locked: args.skip_if_locked };
+        Change { dry_run: args.dry_run, lock_wait }
+    }
+}
+
+impl PrintArgs {
+    /// True if sizes are shown for people: on a terminal, unless the command line decides.
+    pub(super) fn is_human(&self, output: &Output) -> bool {
+        self.human || (!self.bytes && output.stdout_is_terminal())
+    }
+}

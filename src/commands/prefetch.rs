@@ -1,4 +1,4 @@
-//! `prefetch`: its options, and what they ask for.
+//! `prefetch`: its options, and the request that they make.
 
 // The doc comments of arguments are help texts: no backticks in them.
 #![allow(clippy::doc_markdown)]
@@ -8,15 +8,57 @@ use std::str::FromStr;
 use anyhow::anyhow;
 use clap::Args;
 
-use crate::commands::flags::{CacheArgs, ChangeArgs, EXIT_CODES_IN_SHORT, LIMITS, LimitArgs};
+use super::conclude;
+use super::flags::{CacheArgs, ChangeArgs, EXIT_CODES_IN_SHORT, LIMITS, LimitArgs};
 use crate::exit::{Exit, Failure};
 use crate::fetch::judge::Wish;
 use crate::host::glance::settings::{Selection, Settings};
 use crate::names::ImageId;
-use crate::ops::prefetch::wanted::{enqueue, wanted};
-use crate::ops::prefetch::{Limit, Wishes, prefetch};
-use crate::run::Context;
+use crate::ops::ids::wanted_ids;
+use crate::ops::prefetch::{Limit, PrefetchRequest, enqueue, prefetch};
+use crate::run::Run;
 use crate::units::{Amount, TimeSpan};
+
+/// Prefetches, as the command line says.
+pub(crate) fn run(run: &Run, args: PrefetchArgs) -> Result<Exit, Failure> {
+    let selection = Selection::from(args.cache);
+    let config = selection.read(run, false)?;
+    let settings = Settings::new(&config, selection)?;
+    let images = wanted_ids(args.images.iter().map(|wanted| match wanted {
+        Wanted::Image(id) => Some(*id),
+        Wanted::Stdin => None,
+    }))?;
+    let change = args.change.into();
+    if args.enqueue {
+        return Ok(conclude(run, &enqueue(run, &settings, &change, &images)?));
+    }
+    let rate = match args.rate_limit {
+        Some(Amount::Percent(_) | Amount::Bytes(0)) => {
+            return Err(Failure::usage(anyhow!(
+                "--rate-limit takes a size of at least one byte, for a second"
+            )));
+        }
+        Some(Amount::Bytes(bytes)) => Some(bytes),
+        None => None,
+    };
+    let limit = match (args.within_limit, args.make_room) {
+        (_, true) => Limit::MadeSpace,
+        (true, _) => Limit::Kept,
+        _ => Limit::Ignored,
+    };
+    let request = PrefetchRequest {
+        images: (!args.images.is_empty()).then_some(images),
+        jobs: args.jobs.into(),
+        rate,
+        reserve: args.reserve,
+        max_size: args.limit.max_size,
+        limit,
+        wish: Wish { retry: args.retry, require_checksum: args.require_checksum },
+        stall_time: args.stall_time,
+        change,
+    };
+    Ok(conclude(run, &prefetch(run, &settings, &request)?))
+}
 
 const EXIT_CODES_OF_PREFETCH: &str = "Exit codes:
   0    done, also if there was nothing to do; an image that Glance has cached or
@@ -111,38 +153,4 @@ impl FromStr for Wanted {
     fn from_str(text: &str) -> Result<Self, String> {
         if text == "-" { Ok(Wanted::Stdin) } else { text.parse().map(Wanted::Image) }
     }
-}
-
-/// Prefetches, as the command line says.
-pub(crate) fn run(context: &Context, args: PrefetchArgs) -> Result<Exit, Failure> {
-    let settings = Settings::load(context, Selection::from(args.cache))?;
-    let images = wanted(&args.images)?;
-    if args.enqueue {
-        return enqueue(context, &settings, &args.change, &images.unwrap_or_default());
-    }
-    let rate = match args.rate_limit {
-        Some(Amount::Percent(_) | Amount::Bytes(0)) => {
-            return Err(Failure::usage(anyhow!(
-                "--rate-limit takes a size of at least one byte, for a second"
-            )));
-        }
-        Some(Amount::Bytes(bytes)) => Some(bytes),
-        None => None,
-    };
-    let limit = match (args.within_limit, args.make_room) {
-        (_, true) => Limit::MadeRoom,
-        (true, _) => Limit::Kept,
-        _ => Limit::Ignored,
-    };
-    let wishes = Wishes {
-        images,
-        jobs: args.jobs.into(),
-        rate,
-        reserve: args.reserve,
-        max_size: args.limit.max_size,
-        limit,
-        wish: Wish { retry: args.retry, require_checksum: args.require_checksum },
-        stall_time: args.stall_time,
-    };
-    prefetch(context, &settings, &args.change, &wishes)
 }

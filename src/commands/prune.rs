@@ -1,41 +1,53 @@
-//! `prune`: forgets ghosts, then removes least recently used images until the cache is within its limits.
+//! `prune`: its options, and the request that they make.
 
 // The doc comments of arguments are help texts: no backticks in them.
 #![allow(clippy::doc_markdown)]
 
 use std::path::PathBuf;
 
+use anyhow::anyhow;
 use clap::Args;
 
-use crate::commands::flags::{
-    ALL_CACHES, CacheArgs, ChangeArgs, EXIT_CODES_IN_SHORT, HostArgs, LIMITS, LimitArgs,
-};
+use super::flags::{ALL_CACHES, CacheArgs, ChangeArgs, EXIT_CODES_IN_SHORT, HostArgs, LIMITS, LimitArgs};
+use super::{conclude, host_of};
 use crate::exit::{Exit, Failure};
-use crate::host::glance::settings::{Selection, Settings};
+use crate::host::{Scope, Task};
 use crate::names::ImageId;
-use crate::ops::host;
-use crate::ops::prune::{Wishes, prune};
-use crate::run::Context;
+use crate::ops::ids::kept_ids;
+use crate::ops::prune::{PruneRequest, prune};
+use crate::ops::require::{SpaceRequest, require};
+use crate::run::Run;
 use crate::units::{Amount, TimeSpan};
 
 /// Prunes, as the command line says.
-pub(crate) fn run(context: &Context, args: PruneArgs) -> Result<Exit, Failure> {
-    if args.room.require.is_some() || args.host.all_caches {
-        return host::prune(context, args);
+pub(crate) fn run(run: &Run, args: PruneArgs) -> Result<Exit, Failure> {
+    let is_one = !args.host.all_caches && args.room.require.is_none();
+    if !is_one && args.limit.max_size.is_some() {
+        return Err(Failure::usage(anyhow!(
+            "--max-size is the limit of one cache: here, each cache is held to its own limit"
+        )));
     }
-    let settings = Settings::load(context, Selection::from(args.cache))?;
-    let wishes = Wishes {
-        max_size: args.limit.max_size,
+    let request = PruneRequest {
+        change: args.change.into(),
         target_size: args.target_size,
         min_free: args.min_free,
-        min_age: args.min_age.map_or(0, |age| age.0),
-        keep: args.keep,
-        keep_from: args.keep_from,
-        stall_time: args.stall_time,
+        min_age: args.min_age.map(|age| age.0),
+        keep: kept_ids(&args.keep, &args.keep_from)?,
         forget_all: args.forget_all,
+        temp_grace: args.host.temp_grace.0,
         only_when_over: false,
     };
-    prune(context, &settings, &args.change, &wishes)
+    let scope = if is_one { Scope::One } else { Scope::All };
+    let mut host = host_of(run, args.cache, (scope, Task::Prune), request.change.lock_wait)?;
+    host.max_size = args.limit.max_size;
+    host.stall_time = args.stall_time;
+    host.ironic_sources = args.host.ironic.0;
+    let Some(amount) = args.room.require else {
+        return Ok(conclude(run, &prune(&host, &request)?));
+    };
+    let (on, best_effort) = (args.room.on, args.room.best_effort);
+    let report = require(&host, &SpaceRequest { amount, on, best_effort, prune: request })?;
+    Ok(conclude(run, &report))
 }
 
 const EXIT_CODES_OF_PRUNE: &str = "Exit codes:

@@ -1,9 +1,12 @@
-//! A value as a database gives it, and times as Glance's tables have them: naive UTC.
+//! A value as a database returns it, and times as Glance's tables hold them: UTC, without saying so.
+//!
+//! Times are asked for as numbers ([`Dialect::epoch`]), so that neither the session's nor the server's time
+//! zone matters. No I/O here.
 
 use super::Dialect;
 use crate::units::{self, Nanos, SECOND};
 
-/// A value as a database gives it.
+/// A value as a database returns it.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Cell {
     Null,
@@ -13,6 +16,7 @@ pub(crate) enum Cell {
 }
 
 impl Cell {
+    /// Returns the whole number; anything that is none counts as 0.
     pub(crate) fn integer(&self) -> i64 {
         match self {
             Cell::Null => 0,
@@ -22,6 +26,7 @@ impl Cell {
         }
     }
 
+    /// Returns the value as text.
     pub(crate) fn text(self) -> String {
         match self {
             Cell::Null => "NULL".to_owned(),
@@ -31,7 +36,8 @@ impl Cell {
         }
     }
 
-    /// Epoch seconds, of a column that was asked for with [`Dialect::epoch`]. What is no time sorts as in the sqlite index.
+    /// Returns epoch seconds, of a column that was asked for with [`Dialect::epoch`]. A value that is no time
+    /// sorts as in the sqlite index: NULL first, text last.
     pub(crate) fn epoch(&self, dialect: Dialect) -> f64 {
         match (dialect, self) {
             (_, Cell::Null) => f64::NEG_INFINITY,
@@ -47,13 +53,13 @@ impl Cell {
         }
     }
 
-    /// As [`Cell::epoch`], of a time that may be missing.
+    /// As [`Cell::epoch`], but returns `None` if there is no time.
     pub(super) fn time(&self, dialect: Dialect) -> Option<Nanos> {
         (*self != Cell::Null).then(|| units::nanos(self.epoch(dialect)))
     }
 }
 
-/// A time as `SQLAlchemy` writes it: UTC, without saying so.
+/// Writes a time as `SQLAlchemy` does: UTC, without saying so.
 pub(crate) fn naive(time: Nanos) -> String {
     let whole = jiff::Timestamp::from_nanosecond(i128::from(time)).unwrap_or_default();
     let micros = time.rem_euclid(SECOND) / 1000;

@@ -1,6 +1,6 @@
-//! Where the languages of the databases differ.
+//! The languages of the databases, as far as they differ. No I/O here.
 
-/// A kind of database.
+/// The language of a kind of database.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Dialect {
     /// MySQL and MariaDB.
@@ -10,7 +10,8 @@ pub(crate) enum Dialect {
 }
 
 impl Dialect {
-    /// An expression for a time column, whatever the time zones of session and server.
+    /// Returns an expression that reads a time column as a number, whatever the time zones of session and
+    /// server.
     pub(crate) fn epoch(self, column: &str) -> String {
         match self {
             Dialect::MySql => format!("TIMESTAMPDIFF(MICROSECOND, '1970-01-01', {column})"),
@@ -19,7 +20,7 @@ impl Dialect {
         }
     }
 
-    /// An expression as a whole number: sums have types of their own.
+    /// Returns an expression as a whole number: sums have types of their own.
     pub(crate) fn whole(self, expression: &str) -> String {
         match self {
             Dialect::PostgreSql => format!("({expression})::bigint"),
@@ -27,7 +28,8 @@ impl Dialect {
         }
     }
 
-    /// The table, read by primary key and by nothing else: a small table would be scanned, and every row of it locked.
+    /// Returns the table of the cached images, to be read by its primary key only. MySQL would scan a small
+    /// table, and lock every row of it.
     pub(crate) fn by_key(self) -> &'static str {
         match self {
             Dialect::MySql => "cached_images FORCE INDEX (PRIMARY)",
@@ -35,6 +37,7 @@ impl Dialect {
         }
     }
 
+    /// Returns the beginning of a deletion by primary key.
     pub(crate) fn delete(self) -> &'static str {
         match self {
             Dialect::MySql => "DELETE cached_images FROM cached_images FORCE INDEX (PRIMARY)",
@@ -42,7 +45,7 @@ impl Dialect {
         }
     }
 
-    /// What ends a read that locks; SQLite's transaction has locked everything.
+    /// Returns the end of a read that locks its rows. SQLite's transaction has locked everything.
     pub(crate) fn locking(self) -> &'static str {
         match self {
             Dialect::Sqlite => "",
@@ -50,7 +53,7 @@ impl Dialect {
         }
     }
 
-    /// What begins and ends an insert that leaves rows which are there.
+    /// Returns the beginning and the end of an insert that skips rows which exist.
     pub(crate) fn insert(self) -> (&'static str, &'static str) {
         match self {
             Dialect::MySql => ("INSERT IGNORE", ""),
@@ -58,17 +61,18 @@ impl Dialect {
         }
     }
 
+    /// Returns the statement that begins a transaction.
     pub(crate) fn begin(self) -> &'static str {
         match self {
             Dialect::MySql => "START TRANSACTION",
-            // The default may be another.
+            // The server's default may be a stricter level, which reports conflicts that do not matter here.
             Dialect::PostgreSql => "BEGIN ISOLATION LEVEL READ COMMITTED",
             Dialect::Sqlite => "BEGIN EXCLUSIVE",
         }
     }
 
-    /// What keeps a transaction from waiting for locks while it holds some: it is tried again instead. MySQL knows it for
-    /// sessions only.
+    /// Returns the statement that keeps a transaction from waiting for locks while it holds some: it is tried
+    /// again instead. On MySQL the session says so, once.
     pub(crate) fn impatience(self) -> Option<&'static str> {
         (self == Dialect::PostgreSql).then_some("SET LOCAL lock_timeout = '250ms'")
     }

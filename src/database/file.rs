@@ -1,4 +1,4 @@
-//! The central tables in an SQLite file: small installations, and everybody's development machine.
+//! Glance's database in an SQLite file, as small installations and development machines have it.
 //!
 //! The file is opened as carefully as the sqlite index, as the owner of the directory it is in.
 
@@ -12,13 +12,14 @@ use super::sqlite::{Contents, SqliteFile, SqlitePath};
 use super::{Cell, Opening, Purpose, Refusal};
 use crate::interrupt::Wait;
 
-/// What the file is opened as.
-const CONTENTS: Contents = Contents { name: "image index", table: None };
+const CONTENTS: Contents = Contents { name: "database", table: None };
 
+/// Glance's database in a file, open.
 #[derive(Debug)]
 pub(super) struct File(SqliteFile);
 
 impl File {
+    /// Opens the file at a path.
     pub(super) fn open(path: &Path, purpose: Purpose, wait: &Wait) -> Result<Opening<Self>> {
         let path = SqlitePath::alone(path, CONTENTS)?;
         let shown = format!("cannot use the database {}", path.path().display());
@@ -29,6 +30,7 @@ impl File {
         })
     }
 
+    /// Runs a query. Each `?` in it stands for one of the texts.
     pub(super) fn query(&self, sql: &str, texts: &[&str], wait: &Wait) -> Result<Vec<Vec<Cell>>, Refusal> {
         self.0.run(wait, |connection| {
             let mut statement = connection.prepare(sql)?;
@@ -42,10 +44,12 @@ impl File {
         })
     }
 
+    /// Runs a statement and returns how many rows it changed.
     pub(super) fn execute(&self, sql: &str, wait: &Wait) -> Result<u64, Refusal> {
         self.0.run(wait, |connection| connection.execute(sql, []).map(|count| count as u64))
     }
 
+    /// Writes to the disk what the commit will need.
     pub(super) fn secure(&self) -> Result<(), Refusal> {
         self.0.change(SqliteFile::secure)
     }

@@ -1,35 +1,36 @@
-//! Images as Glance's database describes them: what a prefetch has to know before it fetches one.
+//! The records of images in Glance's database: a prefetch reads one before it fetches the image.
 //!
-//! Read anew for each image when its turn comes: between the first and the last of a queue there may be hours.
+//! A record is read again for each image when its turn comes, because hours may lie between the first and the
+//! last image of a queue. Nothing is written here.
 
 use super::{CHUNK, Cell, Database, Link, Refusal};
 use crate::names::ImageId;
 
-/// An image's row in `images`, and where its data is.
+/// An image's row in `images`, with the places where its data is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ImageRecord {
     pub(crate) status: String,
     pub(crate) deleted: bool,
-    /// Bytes; `None` while nobody has told Glance.
+    /// In bytes; `None` while Glance does not know it.
     pub(crate) size: Option<u64>,
     /// MD5, in hexadecimal.
     pub(crate) checksum: Option<String>,
-    /// A name that Python's hashlib knows.
+    /// A name that Python's hashlib knows, such as `sha512`.
     pub(crate) os_hash_algo: Option<String>,
     /// In hexadecimal.
     pub(crate) os_hash_value: Option<String>,
-    /// The active ones, in the order they were added.
+    /// The active ones, in the order in which they were added.
     pub(crate) locations: Vec<Location>,
 }
 
 impl Database {
-    /// Reads an image's record, or `None` when the database has none.
+    /// Returns an image's record, or `None` if the database has none.
     pub(crate) fn record(&mut self, id: ImageId) -> Result<Option<ImageRecord>, Refusal> {
         self.reading(|database| database.try_record(id))
             .map_err(|refusal| self.told(refusal, format_args!("cannot read the record of image {id}")))
     }
 
-    /// Makes sure that it has records of images at all.
+    /// Fails if the database has no tables for the records of images.
     pub(crate) fn check_records(&mut self) -> Result<(), Refusal> {
         for table in ["images", "image_locations"] {
             self.query(&format!("SELECT id FROM {table} WHERE 1 = 0"), &[])
@@ -38,7 +39,8 @@ impl Database {
         Ok(())
     }
 
-    /// Sums up the sizes of these images, as far as they are known: for showing progress.
+    /// Returns the sum of the sizes of these images, as far as they are known. It serves only to show
+    /// progress.
     pub(crate) fn sizes(&mut self, ids: &[ImageId]) -> Result<u64, Refusal> {
         let whole = self.dialect().whole("COALESCE(SUM(size), 0)");
         let mut sum = 0_u64;
@@ -53,22 +55,23 @@ impl Database {
 
     fn try_record(&mut self, id: ImageId) -> Result<Option<ImageRecord>, Refusal> {
         let sql = format!(
-            "SELECT id, status, CASE WHEN deleted THEN 1 ELSE 0 END, size, checksum, os_hash_algo, os_hash_value FROM images \
-             WHERE id = '{id}'"
+            "SELECT id, status, CASE WHEN deleted THEN 1 ELSE 0 END, size, checksum, os_hash_algo, \
+             os_hash_value FROM images WHERE id = '{id}'"
         );
-        // MariaDB compares without regard to case; Glance would never look for the image under another spelling.
+        // MariaDB compares without regard to case, but Glance never looks for an image under another
+        // spelling.
         let same = |row: &Vec<Cell>| row[0].clone().text() == id.as_str();
         let Some(row) = self.query(&sql, &[])?.into_iter().find(same) else { return Ok(None) };
         let mut record = record(row);
         let sql = format!(
-            "SELECT value, meta_data FROM image_locations WHERE image_id = '{id}' AND status = 'active' AND NOT deleted \
-             ORDER BY id"
+            "SELECT value, meta_data FROM image_locations \
+             WHERE image_id = '{id}' AND status = 'active' AND NOT deleted ORDER BY id"
         );
         record.locations = self.query(&sql, &[])?.into_iter().map(location).collect();
         Ok(Some(record))
     }
 
-    /// Reads in one transaction, on a connection that is made anew when the server has closed it meanwhile.
+    /// Reads in one transaction. If the server has closed the connection meanwhile, it is replaced first.
     pub(crate) fn reading<T>(
         &mut self,
         run: impl FnOnce(&mut Self) -> Result<T, Refusal>,
@@ -104,17 +107,18 @@ fn location(row: Vec<Cell>) -> Location {
     Location { value, store }
 }
 
-/// The store that a location's `meta_data` names: `store`, before Train `backend`.
+/// Returns the store that a location's `meta_data` names: in `store`, before Train in `backend`.
 fn store(json: &str) -> Option<String> {
     let data: serde_json::Value = serde_json::from_str(json).ok()?;
     ["store", "backend"].iter().find_map(|key| Some(data.get(key)?.as_str()?.to_owned()))
 }
 
+/// Returns a number, or `None` for NULL.
 fn number(cell: &Cell) -> Option<u64> {
     (*cell != Cell::Null).then(|| u64::try_from(cell.integer()).unwrap_or(0))
 }
 
-/// A text; an empty one says as little as none.
+/// Returns a text; an empty one says as little as NULL.
 fn text(cell: Cell) -> Option<String> {
     (cell != Cell::Null).then(|| cell.text()).filter(|text| !text.is_empty())
 }

@@ -1,6 +1,12 @@
-//! Glance's database: a connection to a server or an open file, and what is asked of it.
+//! Glance's database: a connection to a server, or an open SQLite file, and the questions that this program
+//! asks.
 //!
-//! Nothing here knows of cache directories or of what is done with an answer.
+//! A server is asked through a [`worker`], so that no wait lasts longer than its limit and a signal ends each
+//! one. Errors come as a [`Refusal`], which says what a caller can do about it; no error repeats a user or a
+//! password.
+//!
+//! Nothing here knows of cache directories, or of what is done with an answer. The central index, which is
+//! one node's part of these tables, is built on top of this in `cache/index/central.rs`.
 
 mod cell;
 mod dialect;
@@ -18,6 +24,8 @@ use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use anyhow::anyhow;
+
 pub(crate) use self::cell::{Cell, naive};
 pub(crate) use self::dialect::Dialect;
 use self::file::File;
@@ -27,26 +35,87 @@ use self::url::Address;
 use self::worker::Worker;
 use crate::interrupt::Wait;
 
-/// Rows read at a time.
+/// The number of rows read at a time.
 pub(crate) const PAGE: usize = 20_000;
-
-/// Keys or rows in one statement: above a thousand MariaDB turns the list into a join.
+/// The number of keys or rows in one statement. Above a thousand MariaDB turns the list into a join.
 pub(crate) const CHUNK: usize = 500;
-
 /// The pause before a transaction is tried again.
 const PAUSE: Duration = Duration::from_millis(50);
-
-/// How long a server that could not be reached again is left alone.
+/// The time for which a server that could not be reached again is not asked.
 const AGAIN: Duration = Duration::from_secs(10);
 
-/// How long, and how often, a database is asked for a connection.
+/// Why a database or an index is opened.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Purpose {
+    /// To look: nothing is written, not even to recover.
+    Look,
+    Change,
+    /// To change, and the table is made if it is missing.
+    Create,
+}
+
+/// The result of opening a database or an index.
+#[derive(Debug)]
+pub(crate) enum Opening<T> {
+    Open(T),
+    /// The file does not exist, is empty, or has no table.
+    Nothing(PathBuf),
+    /// The file cannot be read without writing; the text says why.
+    Unreadable(String),
+}
+
+/// Why a database or an index did not do what it was asked.
+#[derive(Debug)]
+pub(crate) enum Refusal {
+    /// Another process held it for longer than the wait allows.
+    Busy(anyhow::Error),
+    /// The disk is full: the journal does not fit.
+    Full(anyhow::Error),
+    /// A signal came while waiting.
+    Interrupted,
+    /// It was opened for looking, and would have to be written before it can be read.
+    NeedsWrite(anyhow::Error),
+    /// The connection was lost, with everything done in the open transaction. A later transaction may connect
+    /// again.
+    Lost(anyhow::Error),
+    /// It cannot be opened, read or written.
+    Broken(anyhow::Error),
+}
+
+impl Refusal {
+    /// Adds what was being done.
+    pub(crate) fn context(self, what: String) -> Self {
+        match self {
+            Refusal::Busy(e) => Refusal::Busy(e.context(what)),
+            Refusal::Full(e) => Refusal::Full(e.context(what)),
+            Refusal::NeedsWrite(e) => Refusal::NeedsWrite(e.context(what)),
+            Refusal::Lost(e) => Refusal::Lost(e.context(what)),
+            Refusal::Broken(e) => Refusal::Broken(e.context(what)),
+            Refusal::Interrupted => Refusal::Interrupted,
+        }
+    }
+
+    /// Returns the error to report.
+    pub(crate) fn into_error(self) -> anyhow::Error {
+        match self {
+            Refusal::Busy(e)
+            | Refusal::Full(e)
+            | Refusal::NeedsWrite(e)
+            | Refusal::Lost(e)
+            | Refusal::Broken(e) => e,
+            Refusal::Interrupted => anyhow!("stopped by a signal"),
+        }
+    }
+}
+
+/// How long, and how often, a connection to a database is tried.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Patience {
     /// For all attempts together.
     pub(crate) limit: Duration,
-    /// Attempts after the first; `None` is as many as there is time for.
+    /// Attempts after the first; `None` is as many as fit into the limit.
     pub(crate) retries: Option<u64>,
-    /// Between two attempts.
+    /// The pause between two attempts.
     pub(crate) interval: Duration,
 }
 
@@ -61,19 +130,9 @@ pub(crate) struct Database {
     link: Link,
     address: Address,
     patience: Patience,
-    pub(crate) wait: Wait,
-    /// When a lost connection could not be made anew.
+    wait: Wait,
+    /// When the last attempt to replace a lost connection failed.
     given_up: Option<Instant>,
-}
-
-/// What came of opening a database.
-#[derive(Debug)]
-pub(crate) enum Opening<T> {
-    Open(T),
-    /// A file that is not there, or has no tables.
-    Nothing(PathBuf),
-    /// A file that cannot be read without writing; the text says why.
-    Unreadable(String),
 }
 
 impl Database {
@@ -97,41 +156,64 @@ impl Database {
         Ok(Opening::Open(Database { link, address, patience, wait, given_up: None }))
     }
 
-    /// What messages call it.
+    /// Returns the text that messages show: dialect, name and host, without user or password.
     pub(crate) fn shown(&self) -> String {
         self.address.to_string()
     }
 
+    /// Returns the language of this database.
     pub(crate) fn dialect(&self) -> Dialect {
         self.address.dialect
     }
 
-    pub(crate) fn is_lost(&self) -> bool {
+    /// Sets how long the statements that follow wait for others, and what ends the wait early.
+    pub(crate) fn set_wait(&mut self, wait: &Wait) {
+        self.wait = wait.clone();
+    }
+
+    /// Returns when a change that begins now is no longer tried again.
+    pub(crate) fn deadline(&self) -> Instant {
+        self.wait.deadline()
+    }
+
+    fn is_lost(&self) -> bool {
         matches!(&self.link, Link::Server(worker) if worker.is_lost())
     }
 
-    /// Runs a query; each `?` in it is one of the texts.
+    /// Runs a query. Each `?` in it stands for one of the texts.
     pub(crate) fn query(&mut self, sql: &str, texts: &[&str]) -> Result<Vec<Vec<Cell>>, Refusal> {
-        match &mut self.link {
+        let found = match &mut self.link {
             Link::Server(worker) => worker.query(sql, texts),
             Link::File(file) => file.query(sql, texts, &self.wait),
-        }
+        };
+        found.map_err(|refusal| self.lost(refusal))
     }
 
+    /// Runs a statement and returns how many rows it changed.
     pub(crate) fn execute(&mut self, sql: &str) -> Result<u64, Refusal> {
-        match &mut self.link {
+        let changed = match &mut self.link {
             Link::Server(worker) => worker.execute(sql),
             Link::File(file) => file.execute(sql, &self.wait),
+        };
+        changed.map_err(|refusal| self.lost(refusal))
+    }
+
+    /// Marks a refusal that came with the end of the connection: the server itself did not refuse.
+    fn lost(&self, refusal: Refusal) -> Refusal {
+        match refusal {
+            Refusal::Broken(e) if self.is_lost() => Refusal::Lost(e),
+            refusal => refusal,
         }
     }
 
+    /// Begins a transaction. A connection that was lost is replaced first, once.
     pub(crate) fn begin(&mut self) -> Result<(), Refusal> {
         let begin = self.dialect().begin();
         match self.execute(begin) {
             Err(_) if self.is_lost() && self.may_reconnect() => {
                 let link = connect(&self.address, self.patience, &self.wait);
                 self.given_up = link.is_err().then(Instant::now);
-                self.link = Link::Server(link?);
+                self.link = Link::Server(link.map_err(|refusal| self.lost(refusal))?);
                 self.execute(begin)?;
             }
             result => drop(result?),
@@ -139,20 +221,22 @@ impl Database {
         self.dialect().impatience().map_or(Ok(()), |sql| self.execute(sql).map(drop))
     }
 
-    /// Whether it is time to try to connect again. What ends with the connection ends without waiting once more; what goes on for
-    /// hours finds a server that came back.
+    /// True if it is time to try to connect again. A command that ends with its connection does not wait a
+    /// second time; one that runs for hours finds a server that came back.
     fn may_reconnect(&self) -> bool {
         self.given_up.is_none_or(|at| at.elapsed() > AGAIN) && !self.wait.interrupt.raised()
     }
 
+    /// Rolls the open transaction back.
     pub(crate) fn rollback(&mut self) {
         if !self.is_lost() {
-            // What cannot be rolled back now, the server rolls back when the connection ends.
+            // If this fails, the server rolls back when the connection ends.
             let _ = self.execute("ROLLBACK");
         }
     }
 
-    /// After a conflict with somebody else: begins the open transaction again, or says why not.
+    /// Begins the open transaction again after a conflict with another process. Any other refusal, or a
+    /// conflict after the deadline, is returned.
     pub(crate) fn start_again(
         &mut self,
         refusal: Refusal,
@@ -170,7 +254,7 @@ impl Database {
         }
     }
 
-    /// Puts on disk what the commit will need.
+    /// Writes to the disk what the commit will need, so that it cannot fail for want of space.
     pub(crate) fn secure(&mut self) -> Result<(), Refusal> {
         match &mut self.link {
             Link::Server(_) => Ok(()),
@@ -178,7 +262,7 @@ impl Database {
         }
     }
 
-    /// Finds a node by its URL, as the database compares texts.
+    /// Returns the key of the node with this URL. The database compares the texts.
     pub(crate) fn node(&mut self, url: &str) -> Result<Option<i64>, Refusal> {
         let sql = "SELECT node_reference_id FROM node_reference WHERE node_reference_url = ?";
         let rows =
@@ -186,25 +270,27 @@ impl Database {
         Ok(rows.first().map(|row| row[0].integer()))
     }
 
-    /// The URLs of all nodes.
+    /// Returns the URLs of all nodes.
     pub(crate) fn nodes(&mut self) -> Result<Vec<String>, Refusal> {
         let sql = "SELECT node_reference_url FROM node_reference ORDER BY node_reference_url";
         let rows = self.query(sql, &[]).map_err(|refusal| self.told(refusal, "cannot list the nodes"))?;
         Ok(rows.into_iter().filter_map(|row| row.into_iter().next()).map(Cell::text).collect())
     }
 
+    /// Adds to a refusal what was being done, and in which database.
     pub(crate) fn told(&self, refusal: Refusal, what: impl Display) -> Refusal {
         refusal.context(format!("{what} in the database ({})", self.address))
     }
 }
 
-/// Whether a refusal means that the database is not Glance's, or older than the central index.
+/// True if a refusal means that the database is not Glance's, or older than the central index.
 pub(crate) fn is_missing_table(refusal: &Refusal) -> bool {
     let Refusal::Broken(error) = refusal else { return false };
     let text = format!("{error:#}");
     ["error 1146:", "error 42P01:", "no such table"].iter().any(|sign| text.contains(sign))
 }
 
+/// Connects to a server, as often as the patience allows.
 fn connect(address: &Address, patience: Patience, wait: &Wait) -> Result<Worker, Refusal> {
     let limit = address.connect_timeout.unwrap_or(patience.limit);
     let deadline = Instant::now() + limit;
@@ -220,7 +306,7 @@ fn connect(address: &Address, patience: Patience, wait: &Wait) -> Result<Worker,
         let again = patience.retries.is_none_or(|retries| attempts < retries)
             && Instant::now() + patience.interval < deadline;
         match result {
-            // What the network refused may be there in a moment; what the server refused will not.
+            // A network error may be over in a moment. If the server itself refused, it will refuse again.
             Err(Refusal::Busy(_)) if again => pause(patience.interval, wait)?,
             result => return result.map_err(|refusal| refusal.context(shown())),
         }
@@ -228,6 +314,7 @@ fn connect(address: &Address, patience: Patience, wait: &Wait) -> Result<Worker,
     }
 }
 
+/// Sleeps, unless a signal comes.
 fn pause(time: Duration, wait: &Wait) -> Result<(), Refusal> {
     let until = Instant::now() + time;
     while Instant::now() < until {
@@ -239,51 +326,7 @@ fn pause(time: Duration, wait: &Wait) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// Writes keys as a list of numbers for a statement.
 pub(crate) fn joined(keys: &[i64]) -> String {
     keys.iter().map(i64::to_string).collect::<Vec<_>>().join(",")
-}
-
-/// Why an index did not do what it was asked.
-#[derive(Debug)]
-pub(crate) enum Refusal {
-    /// Somebody else held it for as long as we were ready to wait.
-    Busy(anyhow::Error),
-    /// The disk is full: there is no room for the journal.
-    Full(anyhow::Error),
-    /// A signal came while waiting.
-    Interrupted,
-    /// It was opened for looking, and would have to be written before it could be read.
-    NeedsWrite(anyhow::Error),
-    /// It cannot be opened, read or written.
-    Broken(anyhow::Error),
-}
-
-impl Refusal {
-    /// Adds what was being done.
-    pub(crate) fn context(self, what: String) -> Self {
-        match self {
-            Refusal::Busy(e) => Refusal::Busy(e.context(what)),
-            Refusal::Full(e) => Refusal::Full(e.context(what)),
-            Refusal::NeedsWrite(e) => Refusal::NeedsWrite(e.context(what)),
-            Refusal::Broken(e) => Refusal::Broken(e.context(what)),
-            Refusal::Interrupted => Refusal::Interrupted,
-        }
-    }
-
-    pub(crate) fn into_error(self) -> anyhow::Error {
-        match self {
-            Refusal::Busy(e) | Refusal::Full(e) | Refusal::NeedsWrite(e) | Refusal::Broken(e) => e,
-            Refusal::Interrupted => anyhow::anyhow!("stopped by a signal"),
-        }
-    }
-}
-
-/// What an index is opened for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Purpose {
-    /// Nothing is written, not even to recover.
-    Look,
-    Change,
-    /// As `Change`, and the table is made when it is missing.
-    Create,
 }

@@ -1,9 +1,12 @@
 //! MySQL and MariaDB.
 //!
-//! Everything goes over the text protocol or a statement prepared for one use; the server is told not to let us wait for
-//! locks, because whoever waits here holds others up: the caller tries again instead. Nor can who never waits be part of a
-//! deadlock, which the server might end at Glance's cost: Glance finds a row by one index or another and so takes the locks of a
-//! row and of its index entries in an order that we cannot keep to. That is MariaDB; on MySQL a second is the least.
+//! Statements use the text protocol, or are prepared for one use.
+//!
+//! **No waiting for locks.** A transaction that waits for a lock makes others wait for the locks it holds. So
+//! MariaDB is told to refuse at once, and the caller tries again. A transaction that never waits is not part
+//! of a deadlock either, which the server might resolve by rolling Glance's transaction back. (Glance finds a
+//! row by one index or another, and takes the locks of a row and of its index entries in an order that cannot
+//! be matched here.) On MySQL the shortest possible wait is a second.
 
 use std::time::Duration;
 
@@ -12,28 +15,29 @@ use mysql::prelude::Queryable as _;
 use mysql::{ClientIdentity, Conn, OptsBuilder, SslOpts, Value};
 
 use super::url::Address;
-use super::worker::Client;
+use super::worker::Server;
 use super::{Cell, Refusal};
+use crate::net::authorities::trusting_only;
 use crate::net::tls::{TlsMode, system_authorities};
 
-/// MariaDB does not let us wait for rows at all; MySQL, to which that part is a comment, does for a second, its least. The others
-/// are for servers set up to mistrust people at a prompt, which would cut our reads short or refuse our deletions.
+/// The settings of the session. MariaDB is told not to wait for rows at all. To MySQL the part in `/*M! */`
+/// is a comment, so that it waits a second, its least. The second line is for servers whose defaults protect
+/// people at a prompt: they would cut long reads short, or refuse deletions.
 const SESSION: [&str; 2] = [
     "SET SESSION innodb_lock_wait_timeout = 1 /*M! - 1 */, lock_wait_timeout = 1, autocommit = 1",
     "SET SESSION sql_safe_updates = 0, sql_big_selects = 1, sql_select_limit = 18446744073709551615",
 ];
 
-/// Deadlock; lock wait timeout; the row changed since the snapshot (MariaDB); lock not granted at once; the row is there by now.
+/// Deadlock; lock wait timeout; row changed since the snapshot (MariaDB); lock not granted at once; row
+/// exists by now.
 const RETRY: [u16; 5] = [1213, 1205, 1020, 3572, 1062];
 /// Too many connections.
 const TOO_MANY: u16 = 1040;
-/// The server shuts down, or the Galera node has left its cluster, or the connection was killed, or idle for too long.
+/// The server is shutting down, or the Galera node has left its cluster, or the connection was killed or idle
+/// for too long.
 const GONE: [u16; 7] = [1047, 1053, 1927, 2006, 2013, 3169, 4031];
 
-/// The client trusts these besides the authorities it is given, so there must be none: `Cargo.toml` replaces that crate.
-const _: () =
-    assert!(webpki_roots::TLS_SERVER_ROOTS.is_empty(), "the MySQL client would trust public authorities");
-
+/// A connection to MySQL or MariaDB.
 pub(super) struct MySql {
     connection: Conn,
     address: Address,
@@ -41,7 +45,7 @@ pub(super) struct MySql {
 }
 
 impl MySql {
-    /// Connects. The limit is for the network alone: whoever asks waits no longer than it wants to, for this and for all else.
+    /// Connects. The limit is for the network only; the [`worker`](super::worker) bounds the whole wait.
     pub(super) fn connect(address: &Address, limit: Duration) -> Result<Self, Refusal> {
         let options = OptsBuilder::new()
             .user(address.user.clone())
@@ -57,14 +61,16 @@ impl MySql {
             (None, Some((host, port))) => options.ip_or_hostname(Some(host.clone())).tcp_port(*port),
             (None, None) => options,
         };
-        let connection = Conn::new(options).map_err(|e| match (refusal(address, &e).0, &e) {
-            // The server has spoken; unless it is full, it will say the same again.
+        let connected = trusting_only(&address.tls, || Conn::new(options)).map_err(Refusal::Broken)?;
+        let connection = connected.map_err(|e| match (refusal(address, &e).0, &e) {
+            // The server itself refused. Unless it is full, it will refuse again.
             (refusal, mysql::Error::MySqlError(e)) if e.code != TOO_MANY => refusal,
             (refusal, _) => Refusal::Busy(refusal.into_error()),
         })?;
         Ok(MySql { connection, address: address.clone(), lost: false })
     }
 
+    /// Remembers if an error ended the connection.
     fn noted<T>(&mut self, result: mysql::Result<T>) -> Result<T, Refusal> {
         result.map_err(|e| {
             let (refusal, lost) = refusal(&self.address, &e);
@@ -74,7 +80,7 @@ impl MySql {
     }
 }
 
-impl Client for MySql {
+impl Server for MySql {
     fn query(&mut self, sql: &str, texts: &[String]) -> Result<Vec<Vec<Cell>>, Refusal> {
         let rows: mysql::Result<Vec<mysql::Row>> = if texts.is_empty() {
             self.connection.query(sql)
@@ -103,11 +109,12 @@ fn cell(value: Value) -> Cell {
         Value::Float(number) => Cell::Real(number.into()),
         Value::Double(number) => Cell::Real(number),
         Value::Bytes(bytes) => Cell::Text(String::from_utf8_lossy(&bytes).into_owned()),
-        // Times are asked for as numbers.
+        // Times are asked for as numbers, so that none of these is one.
         Value::NULL | Value::Date(..) | Value::Time(..) => Cell::Null,
     }
 }
 
+/// Returns how TLS is used; `None` is without.
 fn tls(address: &Address) -> Option<SslOpts> {
     let tls = &address.tls;
     if tls.mode <= TlsMode::Offered {
@@ -123,7 +130,7 @@ fn tls(address: &Address) -> Option<SslOpts> {
     )
 }
 
-/// What went wrong, and whether the connection is gone with it.
+/// Returns the refusal for an error, and true if the connection is lost with it.
 fn refusal(address: &Address, error: &mysql::Error) -> (Refusal, bool) {
     let (code, text) = match error {
         mysql::Error::MySqlError(e) => (e.code, format!("error {}: {}", e.code, e.message)),
@@ -133,7 +140,8 @@ fn refusal(address: &Address, error: &mysql::Error) -> (Refusal, bool) {
         mysql::Error::CodecError(e) => (0, e.to_string()),
         e => (0, e.to_string()),
     };
-    // What is not the server's word is the network's, in one wrapping or another, and leaves nobody knowing what comes next.
+    // Any other error is the network's, in one wrapping or another. After it the state of the connection is
+    // unknown.
     let lost = !matches!(error, mysql::Error::MySqlError(_)) || GONE.contains(&code);
     let error = anyhow!("{}", address.without_credentials(&text));
     if RETRY.contains(&code) { (Refusal::Busy(error), lost) } else { (Refusal::Broken(error), lost) }

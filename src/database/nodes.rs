@@ -1,13 +1,17 @@
-//! All nodes at once: what the tables say of the fleet, summed up by the database itself.
+//! All nodes at once: sums over the tables, made by the database itself, and the removal of a node.
 //!
-//! Nothing here looks at a directory: a row may be a ghost on its node, and images may be orphans there.
+//! Nothing here looks at a directory. A row may be a ghost on its node, and images may be orphans there.
+//!
+//! **Removing a node** deletes its rows in portions, each in a transaction of its own, and last the node
+//! itself. Killed in between, the node is still there with the rest of its rows, and removing it again goes
+//! on from there.
 
 use std::collections::HashMap;
 
 use super::{CHUNK, Cell, Database, PAGE, Refusal, joined};
 use crate::units::Nanos;
 
-/// One node's rows, summed up.
+/// The sums of one node's rows.
 #[derive(Clone, Debug)]
 pub(crate) struct NodeSummary {
     pub(crate) key: i64,
@@ -19,7 +23,7 @@ pub(crate) struct NodeSummary {
     pub(crate) newest_use: Option<Nanos>,
 }
 
-/// An image, and how often the fleet has it.
+/// An image, and how many nodes have it.
 #[derive(Clone, Debug)]
 pub(crate) struct Copies {
     pub(crate) image_id: String,
@@ -28,7 +32,7 @@ pub(crate) struct Copies {
     pub(crate) hits: u64,
 }
 
-/// An image on a node.
+/// An image on one node.
 #[derive(Clone, Debug)]
 pub(crate) struct Placement {
     pub(crate) image_id: String,
@@ -41,31 +45,33 @@ pub(crate) struct Placement {
     pub(crate) checksum: Option<String>,
 }
 
-/// The images of the fleet.
+/// The images of all nodes.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Spread {
     pub(crate) different: u64,
     pub(crate) on_one_node: u64,
-    /// The images that most nodes have, those first.
+    /// The images that several nodes have, most nodes first.
     pub(crate) most: Vec<Copies>,
-    /// Of the images that only one node has, the largest, as far as they are among the largest of all.
+    /// The largest of the images that only one node has, as far as they are among the largest of all.
     pub(crate) only: Vec<Copies>,
 }
 
+/// Returns a count or size, which is never negative.
 fn natural(number: i64) -> u64 {
     u64::try_from(number).unwrap_or(0)
 }
 
 impl Database {
-    /// Sums up each node, by URL.
+    /// Returns the sums of each node, ordered by URL.
     pub(crate) fn summaries(&mut self) -> Result<Vec<NodeSummary>, Refusal> {
         let dialect = self.dialect();
-        // Summed up before the join: the key is one number, the URL a text. One pass over the table, not over the index on the
-        // nodes, which looks every row up by itself.
+        // The sums are made before the join, because a key is shorter than a URL. They need one pass over the
+        // table; over the index on the nodes each row would be looked up by itself.
         let sql = format!(
-            "SELECT n.node_reference_id, n.node_reference_url, COALESCE(c.images, 0), {}, {}, {}, {} FROM node_reference n \
-             LEFT JOIN (SELECT node_reference_id, COUNT(*) AS images, SUM(size) AS bytes, SUM(hits) AS hits, \
-             MIN(last_accessed) AS oldest, MAX(last_accessed) AS newest FROM {} GROUP BY node_reference_id) c \
+            "SELECT n.node_reference_id, n.node_reference_url, COALESCE(c.images, 0), {}, {}, {}, {} \
+             FROM node_reference n LEFT JOIN (SELECT node_reference_id, COUNT(*) AS images, \
+             SUM(size) AS bytes, SUM(hits) AS hits, MIN(last_accessed) AS oldest, \
+             MAX(last_accessed) AS newest FROM {} GROUP BY node_reference_id) c \
              ON c.node_reference_id = n.node_reference_id ORDER BY n.node_reference_url",
             dialect.whole("COALESCE(c.bytes, 0)"),
             dialect.whole("COALESCE(c.hits, 0)"),
@@ -86,17 +92,19 @@ impl Database {
         Ok(rows.into_iter().map(summary).collect())
     }
 
-    /// Tells how the images are spread over the nodes; at most `count` of the most spread ones by name, and of the largest that
-    /// only one node has.
+    /// Returns how the images are spread over the nodes. Of the images that most nodes have, and of the
+    /// largest that only one node has, at most `count` are named.
     ///
-    /// Counting needs nothing but the index on the image ids; sizes are looked up for the few images that are named.
+    /// The counts need only the index on the image ids; sizes are looked up for the few images that are
+    /// named.
     pub(crate) fn spread(&mut self, count: usize) -> Result<Spread, Refusal> {
         self.try_spread(count).map_err(|refusal| self.told(refusal, "cannot sum up the images"))
     }
 
     fn try_spread(&mut self, count: usize) -> Result<Spread, Refusal> {
         let sql = format!(
-            "SELECT COUNT(*), {} FROM (SELECT image_id, COUNT(*) AS nodes FROM cached_images GROUP BY image_id) i",
+            "SELECT COUNT(*), {} \
+             FROM (SELECT image_id, COUNT(*) AS nodes FROM cached_images GROUP BY image_id) i",
             self.dialect().whole("COALESCE(SUM(CASE WHEN nodes = 1 THEN 1 ELSE 0 END), 0)"),
         );
         let sums = self.query(&sql, &[])?;
@@ -115,7 +123,7 @@ impl Database {
         Ok(Spread { different: number(0), on_one_node: number(1), most, only })
     }
 
-    /// Sums up the images that a query names in its first column.
+    /// Returns the sums of the images that a query names in its first column.
     fn copies(&mut self, sql: &str) -> Result<Vec<Copies>, Refusal> {
         let ids: Vec<String> = self
             .query(sql, &[])?
@@ -143,11 +151,12 @@ impl Database {
         Ok(self.query(&sql, &texts)?.into_iter().map(copies).collect())
     }
 
-    /// Lists every row, or those of one image, page by page in row order.
+    /// Returns every row, or those of one image, in row order.
     pub(crate) fn placements(&mut self, image: Option<&str>) -> Result<Vec<Placement>, Refusal> {
         let told = |this: &Self, refusal| this.told(refusal, "cannot list the images");
         let dialect = self.dialect();
-        // Joined here: MariaDB would begin with the nodes, and sort all of their rows for every page.
+        // Rows and nodes are joined here. MariaDB would begin with the nodes, and sort all rows for every
+        // page.
         let from = match image {
             Some(_) => "cached_images WHERE image_id = ? AND".to_owned(),
             None => format!("{} WHERE", dialect.by_key()),
@@ -156,8 +165,8 @@ impl Database {
         let mut last = i64::MIN;
         loop {
             let sql = format!(
-                "SELECT id, image_id, node_reference_id, size, hits, {}, {}, checksum FROM {from} id > {last} \
-                 ORDER BY id LIMIT {PAGE}",
+                "SELECT id, image_id, node_reference_id, size, hits, {}, {}, checksum \
+                 FROM {from} id > {last} ORDER BY id LIMIT {PAGE}",
                 dialect.epoch("last_accessed"),
                 dialect.epoch("last_modified"),
             );
@@ -170,7 +179,7 @@ impl Database {
                 break;
             }
         }
-        // After the rows, so that it has the nodes of all of them.
+        // The nodes are read after the rows, so that none of a row's is missing.
         let sql = "SELECT node_reference_id, node_reference_url FROM node_reference";
         let nodes: HashMap<i64, String> = self
             .query(sql, &[])
@@ -197,18 +206,19 @@ impl Database {
     }
 }
 
-/// What became of a node's rows.
+/// The result of removing a node.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Forgotten {
     pub(crate) rows: u64,
-    /// Whether the node itself is gone from the database.
+    /// True if the node itself was removed from the database.
     pub(crate) reference: bool,
 }
 
 impl Database {
-    /// Deletes all rows of a node, a portion in each transaction, then the node itself unless something still refers to it.
+    /// Deletes all rows of a node, a portion in each transaction, then the node itself unless something still
+    /// refers to it.
     ///
-    /// What was done before an error is told beside it.
+    /// Returns an error together with what was done before it.
     pub(crate) fn forget_node(mut self, node: i64) -> (Forgotten, Option<Refusal>) {
         let mut done = Forgotten::default();
         loop {
@@ -228,7 +238,7 @@ impl Database {
         (done, None)
     }
 
-    /// Runs a change in the open transaction, beginning it again where somebody else was in the way.
+    /// Runs a change in the open transaction, which begins again after a conflict with another process.
     fn change<T>(
         &mut self,
         what: &str,
@@ -243,6 +253,7 @@ impl Database {
         }
     }
 
+    /// Deletes a portion of a node's rows and returns how many.
     fn forget_portion(&mut self, node: i64) -> Result<u64, Refusal> {
         let sql = format!(
             "SELECT id FROM cached_images WHERE node_reference_id = {node} ORDER BY id LIMIT {}",
@@ -264,8 +275,10 @@ impl Database {
         rows.inspect_err(|_| self.rollback())
     }
 
+    /// Deletes the node itself, and returns false if something still refers to it.
     fn forget_reference(&mut self, node: i64) -> Result<bool, Refusal> {
-        // A foreign key refuses while anything refers to it; the condition does where there is none (SQLite by default).
+        // A foreign key refuses while a row refers to the node. Where there is none (SQLite by default) the
+        // condition does.
         let sql = format!(
             "DELETE FROM node_reference WHERE node_reference_id = {node} \
              AND NOT EXISTS (SELECT 1 FROM cached_images c WHERE c.node_reference_id = {node})"
@@ -283,7 +296,7 @@ impl Database {
     }
 }
 
-/// Whether a foreign key of another table kept a row from being deleted.
+/// True if a foreign key of another table kept a row from being deleted.
 fn is_referred_to(error: &anyhow::Error) -> bool {
     let text = format!("{error:#}");
     ["error 1451:", "error 23503:", "FOREIGN KEY constraint failed"].iter().any(|sign| text.contains(sign))

@@ -1,40 +1,33 @@
-//! PostgreSQL, and TLS for it.
+//! PostgreSQL.
 //!
-//! Statements are unnamed and nothing is set for the session, so that a pooler between us and the server may switch servers
-//! between transactions and gives nobody else what was set here.
+//! Statements are unnamed and no setting outlives its transaction. So a pooler between this program and the
+//! server may switch servers between transactions, and gives no setting of ours to others.
 
 use std::error::Error as _;
-use std::future::Future;
-use std::io;
-use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use anyhow::{Result, anyhow};
+use anyhow::anyhow;
 use postgres::config::{SslMode, TargetSessionAttrs};
 use postgres::error::{DbError, Severity};
-use postgres::tls::{ChannelBinding, MakeTlsConnect, TlsConnect, TlsStream};
 use postgres::types::{ToSql, Type};
-use postgres::{Config, NoTls, Socket};
-use rustls::pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio_rustls::TlsConnector;
+use postgres::{Config, NoTls};
+use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::url::Address;
-use super::worker::Client;
+use super::worker::Server;
 use super::{Cell, Refusal};
-use crate::net::tls::{Tls, TlsMode, client_config};
+use crate::net::tls::{TlsMode, client_config};
 
-/// After this long without an answer the kernel gives a connection up.
+/// The time without an answer after which the kernel gives a connection up.
 const SILENCE: Duration = Duration::from_secs(10);
 
-/// Deadlock; serialization failure; lock not available; the row is there by now.
+/// Deadlock; serialization failure; lock not available; row exists by now.
 const RETRY: [&str; 4] = ["40P01", "40001", "55P03", "23505"];
 
 /// Too many connections; starting up.
 const LATER: [&str; 2] = ["53300", "57P03"];
 
+/// A connection to PostgreSQL.
 pub(super) struct PostgreSql {
     client: postgres::Client,
     address: Address,
@@ -42,11 +35,12 @@ pub(super) struct PostgreSql {
 }
 
 impl PostgreSql {
+    /// Connects. The limit is for the network only; the [`worker`](super::worker) bounds the whole wait.
     pub(super) fn connect(address: &Address, limit: Duration) -> Result<Self, Refusal> {
         let mut config = Config::new();
         config.dbname(&address.database).application_name("glance-cache");
         config.tcp_user_timeout(SILENCE).keepalives_idle(SILENCE / 2).keepalives_interval(SILENCE / 5);
-        // For each host, so that the last one still has its turn.
+        // The limit is divided among the hosts, so that the last one still has its turn.
         config.connect_timeout(limit / u32::try_from(address.hosts.len()).unwrap_or(1).max(1));
         if address.writable {
             config.target_session_attrs(TargetSessionAttrs::ReadWrite);
@@ -71,21 +65,22 @@ impl PostgreSql {
         let connected = if address.tls.mode == TlsMode::Off || address.socket.is_some() {
             config.ssl_mode(SslMode::Disable).connect(NoTls)
         } else {
-            let tls = Connector::new(&address.tls).map_err(Refusal::Broken)?;
+            let tls = MakeRustlsConnect::new(client_config(&address.tls).map_err(Refusal::Broken)?);
             let mode = if address.tls.mode == TlsMode::Offered { SslMode::Prefer } else { SslMode::Require };
             config.ssl_mode(mode).connect(tls)
         };
         let client = connected.map_err(|e| match (refusal(address, &e), e.code()) {
-            // The server has spoken; unless it is full or starting, it will say the same again.
+            // The server itself refused. Unless it is full or starting, it will refuse again.
             (refusal, Some(code)) if !LATER.contains(&code.code()) => refusal,
             (refusal, _) => Refusal::Busy(refusal.into_error()),
         })?;
         Ok(PostgreSql { client, address: address.clone(), lost: false })
     }
 
+    /// Remembers if an error ended the connection.
     fn noted<T>(&mut self, result: Result<T, postgres::Error>) -> Result<T, Refusal> {
         result.map_err(|e| {
-            // The server's last words come before the end of the connection does.
+            // The server announces the end of the connection before it comes.
             let severity = e.as_db_error().and_then(DbError::parsed_severity);
             self.lost |= matches!(severity, Some(Severity::Fatal | Severity::Panic));
             refusal(&self.address, &e)
@@ -93,7 +88,7 @@ impl PostgreSql {
     }
 }
 
-impl Client for PostgreSql {
+impl Server for PostgreSql {
     fn query(&mut self, sql: &str, texts: &[String]) -> Result<Vec<Vec<Cell>>, Refusal> {
         let numbered =
             (1..=texts.len()).fold(sql.to_owned(), |sql, n| sql.replacen('?', &format!("${n}"), 1));
@@ -144,76 +139,4 @@ fn refusal(address: &Address, error: &postgres::Error) -> Refusal {
     let retry = error.code().is_some_and(|code| RETRY.contains(&code.code()));
     let error = anyhow!("{}", address.without_credentials(&text));
     if retry { Refusal::Busy(error) } else { Refusal::Broken(error) }
-}
-
-/// Makes TLS connections as the address asks for them.
-#[derive(Clone)]
-struct Connector(TlsConnector);
-
-impl Connector {
-    fn new(tls: &Tls) -> Result<Self> {
-        Ok(Connector(TlsConnector::from(Arc::new(client_config(tls)?))))
-    }
-}
-
-impl MakeTlsConnect<Socket> for Connector {
-    type Stream = Encrypted;
-    type TlsConnect = Handshake;
-    type Error = io::Error;
-
-    fn make_tls_connect(&mut self, host: &str) -> io::Result<Handshake> {
-        let name = ServerName::try_from(host.to_owned())
-            .map_err(|_| io::Error::other("the host's name can stand in no certificate"))?;
-        Ok(Handshake { connector: self.0.clone(), name })
-    }
-}
-
-struct Handshake {
-    connector: TlsConnector,
-    name: ServerName<'static>,
-}
-
-impl TlsConnect<Socket> for Handshake {
-    type Stream = Encrypted;
-    type Error = io::Error;
-    type Future = Pin<Box<dyn Future<Output = io::Result<Encrypted>> + Send>>;
-
-    fn connect(self, stream: Socket) -> Self::Future {
-        Box::pin(async move {
-            self.connector.connect(self.name, stream).await.map(|stream| Encrypted(Box::new(stream)))
-        })
-    }
-}
-
-/// An encrypted connection. It offers no channel binding, which SCRAM does without.
-struct Encrypted(Box<tokio_rustls::client::TlsStream<Socket>>);
-
-impl TlsStream for Encrypted {
-    fn channel_binding(&self) -> ChannelBinding {
-        ChannelBinding::none()
-    }
-}
-
-impl AsyncRead for Encrypted {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buffer)
-    }
-}
-
-impl AsyncWrite for Encrypted {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
-    }
 }

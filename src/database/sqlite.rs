@@ -1,18 +1,21 @@
-//! One SQLite file: how it is opened, and how patiently it is worked on.
+//! An SQLite file, opened safely in a directory that others can write to, and shared patiently with other
+//! processes.
 //!
-//! **What is opened.** SQLite opens by path, and follows what it finds there. So the file must be a regular one with one
-//! link, looked at before; the descriptor that SQLite got is compared with it after, before the first statement; all of it
-//! as the owner that is handed in. While it is open, this process opens no other descriptor of that file: closing one would
-//! drop SQLite's POSIX locks.
+//! **Opening.** SQLite opens by path and follows links. So the file must be a regular file with one link,
+//! which is checked before; the descriptor that SQLite got is compared with it after, before the first
+//! statement. All of this is done as the owner that is handed in. While the file is open, this process opens
+//! no second descriptor of it: closing that one would release SQLite's POSIX locks.
 //!
-//! **What can still keep us waiting.** SQLite opens a journal that it finds to read it, and opening a FIFO waits for its other end.
-//! So what stands there is looked at before each transaction; whoever owns the directory and puts a FIFO there in the
-//! microseconds after makes the command wait until a second signal ends it. Nothing is lost by that.
+//! **A wait that remains.** SQLite opens a journal that it finds, and opening a FIFO waits for its other end.
+//! So the place of the journal is checked before each transaction. The owner of the directory can still put a
+//! FIFO there in the microseconds between, and make the command wait until a second signal ends it. Nothing
+//! is lost by that.
 //!
-//! **What a look may do.** list, status and dry runs take the shared lock and write nothing: no roll-back of a hot journal, no
-//! WAL files. Where reading would need that, they say so instead.
+//! **Looking.** An index that is opened for looking is locked for reading only, and nothing is written: a hot
+//! journal is not rolled back, and no WAL files are made. If reading would need that, the result is
+//! [`Opening::Unreadable`].
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -29,29 +32,33 @@ use crate::os::locks::{holders, process};
 use crate::os::owner::Owner;
 use crate::os::space::available;
 
-/// KiB of pages that may be in memory. The rows of a batch lie all over the index; with SQLite's own 2 MiB its changed pages
-/// spill in mid-transaction, and each spill syncs the journal. This holds the ids of 100,000 images, and what of the table is at hand.
+/// The size of the page cache, in KiB. The rows of a batch lie all over the index. With SQLite's own 2 MiB
+/// its changed pages spill in mid-transaction, and each spill syncs the journal. This size holds the ids of
+/// 100,000 images and the current part of the table.
 const PAGE_CACHE: u32 = 6 * 1024;
 
-/// How long SQLite itself waits before it asks us whether to go on: meanwhile new readers queue behind the writer.
+/// How long SQLite itself waits for a lock at a time. Meanwhile new readers queue behind the waiting writer.
 const SLICE: Duration = Duration::from_millis(200);
 
-/// How long others are let in between two slices: longer than Glance's pause between two tries (50 ms).
+/// The pause between two such waits, in which others get in. It is longer than Glance's own between two tries
+/// (50 ms).
 const BREAK: Duration = Duration::from_millis(60);
 
-/// Bytes that must fit on a disk that is not full: a journal of some pages.
+/// Bytes that fit on a disk unless it is full: a journal of some pages.
 const PROBE: usize = 64 * 1024;
 
-/// What a file is opened as.
+/// The contents that a file is expected to have.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Contents {
-    /// What messages call it.
+    /// The name of such a file in messages.
     pub(crate) name: &'static str,
-    /// The table it must have, and the statement that makes it: a file without it is another program's.
+    /// The table that it must have, and the statement that makes it. A file without it belongs to another
+    /// program.
     pub(crate) table: Option<(&'static str, &'static str)>,
 }
 
-/// Where a database file is: its directory held open, its name, and the path to tell people and SQLite.
+/// The place of a database file: its directory, held open, its name, and the path for messages and for
+/// SQLite.
 #[derive(Debug)]
 pub(crate) struct SqlitePath {
     dir: OwnedFd,
@@ -61,10 +68,16 @@ pub(crate) struct SqlitePath {
     contents: Contents,
 }
 
+impl fmt::Display for SqlitePath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.contents.name, self.path.display())
+    }
+}
+
 impl SqlitePath {
     /// Finds a file below the directory `base`, whose path is `path`; `file` is relative to it or absolute.
     ///
-    /// Fails when the directory the file should be in does not exist.
+    /// Fails if the directory of the file does not exist.
     pub(crate) fn below(
         base: BorrowedFd<'_>,
         path: &Path,
@@ -76,7 +89,8 @@ impl SqlitePath {
         let not_a_file = || format!("{} names no file", file.display());
         let name = file.file_name().with_context(not_a_file)?;
         let name = NameBuf::new(name.as_encoded_bytes()).with_context(not_a_file)?;
-        // The directory part leads where the operator's setting says; only the last component must not be a link.
+        // The directory is the operator's own setting, and is followed. Only the last component must not be a
+        // link.
         let parent = file.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let dir = openat(base, parent, flags, Mode::empty()).with_context(|| {
@@ -85,9 +99,9 @@ impl SqlitePath {
         Ok(SqlitePath { dir, name, path, owner, contents })
     }
 
-    /// Finds a file that belongs to no such directory; it is opened as the owner of the directory it is in.
+    /// Finds a file by its path alone. It will be opened as the owner of its directory.
     ///
-    /// Fails when that directory does not exist.
+    /// Fails if that directory does not exist.
     pub(super) fn alone(file: &Path, contents: Contents) -> Result<Self> {
         let path = std::path::absolute(file)?;
         let not_a_file = || format!("{} names no file", file.display());
@@ -102,6 +116,7 @@ impl SqlitePath {
         Ok(SqlitePath { dir, name, path, owner, contents })
     }
 
+    /// Returns the path for messages.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
@@ -110,11 +125,12 @@ impl SqlitePath {
         match statat(&self.dir, name.as_c_str(), AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => Ok(Some(stat)),
             Err(Errno::NOENT) => Ok(None),
-            Err(e) => Err(e).with_context(|| format!("cannot look at image index {}", self.path.display())),
+            Err(e) => Err(e).with_context(|| format!("cannot look at {self}")),
         }
     }
 
-    /// Looks at a file that goes with the index (`suffix` "-journal", "-wal", "-shm"), or at the index itself ("").
+    /// Checks a file that goes with the database (`suffix` "-journal", "-wal", "-shm"), or the database
+    /// itself (""). Returns `None` if it does not exist.
     ///
     /// Anything but a regular file with one link is refused: SQLite would follow it.
     fn checked(&self, suffix: &str) -> Result<Option<Stat>> {
@@ -123,32 +139,32 @@ impl SqlitePath {
         let Some(stat) = self.stat(name.as_name())? else {
             return Ok(None);
         };
-        let shown = || format!("{}{suffix}", self.path.display());
         if !FileType::from_raw_mode(stat.st_mode).is_file() {
-            bail!("image index {} is not a regular file, and is not opened", shown());
+            bail!("{self}{suffix} is not a regular file, and is not opened");
         }
         if stat.st_nlink > 1 {
             bail!(
-                "image index {} has {} links, and is not opened: another file may be meant",
-                shown(),
+                "{self}{suffix} has {} links, and is not opened: one of them may be another program's file",
                 stat.st_nlink
             );
         }
         Ok(Some(stat))
     }
 
-    /// Says whose the file is, when the owner of the cache, as whom it is opened, may be kept out by that.
+    /// Names the owner of the file if that may be why it cannot be opened or written: another user than the
+    /// one as whom it is opened.
     fn strangers(&self, stat: &Stat) -> String {
         if stat.st_uid == self.owner.uid {
             return String::new();
         }
         format!(
-            " (it belongs to user {}, not to user {} who owns the cache directory: chown it)",
+            " (it belongs to user {} and is opened as user {}: change its owner)",
             stat.st_uid, self.owner.uid
         )
     }
 
-    /// Reads bytes 18 and 19 of the file: 2 means that the database is in WAL mode. Must not be called while SQLite has it.
+    /// True if the database is in WAL mode, which bytes 18 and 19 of the file say. Must not be called while
+    /// SQLite has it open.
     fn is_wal(&self, expected: &Stat) -> Result<bool> {
         let _owner = self.owner.act()?;
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
@@ -164,76 +180,78 @@ impl SqlitePath {
     }
 
     fn cannot_open(&self) -> String {
-        format!("cannot open image index {}", self.path.display())
+        format!("cannot open {self}")
     }
 
     fn exchanged(&self) -> anyhow::Error {
-        anyhow!("image index {} was exchanged while it was opened: nothing was written", self.path.display())
+        anyhow!("{self} was replaced while it was opened; nothing was written")
     }
 }
 
 /// A database file, open.
 #[derive(Debug)]
 pub(crate) struct SqliteFile {
-    /// `None` only while it is dropped.
+    /// `None` only while this is dropped.
     connection: Option<Connection>,
-    location: SqlitePath,
+    place: SqlitePath,
     /// Device and inode of the file.
     identity: (u64, u64),
     purpose: Purpose,
-    /// What to say when it cannot be written: whose it is, if that may be the reason.
+    /// The owner of the file, for messages, if that may be why it cannot be written.
     strangers: String,
+    /// True if it is in WAL mode. Not known of a file that was opened for looking.
     is_wal: bool,
 }
 
 impl Drop for SqliteFile {
-    /// Closing can remove a WAL, by path: that too is done as the owner.
+    /// Closes the file as its owner, because closing can remove a WAL by its path.
     fn drop(&mut self) {
-        if let Ok(_owner) = self.location.owner.act() {
+        if let Ok(_owner) = self.place.owner.act() {
             drop(self.connection.take());
         }
     }
 }
 
 impl SqliteFile {
-    /// Opens the index at a location.
-    pub(crate) fn open(location: SqlitePath, purpose: Purpose, wait: &Wait) -> Result<Opening<Self>> {
-        let stat = match location.checked("")? {
+    /// Opens the file at a place.
+    pub(crate) fn open(place: SqlitePath, purpose: Purpose, wait: &Wait) -> Result<Opening<Self>> {
+        let stat = match place.checked("")? {
             Some(stat) => stat,
-            None if purpose == Purpose::Create => Self::make_file(&location)?,
-            None => return Ok(Opening::Nothing(location.path)),
+            None if purpose == Purpose::Create => Self::make_file(&place)?,
+            None => return Ok(Opening::Nothing(place.path)),
         };
         if stat.st_size == 0 && purpose != Purpose::Create {
-            return Ok(Opening::Nothing(location.path));
+            return Ok(Opening::Nothing(place.path));
         }
-        location.checked("-journal")?;
-        let wal = location.checked("-wal")?;
-        let shm = location.checked("-shm")?;
+        place.checked("-journal")?;
+        let wal = place.checked("-wal")?;
+        let shm = place.checked("-shm")?;
         let mut flags = OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let mut path = location.path.clone();
+        let mut path = place.path.clone();
         if purpose == Purpose::Look {
             flags |= OpenFlags::SQLITE_OPEN_READ_ONLY;
-            if location.is_wal(&stat)? {
+            if place.is_wal(&stat)? {
                 if wal.is_none() || shm.is_none() {
                     return Ok(Opening::Unreadable(format!(
-                        "{} is in WAL mode and nobody has it open: reading it would make files beside it",
-                        location.path.display()
+                        "{place} is in WAL mode and no process has it open: reading it would make files \
+                         beside it"
                     )));
                 }
                 flags |= OpenFlags::SQLITE_OPEN_URI;
-                path = uri(&location.path, "readonly_shm=1");
+                path = uri(&place.path, "readonly_shm=1");
             }
         } else {
             flags |= OpenFlags::SQLITE_OPEN_READ_WRITE;
         }
-        let connection = Self::connect(&location, &stat, &path, flags)?;
-        let strangers = location.strangers(&stat);
+        let connection = Self::connect(&place, &stat, &path, flags)?;
+        let strangers = place.strangers(&stat);
         let identity = (stat.st_dev, stat.st_ino);
-        SqliteFile { connection: Some(connection), location, identity, purpose, strangers, is_wal: false }
+        SqliteFile { connection: Some(connection), place, identity, purpose, strangers, is_wal: false }
             .prepare(wait)
     }
 
-    /// Lets a signal end statements, whatever the database itself makes them do (views, triggers); `None` lets it not.
+    /// Lets a signal end statements, however long the views and triggers of the database make them; `None`
+    /// does not.
     pub(crate) fn mind(&mut self, interrupt: Option<Interrupt>) -> Result<(), Refusal> {
         let connection = self.connection.as_mut().expect("the connection is there until this is dropped");
         let handled =
@@ -245,12 +263,13 @@ impl SqliteFile {
         self.connection.as_ref().expect("the connection is there until this is dropped")
     }
 
-    /// Opens the database and makes sure, before any statement runs, that SQLite's descriptor is of the file that was looked at.
-    fn connect(location: &SqlitePath, expected: &Stat, path: &Path, flags: OpenFlags) -> Result<Connection> {
-        let _owner = location.owner.act()?;
+    /// Opens the database, and fails before any statement runs unless SQLite's descriptor is of the file that
+    /// was checked.
+    fn connect(place: &SqlitePath, expected: &Stat, path: &Path, flags: OpenFlags) -> Result<Connection> {
+        let _owner = place.owner.act()?;
         let before = open_descriptors()?;
         let connection = Connection::open_with_flags(path, flags)
-            .with_context(|| format!("{}{}", location.cannot_open(), location.strangers(expected)))?;
+            .with_context(|| format!("{}{}", place.cannot_open(), place.strangers(expected)))?;
         let opened = open_descriptors()?;
         let mut new = opened.iter().filter(|fd| !before.contains(fd));
         let same = |fd: &&String| {
@@ -258,50 +277,51 @@ impl SqliteFile {
                 .is_ok_and(|stat| (stat.st_dev, stat.st_ino) == (expected.st_dev, expected.st_ino))
         };
         if new.clone().next().is_none() || !new.all(|fd| same(&fd)) {
-            return Err(location.exchanged());
+            return Err(place.exchanged());
         }
         Ok(connection)
     }
 
+    /// Returns the path for messages.
     pub(crate) fn path(&self) -> &Path {
-        &self.location.path
+        &self.place.path
     }
 
-    /// Whether it is in WAL mode; only known of one that may be changed.
+    /// True if the database is in WAL mode. Not known of a file that was opened for looking.
     pub(crate) fn is_wal(&self) -> bool {
         self.is_wal
     }
 
-    /// Ends an open transaction, if there is one, without what was done in it.
+    /// Rolls back the open transaction, if there is one.
     pub(crate) fn roll_back(&self) {
-        if let Ok(_owner) = self.location.owner.act()
+        if let Ok(_owner) = self.place.owner.act()
             && !self.db().is_autocommit()
         {
-            // What cannot be rolled back now is rolled back by whoever opens the file next.
+            // If this fails, the next process that opens the file rolls it back.
             let _ = self.db().execute_batch("ROLLBACK");
         }
     }
 
-    fn make_file(location: &SqlitePath) -> Result<Stat> {
-        let _owner = location.owner.act()?;
+    fn make_file(place: &SqlitePath) -> Result<Stat> {
+        let _owner = place.owner.act()?;
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mode = Mode::from_raw_mode(0o644);
-        let file = openat(&location.dir, location.name.as_name().as_c_str(), flags, mode)
-            .with_context(|| format!("cannot make image index {}", location.path.display()))?;
+        let file = openat(&place.dir, place.name.as_name().as_c_str(), flags, mode)
+            .with_context(|| format!("cannot create {place}"))?;
         Ok(rustix::fs::fstat(&file)?)
     }
 
     fn prepare(mut self, wait: &Wait) -> Result<Opening<Self>> {
         self.mind(Some(wait.interrupt.clone())).map_err(Refusal::into_error)?;
         let purpose = self.purpose;
-        let _owner = self.location.owner.act()?;
+        let _owner = self.place.owner.act()?;
         self.db().busy_timeout(SLICE)?;
-        if let Some((_, create)) = self.location.contents.table
+        if let Some((_, create)) = self.place.contents.table
             && purpose == Purpose::Create
         {
             self.patiently(wait, |c| c.execute_batch(create)).map_err(Refusal::into_error)?;
         }
-        let table = self.location.contents.table;
+        let table = self.place.contents.table;
         let name = table.map_or("", |(name, _)| name);
         let tables = self.patiently(wait, |c| {
             c.query_row("SELECT count(*), total(name = ?1) FROM sqlite_schema", [name], |r| {
@@ -309,17 +329,17 @@ impl SqliteFile {
             })
         });
         match tables {
-            Ok((0, _)) => return Ok(Opening::Nothing(self.location.path.clone())),
+            Ok((0, _)) => return Ok(Opening::Nothing(self.place.path.clone())),
             Ok((_, 0.0)) if table.is_some() => bail!(
                 "{} is a database, but not an {} of Glance: it has no table {name}",
-                self.location.path.display(),
-                self.location.contents.name
+                self.place.path.display(),
+                self.place.contents.name
             ),
             Ok(_) => {}
             Err(Refusal::NeedsWrite(_)) => {
                 return Ok(Opening::Unreadable(format!(
                     "{} has a journal of a killed process to roll back, which only a changing command does",
-                    self.location.path.display()
+                    self.place
                 )));
             }
             Err(Refusal::Busy(e)) if purpose == Purpose::Look => {
@@ -328,7 +348,7 @@ impl SqliteFile {
             Err(refusal) => return Err(refusal.into_error()),
         }
         if purpose != Purpose::Look {
-            // Never MEMORY or OFF, whatever this SQLite was built with: the roll-back must survive us.
+            // Never MEMORY or OFF, whatever SQLite was built with: the journal must survive this process.
             let mode: String = self
                 .patiently(wait, |c| c.query_row("PRAGMA journal_mode", [], |r| r.get(0)))
                 .map_err(Refusal::into_error)?;
@@ -336,24 +356,25 @@ impl SqliteFile {
                 self.db().query_row("PRAGMA journal_mode = DELETE", [], |_| Ok(()))?;
             }
             self.is_wal = mode == "wal";
-            // No temporary files: the disk may be full.
+            // Without temporary files: the disk may be full.
             self.db().execute_batch("PRAGMA temp_store = MEMORY")?;
             self.db().execute_batch(&format!("PRAGMA cache_size = -{PAGE_CACHE}"))?;
         }
         Ok(Opening::Open(self))
     }
 
-    /// As `patiently`, as the owner of the file.
+    /// Runs a statement as the owner of the file, again and again while the database is busy, until the wait
+    /// is over.
     pub(crate) fn run<T>(
         &self,
         wait: &Wait,
         run: impl FnMut(&Connection) -> rusqlite::Result<T>,
     ) -> Result<T, Refusal> {
-        let _owner = self.location.owner.act().map_err(Refusal::Broken)?;
+        let _owner = self.place.owner.act().map_err(Refusal::Broken)?;
         self.patiently(wait, run)
     }
 
-    /// Runs a statement, again and again while the database is busy, until the wait is over.
+    /// As [`SqliteFile::run`], for a caller that acts as the owner already.
     fn patiently<T>(
         &self,
         wait: &Wait,
@@ -361,13 +382,13 @@ impl SqliteFile {
     ) -> Result<T, Refusal> {
         let deadline = wait.deadline();
         loop {
-            // What SQLite finds there it opens to read, and would wait for the other end of a FIFO.
-            self.location.checked("-journal").map_err(Refusal::Broken)?;
+            // SQLite opens whatever is in this place, and would wait for the other end of a FIFO.
+            self.place.checked("-journal").map_err(Refusal::Broken)?;
             match run(self.db()) {
                 Ok(value) => return Ok(value),
                 Err(e) => match self.refusal(&e) {
                     Refusal::Busy(_) if wait.interrupt.raised() => return Err(Refusal::Interrupted),
-                    // Glance's turn: a writer that waits keeps new readers out.
+                    // A break for Glance: a writer that waits keeps new readers out.
                     Refusal::Busy(_) if Instant::now() < deadline => std::thread::sleep(BREAK),
                     Refusal::Busy(_) => return Err(Refusal::Busy(self.still_busy(wait))),
                     refusal => return Err(refusal),
@@ -376,7 +397,7 @@ impl SqliteFile {
         }
     }
 
-    /// Says who kept the index busy, as far as the kernel tells.
+    /// Names the processes that hold the file, as far as the kernel tells.
     fn still_busy(&self, wait: &Wait) -> anyhow::Error {
         let locks = std::fs::read_to_string("/proc/locks").unwrap_or_default();
         let (device, inode) = self.identity;
@@ -385,50 +406,51 @@ impl SqliteFile {
             holders(&locks, device, inode).into_iter().filter(|pid| *pid != own).map(process).collect();
         let who = if holders.is_empty() { "another process".to_owned() } else { holders.join(", ") };
         let seconds = wait.limit.as_secs_f64();
-        anyhow!("image index {} was still locked by {who} after {seconds:.0} s", self.location.path.display())
+        anyhow!("{} was still locked by {who} after {seconds:.0} s", self.place)
     }
 
-    /// Tells why SQLite refused, with the path and, where known, what to do.
+    /// Returns why SQLite refused, with the path and, where known, with what to do.
     fn refusal(&self, error: &rusqlite::Error) -> Refusal {
-        let path = self.location.path.display();
-        // SQLite quotes what stands in the database.
+        let file = &self.place;
+        // SQLite quotes the contents of the database.
         let why = escaped(error.to_string().as_bytes());
-        let full = || Refusal::Full(anyhow!("no space left for the journal of image index {path}"));
+        let full = || Refusal::Full(anyhow!("no space left for the journal of {file}"));
         match error.sqlite_error_code() {
             Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
-                Refusal::Busy(anyhow!("image index {path} is locked: {why}"))
+                Refusal::Busy(anyhow!("{file} is locked: {why}"))
             }
             Some(ErrorCode::OperationInterrupted) => Refusal::Interrupted,
             Some(ErrorCode::DiskFull) => full(),
-            // SQLite reports a journal it could not create, or a write that failed, without the reason.
+            // SQLite gives no reason for a journal that it cannot create, or a write that fails.
             Some(ErrorCode::CannotOpen | ErrorCode::SystemIoFailure) if self.disk_is_full() => full(),
             Some(ErrorCode::ReadOnly) if self.purpose == Purpose::Look => {
-                Refusal::NeedsWrite(anyhow!("image index {path} cannot be read without writing: {why}"))
+                Refusal::NeedsWrite(anyhow!("{file} cannot be read without writing: {why}"))
             }
             Some(ErrorCode::ReadOnly) => {
-                Refusal::Broken(anyhow!("image index {path} cannot be written{}: {why}", self.strangers))
+                Refusal::Broken(anyhow!("{file} cannot be written{}: {why}", self.strangers))
             }
             Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => {
-                Refusal::Broken(anyhow!("image index {path} is damaged: {why}"))
+                Refusal::Broken(anyhow!("{file} is damaged: {why}"))
             }
             Some(ErrorCode::CannotOpen) => {
-                Refusal::Broken(anyhow!("cannot open image index {path} or its journal: {why}"))
+                Refusal::Broken(anyhow!("cannot open {file} or its journal: {why}"))
             }
-            _ => Refusal::Broken(anyhow!("cannot use image index {path}: {why}")),
+            _ => Refusal::Broken(anyhow!("cannot use {file}: {why}")),
         }
     }
 
-    /// Whether the owner of the cache can write nothing more here, be it for want of blocks, of inodes or of quota. SQLite does not
-    /// tell, and free space says nothing of quotas: a file without a name shows it, and is gone when it is closed.
+    /// True if the owner can write nothing more here, for want of blocks, of inodes or of quota. SQLite does
+    /// not say so, and free space says nothing about quotas. So some bytes are written to a file without a
+    /// name, which vanishes with its descriptor.
     fn disk_is_full(&self) -> bool {
         let full = |e| matches!(e, Errno::NOSPC | Errno::DQUOT);
-        let Ok(_owner) = self.location.owner.act() else { return false };
+        let Ok(_owner) = self.place.owner.act() else { return false };
         let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
-        let file = match openat(&self.location.dir, c".", flags, Mode::from_raw_mode(0o600)) {
+        let file = match openat(&self.place.dir, c".", flags, Mode::from_raw_mode(0o600)) {
             Ok(file) => file,
-            // No such files on this file system: a little space is taken for none.
+            // This file system has no such files: a little space is taken for none.
             Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => {
-                return rustix::fs::fstatvfs(self.location.dir.as_fd())
+                return rustix::fs::fstatvfs(self.place.dir.as_fd())
                     .is_ok_and(|fs| available(&fs) < PROBE as u64 || (fs.f_files > 0 && fs.f_favail == 0));
             }
             Err(e) => return full(e),
@@ -444,22 +466,23 @@ impl SqliteFile {
         false
     }
 
-    /// Before files go, puts on disk whatever the commit will need: the journal, with the page that the commit itself changes (setting the
-    /// user version to what it is touches that page and nothing else), and the pages changed so far.
+    /// Writes to the disk whatever the commit will need, before files are removed: the pages changed so far,
+    /// and the journal with the page that the commit itself changes. (Setting the user version to its own
+    /// value touches that page, and nothing else.)
     pub(crate) fn secure(&self) -> rusqlite::Result<()> {
         let version: i32 = self.db().query_row("PRAGMA user_version", [], |r| r.get(0))?;
         self.db().execute_batch(&format!("PRAGMA user_version = {version}"))?;
         self.db().cache_flush()
     }
 
-    /// Runs a change inside the open transaction, as the owner of the cache.
+    /// Runs a change inside the open transaction, as the owner of the file.
     pub(crate) fn change<T>(&self, run: impl FnOnce(&Self) -> rusqlite::Result<T>) -> Result<T, Refusal> {
-        let _owner = self.location.owner.act().map_err(Refusal::Broken)?;
+        let _owner = self.place.owner.act().map_err(Refusal::Broken)?;
         run(self).map_err(|e| self.refusal(&e))
     }
 }
 
-/// The names of this process's descriptors, without the one that lists them.
+/// Returns the names of this process's descriptors, without the one that lists them.
 fn open_descriptors() -> Result<Vec<String>> {
     let shown = "cannot see which files this process has open: /proc must be mounted";
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -473,7 +496,7 @@ fn open_descriptors() -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// Returns a path as the URI form that SQLite takes options in.
+/// Returns a path as a URI, in which SQLite accepts options.
 fn uri(path: &Path, options: &str) -> PathBuf {
     let mut text = String::from("file:");
     for byte in path.as_os_str().as_encoded_bytes() {

@@ -1,9 +1,13 @@
-//! Where the central database is: an `SQLAlchemy` URL, as `[database] connection` has it, turned into a address to connect to.
+//! The address of Glance's database: `[database] connection` is an `SQLAlchemy` URL, and is turned into an
+//! [`Address`].
 //!
-//! Understands what deployments write: the dialects with any driver behind a `+`, percent-encoded credentials, IPv6 hosts, Unix
-//! sockets, the TLS options of `PyMySQL`, mysqlclient and libpq, and `PyMySQL`'s `read_default_file`. Options that say nothing about
-//! where, who and how safely are ignored. No message holds any part of the URL but option names and paths: it may hold a
-//! password anywhere. Shown, a address is its dialect, host, port and database, never its user or password.
+//! It reads what deployments write: the dialects with any driver after a `+`, percent-encoded credentials,
+//! IPv6 hosts, Unix sockets, the TLS options of `PyMySQL`, mysqlclient and libpq, and `PyMySQL`'s
+//! `read_default_file`. Options that concern neither the place, nor the user, nor the safety of the
+//! connection are ignored.
+//!
+//! A URL may hold a password anywhere. So no message repeats any part of it but option names and paths, and
+//! an address is shown as its dialect, host, port and database, never with its user or password.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -12,26 +16,27 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 
 use super::Dialect;
+use crate::names::escaped;
 use crate::net::tls::{Tls, TlsMode};
 
-/// A database to connect to.
+/// A database to connect to, and how.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Address {
     pub(crate) dialect: Dialect,
-    /// Hosts with ports, in the order to try; for SQLite and sockets empty.
+    /// Hosts with ports, in the order to try. Empty for SQLite and sockets.
     pub(crate) hosts: Vec<(String, u16)>,
-    /// A Unix socket; PostgreSQL: the directory of the socket, with the port that names it.
+    /// A Unix socket. For PostgreSQL the directory of the socket, with the port that names it.
     pub(crate) socket: Option<(PathBuf, u16)>,
     pub(crate) user: Option<String>,
     pub(crate) password: Option<String>,
-    /// The database's name; SQLite: the path of its file.
+    /// The name of the database. For SQLite the path of its file.
     pub(crate) database: String,
     pub(crate) tls: Tls,
-    /// The URL's own limit for connecting.
+    /// The limit for connecting, if the URL has one.
     pub(crate) connect_timeout: Option<Duration>,
-    /// libpq's `options`: settings for the session.
+    /// libpq's `options`: settings of the session.
     pub(crate) options: Option<String>,
-    /// Whether, of several hosts, only one that takes writes will do.
+    /// True if only a host that accepts writes will do.
     pub(crate) writable: bool,
 }
 
@@ -62,7 +67,7 @@ impl fmt::Display for Address {
 }
 
 impl Address {
-    /// Whether a password stands in it: it must then not come from the command line.
+    /// True if the URL holds a password, and must not be given on the command line.
     pub(crate) fn has_password(url: &str) -> bool {
         Url::split(url).is_ok_and(|url| {
             url.password.is_some()
@@ -70,7 +75,7 @@ impl Address {
         })
     }
 
-    /// Parses a URL, reading the file of its `read_default_file` where it has one.
+    /// Parses a URL. If it has a `read_default_file`, that file is read.
     pub(crate) fn parse(url: &str) -> Result<Self> {
         let url = Url::split(url)?;
         match url.dialect {
@@ -78,6 +83,21 @@ impl Address {
             Dialect::MySql => Self::mysql(url),
             Dialect::PostgreSql => Self::postgresql(url),
         }
+    }
+
+    /// Returns a server's message without the credentials that were sent to it, escaped. Messages repeat the
+    /// user, and may repeat anything.
+    pub(super) fn without_credentials(&self, text: &str) -> String {
+        let mut text = text.to_owned();
+        if let Some(password) = self.password.as_deref().filter(|password| !password.is_empty()) {
+            text = text.replace(password, "***");
+        }
+        if let Some(user) = self.user.as_deref().filter(|user| !user.is_empty()) {
+            for quote in ['\'', '"'] {
+                text = text.replace(&format!("{quote}{user}{quote}"), &format!("{quote}***{quote}"));
+            }
+        }
+        escaped(text.as_bytes())
     }
 
     fn new(url: &Url) -> Self {
@@ -127,7 +147,9 @@ impl Address {
         address.connect_timeout = seconds(timeout)?;
         let port = match (url.port, port) {
             (Some(port), _) => port,
-            (None, Some(text)) => text.parse().map_err(|_| anyhow!("the option port is no port number"))?,
+            (None, Some(text)) => {
+                text.parse().map_err(|_| anyhow!("the option port must be a port number"))?
+            }
             (None, None) => 3306,
         };
         match (url.host.clone().or(host), socket) {
@@ -142,18 +164,18 @@ impl Address {
         let mut address = Address::new(&url);
         let port = url
             .take("port")
-            .map(|text| text.parse().map_err(|_| anyhow!("the option port is no port number")));
+            .map(|text| text.parse().map_err(|_| anyhow!("the option port must be a port number")));
         let port = url.port.or(port.transpose()?).unwrap_or(5432);
         let mut hosts: Vec<(String, u16)> = url.host.clone().map(|host| (host, port)).into_iter().collect();
         while let Some(more) = url.take("host") {
             for host in more.split(',') {
-                // Several hosts are written host:port, each an option of its own.
+                // Several hosts are written as host:port, each in an option of its own.
                 let (name, number) = match host.rsplit_once(':') {
                     Some((name, number)) if !name.contains(':') && !host.starts_with('/') => (
                         name,
-                        number
-                            .parse()
-                            .map_err(|_| anyhow!("the option host has no port number behind its colon"))?,
+                        number.parse().map_err(|_| {
+                            anyhow!("the option host must have a port number after its colon")
+                        })?,
                     ),
                     _ => (host, port),
                 };
@@ -186,9 +208,10 @@ impl Address {
     }
 }
 
-/// TLS as `PyMySQL`, mysqlclient and the my.cnf they read ask for it.
+/// Reads the TLS options of `PyMySQL`, mysqlclient and the my.cnf files that they read.
 ///
-/// Any of the options asks for TLS, and asked for it is verified, host name and all, unless one says otherwise.
+/// Any of the options asks for TLS. It then includes the check of the certificate and its host name, unless
+/// an option says otherwise.
 fn mysql_tls(option: &mut impl FnMut(&str) -> Option<String>) -> Result<Tls> {
     let text = |value: Option<String>| value.filter(|text| !text.is_empty());
     let ca = text(option("ssl_ca")).map(PathBuf::from);
@@ -224,7 +247,7 @@ fn mysql_tls(option: &mut impl FnMut(&str) -> Option<String>) -> Result<Tls> {
     Ok(Tls { mode, ca, identity })
 }
 
-/// TLS as libpq does it, but `require` is verified.
+/// Reads the TLS options of libpq. Other than there, `require` includes the check of the certificate.
 fn postgresql_tls(option: &mut impl FnMut(&str) -> Option<String>) -> Result<Tls> {
     let text = |value: Option<String>| value.filter(|text| !text.is_empty());
     let ca = text(option("sslrootcert")).filter(|ca| ca != "system").map(PathBuf::from);
@@ -248,7 +271,7 @@ fn identity(
 ) -> Result<Option<(PathBuf, PathBuf)>> {
     match (certificate, key) {
         (None, None) => Ok(None),
-        // One file may hold both.
+        // One file may hold the certificate and its key.
         (Some(certificate), key) => Ok(Some((certificate.clone().into(), key.unwrap_or(certificate).into()))),
         (None, Some(_)) => bail!("{key_name} is set, but {certificate_name} is not"),
     }
@@ -262,11 +285,11 @@ fn is_on(text: &str) -> Option<bool> {
     }
 }
 
-/// The URL's limit for connecting. None, or one that waits for ever, leaves it at ours.
+/// Reads the limit for connecting. Without one, or with one that means for ever, our own applies.
 fn seconds(text: Option<String>) -> Result<Option<Duration>> {
     let Some(text) = text else { return Ok(None) };
     let seconds: i64 =
-        text.parse().map_err(|_| anyhow!("the option connect_timeout is no number of seconds"))?;
+        text.parse().map_err(|_| anyhow!("the option connect_timeout must be a number of seconds"))?;
     Ok(u64::try_from(seconds).ok().filter(|seconds| *seconds > 0).map(Duration::from_secs))
 }
 
@@ -279,7 +302,7 @@ impl Defaults {
         let group = find("read_default_group");
         let file = find("read_default_file").or_else(|| group.is_some().then(|| "/etc/my.cnf".to_owned()));
         let Some(file) = file else { return Ok(Defaults(Vec::new())) };
-        // A client that went on without it would do without the TLS that it asks for.
+        // Going on without the file would mean to go on without the TLS that it asks for.
         let text = std::fs::read_to_string(Path::new(&file))
             .with_context(|| format!("cannot read {file}, which the option read_default_file names"))?;
         Ok(Defaults(group_of(&text, group.as_deref().unwrap_or("client"))))
@@ -290,7 +313,7 @@ impl Defaults {
     }
 }
 
-/// Reads one group of a my.cnf; its underscores are dashes, except in names that have none there.
+/// Reads one group of a my.cnf. Underscores in names become dashes.
 fn group_of(text: &str, group: &str) -> Vec<(String, String)> {
     let mut options = Vec::new();
     let mut inside = false;
@@ -310,7 +333,7 @@ fn group_of(text: &str, group: &str) -> Vec<(String, String)> {
     options
 }
 
-/// A URL taken apart as `SQLAlchemy` does.
+/// A URL, split into its parts as `SQLAlchemy` does.
 struct Url {
     dialect: Dialect,
     user: Option<String>,
@@ -318,24 +341,26 @@ struct Url {
     host: Option<String>,
     port: Option<u16>,
     database: Option<String>,
-    /// In the order they stand there.
+    /// In the order of the URL.
     query: Vec<(String, String)>,
 }
 
 impl Url {
-    /// As `make_url` of `SQLAlchemy` 2.1 does it: a password goes on to the first `@`, whatever else is in it, a user name to the
-    /// last one before a colon or slash, and an option without a value is none.
+    /// Splits a URL as `make_url` of `SQLAlchemy` 2.1 does. A password ends at the first `@`, whatever else
+    /// is in it, a user name at the last one before a colon or slash, and an option without a value is no
+    /// option.
     ///
-    /// It differs in refusing what cannot be meant: text behind the bracket of an IPv6 address, which is dropped there, percent
-    /// codes that are no UTF-8, ports in other than plain digits.
+    /// Other than there, some mistakes are refused: text after the bracket of an IPv6 address (ignored
+    /// there), percent codes that are no UTF-8, and ports that are not plain digits.
     fn split(url: &str) -> Result<Self> {
-        let (name, rest) = url.trim().split_once("://").context("it is no URL of the form dialect://...")?;
+        let (name, rest) =
+            url.trim().split_once("://").context("it must be a URL of the form dialect://...")?;
         let driver = |c: char| c.is_alphanumeric() || c == '_' || c == '+';
         let dialect = match name.split('+').next() {
             Some("mysql" | "mariadb") if name.chars().all(driver) => Dialect::MySql,
             Some("postgresql") if name.chars().all(driver) => Dialect::PostgreSql,
             Some("sqlite") if name.chars().all(driver) => Dialect::Sqlite,
-            _ => bail!("its dialect is none of mysql, mariadb, postgresql and sqlite"),
+            _ => bail!("its dialect must be mysql, mariadb, postgresql or sqlite"),
         };
         let (user, rest) = rest.split_at(rest.find([':', '/']).unwrap_or(rest.len()));
         let password = rest.strip_prefix(':').and_then(|rest| rest.split_once('@'));
@@ -364,7 +389,7 @@ impl Url {
             },
         };
         let port = port.map(str::parse).transpose().map_err(|_| {
-            anyhow!("its port is no number (a password with @ in it must be percent-encoded)")
+            anyhow!("its port must be a number (a password with @ in it must be percent-encoded)")
         })?;
         let query = query
             .split('&')
@@ -375,14 +400,14 @@ impl Url {
         Ok(Url { dialect, user, password, host, port, database, query })
     }
 
-    /// Takes the first option of that name out.
+    /// Removes the first option of this name and returns its value.
     fn take(&mut self, name: &str) -> Option<String> {
         let position = self.query.iter().position(|(key, _)| key == name)?;
         Some(self.query.remove(position).1)
     }
 }
 
-/// Replaces `%XX`; what is no such code stays, as in Python.
+/// Replaces `%XX`. As in Python, an invalid code stays as it is.
 fn decoded(text: &str) -> Result<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
@@ -402,22 +427,6 @@ fn decoded(text: &str) -> Result<String> {
     String::from_utf8(bytes).map_err(|_| anyhow!("it is not UTF-8 once its percent codes are replaced"))
 }
 
-impl Address {
-    /// A server's words without what was sent to it: they can repeat the user, and nothing keeps them from more.
-    pub(super) fn without_credentials(&self, text: &str) -> String {
-        let mut text = text.to_owned();
-        if let Some(password) = self.password.as_deref().filter(|password| !password.is_empty()) {
-            text = text.replace(password, "***");
-        }
-        if let Some(user) = self.user.as_deref().filter(|user| !user.is_empty()) {
-            for quote in ['\'', '"'] {
-                text = text.replace(&format!("{quote}{user}{quote}"), &format!("{quote}***{quote}"));
-            }
-        }
-        crate::names::escaped(text.as_bytes())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::cell::RefCell;
@@ -429,7 +438,7 @@ mod tests {
     use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
     use serde_json::{Value, json};
 
-    use crate::database::url::*;
+    use super::*;
 
     fn parsed(url: &str) -> Address {
         Address::parse(url).unwrap()
@@ -567,7 +576,7 @@ mod tests {
         }
     }
 
-    /// What a URL may be made of, each of it where it hurts.
+    /// URLs made of parts that are hard to read.
     fn urls() -> impl Strategy<Value = String> {
         let text = prop_oneof![
             4 => "[a-z0-9]{0,4}",
@@ -604,8 +613,9 @@ mod tests {
         )
     }
 
-    /// Every URL means the same to us and to the `SQLAlchemy` of the Python named by `GLANCE_CACHE_TEST_PYTHON`, or both refuse it,
-    /// but for what [`Url::split`] refuses on purpose.
+    /// Every URL means the same here and to the `SQLAlchemy` of the Python named by
+    /// `GLANCE_CACHE_TEST_PYTHON`, or both refuse it, except for the mistakes that [`Url::split`] refuses on
+    /// purpose.
     #[test]
     #[ignore = "needs GLANCE_CACHE_TEST_PYTHON, a Python with glance 33"]
     #[expect(clippy::disallowed_methods, reason = "a test finds its peer through the environment")]
@@ -678,8 +688,8 @@ mod tests {
         peer.wait().unwrap();
         let [both, same, port, utf8, bracket] = counts.into_inner();
         println!(
-            "{cases} URLs: {same} the same, {both} refused by both; refused by us on purpose: {port} for the port, {utf8} for \
-             percent codes that are no UTF-8, {bracket} for a bracket"
+            "{cases} URLs: {same} the same, {both} refused by both; refused only here: {port} for the port, \
+             {utf8} for percent codes that are no UTF-8, {bracket} for a bracket"
         );
         outcome.unwrap();
     }
@@ -689,7 +699,8 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(
             file.path(),
-            "# RHOSO's\n[mysql]\nuser=other\n[client]\nuser = g\npassword='s3cret'\nssl-ca=/etc/ca.pem\nssl\nport=3310\n",
+            "# RHOSO's\n[mysql]\nuser=other\n[client]\nuser = g\npassword='s3cret'\n\
+             ssl-ca=/etc/ca.pem\nssl\nport=3310\n",
         )
         .unwrap();
         let url = format!("mysql+pymysql://db/glance?read_default_file={}", file.path().display());

@@ -1,8 +1,8 @@
-//! A connection on a thread of its own, so that nothing it waits for can keep the command waiting.
+//! A connection on a thread of its own, so that no wait of it keeps the command waiting.
 //!
-//! Names that do not resolve, a server that takes the connection and says nothing, one that is stopped in the middle of an
-//! answer: whoever asks gets an answer within the time set, or an error, and a signal is heard meanwhile. A thread that is
-//! still waiting then is left behind; it ends with the process.
+//! A name may not resolve, a server may accept the connection and say nothing, or stop in the middle of an
+//! answer. The caller gets an answer within the time limit or an error, and a signal ends the wait. A thread
+//! that is still waiting then is left behind; it ends with the process.
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
@@ -13,46 +13,49 @@ use anyhow::anyhow;
 use super::{Cell, Refusal};
 use crate::interrupt::Interrupt;
 
-/// How long a statement may take. All of them are bounded by the size of a batch or a page, but for the sums over the whole
-/// table, which come to this with some ten million rows.
+/// How long a statement may take. Each is bounded by the size of a batch or a page, except the sums over the
+/// whole table, which take this long with about ten million rows.
 const STATEMENT: Duration = Duration::from_secs(10);
-/// How often a signal is looked for ...
+/// The time between two looks for a signal.
 const LOOK: Duration = Duration::from_millis(100);
-/// ... and how long a statement under way is waited for after it.
+/// How long a statement may go on after a signal.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// A client of a database server. Texts are given as parameters; numbers and image ids stand in the statement.
-pub(super) trait Client {
+/// A connection to a database server, as its thread uses it. Texts are given as parameters; numbers and image
+/// ids stand in the statement.
+pub(super) trait Server {
+    /// Runs a query. Each `?` in it stands for one of the texts.
     fn query(&mut self, sql: &str, texts: &[String]) -> Result<Vec<Vec<Cell>>, Refusal>;
 
-    /// Runs a statement and tells how many rows it changed.
+    /// Runs a statement and returns how many rows it changed.
     fn execute(&mut self, sql: &str) -> Result<u64, Refusal>;
 
-    /// Whether the connection is gone.
+    /// True if the connection is lost.
     fn is_lost(&self) -> bool;
 }
 
-type Job = Box<dyn FnOnce(&mut dyn Client) + Send>;
+/// What the thread does with the connection.
+type Statement = Box<dyn FnOnce(&mut dyn Server) + Send>;
 
-/// A client on its thread.
+/// A connection and its thread.
 pub(super) struct Worker {
-    jobs: Option<Sender<Job>>,
+    jobs: Option<Sender<Statement>>,
     thread: Option<JoinHandle<()>>,
     interrupt: Interrupt,
     lost: bool,
-    /// What messages name it.
+    /// The name of the database in messages.
     shown: String,
 }
 
 impl Worker {
-    /// Opens a client on a new thread, within this time.
-    pub(super) fn open<C: Client>(
+    /// Opens a connection on a new thread, within this time.
+    pub(super) fn open<C: Server>(
         shown: String,
         open: impl FnOnce() -> Result<C, Refusal> + Send + 'static,
         limit: Duration,
         interrupt: &Interrupt,
     ) -> Result<Self, Refusal> {
-        let (jobs, queue) = channel::<Job>();
+        let (jobs, queue) = channel::<Statement>();
         let (tell, opened) = channel();
         let thread = std::thread::Builder::new()
             .name("database".into())
@@ -81,31 +84,34 @@ impl Worker {
         }
     }
 
+    /// Runs a query. Each `?` in it stands for one of the texts.
     pub(super) fn query(&mut self, sql: &str, texts: &[&str]) -> Result<Vec<Vec<Cell>>, Refusal> {
         let (sql, texts) = (sql.to_owned(), texts.iter().map(|&text| text.to_owned()).collect::<Vec<_>>());
         self.run(move |client| client.query(&sql, &texts))
     }
 
+    /// Runs a statement and returns how many rows it changed.
     pub(super) fn execute(&mut self, sql: &str) -> Result<u64, Refusal> {
         let sql = sql.to_owned();
         self.run(move |client| client.execute(&sql))
     }
 
-    /// Whether the connection is gone, or was given up.
+    /// True if the connection is lost, or was given up.
     pub(super) fn is_lost(&self) -> bool {
         self.lost
     }
 
+    /// Runs something on the connection and waits for its result.
     fn run<T: Send + 'static>(
         &mut self,
-        job: impl FnOnce(&mut dyn Client) -> Result<T, Refusal> + Send + 'static,
+        job: impl FnOnce(&mut dyn Server) -> Result<T, Refusal> + Send + 'static,
     ) -> Result<T, Refusal> {
         let (tell, answer) = channel();
-        let job: Job = Box::new(move |client| {
+        let statement: Statement = Box::new(move |client| {
             let result = job(client);
             let _ = tell.send((result, client.is_lost()));
         });
-        if self.lost || self.jobs.as_ref().is_none_or(|jobs| jobs.send(job).is_err()) {
+        if self.lost || self.jobs.as_ref().is_none_or(|jobs| jobs.send(statement).is_err()) {
             self.lost = true;
             return Err(Refusal::Broken(anyhow!("the connection to the database ({}) is lost", self.shown)));
         }
@@ -114,6 +120,7 @@ impl Worker {
         result
     }
 
+    /// Waits for an answer of the thread. Without one the connection is given up.
     fn wait<T>(&mut self, answer: &Receiver<T>, limit: Duration) -> Result<T, Refusal> {
         let mut deadline = Instant::now() + limit;
         let mut interrupted = false;
@@ -142,7 +149,7 @@ impl Worker {
 }
 
 impl Drop for Worker {
-    /// Says goodbye to a server that still listens.
+    /// Closes the connection properly, unless it was given up.
     fn drop(&mut self) {
         drop(self.jobs.take());
         if let Some(thread) = self.thread.take().filter(|_| !self.lost) {

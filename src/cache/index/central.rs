@@ -1,27 +1,29 @@
-//! The central index: rows of all nodes' caches in Glance's own database, of which this is one node's part.
+//! The central index: Glance's own database holds the rows of all nodes' caches, of which this is one node's
+//! part.
 //!
-//! **Few statements.** Rows are read in pages, looked at again, deleted and inserted some hundred at a time, always by their
-//! primary key: nothing scans the table for an image, and no lock is taken on another node's rows.
+//! **Few statements.** Rows are read in pages, checked again, deleted and inserted some hundred at a time,
+//! always by their primary key. Nothing scans the table for an image, and no row of another node is locked.
 //!
-//! **The second look** is a locking read (`FOR UPDATE`) of last use and hits: a plain read would show an old snapshot under
-//! REPEATABLE READ. Only after it are rows deleted, then the caller's files, then it is committed. Last use has whole seconds on
-//! MariaDB, but Glance counts a hit with every use.
+//! **The second look** is a locking read (`FOR UPDATE`) of last use and hits: a plain read would show an old
+//! snapshot under REPEATABLE READ. After it rows are deleted, then the caller removes the files, then the
+//! transaction is committed. Last use has whole seconds on MariaDB, but Glance counts a hit with every use.
 //!
-//! **Conflicts.** Deadlocks, lock timeouts, serialization failures and rows that somebody else has just inserted start the
-//! transaction again, as long as the caller is ready to wait; before the commit nothing else was done in it. A commit that is
-//! refused (Galera certifies only there) is the caller's to repeat, for by then files are gone. A connection that is lost is made
-//! anew for the next transaction, once.
+//! **Conflicts.** After a deadlock, a lock timeout, a serialization failure or a row that another process has
+//! just inserted, the transaction starts again, as long as the caller is ready to wait; before the commit
+//! nothing else was done in it. A commit that is refused (Galera detects conflicts only there) is for the
+//! caller to repeat, because files are removed by then. A lost connection is replaced once, for the next
+//! transaction.
 //!
-//! **Times** are naive UTC in the tables. They are asked for as numbers, so that no session's or server's time zone has a say,
-//! and compared bit by bit: the same value is read the same way.
+//! **Times** are UTC in the tables, without saying so. They are asked for as numbers, so that no time zone of
+//! a session or server matters, and compared bit by bit: the same value is read in the same way.
 //!
-//! Nothing is ever registered here: a node that the database does not know is somebody's mistake to mend.
+//! No node is ever registered here: a node that the database does not know is a mistake in the settings.
 
 use std::collections::{HashMap, HashSet};
 
 use anyhow::{Result, anyhow};
 
-use super::{Claim, Index, Target as Victim};
+use super::{Condition, Index, Victim};
 use crate::cache::entry::{BadRow, Image, Row};
 use crate::cache::inventory::Joiner;
 use crate::database::{CHUNK, Cell, Database, PAGE, Refusal, joined, naive};
@@ -36,25 +38,27 @@ pub(crate) struct Central {
     locked: HashSet<i64>,
 }
 
-/// What a locking read saw of a row.
-struct Locked {
+/// A row of this node, as a locking read saw it.
+struct LockedRow {
     id: String,
     last_accessed: f64,
     hits: i64,
 }
 
 impl Central {
+    /// Makes the index of the node with this key.
     pub(crate) fn new(database: Database, node: i64) -> Self {
         Central { database, node, locked: HashSet::new() }
     }
 
     /// Reads and locks rows of this node.
-    fn lock(&mut self, keys: &[i64]) -> Result<HashMap<i64, Locked>, Refusal> {
+    fn lock(&mut self, keys: &[i64]) -> Result<HashMap<i64, LockedRow>, Refusal> {
         let dialect = self.database.dialect();
         let mut found = HashMap::with_capacity(keys.len());
         for chunk in keys.chunks(CHUNK) {
             let sql = format!(
-                "SELECT id, image_id, {}, hits FROM {} WHERE id IN ({}) AND node_reference_id = {} ORDER BY id{}",
+                "SELECT id, image_id, {}, hits FROM {} \
+                 WHERE id IN ({}) AND node_reference_id = {} ORDER BY id{}",
                 dialect.epoch("last_accessed"),
                 dialect.by_key(),
                 joined(chunk),
@@ -63,14 +67,15 @@ impl Central {
             );
             for row in self.database.query(&sql, &[])? {
                 let [key, id, used, hits] = four(row);
-                let row = Locked { id: id.text(), last_accessed: used.epoch(dialect), hits: hits.integer() };
+                let row =
+                    LockedRow { id: id.text(), last_accessed: used.epoch(dialect), hits: hits.integer() };
                 found.insert(key.integer(), row);
             }
         }
         Ok(found)
     }
 
-    /// Which of these images have a row now.
+    /// Returns those of these images that have a row now.
     fn tracked(&mut self, ids: &[ImageId]) -> Result<HashSet<String>, Refusal> {
         let mut found = HashSet::new();
         for chunk in ids.chunks(CHUNK) {
@@ -85,40 +90,42 @@ impl Central {
         Ok(found)
     }
 
-    /// Looks at every claim again, and locks the rows there are. Returns what holds, and the keys of the rows to delete.
-    fn claims(&mut self, targets: &[Victim]) -> Result<(Vec<bool>, Vec<i64>), Refusal> {
-        let keys: Vec<i64> = targets.iter().filter_map(key).collect();
+    /// Looks at every condition again, and locks the rows there are. Returns which conditions hold, and the
+    /// keys of the rows to delete.
+    fn check(&mut self, victims: &[Victim]) -> Result<(Vec<bool>, Vec<i64>), Refusal> {
+        let keys: Vec<i64> = victims.iter().filter_map(Victim::key).collect();
         let rows = self.lock(&keys)?;
-        let orphans: Vec<ImageId> = targets
+        let orphans: Vec<ImageId> = victims
             .iter()
-            .filter(|target| matches!(target.claim, Claim::NoRow))
-            .map(|target| target.id)
+            .filter(|victim| matches!(victim.only_if, Condition::NoRow))
+            .map(|victim| victim.id)
             .collect();
         let tracked = self.tracked(&orphans)?;
-        let same = |target: &Victim, row: &Locked| row.id == target.id.as_str();
-        let holds: Vec<bool> = targets
+        let same = |victim: &Victim, row: &LockedRow| row.id == victim.id.as_str();
+        let holds: Vec<bool> = victims
             .iter()
-            .map(|target| match target.claim {
-                Claim::Row(_) => true,
-                Claim::NoRow => !tracked.contains(target.id.as_str()),
-                Claim::Unchanged(was) => rows.get(&was.key).is_some_and(|row| {
+            .map(|victim| match victim.only_if {
+                Condition::Row(_) => true,
+                Condition::NoRow => !tracked.contains(victim.id.as_str()),
+                Condition::Unchanged(was) => rows.get(&was.key).is_some_and(|row| {
                     let unused =
                         row.last_accessed.to_bits() == was.last_accessed.to_bits() && row.hits == was.hits;
-                    same(target, row) && unused
+                    same(victim, row) && unused
                 }),
             })
             .collect();
-        let delete = targets
+        let delete = victims
             .iter()
             .zip(&holds)
             .filter(|(_, holds)| **holds)
-            .filter_map(|(target, _)| {
-                key(target).filter(|key| rows.get(key).is_some_and(|row| same(target, row)))
+            .filter_map(|(victim, _)| {
+                victim.key().filter(|key| rows.get(key).is_some_and(|row| same(victim, row)))
             })
             .collect();
         Ok((holds, delete))
     }
 
+    /// Deletes rows that are locked.
     fn delete(&mut self, keys: &[i64]) -> Result<(), Refusal> {
         for chunk in keys.chunks(CHUNK) {
             let dialect = self.database.dialect();
@@ -139,9 +146,9 @@ impl Central {
         Ok(())
     }
 
-    fn try_forget(&mut self, targets: &[Victim]) -> Result<Vec<bool>, Refusal> {
-        let (holds, keys) = self.claims(targets)?;
-        // The locks are from before, and so outlive going back to here.
+    fn try_forget(&mut self, victims: &[Victim]) -> Result<Vec<bool>, Refusal> {
+        let (holds, keys) = self.check(victims)?;
+        // The locks were taken before the savepoint, so that they outlive a return to it.
         self.database.execute("SAVEPOINT batch")?;
         self.delete(&keys)?;
         if !keys.is_empty() {
@@ -155,7 +162,7 @@ impl Central {
         if let Some(gone) = gone {
             self.database.execute("ROLLBACK TO SAVEPOINT batch")?;
             let keys: Vec<i64> =
-                gone.iter().filter_map(key).filter(|key| self.locked.contains(key)).collect();
+                gone.iter().filter_map(Victim::key).filter(|key| self.locked.contains(key)).collect();
             self.delete(&keys)?;
         }
         self.database.execute("COMMIT").map(drop)
@@ -165,7 +172,7 @@ impl Central {
         self.insert(orphans, self.database.dialect().insert())
     }
 
-    /// Inserts rows, with what begins and ends the statement.
+    /// Inserts rows, with the beginning and the end of the statement.
     fn insert(&mut self, images: &[Image], (insert, end): (&str, &str)) -> Result<u64, Refusal> {
         let mut inserted = 0;
         for chunk in images.chunks(CHUNK) {
@@ -179,8 +186,8 @@ impl Central {
                 })
                 .collect();
             let sql = format!(
-                "{insert} INTO cached_images (image_id, last_accessed, last_modified, size, hits, checksum, node_reference_id) \
-                 VALUES {}{end}",
+                "{insert} INTO cached_images (image_id, last_accessed, last_modified, size, hits, checksum, \
+                 node_reference_id) VALUES {}{end}",
                 values.join(", ")
             );
             inserted += self.database.execute(&sql)?;
@@ -194,11 +201,11 @@ impl Central {
             image.id, self.node
         );
         let keys: Vec<i64> = self.database.query(&sql, &[])?.iter().map(|row| row[0].integer()).collect();
-        // Somebody else may have deleted it meanwhile.
+        // Another process may have deleted the row meanwhile.
         let left: Vec<i64> = self.lock(&keys)?.into_keys().collect();
         self.delete(&left)?;
-        // Not as for orphans: MySQL's IGNORE leaves out whatever the database refuses, and says nothing. One that somebody else has
-        // inserted meanwhile is a conflict.
+        // Not as for orphans: MySQL's IGNORE silently skips whatever the database refuses. A row that another
+        // process has inserted meanwhile is a conflict.
         self.insert(std::slice::from_ref(image), ("INSERT", "")).map(drop)
     }
 
@@ -214,13 +221,13 @@ impl Central {
         Ok(bad.len() as u64)
     }
 
-    /// Runs a change in the open transaction, beginning it again where somebody else was in the way.
+    /// Runs a change in the open transaction, which begins again after a conflict with another process.
     fn change<T>(
         &mut self,
         what: &str,
         mut run: impl FnMut(&mut Self) -> Result<T, Refusal>,
     ) -> Result<T, Refusal> {
-        let deadline = self.database.wait.deadline();
+        let deadline = self.database.deadline();
         loop {
             match run(self) {
                 Ok(value) => return Ok(value),
@@ -232,7 +239,7 @@ impl Central {
 
 impl Index for Central {
     fn read(&mut self, wait: &Wait, joiner: &mut Joiner<'_>) -> Result<()> {
-        self.database.wait = wait.clone();
+        self.database.set_wait(wait);
         let dialect = self.database.dialect();
         let mut last = i64::MIN;
         loop {
@@ -264,24 +271,25 @@ impl Index for Central {
         }
     }
 
-    fn begin(&mut self, wait: &Wait) -> Result<(), Refusal> {
-        self.database.wait = wait.clone();
+    fn begin(&mut self, wait: &Wait) -> Result<bool, Refusal> {
+        self.database.set_wait(wait);
         self.locked.clear();
-        self.database.begin().map_err(|refusal| self.database.told(refusal, "cannot begin a transaction"))
+        let begun = self.database.begin();
+        // It is not known if others wrote. They need no breaks either, because each row is locked by itself.
+        begun.map(|()| false).map_err(|refusal| self.database.told(refusal, "cannot begin a transaction"))
     }
 
-    fn forget(&mut self, targets: &[Victim]) -> Result<Vec<bool>, Refusal> {
-        self.change("cannot delete rows", |index| index.try_forget(targets))
+    fn forget(&mut self, victims: &[Victim]) -> Result<Vec<bool>, Refusal> {
+        self.change("cannot delete rows", |index| index.try_forget(victims))
     }
 
-    fn holds(&mut self, target: &Victim) -> Result<bool, Refusal> {
-        self.change("cannot look at a row", |index| Ok(index.claims(&[*target])?.0[0]))
+    fn holds(&mut self, victim: &Victim) -> Result<bool, Refusal> {
+        self.change("cannot look at a row", |index| Ok(index.check(&[*victim])?.0[0]))
     }
 
     fn commit(&mut self, gone: Option<&[Victim]>) -> Result<(), Refusal> {
         self.try_commit(gone)
             .map_err(|refusal| self.database.told(refusal, "cannot commit the deletion of rows"))
-            .inspect_err(|_| self.abandon())
     }
 
     fn abandon(&mut self) {
@@ -297,30 +305,18 @@ impl Index for Central {
     }
 
     fn drop_bad_rows(&mut self, rows: &[BadRow]) -> Result<u64, Refusal> {
-        self.change("cannot drop rows", |index| index.try_drop(rows))
+        self.change("cannot delete rows without an image id", |index| index.try_drop(rows))
     }
 
     fn reach(&mut self, wait: &Wait) -> Result<(), Refusal> {
-        self.database.wait = wait.clone();
+        self.database.set_wait(wait);
         self.database
             .reading(|_| Ok(()))
             .map_err(|refusal| self.database.told(refusal, "cannot begin a transaction"))
     }
-
-    fn is_lost(&self) -> bool {
-        self.database.is_lost()
-    }
 }
 
-/// The row a target has, if it has one.
-fn key(target: &Victim) -> Option<i64> {
-    match target.claim {
-        Claim::Unchanged(row) => Some(row.key),
-        Claim::Row(key) => Some(key),
-        Claim::NoRow => None,
-    }
-}
-
+/// Returns the four cells of a row.
 fn four(row: Vec<Cell>) -> [Cell; 4] {
     row.try_into().unwrap_or([Cell::Null, Cell::Null, Cell::Null, Cell::Null])
 }

@@ -1,9 +1,12 @@
 //! The sqlite index: Glance's `cache.db`, one row per image.
 //!
-//! **What a transaction costs Glance.** Glance gives up after two seconds of "database is locked". Whoever calls keeps
-//! transactions short; this file makes sure that nothing but the disk itself can make one fail after it has begun: it takes
-//! EXCLUSIVE at once (after `BEGIN IMMEDIATE` a reader could still make `COMMIT` fail), and `forget` ends by writing the
-//! journal and the changed pages, so that `COMMIT` needs no more room on a full disk.
+//! **Transactions.** Glance gives up after two seconds of "database is locked", so the caller keeps
+//! transactions short. Only the disk itself can make a transaction fail after it has begun: it takes
+//! EXCLUSIVE at once (after `BEGIN IMMEDIATE` a reader could still make `COMMIT` fail), and `forget` ends by
+//! writing the journal and the changed pages, so that `COMMIT` needs no more space on a full disk.
+//!
+//! **A crash** before the commit leaves a hot journal, and the next process that opens the index rolls it
+//! back. The file itself is opened by [`database::sqlite`](crate::database::sqlite), which says how safely.
 
 use std::path::Path;
 
@@ -11,7 +14,7 @@ use anyhow::{Context as _, Result};
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::{Claim, Index, Target};
+use super::{Condition, Index, Victim};
 use crate::cache::dir::{CacheDir, Place};
 use crate::cache::entry::{BadRow, Image, Row};
 use crate::cache::inventory::Joiner;
@@ -22,7 +25,7 @@ use crate::interrupt::Wait;
 use crate::names::{ImageId, escaped};
 use crate::units::seconds;
 
-/// Glance's own table (`glance/image_cache/drivers/sqlite.py`), the same in all releases from Yoga on.
+/// Glance's own table (`glance/image_cache/drivers/sqlite.py`), the same in all releases since Yoga.
 const TABLE: &str = "CREATE TABLE IF NOT EXISTS cached_images (
     image_id TEXT PRIMARY KEY,
     last_accessed REAL DEFAULT 0.0,
@@ -34,19 +37,19 @@ const TABLE: &str = "CREATE TABLE IF NOT EXISTS cached_images (
 
 const DELETE: &str = "DELETE FROM cached_images WHERE rowid = ?1 AND image_id = ?2";
 
-/// What the file is opened as.
 const CONTENTS: Contents = Contents { name: "image index", table: Some(("cached_images", TABLE)) };
 
-/// As `DELETE`, and only if the row still says what it said.
+/// As `DELETE`, but only if last use and hits are what they were.
 const DELETE_UNCHANGED: &str = "DELETE FROM cached_images WHERE rowid = ?1 AND image_id = ?2 \
                                 AND last_accessed = ?3 AND hits = ?4";
 
-/// Rows read under one shared lock: a writer waits some milliseconds at most.
+/// The number of rows read under one shared lock: a writer waits some milliseconds at most.
 const PAGE: i64 = 20_000;
 
-/// Finds the index of a cache; `file` is `image_cache_sqlite_db`, relative to the cache directory or absolute.
+/// Finds the index of a cache; `file` is `image_cache_sqlite_db`, relative to the cache directory or
+/// absolute.
 ///
-/// Fails when the directory the file should be in does not exist.
+/// Fails if the directory of the file does not exist.
 pub(crate) fn locate(dir: &CacheDir, file: &Path) -> Result<SqlitePath> {
     let base = dir.fd(Place::Base).context("the cache directory is always open")?;
     SqlitePath::below(base, dir.path(), file, dir.owner(), CONTENTS)
@@ -57,27 +60,28 @@ pub(crate) fn locate(dir: &CacheDir, file: &Path) -> Result<SqlitePath> {
 pub(crate) struct Sqlite {
     file: SqliteFile,
     gate: Option<StartGate>,
-    /// SQLite's count of other connections' commits, as last seen.
+    /// The change counter of SQLite that other connections' commits raise, as last seen; 0 before the first
+    /// look.
     data_version: i64,
 }
 
 impl Sqlite {
-    /// Opens the index at a path.
-    pub(crate) fn open(path: SqlitePath, purpose: Purpose, wait: &Wait) -> Result<Opening<Self>> {
-        let file = match SqliteFile::open(path, purpose, wait)? {
+    /// Opens the index at a place.
+    pub(crate) fn open(place: SqlitePath, purpose: Purpose, wait: &Wait) -> Result<Opening<Self>> {
+        let file = match SqliteFile::open(place, purpose, wait)? {
             Opening::Open(file) => file,
             Opening::Nothing(path) => return Ok(Opening::Nothing(path)),
             Opening::Unreadable(why) => return Ok(Opening::Unreadable(why)),
         };
         if purpose != Purpose::Look && !file.is_wal() {
-            // As Glance's own connections: a third of the syncs less, while Glance waits. With a WAL no commit would be synced
-            // then, and a power failure bring back the rows of more than one batch.
+            // As Glance's own connections do: one third fewer syncs, while Glance waits. With a WAL no commit
+            // would be synced, and a power failure could bring back the rows of more than one batch.
             file.db().execute_batch("PRAGMA synchronous = NORMAL")?;
         }
         Ok(Opening::Open(Sqlite { file, gate: None, data_version: 0 }))
     }
 
-    /// Shuts this gate during transactions.
+    /// Keeps this gate shut during transactions.
     pub(crate) fn guard_start(&mut self, gate: Option<StartGate>) {
         self.gate = gate;
     }
@@ -88,22 +92,30 @@ impl Sqlite {
         }
     }
 
-    /// Runs a change inside the open transaction, as the owner of the cache.
+    /// True if another connection changed the index since the last transaction. Asked in an open one.
+    fn others_wrote(&mut self) -> bool {
+        let version =
+            self.file.db().query_row("PRAGMA data_version", [], |r| r.get(0)).unwrap_or(self.data_version);
+        let first = self.data_version == 0;
+        std::mem::replace(&mut self.data_version, version) != version && !first
+    }
+
+    /// Runs a change inside the open transaction, as the owner of the file.
     fn change<T>(&self, run: impl FnOnce(&Self) -> rusqlite::Result<T>) -> Result<T, Refusal> {
         self.file.change(|_| run(self))
     }
 
-    fn try_forget(&self, targets: &[Target]) -> rusqlite::Result<Vec<bool>> {
-        let mut forgotten = vec![false; targets.len()];
-        // In the order of the table, so that each of its pages is come to once.
-        let mut order: Vec<usize> = (0..targets.len()).collect();
-        order.sort_unstable_by_key(|at| key(&targets[*at]));
+    fn try_forget(&self, victims: &[Victim]) -> rusqlite::Result<Vec<bool>> {
+        let mut forgotten = vec![false; victims.len()];
+        // In the order of the table, so that each of its pages is read once.
+        let mut order: Vec<usize> = (0..victims.len()).collect();
+        order.sort_unstable_by_key(|at| victims[*at].key());
         let mut goes = false;
         for at in order {
-            let target = &targets[at];
-            let is_deleted = self.delete(target)?;
-            goes |= is_deleted && matches!(target.claim, Claim::Unchanged(_));
-            forgotten[at] = is_deleted || (key(target).is_none() && self.claim_holds(target)?);
+            let victim = &victims[at];
+            let is_deleted = self.delete(victim)?;
+            goes |= is_deleted && matches!(victim.only_if, Condition::Unchanged(_));
+            forgotten[at] = is_deleted || (victim.key().is_none() && self.condition_holds(victim)?);
         }
         if goes {
             self.file.secure()?;
@@ -111,33 +123,35 @@ impl Sqlite {
         Ok(forgotten)
     }
 
-    /// Deletes the row of a target whose claim holds, and tells whether it did.
+    /// Deletes the row of a victim whose condition holds, and returns true if it did.
     ///
     /// A trigger may keep the row: then it is not forgotten, and its file stays.
-    fn delete(&self, target: &Target) -> rusqlite::Result<bool> {
-        let Some(key) = key(target) else { return Ok(false) };
-        let id = target.id.as_str();
-        if let Claim::Unchanged(row) = target.claim {
-            // One statement for all rows but those that hold something else than numbers, and those that were used.
+    fn delete(&self, victim: &Victim) -> rusqlite::Result<bool> {
+        let Some(key) = victim.key() else { return Ok(false) };
+        let id = victim.id.as_str();
+        if let Condition::Unchanged(row) = victim.only_if {
+            // One statement is enough, except for rows that were used and rows that hold something else than
+            // numbers.
             let mut delete = self.file.db().prepare_cached(DELETE_UNCHANGED)?;
             if delete.execute(params![key, id, row.last_accessed, row.hits])? == 1 {
                 return Ok(true);
             }
         }
-        Ok(self.claim_holds(target)?
+        Ok(self.condition_holds(victim)?
             && self.file.db().prepare_cached(DELETE)?.execute(params![key, id])? == 1)
     }
 
-    fn claim_holds(&self, target: &Target) -> rusqlite::Result<bool> {
-        let id = target.id.as_str();
-        match target.claim {
-            Claim::Row(_) => Ok(true),
-            Claim::NoRow => {
+    /// True if the condition of a victim holds.
+    fn condition_holds(&self, victim: &Victim) -> rusqlite::Result<bool> {
+        let id = victim.id.as_str();
+        match victim.only_if {
+            Condition::Row(_) => Ok(true),
+            Condition::NoRow => {
                 let mut look =
                     self.file.db().prepare_cached("SELECT 1 FROM cached_images WHERE image_id = ?1")?;
                 Ok(!look.exists([id])?)
             }
-            Claim::Unchanged(row) => {
+            Condition::Unchanged(row) => {
                 let mut now = self.file.db().prepare_cached(
                     "SELECT last_accessed, hits FROM cached_images WHERE rowid = ?1 AND image_id = ?2",
                 )?;
@@ -151,7 +165,7 @@ impl Sqlite {
         }
     }
 
-    /// Inserts rows; `conflict` says what becomes of one that is there.
+    /// Inserts rows. `conflict` is SQLite's word for the case that a row exists: `IGNORE` or `REPLACE`.
     fn insert(&self, conflict: &str, images: &[Image]) -> rusqlite::Result<u64> {
         let mut insert = self.file.db().prepare_cached(&format!(
             "INSERT OR {conflict} INTO cached_images (image_id, last_accessed, last_modified, size, hits) \
@@ -167,13 +181,13 @@ impl Sqlite {
         Ok(inserted)
     }
 
-    fn try_commit(&self, gone: Option<&[Target]>) -> rusqlite::Result<()> {
+    fn try_commit(&self, gone: Option<&[Victim]>) -> rusqlite::Result<()> {
         if let Some(gone) = gone {
             self.file.db().execute_batch("ROLLBACK TO batch")?;
             let mut delete = self.file.db().prepare_cached(DELETE)?;
-            for target in gone {
-                if let Some(key) = key(target) {
-                    delete.execute(params![key, target.id.as_str()])?;
+            for victim in gone {
+                if let Some(key) = victim.key() {
+                    delete.execute(params![key, victim.id.as_str()])?;
                 }
             }
         }
@@ -183,9 +197,10 @@ impl Sqlite {
 
 impl Index for Sqlite {
     fn read(&mut self, wait: &Wait, joiner: &mut Joiner<'_>) -> Result<()> {
+        joiner.rows_lie_on_pages();
         let mut last = Some(i64::MIN);
         while let Some(after) = last {
-            // A busy database answers so before the first row, so that no row is joined twice.
+            // A database that is busy says so before the first row, so that no row is joined twice.
             last = self.file.run(wait, |c| read_page(c, after, joiner)).map_err(|refusal| {
                 refusal
                     .into_error()
@@ -195,31 +210,33 @@ impl Index for Sqlite {
         Ok(())
     }
 
-    fn begin(&mut self, wait: &Wait) -> Result<(), Refusal> {
+    fn reach(&mut self, _: &Wait) -> Result<(), Refusal> {
+        Ok(())
+    }
+
+    fn begin(&mut self, wait: &Wait) -> Result<bool, Refusal> {
         self.file.mind(Some(wait.interrupt.clone()))?;
         if let Some(gate) = &self.gate {
             gate.shut();
         }
         let begun = self.file.run(wait, |c| c.execute_batch("BEGIN EXCLUSIVE; SAVEPOINT batch"));
-        begun.inspect_err(|_| self.abandon())
+        begun.map(|()| self.others_wrote())
     }
 
-    fn forget(&mut self, targets: &[Target]) -> Result<Vec<bool>, Refusal> {
-        self.change(|index| index.try_forget(targets))
+    fn forget(&mut self, victims: &[Victim]) -> Result<Vec<bool>, Refusal> {
+        self.change(|index| index.try_forget(victims))
     }
 
-    fn holds(&mut self, target: &Target) -> Result<bool, Refusal> {
-        self.change(|index| index.claim_holds(target))
+    fn holds(&mut self, victim: &Victim) -> Result<bool, Refusal> {
+        self.change(|index| index.condition_holds(victim))
     }
 
-    fn commit(&mut self, gone: Option<&[Target]>) -> Result<(), Refusal> {
-        // Files are gone by now: their rows must go, signal or not.
+    fn commit(&mut self, gone: Option<&[Victim]>) -> Result<(), Refusal> {
+        // Files are removed by now, so that their rows must be deleted, even after a signal.
         self.file.mind(None)?;
         let committed = self.change(|index| index.try_commit(gone));
         if committed.is_ok() {
             self.open_gate();
-        } else {
-            self.abandon();
         }
         committed
     }
@@ -227,17 +244,6 @@ impl Index for Sqlite {
     fn abandon(&mut self) {
         self.file.roll_back();
         self.open_gate();
-    }
-
-    fn others_wrote(&mut self) -> bool {
-        let version =
-            self.file.db().query_row("PRAGMA data_version", [], |r| r.get(0)).unwrap_or(self.data_version);
-        let first = self.data_version == 0;
-        std::mem::replace(&mut self.data_version, version) != version && !first
-    }
-
-    fn is_paged(&self) -> bool {
-        true
     }
 
     fn adopt(&mut self, orphans: &[Image]) -> Result<u64, Refusal> {
@@ -262,15 +268,6 @@ impl Index for Sqlite {
             }
             Ok(dropped)
         })
-    }
-}
-
-/// The row a target has, if it has one.
-fn key(target: &Target) -> Option<i64> {
-    match target.claim {
-        Claim::Unchanged(row) => Some(row.key),
-        Claim::Row(key) => Some(key),
-        Claim::NoRow => None,
     }
 }
 
@@ -300,12 +297,12 @@ fn read_page(connection: &Connection, last: i64, joiner: &mut Joiner<'_>) -> rus
     Ok((count == PAGE).then_some(key))
 }
 
-/// Whether a row's id can name no image: Glance puts text there, and a UUID.
+/// True if a row's id names no image. Glance writes a UUID as text.
 fn is_bad_id(id: ValueRef<'_>) -> bool {
     !matches!(id, ValueRef::Text(id) if ImageId::new(id).is_some())
 }
 
-/// The raw image id of a row: Glance puts text there, SQLite lets anything stand there.
+/// Returns the id of a row as bytes. Glance writes text, but SQLite accepts any type.
 fn raw(value: ValueRef<'_>) -> std::borrow::Cow<'_, [u8]> {
     match value {
         ValueRef::Text(bytes) | ValueRef::Blob(bytes) => bytes.into(),
@@ -315,6 +312,7 @@ fn raw(value: ValueRef<'_>) -> std::borrow::Cow<'_, [u8]> {
     }
 }
 
+/// Returns a time; other types sort as in SQLite, NULL first and text last.
 fn real(value: ValueRef<'_>) -> f64 {
     match value {
         ValueRef::Null => f64::NEG_INFINITY,
@@ -324,6 +322,7 @@ fn real(value: ValueRef<'_>) -> f64 {
     }
 }
 
+/// Returns a number; other types count as 0.
 fn integer(value: ValueRef<'_>) -> i64 {
     match value {
         ValueRef::Integer(i) => i,

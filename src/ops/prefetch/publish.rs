@@ -18,7 +18,7 @@ use anyhow::{Context as _, anyhow};
 
 use crate::cache::dir::{Place, seen};
 use crate::cache::entry::Image;
-use crate::cache::index::{Claim as RowClaim, Target};
+use crate::cache::index::{Condition, Victim};
 use crate::cache::lock::{self, Lock, Locking};
 use crate::cache::queue;
 use crate::cache::stage::{self, Publication, Staged};
@@ -31,7 +31,7 @@ use crate::interrupt::Wait;
 use crate::names::ImageId;
 use crate::ops::prefetch::admit::judged;
 use crate::ops::prefetch::outcome::ImageOutcome;
-use crate::ops::prefetch::report::{Ending, verified_by};
+use crate::ops::prefetch::report::{ImageEnding, verified_by};
 use crate::ops::prefetch::{Locked, Ready, Running, Session};
 use crate::units::human;
 
@@ -42,7 +42,7 @@ impl Session<'_> {
         let last = if result.is_err() { attempts.split_last() } else { None };
         for attempt in last.map_or(attempts, |(_, others)| others) {
             let next = "the next location is tried";
-            self.context.output.warning(&format!("image {id}: {}: {next}", attempt.message));
+            self.run.output.warning(&format!("image {id}: {}: {next}", attempt.message));
         }
         let size = running.record.size.unwrap_or(0);
         let ending = match result {
@@ -52,15 +52,15 @@ impl Session<'_> {
                 return;
             }
             Err(Failed::Interrupted) => {
-                Ending::new(ImageOutcome::Pending, size, "a signal came while it was fetched")
+                ImageEnding::new(ImageOutcome::Pending, size, "a signal came while it was fetched")
             }
-            Err(Failed::Here(e)) => Ending::new(ImageOutcome::Failed, size, format!("{e:#}")),
+            Err(Failed::Here(e)) => ImageEnding::new(ImageOutcome::Failed, size, format!("{e:#}")),
             Err(Failed::Nowhere) => {
                 let why = last.map_or("it has no location", |(last, _)| last.message.as_str());
                 if running.request.queued && attempts.iter().any(|attempt| attempt.lasting) {
                     self.remember(id, why, fingerprint(&running.record));
                 }
-                Ending::new(ImageOutcome::Failed, size, why)
+                ImageEnding::new(ImageOutcome::Failed, size, why)
             }
         };
         self.end(&running.request, ending);
@@ -69,7 +69,7 @@ impl Session<'_> {
     /// Writes into the image's entry in the queue why it failed, so that it is not downloaded in vain again.
     fn remember(&mut self, id: ImageId, failed: &str, fingerprint: String) {
         if let Err(e) = queue::remember(self.dir, id, failed, fingerprint) {
-            self.context.output.note(&format!("{e:#}: the next run will try it again"));
+            self.run.output.note(&format!("{e:#}: the next run will try it again"));
         }
     }
 
@@ -86,11 +86,9 @@ impl Session<'_> {
                     continue;
                 }
                 Err(Unprepared::Later(why)) => {
-                    if Instant::now() < ready.until && !self.context.interrupt.raised() {
+                    if Instant::now() < ready.until && !self.run.interrupt.raised() {
                         if self.warned.insert("waiting to publish".to_owned()) {
-                            self.context
-                                .output
-                                .note(&format!("what was fetched waits to be published: {why:#}"));
+                            self.run.output.note(&format!("what was fetched waits to be published: {why:#}"));
                         }
                         self.ready.push_front(ready);
                         return;
@@ -103,24 +101,25 @@ impl Session<'_> {
         }
     }
 
-    fn unpublished(&self, bytes: u64, why: &anyhow::Error) -> Ending {
-        if self.context.interrupt.raised() {
-            return Ending::new(ImageOutcome::Pending, bytes, "a signal came before it was published");
+    fn unpublished(&self, bytes: u64, why: &anyhow::Error) -> ImageEnding {
+        if self.run.interrupt.raised() {
+            return ImageEnding::new(ImageOutcome::Pending, bytes, "a signal came before it was published");
         }
         let why = format!("it was fetched, but cannot be published: {why:#}");
-        Ending::new(ImageOutcome::Failed, bytes, why)
+        ImageEnding::new(ImageOutcome::Failed, bytes, why)
     }
 
     /// Does all that comes before an image gets its name; prune's lock is to be held until it has it.
     fn prepare(&mut self, ready: &mut Ready) -> Result<Option<Lock>, Unprepared> {
         let Ready { running, fetched: Fetched { staged, bytes, .. }, .. } = ready;
         let (id, bytes) = (running.request.id, *bytes);
-        self.turns.rest();
+        // Glance is let at the index between images, too.
+        self.cache.ledger.rest();
         let at_once = Wait { limit: Duration::ZERO, ..self.means.wait.clone() };
         if let Ok(Locking::Busy(who)) = self.means.locks.take(lock::PRUNE, &at_once) {
             return Err(Unprepared::Later(anyhow!(who)));
         }
-        let reached = self.cache.index.reach(&self.means.wait);
+        let reached = self.cache.ledger.reach();
         reached.map_err(|refusal| self.refused(bytes, refusal))?;
         let unread = match self.records.record(id) {
             Ok(record) => {
@@ -133,7 +132,7 @@ impl Session<'_> {
         };
         let lock = match self.prune_lock(false) {
             Ok(Locked::Go(lock)) => lock,
-            Ok(Locked::Skip(who)) => return Err(Unprepared::Later(anyhow!(who))),
+            Ok(Locked::Busy(who)) => return Err(Unprepared::Later(anyhow!(who))),
             Ok(Locked::Interrupted) => return Err(Unprepared::Later(Refusal::Interrupted.into_error())),
             Err(failure) => return Err(self.never(bytes, &failure.error)),
         };
@@ -145,14 +144,14 @@ impl Session<'_> {
         if let Some(why) = unread {
             // Glance itself goes by its record, whatever is cached.
             let line = format!("image {id}: what its record said before the fetch has to do: {why:#}");
-            self.context.output.warning(&line);
+            self.run.output.warning(&line);
         }
         Ok(lock)
     }
 
     /// What an index that refuses means. Where nothing came of it, or what did is replaced, it can be done again.
     fn refused(&self, bytes: u64, refusal: Refusal) -> Unprepared {
-        let passes = matches!(refusal, Refusal::Busy(_) | Refusal::Interrupted) || self.cache.index.is_lost();
+        let passes = matches!(refusal, Refusal::Busy(_) | Refusal::Lost(_) | Refusal::Interrupted);
         let why = refusal.into_error();
         if passes { Unprepared::Later(why) } else { self.never(bytes, &why) }
     }
@@ -162,7 +161,7 @@ impl Session<'_> {
     }
 
     /// Gives an image that has its row its name in the cache.
-    fn give_name(&mut self, running: &Running, fetched: Fetched) -> anyhow::Result<Ending> {
+    fn give_name(&mut self, running: &Running, fetched: Fetched) -> anyhow::Result<ImageEnding> {
         let (id, Fetched { staged, bytes, location }) = (running.request.id, fetched);
         let published = staged.publish(self.dir, Place::Base, id).inspect_err(|_| self.forget_row(id))?;
         if published == Publication::AlreadyThere {
@@ -171,51 +170,35 @@ impl Session<'_> {
         self.report.total_files_prefetched += 1;
         self.report.total_bytes_prefetched += bytes;
         let by = verified_by(running.check.as_ref(), running.record.size);
-        self.context.output.did(|| {
+        self.run.output.did(|| {
             let by = by.as_deref().unwrap_or("nothing");
             format!("fetched {id} ({}) from {location}, verified by {by}", human(bytes))
         });
-        Ok(Ending::fetched(bytes, location, by))
+        Ok(ImageEnding::fetched(bytes, location, by))
     }
 
     /// Takes back the row of an image that got no file. Where that fails too, whoever comes next forgets it.
     fn forget_row(&mut self, id: ImageId) {
         let Ok(inventory) = self.inventory() else { return };
         let Some(ghost) = inventory.ghosts.iter().find(|ghost| ghost.id == id) else { return };
-        let target = Target { id, claim: RowClaim::Row(ghost.row.key) };
-        let index = &mut *self.cache.index;
-        let mut forget = || {
-            index.begin(&self.means.wait)?;
-            index.forget(&[target])?;
-            index.commit(None)
-        };
-        if forget().is_err() {
-            self.cache.index.abandon();
-        }
+        let victim = Victim { id, only_if: Condition::Row(ghost.row.key) };
+        let _ = self.cache.ledger.rows_only(|transaction| transaction.forget(&[victim]).map(drop));
     }
 
     /// Gives an image its row, as Glance's driver does, in the place of one that was left without a file, whenever that was.
     fn record_row(&mut self, id: ImageId, staged: &Staged) -> Result<(), Refusal> {
-        if !self.cache.index.is_transactional() {
+        if !self.cache.ledger.has_rows() {
             return Ok(());
         }
         let stat = rustix::fs::fstat(staged.file.as_fd()).context("cannot look at the staged image");
         let seen = seen(&stat.map_err(Refusal::Broken)?);
         // Meanwhile the others wait; the next look is not far.
-        let wait = Wait { limit: self.means.wait.limit.min(GLANCE_PATIENCE), ..self.means.wait.clone() };
-        let (index, pace) = (&mut *self.cache.index, &mut self.turns);
-        let mut record = || {
-            index.begin(&wait)?;
-            let started = Instant::now();
-            pace.began(index.others_wrote());
-            let recorded = index.record(&Image { id, seen, row: None }).and_then(|()| index.commit(None));
-            pace.ended(started);
-            recorded
-        };
-        record().map_err(|refusal| {
-            self.cache.index.abandon();
-            refusal.context("cannot record it in the index".to_owned())
-        })
+        let begun = self.cache.ledger.begin_within(GLANCE_PATIENCE);
+        let recorded = begun.and_then(|mut transaction| {
+            transaction.record(&Image { id, seen, row: None })?;
+            transaction.commit(None)
+        });
+        recorded.map_err(|refusal| refusal.context("cannot record it in the index".to_owned()))
     }
 }
 
@@ -223,10 +206,10 @@ impl Session<'_> {
 enum Unprepared {
     /// Somebody else has the lock or the index, or its server is lost.
     Later(anyhow::Error),
-    Never(Ending),
+    Never(ImageEnding),
 }
 
-fn dropped(bytes: u64) -> Ending {
+fn dropped(bytes: u64) -> ImageEnding {
     let why = "Glance has cached it meanwhile, or is at it: what was fetched is dropped";
-    Ending::new(ImageOutcome::LeftToGlance, bytes, why)
+    ImageEnding::new(ImageOutcome::LeftToGlance, bytes, why)
 }

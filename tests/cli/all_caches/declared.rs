@@ -58,8 +58,8 @@ fn a_bad_declaration_is_named_and_the_others_are_served() {
         ),
         ("[image_cache:ironic-iso]\npriority = high\n", "must be a whole number of 1 or more"),
         ("[image_cache:ironic-iso]\npriority = -5\n", "priority is \"-5\""),
-        ("[image_cache:ironic-iso]\nsize = many\n", "'many' is no size"),
-        ("[image_cache:ironic-iso]\nage = -1\n", "'-1' is no duration"),
+        ("[image_cache:ironic-iso]\nsize = many\n", "'many' is not a size"),
+        ("[image_cache:ironic-iso]\nage = -1\n", "'-1' is not a duration"),
         ("[image_cache:ironic-iso]\ndirectory = /x\n", "directory of ironic-iso cannot be set"),
         ("[image_cache:x]\nkind = ironic-iso\nsize = 1\n", "[image_cache:x] sets no directory"),
         (&format!("[image_cache:x]\ndirectory = {x}\nsize = 1\n"), "[image_cache:x] sets no kind"),
@@ -91,10 +91,10 @@ fn declarations_that_name_nothing_or_no_place_are_refused() {
         ),
         ("[image_cache:x]\nkind = ironic-iso\ndirectory =\nsize = 1\n", "[image_cache:x] sets no directory"),
         ("[image_cache:x]\nkind = IRONIC-ISO\ndirectory = /x\nsize = 1\n", "kind is \"IRONIC-ISO\""),
-        ("[image_cache:x]\nkind = ironic-iso\ndirectory = /x\nsize = -1\n", "'-1' is no size"),
+        ("[image_cache:x]\nkind = ironic-iso\ndirectory = /x\nsize = -1\n", "'-1' is not a size"),
         (
             "[image_cache:x]\nkind = ironic-iso\ndirectory = /x\nsize = 99999999999999999999999\n",
-            "is no size",
+            "is not a size",
         ),
         (
             "[image_cache:x]\nkind = ironic-iso\ndirectory = /x\nsize = 1\npriority = 1.5\n",
@@ -102,7 +102,7 @@ fn declarations_that_name_nothing_or_no_place_are_refused() {
         ),
         (
             "[image_cache:x]\nkind = ironic-iso\ndirectory = /x\nsize = 1\nage = forever\n",
-            "'forever' is no duration",
+            "'forever' is not a duration",
         ),
     ] {
         env.conf(section);
@@ -260,15 +260,15 @@ fn wrong_usage_is_refused() {
     for (arguments, says) in [
         (&["--require", "1G"][..], "image_cache_dir is not set"),
         (&["--require", "1G", "--on", "/nonexistent/x"], "cannot tell the file system of /nonexistent/x"),
-        (&["--require=-1", "--on", "/"], "'-1' is no size"),
-        (&["--require", "many", "--on", "/"], "'many' is no size"),
+        (&["--require=-1", "--on", "/"], "'-1' is not a size"),
+        (&["--require", "many", "--on", "/"], "'many' is not a size"),
         (&["--require", "1P", "--on", "/"], "but the whole file system of / has"),
         (&["--on", "/"], "--require"),
         (&["--best-effort"], "--require"),
         (&["--all-caches", "--require", "1"], "cannot be used with"),
         (&["--all-caches", "--min-free", "1"], "cannot be used with"),
         (&["--all-caches", "--max-size", "1"], "of one cache"),
-        (&["--all-caches", "--now", "yesterday"], "'yesterday' is no time"),
+        (&["--all-caches", "--now", "yesterday"], "'yesterday' is not a time"),
     ] {
         let run = env.run("prune", arguments).code(2);
         assert!(run.stderr.contains(says), "{arguments:?}: {}", run.stderr);

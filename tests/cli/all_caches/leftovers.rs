@@ -39,7 +39,7 @@ fn clean_removes_what_crashed_downloads_left_and_nothing_else() {
     drop(open);
     env.later("clean", &["--all-caches"])
         .ok()
-        .says(&["tmpzzzzzzzz/ is old, but holds what no download makes"]);
+        .says(&["tmpzzzzzzzz/ is old, but holds files that no download makes"]);
     assert!(!stale.exists());
     assert_eq!(
         env.names("iso"),
@@ -100,7 +100,7 @@ fn directories_that_no_download_made_are_no_leftovers() {
     env.later("prune", &["--all-caches"]).code(1).has(&json!({"total_files_pruned": 0}));
     env.later("clean", &["--all-caches"])
         .ok()
-        .says(&["tmpprivate1/ is old, but holds what no download makes"])
+        .says(&["tmpprivate1/ is old, but holds files that no download makes"])
         .has(&json!({"total_files_cleaned": 0}));
     assert_eq!(env.names("tftp"), [&master(2), "tmpdownload", "tmpkernels1", "tmpprivate1"]);
     assert_eq!(names(&env.dir("tftp/tmpdownload")), [&master(1), "keep"]);

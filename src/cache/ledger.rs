@@ -1,0 +1,341 @@
+//! The index of a cache as the rest of the program changes it: one transaction at a time, each with an end.
+//!
+//! A [`Transaction`] that is dropped without [`Transaction::commit`] is rolled back, so that no path out of a function leaves
+//! the index locked. Between transactions the ledger takes breaks: Glance asks for a locked index every 50 ms, for two
+//! seconds, and has to get in meanwhile.
+//!
+//! **Files are not touched here.** Whoever removes files does so between [`Transaction::forget`] and
+//! [`Transaction::commit`]; killed in between, the rows come back without their files (ghosts), which the next run
+//! forgets.
+
+use std::fmt;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+
+use super::entry::{BadRow, Image};
+use super::index::{Index, Victim};
+use super::inventory::Joiner;
+use crate::database::Refusal;
+use crate::interrupt::{Interrupt, Wait};
+
+/// How often a change of rows alone is repeated when its commit meets a conflict. (A Galera cluster finds it only there.)
+const REPEATS: usize = 3;
+
+/// The index of one cache, with how long it is waited for and how it is shared with Glance.
+pub(crate) struct Ledger {
+    /// `None` where there are no rows: with xattr the files are the index, and a sqlite index may not exist yet.
+    index: Option<Box<dyn Index>>,
+    wait: Wait,
+    turns: Turns,
+}
+
+impl fmt::Debug for Ledger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ledger").field("has_rows", &self.has_rows()).finish_non_exhaustive()
+    }
+}
+
+impl Ledger {
+    /// Makes a ledger of an open index, which is waited for as long as `wait` says.
+    ///
+    /// Without an index there are no rows: every change succeeds and changes nothing.
+    pub(crate) fn new(index: Option<Box<dyn Index>>, wait: Wait) -> Self {
+        Ledger { index, wait, turns: Turns::default() }
+    }
+
+    /// True if there is an index with rows: a crash before a commit then brings back rows whose files are gone.
+    pub(crate) fn has_rows(&self) -> bool {
+        self.index.is_some()
+    }
+
+    /// Returns what ends each wait early.
+    pub(crate) fn interrupt(&self) -> &Interrupt {
+        &self.wait.interrupt
+    }
+
+    /// Reads all rows.
+    pub(crate) fn read(&mut self, joiner: &mut Joiner<'_>) -> Result<()> {
+        self.index.as_mut().map_or(Ok(()), |index| index.read(&self.wait, joiner))
+    }
+
+    /// Makes sure that the index answers, which can take a server its time: to be asked before a lock is taken that
+    /// others wait for.
+    pub(crate) fn reach(&mut self) -> Result<(), Refusal> {
+        self.index.as_mut().map_or(Ok(()), |index| index.reach(&self.wait))
+    }
+
+    /// Takes the break that is due before the next transaction, if one is.
+    ///
+    /// [`Ledger::begin`] does so itself. Whoever takes a lock before it rests earlier: others wait for the lock, too.
+    pub(crate) fn rest(&mut self) {
+        if self.has_rows() {
+            self.turns.rest();
+        }
+    }
+
+    /// Begins a transaction that nobody can make fail later: all locks are held when it returns.
+    pub(crate) fn begin(&mut self) -> Result<Transaction<'_>, Refusal> {
+        self.begin_within(self.wait.limit)
+    }
+
+    /// As [`Ledger::begin`], but waits no longer than `limit`.
+    pub(crate) fn begin_within(&mut self, limit: Duration) -> Result<Transaction<'_>, Refusal> {
+        self.rest();
+        if let Some(index) = &mut self.index {
+            let wait = Wait { limit: limit.min(self.wait.limit), ..self.wait.clone() };
+            let others_wrote = index.begin(&wait).inspect_err(|_| index.abandon())?;
+            self.turns.began(others_wrote);
+        }
+        Ok(Transaction { ledger: self, began: Instant::now(), is_open: true })
+    }
+
+    /// Runs one transaction in which no file is touched: a commit that meets a conflict costs nothing, and `change` runs
+    /// again.
+    pub(crate) fn rows_only<T>(
+        &mut self,
+        mut change: impl FnMut(&mut Transaction<'_>) -> Result<T, Refusal>,
+    ) -> Result<T, Refusal> {
+        let mut repeats = REPEATS;
+        loop {
+            let mut transaction = self.begin()?;
+            let done = change(&mut transaction)?;
+            match transaction.commit(None) {
+                Err(Refusal::Busy(_)) if repeats > 0 && !self.wait.interrupt.raised() => repeats -= 1,
+                result => return result.map(|()| done),
+            }
+        }
+    }
+}
+
+/// An open transaction of a ledger. Dropped, it is rolled back.
+#[must_use = "a transaction that is dropped is rolled back"]
+pub(crate) struct Transaction<'a> {
+    ledger: &'a mut Ledger,
+    began: Instant,
+    /// False once it was committed.
+    is_open: bool,
+}
+
+impl Transaction<'_> {
+    /// Returns how long the transaction should take, so that others are not kept waiting.
+    pub(crate) fn turn(&self) -> Duration {
+        self.ledger.turns.length()
+    }
+
+    /// Looks at the condition of each victim again and deletes the rows of those whose condition holds. Returns one answer
+    /// for each victim: true if its condition holds.
+    ///
+    /// When it returns, whatever the commit needs of the disk is already there.
+    pub(crate) fn forget(&mut self, victims: &[Victim]) -> Result<Vec<bool>, Refusal> {
+        self.on_index(vec![true; victims.len()], |index| index.forget(victims))
+    }
+
+    /// Looks at the condition of one victim, and changes nothing.
+    pub(crate) fn holds(&mut self, victim: &Victim) -> Result<bool, Refusal> {
+        self.on_index(true, |index| index.holds(victim))
+    }
+
+    /// Gives rows to orphans: the file's size and times, no hits. An orphan that has a row by now is skipped. Returns how
+    /// many rows were added.
+    pub(crate) fn adopt(&mut self, orphans: &[Image]) -> Result<u64, Refusal> {
+        self.on_index(0, |index| index.adopt(orphans))
+    }
+
+    /// Gives an image that is being published its row, in place of whatever row it has: that one was left without a file.
+    pub(crate) fn record(&mut self, image: &Image) -> Result<(), Refusal> {
+        self.on_index((), |index| index.record(image))
+    }
+
+    /// Deletes rows whose id is no UUID, and returns how many were still there.
+    pub(crate) fn drop_bad_rows(&mut self, rows: &[BadRow]) -> Result<u64, Refusal> {
+        self.on_index(0, |index| index.drop_bad_rows(rows))
+    }
+
+    /// Commits. Of what was forgotten in this transaction, only `gone` stays forgotten; `None` means all of it.
+    ///
+    /// On an error nothing is forgotten.
+    pub(crate) fn commit(mut self, gone: Option<&[Victim]>) -> Result<(), Refusal> {
+        self.on_index((), |index| index.commit(gone))?;
+        self.is_open = false;
+        Ok(())
+    }
+
+    fn on_index<T>(
+        &mut self,
+        without_rows: T,
+        run: impl FnOnce(&mut dyn Index) -> Result<T, Refusal>,
+    ) -> Result<T, Refusal> {
+        match &mut self.ledger.index {
+            Some(index) => run(index.as_mut()),
+            None => Ok(without_rows),
+        }
+    }
+}
+
+impl Drop for Transaction<'_> {
+    fn drop(&mut self) {
+        if let Some(index) = self.ledger.index.as_mut().filter(|_| self.is_open) {
+            index.abandon();
+        }
+        self.ledger.turns.ended(self.began);
+    }
+}
+
+/// How long the index is held, and how long it is left alone in between.
+///
+/// Nobody sees who waits for the index, but whether others wrote in the last break can be seen. While they do, the index is
+/// held for shorter and left alone for longer; otherwise a break now and then is enough for the first of them to get in.
+#[derive(Debug, Default)]
+struct Turns {
+    /// How long it was held since the last break.
+    held: Duration,
+    /// How many more transactions are kept short for the sake of others.
+    shared: u32,
+}
+
+impl Turns {
+    /// Transactions for which others are remembered.
+    const MEMORY: u32 = 20;
+
+    /// Returns how long a transaction may take.
+    fn length(&self) -> Duration {
+        Duration::from_millis(if self.shared > 0 { 80 } else { 250 })
+    }
+
+    /// Takes the break that is due before a transaction, if one is.
+    fn rest(&mut self) {
+        let (most, pause) = if self.shared > 0 { (80, 160) } else { (750, 110) };
+        if self.held >= Duration::from_millis(most) {
+            thread::sleep(Duration::from_millis(pause));
+            self.held = Duration::ZERO;
+        }
+    }
+
+    /// Notes that a transaction has begun.
+    fn began(&mut self, others_wrote: bool) {
+        self.shared = if others_wrote { Self::MEMORY } else { self.shared.saturating_sub(1) };
+    }
+
+    /// Notes that a transaction has ended.
+    fn ended(&mut self, began: Instant) {
+        self.held += began.elapsed();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::rc::Rc;
+
+    use anyhow::anyhow;
+
+    use super::*;
+
+    /// An index that writes down what it is asked, and refuses its first commits.
+    struct Recorder {
+        calls: Rc<RefCell<Vec<&'static str>>>,
+        refusals: usize,
+    }
+
+    impl Recorder {
+        fn call(&self, name: &'static str) {
+            self.calls.borrow_mut().push(name);
+        }
+    }
+
+    impl Index for Recorder {
+        fn read(&mut self, _: &Wait, _: &mut Joiner<'_>) -> Result<()> {
+            Ok(())
+        }
+
+        fn reach(&mut self, _: &Wait) -> Result<(), Refusal> {
+            Ok(())
+        }
+
+        fn begin(&mut self, _: &Wait) -> Result<bool, Refusal> {
+            self.call("begin");
+            Ok(false)
+        }
+
+        fn forget(&mut self, victims: &[Victim]) -> Result<Vec<bool>, Refusal> {
+            self.call("forget");
+            Ok(vec![true; victims.len()])
+        }
+
+        fn holds(&mut self, _: &Victim) -> Result<bool, Refusal> {
+            Err(Refusal::Broken(anyhow!("cannot look")))
+        }
+
+        fn commit(&mut self, _: Option<&[Victim]>) -> Result<(), Refusal> {
+            self.call("commit");
+            if self.refusals == 0 {
+                return Ok(());
+            }
+            self.refusals -= 1;
+            Err(Refusal::Busy(anyhow!("conflict")))
+        }
+
+        fn abandon(&mut self) {
+            self.call("abandon");
+        }
+
+        fn adopt(&mut self, _: &[Image]) -> Result<u64, Refusal> {
+            Ok(0)
+        }
+
+        fn record(&mut self, _: &Image) -> Result<(), Refusal> {
+            Ok(())
+        }
+
+        fn drop_bad_rows(&mut self, _: &[BadRow]) -> Result<u64, Refusal> {
+            Ok(0)
+        }
+    }
+
+    fn ledger(refusals: usize) -> (Ledger, Rc<RefCell<Vec<&'static str>>>) {
+        let calls = Rc::new(RefCell::new(Vec::new()));
+        let wait = Wait { limit: Duration::ZERO, interrupt: Interrupt::default() };
+        (Ledger::new(Some(Box::new(Recorder { calls: Rc::clone(&calls), refusals })), wait), calls)
+    }
+
+    #[test]
+    fn a_transaction_that_is_dropped_is_abandoned() {
+        let (mut ledger, calls) = ledger(0);
+        drop(ledger.begin().unwrap());
+        assert_eq!(calls.take(), ["begin", "abandon"]);
+        ledger.begin().unwrap().commit(None).unwrap();
+        assert_eq!(calls.take(), ["begin", "commit"], "what was committed is not");
+        let broken = || Refusal::Broken(anyhow!("something on the way"));
+        ledger.rows_only(|_| Err::<(), _>(broken())).unwrap_err();
+        assert_eq!(calls.take(), ["begin", "abandon"], "an error on the way is");
+    }
+
+    #[test]
+    fn a_commit_that_is_refused_is_abandoned_and_rows_alone_are_repeated() {
+        let (mut ledger, calls) = ledger(1);
+        assert!(matches!(ledger.begin().unwrap().commit(None), Err(Refusal::Busy(_))));
+        assert_eq!(calls.take(), ["begin", "commit", "abandon"]);
+        let (mut ledger, calls) = self::ledger(1);
+        ledger.rows_only(|transaction| transaction.forget(&[])).unwrap();
+        assert_eq!(
+            calls.take(),
+            ["begin", "forget", "commit", "abandon", "begin", "forget", "commit"],
+            "the change is made again, too"
+        );
+        let (mut ledger, _) = self::ledger(usize::MAX);
+        assert!(matches!(ledger.rows_only(|_| Ok(())), Err(Refusal::Busy(_))), "it ends");
+    }
+
+    #[test]
+    fn without_rows_every_change_succeeds() {
+        let wait = Wait { limit: Duration::ZERO, interrupt: Interrupt::default() };
+        let mut ledger = Ledger::new(None, wait);
+        let mut transaction = ledger.begin().unwrap();
+        assert_eq!(transaction.adopt(&[]).unwrap(), 0);
+        assert_eq!(transaction.forget(&[]).unwrap(), Vec::<bool>::new());
+        transaction.commit(Some(&[])).unwrap();
+        assert!(!ledger.has_rows());
+    }
+}
