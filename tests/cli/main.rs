@@ -13,6 +13,7 @@
 mod all_caches;
 mod cache_dir;
 mod clean;
+mod completion;
 mod config;
 mod documents;
 mod foreign_entries;

@@ -21,5 +21,6 @@ pub(crate) mod peer;
 pub(crate) mod prefetch;
 pub(crate) mod rights;
 pub(crate) mod servers;
+pub(crate) mod shells;
 pub(crate) mod stores;
 pub(crate) mod strace;

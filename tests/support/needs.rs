@@ -102,6 +102,38 @@ pub(crate) fn script() {
     programs("script", &["script"]);
 }
 
+/// What Debian's bash completes with.
+#[track_caller]
+pub(crate) fn bash_completion() {
+    ask("bash-completion");
+    let script = Path::new("/usr/share/bash-completion/bash_completion");
+    assert!(
+        script.is_file(),
+        "{} is not on this machine: `tests/run completion` installs it",
+        script.display()
+    );
+}
+
+#[track_caller]
+pub(crate) fn zsh() {
+    programs("zsh", &["zsh"]);
+}
+
+#[track_caller]
+pub(crate) fn fish() {
+    programs("fish", &["fish"]);
+}
+
+#[track_caller]
+pub(crate) fn mandoc() {
+    programs("mandoc", &["mandoc"]);
+}
+
+#[track_caller]
+pub(crate) fn man_db() {
+    programs("man-db", &["man", "lexgrog"]);
+}
+
 /// Panics unless the table declares this part for the running test.
 #[track_caller]
 fn ask(part: &str) {
