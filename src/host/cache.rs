@@ -68,12 +68,12 @@ pub(crate) struct Item {
 
 /// A number of entries, and their bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize)]
-pub(crate) struct Part {
+pub(crate) struct Tally {
     pub(crate) count: u64,
     pub(crate) bytes: u64,
 }
 
-impl Part {
+impl Tally {
     pub(crate) fn add(&mut self, bytes: u64) {
         self.count += 1;
         self.bytes = self.bytes.saturating_add(bytes);
@@ -86,13 +86,13 @@ pub(crate) struct Stock {
     /// The sizes of all images: what the cache's own limit is about.
     pub(crate) size: u64,
     /// Images that may be removed, with the bytes of disk they would free.
-    pub(crate) reclaimable: Part,
+    pub(crate) reclaimable: Tally,
     /// Images in use, with the bytes of disk they hold.
-    pub(crate) in_use: Part,
+    pub(crate) in_use: Tally,
     /// Images that are too young to be removed, or listed to be kept, with the bytes of disk they hold.
-    pub(crate) kept: Part,
+    pub(crate) kept: Tally,
     /// What crashed downloads left, with the bytes of disk it holds.
-    pub(crate) leftovers: Part,
+    pub(crate) leftovers: Tally,
     /// Stalled files that stay because a process has them open for writing, with its id.
     pub(crate) kept_open: Vec<(String, i32)>,
     /// Entries that are no images and are not touched, escaped.
@@ -119,7 +119,7 @@ pub(crate) struct Planned {
 pub(crate) enum Foreseen {
     /// A row whose file is missing.
     Ghost(String),
-    Victim(Victim),
+    Removal(PlannedRemoval),
     Kept {
         name: String,
         size: u64,
@@ -129,7 +129,7 @@ pub(crate) enum Foreseen {
 
 /// An image that a plan removes.
 #[derive(Debug)]
-pub(crate) struct Victim {
+pub(crate) struct PlannedRemoval {
     pub(crate) name: String,
     pub(crate) size: u64,
     pub(crate) last_use: Nanos,

@@ -29,13 +29,13 @@ use crate::run::Run;
 use crate::units::{Amount, Nanos, TimeSpan};
 
 /// All kinds, in order of registration.
-static KINDS: &[&dyn Kind] = &[&glance::GLANCE, &ironic::ISO, &ironic::INSTANCE, &ironic::TFTP];
+static KINDS: &[&dyn CacheKind] = &[&glance::GLANCE, &ironic::ISO, &ironic::INSTANCE, &ironic::TFTP];
 
 /// What the sections of further caches begin with.
 const SECTION: &str = "image_cache:";
 
 /// A kind of image cache.
-pub(crate) trait Kind: Sync {
+pub(crate) trait CacheKind: Sync {
     /// Returns its name in configuration and output.
     fn name(&self) -> &'static str;
 
@@ -43,7 +43,7 @@ pub(crate) trait Kind: Sync {
     fn priority(&self) -> u32;
 
     /// Returns the cache of this kind that the host's configuration has, if any.
-    fn find(&self, host: &Host<'_>) -> Result<Option<Place>>;
+    fn find(&self, host: &Host<'_>) -> Result<Option<Configured>>;
 
     /// Opens a cache of this kind; `None` if the directory does not exist.
     fn open<'a>(
@@ -55,7 +55,7 @@ pub(crate) trait Kind: Sync {
 
 /// A cache as its own service's configuration describes it.
 #[derive(Debug)]
-pub(crate) struct Place {
+pub(crate) struct Configured {
     pub(crate) directory: Setting<PathBuf>,
     pub(crate) size: Setting<Amount>,
     /// `None` when its images do not expire.
@@ -66,7 +66,7 @@ pub(crate) struct Place {
 #[derive(Clone)]
 pub(crate) struct Declared {
     pub(crate) name: String,
-    pub(crate) kind: &'static dyn Kind,
+    pub(crate) kind: &'static dyn CacheKind,
     pub(crate) priority: u32,
     pub(crate) directory: Setting<PathBuf>,
     pub(crate) size: Setting<Amount>,
@@ -149,7 +149,7 @@ impl<'a> Host<'a> {
 
     /// Returns the one Glance cache that the settings name. Its limit counts only where it is pruned.
     pub(crate) fn the_one(&self) -> Result<Declared, Failure> {
-        let kind: &'static dyn Kind = &glance::GLANCE;
+        let kind: &'static dyn CacheKind = &glance::GLANCE;
         let size = match self.task {
             Task::Prune => max_size(&self.config, self.max_size)?,
             _ => Setting { value: Amount::Bytes(0), origin: Origin::Default },
@@ -203,13 +203,13 @@ fn placed(found: Option<Declared>) -> Result<Option<Declared>> {
     Ok(found)
 }
 
-fn kind_of(name: &str) -> Option<&'static dyn Kind> {
+fn kind_of(name: &str) -> Option<&'static dyn CacheKind> {
     KINDS.iter().copied().find(|kind| kind.name() == name)
 }
 
 /// Returns the cache that a kind finds, with the values that the operator's section sets.
-fn found(host: &Host<'_>, kind: &'static dyn Kind) -> Result<Option<Declared>> {
-    let Some(Place { directory, size, age }) = kind.find(host)? else { return Ok(None) };
+fn found(host: &Host<'_>, kind: &'static dyn CacheKind) -> Result<Option<Declared>> {
+    let Some(Configured { directory, size, age }) = kind.find(host)? else { return Ok(None) };
     let section = format!("{SECTION}{}", kind.name());
     for name in ["directory", "kind"] {
         if let Some(set) = host.config.optional(&text(&section, name))? {
@@ -261,7 +261,7 @@ fn text<'a>(section: &'a str, name: &'a str) -> Opt<'a> {
     Opt::new(section, name, config::ValueKind::Text)
 }
 
-fn priority(host: &Host<'_>, section: &str, kind: &dyn Kind) -> Result<u32> {
+fn priority(host: &Host<'_>, section: &str, kind: &dyn CacheKind) -> Result<u32> {
     let opt = Opt::new(section, "priority", config::ValueKind::Integer { min: 1 });
     if host.config.optional(&text(section, "priority"))?.is_none() {
         return Ok(kind.priority());

@@ -19,10 +19,10 @@ use self::open::{
 };
 use self::settings::{Selection, Settings};
 use super::cache::{
-    Foreseen, ImageCache, Item, Limits, Planned, Remains, Removing, Repaired, Rules, Stock, Unlocked, Until,
-    Victim,
+    Foreseen, ImageCache, Item, Limits, Planned, PlannedRemoval, Remains, Removing, Repaired, Rules, Stock,
+    Unlocked, Until,
 };
-use super::{Declared, Host, Kind, Place as Configured, Scope, Task};
+use super::{CacheKind, Configured, Declared, Host, Scope, Task};
 use crate::cache::dir::{CacheDir, Place};
 use crate::cache::entry;
 use crate::cache::execute::{self, Executor};
@@ -44,7 +44,7 @@ pub(super) struct Glance;
 
 pub(super) static GLANCE: Glance = Glance;
 
-impl Kind for Glance {
+impl CacheKind for Glance {
     fn name(&self) -> &'static str {
         "glance"
     }
@@ -312,7 +312,7 @@ impl ImageCache for GlanceCache<'_> {
         let Some(Cache { inventory, .. }) = &self.cache else { return Vec::new() };
         let by_file = inventory.tracked_by_file();
         let victim = |image: &entry::Image, is_expired| {
-            Foreseen::Victim(Victim {
+            Foreseen::Removal(PlannedRemoval {
                 name: image.id.to_string(),
                 size: image.seen.size,
                 last_use: image.last_use(by_file),

@@ -116,7 +116,7 @@ pub(crate) struct Temporary {
     is_strange: bool,
     /// The last sign of life.
     pub(crate) newest: Nanos,
-    pub(crate) state: Leftover,
+    pub(crate) state: LeftoverState,
 }
 
 impl Temporary {
@@ -128,7 +128,7 @@ impl Temporary {
 
 /// Whether a temporary file or directory belongs to a download that is dead.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Leftover {
+pub(crate) enum LeftoverState {
     /// Not old enough to tell.
     Young,
     /// A process, of which this is the id, has something in it open.
@@ -140,10 +140,10 @@ pub(crate) enum Leftover {
 
 /// A file of a crashed download that stands in the cache itself.
 #[derive(Debug)]
-pub(crate) struct Part {
+pub(crate) struct PartFile {
     pub(crate) name: NameBuf,
     pub(crate) seen: Seen,
-    pub(crate) state: Leftover,
+    pub(crate) state: LeftoverState,
 }
 
 /// What a master directory holds.
@@ -157,7 +157,7 @@ pub(crate) struct Survey {
     pub(crate) in_use_allocated: u64,
     pub(crate) foreign: Vec<NameBuf>,
     pub(crate) temporary: Vec<Temporary>,
-    pub(crate) parts: Vec<Part>,
+    pub(crate) parts: Vec<PartFile>,
     /// Where the links of stale temporary directories are, by inode: positions in `temporary` and in its files.
     stale_links: HashMap<u64, Vec<(usize, usize)>>,
     pub(crate) errors: Vec<EntryError>,
@@ -279,7 +279,7 @@ impl MasterDir {
                 (_, Kind::Directory) if bytes == ASIDE.to_bytes() => survey.has_aside = true,
                 (_, Kind::Directory) if is_temporary(bytes) => directories.push((name.to_owned(), *seen)),
                 (_, Kind::File) if is_part(bytes) && seen.links == 1 => {
-                    let part = Part { name: name.to_owned(), seen: *seen, state: Leftover::Young };
+                    let part = PartFile { name: name.to_owned(), seen: *seen, state: LeftoverState::Young };
                     survey.parts.push(part);
                 }
                 _ => survey.foreign.push(name.to_owned()),
@@ -326,7 +326,7 @@ impl MasterDir {
             files: Vec::new(),
             is_strange: false,
             newest: seen.mtime.max(seen.ctime),
-            state: Leftover::Young,
+            state: LeftoverState::Young,
         };
         let unreadable = list(fd.as_fd(), &self.path, &mut |name, kind, seen| {
             // An image's third time also moves when an instance's link to it goes: only its contents tell of the download.
@@ -447,7 +447,7 @@ impl MasterDir {
     }
 
     /// Removes a stale file of a download from the cache itself, if it has not changed.
-    pub(crate) fn remove_part(&self, part: &Part) -> Result<Removal> {
+    pub(crate) fn remove_part(&self, part: &PartFile) -> Result<Removal> {
         match look(self.fd(), part.name.as_name())? {
             None => Ok(Removal::AlreadyGone),
             Some((Kind::File, now)) if now == part.seen => {
@@ -512,30 +512,30 @@ impl Survey {
     fn judge(&mut self, limit: Nanos) {
         for found in &mut self.temporary {
             if found.newest < limit {
-                found.state = if found.is_strange { Leftover::Strange } else { Leftover::Stale };
+                found.state = if found.is_strange { LeftoverState::Strange } else { LeftoverState::Stale };
             }
         }
         for part in &mut self.parts {
             if part.seen.mtime.max(part.seen.ctime) < limit {
-                part.state = Leftover::Stale;
+                part.state = LeftoverState::Stale;
             }
         }
-        let stale = self.temporary.iter().filter(|found| found.state == Leftover::Stale);
+        let stale = self.temporary.iter().filter(|found| found.state == LeftoverState::Stale);
         let files =
             stale.flat_map(|found| found.files.iter().map(|(name, seen)| (name.as_name(), seen.inode)));
-        let parts = self.parts.iter().filter(|part| part.state == Leftover::Stale);
+        let parts = self.parts.iter().filter(|part| part.state == LeftoverState::Stale);
         let suspects = files.chain(parts.map(|part| (part.name.as_name(), part.seen.inode)));
         let open = writers::find_open(suspects);
         self.some_unseen = open.some_unseen;
         let holder = |seen: &Seen| open.by_inode.get(&seen.inode).copied();
-        for found in self.temporary.iter_mut().filter(|found| found.state == Leftover::Stale) {
+        for found in self.temporary.iter_mut().filter(|found| found.state == LeftoverState::Stale) {
             if let Some(pid) = found.files.iter().find_map(|(_, seen)| holder(seen)) {
-                found.state = Leftover::Open(pid);
+                found.state = LeftoverState::Open(pid);
             }
         }
-        for part in self.parts.iter_mut().filter(|part| part.state == Leftover::Stale) {
+        for part in self.parts.iter_mut().filter(|part| part.state == LeftoverState::Stale) {
             if let Some(pid) = holder(&part.seen) {
-                part.state = Leftover::Open(pid);
+                part.state = LeftoverState::Open(pid);
             }
         }
     }
@@ -545,7 +545,7 @@ impl Survey {
         let mut links: HashMap<u64, Vec<(usize, usize)>> = HashMap::new();
         for (position, found) in self.temporary.iter().enumerate() {
             for (file, (_, seen)) in found.files.iter().enumerate() {
-                if found.state == Leftover::Stale && seen.links > 1 {
+                if found.state == LeftoverState::Stale && seen.links > 1 {
                     links.entry(seen.inode).or_default().push((position, file));
                 }
             }

@@ -10,12 +10,12 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
-use self::master::{Leftover, Master, MasterDir, Survey};
+use self::master::{LeftoverState, Master, MasterDir, Survey};
 use super::cache::{
-    Distance, Foreseen, ImageCache, Item, Limits, Part, Planned, Remains, Removing, Rules, Stock, Unlocked,
-    Until, Victim,
+    Distance, Foreseen, ImageCache, Item, Limits, Planned, PlannedRemoval, Remains, Removing, Rules, Stock,
+    Tally, Unlocked, Until,
 };
-use super::{Declared, Host, Kind, Place as Configured, scaled};
+use super::{CacheKind, Configured, Declared, Host, scaled};
 use crate::cache::dir::{Place, Removal};
 use crate::cache::entry::Seen;
 use crate::cache::lock::Held;
@@ -66,7 +66,7 @@ pub(super) static TFTP: MasterImages = MasterImages {
     ttl: config::PXE_IMAGE_CACHE_TTL,
 };
 
-impl Kind for MasterImages {
+impl CacheKind for MasterImages {
     fn name(&self) -> &'static str {
         self.name
     }
@@ -115,7 +115,7 @@ impl MasterCache<'_> {
     fn sort(&mut self, rules: &Rules, stock: &mut Stock) {
         let survey = &mut self.survey;
         stock.size = survey.in_use_bytes;
-        stock.in_use = Part { count: survey.in_use, bytes: survey.in_use_allocated };
+        stock.in_use = Tally { count: survey.in_use, bytes: survey.in_use_allocated };
         self.unused = std::mem::take(&mut survey.unused);
         self.unused.sort_unstable_by(|a, b| a.last_use().cmp(&b.last_use()).then(a.name.cmp(&b.name)));
         for image in &self.unused {
@@ -133,12 +133,12 @@ impl MasterCache<'_> {
         for found in &survey.temporary {
             let name = &found.name;
             match found.state {
-                Leftover::Young => {}
-                Leftover::Stale => stock.leftovers.add(found.allocated()),
-                Leftover::Strange => {
+                LeftoverState::Young => {}
+                LeftoverState::Stale => stock.leftovers.add(found.allocated()),
+                LeftoverState::Strange => {
                     stock.notes.push(format!("{name}/ is old, but holds files that no download makes"));
                 }
-                Leftover::Open(pid) => {
+                LeftoverState::Open(pid) => {
                     let who = process(pid);
                     stock.notes.push(format!("{name}/ is old, but {who} has a file in it open"));
                 }
@@ -146,11 +146,11 @@ impl MasterCache<'_> {
         }
         for part in &survey.parts {
             match part.state {
-                Leftover::Stale => stock.leftovers.add(part.seen.allocated),
-                Leftover::Open(pid) => {
+                LeftoverState::Stale => stock.leftovers.add(part.seen.allocated),
+                LeftoverState::Open(pid) => {
                     stock.notes.push(format!("{} is old, but {} has it open", part.name, process(pid)));
                 }
-                Leftover::Young | Leftover::Strange => {}
+                LeftoverState::Young | LeftoverState::Strange => {}
             }
         }
         if survey.some_unseen {
@@ -194,7 +194,7 @@ impl MasterCache<'_> {
     }
 
     fn clean_temporary(&self, interrupt: &Interrupt, removing: &mut Removing<'_>) {
-        for found in self.survey.temporary.iter().filter(|found| found.state == Leftover::Stale) {
+        for found in self.survey.temporary.iter().filter(|found| found.state == LeftoverState::Stale) {
             if interrupt.raised() {
                 break;
             }
@@ -209,7 +209,7 @@ impl MasterCache<'_> {
     }
 
     fn clean_parts(&self, interrupt: &Interrupt, removing: &mut Removing<'_>) {
-        for part in self.survey.parts.iter().filter(|part| part.state == Leftover::Stale) {
+        for part in self.survey.parts.iter().filter(|part| part.state == LeftoverState::Stale) {
             if interrupt.raised() {
                 break;
             }
@@ -305,7 +305,7 @@ impl ImageCache for MasterCache<'_> {
         let image = |position: u32| &self.unused[position as usize];
         let victim = |position: u32, is_expired| {
             let image = image(position);
-            Foreseen::Victim(Victim {
+            Foreseen::Removal(PlannedRemoval {
                 name: image.name.to_string(),
                 size: image.seen.size,
                 last_use: image.last_use(),
@@ -397,7 +397,7 @@ impl ImageCache for MasterCache<'_> {
     }
 
     fn remains(&self) -> Vec<Remains> {
-        let stale = self.survey.temporary.iter().filter(|found| found.state == Leftover::Stale);
+        let stale = self.survey.temporary.iter().filter(|found| found.state == LeftoverState::Stale);
         let directories = stale.map(|found| Remains {
             name: format!("{}/", found.name),
             reason: self.reason(found.newest),
@@ -405,7 +405,7 @@ impl ImageCache for MasterCache<'_> {
             files: found.files.len() as u64,
             bytes: found.allocated(),
         });
-        let parts = self.survey.parts.iter().filter(|part| part.state == Leftover::Stale);
+        let parts = self.survey.parts.iter().filter(|part| part.state == LeftoverState::Stale);
         let parts = parts.map(|part| Remains {
             name: part.name.to_string(),
             reason: self.reason(part.seen.mtime.max(part.seen.ctime)),
