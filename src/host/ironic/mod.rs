@@ -1,6 +1,7 @@
-//! Ironic's caches of master images: one kind each for ISO, instance and TFTP images, found by Ironic's own options.
+//! Ironic's caches of master images, as kinds of cache: one each for ISO, instance and TFTP images.
 //!
-//! The directories themselves, and how an image is removed beside a running conductor, are in [`master`].
+//! Ironic's own options say where they are. Planning and counting are here; [`master`] scans a directory and
+//! removes images beside a running conductor. Nothing here writes to Ironic's database or talks to Ironic.
 
 mod master;
 
@@ -31,15 +32,15 @@ use crate::os::locks::process;
 use crate::run::Run;
 use crate::units::{Amount, Nanos, SECOND, count, span};
 
-/// A kind of master images: the options that say where they are and how many there may be.
+/// A kind of master images: the options for its directory and its limits.
 pub(super) struct MasterImages {
-    pub(super) name: &'static str,
-    pub(super) priority: u32,
-    pub(super) directory: Opt<'static>,
+    name: &'static str,
+    priority: u32,
+    directory: Opt<'static>,
     /// In MiB.
-    pub(super) size: Opt<'static>,
+    size: Opt<'static>,
     /// In minutes.
-    pub(super) ttl: Opt<'static>,
+    ttl: Opt<'static>,
 }
 
 pub(super) static ISO: MasterImages = MasterImages {
@@ -77,7 +78,7 @@ impl CacheKind for MasterImages {
 
     fn find(&self, host: &Host<'_>) -> Result<Option<Configured>> {
         let config = host.ironic()?;
-        // An empty path is how Ironic is told to cache nothing.
+        // With an empty path, Ironic caches nothing.
         let Some(directory) = config.optional(&self.directory)? else { return Ok(None) };
         let size = scaled(config.integer(&self.size)?, 1 << 20);
         let age = scaled(config.integer(&self.ttl)?, 60 * SECOND);
@@ -106,12 +107,12 @@ struct MasterCache<'a> {
     run: &'a Run,
     dir: MasterDir,
     survey: Survey,
-    /// Images that nothing uses, least recently used first. The rules may keep some of them.
+    /// Images that no instance uses, least recently used first. The rules may keep some of them.
     unused: Vec<Master>,
 }
 
 impl MasterCache<'_> {
-    /// Sorts the images that nothing uses, and counts those that may be removed and those that stay.
+    /// Sorts the unused images, and counts those that may be removed and those that stay.
     fn sort(&mut self, rules: &Rules, stock: &mut Stock) {
         let survey = &mut self.survey;
         stock.size = survey.in_use_bytes;
@@ -127,7 +128,7 @@ impl MasterCache<'_> {
         }
     }
 
-    /// Counts what crashed downloads left, and notes why some of what is old stays.
+    /// Counts the files that crashed downloads left, and notes why some old files stay.
     fn note_leftovers(&self, stock: &mut Stock) {
         let survey = &self.survey;
         for found in &survey.temporary {
@@ -136,11 +137,13 @@ impl MasterCache<'_> {
                 LeftoverState::Young => {}
                 LeftoverState::Stale => stock.leftovers.add(found.allocated()),
                 LeftoverState::Strange => {
-                    stock.notes.push(format!("{name}/ is old, but holds files that no download makes"));
+                    stock
+                        .notes
+                        .push(format!("{name}/ is old, but also holds files that are not a download's"));
                 }
                 LeftoverState::Open(pid) => {
                     let who = process(pid);
-                    stock.notes.push(format!("{name}/ is old, but {who} has a file in it open"));
+                    stock.notes.push(format!("{name}/ is old, but stays: {who} has a file in it open"));
                 }
             }
         }
@@ -148,14 +151,18 @@ impl MasterCache<'_> {
             match part.state {
                 LeftoverState::Stale => stock.leftovers.add(part.seen.allocated),
                 LeftoverState::Open(pid) => {
-                    stock.notes.push(format!("{} is old, but {} has it open", part.name, process(pid)));
+                    stock.notes.push(format!(
+                        "{} is old, but stays: {} has it open",
+                        part.name,
+                        process(pid)
+                    ));
                 }
                 LeftoverState::Young | LeftoverState::Strange => {}
             }
         }
         if survey.some_unseen {
             stock.notes.push(
-                "not every process could be looked into: for what other users may have open, its age decides"
+                "cannot see every open file of other users: only the age shows which downloads crashed"
                     .to_owned(),
             );
         }
@@ -189,6 +196,7 @@ impl MasterCache<'_> {
         }
     }
 
+    /// Returns the reason for removing something whose last sign of life was at this time.
     fn reason(&self, newest: Nanos) -> String {
         format!("left by a download that crashed {} ago", span(self.run.now.saturating_sub(newest).max(0)))
     }
@@ -227,7 +235,7 @@ impl MasterCache<'_> {
     }
 }
 
-/// Returns why an image stays although nothing uses it.
+/// Returns the reason for keeping an unused image, or `None` if it may be removed.
 fn kept(image: &Master, rules: &Rules) -> Option<Kept> {
     if !rules.keep.is_empty() && rules.keep.contains(&image.name.id().folded()) {
         return Some(Kept::Listed);
@@ -265,7 +273,7 @@ impl ImageCache for MasterCache<'_> {
             let found = self.dir.recover().map_err(Failure::cannot_start)?;
             if found > 0 {
                 let images = count(found, "image");
-                stock.notes.push(format!("put back {images} that a killed run had moved aside"));
+                stock.notes.push(format!("put back {images}, which a killed run had moved aside"));
             }
         }
         self.survey = self.dir.survey(rules.grace, rules.now, caches).map_err(Failure::cannot_start)?;
@@ -273,7 +281,7 @@ impl ImageCache for MasterCache<'_> {
         self.note_leftovers(&mut stock);
         if self.survey.has_aside && !rules.changing {
             stock.notes.push(
-                "a killed run has left images aside: the next prune or clean puts them back".to_owned(),
+                "a killed run has moved images aside: the next prune or clean puts them back".to_owned(),
             );
         }
         stock.foreign = self.survey.foreign.iter().map(ToString::to_string).collect();
@@ -334,7 +342,7 @@ impl ImageCache for MasterCache<'_> {
             let sizes = positions.iter().map(|position| self.unused[*position as usize].seen.size);
             sizes.fold(0, u64::saturating_add)
         };
-        // Images that stay are part of the size, and so are expired ones that cannot be removed.
+        // Images that stay count towards the size, and so do expired ones that cannot be removed.
         let whole = size(&(0..self.unused.len() as u32).collect::<Vec<_>>());
         let whole = whole.saturating_add(self.survey.in_use_bytes);
         let mut excess = goal.size;
@@ -426,6 +434,7 @@ impl ImageCache for MasterCache<'_> {
     }
 }
 
+/// Returns the progress report of a file or directory that a crashed download left.
 fn leftover(name: Name<'_>, bytes: u64) -> Removed<'_> {
     Removed { place: Place::Base, name, bytes, reason: "left by a crashed download" }
 }

@@ -174,7 +174,7 @@ fn a_directory_that_is_a_file() {
 
 #[test]
 fn a_directory_that_is_a_dangling_link() {
-    is_named_and_not_made(1, &["iso", "leads nowhere"], |env| symlink("nowhere", env.dir("iso")).unwrap());
+    is_named_and_not_made(1, &["iso", "does not exist"], |env| symlink("nowhere", env.dir("iso")).unwrap());
 }
 
 #[test]
