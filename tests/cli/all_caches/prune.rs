@@ -148,7 +148,7 @@ fn a_locked_cache_is_named_and_left_out() {
     env.later("prune", &["--all-caches", "--lock-timeout", "0"]).fails(1, &["is locked by", &me]);
     assert_eq!(env.names("iso"), [master(1)]);
     assert_eq!(env.names("tftp"), [""; 0]);
-    env.later("prune", &["--all-caches", "--skip-if-locked"]).ok().says(&["ironic-iso is passed over"]);
+    env.later("prune", &["--all-caches", "--skip-if-locked"]).ok().says(&["cache ironic-iso is skipped"]);
     env.later("prune", &["--all-caches", "--dry-run"]).ok();
     drop(other);
     env.later("prune", &["--all-caches"]).ok();
