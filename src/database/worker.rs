@@ -13,12 +13,12 @@ use anyhow::anyhow;
 use super::{Cell, Refusal};
 use crate::interrupt::Interrupt;
 
-/// How long a statement may take. Each is bounded by the size of a batch or a page, except the sums over the
+/// The limit for a statement. Each is bounded by the size of a batch or a page, except the sums over the
 /// whole table, which take this long with about ten million rows.
 const STATEMENT: Duration = Duration::from_secs(10);
 /// The time between two looks for a signal.
 const LOOK: Duration = Duration::from_millis(100);
-/// How long a statement may go on after a signal.
+/// The time that a statement still has after a signal.
 const GRACE: Duration = Duration::from_secs(2);
 
 /// A connection to a database server, as its thread uses it. Texts are given as parameters; numbers and image
@@ -34,7 +34,7 @@ pub(super) trait Server {
     fn is_lost(&self) -> bool;
 }
 
-/// What the thread does with the connection.
+/// A piece of work for the thread of the connection.
 type Statement = Box<dyn FnOnce(&mut dyn Server) + Send>;
 
 /// A connection and its thread.

@@ -328,7 +328,7 @@ tests! {
             ("a directory in the store", |p| { p.record('b', b"x", &[&p.location('b')]); fs::create_dir(p.stored('b')).unwrap(); },
              &["store"], "failed", true, false),
             ("its name is a directory", |p| { p.image('b', 9); fs::create_dir(p.env.path(id('b'))).unwrap(); },
-             &["is no file", "stays"], "failed", true, false),
+             &["is not a file", "stays"], "failed", true, false),
             ("too large for the disk", |p| { p.image('b', 9); p.update('b', "size = 1000000000000000"); },
              &["no room", "stays"], "refused", true, false),
         ];
@@ -517,7 +517,7 @@ tests! {
             p.image('b', 9);
             p.queue("ab");
             p.env.file(Path::new("incomplete").join(id('a')), 5, 1);
-            let run = p.run(&["-v"]).ok().says(&["somebody else is caching it"]);
+            let run = p.run(&["-v"]).ok().says(&["another process is caching it"]);
             assert_eq!(Prefetch::told(&run, 'a')["outcome"], "left_to_glance");
             assert_eq!((p.env.left().as_str(), p.queued().as_str()), ("b", "a"));
             // Stalled, but written to.

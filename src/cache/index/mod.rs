@@ -42,7 +42,7 @@ impl fmt::Display for Driver {
     }
 }
 
-/// What a transaction must find in the index before it may forget an image.
+/// The condition on which a transaction may forget an image.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Condition {
     /// The row is there and the image was not used since: last use and hits are what they were.
