@@ -1,10 +1,10 @@
-//! SIGINT and SIGTERM: one flag, looked at between two entries.
+//! SIGINT and SIGTERM as one flag, and waits that it ends.
 //!
-//! SIGXFSZ is caught as well, and nothing done about it: a write beyond the limit of file sizes (`ulimit -f`) then fails like any
-//! other, instead of ending the process.
+//! The signal handler only sets the flag. The code that works on a cache checks the flag wherever stopping
+//! leaves a consistent cache behind: between two entries, not within one.
 //!
-//! Nothing is done in the signal handler but setting the flag; whoever works asks it where stopping leaves a consistent
-//! cache behind.
+//! SIGXFSZ is caught and ignored: a write beyond the file size limit (`ulimit -f`) then fails like any other
+//! write, instead of ending the process.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -12,12 +12,14 @@ use std::time::{Duration, Instant};
 
 use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
 
-/// Tells whether the process was asked to stop.
+/// The flag that a signal sets; clones share it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Interrupt(Arc<AtomicUsize>);
 
 impl Interrupt {
-    /// Registers for SIGINT and SIGTERM. Who sends a second one does not want to wait: it ends the process where it is.
+    /// Registers for SIGINT and SIGTERM.
+    ///
+    /// A second signal ends the process at once, for an operator who does not want to wait.
     pub(crate) fn register(&self) -> std::io::Result<()> {
         signal_hook::flag::register(SIGXFSZ, Arc::default())?;
         let insisted = Arc::new(AtomicBool::new(false));
@@ -29,7 +31,7 @@ impl Interrupt {
         Ok(())
     }
 
-    /// The number of the signal that came, if one did.
+    /// Returns the number of the signal that arrived, or `None`.
     pub(crate) fn signal(&self) -> Option<i32> {
         match self.0.load(Ordering::Relaxed) {
             0 => None,
@@ -37,23 +39,24 @@ impl Interrupt {
         }
     }
 
-    /// Does what a signal would.
+    /// Sets the flag as the signal would.
     #[cfg(test)]
     pub(crate) fn raise(&self, signal: i32) {
         self.0.store(signal as usize, Ordering::Relaxed);
     }
 
+    /// True if a signal arrived.
     pub(crate) fn raised(&self) -> bool {
         self.signal().is_some()
     }
 }
 
-/// The name of a signal this tool handles.
+/// Returns the name of a signal that this tool handles.
 pub(crate) fn signal_name(signal: i32) -> &'static str {
     if signal == SIGINT { "SIGINT" } else { "SIGTERM" }
 }
 
-/// How long to wait for a busy index or lock, and what ends the wait early.
+/// A limited wait for a busy index or lock, which a signal ends early.
 #[derive(Clone, Debug)]
 pub(crate) struct Wait {
     pub(crate) limit: Duration,
@@ -61,6 +64,7 @@ pub(crate) struct Wait {
 }
 
 impl Wait {
+    /// Returns the time at which a wait that begins now ends.
     pub(crate) fn deadline(&self) -> Instant {
         Instant::now() + self.limit
     }

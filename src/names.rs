@@ -1,7 +1,7 @@
-//! Names that come from outside: path components, image ids, and how they are shown.
+//! Names that come from outside: path components and image ids, and their safe display.
 //!
-//! A [`Name`] is the only way to address a file below an open directory. It is checked once, when it is made, so that nothing
-//! read from a directory or an index can lead out of the cache. No I/O here.
+//! A [`Name`] is the only way to address a file below an open directory. It is checked once, when it is made,
+//! so that nothing read from a directory or an index can lead out of the cache. Nothing here does I/O.
 
 use std::ffi::{CStr, CString};
 use std::fmt::{self, Write as _};
@@ -12,7 +12,7 @@ use std::str::FromStr;
 pub(crate) struct Name<'a>(&'a CStr);
 
 impl<'a> Name<'a> {
-    /// Returns the name, or `None` when it is no plain path component.
+    /// Returns the name, or `None` if it is not a single path component.
     pub(crate) fn new(name: &'a CStr) -> Option<Self> {
         let bytes = name.to_bytes();
         let plain = !bytes.is_empty() && bytes != b"." && bytes != b".." && !bytes.contains(&b'/');
@@ -32,7 +32,8 @@ impl<'a> Name<'a> {
     }
 }
 
-/// Shows the name with every byte that is no printable character escaped, as contract section 6 asks for names from disk.
+/// Escapes every byte that is not a printable character: a directory's owner must not be able to move our
+/// cursor or forge a line of output with a file name.
 impl fmt::Display for Name<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&escaped(self.as_bytes()))
@@ -44,7 +45,7 @@ impl fmt::Display for Name<'_> {
 pub(crate) struct NameBuf(CString);
 
 impl NameBuf {
-    /// Returns the name, or `None` when the bytes are no plain path component.
+    /// Returns the name, or `None` if the bytes are not a single path component.
     pub(crate) fn new(bytes: &[u8]) -> Option<Self> {
         let name = CString::new(bytes).ok()?;
         Name::new(&name)?;
@@ -64,8 +65,8 @@ impl fmt::Display for NameBuf {
 
 /// Returns bytes from a disk or a server as text that cannot move a cursor or forge a line.
 ///
-/// Printable characters stay, everything else becomes `\xNN`, `\n`, `\u{..}` and so on; a backslash is doubled, so that the
-/// shown form is unambiguous.
+/// Printable characters stay; everything else becomes `\xNN`, `\n`, `\u{..}` and so on. A backslash is
+/// doubled, so that different names never look the same.
 pub(crate) fn escaped(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {
@@ -84,12 +85,13 @@ pub(crate) fn escaped(bytes: &[u8]) -> String {
 
 /// The id of an image: a UUID of 36 characters in either case, kept as it is spelt on disk.
 ///
-/// Glance itself makes lower-case ids; the spelling is the file's name and the row's key, so it is never normalised.
+/// Glance itself makes lower-case ids. The spelling is the file's name and the row's key, so it is never
+/// normalised.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct ImageId([u8; 37]);
 
 impl ImageId {
-    /// Returns the id, or `None` when the bytes are no UUID of the form 8-4-4-4-12.
+    /// Returns the id, or `None` if the bytes are not a UUID of the form 8-4-4-4-12.
     pub(crate) fn new(bytes: &[u8]) -> Option<Self> {
         let well_formed = bytes.len() == 36
             && bytes.iter().enumerate().all(|(i, b)| match i {
@@ -111,12 +113,12 @@ impl ImageId {
         std::str::from_utf8(&self.0[..36]).expect("hexadecimal digits and dashes are ASCII")
     }
 
-    /// The first eight digits, as a number: what ids sort by, but for the case of letters.
+    /// Returns the first eight digits as a number, which sorts like the ids themselves if case is ignored.
     pub(crate) fn leading(&self) -> u32 {
         u32::from_str_radix(&self.as_str()[..8], 16).expect("hexadecimal digits")
     }
 
-    /// The id in lower case, for comparing ids that people typed.
+    /// Returns the id in lower case, for comparing with ids that people typed.
     pub(crate) fn folded(&self) -> ImageId {
         ImageId(self.0.map(|byte| byte.to_ascii_lowercase()))
     }
@@ -139,7 +141,7 @@ impl FromStr for ImageId {
 
     fn from_str(text: &str) -> Result<Self, String> {
         ImageId::new(text.as_bytes())
-            .ok_or_else(|| format!("'{text}' is no image id: a UUID of 36 characters is needed"))
+            .ok_or_else(|| format!("'{text}' is not an image id: expected a UUID of 36 characters"))
     }
 }
 

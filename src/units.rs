@@ -1,6 +1,8 @@
-//! Sizes and times: how they are written on the command line and in configuration, and how they are shown.
+//! Sizes and times: parsing them from the command line and from configuration, and formatting them for
+//! people.
 //!
-//! No I/O and no clock here.
+//! Parsing rejects anything that is not entirely a size or a time, and formatting accepts every value.
+//! Nothing here does I/O or reads a clock.
 
 use std::str::FromStr;
 
@@ -12,21 +14,22 @@ pub(crate) type Nanos = i64;
 
 pub(crate) const SECOND: Nanos = 1_000_000_000;
 
-/// Converts seconds as Glance's indexes keep them (epoch floats) to [`Nanos`], to the nearest nanosecond, clamped.
+/// Converts the epoch floats of Glance's indexes to [`Nanos`], to the nearest nanosecond, clamped.
 ///
-/// The fraction is scaled on its own: one multiplication of the whole value would merge neighbouring floats of today.
+/// The fraction is scaled separately: multiplying the whole value would merge neighbouring floats, because
+/// today's nanoseconds need more digits than a float has.
 pub(crate) fn nanos(seconds: f64) -> Nanos {
     let whole = seconds.trunc();
     let fraction = ((seconds - whole) * 1e9).round();
     (whole as i64).saturating_mul(SECOND).saturating_add(fraction as i64)
 }
 
-/// Returns [`Nanos`] as epoch seconds.
+/// Returns [`Nanos`] as the epoch seconds that Glance's indexes store.
 pub(crate) fn seconds(nanos: Nanos) -> f64 {
     (nanos / SECOND) as f64 + (nanos % SECOND) as f64 / 1e9
 }
 
-/// A size in bytes, or a part of something that the option names.
+/// A size in bytes, or a percentage of something that the option names.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Amount {
     Bytes(u64),
@@ -35,7 +38,7 @@ pub(crate) enum Amount {
 }
 
 impl Amount {
-    /// The amount in bytes, a percentage being of `whole`.
+    /// Returns the amount in bytes; a percentage is taken of `whole`.
     pub(crate) fn of(self, whole: u64) -> u64 {
         match self {
             Amount::Bytes(bytes) => bytes,
@@ -44,13 +47,14 @@ impl Amount {
     }
 }
 
-/// K, M, G, T and P are powers of 1024, as KiB and so on; KB, MB and so on are powers of 1000.
+/// K, M, G, T and P are powers of 1024, like KiB and so on; KB, MB and so on are powers of 1000.
 impl FromStr for Amount {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong =
-            || format!("'{text}' is no size: give bytes, or a number with a unit such as 10GiB, 500M or 80%");
+        let wrong = || {
+            format!("'{text}' is not a size: give bytes, or a number with a unit such as 10GiB, 500M or 80%")
+        };
         let (number, unit) = split_unit(text).ok_or_else(wrong)?;
         if unit == "%" {
             let percent: f64 = number.parse().map_err(|_| wrong())?;
@@ -95,7 +99,7 @@ impl FromStr for TimeSpan {
     fn from_str(text: &str) -> Result<Self, String> {
         let wrong = || {
             format!(
-                "'{text}' is no duration: give seconds, or a number with a unit such as 90s, 15m, 36h or 2d"
+                "'{text}' is not a duration: give seconds, or a number with a unit such as 90s, 36h or 2d"
             )
         };
         let mut rest = text;
@@ -140,24 +144,27 @@ impl FromStr for Moment {
             Nanos::try_from(time.as_nanosecond()).ok()
         });
         time.map(Moment).ok_or_else(|| {
-            format!("'{text}' is no time: give RFC 3339, such as 2026-11-22T13:00:00Z, or epoch seconds")
+            format!("'{text}' is not a time: give RFC 3339, such as 2026-11-22T13:00:00Z, or epoch seconds")
         })
     }
 }
 
-/// Splits a number from the unit behind it.
+/// Splits a number from the unit that follows it; `None` if there is no number.
 fn split_unit(text: &str) -> Option<(&str, &str)> {
     let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(end);
     (!number.is_empty()).then(|| (number, unit.trim_start()))
 }
 
-/// A size for people: `4.2 GiB`.
+/// Formats a size for people: `4.2 GiB`.
 pub(crate) fn human(bytes: u64) -> String {
     format_size(bytes, BINARY)
 }
 
-/// A time as RFC 3339 in UTC, to the second; `never` for the epoch itself, and words for what is no time.
+/// Formats a time as RFC 3339 in UTC, to the second.
+///
+/// The epoch itself is `never`, because an index stores 0 for an image that was not used yet; a clamped time
+/// is `unknown`.
 pub(crate) fn when(time: Nanos) -> String {
     match time {
         0 => "never".to_owned(),
@@ -169,7 +176,7 @@ pub(crate) fn when(time: Nanos) -> String {
     }
 }
 
-/// A span of time in its two largest units: `3d 4h`.
+/// Formats a span of time in its two largest units: `3d 4h`.
 pub(crate) fn span(nanos: Nanos) -> String {
     let seconds = nanos.unsigned_abs() / 1_000_000_000;
     let units = [("d", 86_400), ("h", 3600), ("min", 60), ("s", 1)];
@@ -185,12 +192,12 @@ pub(crate) fn span(nanos: Nanos) -> String {
     parts.join(" ")
 }
 
-/// `1 image`, `2 images`.
-pub(crate) fn count(number: u64, what: &str) -> String {
-    match (number, what.strip_suffix('y')) {
-        (1, _) => format!("1 {what}"),
+/// Returns a number with its noun: `1 image`, `2 images`.
+pub(crate) fn count(number: u64, noun: &str) -> String {
+    match (number, noun.strip_suffix('y')) {
+        (1, _) => format!("1 {noun}"),
         (_, Some(stem)) => format!("{number} {stem}ies"),
-        _ => format!("{number} {what}s"),
+        _ => format!("{number} {noun}s"),
     }
 }
 
@@ -210,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn spans_are_told_in_two_units() {
+    fn spans_are_shown_in_two_units() {
         for (seconds, text) in [
             (0, "0s"),
             (59, "59s"),
@@ -225,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn times_are_told_in_utc() {
+    fn times_are_shown_in_utc() {
         assert_eq!(when(1_795_312_250_060_123_456), "2026-11-22T01:50:50Z");
         assert_eq!(when(0), "never");
         assert_eq!(when(i64::MIN), "unknown");

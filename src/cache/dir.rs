@@ -11,6 +11,7 @@
 
 use std::ffi::CStr;
 use std::mem::MaybeUninit;
+use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -172,19 +173,34 @@ impl CacheDir {
         list(fd, &self.path.join(place.name()), &mut visit)
     }
 
-    /// True if the cache directory holds nothing at all. The first entry answers it, and the rest is not
-    /// listed.
-    pub(crate) fn is_empty(&self) -> Result<bool> {
-        let shown = || format!("cannot list {}", self.path.display());
-        let listing = openat(&self.base, c".", DIRECTORY, Mode::empty()).with_context(shown)?;
-        let mut buffer = [MaybeUninit::uninit(); 1024];
+    /// Calls `visit` for the names in a place, in directory order, until it breaks off. The entries are not
+    /// looked at. A missing subdirectory counts as empty.
+    pub(crate) fn names(
+        &self,
+        place: Place,
+        mut visit: impl FnMut(Name<'_>) -> ControlFlow<()>,
+    ) -> Result<()> {
+        let Some(fd) = self.fd(place) else { return Ok(()) };
+        let shown = || format!("cannot list {}", self.path.join(place.name()).display());
+        let listing = openat(fd, c".", DIRECTORY, Mode::empty()).with_context(shown)?;
+        let mut buffer = [MaybeUninit::uninit(); 8192];
         let mut entries = RawDir::new(&listing, &mut buffer);
         while let Some(entry) = entries.next() {
-            if Name::new(entry.with_context(shown)?.file_name()).is_some() {
-                return Ok(false);
+            if Name::new(entry.with_context(shown)?.file_name()).is_some_and(|name| visit(name).is_break()) {
+                break;
             }
         }
-        Ok(true)
+        Ok(())
+    }
+
+    /// True if the cache directory holds nothing at all. The first name answers it, and the rest is not listed.
+    pub(crate) fn is_empty(&self) -> Result<bool> {
+        let mut empty = true;
+        self.names(Place::Base, |_| {
+            empty = false;
+            ControlFlow::Break(())
+        })?;
+        Ok(empty)
     }
 
     /// Looks at one entry, without following a link. Returns `None` if it does not exist.

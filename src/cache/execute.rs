@@ -38,7 +38,7 @@ use super::index::{Condition, Victim};
 use super::inventory::Inventory;
 use super::ledger::Ledger;
 use super::plan::{CleanPlan, CleanReason, Goal, PrunePlan, RepairPlan, frees};
-use crate::cache::outcome::{Outcome, Progress, Removed};
+use crate::cache::outcome::{Action, Outcome, Progress, Removed};
 use crate::database::Refusal;
 use crate::interrupt::Interrupt;
 use crate::names::ImageId;
@@ -131,7 +131,7 @@ fn account(
         }
         Ok(Removal::AlreadyGone) => {}
         Ok(Removal::Changed) => outcome.left_alone += 1,
-        Err(e) => outcome.error(place.show(name), "remove", e.to_string()),
+        Err(e) => outcome.error(place.show(name), Action::Remove, e.to_string()),
     }
 }
 
@@ -340,17 +340,17 @@ impl Executor<'_> {
         let is_conflict = matches!(refusal, Refusal::Busy(_));
         let why = format!("{:#}", refusal.into_error());
         if !is_conflict {
-            run.outcome.error("index", "forget", why.clone());
+            run.outcome.error("index", Action::Forget, why.clone());
         }
         run.pending.extend(gone.iter().filter_map(as_ghost));
         if let Err(refusal) = self.forget_pending(run) {
             if is_conflict {
-                run.outcome.error("index", "forget", why);
+                run.outcome.error("index", Action::Forget, why);
             }
             let why = refusal.into_error();
             run.outcome.error(
                 "index",
-                "forget",
+                Action::Forget,
                 format!("{count} rows stay without their files until the next run: {why:#}"),
             );
             run.pending.clear();
@@ -464,7 +464,7 @@ impl Executor<'_> {
             let why = refusal.into_error();
             run.outcome.error(
                 "index",
-                "forget",
+                Action::Forget,
                 format!("{count} rows stay without their files until the next run: {why:#}"),
             );
         }
@@ -689,7 +689,7 @@ impl PruneRun<'_> {
                     self.goal = self.goal.without(image);
                 }
                 Ok(Removal::Changed) => self.outcome.left_alone += 1,
-                Err(e) => self.outcome.error(image.id.as_str(), "remove", e.to_string()),
+                Err(e) => self.outcome.error(image.id.as_str(), Action::Remove, e.to_string()),
             }
         }
         self.at += done.len();

@@ -1,4 +1,8 @@
-//! What a run did to a cache: counts, entries that failed, and removals told of as they happen.
+//! The outcome of a change to a cache: counts, entries that failed, and removals reported as they happen.
+
+use std::fmt;
+
+use serde::{Serialize, Serializer};
 
 use crate::cache::dir::Place;
 use crate::database::Refusal;
@@ -21,14 +25,84 @@ pub(crate) struct Removed<'a> {
     pub(crate) reason: &'static str,
 }
 
-/// Something that went wrong with one entry.
-#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
+/// What was being done to an entry when it failed. Its word is a value of our JSON.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Action {
+    Change,
+    Dequeue,
+    Enqueue,
+    Fetch,
+    Find,
+    Forget,
+    /// To have as much free space as was asked for.
+    Free,
+    /// To hold a cache to its limit.
+    Limit,
+    List,
+    Lock,
+    Look,
+    LookThrough,
+    Measure,
+    Open,
+    Prune,
+    Remove,
+    Repair,
+}
+
+impl Action {
+    /// Returns the word that stands in our JSON.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Action::Change => "change",
+            Action::Dequeue => "dequeue",
+            Action::Enqueue => "enqueue",
+            Action::Fetch => "fetch",
+            Action::Find => "find",
+            Action::Forget => "forget",
+            Action::Free => "free",
+            Action::Limit => "limit",
+            Action::List => "list",
+            Action::Lock => "lock",
+            Action::Look => "look",
+            Action::LookThrough => "look through",
+            Action::Measure => "measure",
+            Action::Open => "open",
+            Action::Prune => "prune",
+            Action::Remove => "remove",
+            Action::Repair => "repair",
+        }
+    }
+}
+
+impl Serialize for Action {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.word())
+    }
+}
+
+/// An entry that failed.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub(crate) struct EntryError {
     /// The entry, escaped.
     pub(crate) name: String,
-    /// What was being done: `remove`, `forget`, `adopt`, `look`.
-    pub(crate) action: &'static str,
+    pub(crate) action: Action,
     pub(crate) message: String,
+}
+
+/// Shows the error as a sentence.
+impl fmt::Display for EntryError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let EntryError { name, action, message } = self;
+        match action {
+            // The message is the sentence, and the name is where it holds.
+            Action::Free | Action::Limit => write!(f, "{name}: {message}"),
+            Action::Fetch => write!(f, "image {name}: {message}"),
+            Action::Look => write!(f, "cannot look at {name}: {message}"),
+            Action::Enqueue => write!(f, "cannot put {name} into the queue: {message}"),
+            Action::Dequeue => write!(f, "cannot take {name} out of the queue: {message}"),
+            action => write!(f, "cannot {} {name}: {message}", action.word()),
+        }
+    }
 }
 
 /// What a run did.
@@ -75,12 +149,7 @@ impl Outcome {
         self.errors.append(&mut part.errors);
     }
 
-    pub(super) fn error(
-        &mut self,
-        name: impl Into<String>,
-        action: &'static str,
-        message: impl Into<String>,
-    ) {
+    pub(super) fn error(&mut self, name: impl Into<String>, action: Action, message: impl Into<String>) {
         self.errors.push(EntryError { name: name.into(), action, message: message.into() });
     }
 }

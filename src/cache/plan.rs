@@ -215,11 +215,6 @@ impl CleanPlan {
             }
         })
     }
-
-    /// Returns the number of entries to be removed.
-    pub(crate) fn len(&self) -> usize {
-        self.invalid.len() + self.stalled.len()
-    }
 }
 
 /// True if an incomplete entry was last written longer than the stall time ago. A time in the future is not.

@@ -1,43 +1,48 @@
-//! `clean`: removes what is invalid or stalled, and with `--repair` mends the index.
+//! `clean`: its options, and the request that they make.
 
 // The doc comments of arguments are help texts: no backticks in them.
 #![allow(clippy::doc_markdown)]
 
 use clap::Args;
 
-use crate::cache::plan::CleanLimits;
-use crate::commands::flags::{CacheArgs, ChangeArgs, EXIT_CODES, EXIT_CODES_IN_SHORT, HostArgs, LIMITS};
+use super::flags::{CacheArgs, ChangeArgs, EXIT_CODES, EXIT_CODES_IN_SHORT, HostArgs, LIMITS};
+use super::{conclude, host_of};
 use crate::exit::{Exit, Failure};
-use crate::host::glance::settings::{Selection, Settings};
-use crate::ops::clean::{Repair, clean};
-use crate::ops::host;
-use crate::run::Context;
+use crate::host::glance::settings::Selection;
+use crate::host::{Scope, Task};
+use crate::ops::clean::{CleanRequest, clean};
+use crate::ops::fleet;
+use crate::run::Run;
 use crate::units::TimeSpan;
 
 /// Cleans, as the command line says.
-pub(crate) fn run(context: &Context, args: CleanArgs) -> Result<Exit, Failure> {
-    if args.host.all_caches {
-        return host::clean(context, args);
+pub(crate) fn run(run: &Run, args: CleanArgs) -> Result<Exit, Failure> {
+    if let Some(url) = args.forget_node {
+        let report = fleet::forget(run, &Selection::from(args.cache), &args.change.into(), &url)?;
+        return Ok(conclude(run, &report));
     }
-    let CleanArgs { cache, change, stall_time, invalid_grace, repair, forget_all, forget_node, host: _ } =
-        args;
-    if let Some(url) = forget_node {
-        return crate::ops::fleet::forget(context, Selection::from(cache), &change, &url);
-    }
-    let settings = Settings::load(context, Selection::from(cache))?;
-    let limits =
-        CleanLimits { stall_time: settings.stall_time(stall_time)?.value, invalid_grace: invalid_grace.0 };
-    clean(context, &settings, &change, limits, repair.then_some(Repair { forget_all }))
+    let scope = if args.host.all_caches { Scope::All } else { Scope::One };
+    let task = if args.repair { Task::Repair } else { Task::Clean };
+    let request = CleanRequest {
+        change: args.change.into(),
+        forget_all: args.forget_all,
+        temp_grace: args.host.temp_grace.0,
+    };
+    let mut host = host_of(run, args.cache, (scope, task), request.change.lock_wait)?;
+    host.stall_time = args.stall_time;
+    host.invalid_grace = args.invalid_grace.0;
+    host.ironic_sources = args.host.ironic.0;
+    Ok(conclude(run, &clean(&host, &request)?))
 }
 
 /// Remove invalid and stalled entries
 ///
-/// Removes every file and symlink in invalid/. Removes those in incomplete/ that have not been written to for the stall
-/// time and that no process has open for writing. Needs neither an index nor a database. With --repair, repairs the
-/// index, too.
+/// Removes every file and symlink in invalid/. Removes those in incomplete/ that have not been written to for
+/// the stall time and that no process has open for writing. Needs neither an index nor a database. With
+/// --repair, repairs the index, too.
 ///
-/// With --all-caches, does this in every Glance cache of the host, and removes the files that crashed downloads left in
-/// Ironic's caches.
+/// With --all-caches, does this in every Glance cache of the host, and removes the files that crashed
+/// downloads left in Ironic's caches.
 #[derive(Debug, Args)]
 #[command(after_help = EXIT_CODES_IN_SHORT, after_long_help = EXIT_CODES)]
 pub(crate) struct CleanArgs {
@@ -45,13 +50,14 @@ pub(crate) struct CleanArgs {
     pub(crate) change: ChangeArgs,
     /// Repair the index
     ///
-    /// Forgets rows whose file is missing, adds rows for images that have none, and drops rows whose id is not a UUID.
+    /// Forgets rows whose file is missing, adds rows for images that have none, and drops rows whose id is
+    /// not a UUID.
     #[arg(long, conflicts_with = "all_caches")]
     pub(crate) repair: bool,
     /// With --repair: forget rows even if most of the images in the index are missing
     ///
-    /// Without this option such an index is left alone, because the directory is probably the wrong one, or its file
-    /// system is not mounted.
+    /// Without this option such an index is left alone, because the directory is probably the wrong one, or
+    /// its file system is not mounted.
     #[arg(long, requires = "repair", hide_short_help = true)]
     pub(crate) forget_all: bool,
     /// Only remove a decommissioned node and its rows from the central database

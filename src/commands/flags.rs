@@ -11,8 +11,12 @@ use std::path::PathBuf;
 use clap::{ArgMatches, Args, Command, FromArgMatches, ValueEnum, ValueHint};
 
 use crate::cache::index::Driver;
-use crate::config::Source;
+use crate::config::ConfigSource;
+use crate::host::glance::open::LockWait;
+use crate::host::glance::settings::Selection;
+use crate::ops::Change;
 use crate::output::Format;
+use crate::output::Output;
 use crate::units::{Amount, Moment, TimeSpan};
 
 /// Ends the short help of a command.
@@ -42,8 +46,8 @@ const OUTPUT: &str = "Output";
 pub(crate) struct HostArgs {
     /// Include every image cache of this host
     ///
-    /// These are Glance's cache, Ironic's master images, and the caches that the configuration declares in sections
-    /// [image_cache:NAME].
+    /// These are Glance's cache, Ironic's master images, and the caches that the configuration declares in
+    /// sections [image_cache:NAME].
     #[arg(long)]
     pub(crate) all_caches: bool,
     #[command(flatten)]
@@ -73,9 +77,10 @@ pub(crate) struct CacheArgs {
     pub(crate) node: Option<String>,
     /// URL of the central database, without a password [default: connection in section database]
     ///
-    /// A URL with a password is refused here, because every user of the host could read it in the list of processes.
-    /// Write it to a file and use --database-file.
-    #[arg(long, value_name = "URL", conflicts_with = "database_file", help_heading = INDEX, hide_short_help = true)]
+    /// A URL with a password is refused here, because every user of the host could read it in the list of
+    /// processes. Write it to a file and use --database-file.
+    #[arg(long, value_name = "URL", conflicts_with = "database_file", help_heading = INDEX,
+        hide_short_help = true)]
     pub(crate) database: Option<String>,
     /// Read the URL of the central database, with its password, from this file
     #[arg(long, value_name = "FILE", help_heading = INDEX, hide_short_help = true)]
@@ -159,9 +164,10 @@ impl From<DriverName> for Driver {
     }
 }
 
-/// Configuration files and directories in the order they were given: oslo.config reads them from left to right.
+/// Configuration files and directories in the order they were given: oslo.config reads them from left to
+/// right.
 #[derive(Debug, Default)]
-pub(crate) struct Sources(pub(crate) Vec<Source>);
+pub(crate) struct Sources(pub(crate) Vec<ConfigSource>);
 
 #[derive(Debug, Args)]
 struct SourceArgs {
@@ -178,11 +184,15 @@ struct SourceArgs {
 }
 
 /// Puts files and directories into the order in which they were given.
-fn in_order(matches: &ArgMatches, files: (&str, Vec<PathBuf>), dirs: (&str, Vec<PathBuf>)) -> Vec<Source> {
+fn in_order(
+    matches: &ArgMatches,
+    files: (&str, Vec<PathBuf>),
+    dirs: (&str, Vec<PathBuf>),
+) -> Vec<ConfigSource> {
     let places = |name| matches.indices_of(name).into_iter().flatten();
-    let files = places(files.0).zip(files.1.into_iter().map(Source::File));
-    let dirs = places(dirs.0).zip(dirs.1.into_iter().map(Source::Dir));
-    let in_order: BTreeMap<usize, Source> = files.chain(dirs).collect();
+    let files = places(files.0).zip(files.1.into_iter().map(ConfigSource::File));
+    let dirs = places(dirs.0).zip(dirs.1.into_iter().map(ConfigSource::Dir));
+    let in_order: BTreeMap<usize, ConfigSource> = files.chain(dirs).collect();
     in_order.into_values().collect()
 }
 
@@ -217,7 +227,7 @@ sources!(Sources, SourceArgs, config_file, config_dir);
 
 /// The same for Ironic's configuration.
 #[derive(Debug, Default)]
-pub(crate) struct IronicSources(pub(crate) Vec<Source>);
+pub(crate) struct IronicSources(pub(crate) Vec<ConfigSource>);
 
 #[derive(Debug, Args)]
 struct IronicSourceArgs {
@@ -234,3 +244,31 @@ struct IronicSourceArgs {
 }
 
 sources!(IronicSources, IronicSourceArgs, ironic_config_file, ironic_config_dir);
+
+impl From<CacheArgs> for Selection {
+    fn from(args: CacheArgs) -> Self {
+        Selection {
+            sources: args.sources.0,
+            cache_dir: args.cache_dir,
+            driver: args.driver.map(Into::into),
+            sqlite_db: args.sqlite_db,
+            node: args.node,
+            database: args.database,
+            database_file: args.database_file,
+        }
+    }
+}
+
+impl From<ChangeArgs> for Change {
+    fn from(args: ChangeArgs) -> Self {
+        let lock_wait = LockWait { limit: args.lock_timeout.as_std(), skip_if_locked: args.skip_if_locked };
+        Change { dry_run: args.dry_run, lock_wait }
+    }
+}
+
+impl PrintArgs {
+    /// True if sizes are shown for people: on a terminal, unless the command line decides.
+    pub(super) fn is_human(&self, output: &Output) -> bool {
+        self.human || (!self.bytes && output.stdout_is_terminal())
+    }
+}

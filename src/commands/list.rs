@@ -1,65 +1,51 @@
-//! `list`: what is in the cache, for people and in the form of Glance's `GET /v2/cache`.
+//! `list`: its options, and the request that they make.
 
 // The doc comments of arguments are help texts: no backticks in them.
 #![allow(clippy::doc_markdown)]
 
 use clap::{Args, ValueEnum};
 
-use crate::commands::flags::{CacheArgs, EXIT_CODES, EXIT_CODES_IN_SHORT, HostArgs, PrintArgs};
+use super::flags::{CacheArgs, EXIT_CODES, EXIT_CODES_IN_SHORT, HostArgs, PrintArgs};
+use super::{look_at_all, show};
 use crate::exit::{Exit, Failure};
-use crate::host::glance::settings::{Opened, Selection, Settings};
+use crate::host::glance::settings::Selection;
 use crate::names::ImageId;
-use crate::ops::host::{self, Look};
-use crate::ops::list::{ListReport, gather};
-use crate::output::shows_human;
-use crate::run::Context;
+use crate::ops::fleet;
+use crate::ops::list::{EntryState, ListRequest, Order, SortKey, list};
+use crate::ops::look::Look;
+use crate::run::Run;
 
 /// Lists, as the command line says.
-pub(crate) fn run(context: &Context, args: ListArgs) -> Result<Exit, Failure> {
+pub(crate) fn run(run: &Run, args: ListArgs) -> Result<Exit, Failure> {
+    let human = args.print.is_human(&run.output);
+    let order = Order { by: args.sort.into(), reverse: args.reverse };
     if args.all_nodes || args.image.is_some() {
-        return crate::ops::fleet::list(context, args);
+        let report = fleet::list(run, &Selection::from(args.cache), args.image, order, human)?;
+        return Ok(show(run, &report, true));
     }
     if args.host.all_caches {
-        return host::look(context, args.cache, &args.print, args.host, Look::List);
+        let report = look_at_all(run, args.cache, args.host, Look::List, human)?;
+        return Ok(show(run, &report, report.errors().is_empty()));
     }
-    let ListArgs { cache, print, state, sort, reverse, .. } = args;
-    let settings = Settings::load_to_look(context, Selection::from(cache))?;
-    let mut report = ListReport { human: shows_human(&context.output, &print), ..ListReport::default() };
-    match settings.open()? {
-        Opened::Nothing(why) => context.output.note(&why),
-        Opened::Cache(dir) => gather(context, &settings, &dir, &mut report)?,
-    }
-    report.entries.retain(|entry| state.is_empty() || state.iter().any(|state| entry.state.is(*state)));
-    report.entries.sort_by(|a, b| {
-        let order = match sort {
-            SortKey::Image => a.name.cmp(&b.name),
-            SortKey::State => a.state.cmp(&b.state),
-            SortKey::LastUse => a.last_use.cmp(&b.last_use),
-            SortKey::Modified => a.modified.cmp(&b.modified),
-            SortKey::Size => a.size.cmp(&b.size),
-            SortKey::Hits => a.hits.cmp(&b.hits),
-        };
-        // Glance tells its queue in processing order.
-        let order = order.then_with(|| a.name.cmp(&b.name));
-        if reverse { order.reverse() } else { order }
-    });
-    context.output.result(&report);
-    Ok(if report.complete && !context.output.has_failed() { Exit::Done } else { Exit::Incomplete })
+    let states = args.state.iter().flat_map(|state| state.states()).copied().collect();
+    let request = ListRequest { states, order, human };
+    let report = list(run, Selection::from(args.cache), &request)?;
+    Ok(show(run, &report, report.is_complete()))
 }
 
 /// List what is in the cache
 ///
-/// Changes nothing, takes no lock, and works while Glance is running. The JSON form is that of Glance's GET /v2/cache,
-/// with further arrays for what Glance does not report.
+/// Changes nothing, takes no lock, and works while Glance is running. The JSON form is that of Glance's GET
+/// /v2/cache, with further arrays for what Glance does not report.
 #[derive(Debug, Args)]
 #[command(after_help = EXIT_CODES_IN_SHORT, after_long_help = EXIT_CODES)]
 pub(crate) struct ListArgs {
     /// Show only entries in these states
     #[arg(long, value_name = "STATE", value_delimiter = ',')]
-    pub(crate) state: Vec<State>,
+    pub(crate) state: Vec<StateName>,
     /// Sort the entries by this key
     #[arg(long, value_name = "KEY", default_value = "image")]
-    pub(crate) sort: SortKey,
+    pub(crate) sort: SortName,
     /// Reverse the order
     #[arg(long)]
     pub(crate) reverse: bool,
@@ -79,7 +65,7 @@ pub(crate) struct ListArgs {
 
 /// What `list` can be narrowed to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum State {
+pub(crate) enum StateName {
     /// Images, with or without a row
     Cached,
     /// Images that the index knows
@@ -97,11 +83,38 @@ pub(crate) enum State {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum SortKey {
+pub(crate) enum SortName {
     Image,
     State,
     LastUse,
     Modified,
     Size,
     Hits,
+}
+
+impl StateName {
+    fn states(self) -> &'static [EntryState] {
+        match self {
+            StateName::Cached => &[EntryState::Tracked, EntryState::Orphan],
+            StateName::Tracked => &[EntryState::Tracked],
+            StateName::Orphan => &[EntryState::Orphan],
+            StateName::Ghost => &[EntryState::Ghost],
+            StateName::Queued => &[EntryState::Queued],
+            StateName::Incomplete => &[EntryState::Incomplete],
+            StateName::Invalid => &[EntryState::Invalid],
+        }
+    }
+}
+
+impl From<SortName> for SortKey {
+    fn from(name: SortName) -> Self {
+        match name {
+            SortName::Image => SortKey::Image,
+            SortName::State => SortKey::State,
+            SortName::LastUse => SortKey::LastUse,
+            SortName::Modified => SortKey::Modified,
+            SortName::Size => SortKey::Size,
+            SortName::Hits => SortKey::Hits,
+        }
+    }
 }

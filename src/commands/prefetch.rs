@@ -1,4 +1,4 @@
-//! `prefetch`: its options, and what they ask for.
+//! `prefetch`: its options, and the request that they make.
 
 // The doc comments of arguments are help texts: no backticks in them.
 #![allow(clippy::doc_markdown)]
@@ -8,15 +8,57 @@ use std::str::FromStr;
 use anyhow::anyhow;
 use clap::Args;
 
-use crate::commands::flags::{CacheArgs, ChangeArgs, EXIT_CODES_IN_SHORT, LIMITS, LimitArgs};
+use super::conclude;
+use super::flags::{CacheArgs, ChangeArgs, EXIT_CODES_IN_SHORT, LIMITS, LimitArgs};
 use crate::exit::{Exit, Failure};
 use crate::fetch::judge::Wish;
 use crate::host::glance::settings::{Selection, Settings};
 use crate::names::ImageId;
-use crate::ops::prefetch::wanted::{enqueue, wanted};
-use crate::ops::prefetch::{Limit, Wishes, prefetch};
-use crate::run::Context;
+use crate::ops::ids::wanted_ids;
+use crate::ops::prefetch::{Limit, PrefetchRequest, enqueue, prefetch};
+use crate::run::Run;
 use crate::units::{Amount, TimeSpan};
+
+/// Prefetches, as the command line says.
+pub(crate) fn run(run: &Run, args: PrefetchArgs) -> Result<Exit, Failure> {
+    let selection = Selection::from(args.cache);
+    let config = selection.read(run, false)?;
+    let settings = Settings::new(&config, selection)?;
+    let images = wanted_ids(args.images.iter().map(|wanted| match wanted {
+        Wanted::Image(id) => Some(*id),
+        Wanted::Stdin => None,
+    }))?;
+    let change = args.change.into();
+    if args.enqueue {
+        return Ok(conclude(run, &enqueue(run, &settings, &change, &images)?));
+    }
+    let rate = match args.rate_limit {
+        Some(Amount::Percent(_) | Amount::Bytes(0)) => {
+            return Err(Failure::usage(anyhow!(
+                "--rate-limit takes a size of at least one byte, for a second"
+            )));
+        }
+        Some(Amount::Bytes(bytes)) => Some(bytes),
+        None => None,
+    };
+    let limit = match (args.within_limit, args.make_room) {
+        (_, true) => Limit::MadeSpace,
+        (true, _) => Limit::Kept,
+        _ => Limit::Ignored,
+    };
+    let request = PrefetchRequest {
+        images: (!args.images.is_empty()).then_some(images),
+        jobs: args.jobs.into(),
+        rate,
+        reserve: args.reserve,
+        max_size: args.limit.max_size,
+        limit,
+        wish: Wish { retry: args.retry, require_checksum: args.require_checksum },
+        stall_time: args.stall_time,
+        change,
+    };
+    Ok(conclude(run, &prefetch(run, &settings, &request)?))
+}
 
 const EXIT_CODES_OF_PREFETCH: &str = "Exit codes:
   0    done, also if there was nothing to do; an image that Glance has cached or
@@ -30,16 +72,16 @@ const EXIT_CODES_OF_PREFETCH: &str = "Exit codes:
 
 /// Fetch images into the cache ahead of their first use
 ///
-/// Fetches the queued images, oldest first, or those given as arguments. Each image is read from its locations, in the
-/// order of the weights of their stores, and verified by size and hash before it is published with its row in the index.
-/// An image that is already cached, or that Glance is caching right now, is skipped. Needs to read Glance's database,
-/// which knows the images and their locations.
+/// Fetches the queued images, oldest first, or those given as arguments. Each image is read from its
+/// locations, in the order of the weights of their stores, and verified by size and hash before it is
+/// published with its row in the index. An image that is already cached, or that Glance is caching right now,
+/// is skipped. Needs to read Glance's database, which knows the images and their locations.
 ///
-/// An image that could not be cached stays in the queue. If its data was wrong, it is not fetched again until its record
-/// changes or --retry is given. An image that Glance's database does not have leaves the queue.
+/// An image that could not be cached stays in the queue. If its data was wrong, it is not fetched again until
+/// its record changes or --retry is given. An image that Glance's database does not have leaves the queue.
 ///
-/// Like Glance, prefetch fills the cache beyond its limit and leaves it to prune to enforce it, unless --within-limit or
-/// --make-room is given.
+/// Like Glance, prefetch fills the cache beyond its limit and leaves it to prune to enforce it, unless
+/// --within-limit or --make-room is given.
 #[derive(Debug, Args)]
 #[command(after_help = EXIT_CODES_IN_SHORT, after_long_help = EXIT_CODES_OF_PREFETCH)]
 pub(crate) struct PrefetchArgs {
@@ -53,7 +95,8 @@ pub(crate) struct PrefetchArgs {
     /// Only put the images into the queue
     ///
     /// A later run fetches them, or Glance does.
-    #[arg(long, requires = "images", conflicts_with_all = ["retry", "require_checksum", "within_limit", "make_room"])]
+    #[arg(long, requires = "images",
+        conflicts_with_all = ["retry", "require_checksum", "within_limit", "make_room"])]
     pub(crate) enqueue: bool,
     /// Retry images that failed before
     ///
@@ -61,7 +104,8 @@ pub(crate) struct PrefetchArgs {
     #[arg(long)]
     pub(crate) retry: bool,
     /// Number of images to fetch at a time
-    #[arg(short, long, value_name = "NUMBER", default_value = "2", value_parser = clap::value_parser!(u8).range(1..=64))]
+    #[arg(short, long, value_name = "NUMBER", default_value = "2",
+        value_parser = clap::value_parser!(u8).range(1..=64))]
     pub(crate) jobs: u8,
     /// Skip images whose record has neither a hash nor a checksum
     #[arg(long, hide_short_help = true)]
@@ -83,8 +127,8 @@ pub(crate) struct PrefetchArgs {
     pub(crate) within_limit: bool,
     /// If space is short, remove images as prune does
     ///
-    /// Least recently used images are removed if the limit or the disk leaves no space for an image. Images that are in
-    /// the queue or were asked for in this run are never removed.
+    /// Least recently used images are removed if the limit or the disk leaves no space for an image. Images
+    /// that are in the queue or were asked for in this run are never removed.
     #[arg(long, help_heading = LIMITS)]
     pub(crate) make_room: bool,
     /// Take over an image that another process began to cache but has not written to for this long
@@ -109,38 +153,4 @@ impl FromStr for Wanted {
     fn from_str(text: &str) -> Result<Self, String> {
         if text == "-" { Ok(Wanted::Stdin) } else { text.parse().map(Wanted::Image) }
     }
-}
-
-/// Prefetches, as the command line says.
-pub(crate) fn run(context: &Context, args: PrefetchArgs) -> Result<Exit, Failure> {
-    let settings = Settings::load(context, Selection::from(args.cache))?;
-    let images = wanted(&args.images)?;
-    if args.enqueue {
-        return enqueue(context, &settings, &args.change, &images.unwrap_or_default());
-    }
-    let rate = match args.rate_limit {
-        Some(Amount::Percent(_) | Amount::Bytes(0)) => {
-            return Err(Failure::usage(anyhow!(
-                "--rate-limit takes a size of at least one byte, for a second"
-            )));
-        }
-        Some(Amount::Bytes(bytes)) => Some(bytes),
-        None => None,
-    };
-    let limit = match (args.within_limit, args.make_room) {
-        (_, true) => Limit::MadeRoom,
-        (true, _) => Limit::Kept,
-        _ => Limit::Ignored,
-    };
-    let wishes = Wishes {
-        images,
-        jobs: args.jobs.into(),
-        rate,
-        reserve: args.reserve,
-        max_size: args.limit.max_size,
-        limit,
-        wish: Wish { retry: args.retry, require_checksum: args.require_checksum },
-        stall_time: args.stall_time,
-    };
-    prefetch(context, &settings, &args.change, &wishes)
 }

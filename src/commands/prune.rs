@@ -1,41 +1,53 @@
-//! `prune`: forgets ghosts, then removes least recently used images until the cache is within its limits.
+//! `prune`: its options, and the request that they make.
 
 // The doc comments of arguments are help texts: no backticks in them.
 #![allow(clippy::doc_markdown)]
 
 use std::path::PathBuf;
 
+use anyhow::anyhow;
 use clap::Args;
 
-use crate::commands::flags::{
-    ALL_CACHES, CacheArgs, ChangeArgs, EXIT_CODES_IN_SHORT, HostArgs, LIMITS, LimitArgs,
-};
+use super::flags::{ALL_CACHES, CacheArgs, ChangeArgs, EXIT_CODES_IN_SHORT, HostArgs, LIMITS, LimitArgs};
+use super::{conclude, host_of};
 use crate::exit::{Exit, Failure};
-use crate::host::glance::settings::{Selection, Settings};
+use crate::host::{Scope, Task};
 use crate::names::ImageId;
-use crate::ops::host;
-use crate::ops::prune::{Wishes, prune};
-use crate::run::Context;
+use crate::ops::ids::kept_ids;
+use crate::ops::prune::{PruneRequest, prune};
+use crate::ops::require::{SpaceRequest, require};
+use crate::run::Run;
 use crate::units::{Amount, TimeSpan};
 
 /// Prunes, as the command line says.
-pub(crate) fn run(context: &Context, args: PruneArgs) -> Result<Exit, Failure> {
-    if args.room.require.is_some() || args.host.all_caches {
-        return host::prune(context, args);
+pub(crate) fn run(run: &Run, args: PruneArgs) -> Result<Exit, Failure> {
+    let is_one = !args.host.all_caches && args.room.require.is_none();
+    if !is_one && args.limit.max_size.is_some() {
+        return Err(Failure::usage(anyhow!(
+            "--max-size is the limit of one cache: here, each cache is held to its own limit"
+        )));
     }
-    let settings = Settings::load(context, Selection::from(args.cache))?;
-    let wishes = Wishes {
-        max_size: args.limit.max_size,
+    let request = PruneRequest {
+        change: args.change.into(),
         target_size: args.target_size,
         min_free: args.min_free,
-        min_age: args.min_age.map_or(0, |age| age.0),
-        keep: args.keep,
-        keep_from: args.keep_from,
-        stall_time: args.stall_time,
+        min_age: args.min_age.map(|age| age.0),
+        keep: kept_ids(&args.keep, &args.keep_from)?,
         forget_all: args.forget_all,
+        temp_grace: args.host.temp_grace.0,
         only_when_over: false,
     };
-    prune(context, &settings, &args.change, &wishes)
+    let scope = if is_one { Scope::One } else { Scope::All };
+    let mut host = host_of(run, args.cache, (scope, Task::Prune), request.change.lock_wait)?;
+    host.max_size = args.limit.max_size;
+    host.stall_time = args.stall_time;
+    host.ironic_sources = args.host.ironic.0;
+    let Some(amount) = args.room.require else {
+        return Ok(conclude(run, &prune(&host, &request)?));
+    };
+    let (on, best_effort) = (args.room.on, args.room.best_effort);
+    let report = require(&host, &SpaceRequest { amount, on, best_effort, prune: request })?;
+    Ok(conclude(run, &report))
 }
 
 const EXIT_CODES_OF_PRUNE: &str = "Exit codes:
@@ -49,12 +61,13 @@ const EXIT_CODES_OF_PRUNE: &str = "Exit codes:
 
 /// Remove least recently used images until the cache fits its limit
 ///
-/// First forgets rows whose file is missing, whether or not the cache is over its limit. Images without a row are removed
-/// in their turn, by the later of their access and modification times.
+/// First forgets rows whose file is missing, whether or not the cache is over its limit. Images without a row
+/// are removed in their turn, by the later of their access and modification times.
 ///
-/// With --require, frees space on a file system instead, from all image caches of the host that are on it. With
-/// --all-caches, applies to each cache of the host its own limits for age and size. glance-cache-prune(8) explains how
-/// caches are declared and in which order they give space.
+/// With --require, frees space on a file system instead, from all image caches of the host that are on it.
+/// With --all-caches, applies to each cache of the host its own limits for age and size.
+///
+/// glance-cache-prune(8) explains how caches are declared and in which order they give space.
 #[derive(Debug, Args)]
 #[command(after_help = EXIT_CODES_IN_SHORT, after_long_help = EXIT_CODES_OF_PRUNE)]
 pub(crate) struct PruneArgs {
@@ -87,8 +100,8 @@ pub(crate) struct PruneArgs {
     pub(crate) keep_from: Vec<PathBuf>,
     /// Forget rows even if most of the images in the index are missing
     ///
-    /// Without this option such an index is left alone, because the directory is probably the wrong one, or its file
-    /// system is not mounted.
+    /// Without this option such an index is left alone, because the directory is probably the wrong one, or
+    /// its file system is not mounted.
     #[arg(long, hide_short_help = true)]
     pub(crate) forget_all: bool,
     /// If the disk is too full to change the index, first remove incomplete entries that are older than this
@@ -110,8 +123,9 @@ pub(crate) struct PruneArgs {
 pub(crate) struct RoomArgs {
     /// Make sure that this much of a file system is free
     ///
-    /// Expired images go first, then by the priority of their cache, until this much is free. If all caches together
-    /// cannot free that much, nothing is removed. A percentage refers to the size of the file system.
+    /// Expired images go first, then by the priority of their cache, until this much is free. If all caches
+    /// together cannot free that much, nothing is removed. A percentage refers to the size of the file
+    /// system.
     #[arg(long, value_name = "SIZE", conflicts_with = "all_caches")]
     pub(crate) require: Option<Amount>,
     /// With --require: a path on that file system

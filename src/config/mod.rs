@@ -1,12 +1,14 @@
-//! The configuration: which files oslo.config would read, in which order, and what each option is worth.
+//! The configuration: the files that oslo.config would read, in its order, and the value of each option.
 //!
-//! Promises: [`Config::load`] reads all files once and refuses the ones it cannot read or parse; a value is
-//! judged only when it is asked for, and every value remembers its [`Origin`]. Nothing here writes, looks at the
-//! process's own environment, or shows the value of a secret. Flags that override one setting are the caller's.
+//! Promises: [`Config::load`] reads all files once and fails on any that it cannot read or parse. A value is
+//! judged only when it is asked for, so that a mistake in an option that is not needed stops no run, and
+//! every value remembers its [`Origin`]. Nothing here writes, reads the process's own environment, or shows
+//! the value of a secret. Command-line flags that override one setting are the caller's business.
 //!
-//! From the lowest layer to the highest: defaults, `glance-{api,cache}-dist.conf`, default files, default
-//! directories, then `--config-file` and `--config-dir` from left to right, the environment. `--config-file`
-//! replaces the default files, `--config-dir` the default directories; neither replaces the other's.
+//! The layers from lowest to highest: defaults, `glance-{api,cache}-dist.conf`, default files, default
+//! directories, then `--config-file` and `--config-dir` from left to right, and the environment.
+//! `--config-file` replaces the default files and `--config-dir` the default directories; neither replaces
+//! the other's.
 
 mod options;
 mod oslo;
@@ -28,22 +30,23 @@ use rustix::fs::{OFlags, makedev};
 
 pub(crate) use self::options::*;
 
-/// Whose configuration is read: what its files are called, and where they are.
+/// A project whose configuration is read: the names and places of its files.
 #[derive(Debug)]
 pub(crate) struct Project {
-    /// `/etc/NAME`, `~/.NAME` and so on.
+    /// Names the directories: `/etc/NAME`, `~/.NAME` and so on.
     name: &'static str,
-    /// Default files, later wins.
+    /// Default files; later ones win.
     files: &'static [&'static str],
-    /// What distributions ship below everything else, later wins.
+    /// Files that distributions ship as the lowest layer; later ones win.
     dist_files: &'static [&'static str],
-    /// Variables that name another default file and another default directory.
+    /// Variables that name a replacement for the default files and for the default directories.
     variables: Option<(&'static str, &'static str)>,
-    /// Whether values may refer to options that this tool does not know but that are set, such as `$state_path`.
+    /// True if values may refer to options that this tool does not know but that are set, such as
+    /// `$state_path`.
     refers_freely: bool,
 }
 
-/// Glance lists `glance.conf` also before the first; that changes nothing.
+/// Glance also lists `glance.conf` before the first of these files, which changes nothing.
 pub(crate) static GLANCE: Project = Project {
     name: "glance",
     files: &["glance-api.conf", "glance.conf", "glance-cache.conf"],
@@ -52,7 +55,7 @@ pub(crate) static GLANCE: Project = Project {
     refers_freely: false,
 };
 
-/// What a conductor reads.
+/// The files that an Ironic conductor reads.
 pub(crate) static IRONIC: Project = Project {
     name: "ironic",
     files: &["ironic.conf", "ironic-conductor.conf"],
@@ -61,33 +64,35 @@ pub(crate) static IRONIC: Project = Project {
     refers_freely: true,
 };
 
-/// How often a value may refer to a value that refers to a value.
+/// The longest chain of values that refer to one another; a longer one is a circle.
 const MAX_DEPTH: usize = 16;
 
-/// A `--config-file` or `--config-dir`, as given.
-#[derive(Clone, Debug)]
-pub(crate) enum Source {
+/// A `--config-file` or `--config-dir` as given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum ConfigSource {
     File(PathBuf),
     Dir(PathBuf),
 }
 
-/// What decides which files are read.
+/// Everything that decides which files are read.
 #[derive(Clone, Debug)]
-pub(crate) struct Request {
+pub(crate) struct ConfigSearch {
     pub(crate) project: &'static Project,
-    /// The name called by, without a `.py`: `glance-cache`, or one of the old tools', each with default directories of its own.
+    /// `glance-cache`, or the name of an old tool without `.py`; each has default directories of its own.
     pub(crate) program: String,
     /// In the order of the command line.
-    pub(crate) sources: Vec<Source>,
-    /// All variables; used are `OS_<GROUP>__<OPTION>`, `HOME`, `SNAP` and `SNAP_COMMON`.
+    pub(crate) sources: Vec<ConfigSource>,
+    /// All variables; of these, `OS_<GROUP>__<OPTION>`, `HOME`, `SNAP`, `SNAP_COMMON` and the project's are
+    /// used.
     pub(crate) environment: BTreeMap<OsString, OsString>,
-    /// `/`, or in tests the directory that stands for it.
+    /// `/`, or in tests the directory that takes its place.
     pub(crate) root: PathBuf,
-    /// Whether default files that this user may not read are passed over: for looking at a cache that is named anyway.
+    /// True if default files that this user may not read are skipped, for commands that only read a cache
+    /// whose directory is given.
     pub(crate) pass_over_unreadable: bool,
 }
 
-/// A value and where it came from.
+/// A value and its origin.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Setting<T> {
     pub(crate) value: T,
@@ -100,7 +105,7 @@ impl<T> Setting<T> {
     }
 }
 
-/// Where a value came from, as messages name it.
+/// The place that a value came from, as messages name it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Origin {
     /// The flag's name, dashes included.
@@ -126,14 +131,14 @@ impl fmt::Display for Origin {
     }
 }
 
-/// Everything that was configured, not yet judged.
+/// All configured values, not yet judged.
 #[derive(Debug)]
 pub(crate) struct Config {
     project: &'static Project,
     /// Lowest layer first.
     files: Vec<ConfigFile>,
     missing: Vec<PathBuf>,
-    /// Default files passed over because this user may not read them.
+    /// Default files that were skipped because this user may not read them.
     passed_over: Vec<PathBuf>,
     pass_over_unreadable: bool,
     /// The variables that could hold a setting.
@@ -146,54 +151,35 @@ struct ConfigFile {
     sections: Vec<oslo::Section>,
 }
 
+/// The text of a value as written, before `$name` is replaced.
+struct Raw<'a> {
+    text: &'a str,
+    origin: Origin,
+}
+
 impl Config {
     /// Finds and reads all files.
     ///
-    /// Fails when a file or directory given is missing, and when any file found is not a readable regular file
-    /// in oslo's syntax: going on without it could mean another directory or another limit.
-    pub(crate) fn load(request: &Request) -> Result<Self> {
-        let home = home(&request.environment);
-        let places = places(request, home.as_deref());
-        let settings =
-            request.environment.iter().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"OS_"));
-        let environment = settings.map(|(name, value)| (name.clone(), value.clone())).collect();
+    /// Fails if a file or directory that was given is missing, and if any file found is not a readable
+    /// regular file in oslo's syntax: without that file, the run could use another directory or another
+    /// limit.
+    pub(crate) fn load(search: &ConfigSearch) -> Result<Self> {
+        let is_setting = |name: &OsString| name.as_encoded_bytes().starts_with(b"OS_");
+        let settings = search.environment.iter().filter(|(name, _)| is_setting(name));
         let mut config = Self {
-            project: request.project,
+            project: search.project,
             files: Vec::new(),
             missing: Vec::new(),
             passed_over: Vec::new(),
-            pass_over_unreadable: request.pass_over_unreadable,
-            environment,
+            pass_over_unreadable: search.pass_over_unreadable,
+            environment: settings.map(|(name, value)| (name.clone(), value.clone())).collect(),
         };
-
-        let project = request.project;
-        let share = [request.root.join("usr/share").join(project.name)];
-        for name in project.dist_files {
-            config.read_first(&share, name)?;
-        }
-        let named = |variable: &str| {
-            request.environment.get(OsStr::new(variable)).filter(|path| !path.is_empty()).map(Path::new)
-        };
-        let (other_file, other_dir) =
-            project.variables.map_or((None, None), |(file, dir)| (named(file), named(dir)));
-        if !request.sources.iter().any(|source| matches!(source, Source::File(_))) {
-            match other_file {
-                Some(path) => config.read_file(path)?,
-                None => project.files.iter().try_for_each(|name| config.read_first(&places, name))?,
-            }
-        }
-        if !request.sources.iter().any(|source| matches!(source, Source::Dir(_))) {
-            match other_dir {
-                Some(path) => config.read_dir(path)?,
-                None => default_dirs(project, &request.program)
-                    .iter()
-                    .try_for_each(|name| config.read_first_dir(&places, name))?,
-            }
-        }
-        for source in &request.sources {
+        let home = home(&search.environment);
+        config.read_defaults(search, home.as_deref())?;
+        for source in &search.sources {
             match source {
-                Source::File(path) => config.read_file(&expand(path, home.as_deref()))?,
-                Source::Dir(path) => config.read_dir(&expand(path, home.as_deref()))?,
+                ConfigSource::File(path) => config.read_file(&expand(path, home.as_deref()))?,
+                ConfigSource::Dir(path) => config.read_dir(&expand(path, home.as_deref()))?,
             }
         }
         Ok(config)
@@ -204,18 +190,48 @@ impl Config {
         self.files.iter().map(|file| file.path.as_path())
     }
 
-    /// Returns the default files and directories that were looked for and are not there.
+    /// Returns the default files and directories that do not exist.
     pub(crate) fn files_missing(&self) -> &[PathBuf] {
         &self.missing
     }
 
-    /// Returns the default files that were passed over because this user may not read them.
+    /// Returns the default files that were skipped because this user may not read them.
     pub(crate) fn files_passed_over(&self) -> &[PathBuf] {
         &self.passed_over
     }
 
     fn passes_over(&self, error: &io::Error) -> bool {
         self.pass_over_unreadable && error.kind() == io::ErrorKind::PermissionDenied
+    }
+
+    /// Reads the distribution's files, then the default files and directories that no flag replaces.
+    fn read_defaults(&mut self, search: &ConfigSearch, home: Option<&Path>) -> Result<()> {
+        let project = search.project;
+        let share = [search.root.join("usr/share").join(project.name)];
+        for name in project.dist_files {
+            self.read_first(&share, name)?;
+        }
+        let places = places(search, home);
+        let named = |variable: &str| {
+            search.environment.get(OsStr::new(variable)).filter(|path| !path.is_empty()).map(Path::new)
+        };
+        let (other_file, other_dir) =
+            project.variables.map_or((None, None), |(file, dir)| (named(file), named(dir)));
+        if !search.sources.iter().any(|source| matches!(source, ConfigSource::File(_))) {
+            match other_file {
+                Some(path) => self.read_file(path)?,
+                None => project.files.iter().try_for_each(|name| self.read_first(&places, name))?,
+            }
+        }
+        if !search.sources.iter().any(|source| matches!(source, ConfigSource::Dir(_))) {
+            match other_dir {
+                Some(path) => self.read_dir(path)?,
+                None => default_dirs(project, &search.program)
+                    .iter()
+                    .try_for_each(|name| self.read_first_dir(&places, name))?,
+            }
+        }
+        Ok(())
     }
 
     /// Reads the first file of that name, if there is one.
@@ -270,7 +286,7 @@ impl Config {
         self.read_entries(path, std::fs::read_dir(path))
     }
 
-    /// Reads the `*.conf` of a directory in the order of their names, hidden ones left out.
+    /// Reads the `*.conf` files of a directory in the order of their names, except hidden ones.
     fn read_entries(&mut self, path: &Path, entries: io::Result<std::fs::ReadDir>) -> Result<()> {
         let names = entries
             .and_then(|entries| entries.map(|entry| Ok(entry?.file_name())).collect::<io::Result<Vec<_>>>());
@@ -299,77 +315,76 @@ impl Config {
         self.value(opt, |text| Ok(text.to_owned()))?.ok_or_else(|| not_set(opt))
     }
 
-    /// Returns a text, or `None` when it is not set or set to nothing.
+    /// Returns a text, or `None` if it is not set or empty.
     pub(crate) fn optional(&self, opt: &Opt) -> Result<Option<Setting<String>>> {
         let setting = self.value(opt, |text| Ok(text.to_owned()))?;
         Ok(setting.filter(|setting| !setting.value.is_empty()))
     }
 
-    /// Returns one of the option's choices, written as there.
+    /// Returns one of the option's choices, in the spelling of the option's own list.
     pub(crate) fn choice(&self, opt: &Opt<'static>) -> Result<Setting<&'static str>> {
-        let choices = if let Kind::Choice(choices) = opt.kind { choices } else { &[] };
+        let choices = if let ValueKind::Choice(choices) = opt.kind { choices } else { &[] };
         self.value(opt, |text| choose(text, choices))?.ok_or_else(|| not_set(opt))
     }
 
+    /// Returns a boolean that is set or has a default.
     pub(crate) fn boolean(&self, opt: &Opt) -> Result<Setting<bool>> {
         self.value(opt, as_boolean)?.ok_or_else(|| not_set(opt))
     }
 
-    /// Returns a number not below the option's minimum; one beyond 64 bits is the nearest that fits.
+    /// Returns a number not below the option's minimum; one beyond 64 bits becomes the nearest that fits.
     pub(crate) fn integer(&self, opt: &Opt) -> Result<Setting<i64>> {
-        let min = if let Kind::Integer { min } = opt.kind { min } else { i64::MIN };
+        let min = if let ValueKind::Integer { min } = opt.kind { min } else { i64::MIN };
         self.value(opt, |text| as_integer(text, min))?.ok_or_else(|| not_set(opt))
     }
 
-    /// Returns the items of a list, none when it is not set.
+    /// Returns the items of a list; none if it is not set.
     pub(crate) fn list(&self, opt: &Opt) -> Result<Setting<Vec<String>>> {
         let list = self.value(opt, |text| Ok(oslo::list(text)))?;
         Ok(list.unwrap_or(Setting { value: Vec::new(), origin: Origin::Default }))
     }
 
-    /// Returns the items of a dictionary in their order, none when it is not set.
+    /// Returns the items of a dictionary in their order; none if it is not set.
     pub(crate) fn dictionary(&self, opt: &Opt) -> Result<Setting<Vec<(String, String)>>> {
         let items = self.value(opt, oslo::dictionary)?;
         Ok(items.unwrap_or(Setting { value: Vec::new(), origin: Origin::Default }))
     }
 
-    /// Returns every value of an option that may stand several times, lowest layer first.
+    /// Returns every value of an option that may be given several times, lowest layer first.
     pub(crate) fn every(&self, opt: &Opt) -> Result<Vec<Setting<String>>> {
-        let text = |raw: &str, origin| self.read(opt, raw, origin, 0, |text| Ok(text.to_owned()));
+        let text = |raw| self.read(opt, raw, 0, |text| Ok(text.to_owned()));
         match self.raw(opt)? {
             None => Ok(Vec::new()),
-            Some((_, Origin::File { .. })) => self
+            Some(Raw { origin: Origin::File { .. }, .. }) => self
                 .files
                 .iter()
                 .flat_map(|file| file.all(opt.group, opt.name).map(move |found| (file, found)))
-                .map(|(file, found)| {
-                    text(&found.value, Origin::File { path: file.path.clone(), line: found.line })
-                })
+                .map(|(file, found)| text(file.raw(found)))
                 .collect(),
-            Some((raw, origin)) => Ok(vec![text(raw, origin)?]),
+            Some(raw) => Ok(vec![text(raw)?]),
         }
     }
 
-    /// Whether somebody set the option.
+    /// True if the option is set anywhere, so that its value is not merely the default.
     pub(crate) fn is_set(&self, opt: &Opt) -> bool {
         !matches!(self.raw(&Opt { default: None, ..*opt }), Ok(None))
     }
 
-    /// Describes every value of a known option that is not accepted, whether or not anybody asked for it, and
-    /// settings that are elsewhere and not read at all.
+    /// Describes every invalid value of a known option, even of options that this run does not need, and
+    /// settings in external sources, which this tool does not read.
     pub(crate) fn problems(&self) -> Vec<String> {
         let bad = KNOWN.iter().filter_map(|opt| self.shown(opt, 0).err()).map(|error| error.to_string());
         let elsewhere = self.optional(&CONFIG_SOURCE).ok().flatten();
         let elsewhere = elsewhere.map(|source| {
             format!(
-                "{}: config_source is not supported, so what {:?} sets is not seen",
+                "{}: config_source is not supported, so the settings in {:?} are ignored",
                 source.origin, source.value
             )
         });
         bad.chain(elsewhere).collect()
     }
 
-    /// Looks a value up, fills in what it refers to and reads it; `None` when there is neither value nor default.
+    /// Returns a value after replacing what it refers to; `None` if there is neither a value nor a default.
     fn value<T>(
         &self,
         opt: &Opt,
@@ -384,53 +399,51 @@ impl Config {
         depth: usize,
         read: impl FnOnce(&str) -> Result<T, String>,
     ) -> Result<Option<Setting<T>>> {
-        self.raw(opt)?.map(|(raw, origin)| self.read(opt, raw, origin, depth, read)).transpose()
+        self.raw(opt)?.map(|raw| self.read(opt, raw, depth, read)).transpose()
     }
 
-    /// Fills in what one value refers to and reads it.
+    /// Replaces the references in one value and reads it.
     fn read<T>(
         &self,
         opt: &Opt,
-        raw: &str,
-        origin: Origin,
+        Raw { text, origin }: Raw<'_>,
         depth: usize,
         read: impl FnOnce(&str) -> Result<T, String>,
     ) -> Result<Setting<T>> {
         let value =
-            oslo::interpolate(raw, |name| self.referred(opt, name, depth)).and_then(|text| read(&text));
+            oslo::interpolate(text, |name| self.referred(opt, name, depth)).and_then(|text| read(&text));
         match value {
             Ok(value) => Ok(Setting { value, origin }),
-            // The reason may quote a part of the value.
+            // The reason is left out, because it may quote a part of the value.
             Err(_) if opt.secret => {
-                bail!("{origin}: {} has a value that is not accepted (not shown)", full_name(opt))
+                bail!("{origin}: {} has an invalid value (not shown, because it is secret)", full_name(opt))
             }
-            Err(reason) => bail!("{origin}: {} is {raw:?}, but {reason}", full_name(opt)),
+            Err(reason) => bail!("{origin}: {} is {text:?}, but {reason}", full_name(opt)),
         }
     }
 
-    /// Returns the text that wins, as written.
-    fn raw<'a>(&'a self, opt: &Opt<'a>) -> Result<Option<(&'a str, Origin)>> {
+    /// Returns the text of the highest layer, as written.
+    fn raw<'a>(&'a self, opt: &Opt<'a>) -> Result<Option<Raw<'a>>> {
         let variable = format!("OS_{}__{}", opt.group.to_uppercase(), opt.name.to_uppercase());
         if let Some(text) = self.environment.get(OsStr::new(&variable)) {
             let Some(text) = text.to_str() else { bail!("{variable}: the value is not UTF-8") };
-            return Ok(Some((text, Origin::Environment(variable))));
+            return Ok(Some(Raw { text, origin: Origin::Environment(variable) }));
         }
         for file in self.files.iter().rev() {
-            // Within one file the name of today wins over older ones, wherever they stand.
+            // Within one file the current name wins over older ones, in whatever order they are written.
             for name in std::iter::once(&opt.name).chain(opt.older_names) {
                 if let Some(found) = file.last(opt.group, name) {
-                    let origin = Origin::File { path: file.path.clone(), line: found.line };
-                    return Ok(Some((&found.value, origin)));
+                    return Ok(Some(file.raw(found)));
                 }
             }
         }
-        Ok(opt.default.map(|text| (text, Origin::Default)))
+        Ok(opt.default.map(|text| Raw { text, origin: Origin::Default }))
     }
 
-    /// Returns what `$name` stands for in a value of `opt`: an option of its own group, else of `DEFAULT`.
+    /// Returns the value of `$name` within a value of `opt`: an option of the same group, else of `DEFAULT`.
     fn referred(&self, opt: &Opt, name: &str, depth: usize) -> Result<String, String> {
         if depth == MAX_DEPTH {
-            return Err(format!("${name} leads back to itself"));
+            return Err(format!("${name} refers back to itself"));
         }
         let known =
             |group: &str, name: &str| KNOWN.iter().find(|known| known.group == group && known.name == name);
@@ -440,7 +453,7 @@ impl Config {
         };
         if found.is_none() && self.project.refers_freely {
             let set = |group, name| {
-                let opt = Opt::new(group, name, Kind::Text);
+                let opt = Opt::new(group, name, ValueKind::Text);
                 self.shown(&opt, depth + 1).map_err(|error| format!("{error:#}"))
             };
             let text = match name.split_once('.') {
@@ -452,30 +465,35 @@ impl Config {
             }
         }
         let found = found
-            .ok_or_else(|| format!("${name} names no option this tool knows (write $$ for a dollar sign)"))?;
+            .ok_or_else(|| format!("${name} is not an option of this tool (write $$ for a dollar sign)"))?;
         self.shown(found, depth + 1).map(Option::unwrap_or_default).map_err(|error| format!("{error:#}"))
     }
 
-    /// Reads a value as its kind demands and writes it as Python would.
+    /// Returns a value of any kind in Python's notation, which is what `$name` is replaced by.
     fn shown(&self, opt: &Opt, depth: usize) -> Result<Option<String>> {
         let setting = self.value_at(opt, depth, |text| match opt.kind {
-            Kind::Text | Kind::List => Ok(text.to_owned()),
-            Kind::Dictionary => oslo::dictionary(text).map(|_| text.to_owned()),
-            Kind::Choice(choices) => choose(text, choices).map(|_| text.to_owned()),
-            Kind::Boolean => as_boolean(text).map(|on| if on { "True" } else { "False" }.to_owned()),
-            Kind::Integer { min } => as_integer(text, min).map(|number| number.to_string()),
+            ValueKind::Text | ValueKind::List => Ok(text.to_owned()),
+            ValueKind::Dictionary => oslo::dictionary(text).map(|_| text.to_owned()),
+            ValueKind::Choice(choices) => choose(text, choices).map(|_| text.to_owned()),
+            ValueKind::Boolean => as_boolean(text).map(|on| if on { "True" } else { "False" }.to_owned()),
+            ValueKind::Integer { min } => as_integer(text, min).map(|number| number.to_string()),
         })?;
         Ok(setting.map(|setting| setting.value))
     }
 }
 
 impl ConfigFile {
+    fn raw<'a>(&'a self, assignment: &'a oslo::Assignment) -> Raw<'a> {
+        let origin = Origin::File { path: self.path.clone(), line: assignment.line };
+        Raw { text: &assignment.value, origin }
+    }
+
     /// Returns the last assignment of a name in all sections of that group.
     fn last(&self, group: &str, name: &str) -> Option<&oslo::Assignment> {
         self.all(group, name).next_back()
     }
 
-    /// Returns all assignments of a name in all sections of that group, in their order.
+    /// Returns all assignments of a name in all sections of that group, in the order of the file.
     fn all(&self, group: &str, name: &str) -> impl DoubleEndedIterator<Item = &oslo::Assignment> {
         let sections = self.sections.iter().filter(move |section| oslo::same_group(&section.name, group));
         sections.flat_map(|section| &section.assignments).filter(move |assignment| assignment.key == name)
@@ -503,7 +521,7 @@ fn not_set(opt: &Opt) -> anyhow::Error {
     anyhow!("{} is not set", full_name(opt))
 }
 
-/// The name as an operator would look for it in a file.
+/// Returns the name with its section, as an operator would look for it in a file.
 fn full_name(opt: &Opt) -> String {
     match opt.group {
         "DEFAULT" => opt.name.to_owned(),
@@ -511,27 +529,28 @@ fn full_name(opt: &Opt) -> String {
     }
 }
 
-/// Returns the directories searched for default files and directories; the first that has one ends the search.
-fn places(request: &Request, home: Option<&Path>) -> Vec<PathBuf> {
-    let etc = request.root.join("etc");
+/// Returns the directories in which default files and directories are searched; the search for each of them
+/// ends at the first place that has it.
+fn places(search: &ConfigSearch, home: Option<&Path>) -> Vec<PathBuf> {
+    let etc = search.root.join("etc");
     let mut places = Vec::with_capacity(6);
     if let Some(home) = home {
-        places.extend([home.join(format!(".{}", request.project.name)), home.to_owned()]);
+        places.extend([home.join(format!(".{}", search.project.name)), home.to_owned()]);
     }
-    places.extend([etc.join(request.project.name), etc]);
+    places.extend([etc.join(search.project.name), etc]);
     for variable in ["SNAP_COMMON", "SNAP"] {
-        if let Some(snap) = request.environment.get(OsStr::new(variable)).filter(|snap| !snap.is_empty()) {
-            places.push(Path::new(snap).join("etc").join(request.project.name));
+        if let Some(snap) = search.environment.get(OsStr::new(variable)).filter(|snap| !snap.is_empty()) {
+            places.push(Path::new(snap).join("etc").join(search.project.name));
         }
     }
     places
 }
 
-/// Returns the names of the default directories, later wins.
+/// Returns the names of the default directories; later ones win.
 fn default_dirs(project: &Project, program: &str) -> Vec<String> {
     let own: &[&str] = match program {
         "glance-cache" => &["glance", "glance-api", "glance-cache"],
-        // The old tools read no glance-api.conf.d; who calls one by its name gets what it did.
+        // The old tools do not read glance-api.conf.d, so this program does not read it under their names.
         program => &[project.name, program],
     };
     own.iter().map(|name| format!("{name}.conf.d")).collect()
@@ -546,7 +565,7 @@ fn home(environment: &BTreeMap<OsString, OsString>) -> Option<PathBuf> {
     }
 }
 
-/// Replaces a leading `~`, for what no shell has expanded: `--config-file=~/glance.conf`.
+/// Replaces a leading `~`, which the shell leaves in `--config-file=~/glance.conf`.
 fn expand<'a>(path: &'a Path, home: Option<&Path>) -> Cow<'a, Path> {
     match (path.strip_prefix("~"), home) {
         (Ok(rest), Some(home)) => Cow::Owned(home.join(rest)),
@@ -554,23 +573,25 @@ fn expand<'a>(path: &'a Path, home: Option<&Path>) -> Cow<'a, Path> {
     }
 }
 
-/// Tells a path that is not there, or not to be seen, from one that is there and cannot be read.
+/// True if a path does not exist or is hidden from this user; false if it exists and cannot be read.
 fn is_missing(path: &Path, error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound || std::fs::metadata(path).is_err()
 }
 
-fn cannot_read(what: &str, path: &Path, error: &io::Error) -> anyhow::Error {
+fn cannot_read(kind: &str, path: &Path, error: &io::Error) -> anyhow::Error {
     let hint = match error.kind() {
         io::ErrorKind::PermissionDenied => {
-            let flag = if what == "file" { "--config-file" } else { "--config-dir" };
-            format!(" (run as the user glance-api runs as, or name others with {flag})")
+            let flag = if kind == "file" { "--config-file" } else { "--config-dir" };
+            format!(" (run as the user glance-api runs as, or give another one with {flag})")
         }
         _ => String::new(),
     };
-    anyhow!("cannot read configuration {what} {}: {error}{hint}", path.display())
+    anyhow!("cannot read configuration {kind} {}: {error}{hint}", path.display())
 }
 
-/// Opens a regular file, or `/dev/null` for no settings at all. Never waits, as a FIFO without a writer would.
+/// Opens a regular file, or `/dev/null` as a file without settings.
+///
+/// Never blocks: opening a FIFO that has no writer would.
 fn open(path: &Path) -> io::Result<File> {
     let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
     let file = OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path)?;

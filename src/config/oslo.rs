@@ -1,46 +1,47 @@
-//! The dialect of `oslo.config`: what the bytes of a configuration file, and the text of a value, mean.
+//! The dialect of `oslo.config`: the meaning of a configuration file's bytes and of a value's text.
 //!
-//! Promises to accept, refuse and understand what oslo.config 10.7 does. Pure: opens no file, knows no option
-//! and no precedence. Messages never repeat a line of the file, which may hold a password.
+//! Promises to accept, reject and understand the same files and values as oslo.config 10.7. Messages never
+//! repeat a line of the file, because it may contain a password.
 //!
-//! It differs in reading every file as UTF-8, where oslo.config asks the locale.
+//! Opens no file and knows no option and no precedence. Unlike oslo.config, which uses the locale's encoding,
+//! it reads every file as UTF-8.
 
 use std::borrow::Cow;
 
-/// A `[section]` as it stands in a file; a name may come more than once.
+/// A `[section]` as written in a file; several sections may have the same name.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Section {
+pub(super) struct Section {
     /// The name as written, blanks included.
-    pub(crate) name: String,
-    pub(crate) assignments: Vec<Assignment>,
+    pub(super) name: String,
+    pub(super) assignments: Vec<Assignment>,
 }
 
 /// One `key = value`, with its continuation lines joined by newlines.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Assignment {
-    pub(crate) key: String,
-    /// As written, without the quotes around its first line; `$` not yet replaced.
-    pub(crate) value: String,
-    /// The line its key is on, counted from 1.
-    pub(crate) line: usize,
+pub(super) struct Assignment {
+    pub(super) key: String,
+    /// As written, without the quotes around its first line; `$name` is not replaced yet.
+    pub(super) value: String,
+    /// The line of the key, counted from 1.
+    pub(super) line: usize,
 }
 
-/// Why a file cannot be understood.
+/// The first mistake in a file.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct SyntaxError {
+pub(super) struct SyntaxError {
     /// Counted from 1.
-    pub(crate) line: usize,
-    pub(crate) message: &'static str,
+    pub(super) line: usize,
+    pub(super) message: &'static str,
 }
 
 /// Parses a whole file.
-pub(crate) fn parse(bytes: &[u8]) -> Result<Vec<Section>, SyntaxError> {
+pub(super) fn parse(bytes: &[u8]) -> Result<Vec<Section>, SyntaxError> {
     let text = str::from_utf8(bytes).map_err(|error| {
         let before = String::from_utf8_lossy(&bytes[..error.valid_up_to()]);
         SyntaxError { line: lines(&before).count(), message: "the text is not UTF-8" }
     })?;
     let mut sections: Vec<Section> = Vec::new();
-    // Only an assignment can be continued; a comment, a blank line or a section ends it.
+    // Only an assignment can be continued, and a comment, a blank line or a section ends it.
     let mut continues = false;
     for (number, line) in (1..).zip(lines(text)) {
         let fail = |message| Err(SyntaxError { line: number, message });
@@ -86,18 +87,18 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Vec<Section>, SyntaxError> {
     Ok(sections)
 }
 
-/// Splits at `\n`, `\r\n` and `\r`, as Python does for text files.
+/// Splits a text at `\n`, `\r\n` and `\r`, as Python does for text files.
 fn lines(text: &str) -> impl Iterator<Item = &str> {
-    // Byte searches both, which matters: the sample files have thousands of lines of comments.
+    // Both searches look for one byte, which is fast: the sample files have thousands of lines of comments.
     text.split('\n').flat_map(|line| line.strip_suffix('\r').unwrap_or(line).split('\r'))
 }
 
-/// What Python's `str.strip` removes: Unicode white space and four ASCII separators.
+/// True for the characters that Python's `str.strip` removes: Unicode white space and four ASCII separators.
 fn is_space(character: char) -> bool {
     character.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&character)
 }
 
-/// Removes one pair of quotes. A lone quote is a pair to oslo.config and leaves nothing.
+/// Removes one pair of quotes. Like oslo.config, treats a single quote character as a pair around nothing.
 fn unquote(value: &str) -> &str {
     for quote in ['"', '\''] {
         if value.starts_with(quote) && value.ends_with(quote) {
@@ -107,8 +108,8 @@ fn unquote(value: &str) -> &str {
     value
 }
 
-/// Tells whether two section names mean the same group: case counts for `DEFAULT` alone.
-pub(crate) fn same_group(one: &str, other: &str) -> bool {
+/// True if two section names mean the same group. Only the case of `DEFAULT` matters.
+pub(super) fn same_group(one: &str, other: &str) -> bool {
     one == other || (one != "DEFAULT" && other != "DEFAULT" && lower(one) == lower(other))
 }
 
@@ -120,10 +121,11 @@ fn lower(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// Replaces `$name`, `${name}` and `$group.name` by what `lookup` says; `$$` and `\$` stand for a dollar.
+/// Replaces `$name`, `${name}` and `$group.name` by the result of `lookup`; `$$` and `\$` stand for a dollar
+/// sign.
 ///
-/// A dollar before anything else stays as it is. The first error of `lookup` is returned.
-pub(crate) fn interpolate<E>(
+/// A dollar sign before anything else is kept. Returns the first error of `lookup`.
+pub(super) fn interpolate<E>(
     text: &str,
     mut lookup: impl FnMut(&str) -> Result<String, E>,
 ) -> Result<Cow<'_, str>, E> {
@@ -156,7 +158,7 @@ pub(crate) fn interpolate<E>(
     Ok(Cow::Owned(result))
 }
 
-/// The option name at the start of a text, dots included, or nothing.
+/// Returns the option name at the start of a text, dots included, or an empty text.
 fn identifier(text: &str) -> &str {
     if !text.starts_with(|c: char| c == '_' || c.is_ascii_alphabetic()) {
         return "";
@@ -165,10 +167,11 @@ fn identifier(text: &str) -> &str {
     &text[..end.unwrap_or(text.len())]
 }
 
-/// Reads what Python's `int` reads: a sign, decimal digits of any script, single underscores between them.
+/// Parses an integer like Python's `int`: a sign, decimal digits of any script, single underscores between
+/// them.
 ///
-/// Python knows no upper bound; here a number beyond 64 bits becomes the nearest one that fits.
-pub(crate) fn integer(text: &str) -> Option<i64> {
+/// Python's integers have no upper bound; here a number beyond 64 bits becomes the nearest one that fits.
+pub(super) fn integer(text: &str) -> Option<i64> {
     let text = text.trim();
     let (sign, digits) = match text.as_bytes().first()? {
         b'-' => (-1, &text[1..]),
@@ -188,25 +191,26 @@ pub(crate) fn integer(text: &str) -> Option<i64> {
     after_digit.then_some(value)
 }
 
-/// The value of a decimal digit in any script.
+/// Returns the value of a decimal digit in any script.
 fn digit(character: char) -> Option<i64> {
     let code = u32::from(character);
     let zero = ZEROS[..ZEROS.partition_point(|&zero| zero <= code)].last()?;
     (code - zero < 10).then_some(i64::from(code - zero))
 }
 
-/// Where each script's ten decimal digits begin (Unicode 14, general category Nd).
+/// The zero of each script's ten decimal digits (Unicode 14, general category Nd).
 #[rustfmt::skip]
 const ZEROS: [u32; 66] = [
-    0x30, 0x660, 0x6f0, 0x7c0, 0x966, 0x9e6, 0xa66, 0xae6, 0xb66, 0xbe6, 0xc66, 0xce6, 0xd66, 0xde6, 0xe50, 0xed0,
-    0xf20, 0x1040, 0x1090, 0x17e0, 0x1810, 0x1946, 0x19d0, 0x1a80, 0x1a90, 0x1b50, 0x1bb0, 0x1c40, 0x1c50, 0xa620,
-    0xa8d0, 0xa900, 0xa9d0, 0xa9f0, 0xaa50, 0xabf0, 0xff10, 0x104a0, 0x10d30, 0x11066, 0x110f0, 0x11136, 0x111d0,
-    0x112f0, 0x11450, 0x114d0, 0x11650, 0x116c0, 0x11730, 0x118e0, 0x11950, 0x11c50, 0x11d50, 0x11da0, 0x16a60,
-    0x16ac0, 0x16b50, 0x1d7ce, 0x1d7d8, 0x1d7e2, 0x1d7ec, 0x1d7f6, 0x1e140, 0x1e2f0, 0x1e950, 0x1fbf0,
+    0x30, 0x660, 0x6f0, 0x7c0, 0x966, 0x9e6, 0xa66, 0xae6, 0xb66, 0xbe6, 0xc66, 0xce6, 0xd66, 0xde6, 0xe50,
+    0xed0, 0xf20, 0x1040, 0x1090, 0x17e0, 0x1810, 0x1946, 0x19d0, 0x1a80, 0x1a90, 0x1b50, 0x1bb0, 0x1c40,
+    0x1c50, 0xa620, 0xa8d0, 0xa900, 0xa9d0, 0xa9f0, 0xaa50, 0xabf0, 0xff10, 0x104a0, 0x10d30, 0x11066,
+    0x110f0, 0x11136, 0x111d0, 0x112f0, 0x11450, 0x114d0, 0x11650, 0x116c0, 0x11730, 0x118e0, 0x11950,
+    0x11c50, 0x11d50, 0x11da0, 0x16a60, 0x16ac0, 0x16b50, 0x1d7ce, 0x1d7d8, 0x1d7e2, 0x1d7ec, 0x1d7f6,
+    0x1e140, 0x1e2f0, 0x1e950, 0x1fbf0,
 ];
 
-/// Reads a boolean: `true`, `1`, `on`, `yes` and their opposites, in any case, without blanks.
-pub(crate) fn boolean(text: &str) -> Option<bool> {
+/// Parses a boolean: `true`, `1`, `on`, `yes` and their opposites, in any case, without blanks.
+pub(super) fn boolean(text: &str) -> Option<bool> {
     match text.to_lowercase().as_str() {
         "true" | "1" | "on" | "yes" => Some(true),
         "false" | "0" | "off" | "no" => Some(false),
@@ -214,8 +218,8 @@ pub(crate) fn boolean(text: &str) -> Option<bool> {
     }
 }
 
-/// Splits a list at its commas; blanks around an item and commas at the end are dropped.
-pub(crate) fn list(text: &str) -> Vec<String> {
+/// Splits a list at its commas; drops blanks around the items and commas at the end.
+pub(super) fn list(text: &str) -> Vec<String> {
     let text = text.trim_matches(is_space).trim_end_matches(',');
     if text.is_empty() {
         return Vec::new();
@@ -223,13 +227,15 @@ pub(crate) fn list(text: &str) -> Vec<String> {
     text.split(',').map(|item| item.trim_matches(is_space).to_owned()).collect()
 }
 
-/// Splits a dictionary at its commas, and each item at its first colon; what has no colon belongs to the key of the next item.
-pub(crate) fn dictionary(text: &str) -> Result<Vec<(String, String)>, String> {
+/// Splits a dictionary at its commas, and each item at its first colon.
+///
+/// As in oslo.config, an item without a colon belongs to the key of the next item.
+pub(super) fn dictionary(text: &str) -> Result<Vec<(String, String)>, String> {
     let text = text.trim_matches(is_space);
     let mut items: Vec<(String, String)> = Vec::new();
     let mut rest = text;
     while !rest.is_empty() {
-        let colon = rest.find(':').ok_or("must be name:value pairs with commas between them")?;
+        let colon = rest.find(':').ok_or("must be name:value pairs separated by commas")?;
         let end = rest[colon..].find(',').map_or(rest.len(), |comma| colon + comma);
         let (key, value) =
             (rest[..colon].trim_matches(is_space), rest[colon + 1..end].trim_matches(is_space));
@@ -252,7 +258,7 @@ pub(crate) fn dictionary(text: &str) -> Result<Vec<(String, String)>, String> {
 mod tests {
     use super::*;
 
-    /// What `parse` made of a file, on one line: `[section] key=value@line`, or `line: message`.
+    /// Shows the result of `parse` on one line: `[section] key=value@line`, or `line: message`.
     fn parsed(text: impl AsRef<[u8]>) -> String {
         let sections = match parse(text.as_ref()) {
             Err(error) => return format!("{}: {}", error.line, error.message),

@@ -1,7 +1,7 @@
 //! Tests of discovery, layering and messages, and the comparison with the real oslo.config.
 //!
-//! Each test lays out a directory that stands for `/`, with `home` as the home directory in it. What the dialect
-//! itself accepts is tested in `oslo.rs`.
+//! Each test lays out a directory that takes the place of `/`, with `home` in it as the home directory. The
+//! dialect itself is tested in `oslo.rs`.
 
 use std::cell::RefCell;
 use std::fs;
@@ -16,7 +16,7 @@ use tempfile::TempDir;
 
 use super::*;
 
-/// A file tree and a call, to be resolved by us and by the real oslo.config.
+/// A file tree and a call, to be resolved by this program and by the real oslo.config.
 struct Case {
     dir: TempDir,
     program: &'static str,
@@ -62,10 +62,10 @@ impl Case {
 
     fn load(&self) -> Result<Config> {
         let source = |pair: &[String]| match pair[0].as_str() {
-            "--config-file" => Source::File(PathBuf::from(&pair[1])),
-            _ => Source::Dir(PathBuf::from(&pair[1])),
+            "--config-file" => ConfigSource::File(PathBuf::from(&pair[1])),
+            _ => ConfigSource::Dir(PathBuf::from(&pair[1])),
         };
-        Config::load(&Request {
+        Config::load(&ConfigSearch {
             project: &GLANCE,
             program: self.program.to_owned(),
             sources: self.args.chunks(2).map(source).collect(),
@@ -75,7 +75,7 @@ impl Case {
         })
     }
 
-    /// The size and where it is from, or the error, with the directory's own path taken out.
+    /// Returns the size and its origin, or the error, without the directory's own path.
     fn size_found(&self) -> String {
         let size = self.load().and_then(|config| config.integer(&IMAGE_CACHE_MAX_SIZE));
         let text = match size {
@@ -99,7 +99,7 @@ fn only(content: impl AsRef<[u8]>) -> Case {
     pruner().file("etc/glance/glance-api.conf", content)
 }
 
-/// Every layer of `program` sets another size.
+/// Returns a case in which every layer of `program` sets another size.
 fn every_layer(program: &'static str) -> Case {
     Case::new(program)
         .size("usr/share/glance/glance-api-dist.conf", 1)
@@ -190,7 +190,7 @@ fn first_place_wins() {
 }
 
 #[test]
-fn refuses_what_it_cannot_read() {
+fn fails_on_unreadable_files() {
     let with_fifo = |name: &str| {
         let case = tool().size("own.d/a.conf", 1);
         fs::create_dir_all(case.path("etc/glance")).unwrap();
@@ -259,8 +259,8 @@ fn refuses_what_it_cannot_read() {
 }
 
 #[test]
-fn refuses_what_it_may_not_read() {
-    // Root may read everything, so root does this as somebody else.
+fn fails_on_files_without_permission() {
+    // Root may read everything, so root runs this test as another user.
     let _nobody = crate::os::owner::Owner { uid: 65534, gid: 65534 }.act().unwrap();
     let with_mode = |case: Case, name: &str, mode: u32| {
         fs::set_permissions(case.path(name), fs::Permissions::from_mode(mode)).unwrap();
@@ -268,7 +268,8 @@ fn refuses_what_it_may_not_read() {
     };
     let file = || tool().size("etc/glance/glance.conf", 5);
     let dir = || tool().size("etc/glance/glance.conf.d/a.conf", 6);
-    let denied = "Permission denied (os error 13) (run as the user glance-api runs as, or name others with";
+    let denied =
+        "Permission denied (os error 13) (run as the user glance-api runs as, or give another one with";
     let place = "/etc/glance/glance.conf";
     for (case, expected) in [
         (
@@ -283,7 +284,7 @@ fn refuses_what_it_may_not_read() {
         (with_mode(dir(), "etc/glance", 0), "10737418240 default".to_owned()),
     ] {
         assert_eq!(case.size_found(), expected);
-        // So that the directory can be removed.
+        // Otherwise the temporary directory could not be removed.
         for name in ["etc/glance", "etc/glance/glance.conf.d"] {
             let _ = fs::set_permissions(case.path(name), fs::Permissions::from_mode(0o700));
         }
@@ -291,7 +292,7 @@ fn refuses_what_it_may_not_read() {
 }
 
 #[test]
-fn says_where_a_bad_value_is() {
+fn names_the_place_of_a_bad_value() {
     let size = |text: &str| only(format!("[DEFAULT]\nimage_cache_max_size = {text}\n"));
     let place = "/etc/glance/glance-api.conf:2: image_cache_max_size is";
     for (case, expected) in [
@@ -305,7 +306,7 @@ fn says_where_a_bad_value_is() {
         (
             size("$nope"),
             format!(
-                "{place} \"$nope\", but $nope names no option this tool knows (write $$ for a dollar sign)"
+                "{place} \"$nope\", but $nope is not an option of this tool (write $$ for a dollar sign)"
             ),
         ),
         (size("$image_cache_max_size"), format!("{place} \"$image_cache_max_size\", but")),
@@ -330,7 +331,7 @@ fn never_shows_a_secret() {
         let config = only(text).load().unwrap();
         let error = format!("{:#}", config.optional(&DATABASE_CONNECTION).unwrap_err());
         assert!(error.ends_with(
-            "/glance-api.conf:4: [database] connection has a value that is not accepted (not shown)"
+            "/glance-api.conf:4: [database] connection has an invalid value (not shown, because it is secret)"
         ));
         assert!(
             config.problems().iter().all(|problem| !problem.contains("mysql")),
@@ -343,7 +344,7 @@ fn never_shows_a_secret() {
 }
 
 #[test]
-fn collects_what_stands_several_times() {
+fn collects_options_given_several_times() {
     let case =
         only("[glance_store]\nfilesystem_store_datadirs = /a:1\nfilesystem_store_datadirs = /b\n[x]\n");
     let case = case.file("etc/glance/glance-cache.conf", "[glance_store]\nfilesystem_store_datadirs = /c\n");
@@ -372,7 +373,7 @@ fn reads_typed_values_of_any_section() {
     let stores = config.dictionary(&ENABLED_BACKENDS).unwrap().value;
     assert_eq!(stores, [("a".into(), "file".into()), ("b".into(), "rbd".into())]);
     assert_eq!(config.list(&STORES).unwrap().value, ["file", "http"]);
-    assert_eq!(config.list(&Opt::new("ceph", "hosts", Kind::List)).unwrap().value, ["x", "y"]);
+    assert_eq!(config.list(&Opt::new("ceph", "hosts", ValueKind::List)).unwrap().value, ["x", "y"]);
     assert!(config.is_set(&ENABLED_BACKENDS) && !config.is_set(&STORES));
     assert_eq!(config.optional(&LOG_FILE).unwrap().unwrap().value, "x.log");
     assert_eq!(config.optional(&LOG_DIR).unwrap(), None);
@@ -380,14 +381,14 @@ fn reads_typed_values_of_any_section() {
     assert_eq!(config.text(&SYSLOG_LOG_FACILITY).unwrap().map(|name| name.len()).value, 8);
     assert!(config.boolean(&USE_STDERR).unwrap().value);
     assert_eq!(config.sections(), ["DEFAULT", "Ceph", "database"]);
-    let pool = Opt::new("ceph", "rbd_store_pool", Kind::Text).or("images");
+    let pool = Opt::new("ceph", "rbd_store_pool", ValueKind::Text).or("images");
     assert_eq!(config.text(&pool).unwrap().value, "p-cache.db");
     assert_eq!(config.text(&Opt { group: "other", ..pool }).unwrap().value, "images");
-    let unset = config.text(&Opt::new("ceph", "x", Kind::Text)).unwrap_err();
+    let unset = config.text(&Opt::new("ceph", "x", ValueKind::Text)).unwrap_err();
     assert_eq!(unset.to_string(), "[ceph] x is not set");
 }
 
-/// The text of a file for every detail of the dialect that is worth asking the real one about.
+/// Files with every detail of the dialect that the real oslo.config should be asked about.
 #[rustfmt::skip]
 const TEXTS: &[&str] = &[
     "", "\n\n", "#", "[DEFAULT]", "\u{feff}[DEFAULT]\ndebug=1", "\u{feff}", "\u{feff}# x = 1\n", "k", "k=v",
@@ -424,7 +425,7 @@ const TEXTS: &[&str] = &[
     "[DEFAULT]\nimage_cache_dir = a ; b # c",
 ];
 
-/// Values, each tried for a text, a number, a boolean, a choice and a secret.
+/// Values that are each tried for a text, a number, a boolean, a choice and a secret.
 #[rustfmt::skip]
 const VALUES: &[&str] = &[
     "", "0", "1", "7", "-1", "+5", "-0", "00012", "1_000", "1__0", "_1", "1_", "10G", "10GB", "1.5", "1e3",
@@ -451,14 +452,22 @@ const SECTIONS: &[&str] = &[
     "[glance_store]",
 ];
 
-/// Lines that break a file, or that one would think do.
+/// Lines that break a file, or look as if they did.
 #[rustfmt::skip]
 const ODD_LINES: &[&str] = &[
     "novalue", "[bad", " indented", "\t# indented", "", "# c", "; c", "#c\n x", "=x", "[]", "\u{feff}",
     "x = \n  y", "\r",
 ];
 
-/// Numbers that look random and are the same in every run.
+/// Pieces of values that the dialect treats specially.
+#[rustfmt::skip]
+const SIGNS: &[&str] = &[
+    "$", "$$", "\\$", "\\", "{", "}", "${", "\"", "'", "_", "+", "-", ":", "=", ",", "#", ";", "%",
+];
+
+const BLANKS: &[&str] = &[" ", "\t", "\u{a0}", "\u{1c}", "\u{85}", "\u{3000}", "\u{b}", "\0", "é", "٣"];
+
+/// A generator of numbers that look random and are the same in every run.
 struct Dice(u64);
 
 impl Dice {
@@ -477,16 +486,16 @@ impl Dice {
         from[self.below(from.len())]
     }
 
-    /// A value that the option takes, more often than not.
+    /// Returns a value, which the option usually accepts.
     fn value(&mut self, opt: &Opt) -> String {
         if self.chance(4) {
             return self.pick(VALUES).to_owned();
         }
         match opt.kind {
-            Kind::Text | Kind::List | Kind::Dictionary => format!("v{}", self.below(1000)),
-            Kind::Integer { .. } => self.below(1000).to_string(),
-            Kind::Boolean => self.pick(&["true", "False", "1", "off"]).to_owned(),
-            Kind::Choice(choices) => self.pick(choices).to_owned(),
+            ValueKind::Text | ValueKind::List | ValueKind::Dictionary => format!("v{}", self.below(1000)),
+            ValueKind::Integer { .. } => self.below(1000).to_string(),
+            ValueKind::Boolean => self.pick(&["true", "False", "1", "off"]).to_owned(),
+            ValueKind::Choice(choices) => self.pick(choices).to_owned(),
         }
     }
 
@@ -565,7 +574,8 @@ impl Dice {
     }
 }
 
-/// The options the real tool reads at its start: those oslo.log accepts as flags, and where more settings are.
+/// The options that the real tool reads when it starts: those that oslo.log accepts as flags, and
+/// `config_source`.
 const READ_AT_START: &[Opt] = &[
     CONFIG_SOURCE,
     DEBUG,
@@ -579,7 +589,7 @@ const READ_AT_START: &[Opt] = &[
     USE_JSON,
 ];
 
-/// Tells whether one of those is bad, in the files even where a variable overrides it.
+/// True if one of those has an invalid value, in a file even where a variable overrides it.
 fn stops_the_start(case: &Case) -> bool {
     let mut config = case.load().unwrap();
     let bad = |config: &Config| READ_AT_START.iter().any(|opt| config.shown(opt, 0).is_err());
@@ -595,7 +605,8 @@ fn all_cases() -> Vec<Case> {
     for value in VALUES {
         let text = format!(
             "[DEFAULT]\nimage_cache_dir = {value}\nimage_cache_max_size = {value}\nuse_stderr = {value}\n\
-             image_cache_driver = {value}\nlog_file = {value}\n[database]\nconnection = {value}\nmax_retries = {value}\n"
+             image_cache_driver = {value}\nlog_file = {value}\n\
+             [database]\nconnection = {value}\nmax_retries = {value}\n"
         );
         cases.push(only(text));
         let mut case = pruner();
@@ -613,35 +624,38 @@ fn all_cases() -> Vec<Case> {
     cases
 }
 
-/// Returns in what one case differs from the real answer, with what differs on purpose left out.
+/// Returns the differences between our answer and the real one, except for those that are intended.
 fn differences(case: &Case, ours: &Result<Config>, theirs: &Value) -> Vec<String> {
     let config = match (ours, theirs["error"].as_str()) {
         (Err(_), Some(_)) => return Vec::new(),
         (Err(error), None) => return vec![format!("only we refuse: {error:#}")],
-        // We, like all others, judge these when they are asked for.
+        // This program judges these, like all others, only when they are asked for.
         (Ok(_), Some(_)) if stops_the_start(case) => return Vec::new(),
         (Ok(_), Some(error)) => return vec![format!("only oslo.config refuses: {error}")],
         (Ok(config), None) => config,
     };
     let values = theirs["values"].as_array().unwrap();
-    let is_number = |opt: &Opt| matches!(opt.kind, Kind::Integer { .. });
+    let is_number = |opt: &Opt| matches!(opt.kind, ValueKind::Integer { .. });
     let empty_number =
         KNOWN.iter().zip(values).any(|(opt, theirs)| is_number(opt) && theirs["value"].is_null());
     let mut found = Vec::new();
     for (opt, theirs) in KNOWN.iter().zip(values) {
         let ours = config.shown(opt, 0);
         let same = match (&ours, theirs["value"].as_str()) {
-            // Of several values, and what only the S3 client judges; TLS goes unverified only when that is set.
+            // The first has several values, and only the S3 client judges the second.
             _ if ["filesystem_store_datadirs", "s3_store_bucket_url_format"].contains(&opt.name) => true,
+            // Our default differs: TLS goes unverified only if the option is set.
             (Ok(Some(ours)), Some(theirs)) if opt.name == "https_insecure" && !config.is_set(opt) => {
                 ours != theirs
             }
-            _ if theirs["unknown"] == true || matches!(opt.kind, Kind::List | Kind::Dictionary) => true,
+            _ if theirs["unknown"] == true || matches!(opt.kind, ValueKind::List | ValueKind::Dictionary) => {
+                true
+            }
             (Err(_), None) if theirs["error"].is_string() => true,
-            // No number is no limit, and then a TypeError: an error for us, also where it is referred to.
+            // Python accepts an empty number and fails later; for us it is an error, also when referred to.
             (Err(error), _) if empty_number => error.to_string().contains("whole number"),
             (Ok(None), None) => theirs["error"].is_null(),
-            // Python's numbers have no end.
+            // Python's numbers have no bounds.
             (Ok(Some(ours)), Some(theirs)) if is_number(opt) => {
                 theirs.parse::<i128>().unwrap().clamp(i64::MIN.into(), i64::MAX.into()).to_string() == *ours
             }
@@ -668,7 +682,7 @@ impl Peer {
     fn start() -> Self {
         let python = std::env::var_os("GLANCE_CACHE_TEST_PYTHON").expect("GLANCE_CACHE_TEST_PYTHON is set");
         let mut python = Command::new(python)
-            .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/peer/resolved_options.py"))
+            .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/peer/python/resolved_options.py"))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -679,14 +693,16 @@ impl Peer {
         Peer { python, questions, answers, both_refuse: 0 }
     }
 
-    /// The options that this oslo.config knows, too, and that a value may refer to: Python's way to print a list, a dictionary or
-    /// several values is nothing to refer to, and of one the default is another on purpose.
+    /// Returns the options that this oslo.config knows as well and that a value may refer to.
+    ///
+    /// Options with several values are left out, because Python's notation of lists and dictionaries is not
+    /// ours, and so is one whose default differs on purpose.
     fn registered(&mut self) -> Vec<&'static str> {
         let theirs = self.ask(&only(""));
         let known = KNOWN.iter().zip(theirs["values"].as_array().unwrap());
         let registered = known.filter(|(opt, value)| {
             value["unknown"] != true
-                && !matches!(opt.kind, Kind::List | Kind::Dictionary)
+                && !matches!(opt.kind, ValueKind::List | ValueKind::Dictionary)
                 && !["filesystem_store_datadirs", "https_insecure"].contains(&opt.name)
         });
         registered.map(|(opt, _)| opt.name).collect()
@@ -702,7 +718,7 @@ impl Peer {
         serde_json::from_str(&self.answers.next().unwrap().unwrap()).unwrap()
     }
 
-    /// Returns in what a case means something else to us.
+    /// Returns the differences between both answers to a case.
     fn differences(&mut self, case: &Case) -> Vec<String> {
         let theirs = self.ask(case);
         let ours = case.load();
@@ -710,7 +726,7 @@ impl Peer {
         differences(case, &ours, &theirs)
     }
 
-    /// Ends it, and tells what was compared.
+    /// Ends the peer and prints the numbers.
     fn end(mut self, cases: usize, different: usize) {
         drop(self.questions);
         self.python.wait().unwrap();
@@ -718,7 +734,7 @@ impl Peer {
     }
 }
 
-/// Every case means the same to us and to the real oslo.config, or both refuse it.
+/// Every case means the same to this program and to the real oslo.config, or both reject it.
 #[test]
 #[ignore = "needs GLANCE_CACHE_TEST_PYTHON, a Python with glance 33"]
 fn agrees_with_the_real_oslo_config() {
@@ -744,7 +760,7 @@ fn agrees_with_the_real_oslo_config() {
     assert_eq!(different, 0);
 }
 
-/// A value made of what means something in values; it refers to these options.
+/// Generates a value from parts that have a meaning in values; it refers to these options.
 fn any_value(names: &[&'static str]) -> impl Strategy<Value = String> {
     let names = || prop::sample::select(names.to_vec());
     let reference = prop_oneof![
@@ -757,15 +773,14 @@ fn any_value(names: &[&'static str]) -> impl Strategy<Value = String> {
         3 => "[0-9]{1,3}",
         3 => "[a-z/._-]{1,6}",
         2 => reference,
-        2 => prop::sample::select(vec!["$", "$$", "\\$", "\\", "{", "}", "${", "\"", "'", "_", "+", "-", ":", "=", ",", "#", ";", "%"])
-            .prop_map(str::to_owned),
-        1 => prop::sample::select(vec![" ", "\t", "\u{a0}", "\u{1c}", "\u{85}", "\u{3000}", "\u{b}", "\0", "é", "٣"]).prop_map(str::to_owned),
+        2 => prop::sample::select(SIGNS).prop_map(str::to_owned),
+        1 => prop::sample::select(BLANKS).prop_map(str::to_owned),
         1 => prop::sample::select(VALUES).prop_map(str::to_owned),
     ];
     prop::collection::vec(piece, 0..5).prop_map(|pieces| pieces.concat())
 }
 
-/// A file made of what means something in files.
+/// Generates a file from lines that have a meaning in files.
 fn any_file(names: &[&'static str]) -> impl Strategy<Value = String> {
     let option = (
         0..KNOWN.len(),
@@ -795,10 +810,10 @@ fn any_file(names: &[&'static str]) -> impl Strategy<Value = String> {
     })
 }
 
-/// The same for files and variables made up, with the smallest that differs told.
+/// The same for generated files and variables; prints the smallest one that differs.
 #[test]
 #[ignore = "needs GLANCE_CACHE_TEST_PYTHON, a Python with glance 33"]
-#[expect(clippy::disallowed_methods, reason = "how many to try is said in the environment")]
+#[expect(clippy::disallowed_methods, reason = "the environment sets the number of cases")]
 fn agrees_with_the_real_oslo_config_on_anything() {
     let cases = std::env::var("GLANCE_CACHE_TEST_CASES").map_or(2000, |text| text.parse().unwrap());
     let config = ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() };

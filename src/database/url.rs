@@ -623,7 +623,7 @@ mod tests {
         let python = std::env::var_os("GLANCE_CACHE_TEST_PYTHON").expect("GLANCE_CACHE_TEST_PYTHON is set");
         let cases = std::env::var("GLANCE_CACHE_TEST_CASES").map_or(5000, |text| text.parse().unwrap());
         let mut peer = Command::new(python)
-            .args(["-I", concat!(env!("CARGO_MANIFEST_DIR"), "/tests/peer/database_urls.py")])
+            .args(["-I", concat!(env!("CARGO_MANIFEST_DIR"), "/tests/peer/python/database_urls.py")])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

@@ -1,17 +1,24 @@
 //! An image cache of any kind, as the operations see it.
+//!
+//! A kind of cache knows how to lock itself, to look at everything in it, to plan within limits, to carry a plan out, and
+//! to remove what crashed downloads left. Deciding between several caches is in [`super::order`]; reporting is the
+//! operations' business.
 
 use std::collections::HashSet;
 use std::os::fd::BorrowedFd;
 
-use anyhow::Result;
+use anyhow::anyhow;
 
 use crate::cache::outcome::{EntryError, Outcome, Progress};
-use crate::interrupt::Wait;
+use crate::cache::plan::{Kept, PrunePlan};
+use crate::exit::Failure;
+use crate::host::glance::open::LockWait;
+use crate::interrupt::Interrupt;
 use crate::names::ImageId;
 use crate::os::space::{CLOSE, Space};
 use crate::units::Nanos;
 
-/// What a survey has to know to tell what may go.
+/// What a survey has to know to tell the images that may be removed from the others.
 #[derive(Debug)]
 pub(crate) struct Rules {
     pub(crate) now: Nanos,
@@ -21,22 +28,45 @@ pub(crate) struct Rules {
     pub(crate) grace: Nanos,
     /// Images that stay, [`ImageId::folded`].
     pub(crate) keep: HashSet<ImageId>,
-    /// Whether the cache is locked and may be changed: what a killed run left is mended then.
+    /// True if the cache is locked and may be changed: then what a killed run left is repaired.
     pub(crate) changing: bool,
-    /// Whether indexes may be told to forget most of what they know.
+    /// True if an index may be told to forget most of what it knows.
     pub(crate) forget_all: bool,
+    /// True if a cache whose files alone are within this many bytes is nothing to do even when its index cannot be
+    /// known from the settings.
+    pub(crate) fits_without_index: Option<u64>,
 }
 
-/// An image that may go.
+/// What bounds one cache.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// Bytes; the cache is over its limit when its images sum to more.
+    pub(crate) size: u64,
+    /// Bytes to prune down to once the cache is over its limit.
+    pub(crate) target: u64,
+    /// Bytes of the file system to keep free.
+    pub(crate) min_free: Option<u64>,
+    /// Images not used for longer than this are removed, whatever the size of the cache.
+    pub(crate) age: Option<Nanos>,
+}
+
+impl Limits {
+    /// Returns how many bytes of images have to be removed from a cache of this size.
+    pub(crate) fn excess(&self, size: u64) -> u64 {
+        if size > self.size { size.saturating_sub(self.target) } else { 0 }
+    }
+}
+
+/// An image that may be removed.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Item {
     pub(crate) last_use: Nanos,
     pub(crate) size: u64,
-    /// Bytes of disk that removing it frees, as far as one can tell beforehand.
+    /// Bytes of disk that removing it frees, as far as that can be known beforehand.
     pub(crate) frees: u64,
 }
 
-/// How many, and how many bytes.
+/// A number of entries, and their bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize)]
 pub(crate) struct Part {
     pub(crate) count: u64,
@@ -46,57 +76,90 @@ pub(crate) struct Part {
 impl Part {
     pub(crate) fn add(&mut self, bytes: u64) {
         self.count += 1;
-        self.bytes += bytes;
+        self.bytes = self.bytes.saturating_add(bytes);
     }
 }
 
 /// What a cache holds.
 #[derive(Debug, Default)]
 pub(crate) struct Stock {
-    /// Images that may go, least recently used first.
-    pub(crate) items: Vec<Item>,
-    /// The sizes of all images, which the cache's own limit is about.
+    /// The sizes of all images: what the cache's own limit is about.
     pub(crate) size: u64,
+    /// Images that may be removed, with the bytes of disk they would free.
+    pub(crate) reclaimable: Part,
     /// Images in use, with the bytes of disk they hold.
     pub(crate) in_use: Part,
-    /// Images that may not go, as young or as listed to be kept, with the bytes of disk they hold.
+    /// Images that are too young to be removed, or listed to be kept, with the bytes of disk they hold.
     pub(crate) kept: Part,
     /// What crashed downloads left, with the bytes of disk it holds.
     pub(crate) leftovers: Part,
+    /// Stalled files that stay because a process has them open for writing, with its id.
+    pub(crate) kept_open: Vec<(String, i32)>,
     /// Entries that are no images and are not touched, escaped.
     pub(crate) foreign: Vec<String>,
+    /// True if the directory holds nothing at all.
+    pub(crate) is_empty: bool,
+    /// True if most of its index is not in the directory, so that nothing is removed.
+    pub(crate) is_misplaced: bool,
     pub(crate) errors: Vec<EntryError>,
     pub(crate) notes: Vec<String>,
 }
 
-impl Stock {
-    /// Bytes of disk that all images together would free.
-    pub(crate) fn reclaimable(&self) -> u64 {
-        self.items.iter().map(|item| item.frees).sum()
-    }
+/// A plan for one cache. Positions are the cache's own.
+#[derive(Debug, Default)]
+pub(crate) struct Planned {
+    /// Images that are removed because they have expired.
+    pub(crate) expired: Vec<u32>,
+    /// Images that are removed, least recently used first, until the goal is reached.
+    pub(crate) rest: PrunePlan,
 }
 
-/// An image, or another entry, that a dry run tells of.
+/// An entry that a plan is about.
 #[derive(Debug)]
-pub(crate) struct Told {
+pub(crate) enum Foreseen {
+    /// A row whose file is missing.
+    Ghost(String),
+    Victim(Victim),
+    Kept {
+        name: String,
+        size: u64,
+        why: Kept,
+    },
+}
+
+/// An image that a plan removes.
+#[derive(Debug)]
+pub(crate) struct Victim {
+    pub(crate) name: String,
+    pub(crate) size: u64,
+    pub(crate) last_use: Nanos,
+    /// True if its index has no row for it.
+    pub(crate) is_orphan: bool,
+    pub(crate) is_expired: bool,
+}
+
+/// A file, or a directory of files, that a clean removes.
+#[derive(Debug)]
+pub(crate) struct Remains {
     pub(crate) name: String,
     pub(crate) reason: String,
+    pub(crate) is_invalid: bool,
     /// How many files it is.
     pub(crate) files: u64,
     pub(crate) bytes: u64,
 }
 
-/// What removing goes on to.
-pub(crate) enum Target<'a, 's> {
-    /// All that is given.
+/// When to stop removing images.
+pub(crate) enum Until<'a, 's> {
+    /// When all that are given are removed.
     All,
-    /// Until images of so many bytes in all are gone.
+    /// When images of so many bytes in all are removed.
     Size(u64),
-    /// Until there is that much space.
-    Room(&'a mut Space<'s>),
+    /// When there is that much space.
+    Space(&'a mut Space<'s>),
 }
 
-/// How far a target is.
+/// How far away the end is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Distance {
     Far,
@@ -105,21 +168,22 @@ pub(crate) enum Distance {
     Reached,
 }
 
-impl Target<'_, '_> {
+impl Until<'_, '_> {
     pub(crate) fn is_reached(&mut self) -> bool {
         match self {
-            Target::All => false,
-            Target::Size(left) => *left == 0,
-            Target::Room(space) => space.is_there(),
+            Until::All => false,
+            Until::Size(left) => *left == 0,
+            Until::Space(space) => space.is_there(),
         }
     }
 
-    /// The same, looked at once for each image: when [`Distance::Close`], nothing has been waited for yet.
+    /// Returns the distance, looked at once for each image. When it is [`Distance::Close`], nothing has been waited
+    /// for yet.
     pub(crate) fn distance(&mut self) -> Distance {
         let reached = match self {
-            Target::All => false,
-            Target::Size(left) => *left == 0,
-            Target::Room(space) => match space.missing() {
+            Until::All => false,
+            Until::Size(left) => *left == 0,
+            Until::Space(space) => match space.missing() {
                 0 => true,
                 1..=CLOSE => return Distance::Close,
                 _ => space.has_settled(),
@@ -128,54 +192,103 @@ impl Target<'_, '_> {
         if reached { Distance::Reached } else { Distance::Far }
     }
 
-    /// Books an image that is gone.
-    pub(crate) fn gone(&mut self, size: u64, frees: u64) {
+    /// Accounts for an image that is no longer there.
+    pub(crate) fn removed(&mut self, size: u64, frees: u64) {
         match self {
-            Target::All => {}
-            Target::Size(left) => *left = left.saturating_sub(size),
-            Target::Room(space) => space.released += frees,
+            Until::All => {}
+            Until::Size(left) => *left = left.saturating_sub(size),
+            Until::Space(space) => space.released += frees,
         }
     }
 }
 
+/// Why a cache was not locked.
+#[derive(Debug)]
+pub(crate) enum Unlocked {
+    /// Another process holds the lock, and the run does not wait for it. The text says which.
+    Busy(String),
+    /// A signal came while waiting.
+    Interrupted,
+    Failed(Failure),
+}
+
+/// What `clean --repair` does to the index of a cache.
+#[derive(Debug, Default)]
+pub(crate) struct Repaired {
+    /// Orphans too young to tell from an image that Glance is just publishing.
+    pub(crate) too_young: Vec<(String, u64, Nanos)>,
+    /// Orphans to adopt: name, size and last use. Filled in by a plan only.
+    pub(crate) adopt: Vec<(String, u64, Nanos)>,
+    pub(crate) ghosts: Vec<String>,
+    pub(crate) bad_rows: Vec<String>,
+    /// Why nothing is repaired.
+    pub(crate) refused: Option<EntryError>,
+}
+
 /// An opened cache of any kind.
 pub(crate) trait ImageCache {
-    /// The directory.
+    /// Returns the directory.
     fn fd(&self) -> BorrowedFd<'_>;
 
-    /// Locks the cache against other runs, until it is dropped. An error tells who holds it.
-    fn lock(&mut self, wait: &Wait) -> Result<()>;
+    /// Locks the cache against other runs, until it is dropped.
+    fn lock(&mut self, wait: &LockWait) -> Result<(), Unlocked>;
 
-    /// Looks at everything in it. Positions of items are good until the next survey.
+    /// Looks at everything in it. Positions of images are good until the next survey.
     ///
     /// `caches` are the device and inode of all caches of the host, which are no leftovers wherever they are.
-    fn survey(&mut self, rules: &Rules, caches: &[(u64, u64)]) -> Result<Stock>;
+    fn survey(&mut self, rules: &Rules, caches: &[(u64, u64)]) -> Result<Stock, Failure>;
 
-    /// The name of an item.
+    /// Plans which images to remove to keep the limits.
+    fn plan(&self, rules: &Rules, limits: &Limits) -> Result<Planned, Failure>;
+
+    /// Describes a plan: rows without files, images that are removed, and images that stay.
+    fn describe(&self, planned: &Planned) -> Vec<Foreseen>;
+
+    /// Carries a plan out. It is called even when the plan is empty: rows without files are forgotten all the same.
+    fn carry_out(&mut self, planned: Planned, limits: &Limits, removing: &mut Removing<'_>);
+
+    /// Returns the images that may be removed, least recently used first.
+    fn items(&mut self, rules: &Rules) -> Vec<Item>;
+
+    /// Returns the name of an item.
     fn name(&self, item: u32) -> String;
 
-    /// Removes items in this order until the target is reached, looking at each again.
+    /// Removes items in this order until the end is reached, looking at each again.
     fn remove(
         &mut self,
         items: &[u32],
-        target: &mut Target<'_, '_>,
+        until: &mut Until<'_, '_>,
         reason: &'static str,
-        run: &mut Removing<'_>,
+        removing: &mut Removing<'_>,
     );
 
     /// Removes whatever was made for removing.
     fn tidy(&mut self) {}
 
-    /// What a clean would remove, in its order.
-    fn leftovers(&self) -> Vec<Told>;
+    /// Returns what a clean removes, in its order.
+    fn remains(&self) -> Vec<Remains>;
 
-    /// Removes the leftovers of the survey.
-    fn clean(&mut self, run: &mut Removing<'_>);
+    /// Removes what the survey found left over.
+    fn clean(&mut self, removing: &mut Removing<'_>);
+
+    /// Describes a repair of the index.
+    fn plan_repair(&mut self, _rules: &Rules) -> Result<Repaired, Failure> {
+        Err(no_index())
+    }
+
+    /// Repairs the index.
+    fn repair(&mut self, _rules: &Rules, _removing: &mut Removing<'_>) -> Result<Repaired, Failure> {
+        Err(no_index())
+    }
+}
+
+fn no_index() -> Failure {
+    Failure::usage(anyhow!("caches of this kind have no index to repair"))
 }
 
 /// What is handed on while images are removed.
 pub(crate) struct Removing<'a> {
-    pub(crate) wait: &'a Wait,
+    pub(crate) interrupt: &'a Interrupt,
     pub(crate) progress: &'a dyn Progress,
     pub(crate) outcome: Outcome,
 }

@@ -1,46 +1,55 @@
-//! Opens, locks and looks through the caches of a host.
+//! Opens, locks and surveys the caches that an operation is about.
 //!
-//! They are opened and looked through in the order of the list, and locked in the order of device and inode, so that two runs can
-//! never wait for each other. What is wrong with one cache is told with its name and keeps only that one out.
+//! They are opened and surveyed in the order of the list, and locked in the order of device and inode, so that two runs
+//! can never wait for each other. With [`Scope::One`], the first failure ends the run with its exit code; with
+//! [`Scope::All`], it is an error that names the cache, and only that cache is left out.
 
-use anyhow::Context as _;
+use anyhow::{Context as _, Result};
 use rustix::fs::fstatvfs;
 
-use crate::cache::lock::Held;
-use crate::cache::outcome::EntryError;
-use crate::host::cache::{ImageCache, Rules, Stock};
-use crate::host::order::View;
-use crate::host::{Declared, Host, find_all};
+use crate::cache::outcome::{Action, EntryError};
+use crate::exit::Failure;
+use crate::host::cache::{ImageCache, Limits, Rules, Stock, Unlocked};
+use crate::host::{Declared, Host, Scope, find_all};
 use crate::os::mounts::{identity, parents};
 use crate::os::space::capacity;
-use crate::run::Context;
+use crate::run::Run;
 
-/// An opened cache of the host, looked through.
+/// An opened cache, and what it holds.
 pub(crate) struct Member<'a> {
     pub(crate) declared: Declared,
     pub(crate) cache: Box<dyn ImageCache + 'a>,
     /// Device and inode of the directory.
     pub(crate) identity: (u64, u64),
-    /// Bytes.
-    pub(crate) limit: u64,
+    /// Bytes of the whole file system.
+    pub(crate) capacity: u64,
     pub(crate) stock: Stock,
 }
 
 impl<'a> Member<'a> {
-    /// `None` when its directory is not there.
-    fn open(host: &'a Host<'a>, declared: &Declared) -> anyhow::Result<Option<Self>> {
+    /// Returns `None` if its directory does not exist.
+    fn open(host: &'a Host<'a>, declared: &Declared) -> Result<Option<Self>, Failure> {
         let Some(cache) = declared.kind.open(host, declared)? else { return Ok(None) };
-        let identity = identity(cache.fd())?;
-        let figures = fstatvfs(cache.fd()).context("cannot ask for the size of the file system")?;
-        let limit = declared.size.value.of(capacity(&figures));
-        Ok(Some(Member { declared: declared.clone(), cache, identity, limit, stock: Stock::default() }))
+        let identity = identity(cache.fd()).map_err(Failure::cannot_start)?;
+        let figures = fstatvfs(cache.fd())
+            .context("cannot ask for the size of the file system")
+            .map_err(Failure::cannot_start)?;
+        let (declared, stock) = (declared.clone(), Stock::default());
+        Ok(Some(Member { declared, cache, identity, capacity: capacity(&figures), stock }))
     }
 
-    pub(crate) fn view(&self) -> View<'_> {
-        View { stock: &self.stock, age: self.declared.age.as_ref().map(|age| age.value) }
+    /// Returns the limit in bytes.
+    pub(crate) fn limit(&self) -> u64 {
+        self.declared.size.value.of(self.capacity)
     }
 
-    /// An error of one of its entries, with the entry's path.
+    /// Returns the limits that its declaration sets.
+    pub(crate) fn limits(&self) -> Limits {
+        let age = self.declared.age.as_ref().map(|age| age.value);
+        Limits { size: self.limit(), target: self.limit(), min_free: None, age }
+    }
+
+    /// Returns an error of one of its entries with the entry's whole path.
     pub(crate) fn located(&self, error: EntryError) -> EntryError {
         if error.name.starts_with('/') {
             return error;
@@ -50,44 +59,141 @@ impl<'a> Member<'a> {
     }
 }
 
-/// The caches of a host, in the order of the list, and what is wrong with those that are not among them.
-#[derive(Default)]
+/// The caches of an operation, in the order of the list, and what kept others out.
 pub(crate) struct Gathered<'a> {
+    host: &'a Host<'a>,
     pub(crate) members: Vec<Member<'a>>,
     pub(crate) errors: Vec<EntryError>,
     pub(crate) warnings: Vec<String>,
-    /// Caches whose directories are configured but not there.
+    /// Caches whose directories are configured but do not exist.
     pub(crate) missing: Vec<Declared>,
-}
-
-/// Opens, locks and looks through all caches, or those on one device. What is to be changed stays locked.
-pub(crate) fn gather<'a>(host: &'a Host<'a>, rules: &Rules, on: Option<u64>) -> Gathered<'a> {
-    let (declared, errors) = find_all(host);
-    let mut gathered = Gathered { errors, ..Gathered::default() };
-    for declared in declared {
-        match Member::open(host, &declared) {
-            Err(e) => gathered.fail(&declared, "open", &e),
-            Ok(None) if declared.is_configured() => gathered.missing.push(declared),
-            Ok(None) => {}
-            Ok(Some(member)) if on.is_some_and(|device| device != member.identity.0) => {}
-            Ok(Some(member)) => gathered.add(member),
-        }
-    }
-    gathered.warn_of_nested();
-    let caches: Vec<(u64, u64)> = gathered.members.iter().map(|member| member.identity).collect();
-    if rules.changing {
-        gathered.lock(host);
-    }
-    gathered.survey(rules, &caches);
-    gathered.note_missing();
-    gathered
+    /// Why the one cache is passed over: another process holds its lock.
+    pub(crate) skipped: Option<String>,
+    /// Device and inode of all caches that were opened, locked or not.
+    identities: Vec<(u64, u64)>,
 }
 
 impl<'a> Gathered<'a> {
-    fn fail(&mut self, declared: &Declared, action: &'static str, error: &anyhow::Error) {
+    /// Opens the caches, or those on one device.
+    pub(crate) fn open(host: &'a Host<'a>, device: Option<u64>) -> Result<Self, Failure> {
+        let (declared, errors) = match host.scope {
+            Scope::One => (vec![host.the_one()?], Vec::new()),
+            Scope::All => find_all(host),
+        };
+        let mut gathered = Gathered {
+            host,
+            members: Vec::new(),
+            errors,
+            warnings: Vec::new(),
+            missing: Vec::new(),
+            skipped: None,
+            identities: Vec::new(),
+        };
+        for declared in declared {
+            match Member::open(host, &declared) {
+                Err(failure) => gathered.fail(&declared, Action::Open, failure)?,
+                Ok(None) if host.scope == Scope::One => {
+                    let (directory, origin) = (&declared.directory.value, &declared.directory.origin);
+                    host.run.output.note(&format!(
+                        "cache directory {} (set by {origin}) does not exist",
+                        directory.display()
+                    ));
+                }
+                Ok(None) if declared.is_configured() => gathered.missing.push(declared),
+                Ok(None) => {}
+                Ok(Some(member)) if device.is_some_and(|device| device != member.identity.0) => {}
+                Ok(Some(member)) => gathered.add(member),
+            }
+        }
+        gathered.warn_of_nested();
+        gathered.identities = gathered.members.iter().map(|member| member.identity).collect();
+        Ok(gathered)
+    }
+
+    /// Locks the caches, in the order of device and inode.
+    pub(crate) fn lock(&mut self) -> Result<(), Failure> {
+        let mut order: Vec<usize> = (0..self.members.len()).collect();
+        order.sort_by_key(|position| self.members[*position].identity);
+        let mut unlocked = Vec::new();
+        for position in order {
+            let Err(why) = self.members[position].cache.lock(&self.host.lock_wait) else { continue };
+            unlocked.push(position);
+            let declared = self.members[position].declared.clone();
+            match why {
+                // A run that was told to stop reports no error of a lock it was waiting for.
+                Unlocked::Interrupted => {}
+                Unlocked::Busy(who) if self.host.scope == Scope::One => self.skipped = Some(who),
+                Unlocked::Busy(who) => {
+                    self.warnings.push(format!("{} is passed over: {who}", declared.name));
+                }
+                Unlocked::Failed(failure) => self.fail(&declared, Action::Lock, failure)?,
+            }
+        }
+        self.leave_out(&unlocked);
+        Ok(())
+    }
+
+    /// Looks at everything in the caches.
+    pub(crate) fn survey(&mut self, rules: &Rules) -> Result<(), Failure> {
+        let mut refused = Vec::new();
+        for (position, member) in self.members.iter_mut().enumerate() {
+            match member.cache.survey(rules, &self.identities) {
+                Ok(stock) => member.stock = stock,
+                Err(failure) => refused.push((position, failure)),
+            }
+        }
+        let positions: Vec<usize> = refused.iter().map(|(position, _)| *position).collect();
+        for (position, failure) in refused {
+            let declared = self.members[position].declared.clone();
+            self.fail(&declared, Action::LookThrough, failure)?;
+        }
+        self.leave_out(&positions);
+        for member in &mut self.members {
+            let errors = std::mem::take(&mut member.stock.errors);
+            let name = &member.declared.name;
+            match self.host.scope {
+                Scope::One => {
+                    self.errors.extend(errors);
+                    self.warnings.append(&mut member.stock.notes);
+                }
+                Scope::All => {
+                    self.errors.extend(errors.into_iter().map(|error| member.located(error)));
+                    self.warnings.extend(member.stock.notes.iter().map(|note| format!("{name}: {note}")));
+                }
+            }
+        }
+        if self.host.scope == Scope::All {
+            self.warnings.extend(self.missing.iter().map(|declared| {
+                format!(
+                    "{}: directory {} (set by {}) does not exist",
+                    declared.name,
+                    declared.directory.value.display(),
+                    declared.directory.origin
+                )
+            }));
+        }
+        Ok(())
+    }
+
+    /// Reports what should be known besides the result.
+    pub(crate) fn report_warnings(&self, run: &Run) {
+        for warning in &self.warnings {
+            run.output.warning(warning);
+        }
+    }
+
+    fn fail(&mut self, declared: &Declared, action: Action, failure: Failure) -> Result<(), Failure> {
+        if self.host.scope == Scope::One {
+            return Err(failure);
+        }
         let name = format!("{} ({})", declared.name, declared.directory.value.display());
-        let message = format!("{error:#} (directory set by {})", declared.directory.origin);
+        let mut message = format!("{:#}", failure.error);
+        for hint in failure.hints {
+            message.push_str(&format!(" ({hint})"));
+        }
+        message.push_str(&format!(" (directory set by {})", declared.directory.origin));
         self.errors.push(EntryError { name, action, message });
+        Ok(())
     }
 
     fn add(&mut self, member: Member<'a>) {
@@ -119,74 +225,11 @@ impl<'a> Gathered<'a> {
         }
     }
 
-    fn lock(&mut self, host: &Host<'_>) {
-        let mut order: Vec<usize> = (0..self.members.len()).collect();
-        order.sort_by_key(|position| self.members[*position].identity);
-        let refused = order.into_iter().filter_map(|position| {
-            let error = self.members[position].cache.lock(&host.wait).err()?;
-            Some((position, error))
-        });
-        let (skipped, refused): (Vec<_>, Vec<_>) =
-            refused.partition(|(_, error)| host.skip_if_locked && error.is::<Held>());
-        for (position, error) in &skipped {
-            let name = &self.members[*position].declared.name;
-            self.warnings.push(format!("{name} is passed over: {error:#}"));
-        }
-        // Told to stop: that one was waiting for a lock is no error.
-        for (position, error) in refused.iter().filter(|_| !host.wait.interrupt.raised()) {
-            self.refuse(*position, "lock", error);
-        }
-        self.leave_out(&skipped.iter().chain(&refused).map(|(position, _)| *position).collect::<Vec<_>>());
-    }
-
-    fn survey(&mut self, rules: &Rules, caches: &[(u64, u64)]) {
-        let mut refused = Vec::new();
-        for (position, member) in self.members.iter_mut().enumerate() {
-            match member.cache.survey(rules, caches) {
-                Ok(stock) => member.stock = stock,
-                Err(e) => refused.push((position, e)),
-            }
-        }
-        for (position, error) in &refused {
-            self.refuse(*position, "look through", error);
-        }
-        self.leave_out(&refused.iter().map(|(position, _)| *position).collect::<Vec<_>>());
-        for member in &mut self.members {
-            let errors = std::mem::take(&mut member.stock.errors);
-            self.errors.extend(errors.into_iter().map(|error| member.located(error)));
-            let name = &member.declared.name;
-            self.warnings.extend(member.stock.notes.iter().map(|note| format!("{name}: {note}")));
-        }
-    }
-
-    fn refuse(&mut self, position: usize, action: &'static str, error: &anyhow::Error) {
-        let declared = self.members[position].declared.clone();
-        self.fail(&declared, action, error);
-    }
-
     fn leave_out(&mut self, positions: &[usize]) {
         let mut position = 0;
         self.members.retain(|_| {
             position += 1;
             !positions.contains(&(position - 1))
         });
-    }
-
-    fn note_missing(&mut self) {
-        self.warnings.extend(self.missing.iter().map(|declared| {
-            format!(
-                "{}: directory {} (set by {}) does not exist",
-                declared.name,
-                declared.directory.value.display(),
-                declared.directory.origin
-            )
-        }));
-    }
-
-    /// Tells what should be known besides the result.
-    pub(crate) fn tell(&self, context: &Context) {
-        for warning in &self.warnings {
-            context.output.warning(warning);
-        }
     }
 }

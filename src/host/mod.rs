@@ -1,10 +1,11 @@
-//! The kinds of image caches a host can have, and where the configuration puts them.
+//! The image caches of a host: which kinds there are, and where the configuration puts them.
 //!
-//! A kind brings its name, its priority, where it is found in configuration and how it is opened; nothing outside this directory
-//! names one. **Adding a kind is a new file here and a line in [`KINDS`].**
+//! A kind of cache brings its name, its priority, its place in the configuration, and how it is opened. Nothing outside
+//! this room names a kind. **A new kind is a file here and a line in [`KINDS`].**
 //!
-//! In sections `[image_cache:NAME]` of our own configuration an operator sets priority, size and age of a cache that a kind found
-//! (NAME is the kind's), or declares a further one. Nothing here opens, makes or changes anything in a cache.
+//! In sections `[image_cache:NAME]` of our own configuration an operator sets priority, size and age of a cache that a
+//! kind found (NAME is the kind's), or declares a further cache. Nothing in this file opens, makes or changes anything in
+//! a cache.
 
 pub(crate) mod cache;
 pub(crate) mod gather;
@@ -17,13 +18,14 @@ use std::path::PathBuf;
 
 use anyhow::{Result, anyhow, bail};
 
-use crate::cache::outcome::EntryError;
-use crate::config::{self, Config, Opt, Origin, Setting, Source};
+use crate::cache::outcome::{Action, EntryError};
+use crate::config::{self, Config, ConfigSource, Opt, Origin, Setting};
+use crate::exit::Failure;
 use crate::host::cache::ImageCache;
-use crate::host::glance::settings::Selection;
+use crate::host::glance::open::LockWait;
+use crate::host::glance::settings::{Selection, Settings, max_size};
 use crate::host::order::List;
-use crate::interrupt::Wait;
-use crate::run::Context;
+use crate::run::Run;
 use crate::units::{Amount, Nanos, TimeSpan};
 
 /// All kinds, in order of registration.
@@ -34,22 +36,26 @@ const SECTION: &str = "image_cache:";
 
 /// A kind of image cache.
 pub(crate) trait Kind: Sync {
-    /// What it is called in configuration and output.
+    /// Returns its name in configuration and output.
     fn name(&self) -> &'static str;
 
-    /// Whose images go first when space is needed: higher before lower.
+    /// Returns its priority: when space is needed, images of a higher priority are removed first.
     fn priority(&self) -> u32;
 
-    /// The cache of this kind that the host's configuration has, if any.
-    fn find(&self, host: &Host<'_>) -> Result<Option<Found>>;
+    /// Returns the cache of this kind that the host's configuration has, if any.
+    fn find(&self, host: &Host<'_>) -> Result<Option<Place>>;
 
-    /// Opens a cache of this kind; `None` when the directory does not exist.
-    fn open<'a>(&self, host: &'a Host<'a>, cache: &Declared) -> Result<Option<Box<dyn ImageCache + 'a>>>;
+    /// Opens a cache of this kind; `None` if the directory does not exist.
+    fn open<'a>(
+        &self,
+        host: &'a Host<'a>,
+        cache: &Declared,
+    ) -> Result<Option<Box<dyn ImageCache + 'a>>, Failure>;
 }
 
 /// A cache as its own service's configuration describes it.
 #[derive(Debug)]
-pub(crate) struct Found {
+pub(crate) struct Place {
     pub(crate) directory: Setting<PathBuf>,
     pub(crate) size: Setting<Amount>,
     /// `None` when its images do not expire.
@@ -67,38 +73,72 @@ pub(crate) struct Declared {
     pub(crate) age: Option<Setting<Nanos>>,
 }
 
-/// What is to be done with the caches: it decides what they lock.
+/// What is done with the caches. It decides which locks are taken.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Task {
     Look,
     Prune,
     Clean,
+    /// A clean that repairs the index, too.
+    Repair,
+}
+
+/// The caches an operation is about.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Scope {
+    /// The Glance cache that the settings name. What fails with it fails the run, with its exit code.
+    One,
+    /// Every cache of the host. What fails with one is an error, and the others go on.
+    All,
 }
 
 /// This host: its configuration, and what the command line adds to it.
 pub(crate) struct Host<'a> {
-    pub(crate) context: &'a Context,
+    pub(crate) run: &'a Run,
     pub(crate) selection: Selection,
     pub(crate) config: Config,
-    pub(crate) ironic_sources: Vec<Source>,
-    pub(crate) ironic: OnceCell<Result<Config, String>>,
+    pub(crate) scope: Scope,
     pub(crate) task: Task,
-    pub(crate) wait: Wait,
-    /// Whether a cache that somebody else holds is passed over without an error.
-    pub(crate) skip_if_locked: bool,
+    pub(crate) lock_wait: LockWait,
+    /// The limit that the command line gives to the one cache.
+    pub(crate) max_size: Option<Amount>,
     pub(crate) stall_time: Option<TimeSpan>,
     pub(crate) invalid_grace: Nanos,
+    pub(crate) ironic_sources: Vec<ConfigSource>,
+    ironic: OnceCell<Result<Config, String>>,
 }
 
-impl Host<'_> {
-    /// Ironic's configuration, read when it is first asked for.
+impl<'a> Host<'a> {
+    pub(crate) fn new(
+        run: &'a Run,
+        selection: Selection,
+        config: Config,
+        (scope, task): (Scope, Task),
+        lock_wait: LockWait,
+    ) -> Self {
+        Host {
+            run,
+            selection,
+            config,
+            scope,
+            task,
+            lock_wait,
+            max_size: None,
+            stall_time: None,
+            invalid_grace: 0,
+            ironic_sources: Vec::new(),
+            ironic: OnceCell::new(),
+        }
+    }
+
+    /// Returns Ironic's configuration, which is read when it is first asked for.
     pub(crate) fn ironic(&self) -> Result<&Config> {
         let config = self.ironic.get_or_init(|| {
-            let request = config::Request {
+            let request = config::ConfigSearch {
                 project: &config::IRONIC,
                 program: "ironic-conductor".to_owned(),
                 sources: self.ironic_sources.clone(),
-                environment: self.context.environment.clone(),
+                environment: self.run.environment.clone(),
                 root: PathBuf::from("/"),
                 pass_over_unreadable: false,
             };
@@ -106,9 +146,27 @@ impl Host<'_> {
         });
         config.as_ref().map_err(|e| anyhow!(e.clone()))
     }
+
+    /// Returns the one Glance cache that the settings name. Its limit counts only where it is pruned.
+    pub(crate) fn the_one(&self) -> Result<Declared, Failure> {
+        let kind: &'static dyn Kind = &glance::GLANCE;
+        let size = match self.task {
+            Task::Prune => max_size(&self.config, self.max_size)?,
+            _ => Setting { value: Amount::Bytes(0), origin: Origin::Default },
+        };
+        Ok(Declared {
+            name: kind.name().to_owned(),
+            kind,
+            priority: kind.priority(),
+            directory: Settings::new(&self.config, self.selection.clone())?.cache_dir,
+            size,
+            age: None,
+        })
+    }
 }
 
-/// Finds all caches of the host, sorted by priority. What is wrong with one keeps only that one from the list.
+/// Finds all caches of the host, sorted by priority. A mistake in the configuration of one cache keeps only that one
+/// from the list.
 pub(crate) fn find_all(host: &Host<'_>) -> (Vec<Declared>, Vec<EntryError>) {
     let mut list = List::new();
     let mut errors: Vec<EntryError> = Vec::new();
@@ -119,7 +177,7 @@ pub(crate) fn find_all(host: &Host<'_>) -> (Vec<Declared>, Vec<EntryError>) {
             let message = format!("{e:#}");
             // One file that cannot be read is one error, however many kinds are configured in it.
             if !errors.iter().any(|error| error.message == message) {
-                errors.push(EntryError { name: name.to_owned(), action: "find", message });
+                errors.push(EntryError { name: name.to_owned(), action: Action::Find, message });
             }
         }
     };
@@ -134,7 +192,7 @@ pub(crate) fn find_all(host: &Host<'_>) -> (Vec<Declared>, Vec<EntryError>) {
     (list.into_vec(), errors)
 }
 
-/// Refuses a place that depends on where one stands: its service's and a cron job's are not the same.
+/// Refuses a relative path: its service and a cron job have different working directories.
 fn placed(found: Option<Declared>) -> Result<Option<Declared>> {
     if let Some(Declared { directory: Setting { value, origin }, .. }) = &found
         && !matches!(origin, Origin::Flag(_))
@@ -149,9 +207,9 @@ fn kind_of(name: &str) -> Option<&'static dyn Kind> {
     KINDS.iter().copied().find(|kind| kind.name() == name)
 }
 
-/// The cache that a kind finds, with what the operator's section says otherwise.
+/// Returns the cache that a kind finds, with the values that the operator's section sets.
 fn found(host: &Host<'_>, kind: &'static dyn Kind) -> Result<Option<Declared>> {
-    let Some(Found { directory, size, age }) = kind.find(host)? else { return Ok(None) };
+    let Some(Place { directory, size, age }) = kind.find(host)? else { return Ok(None) };
     let section = format!("{SECTION}{}", kind.name());
     for name in ["directory", "kind"] {
         if let Some(set) = host.config.optional(&text(&section, name))? {
@@ -172,7 +230,7 @@ fn found(host: &Host<'_>, kind: &'static dyn Kind) -> Result<Option<Declared>> {
     }))
 }
 
-/// A cache that only the operator's section knows.
+/// Returns a cache that only the operator's section declares.
 fn declared(host: &Host<'_>, section: &str, name: &str) -> Result<Declared> {
     if name.trim().is_empty() {
         bail!("[{section}] names no cache: the section is [{SECTION}NAME]");
@@ -200,11 +258,11 @@ fn declared(host: &Host<'_>, section: &str, name: &str) -> Result<Declared> {
 }
 
 fn text<'a>(section: &'a str, name: &'a str) -> Opt<'a> {
-    Opt::new(section, name, config::Kind::Text)
+    Opt::new(section, name, config::ValueKind::Text)
 }
 
 fn priority(host: &Host<'_>, section: &str, kind: &dyn Kind) -> Result<u32> {
-    let opt = Opt::new(section, "priority", config::Kind::Integer { min: 1 });
+    let opt = Opt::new(section, "priority", config::ValueKind::Integer { min: 1 });
     if host.config.optional(&text(section, "priority"))?.is_none() {
         return Ok(kind.priority());
     }
@@ -220,7 +278,7 @@ fn age_of(host: &Host<'_>, section: &str) -> Result<Option<Setting<Nanos>>> {
     Ok(parsed::<TimeSpan>(host, section, "age")?.map(|age| age.map(|age| age.0)))
 }
 
-/// A value written as on our command line: `20GiB`, `7d`.
+/// Returns a value written as on our command line: `20GiB`, `7d`.
 fn parsed<T: std::str::FromStr<Err = String>>(
     host: &Host<'_>,
     section: &str,
@@ -233,13 +291,13 @@ fn parsed<T: std::str::FromStr<Err = String>>(
     Ok(Some(Setting { value, origin }))
 }
 
-/// A number of the service's own unit as bytes or nanoseconds, with its origin.
+/// Returns a number of the service's own unit as bytes or nanoseconds, with its origin.
 fn scaled(setting: Setting<i64>, unit: i64) -> Setting<i64> {
     setting.map(|number| number.saturating_mul(unit))
 }
 
 impl Declared {
-    /// Whether somebody said that there is such a cache, and not only a default.
+    /// True if a setting says that there is such a cache, and not only a default.
     pub(crate) fn is_configured(&self) -> bool {
         self.directory.origin != Origin::Default
     }

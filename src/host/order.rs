@@ -1,17 +1,17 @@
-//! The image caches of a host, by priority: what goes when space is needed, and in which order.
+//! The order in which the image caches of a host give up images when space is needed.
 //!
-//! [`List`] keeps things sorted by priority, highest first, in order of registration among equals. [`ImageCache`] is what a kind of
-//! cache has to be able to do; [`room`] and [`limits`] decide (no I/O, no clock), [`Space`] measures, [`carry_out`] acts.
+//! [`List`] keeps things sorted by priority, highest first, in order of registration among equals. [`by_priority`] and
+//! [`enough`] decide without I/O and without a clock; [`carry_out`] acts.
 //!
-//! **Room** on a file system: expired images of all its caches first, oldest first; then by priority, and least recently used
-//! first within a cache, until the space is there and not one image further. The whole order is planned before anything is
-//! removed, so it is known beforehand whether it can be enough.
+//! **Space** on a file system: expired images of all its caches are removed first, oldest first; then images by the
+//! priority of their cache, least recently used first within a cache, until the space is there and not one image further.
+//! The whole order is planned before anything is removed, so it is known beforehand if it can be enough.
 //!
-//! What counts is what the file system says is free. Removing an image may give less than its blocks (somebody has it open, its
-//! blocks are shared) or give it later (XFS frees in the background): when the blocks released should be enough but are not there,
-//! it is waited for them, for a bounded time in all, before another image goes.
+//! The file system says how much is free. Removing an image may free less than its blocks (a process has it open, its
+//! blocks are shared) or free them later (XFS frees in the background): when the blocks released should be enough but are
+//! not there, they are waited for, for a bounded time in all, before another image is removed.
 
-use crate::host::cache::{ImageCache, Removing, Stock, Target};
+use crate::host::cache::{ImageCache, Item, Removing, Until};
 use crate::os::space::Space;
 use crate::units::Nanos;
 
@@ -37,7 +37,8 @@ impl<T> List<T> {
 /// A cache as planning sees it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct View<'a> {
-    pub(crate) stock: &'a Stock,
+    /// Images that may be removed, least recently used first.
+    pub(crate) items: &'a [Item],
     /// Images not used for longer than this have expired.
     pub(crate) age: Option<Nanos>,
 }
@@ -52,46 +53,38 @@ pub(crate) struct Pick {
     pub(crate) expired: bool,
 }
 
-/// How many items of a cache have expired: they stand first.
+/// Returns how many items of a cache have expired: they stand first.
 fn expired(view: View<'_>, now: Nanos) -> usize {
     let Some(age) = view.age else { return 0 };
     let limit = now.saturating_sub(age);
-    view.stock.items.partition_point(|item| item.last_use < limit)
+    view.items.partition_point(|item| item.last_use < limit)
 }
 
-/// The order in which images go to make room. Those that would free nothing are left out.
-pub(crate) fn room(caches: &[View<'_>], now: Nanos) -> Vec<Pick> {
+/// Returns the order in which images are removed to free space. Images that would free nothing are left out.
+pub(crate) fn by_priority(caches: &[View<'_>], now: Nanos) -> Vec<Pick> {
     let expired: Vec<usize> = caches.iter().map(|view| expired(*view, now)).collect();
     let picks = |old: bool| {
         caches.iter().zip(&expired).enumerate().flat_map(move |(cache, (view, expired))| {
-            let items = if old { 0..*expired } else { *expired..view.stock.items.len() };
-            let useful = items.filter(|item| view.stock.items[*item].frees > 0);
+            let items = if old { 0..*expired } else { *expired..view.items.len() };
+            let useful = items.filter(|item| view.items[*item].frees > 0);
             useful.map(move |item| Pick { cache, item: item as u32, expired: old })
         })
     };
     let mut order: Vec<Pick> = picks(true).collect();
-    order.sort_by_key(|pick| caches[pick.cache].stock.items[pick.item as usize].last_use);
+    order.sort_by_key(|pick| caches[pick.cache].items[pick.item as usize].last_use);
     order.extend(picks(false));
     order
 }
 
-/// The part of an order that goes if nothing comes between: until `missing` bytes are freed.
+/// Returns the part of an order that is enough to free `missing` bytes, if nothing comes between.
 pub(crate) fn enough<'a>(order: &'a [Pick], caches: &[View<'_>], missing: u64) -> &'a [Pick] {
     let mut left = missing;
     let needed = order.iter().take_while(|pick| {
         let wanted = left > 0;
-        left = left.saturating_sub(caches[pick.cache].stock.items[pick.item as usize].frees);
+        left = left.saturating_sub(caches[pick.cache].items[pick.item as usize].frees);
         wanted
     });
     &order[..needed.count()]
-}
-
-/// What a cache's own limits ask for: how many of its items have expired, and how many bytes more are to go.
-pub(crate) fn limits(view: View<'_>, size: u64, now: Nanos) -> (usize, u64) {
-    let expired = expired(view, now);
-    let left =
-        view.stock.items[..expired].iter().fold(view.stock.size, |left, item| left.saturating_sub(item.size));
-    (expired, left.saturating_sub(size))
 }
 
 /// Removes images in this order until the space is there.
@@ -99,7 +92,7 @@ pub(crate) fn carry_out(
     caches: &mut [&mut dyn ImageCache],
     order: &[Pick],
     space: &mut Space<'_>,
-    run: &mut [Removing<'_>],
+    removing: &mut [Removing<'_>],
 ) {
     let same = |a: &Pick, b: &Pick| (a.cache, a.expired) == (b.cache, b.expired);
     for picks in order.chunk_by(same) {
@@ -109,8 +102,8 @@ pub(crate) fn carry_out(
         let Pick { cache, expired, .. } = picks[0];
         let items: Vec<u32> = picks.iter().map(|pick| pick.item).collect();
         let reason = if expired { "expired" } else { "least recently used" };
-        caches[cache].remove(&items, &mut Target::Room(space), reason, &mut run[cache]);
-        if run[cache].wait.interrupt.raised() {
+        caches[cache].remove(&items, &mut Until::Space(space), reason, &mut removing[cache]);
+        if removing[cache].interrupt.raised() {
             break;
         }
         if space.is_close() {
@@ -123,11 +116,9 @@ pub(crate) fn carry_out(
 
 #[cfg(test)]
 mod tests {
-    use crate::host::cache::Item;
-
     use proptest::prelude::*;
 
-    use crate::host::order::*;
+    use super::*;
 
     const NOW: Nanos = 1000;
 
@@ -146,13 +137,12 @@ mod tests {
         }
     }
 
-    /// A stock of items: (last use, bytes), least recently used first; the sizes are ten times what they free.
-    fn stock(items: &[(Nanos, u64)]) -> Stock {
-        let items: Vec<Item> = items
+    /// Items: (last use, bytes), least recently used first; the sizes are ten times what they free.
+    fn stock(items: &[(Nanos, u64)]) -> Vec<Item> {
+        items
             .iter()
             .map(|(last_use, frees)| Item { last_use: *last_use, size: frees * 10, frees: *frees })
-            .collect();
-        Stock { size: items.iter().map(|item| item.size).sum(), items, ..Stock::default() }
+            .collect()
     }
 
     /// The order as cache and item: `a0` is the first item of the first cache.
@@ -165,8 +155,8 @@ mod tests {
     fn expired_images_go_first_and_oldest_first_then_by_priority() {
         let (a, b) = (stock(&[(100, 5), (300, 5), (900, 5)]), stock(&[(50, 5), (200, 0), (950, 5)]));
         let order = |age_a, age_b| {
-            let views = [View { stock: &a, age: age_a }, View { stock: &b, age: age_b }];
-            shown(&room(&views, NOW))
+            let views = [View { items: &a, age: age_a }, View { items: &b, age: age_b }];
+            shown(&by_priority(&views, NOW))
         };
         assert_eq!(order(None, None), "a0 a1 a2 b0 b2", "what frees nothing is left out");
         assert_eq!(order(Some(500), Some(500)), "b0 a0 a1 a2 b2");
@@ -179,27 +169,12 @@ mod tests {
     #[test]
     fn takes_what_is_needed_and_not_one_image_further() {
         let (a, b) = (stock(&[(1, 4), (2, 4)]), stock(&[(3, 4)]));
-        let views = [View { stock: &a, age: None }, View { stock: &b, age: None }];
-        let order = room(&views, NOW);
+        let views = [View { items: &a, age: None }, View { items: &b, age: None }];
+        let order = by_priority(&views, NOW);
         for (missing, expected) in
             [(0, ""), (1, "a0"), (4, "a0"), (5, "a0 a1"), (8, "a0 a1"), (9, "a0 a1 b0"), (99, "a0 a1 b0")]
         {
             assert_eq!(shown(enough(&order, &views, missing)), expected, "{missing} missing");
-        }
-    }
-
-    #[test]
-    fn a_cache_is_held_to_its_age_and_its_size() {
-        let stock = stock(&[(100, 4), (200, 4), (900, 4)]);
-        for (age, size, expected) in [
-            (None, 120, (0, 0)),
-            (None, 119, (0, 1)),
-            (None, 0, (0, 120)),
-            (Some(850), 120, (1, 0)),
-            (Some(850), 79, (1, 1)),
-            (Some(0), 0, (3, 0)),
-        ] {
-            assert_eq!(limits(View { stock: &stock, age }, size, NOW), expected, "age {age:?}, size {size}");
         }
     }
 
@@ -222,22 +197,22 @@ mod tests {
                 (prop::collection::vec((0..9_i64, 0..4_u64), 0..8), prop::option::of(0..9_i64)), 0..4),
             missing in 0..60_u64,
         ) {
-            let stocks: Vec<(Stock, Option<Nanos>)> = caches
+            let stocks: Vec<(Vec<Item>, Option<Nanos>)> = caches
                 .into_iter()
                 .map(|(mut items, age)| {
                     items.sort_unstable();
                     (stock(&items), age)
                 })
                 .collect();
-            let views: Vec<View<'_>> = stocks.iter().map(|(stock, age)| View { stock, age: *age }).collect();
-            let order = room(&views, 9);
-            let item = |pick: &Pick| views[pick.cache].stock.items[pick.item as usize];
+            let views: Vec<View<'_>> = stocks.iter().map(|(stock, age)| View { items: stock, age: *age }).collect();
+            let order = by_priority(&views, 9);
+            let item = |pick: &Pick| views[pick.cache].items[pick.item as usize];
 
             // Each image that frees anything once; expired ones before all others and oldest first, the rest by cache and use.
             let mut all: Vec<(usize, u32)> = order.iter().map(|pick| (pick.cache, pick.item)).collect();
             all.sort_unstable();
             let useful = views.iter().enumerate().flat_map(|(cache, view)| {
-                let items = view.stock.items.iter().enumerate().filter(|(_, item)| item.frees > 0);
+                let items = view.items.iter().enumerate().filter(|(_, item)| item.frees > 0);
                 items.map(move |(item, _)| (cache, item as u32))
             });
             prop_assert!(all.into_iter().eq(useful));

@@ -1,50 +1,59 @@
-//! The old tools: their command line and configuration turned into what the subcommands take.
+//! The old tools: runs the operation that an old name stands for, with that tool's command line.
+//!
+//! Under the name of one of Glance's cache tools, this program does that tool's work with that tool's
+//! options, exit codes and log. Stdout stays empty except for `--help` and the like, and stderr stays empty
+//! unless there is a warning or an error. The command line is parsed in [`options`]; the work is that of
+//! `clean`, `prune` and `prefetch` with the defaults of those commands. Options that only the new commands
+//! have do not exist here.
 
-pub(crate) mod options;
+mod options;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
-use anyhow::anyhow;
-
-use crate::cache::plan::CleanLimits;
-use crate::commands::flags::ChangeArgs;
-use crate::config::{self, Config, Source};
+use crate::commands::conclude;
+use crate::config::{self, Config};
 use crate::exit::{Exit, Failure};
+use crate::host::glance::open::LockWait;
 use crate::host::glance::settings::{Selection, Settings};
-use crate::legacy::options::{Legacy, Request, Tool};
-use crate::ops::clean::clean;
-use crate::ops::finish;
-use crate::ops::prefetch::{self, prefetch};
-use crate::ops::prune::{Wishes, prune};
+use crate::host::{Host, Scope, Task};
+
+use self::options::LegacyOptions;
+use crate::ops::Change;
+use crate::ops::clean::{CleanRequest, clean};
+use crate::ops::prefetch::{PrefetchRequest, prefetch};
+use crate::ops::prune::{PruneRequest, prune};
 use crate::output::Output;
 use crate::output::log::{Log, LogSettings};
 use crate::output::oslo::{Encoding, Level};
-use crate::run::{Context, context};
+use crate::run::Run;
 
-/// How long an old tool waits for a lock: the new name's default.
-const LOCK_TIMEOUT: &str = "60s";
+pub(crate) use self::options::{Invocation, Tool, parse};
 
-/// Runs as one of the old tools, on the arguments behind the program's name.
+/// The wait for a lock; the same as the default of the new commands.
+const LOCK_WAIT: LockWait = LockWait { limit: Duration::from_mins(1), skip_if_locked: false };
+
+/// Runs as one of the old tools, with the arguments that follow the program's name.
 pub(crate) fn run(tool: Tool, args: &[std::ffi::OsString]) -> Exit {
     let logger = match tool {
         Tool::Cleaner => "glance.image_cache.cleaner",
         Tool::Pruner => "glance.image_cache.pruner",
         Tool::Prefetcher => "glance.image_cache.prefetcher",
     };
-    let context = context(tool.name(), Output::legacy(logger));
-    let request = match options::parse(tool, args) {
-        Ok(Request::Run(request)) => request,
-        Ok(Request::Print(text)) => {
-            context.output.print(&text);
+    let run = Run::new(tool.name(), Output::legacy(logger));
+    let options = match parse(tool, args) {
+        Ok(Invocation::Run(options)) => options,
+        Ok(Invocation::Print(text)) => {
+            run.output.print(&text);
             return Exit::Done;
         }
         Err(e) => {
-            context.output.error(&format!("{e:#}"));
+            run.output.error(&format!("{e:#}"));
             return Exit::WrongCommandLine;
         }
     };
-    context.output.deprecation(&format!(
-        "{} is an old name of glance-cache, which does the same as: glance-cache {}",
+    run.output.deprecation(&format!(
+        "{} is an old name of glance-cache; the same command is now: glance-cache {}",
         tool.name(),
         match tool {
             Tool::Cleaner => "clean",
@@ -52,49 +61,48 @@ pub(crate) fn run(tool: Tool, args: &[std::ffi::OsString]) -> Exit {
             Tool::Prefetcher => "prefetch",
         }
     ));
-    finish(&context, work(&context, tool, &request))
+    work(&run, tool, &options).unwrap_or_else(|failure| {
+        run.output.failure(&failure);
+        failure.exit
+    })
 }
 
-fn work(context: &Context, tool: Tool, request: &Legacy) -> Result<Exit, Failure> {
-    let sources = request
-        .sources
-        .iter()
-        .map(|source| match source {
-            options::Source::File(path) => Source::File(path.clone()),
-            options::Source::Dir(path) => Source::Dir(path.clone()),
-        })
-        .collect();
-    let config = Settings::read(context, sources, false)?;
-    let (log, warnings) = Log::open(&log_settings(&config, request), tool.name());
-    context.output.set_log(log);
+fn work(run: &Run, tool: Tool, options: &LegacyOptions) -> Result<Exit, Failure> {
+    let selection = Selection { sources: options.sources.clone(), ..Selection::default() };
+    let config = selection.read(run, false)?;
+    let (log, warnings) = Log::open(&log_settings(&config, options), tool.name());
+    run.output.set_log(log);
     for warning in warnings {
-        context.output.warning(&warning);
+        run.output.warning(&warning);
     }
-    let settings = Settings::overlay(config, Selection::default())?;
-    let change = ChangeArgs {
-        dry_run: false,
-        lock_timeout: LOCK_TIMEOUT.parse().map_err(|e: String| Failure::usage(anyhow!(e)))?,
-        skip_if_locked: false,
-    };
-    match tool {
+    let change = Change { dry_run: false, lock_wait: LOCK_WAIT };
+    Ok(match tool {
         Tool::Cleaner => {
-            let limits = CleanLimits { stall_time: settings.stall_time(None)?.value, invalid_grace: 0 };
-            clean(context, &settings, &change, limits, None)
+            let host = Host::new(run, selection, config, (Scope::One, Task::Clean), LOCK_WAIT);
+            let request = CleanRequest { change, forget_all: false, temp_grace: 0 };
+            conclude(run, &clean(&host, &request)?)
         }
         Tool::Pruner => {
-            prune(context, &settings, &change, &Wishes { only_when_over: true, ..Wishes::default() })
+            let host = Host::new(run, selection, config, (Scope::One, Task::Prune), LOCK_WAIT);
+            let request = PruneRequest { only_when_over: true, ..PruneRequest::new(change) };
+            conclude(run, &prune(&host, &request)?)
         }
-        Tool::Prefetcher => prefetch(context, &settings, &change, &prefetch::Wishes::default()),
-    }
+        Tool::Prefetcher => {
+            let settings = Settings::new(&config, selection)?;
+            conclude(run, &prefetch(run, &settings, &PrefetchRequest::new(change))?)
+        }
+    })
 }
 
-/// oslo.log's options, from the command line first. A value that is no switch counts as off: logging never ends a run.
-fn log_settings(config: &Config, request: &Legacy) -> LogSettings {
+/// Returns the values of oslo.log's options; the command line wins over the configuration.
+///
+/// An invalid boolean counts as false, because a mistake in the logging options must not prevent the run.
+fn log_settings(config: &Config, options: &LegacyOptions) -> LogSettings {
     let text = |opt: &config::Opt<'static>| {
-        let given = request.get(opt.name).map(str::to_owned);
+        let given = options.get(opt.name).map(str::to_owned);
         given.or_else(|| Some(config.optional(opt).ok()??.value)).filter(|text| !text.is_empty())
     };
-    let switch = |opt: &config::Opt<'static>| match request.get(opt.name) {
+    let switch = |opt: &config::Opt<'static>| match options.get(opt.name) {
         Some(given) => given == "true",
         None => config.boolean(opt).is_ok_and(|setting| setting.value),
     };
@@ -103,7 +111,7 @@ fn log_settings(config: &Config, request: &Legacy) -> LogSettings {
         (text(&config::LOG_FILE).map(PathBuf::from), text(&config::LOG_DIR).map(PathBuf::from));
     let (syslog, journal) = (switch(&config::USE_SYSLOG), switch(&config::USE_JOURNAL));
     LogSettings {
-        // A run without errors leaves stderr alone; who debugs and has no other log gets it there.
+        // Stderr must stay empty without errors, so debug records go there only if there is no other log.
         stderr: switch(&config::USE_STDERR) && log_file.is_none() && log_dir.is_none() && !syslog && !journal,
         log_file,
         log_dir,

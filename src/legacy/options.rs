@@ -1,14 +1,14 @@
 //! The names and the command line of Glance's own cache tools.
 //!
-//! Called as `glance-cache-cleaner`, `glance-cache-pruner` or `glance-cache-prefetcher` this binary is that
-//! tool, so it takes what that tool takes: the options oslo.config and oslo.log put on its command line, read the way Python's argparse
-//! reads them (`--option value` and `--option=value`, unambiguous prefixes, clustered short options, no
-//! positional arguments). clap knows no `--nouse-syslog` or `--log_config`, and abbreviates differently,
-//! which is why there is a parser here.
+//! Under the name `glance-cache-cleaner`, `glance-cache-pruner` or `glance-cache-prefetcher`, this binary
+//! accepts the command line of that tool: the options of oslo.config and oslo.log, parsed as Python's
+//! argparse does (`--option value` and `--option=value`, unambiguous prefixes, clustered short options, no
+//! positional arguments). The parser is our own because clap has no `--nouse-syslog` and no `--log_config`,
+//! and accepts other abbreviations.
 //!
-//! Promises: whatever the real tool accepts is accepted, with the same values; what it refuses is an error,
-//! and every error from here is a usage error (exit 2). Options that only older releases had are accepted
-//! when spelled out, as crontabs still carry them.
+//! Promises: every command line that the real tool accepts is accepted and has the same values. Any other is
+//! an error, and every error from here is a usage error (exit 2). Options of older releases are accepted when
+//! they are spelled out, because crontabs still contain them.
 //!
 //! Does not read configuration, expand `$name` in values, or print.
 
@@ -19,7 +19,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, anyhow, bail};
 
-/// Which of Glance's tools was called.
+use crate::config::ConfigSource;
+
+/// One of Glance's tools.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Tool {
     Cleaner,
@@ -30,14 +32,14 @@ pub(crate) enum Tool {
 const TOOLS: [Tool; 3] = [Tool::Cleaner, Tool::Pruner, Tool::Prefetcher];
 
 impl Tool {
-    /// Returns the tool that a program called `argv0`, in whatever directory, stands for.
+    /// Returns the tool whose name the last component of `argv0` is.
     pub(crate) fn from_argv0(argv0: &OsStr) -> Option<Tool> {
         let name = Path::new(argv0).file_name()?;
         TOOLS.into_iter().find(|tool| name == tool.name())
     }
 
-    /// Returns the name it is called by, which also names its configuration directory and log file.
-    pub(crate) fn name(self) -> &'static str {
+    /// Returns the tool's name, which is also the name of its configuration directory and log file.
+    pub(super) fn name(self) -> &'static str {
         match self {
             Tool::Cleaner => "glance-cache-cleaner",
             Tool::Pruner => "glance-cache-pruner",
@@ -54,127 +56,132 @@ impl Tool {
     }
 }
 
-/// What a command line asks for.
+/// The meaning of a whole command line.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Request {
+pub(crate) enum Invocation {
     /// Do the tool's work.
-    Run(Legacy),
-    /// Print this text on stdout, do nothing else and end with 0.
+    Run(LegacyOptions),
+    /// Print this text on stdout and exit with 0.
     Print(String),
 }
 
-/// A command line of one of Glance's tools.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Legacy {
-    pub(crate) tool: Tool,
+/// The options given on the command line of one of Glance's tools.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct LegacyOptions {
     /// `--config-file` and `--config-dir` in the order given; later ones win.
-    pub(crate) sources: Vec<Source>,
-    /// Options set on the command line, in the order given; later ones win.
-    pub(crate) settings: Vec<Setting>,
+    pub(super) sources: Vec<ConfigSource>,
+    /// Other options in the order given; later ones win.
+    settings: Vec<GivenOption>,
 }
 
-/// A place to read configuration from.
+/// An option of the `[DEFAULT]` section that was given on the command line.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Source {
-    File(PathBuf),
-    Dir(PathBuf),
+struct GivenOption {
+    /// The option's name in configuration files, such as `log_file`.
+    option: &'static str,
+    /// The text that a configuration file would contain: `true` and `false` for switches, `$name` not
+    /// expanded.
+    value: String,
 }
 
-/// An option of the `[DEFAULT]` section that was set on the command line.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Setting {
-    /// The name it has in configuration files, such as `log_file`.
-    pub(crate) option: &'static str,
-    /// The text a configuration file would hold: `true` and `false` for switches, `$name` not expanded.
-    pub(crate) value: String,
-    /// The full name of the flag it was given with, for messages.
-    pub(crate) flag: &'static str,
-}
-
-impl Legacy {
-    /// Returns the value the command line gives to `option`, if any.
-    pub(crate) fn get(&self, option: &str) -> Option<&str> {
+impl LegacyOptions {
+    /// Returns the value that the command line gives to `option`, if any.
+    pub(super) fn get(&self, option: &str) -> Option<&str> {
         self.settings
             .iter()
             .rev()
             .find(|setting| setting.option == option)
             .map(|setting| setting.value.as_str())
     }
+
+    fn set(&mut self, option: &'static str, value: &str) {
+        self.settings.push(GivenOption { option, value: value.to_owned() });
+    }
 }
 
-/// A row of the table of options.
+/// A row in the table of options.
 #[derive(Debug)]
 struct Flag {
-    /// All spellings, the one for messages first.
+    /// All spellings; messages use the first.
     names: &'static [&'static str],
-    action: Action,
+    effect: Effect,
     help: &'static str,
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Action {
+enum Effect {
     Help,
     Version,
     /// Sets the option of this name to `true` or `false`.
     Switch(&'static str, &'static str),
-    /// Takes a value, called this in help.
-    Value(&'static str, Target),
+    /// Takes a value, which the help text calls by this name.
+    Value(&'static str, Destination),
 }
 
-/// Where a value goes.
+/// The use of a value.
 #[derive(Clone, Copy, Debug)]
-enum Target {
+enum Destination {
     File,
     Dir,
     Completion,
     Option(&'static str),
 }
 
-use Action::{Switch, Value};
+use Effect::{Switch, Value};
 
-const fn flag(names: &'static [&'static str], action: Action, help: &'static str) -> Flag {
-    Flag { names, action, help }
+const fn flag(names: &'static [&'static str], effect: Effect, help: &'static str) -> Flag {
+    Flag { names, effect, help }
 }
 
-/// The options that oslo.config 10 and oslo.log give these tools.
+/// The options that oslo.config 10 and oslo.log add to these tools.
 #[rustfmt::skip]
 const FLAGS: &[Flag] = &[
-    flag(&["--help", "-h"], Action::Help, "show this help and exit"),
-    flag(&["--version"], Action::Version, "show the version and exit"),
-    flag(&["--config-file"], Value("PATH", Target::File), "read this file, not the default ones; repeatable"),
-    flag(&["--config-dir"], Value("DIR", Target::Dir), "read the *.conf files in here; repeatable"),
-    flag(&["--debug", "-d"], Switch("debug", "true"), "log debug messages too"),
-    flag(&["--nodebug"], Switch("debug", "false"), "the inverse of --debug"),
+    flag(&["--help", "-h"], Effect::Help, "show this help and exit"),
+    flag(&["--version"], Effect::Version, "show the version and exit"),
+    flag(&["--config-file"], Value("PATH", Destination::File),
+         "read this file instead of the default files"),
+    flag(&["--config-dir"], Value("DIR", Destination::Dir),
+         "read the *.conf files in this directory"),
+    flag(&["--debug", "-d"], Switch("debug", "true"), "also log debug messages"),
+    flag(&["--nodebug"], Switch("debug", "false"), "the opposite of --debug"),
     flag(&["--log-config-append", "--log-config", "--log_config"],
-         Value("PATH", Target::Option("log_config_append")), "a Python logging configuration"),
-    flag(&["--log-date-format"], Value("FORMAT", Target::Option("log_date_format")), "format of %(asctime)s"),
-    flag(&["--log-dir", "--logdir"], Value("DIR", Target::Option("log_dir")), "base of relative log files"),
-    flag(&["--log-file", "--logfile"], Value("PATH", Target::Option("log_file")), "log to this file"),
-    flag(&["--syslog-log-facility"], Value("NAME", Target::Option("syslog_log_facility")), "such as LOG_USER"),
+         Value("PATH", Destination::Option("log_config_append")),
+         "ignored: a Python logging configuration"),
+    flag(&["--log-date-format"], Value("FORMAT", Destination::Option("log_date_format")),
+         "format of the time in log lines"),
+    flag(&["--log-dir", "--logdir"], Value("DIR", Destination::Option("log_dir")),
+         "directory of log files with a relative path"),
+    flag(&["--log-file", "--logfile"], Value("PATH", Destination::Option("log_file")), "log to this file"),
+    flag(&["--syslog-log-facility"], Value("NAME", Destination::Option("syslog_log_facility")),
+         "facility of syslog messages, such as LOG_USER"),
     flag(&["--use-journal"], Switch("use_journal", "true"), "log to the systemd journal"),
-    flag(&["--nouse-journal"], Switch("use_journal", "false"), "the inverse of --use-journal"),
+    flag(&["--nouse-journal"], Switch("use_journal", "false"), "the opposite of --use-journal"),
     flag(&["--use-json"], Switch("use_json", "true"), "write log lines as JSON"),
-    flag(&["--nouse-json"], Switch("use_json", "false"), "the inverse of --use-json"),
+    flag(&["--nouse-json"], Switch("use_json", "false"), "the opposite of --use-json"),
     flag(&["--use-syslog"], Switch("use_syslog", "true"), "log to syslog"),
-    flag(&["--nouse-syslog"], Switch("use_syslog", "false"), "the inverse of --use-syslog"),
-    flag(&["--shell_completion"], Value("SHELL", Target::Completion), "print a script for bash or zsh"),
+    flag(&["--nouse-syslog"], Switch("use_syslog", "false"), "the opposite of --use-syslog"),
+    flag(&["--shell_completion"], Value("SHELL", Destination::Completion),
+         "print a completion script for bash or zsh"),
 ];
 
-/// Options that only older releases have; not abbreviated, lest they make today's abbreviations ambiguous.
+/// Options that only older releases have. Abbreviations of them are not accepted, because they would make
+/// abbreviations of current options ambiguous.
 #[rustfmt::skip]
 const OLD_FLAGS: &[Flag] = &[
-    flag(&["--verbose", "-v"], Switch("verbose", "true"), "accepted for old callers"),
-    flag(&["--noverbose"], Switch("verbose", "false"), "accepted for old callers"),
-    flag(&["--log-format"], Value("FORMAT", Target::Option("log_format")), "accepted for old callers"),
-    flag(&["--watch-log-file"], Switch("watch_log_file", "true"), "accepted for old callers"),
-    flag(&["--nowatch-log-file"], Switch("watch_log_file", "false"), "accepted for old callers"),
+    flag(&["--verbose", "-v"], Switch("verbose", "true"), "accepted for old callers, without effect"),
+    flag(&["--noverbose"], Switch("verbose", "false"), "accepted for old callers, without effect"),
+    flag(&["--log-format"], Value("FORMAT", Destination::Option("log_format")),
+         "accepted for old callers, without effect"),
+    flag(&["--watch-log-file"], Switch("watch_log_file", "true"), "accepted for old callers, without effect"),
+    flag(&["--nowatch-log-file"], Switch("watch_log_file", "false"),
+         "accepted for old callers, without effect"),
 ];
 
-/// Reads `args`, the command line without the program's name, as `tool` would.
+/// Parses `args`, the command line without the program's name, as `tool` would.
 ///
 /// Every error is a usage error.
-pub(crate) fn parse(tool: Tool, args: &[OsString]) -> Result<Request> {
-    let mut legacy = Legacy { tool, sources: Vec::new(), settings: Vec::new() };
+pub(crate) fn parse(tool: Tool, args: &[OsString]) -> Result<Invocation> {
+    let mut options = LegacyOptions::default();
     let mut shell = None;
     let mut unknown = Vec::new();
 
@@ -188,26 +195,20 @@ pub(crate) fn parse(tool: Tool, args: &[OsString]) -> Result<Request> {
             }
             Word::Refused(message) => bail!(message),
         };
-        match flag.action {
-            Action::Help => return Ok(Request::Print(help(tool))),
-            Action::Version => return Ok(Request::Print(format!("{}\n", env!("CARGO_PKG_VERSION")))),
-            Switch(option, value) => legacy.set(flag, option, value),
-            Value(_, target) => {
-                let value = match (attached, words.peek()) {
-                    (Some(value), _) => value,
-                    (None, Some(&Word::Plain(value))) => {
-                        words.next();
-                        value
-                    }
-                    (None, _) => bail!("argument {}: expected one argument", flag.names[0]),
+        match flag.effect {
+            Effect::Help => return Ok(Invocation::Print(help(tool))),
+            Effect::Version => return Ok(Invocation::Print(format!("{}\n", env!("CARGO_PKG_VERSION")))),
+            Switch(option, value) => options.set(option, value),
+            Value(_, destination) => {
+                let is_plain = |word: &Word<'_>| matches!(word, Word::Plain(_));
+                let Some(value) = attached.or_else(|| words.next_if(is_plain)?.into_plain()) else {
+                    bail!("argument {}: expected one argument", flag.names[0]);
                 };
-                match target {
-                    Target::File => {
-                        legacy.sources.push(Source::File(PathBuf::from(OsStr::from_bytes(value))));
-                    }
-                    Target::Dir => legacy.sources.push(Source::Dir(PathBuf::from(OsStr::from_bytes(value)))),
-                    Target::Completion => shell = Some(text(flag, value)?),
-                    Target::Option(option) => legacy.set(flag, option, text(flag, value)?),
+                match destination {
+                    Destination::File => options.sources.push(ConfigSource::File(path(value))),
+                    Destination::Dir => options.sources.push(ConfigSource::Dir(path(value))),
+                    Destination::Completion => shell = Some(text(flag, value)?),
+                    Destination::Option(option) => options.set(option, text(flag, value)?),
                 }
             }
         }
@@ -215,41 +216,45 @@ pub(crate) fn parse(tool: Tool, args: &[OsString]) -> Result<Request> {
     if !unknown.is_empty() {
         bail!("unrecognized arguments: {} (see {} --help)", unknown.join(" "), tool.name());
     }
+    shell.map_or(Ok(Invocation::Run(options)), |shell| completion_for(shell, tool).map(Invocation::Print))
+}
+
+/// Returns the completion script for a shell that the real tool knows.
+fn completion_for(shell: &str, tool: Tool) -> Result<String> {
     match shell {
-        None => Ok(Request::Run(legacy)),
-        Some("bash") => Ok(Request::Print(completion(tool))),
-        Some("zsh") => {
-            Ok(Request::Print(format!("autoload -U bashcompinit && bashcompinit\n{}", completion(tool))))
-        }
-        Some(other) => {
-            bail!("argument --shell_completion: '{}' is neither bash nor zsh", other.escape_debug())
-        }
+        "bash" => Ok(completion(tool)),
+        "zsh" => Ok(format!("autoload -U bashcompinit && bashcompinit\n{}", completion(tool))),
+        other => bail!("argument --shell_completion: '{}' is neither bash nor zsh", other.escape_debug()),
     }
 }
 
-impl Legacy {
-    fn set(&mut self, flag: &'static Flag, option: &'static str, value: &str) {
-        self.settings.push(Setting { option, value: value.to_owned(), flag: flag.names[0] });
-    }
+fn path(value: &[u8]) -> PathBuf {
+    PathBuf::from(OsStr::from_bytes(value))
 }
 
-/// What one argument is, before it is known whether the option in front of it takes it as its value.
+/// One argument, classified before it is known if the option before it takes it as its value.
 #[derive(Debug)]
 enum Word<'a> {
     /// A value, or a positional argument.
     Plain(&'a [u8]),
-    /// An option, and what was attached to it by `=`.
+    /// An option, and the value attached to it by `=`.
     Flag(&'static Flag, Option<&'a [u8]>),
-    /// Looks like an option but is none, so it is nobody's value either.
+    /// Looks like an option but is not one, and cannot be a value either.
     Unknown(&'a [u8]),
-    /// An error once everything in front of it went well.
+    /// An error, which is reported only if no earlier argument ends the parsing.
     Refused(String),
 }
 
-/// Says of each argument what it is; clustered short options become one word each.
+impl<'a> Word<'a> {
+    fn into_plain(self) -> Option<&'a [u8]> {
+        if let Word::Plain(text) = self { Some(text) } else { None }
+    }
+}
+
+/// Classifies each argument; clustered short options become one word each.
 ///
-/// Like argparse this looks at all arguments before any takes effect: an ambiguous abbreviation is an error
-/// even after `--help` or in the place of a value.
+/// Like argparse, this examines all arguments before any of them takes effect: an ambiguous abbreviation is
+/// an error even after `--help` or in the place of a value.
 fn classify(args: &[OsString]) -> Result<Vec<Word<'_>>> {
     let mut words = Vec::new();
     let mut options_ended = false;
@@ -279,7 +284,7 @@ fn long(arg: &[u8]) -> Result<Word<'_>> {
     let Some(flag) = find(name).map_or_else(|| abbreviated(name), |flag| Ok(Some(flag)))? else {
         return Ok(no_option(arg));
     };
-    Ok(match (flag.action, attached) {
+    Ok(match (flag.effect, attached) {
         (Value(..), _) | (_, None) => Word::Flag(flag, attached),
         (_, Some(value)) => refused(flag, value),
     })
@@ -297,8 +302,9 @@ fn short<'a>(arg: &'a [u8], words: &mut Vec<Word<'a>>) {
     }
 }
 
-/// An argument in the form of an option that is none: argparse takes negative numbers and text with blanks
-/// for values.
+/// Classifies an argument that looks like an option but is not one.
+///
+/// Like argparse, treats negative numbers and text with blanks as values.
 fn no_option(arg: &[u8]) -> Word<'_> {
     let number = &arg[1..];
     let (whole, fraction) = match number.iter().position(|&byte| byte == b'.') {
@@ -317,7 +323,7 @@ fn find(name: &[u8]) -> Option<&'static Flag> {
     FLAGS.iter().chain(OLD_FLAGS).find(|flag| flag.names.iter().any(|full| full.as_bytes() == name))
 }
 
-/// Returns the option that `prefix` abbreviates, if any; two spellings of one option are ambiguous, too.
+/// Returns the option that `prefix` abbreviates, if any. Two spellings of one option are ambiguous as well.
 fn abbreviated(prefix: &[u8]) -> Result<Option<&'static Flag>> {
     let matches = |name: &&&str| name.as_bytes().starts_with(prefix);
     let names: Vec<&str> = FLAGS.iter().flat_map(|flag| flag.names).filter(matches).copied().collect();
@@ -328,13 +334,13 @@ fn abbreviated(prefix: &[u8]) -> Result<Option<&'static Flag>> {
     }
 }
 
-/// Returns the value of an option that is no path, which has to be text.
+/// Returns a value as text; only the values of path options need not be UTF-8.
 fn text<'a>(flag: &Flag, value: &'a [u8]) -> Result<&'a str> {
     str::from_utf8(value)
         .map_err(|_| anyhow!("argument {}: '{}' is not UTF-8", flag.names[0], value.escape_ascii()))
 }
 
-/// Returns an argument as it can be shown on a terminal.
+/// Returns an argument in a form that is safe to show on a terminal.
 fn readable(arg: &[u8]) -> String {
     match str::from_utf8(arg) {
         Ok(text) => text.escape_debug().to_string(),
@@ -346,7 +352,7 @@ fn readable(arg: &[u8]) -> String {
 fn help(tool: Tool) -> String {
     let mut text = format!("usage: {} [options]\n\n{}\n\noptions:\n", tool.name(), tool.summary());
     for flag in FLAGS.iter().chain(OLD_FLAGS) {
-        let metavar = if let Value(metavar, _) = flag.action { format!(" {metavar}") } else { String::new() };
+        let metavar = if let Value(metavar, _) = flag.effect { format!(" {metavar}") } else { String::new() };
         let names = format!("{}{metavar}", flag.names.join(", "));
         let gap = if names.len() < 28 { "" } else { "\n" };
         let column = if gap.is_empty() { 28 - names.len() } else { 30 };
@@ -368,7 +374,7 @@ mod tests {
 
     use super::*;
 
-    fn request(args: &[&str]) -> Result<Request> {
+    fn parsed(args: &[&str]) -> Result<Invocation> {
         let args: Vec<OsString> = args.iter().map(OsString::from).collect();
         parse(Tool::Pruner, &args)
     }
@@ -392,13 +398,14 @@ mod tests {
 
     #[test]
     fn sources_keep_their_order() {
-        let Ok(Request::Run(legacy)) = request(&["--config-dir", "d", "--config-file=a", "--config-f", "b"])
+        let Ok(Invocation::Run(legacy)) =
+            parsed(&["--config-dir", "d", "--config-file=a", "--config-f", "b"])
         else {
             panic!()
         };
         assert_eq!(
             legacy.sources,
-            [Source::Dir("d".into()), Source::File("a".into()), Source::File("b".into())]
+            [ConfigSource::Dir("d".into()), ConfigSource::File("a".into()), ConfigSource::File("b".into())]
         );
     }
 
@@ -418,7 +425,7 @@ mod tests {
             (&["--logfile=a=b", "--logdir", "-1"], &[("log_file", "a=b"), ("log_dir", "-1")]),
         ];
         for (args, settings) in CASES {
-            let Ok(Request::Run(legacy)) = request(args) else { panic!("{args:?}") };
+            let Ok(Invocation::Run(legacy)) = parsed(args) else { panic!("{args:?}") };
             for (option, value) in *settings {
                 assert_eq!(legacy.get(option), Some(*value), "{args:?}");
             }
@@ -427,7 +434,7 @@ mod tests {
     }
 
     #[test]
-    fn refusals_say_why() {
+    fn errors_say_why() {
         for (args, message) in [
             (&["--log-d", "x"][..], "ambiguous option: --log-d could match --log-date-format, --log-dir"),
             (&["--log-file"], "argument --log-file: expected one argument"),
@@ -439,7 +446,7 @@ mod tests {
             ),
             (&["--shell_completion", "fish"], "argument --shell_completion: 'fish' is neither bash nor zsh"),
         ] {
-            assert_eq!(request(args).unwrap_err().to_string(), message);
+            assert_eq!(parsed(args).unwrap_err().to_string(), message);
         }
         let latin1 = [OsString::from("--log-file"), OsString::from_vec(b"\xe9.log".to_vec())];
         let error = parse(Tool::Pruner, &latin1).unwrap_err().to_string();
@@ -449,29 +456,29 @@ mod tests {
     #[test]
     fn paths_need_not_be_text() {
         let path = OsString::from_vec(b"/etc/\xe9".to_vec());
-        let Ok(Request::Run(legacy)) = parse(Tool::Cleaner, &["--config-dir".into(), path.clone()]) else {
+        let Ok(Invocation::Run(legacy)) = parse(Tool::Cleaner, &["--config-dir".into(), path.clone()]) else {
             panic!()
         };
-        assert_eq!(legacy.sources, [Source::Dir(path.into())]);
+        assert_eq!(legacy.sources, [ConfigSource::Dir(path.into())]);
     }
 
     #[test]
     fn texts_fit_a_terminal_and_name_every_option() {
-        let Ok(Request::Print(help)) = request(&["--hel"]) else { panic!() };
+        let Ok(Invocation::Print(help)) = parsed(&["--hel"]) else { panic!() };
         assert!(help.lines().all(|line| line.len() <= 79), "{help}");
         for name in FLAGS.iter().chain(OLD_FLAGS).flat_map(|flag| flag.names) {
             assert!(help.contains(name), "{name}");
         }
         assert_eq!(
-            request(&["--version"]).unwrap(),
-            Request::Print(format!("{}\n", env!("CARGO_PKG_VERSION")))
+            parsed(&["--version"]).unwrap(),
+            Invocation::Print(format!("{}\n", env!("CARGO_PKG_VERSION")))
         );
-        let Ok(Request::Print(bash)) = request(&["--shell_completion", "bash"]) else { panic!() };
+        let Ok(Invocation::Print(bash)) = parsed(&["--shell_completion", "bash"]) else { panic!() };
         assert!(bash.starts_with("complete ") && bash.ends_with(" glance-cache-pruner\n"), "{bash}");
     }
 
-    /// Command lines that the real parser and ours have to agree on, separated by blanks (`~` stands for a
-    /// blank inside an argument, `''` for an empty one).
+    /// Command lines on which the real parser and ours must agree. Blanks separate arguments; `~` stands for
+    /// a blank within an argument and `''` for an empty one.
     #[rustfmt::skip]
     const AGREED: &[&str] = &[
         "", "-h", "--help", "--hel", "--h", "--version", "--v", "--ver", "-hd", "-dh", "-hx",
@@ -500,7 +507,7 @@ mod tests {
         "--log-file F --config-file A -d --use-json --log-dir D --nouse-syslog --config-dir E",
     ];
 
-    /// Needs a python with glance, whose own parser is asked about the same command lines.
+    /// Needs a Python with Glance, whose own parser is asked about the same command lines.
     #[test]
     #[ignore = "needs GLANCE_CACHE_TEST_PYTHON, a python that has glance"]
     fn agrees_with_the_real_parser() {
@@ -508,7 +515,7 @@ mod tests {
         let python = std::env::var_os("GLANCE_CACHE_TEST_PYTHON").expect("GLANCE_CACHE_TEST_PYTHON is set");
         let lines: Vec<Vec<String>> = AGREED.iter().map(|line| words(line)).collect();
         let output = Command::new(python)
-            .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/peer/legacy_options.py"))
+            .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/peer/python/legacy_options.py"))
             .arg(serde_json::to_string(&lines).unwrap())
             .output()
             .unwrap();
@@ -528,17 +535,17 @@ mod tests {
         line.split_whitespace().map(word).collect()
     }
 
-    fn outcome(request: Result<Request>) -> serde_json::Value {
-        match request {
+    fn outcome(invocation: Result<Invocation>) -> serde_json::Value {
+        match invocation {
             Err(_) => "refused".into(),
-            Ok(Request::Print(_)) => "printed".into(),
-            Ok(Request::Run(legacy)) => {
+            Ok(Invocation::Print(_)) => "printed".into(),
+            Ok(Invocation::Run(legacy)) => {
                 let sources: Vec<_> = legacy
                     .sources
                     .iter()
                     .map(|source| match source {
-                        Source::File(path) => format!("file {}", path.display()),
-                        Source::Dir(path) => format!("dir {}", path.display()),
+                        ConfigSource::File(path) => format!("file {}", path.display()),
+                        ConfigSource::Dir(path) => format!("dir {}", path.display()),
                     })
                     .collect();
                 let values: serde_json::Map<_, _> = legacy

@@ -1,73 +1,48 @@
 //! The whole fleet, as the central database knows it: `status --all-nodes`, `list --all-nodes` and `--image`,
-//! `clean --forget-node`. No cache directory is looked at, so that it also works from elsewhere.
+//! `clean --forget-node`.
+//!
+//! No cache directory is looked at, so that it also works from another host.
 
+use std::cmp::Ordering;
 use std::fmt::Write as _;
 
 use anyhow::anyhow;
 use serde::Serialize;
 
-use crate::cache::outcome::{EntryError, Outcome};
-use crate::commands::flags::ChangeArgs;
-use crate::commands::list::{ListArgs, SortKey};
-use crate::commands::status::StatusArgs;
-use crate::config::{Config, Origin, Setting};
+use super::Change;
+use super::list::{Order, SortKey};
+use super::report::{ChangeReport, Ending, Step};
+use crate::cache::outcome::{Action, EntryError};
+use crate::config::{Origin, Setting};
 use crate::database::nodes::{Copies, NodeSummary, Placement};
-use crate::database::{Database, Opening, Purpose, Refusal};
-use crate::exit::{Exit, Failure};
-use crate::host::glance::central::unknown;
-use crate::host::glance::settings::{CentralSettings, Selection, Settings, cannot_start};
-use crate::interrupt::Wait;
-use crate::names::escaped;
-use crate::ops::report::{PlanEntry, Run};
-use crate::ops::{conclude, stopped_by, tell, wait};
+use crate::database::{Database, Purpose, Refusal};
+use crate::exit::Failure;
+use crate::host::glance::central::{cannot_start, connect, existing, unknown};
+use crate::host::glance::open::GLANCE_PATIENCE;
+use crate::host::glance::settings::{DatabaseSettings, Selection};
+use crate::names::{ImageId, escaped};
+use crate::output::Report;
 use crate::output::table::table;
-use crate::output::{Report, shows_human};
-use crate::run::Context;
+use crate::run::Run;
 use crate::units::{Nanos, count, human, nanos, when};
 
 /// Images named one by one; more of a kind are only counted.
 const NAMED: usize = 10;
 
-fn settings(context: &Context, selection: Selection) -> Result<(Config, CentralSettings), Failure> {
-    let config = Settings::read(context, selection.sources, false)?;
-    let elsewhere =
-        selection.cache_dir.is_some_and(|given| crate::host::glance::settings::is_elsewhere(&config, &given));
-    let central = CentralSettings::resolve(&config, selection.central, elsewhere)?;
-    Ok((config, central))
-}
-
-fn open(
-    config: &Config,
-    central: &CentralSettings,
-    purpose: Purpose,
-    wait: &Wait,
-) -> Result<Database, Failure> {
-    match central.open(config, purpose, wait)? {
-        Opening::Open(database) => Ok(database),
-        Opening::Nothing(path) => {
-            Err(Failure::cannot_start(anyhow!("the database {} does not exist or is empty", path.display())))
-        }
-        Opening::Unreadable(why) => Err(Failure::cannot_start(anyhow!(why))),
-    }
-}
-
-/// Which of its nodes the database takes this host for.
-fn own_key(database: &mut Database, central: &CentralSettings) -> Result<Option<i64>, Failure> {
-    central.node.as_ref().map_or(Ok(None), |own| database.node(&own.value).map_err(cannot_start))
-}
-
-fn looking(context: &Context) -> Wait {
-    Wait { limit: crate::host::glance::open::GLANCE_PATIENCE, interrupt: context.interrupt.clone() }
+/// Returns the key of this host's node in the database.
+fn own_key(database: &mut Database, settings: &DatabaseSettings<'_>) -> Result<Option<i64>, Failure> {
+    settings.node()?.map_or(Ok(None), |own| database.node(&own.value).map_err(cannot_start))
 }
 
 /// Sums up all nodes.
-pub(crate) fn status(context: &Context, args: StatusArgs) -> Result<Exit, Failure> {
-    let (config, central) = settings(context, Selection::from(args.cache))?;
-    let mut database = open(&config, &central, Purpose::Look, &looking(context))?;
+pub(crate) fn status(run: &Run, selection: &Selection, human: bool) -> Result<FleetReport, Failure> {
+    let config = selection.read(run, false)?;
+    let settings = DatabaseSettings::new(&config, selection);
+    let mut database = existing(connect(&settings, Purpose::Look, &run.wait(GLANCE_PATIENCE))?)?;
     let summaries = database.summaries().map_err(cannot_start)?;
     let spread = database.spread(NAMED).map_err(cannot_start)?;
-    let own = own_key(&mut database, &central)?;
-    let report = FleetReport {
+    let own = own_key(&mut database, &settings)?;
+    Ok(FleetReport {
         database: database.shown(),
         total: Total {
             nodes: summaries.len() as u64,
@@ -81,10 +56,8 @@ pub(crate) fn status(context: &Context, args: StatusArgs) -> Result<Exit, Failur
             images: spread.on_one_node,
             largest: spread.only.iter().map(CopiesLine::new).collect(),
         },
-        human: shows_human(&context.output, &args.print),
-    };
-    context.output.result(&report);
-    Ok(if context.output.has_failed() { Exit::Incomplete } else { Exit::Done })
+        human,
+    })
 }
 
 #[derive(Debug, Serialize)]
@@ -144,7 +117,7 @@ struct OnOneNode {
 
 /// The fleet, summed up. Sizes are bytes as the rows say, times RFC 3339 in UTC.
 #[derive(Debug, Serialize)]
-struct FleetReport {
+pub(crate) struct FleetReport {
     database: String,
     nodes: Vec<NodeLine>,
     total: Total,
@@ -186,29 +159,34 @@ impl Report for FleetReport {
 }
 
 /// Lists the images of all nodes, or the nodes of one image.
-pub(crate) fn list(context: &Context, args: ListArgs) -> Result<Exit, Failure> {
-    let (config, central) = settings(context, Selection::from(args.cache))?;
-    let mut database = open(&config, &central, Purpose::Look, &looking(context))?;
-    let image_id = args.image.map(|id| id.to_string());
+pub(crate) fn list(
+    run: &Run,
+    selection: &Selection,
+    image: Option<ImageId>,
+    order: Order,
+    human: bool,
+) -> Result<PlacementReport, Failure> {
+    let config = selection.read(run, false)?;
+    let settings = DatabaseSettings::new(&config, selection);
+    let mut database = existing(connect(&settings, Purpose::Look, &run.wait(GLANCE_PATIENCE))?)?;
+    let image_id = image.map(|id| id.to_string());
     let mut found = database.placements(image_id.as_deref()).map_err(cannot_start)?;
     found.sort_by(|a, b| {
-        let order = match args.sort {
-            SortKey::Image | SortKey::State => std::cmp::Ordering::Equal,
+        let by = match order.by {
+            SortKey::Image | SortKey::State => Ordering::Equal,
             SortKey::LastUse => a.last_accessed.total_cmp(&b.last_accessed),
             SortKey::Modified => a.last_modified.total_cmp(&b.last_modified),
             SortKey::Size => a.size.cmp(&b.size),
             SortKey::Hits => a.hits.cmp(&b.hits),
         };
-        let order = order.then_with(|| a.image_id.cmp(&b.image_id)).then_with(|| a.node.cmp(&b.node));
-        if args.reverse { order.reverse() } else { order }
+        let by = by.then_with(|| a.image_id.cmp(&b.image_id)).then_with(|| a.node.cmp(&b.node));
+        if order.reverse { by.reverse() } else { by }
     });
     let mut nodes: Vec<String> = found.iter().map(|line| escaped(line.node.as_bytes())).collect();
     nodes.sort_unstable();
     nodes.dedup();
-    let human = shows_human(&context.output, &args.print);
     let cached_images = found.iter().map(PlacementLine::new).collect();
-    context.output.result(&PlacementReport { image_id, nodes, cached_images, human });
-    Ok(if context.output.has_failed() { Exit::Incomplete } else { Exit::Done })
+    Ok(PlacementReport { image_id, nodes, cached_images, human })
 }
 
 /// An image on a node, with the keys of Glance's API where it has them.
@@ -238,7 +216,7 @@ impl PlacementLine {
 }
 
 #[derive(Debug, Serialize)]
-struct PlacementReport {
+pub(crate) struct PlacementReport {
     #[serde(skip_serializing_if = "Option::is_none")]
     image_id: Option<String>,
     /// For one image, what Glance's `GET /v2/cache/nodes/{id}` answers.
@@ -264,32 +242,32 @@ impl Report for PlacementReport {
     }
 }
 
-/// Drops the rows of a dead node, and the node itself.
+/// Removes the rows of a decommissioned node from the central database, and the node itself.
 pub(crate) fn forget(
-    context: &Context,
-    selection: Selection,
-    change: &ChangeArgs,
+    run: &Run,
+    selection: &Selection,
+    change: &Change,
     url: &str,
-) -> Result<Exit, Failure> {
-    let mut report = ForgetReport::default();
-    report.run.dry_run = change.dry_run;
-    let ended = attempt(context, selection, change, url, &mut report);
-    tell(context, &mut report, |report| &mut report.run, ended)
+) -> Result<ForgetReport, Failure> {
+    let mut report = ForgetReport { ending: Ending::new(change.dry_run), ..ForgetReport::default() };
+    let ended = fill(run, selection, change, url, &mut report);
+    report.ending.settle(run, ended)?;
+    Ok(report)
 }
 
-fn attempt(
-    context: &Context,
-    selection: Selection,
-    change: &ChangeArgs,
+fn fill(
+    run: &Run,
+    selection: &Selection,
+    change: &Change,
     url: &str,
     report: &mut ForgetReport,
-) -> Result<Exit, Failure> {
-    let (config, central) = settings(context, selection)?;
-    context.start()?;
-    let wait = wait(context, change);
+) -> Result<(), Failure> {
+    let config = selection.read(run, false)?;
+    let settings = DatabaseSettings::new(&config, selection);
+    run.catch_signals()?;
     let purpose = if change.dry_run { Purpose::Look } else { Purpose::Change };
-    let mut database = open(&config, &central, purpose, &wait)?;
-    let own = own_key(&mut database, &central)?;
+    let mut database = existing(connect(&settings, purpose, &run.wait(change.lock_wait.limit))?)?;
+    let own = own_key(&mut database, &settings)?;
     let summaries = database.summaries().map_err(cannot_start)?;
     // To the letter: a database may take one URL for another that differs in case, accents or blanks.
     let Some(summary) = summaries.iter().find(|node| node.url == url) else {
@@ -297,47 +275,45 @@ fn attempt(
         let known: Vec<String> = summaries.into_iter().map(|node| node.url).collect();
         return Err(unknown(&named, &known));
     };
-    if let Some(own) = central.node.as_ref().filter(|_| own == Some(summary.key)) {
+    if let Some(own) = settings.node()?.filter(|_| own == Some(summary.key)) {
         return Err(Failure::usage(anyhow!(
-            "{} is this node itself (set by {}): its rows are forgotten by prune and clean --repair",
+            "{} is this node itself (set by {}): prune and clean --repair forget its rows",
             escaped(url.as_bytes()),
             own.origin
         )));
     }
     report.fill(summary);
     if change.dry_run {
-        report.run.plan = Some(vec![report.plan(summary.newest_use)]);
-        return Ok(Exit::Done);
+        report.ending.plan = Some(vec![report.step(summary.newest_use)]);
+        return Ok(());
     }
     let (done, refusal) = database.forget_node(summary.key);
     report.rows_forgotten = done.rows;
     report.node_removed = done.reference;
-    let mut outcome = Outcome::default();
     match refusal {
-        Some(Refusal::Interrupted) => outcome.stopped = Some(Refusal::Interrupted),
+        None => {}
+        Some(Refusal::Interrupted) => report.ending.stopped(run),
         Some(refusal) if done.rows == 0 => {
             return Err(cannot_start(refusal.context("nothing was changed".to_owned())));
         }
-        Some(refusal) => report.run.errors.push(EntryError {
+        Some(refusal) => report.ending.errors.push(EntryError {
             name: report.node.clone(),
-            action: "forget",
+            action: Action::Forget,
             message: format!("{:#}", refusal.into_error()),
         }),
-        None => {}
     }
-    report.run.signal = stopped_by(context, &outcome);
-    Ok(conclude(context, &outcome, &report.run.errors))
+    Ok(())
 }
 
 #[derive(Debug, Default, Serialize)]
-struct ForgetReport {
+pub(crate) struct ForgetReport {
     node: String,
     rows_forgotten: u64,
     /// The sizes in the rows.
     bytes: u64,
     node_removed: bool,
     #[serde(flatten)]
-    run: Run,
+    ending: Ending,
 }
 
 impl ForgetReport {
@@ -349,25 +325,27 @@ impl ForgetReport {
         self.node_removed = true;
     }
 
-    fn plan(&self, newest_use: Option<Nanos>) -> PlanEntry {
+    fn step(&self, newest_use: Option<Nanos>) -> Step {
         let used =
             newest_use.map_or_else(|| "never used".to_owned(), |time| format!("last used {}", when(time)));
-        PlanEntry {
-            image_id: self.node.clone(),
-            action: "forget",
-            reason: format!("the node and its {}, {used}", count(self.rows_forgotten, "row")),
-            bytes: self.bytes,
-        }
+        let reason = format!("the node and its {}, {used}", count(self.rows_forgotten, "row"));
+        Step::new("forget", self.node.clone(), self.bytes, reason)
+    }
+}
+
+impl ChangeReport for ForgetReport {
+    fn ending(&self) -> &Ending {
+        &self.ending
     }
 }
 
 impl Report for ForgetReport {
     fn text(&self) -> String {
-        let did = if self.run.dry_run { "would forget" } else { "forgot" };
+        let did = if self.ending.dry_run { "would forget" } else { "forgot" };
         let node = if self.node_removed { "node" } else { "rows of node" };
         let rows = count(self.rows_forgotten, "row");
         let mut text = format!("{did} {node} {} ({rows}, {})\n", self.node, human(self.bytes));
-        for entry in self.run.plan.iter().flatten() {
+        for entry in self.ending.plan.iter().flatten() {
             let _ = writeln!(text, "{} {}: {}", entry.action, entry.image_id, entry.reason);
         }
         text

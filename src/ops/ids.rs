@@ -1,52 +1,61 @@
-//! Lists of image ids in files.
+//! Lists of image ids, one a line, in files and on standard input. `#` starts a comment.
 
 use std::collections::HashSet;
-use std::fmt::Display;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 
-use anyhow::{Context as _, anyhow, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 
 use crate::exit::Failure;
 use crate::names::ImageId;
 use crate::output::stdin;
 use crate::units::human;
 
-/// Parses a line of a list, naming the place when it is wrong.
-pub(crate) fn parse_line<T: FromStr<Err = String>>(text: &str, place: &dyn Display) -> anyhow::Result<T> {
-    text.parse().map_err(|e: String| anyhow!(e)).with_context(|| place.to_string())
-}
-
-/// More than a million ids: what is longer is no list of images to keep.
+/// Bytes of the longest list that is read: more than a million ids.
 const LONGEST_LIST: u64 = 64 << 20;
 
-/// Collects the images to keep. A line that is no id fails the run: the image it meant would be lost.
+/// Returns the images to keep, [`ImageId::folded`]. A line that is no id fails the run: the image it meant would be lost.
 pub(crate) fn kept_ids(keep: &[ImageId], keep_from: &[PathBuf]) -> Result<HashSet<ImageId>, Failure> {
-    let mut keep: HashSet<ImageId> = keep.iter().map(ImageId::folded).collect();
+    let mut kept: HashSet<ImageId> = keep.iter().map(ImageId::folded).collect();
     for file in keep_from {
-        read_ids(file, &mut keep).map_err(Failure::usage)?;
+        let ids = read_ids("the images to keep", file).map_err(Failure::usage)?;
+        kept.extend(ids.iter().map(ImageId::folded));
     }
-    Ok(keep)
+    Ok(kept)
 }
 
-fn read_ids(file: &Path, keep: &mut HashSet<ImageId>) -> anyhow::Result<()> {
-    let shown = || format!("cannot read the images to keep from {}", file.display());
-    let source: Box<dyn Read> = if file == Path::new("-") {
-        Box::new(stdin())
-    } else {
-        Box::new(File::open(file).with_context(shown)?)
-    };
+/// Returns the images that were named, each once, in order; `None` among them stands for a list on standard input.
+pub(crate) fn wanted_ids(given: impl IntoIterator<Item = Option<ImageId>>) -> Result<Vec<ImageId>, Failure> {
+    let mut images = Vec::new();
+    for wanted in given {
+        match wanted {
+            Some(id) => images.push(id),
+            None => images.extend(read_ids("the images to fetch", Path::new("-")).map_err(Failure::usage)?),
+        }
+    }
+    let mut known = HashSet::new();
+    images.retain(|id| known.insert(*id));
+    Ok(images)
+}
+
+/// Reads a list from a file, or from standard input where the file is `-`.
+fn read_ids(what: &str, file: &Path) -> Result<Vec<ImageId>> {
+    let is_stdin = file == Path::new("-");
+    let shown = if is_stdin { "standard input".to_owned() } else { file.display().to_string() };
+    let doing = || format!("cannot read {what} from {shown}");
+    let source: Box<dyn Read> =
+        if is_stdin { Box::new(stdin()) } else { Box::new(File::open(file).with_context(doing)?) };
     let mut text = String::new();
-    let length = source.take(LONGEST_LIST + 1).read_to_string(&mut text).with_context(shown)?;
-    ensure!(length as u64 <= LONGEST_LIST, "{}: it is longer than {}", shown(), human(LONGEST_LIST));
+    let length = source.take(LONGEST_LIST + 1).read_to_string(&mut text).with_context(doing)?;
+    ensure!(length as u64 <= LONGEST_LIST, "{}: it is longer than {}", doing(), human(LONGEST_LIST));
+    let mut ids = Vec::new();
     for (number, line) in text.lines().enumerate() {
         let id = line.split('#').next().unwrap_or("").trim();
         if !id.is_empty() {
-            let id: ImageId = parse_line(id, &format_args!("{}:{}", file.display(), number + 1))?;
-            keep.insert(id.folded());
+            let place = || format!("{shown}:{}", number + 1);
+            ids.push(id.parse().map_err(|e: String| anyhow!(e)).with_context(place)?);
         }
     }
-    Ok(())
+    Ok(ids)
 }

@@ -1,4 +1,6 @@
 //! List: the entries of a cache, in the form of Glance's `GET /v2/cache`.
+//!
+//! It changes nothing and takes no lock. Entries that Glance's API does not know have arrays of their own.
 
 use serde::{Serialize, Serializer};
 
@@ -6,39 +8,117 @@ use crate::cache::dir::{CacheDir, Place};
 use crate::cache::entry::{Image, Kind, Partial};
 use crate::cache::index::xattr::{self, Attribute, parse_hits};
 use crate::cache::inventory::{Inventory, Partials, Tracking};
-use crate::commands::list::State;
 use crate::database::Purpose;
 use crate::exit::Failure;
-use crate::host::glance::open::{Cache, take_stock};
-use crate::host::glance::settings::Settings;
-use crate::interrupt::Wait;
+use crate::host::glance::open::{Cache, GLANCE_PATIENCE, take_stock, unreadable_errors};
+use crate::host::glance::settings::{Selection, Settings};
+use crate::names::escaped;
 use crate::output::Report;
 use crate::output::table::table;
-use crate::run::Context;
+use crate::run::Run;
 use crate::units::{Nanos, SECOND, human, nanos, when};
 
-pub(crate) fn gather(
-    context: &Context,
-    settings: &Settings,
+/// The state of an entry, in the order of [`SortKey::State`].
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) enum EntryState {
+    /// An image that the index knows.
+    Tracked,
+    /// An image without a row.
+    Orphan,
+    /// A row without an image.
+    Ghost,
+    Queued,
+    Incomplete,
+    Invalid,
+}
+
+impl EntryState {
+    fn name(self) -> &'static str {
+        match self {
+            EntryState::Tracked => "cached",
+            EntryState::Orphan => "orphan",
+            EntryState::Ghost => "ghost",
+            EntryState::Queued => "queued",
+            EntryState::Incomplete => "incomplete",
+            EntryState::Invalid => "invalid",
+        }
+    }
+}
+
+/// What a list is sorted by.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum SortKey {
+    Image,
+    State,
+    LastUse,
+    Modified,
+    Size,
+    Hits,
+}
+
+/// The order of a list.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Order {
+    pub(crate) by: SortKey,
+    pub(crate) reverse: bool,
+}
+
+/// What a list is asked for, besides the cache.
+#[derive(Debug)]
+pub(crate) struct ListRequest {
+    /// The states to show; none is all.
+    pub(crate) states: Vec<EntryState>,
+    pub(crate) order: Order,
+    pub(crate) human: bool,
+}
+
+/// Lists the entries of a cache.
+pub(crate) fn list(run: &Run, selection: Selection, request: &ListRequest) -> Result<ListReport, Failure> {
+    let config = selection.read_to_look(run)?;
+    let settings = Settings::new(&config, selection)?;
+    let mut report =
+        ListReport { entries: Vec::new(), index_unreadable: None, complete: true, human: request.human };
+    match settings.open()? {
+        None => run.output.note(&settings.nothing_there()),
+        Some(dir) => gather(run, &settings, &dir, &mut report)?,
+    }
+    let states = &request.states;
+    report.entries.retain(|entry| states.is_empty() || states.contains(&entry.state));
+    report.entries.sort_by(|a, b| {
+        let order = match request.order.by {
+            SortKey::Image => a.name.cmp(&b.name),
+            SortKey::State => a.state.cmp(&b.state),
+            SortKey::LastUse => a.last_use.cmp(&b.last_use),
+            SortKey::Modified => a.modified.cmp(&b.modified),
+            SortKey::Size => a.size.cmp(&b.size),
+            SortKey::Hits => a.hits.cmp(&b.hits),
+        };
+        let order = order.then_with(|| a.name.cmp(&b.name));
+        if request.order.reverse { order.reverse() } else { order }
+    });
+    Ok(report)
+}
+
+fn gather(
+    run: &Run,
+    settings: &Settings<'_>,
     dir: &CacheDir,
     report: &mut ListReport,
 ) -> Result<(), Failure> {
-    let wait =
-        Wait { limit: crate::host::glance::open::GLANCE_PATIENCE, interrupt: context.interrupt.clone() };
-    let cache = take_stock(context, settings, dir, Purpose::Look, &wait)?;
+    let cache = take_stock(run, settings, dir, Purpose::Look, &run.wait(GLANCE_PATIENCE))?;
     report.complete = cache.inventory.unreadable.is_empty();
-    for error in crate::host::glance::open::unreadable_errors(&cache.inventory.unreadable) {
-        context.output.error(&format!("cannot look at {}: {}", error.name, error.message));
+    for error in unreadable_errors(&cache.inventory.unreadable) {
+        run.output.error(&error.to_string());
     }
     if let Tracking::Unknown(why) = &cache.inventory.tracking {
-        context.output.warning(&format!("hits and last use are unknown: {why}"));
+        run.output.warning(&format!("hits and last use are unknown: {why}"));
         report.index_unreadable = Some(why.clone());
     }
     images(dir, &cache, report);
     for (place, state) in [
-        (Place::Queue, Shown::Queued),
-        (Place::Incomplete, Shown::Incomplete),
-        (Place::Invalid, Shown::Invalid),
+        (Place::Queue, EntryState::Queued),
+        (Place::Incomplete, EntryState::Incomplete),
+        (Place::Invalid, EntryState::Invalid),
     ] {
         let mut partials = Partials::scan(dir, place).map_err(Failure::cannot_start)?;
         partials.entries.retain(|entry| entry.kind == Kind::File || place != Place::Queue);
@@ -52,7 +132,7 @@ fn images(dir: &CacheDir, cache: &Cache, report: &mut ListReport) {
     report.entries.extend(images.iter().map(|image| line(dir, image, tracking)));
     report.entries.extend(ghosts.iter().map(|ghost| Line {
         name: ghost.id.to_string(),
-        state: Shown::Ghost,
+        state: EntryState::Ghost,
         last_use: Some(nanos(ghost.row.last_accessed)),
         modified: Some(nanos(ghost.row.last_modified)),
         size: u64::try_from(ghost.row.size).ok(),
@@ -67,7 +147,7 @@ fn line(dir: &CacheDir, image: &Image, tracking: &Tracking) -> Line {
     let whole = |time: Nanos| Epoch::Whole(time.div_euclid(SECOND));
     let mut line = Line {
         name: image.id.to_string(),
-        state: Shown::Cached,
+        state: EntryState::Tracked,
         last_use: Some(seen.last_use()),
         modified: Some(seen.mtime),
         size: Some(seen.size),
@@ -92,7 +172,7 @@ fn line(dir: &CacheDir, image: &Image, tracking: &Tracking) -> Line {
             line.times = Some((whole(seen.atime), whole(seen.mtime)));
         }
         (None, Tracking::ByRow) => {
-            line.state = Shown::Orphan;
+            line.state = EntryState::Orphan;
             line.times = Some((whole(seen.last_use()), whole(seen.mtime)));
         }
         (None, Tracking::Unknown(_)) => line.last_use = None,
@@ -100,11 +180,11 @@ fn line(dir: &CacheDir, image: &Image, tracking: &Tracking) -> Line {
     line
 }
 
-fn partial(dir: &CacheDir, place: Place, state: Shown, entry: &Partial) -> Line {
+fn partial(dir: &CacheDir, place: Place, state: EntryState, entry: &Partial) -> Line {
     // Why Glance rejected it: the xattr driver leaves a word.
     let error = match dir.fd(place).filter(|_| place == Place::Invalid && entry.kind == Kind::File) {
         Some(fd) => match xattr::error(fd, entry.name.as_name()) {
-            Attribute::Value(text) => Some(crate::names::escaped(&text)),
+            Attribute::Value(text) => Some(escaped(&text)),
             _ => None,
         },
         None => None,
@@ -121,72 +201,30 @@ fn partial(dir: &CacheDir, place: Place, state: Shown, entry: &Partial) -> Line 
     }
 }
 
-/// The state an entry is shown in, in the order of `--sort state`.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(crate) enum Shown {
-    Cached,
-    Orphan,
-    Ghost,
-    Queued,
-    Incomplete,
-    Invalid,
-}
-
-impl Shown {
-    fn name(self) -> &'static str {
-        match self {
-            Shown::Cached => "cached",
-            Shown::Orphan => "orphan",
-            Shown::Ghost => "ghost",
-            Shown::Queued => "queued",
-            Shown::Incomplete => "incomplete",
-            Shown::Invalid => "invalid",
-        }
-    }
-
-    pub(crate) fn is(self, wanted: State) -> bool {
-        match wanted {
-            State::Cached => matches!(self, Shown::Cached | Shown::Orphan),
-            State::Tracked => self == Shown::Cached,
-            State::Orphan => self == Shown::Orphan,
-            State::Ghost => self == Shown::Ghost,
-            State::Queued => self == Shown::Queued,
-            State::Incomplete => self == Shown::Incomplete,
-            State::Invalid => self == Shown::Invalid,
-        }
-    }
-}
-
 /// One entry of the list.
 #[derive(Debug)]
-pub(crate) struct Line {
+struct Line {
     /// The image's id, or the entry's name, escaped.
-    pub(crate) name: String,
-    pub(crate) state: Shown,
-    pub(crate) last_use: Option<Nanos>,
-    pub(crate) modified: Option<Nanos>,
+    name: String,
+    state: EntryState,
+    last_use: Option<Nanos>,
+    modified: Option<Nanos>,
     /// Bytes.
-    pub(crate) size: Option<u64>,
-    pub(crate) hits: Option<i64>,
+    size: Option<u64>,
+    hits: Option<i64>,
     /// Last use and modification as Glance's driver tells them.
-    pub(crate) times: Option<(Epoch, Epoch)>,
-    pub(crate) error: Option<String>,
+    times: Option<(Epoch, Epoch)>,
+    error: Option<String>,
 }
 
 /// The list.
 #[derive(Debug)]
 pub(crate) struct ListReport {
-    pub(crate) entries: Vec<Line>,
-    pub(crate) index_unreadable: Option<String>,
+    entries: Vec<Line>,
+    index_unreadable: Option<String>,
     /// Whether everything could be looked at.
-    pub(crate) complete: bool,
-    pub(crate) human: bool,
-}
-
-impl Default for ListReport {
-    fn default() -> Self {
-        ListReport { entries: Vec::new(), index_unreadable: None, complete: true, human: false }
-    }
+    complete: bool,
+    human: bool,
 }
 
 /// An image as Glance's API tells it.
@@ -242,7 +280,7 @@ impl Serialize for ListReport {
             of(state)
                 .map(|line| ApiImage {
                     image_id: &line.name,
-                    hits: if state == Shown::Orphan { Shape::LeftOut } else { Shape::Told(line.hits) },
+                    hits: if state == EntryState::Orphan { Shape::LeftOut } else { Shape::Told(line.hits) },
                     last_accessed: line.times.map(|times| times.0),
                     last_modified: line.times.map(|times| times.1),
                     size: line.size,
@@ -259,18 +297,25 @@ impl Serialize for ListReport {
                 })
                 .collect()
         };
-        let mut queue: Vec<&Line> = of(Shown::Queued).collect();
+        let mut queue: Vec<&Line> = of(EntryState::Queued).collect();
         queue.sort_by(|a, b| a.modified.cmp(&b.modified).then_with(|| a.name.cmp(&b.name)));
         ApiList {
-            cached_images: images(Shown::Cached),
+            cached_images: images(EntryState::Tracked),
             queued_images: queue.iter().map(|line| line.name.as_str()).collect(),
-            orphans: images(Shown::Orphan),
-            ghosts: images(Shown::Ghost),
-            incomplete: partials(Shown::Incomplete),
-            invalid: partials(Shown::Invalid),
+            orphans: images(EntryState::Orphan),
+            ghosts: images(EntryState::Ghost),
+            incomplete: partials(EntryState::Incomplete),
+            invalid: partials(EntryState::Invalid),
             index_unreadable: self.index_unreadable.as_deref(),
         }
         .serialize(serializer)
+    }
+}
+
+impl ListReport {
+    /// True if everything could be looked at.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.complete
     }
 }
 
@@ -295,7 +340,7 @@ impl Report for ListReport {
 
 /// A time of Glance's: epoch seconds as its drivers give them, whole for the xattr driver; null where it is no number.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Epoch {
+enum Epoch {
     Float(f64),
     Whole(i64),
 }

@@ -1,4 +1,6 @@
-//! `list --all-caches` and `status --all-caches`: every cache of the host, in the order of the list. They change and lock nothing.
+//! `list --all-caches` and `status --all-caches`: every cache of the host, in the order of the list.
+//!
+//! They change and lock nothing.
 
 use std::collections::HashSet;
 use std::fmt::Write as _;
@@ -6,22 +8,18 @@ use std::fmt::Write as _;
 use rustix::fs::fstatvfs;
 use serde::Serialize;
 
-use crate::cache::outcome::{EntryError, Outcome};
-use crate::commands::flags::{CacheArgs, HostArgs, PrintArgs};
+use super::MIN_AGE;
+use super::report::{CacheLine, mounted_at};
+use crate::cache::outcome::EntryError;
 use crate::config;
-use crate::exit::{Exit, Failure};
+use crate::exit::Failure;
 use crate::host::cache::{Part, Rules};
-use crate::host::gather::{Member, gather};
-use crate::host::glance::open::GLANCE_PATIENCE;
-use crate::host::{Declared, Host, Task};
-use crate::interrupt::Wait;
-use crate::ops::host::{MIN_AGE, host};
-use crate::ops::host_report::{CacheLine, end, mount_point};
+use crate::host::gather::{Gathered, Member};
+use crate::host::{Declared, Host};
 use crate::os::space::{available, capacity};
+use crate::output::Report;
 use crate::output::table::table;
-use crate::output::{Report, shows_human};
-use crate::run::Context;
-use crate::units::human;
+use crate::units::{Nanos, human};
 
 /// Names listed one by one; more of a kind are only counted.
 const NAMED: usize = 20;
@@ -39,46 +37,42 @@ const HEADER: [&str; 10] = [
     "RECLAIMABLE",
 ];
 
-/// Which of the commands that only look.
+/// How much of the caches is shown.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Look {
     List,
-    Status { check: bool },
+    Status,
 }
 
-/// `list --all-caches` and `status --all-caches`.
+/// Surveys every cache of the host.
 pub(crate) fn look(
-    context: &Context,
-    cache: CacheArgs,
-    print: &PrintArgs,
-    all: HostArgs,
+    host: &Host<'_>,
     look: Look,
-) -> Result<Exit, Failure> {
+    temp_grace: Nanos,
+    human: bool,
+) -> Result<LookReport, Failure> {
     let rules = Rules {
-        now: context.now,
+        now: host.run.now,
         min_age: MIN_AGE,
-        grace: all.temp_grace.0,
+        grace: temp_grace,
         keep: HashSet::default(),
         changing: false,
         forget_all: true,
+        fits_without_index: None,
     };
-    let wait = Wait { limit: GLANCE_PATIENCE, interrupt: context.interrupt.clone() };
-    let host = host(context, cache, all, Task::Look, wait)?;
-    let gathered = gather(&host, &rules, None);
-    gathered.tell(context);
-    let report = LookReport {
-        is_status: look != Look::List,
-        files_read: if context.output.is_verbose() { Some(files_read(&host)) } else { None },
+    let mut gathered = Gathered::open(host, None)?;
+    gathered.survey(&rules)?;
+    gathered.report_warnings(host.run);
+    Ok(LookReport {
+        is_status: look == Look::Status,
+        files_read: host.run.output.is_verbose().then(|| files_read(host)),
         caches: gathered.members.iter().map(CacheLine::of).collect(),
         file_systems: file_systems(&gathered.members),
         missing: gathered.missing.iter().map(Missing::of).collect(),
-        warnings: gathered.warnings.clone(),
-        errors: gathered.errors.clone(),
-        human: shows_human(&context.output, print),
-    };
-    context.output.result(&report);
-    let attention = report.caches.iter().any(CacheLine::is_over) || !report.warnings.is_empty();
-    Ok(end(context, &Outcome::default(), &report.errors, look == Look::Status { check: true } && attention))
+        warnings: gathered.warnings,
+        errors: gathered.errors,
+        human,
+    })
 }
 
 fn files_read(host: &Host<'_>) -> Vec<String> {
@@ -87,8 +81,8 @@ fn files_read(host: &Host<'_>) -> Vec<String> {
     files.map(|path| path.display().to_string()).collect()
 }
 
-fn file_systems(members: &[Member<'_>]) -> Vec<FileSystem> {
-    let mut found: Vec<FileSystem> = Vec::new();
+fn file_systems(members: &[Member<'_>]) -> Vec<FileSystemLine> {
+    let mut found: Vec<FileSystemLine> = Vec::new();
     let mut seen = Vec::new();
     for member in members {
         if seen.contains(&member.identity.0) {
@@ -97,11 +91,11 @@ fn file_systems(members: &[Member<'_>]) -> Vec<FileSystem> {
         seen.push(member.identity.0);
         let Ok(figures) = fstatvfs(member.cache.fd()) else { continue };
         let on_it = || members.iter().filter(|other| other.identity.0 == member.identity.0);
-        found.push(FileSystem {
-            mount_point: mount_point(&member.declared.directory.value),
+        found.push(FileSystemLine {
+            mount_point: mounted_at(&member.declared.directory.value),
             size: capacity(&figures),
             available: available(&figures).min(capacity(&figures)),
-            reclaimable: on_it().map(|other| other.stock.reclaimable()).sum(),
+            reclaimable: on_it().map(|other| other.stock.reclaimable.bytes).sum(),
             caches: on_it().map(|other| other.declared.name.clone()).collect(),
         });
     }
@@ -110,16 +104,16 @@ fn file_systems(members: &[Member<'_>]) -> Vec<FileSystem> {
 
 /// A file system with caches on it.
 #[derive(Debug, Serialize)]
-struct FileSystem {
+struct FileSystemLine {
     mount_point: String,
     size: u64,
     available: u64,
-    /// Bytes that images which may go would free.
+    /// Bytes that images which may be removed would free.
     reclaimable: u64,
     caches: Vec<String>,
 }
 
-/// A cache that is configured but not there.
+/// A cache whose directory is configured but does not exist.
 #[derive(Debug, Serialize)]
 struct Missing {
     name: String,
@@ -143,11 +137,11 @@ impl Missing {
 
 /// All caches of a host.
 #[derive(Debug, Serialize)]
-struct LookReport {
+pub(crate) struct LookReport {
     #[serde(skip)]
     is_status: bool,
     caches: Vec<CacheLine>,
-    file_systems: Vec<FileSystem>,
+    file_systems: Vec<FileSystemLine>,
     missing: Vec<Missing>,
     warnings: Vec<String>,
     errors: Vec<EntryError>,
@@ -158,6 +152,16 @@ struct LookReport {
 }
 
 impl LookReport {
+    /// True if a cache is over its limit, or there was a warning.
+    pub(crate) fn needs_attention(&self) -> bool {
+        self.caches.iter().any(CacheLine::is_over) || !self.warnings.is_empty()
+    }
+
+    /// Returns the errors of caches that could not be looked at.
+    pub(crate) fn errors(&self) -> &[EntryError] {
+        &self.errors
+    }
+
     fn size(&self, bytes: u64) -> String {
         if self.human { human(bytes) } else { bytes.to_string() }
     }
@@ -185,7 +189,7 @@ impl LookReport {
         table(&rows)
     }
 
-    /// What status has to say besides the table: a name, and what there is to it.
+    /// Returns the lines of a status besides the table, each with its name.
     fn details(&self) -> Vec<(&str, String)> {
         let mut lines = Vec::new();
         lines.extend(self.file_systems.iter().map(|fs| ("file system", self.file_system(fs))));
@@ -199,7 +203,7 @@ impl LookReport {
         lines
     }
 
-    fn file_system(&self, fs: &FileSystem) -> String {
+    fn file_system(&self, fs: &FileSystemLine) -> String {
         format!(
             "{}: {} of {} free; {} could free {}",
             fs.mount_point,
@@ -214,7 +218,7 @@ impl LookReport {
         let origins = format!("directory set by {}, limit by {}", cache.directory_set_by, cache.limit_set_by);
         lines.push((&cache.name, origins));
         for (part, what) in [
-            (cache.kept, "used too recently to go"),
+            (cache.kept, "used too recently to be removed"),
             (cache.leftovers, "left by crashed downloads, or invalid"),
         ] {
             if part.count > 0 {

@@ -1,339 +1,402 @@
-//! Prune: forgets ghosts, then removes least recently used images until the cache is within its limits.
+//! Prune: forgets rows without a file, then removes least recently used images until each cache is within its limits.
+//!
+//! One cache is a list of one. The plan is made before anything is removed, a dry run describes that very plan, and it is
+//! consumed when it is carried out.
 
 use std::collections::HashSet;
 use std::fmt::Write as _;
-use std::path::PathBuf;
 
 use anyhow::anyhow;
 use serde::Serialize;
 
-use crate::cache::dir::CacheDir;
-use crate::cache::execute::Executor;
-use crate::cache::inventory::{Inventory, Tracking};
-use crate::cache::lock;
-use crate::cache::outcome::{EntryError, Outcome};
-use crate::cache::plan::{self, CleanLimits, Kept, PruneLimits, PrunePlan};
-use crate::commands::flags::ChangeArgs;
-use crate::database::Purpose;
-use crate::exit::{Exit, Failure};
-use crate::host::glance::leftovers::room;
-use crate::host::glance::open::{
-    Cache, is_empty, misplaced, refuse_strange, take_lock, take_stock, unreadable_errors,
-};
-use crate::host::glance::settings::{Opened, Settings};
+use super::report::{ChangeReport, Ending, HostRun, Step, is_zero};
+use super::{Change, MIN_AGE};
+use crate::cache::outcome::{Action, EntryError, Outcome};
+use crate::exit::Failure;
+use crate::host::cache::{Foreseen, Limits, Planned, Removing, Rules};
+use crate::host::gather::{Gathered, Member};
+use crate::host::{Host, Scope};
 use crate::names::ImageId;
-use crate::ops::ids::kept_ids;
-use crate::ops::report::{PlanEntry, Run, is_zero};
-use crate::ops::{check_stopped, conclude, stopped_by, tell, wait};
-use crate::os::space::{available, capacity};
+use crate::os::space::available;
 use crate::output::Report;
 use crate::output::progress::Bar;
-use crate::run::Context;
-use crate::units::{Amount, Nanos, count, human, when};
+use crate::units::{Amount, Nanos, count, human};
 
-/// What a prune was asked for, besides the cache.
-#[derive(Debug, Default)]
-pub(crate) struct Wishes {
-    pub(crate) max_size: Option<Amount>,
+/// What a prune is asked for, besides the caches.
+#[derive(Debug)]
+pub(crate) struct PruneRequest {
+    pub(crate) change: Change,
+    /// Bytes to prune down to once the cache is over its limit; a percentage is of the limit. Of one cache only.
     pub(crate) target_size: Option<Amount>,
+    /// Space to keep free; a percentage is of the file system. Of one cache only.
     pub(crate) min_free: Option<Amount>,
-    pub(crate) min_age: Nanos,
-    pub(crate) keep: Vec<ImageId>,
-    pub(crate) keep_from: Vec<PathBuf>,
-    pub(crate) stall_time: Option<crate::units::TimeSpan>,
+    /// `None` is the default: nothing for one cache, [`MIN_AGE`] for all caches of the host.
+    pub(crate) min_age: Option<Nanos>,
+    /// Images that stay, [`ImageId::folded`].
+    pub(crate) keep: HashSet<ImageId>,
     pub(crate) forget_all: bool,
-    /// Whether a cache within its limit is nothing to do even when its index cannot be known from the settings: the old tool's
-    /// cron jobs run without a node URL.
+    /// How long a download into one of Ironic's caches must have shown no sign of life to count as crashed.
+    pub(crate) temp_grace: Nanos,
+    /// Whether a cache within its limit is nothing to do even when its index cannot be known from the settings: the old
+    /// tool's cron jobs run without a node URL.
     pub(crate) only_when_over: bool,
 }
 
-pub(crate) fn prune(
-    context: &Context,
-    settings: &Settings,
-    change: &ChangeArgs,
-    wishes: &Wishes,
-) -> Result<Exit, Failure> {
-    let mut report = PruneReport::default();
-    report.run.dry_run = change.dry_run;
-    let ended = attempt(context, settings, change, wishes, &mut report);
-    tell(context, &mut report, |report| &mut report.run, ended)
+impl PruneRequest {
+    /// Returns a request for nothing but the configured limits.
+    pub(crate) fn new(change: Change) -> Self {
+        PruneRequest {
+            change,
+            target_size: None,
+            min_free: None,
+            min_age: None,
+            keep: HashSet::new(),
+            forget_all: false,
+            temp_grace: 0,
+            only_when_over: false,
+        }
+    }
+
+    /// Returns the rules by which caches are surveyed.
+    pub(super) fn rules(&self, host: &Host<'_>) -> Rules {
+        let default = if host.scope == Scope::One { 0 } else { MIN_AGE };
+        Rules {
+            now: host.run.now,
+            min_age: self.min_age.unwrap_or(default),
+            grace: self.temp_grace,
+            keep: self.keep.clone(),
+            changing: !self.change.dry_run,
+            forget_all: self.forget_all,
+            fits_without_index: None,
+        }
+    }
+
+    /// Returns the limits of a cache in bytes.
+    fn limits(&self, member: &Member<'_>) -> Result<Limits, Failure> {
+        let limits = member.limits();
+        let target = self.target_size.map_or(limits.size, |amount| amount.of(limits.size));
+        if target > limits.size {
+            return Err(Failure::usage(anyhow!(
+                "--target-size is {}, but the limit is {} (set by {}): the target cannot be above it",
+                human(target),
+                human(limits.size),
+                member.declared.size.origin
+            )));
+        }
+        let min_free = self.min_free.map(|amount| amount.of(member.capacity));
+        if let Some(wanted) = min_free.filter(|wanted| *wanted > member.capacity) {
+            return Err(Failure::usage(anyhow!(
+                "--min-free is {}, but the whole file system has {}",
+                human(wanted),
+                human(member.capacity)
+            )));
+        }
+        Ok(Limits { target, min_free, ..limits })
+    }
 }
 
-/// Prunes, and fills in the report, which is told whenever this ends without a failure.
-fn attempt(
-    context: &Context,
-    settings: &Settings,
-    change: &ChangeArgs,
-    wishes: &Wishes,
-    report: &mut PruneReport,
-) -> Result<Exit, Failure> {
-    let keep = kept_ids(&wishes.keep, &wishes.keep_from)?;
-    context.start()?;
-    let dir = match settings.open()? {
-        Opened::Cache(dir) => dir,
-        Opened::Nothing(why) => {
-            context.output.note(&why);
-            return Ok(Exit::Done);
-        }
+/// Prunes the caches.
+pub(crate) fn prune(host: &Host<'_>, request: &PruneRequest) -> Result<PruneReport, Failure> {
+    let dry_run = request.change.dry_run;
+    let mut report = match host.scope {
+        Scope::One => PruneReport::One(Pruned { ending: Ending::new(dry_run), ..Pruned::default() }),
+        Scope::All => PruneReport::All(AllPruned::new(HostRun::empty(dry_run))),
     };
-    refuse_strange(settings, &dir)?;
-    let limits = limits(settings, &dir, wishes, keep)?;
-    report.max_size = limits.max_size;
-    let wait = wait(context, change);
-    let purpose = if change.dry_run { Purpose::Look } else { Purpose::Change };
-    let _lock = if change.dry_run {
-        None
-    } else if is_empty(&dir)? {
-        return Ok(Exit::Done);
-    } else {
-        let locks = settings.lock_dir(&dir, &context.output)?;
-        let locked = take_lock(context, &dir, &locks, lock::PRUNE, &wait, change.skip_if_locked)?;
-        match locked.or_end(context, &mut report.run) {
-            Ok(lock) => lock,
-            Err(exit) => return Ok(exit),
+    let ended = fill(host, request, &mut report);
+    report.ending_mut().settle(host.run, ended)?;
+    Ok(report)
+}
+
+/// Prunes, and fills in the report, which is shown whenever this ends without a failure.
+fn fill(host: &Host<'_>, request: &PruneRequest, report: &mut PruneReport) -> Result<(), Failure> {
+    let run = host.run;
+    run.catch_signals()?;
+    let mut gathered = Gathered::open(host, None)?;
+    let mut rules = request.rules(host);
+    for member in &gathered.members {
+        let limits = request.limits(member)?;
+        if let PruneReport::One(one) = report {
+            one.max_size = limits.size;
+            rules.fits_without_index = request.only_when_over.then_some(limits.size);
         }
-    };
-
-    let mut cache = match take_stock(context, settings, &dir, purpose, &wait) {
-        Err(failure)
-            if failure.exit == Exit::Usage
-                && settings.index_problem.is_none()
-                && wishes.only_when_over
-                && fits(&dir, &limits)? =>
-        {
-            context.output.note(&format!("{:#}; the cache is within its limit", failure.error));
-            return Ok(Exit::Done);
+    }
+    if rules.changing {
+        gathered.lock()?;
+    }
+    gathered.survey(&rules)?;
+    gathered.report_warnings(run);
+    let mut results = Vec::new();
+    for member in &mut gathered.members {
+        if run.interrupt.raised() {
+            break;
         }
-        result => result?,
-    };
-    if let Tracking::Unknown(why) = &cache.inventory.tracking {
-        return Err(Failure::cannot_start(anyhow!("cannot plan a prune: {why}")));
-    }
-    for warning in cache.warnings.iter().filter(|_| !cache.inventory.images.is_empty()) {
-        context.output.warning(warning);
-    }
-    report.cache_size_before = cache.inventory.size();
-    report.cache_size_after = report.cache_size_before;
-    report.run.errors = unreadable_errors(&cache.inventory.unreadable);
-    if let Some(error) = misplaced(&dir, &cache.inventory, wishes.forget_all) {
-        report.run.errors.push(error);
-        if change.dry_run {
-            report.run.plan = Some(Vec::new());
-        }
-        return Ok(conclude(context, &Outcome::default(), &report.run.errors));
-    }
-    let free = dir.statvfs().map_err(Failure::cannot_start)?;
-    let plan = plan::prune(&cache.inventory, &limits, available(&free), context.now);
-    if change.dry_run {
-        describe(&cache.inventory, &plan, report);
-        return Ok(conclude(context, &Outcome::default(), &report.run.errors));
-    }
-
-    let mut outcome = execute(context, settings, &dir, &mut cache, &plan, &limits, wishes);
-    check_stopped(&mut outcome)?;
-    report.total_files_pruned = outcome.files;
-    report.total_bytes_pruned = outcome.bytes;
-    report.ghosts_forgotten = outcome.ghosts_forgotten;
-    report.cache_size_after =
-        report.cache_size_before.saturating_sub(outcome.bytes).saturating_sub(outcome.bytes_gone);
-    report.left_alone = outcome.left_alone;
-    report.total_files_cleaned = outcome.invalid_files + outcome.stalled_files;
-    report.total_bytes_cleaned = outcome.bytes_cleaned;
-    report.run.errors.append(&mut outcome.errors);
-    report.run.signal = stopped_by(context, &outcome);
-    if report.run.signal.is_none() {
-        note_unmet(&dir, report, &limits);
-    }
-    Ok(conclude(context, &outcome, &report.run.errors))
-}
-
-/// Whether the files alone are within the limit.
-fn fits(dir: &CacheDir, limits: &PruneLimits) -> Result<bool, Failure> {
-    let inventory = Inventory::scan(dir, Tracking::ByRow).map_err(Failure::cannot_start)?;
-    Ok(inventory.size() <= limits.max_size)
-}
-
-#[allow(clippy::too_many_arguments, reason = "one call, to keep the outline of prune readable")]
-pub(crate) fn execute(
-    context: &Context,
-    settings: &Settings,
-    dir: &CacheDir,
-    cache: &mut Cache,
-    plan: &PrunePlan,
-    limits: &PruneLimits,
-    wishes: &Wishes,
-) -> Outcome {
-    // Only a full disk asks for it: a wrong value there must not keep the limit from being held here.
-    let stall_time = settings.stall_time(wishes.stall_time).map_or(Nanos::MAX, |setting| setting.value);
-    let clean_limits = CleanLimits { stall_time, invalid_grace: 0 };
-    let bar = Bar::new(
-        &context.output,
-        "pruning",
-        plan.candidates.len() as u64,
-        Some(plan.goal.size.max(plan.goal.free)),
-    );
-    let mut executor = Executor { dir, ledger: &mut cache.ledger, progress: &bar };
-    executor.prune(&cache.inventory, plan, &|| room(context, dir, clean_limits), limits.min_free)
-}
-
-/// Works out the limits in bytes.
-fn limits(
-    settings: &Settings,
-    dir: &CacheDir,
-    wishes: &Wishes,
-    keep: HashSet<ImageId>,
-) -> Result<PruneLimits, Failure> {
-    let max = settings.max_size(wishes.max_size, dir)?;
-    let target_size = wishes.target_size.map_or(max.value, |amount| amount.of(max.value));
-    if target_size > max.value {
-        return Err(Failure::usage(anyhow!(
-            "--target-size is {}, but the limit is {} (set by {}): the target cannot be above it",
-            human(target_size),
-            human(max.value),
-            max.origin
-        )));
-    }
-    let min_free = match wishes.min_free {
-        None => None,
-        Some(amount) => {
-            let capacity = capacity(&dir.statvfs().map_err(Failure::cannot_start)?);
-            let wanted = amount.of(capacity);
-            if wanted > capacity {
-                return Err(Failure::usage(anyhow!(
-                    "--min-free is {}, but the whole file system has {}",
-                    human(wanted),
-                    human(capacity)
-                )));
-            }
-            Some(wanted)
-        }
-    };
-    Ok(PruneLimits { max_size: max.value, target_size, min_free, min_age: wishes.min_age, keep })
-}
-
-/// The images that would go, and why.
-pub(crate) fn removals<'a>(
-    inventory: &'a Inventory,
-    plan: &'a PrunePlan,
-) -> impl Iterator<Item = PlanEntry> + 'a {
-    plan.victims(inventory).map(move |image| {
-        let orphan = if inventory.is_orphan(image) { "without a row in the index, and " } else { "" };
-        let used = when(image.last_use(inventory.tracked_by_file()));
-        let reason = format!("{orphan}least recently used (last use {used})");
-        PlanEntry { image_id: image.id.to_string(), action: "remove", reason, bytes: image.seen.size }
-    })
-}
-
-/// Describes the plan in the report, for a dry run.
-fn describe(inventory: &Inventory, plan: &PrunePlan, report: &mut PruneReport) {
-    let mut entries = Vec::new();
-    for ghost in &inventory.ghosts {
-        let reason = "its file is missing".to_owned();
-        entries.push(PlanEntry { image_id: ghost.id.to_string(), action: "forget", reason, bytes: 0 });
-    }
-    for entry in removals(inventory, plan) {
-        report.total_files_pruned += 1;
-        report.total_bytes_pruned += entry.bytes;
-        entries.push(entry);
-    }
-    for (position, kept) in &plan.kept {
-        let image = &inventory.images[*position as usize];
-        let reason = match kept {
-            Kept::Listed => "named by --keep or --keep-from",
-            Kept::Young => "cached or used less than --min-age ago",
-        };
-        let reason = reason.to_owned();
-        entries.push(PlanEntry {
-            image_id: image.id.to_string(),
-            action: "keep",
-            reason,
-            bytes: image.seen.size,
+        let limits = request.limits(member)?;
+        let planned = member.cache.plan(&rules, &limits)?;
+        results.push(if rules.changing {
+            Pass::Done(carry_out(host, member, planned, &limits))
+        } else {
+            Pass::Planned(member.cache.describe(&planned))
         });
     }
-    report.ghosts_forgotten = inventory.ghosts.len() as u64;
-    report.cache_size_after = report.cache_size_before - report.total_bytes_pruned;
-    report.run.plan = Some(entries);
-}
-
-/// Adds to the errors which limit does not hold although the run is over.
-fn note_unmet(dir: &CacheDir, report: &mut PruneReport, limits: &PruneLimits) {
-    let mut unmet = |action, message| {
-        let name = dir.path().display().to_string();
-        report.run.errors.push(EntryError { name, action, message });
-    };
-    if report.cache_size_after > limits.max_size {
-        let (size, max) = (human(report.cache_size_after), human(limits.max_size));
-        unmet(
-            "limit",
-            format!(
-                "the cache still holds {size} of {max}; what is left was used meanwhile, could not be removed or is to be kept"
-            ),
-        );
-    }
-    let Some(wanted) = limits.min_free else { return };
-    match dir.statvfs().map(|fs| available(&fs)) {
-        Ok(free) if free < wanted => {
-            let (free, wanted) = (human(free), human(wanted));
-            unmet(
-                "free",
-                format!(
-                    "the file system has {free} to spare, not {wanted}; nothing is left that may go and would free any"
-                ),
-            );
+    match report {
+        PruneReport::One(one) => one.fill(host, request, gathered, results),
+        PruneReport::All(all) => {
+            *all = AllPruned::filled(host, request, &gathered, results);
+            Ok(())
         }
-        Ok(_) => {}
-        Err(e) => unmet("free", format!("{e:#}")),
     }
 }
 
-/// What a prune did, or would do.
-#[derive(Debug, Default, Serialize)]
-pub(crate) struct PruneReport {
-    pub(crate) total_files_pruned: u64,
-    pub(crate) total_bytes_pruned: u64,
-    pub(crate) ghosts_forgotten: u64,
-    pub(crate) cache_size_before: u64,
-    pub(crate) cache_size_after: u64,
-    pub(crate) max_size: u64,
-    /// Candidates that were used or changed since the plan was made, and stayed.
-    pub(crate) left_alone: u64,
-    /// Invalid and stalled files that went first because the disk was full.
-    #[serde(skip_serializing_if = "is_zero")]
-    pub(crate) total_files_cleaned: u64,
-    #[serde(skip_serializing_if = "is_zero")]
-    pub(crate) total_bytes_cleaned: u64,
-    #[serde(flatten)]
-    pub(crate) run: Run,
+/// The result of one cache's pass.
+enum Pass {
+    Planned(Vec<Foreseen>),
+    Done(Outcome),
+}
+
+/// Carries out the plan of one cache. It is a pass even when nothing is over: rows without a file are forgotten all the
+/// same.
+fn carry_out(host: &Host<'_>, member: &mut Member<'_>, planned: Planned, limits: &Limits) -> Outcome {
+    let count = planned.expired.len() + planned.rest.candidates.len();
+    let bytes = planned.rest.goal.size.max(planned.rest.goal.free);
+    let bar = Bar::new(&host.run.output, "pruning", count as u64, Some(bytes));
+    let mut removing =
+        Removing { interrupt: &host.run.interrupt, progress: &bar, outcome: Outcome::default() };
+    member.cache.carry_out(planned, limits, &mut removing);
+    removing.outcome
+}
+
+/// The report of a prune: of one cache with the keys of Glance's `POST /v2/cache/prune`, or of all caches of a host.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+pub(crate) enum PruneReport {
+    One(Pruned),
+    All(AllPruned),
+}
+
+impl PruneReport {
+    fn ending_mut(&mut self) -> &mut Ending {
+        match self {
+            PruneReport::One(one) => &mut one.ending,
+            PruneReport::All(all) => &mut all.run.ending,
+        }
+    }
+}
+
+impl ChangeReport for PruneReport {
+    fn ending(&self) -> &Ending {
+        match self {
+            PruneReport::One(one) => &one.ending,
+            PruneReport::All(all) => &all.run.ending,
+        }
+    }
 }
 
 impl Report for PruneReport {
     fn text(&self) -> String {
-        let mut text = self.run.preamble();
-        if self.run.skipped.is_some() {
+        match self {
+            PruneReport::One(one) => one.text(),
+            PruneReport::All(all) => all.text(),
+        }
+    }
+}
+
+/// What a prune of one cache did, or would do.
+#[derive(Debug, Default, Serialize)]
+pub(crate) struct Pruned {
+    total_files_pruned: u64,
+    total_bytes_pruned: u64,
+    ghosts_forgotten: u64,
+    cache_size_before: u64,
+    cache_size_after: u64,
+    max_size: u64,
+    /// Candidates that were used or changed since the plan was made, and stayed.
+    left_alone: u64,
+    /// Invalid and stalled files that were removed first because the disk was full.
+    #[serde(skip_serializing_if = "is_zero")]
+    total_files_cleaned: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    total_bytes_cleaned: u64,
+    #[serde(flatten)]
+    ending: Ending,
+}
+
+impl Pruned {
+    fn fill(
+        &mut self,
+        host: &Host<'_>,
+        request: &PruneRequest,
+        mut gathered: Gathered<'_>,
+        mut results: Vec<Pass>,
+    ) -> Result<(), Failure> {
+        self.ending.errors = std::mem::take(&mut gathered.errors);
+        self.ending.skipped = gathered.skipped.take();
+        let (Some(member), Some(result)) = (gathered.members.pop(), results.pop()) else {
+            if host.run.interrupt.raised() {
+                self.ending.stopped(host.run);
+            } else if request.change.dry_run {
+                self.ending.plan = Some(Vec::new());
+            }
+            return Ok(());
+        };
+        self.cache_size_before = member.stock.size;
+        self.cache_size_after = member.stock.size;
+        match result {
+            Pass::Planned(foreseen) => self.would(foreseen),
+            Pass::Done(outcome) => self.did(host, outcome)?,
+        }
+        if self.ending.signal.is_none() && !member.stock.is_misplaced && !member.stock.is_empty {
+            self.note_unmet(&member, &request.limits(&member)?);
+        }
+        Ok(())
+    }
+
+    fn would(&mut self, foreseen: Vec<Foreseen>) {
+        for entry in &foreseen {
+            match entry {
+                Foreseen::Ghost(_) => self.ghosts_forgotten += 1,
+                Foreseen::Victim(victim) => {
+                    self.total_files_pruned += 1;
+                    self.total_bytes_pruned += victim.size;
+                }
+                Foreseen::Kept { .. } => {}
+            }
+        }
+        self.cache_size_after = self.cache_size_before.saturating_sub(self.total_bytes_pruned);
+        self.ending.plan = Some(foreseen.into_iter().map(Step::of).collect());
+    }
+
+    fn did(&mut self, host: &Host<'_>, mut outcome: Outcome) -> Result<(), Failure> {
+        self.ending.add(host.run, &mut outcome, true)?;
+        self.total_files_pruned = outcome.files;
+        self.total_bytes_pruned = outcome.bytes;
+        self.ghosts_forgotten = outcome.ghosts_forgotten;
+        self.cache_size_after =
+            self.cache_size_before.saturating_sub(outcome.bytes).saturating_sub(outcome.bytes_gone);
+        self.left_alone = outcome.left_alone;
+        self.total_files_cleaned = outcome.invalid_files + outcome.stalled_files;
+        self.total_bytes_cleaned = outcome.bytes_cleaned;
+        Ok(())
+    }
+
+    /// Adds to the errors which limit does not hold although the run is over.
+    fn note_unmet(&mut self, member: &Member<'_>, limits: &Limits) {
+        let name = member.declared.directory.value.display().to_string();
+        let mut unmet =
+            |action, message| self.ending.errors.push(EntryError { name: name.clone(), action, message });
+        if self.cache_size_after > limits.size {
+            let (size, max) = (human(self.cache_size_after), human(limits.size));
+            unmet(
+                Action::Limit,
+                format!(
+                    "the cache is still over its limit: {size} of {max} (the rest is in use, protected, or could not be \
+                     removed)"
+                ),
+            );
+        }
+        // Only what was done can be measured.
+        let Some(wanted) = limits.min_free.filter(|_| !self.ending.dry_run) else { return };
+        match rustix::fs::fstatvfs(member.cache.fd()).map(|fs| available(&fs)) {
+            Ok(free) if free < wanted => {
+                let (free, wanted) = (human(free), human(wanted));
+                unmet(
+                    Action::Free,
+                    format!(
+                        "{free} of the file system are free, not {wanted}: no image is left that may be removed and would \
+                         free space"
+                    ),
+                );
+            }
+            Ok(_) => {}
+            Err(e) => unmet(Action::Free, format!("cannot ask for the free space: {e}")),
+        }
+    }
+}
+
+impl Report for Pruned {
+    fn text(&self) -> String {
+        let ending = &self.ending;
+        let mut text = ending.preamble();
+        if ending.skipped.is_some() {
             return text;
         }
         let removed = count(self.total_files_pruned, "image");
         let _ = write!(
             text,
             "prune: {} {removed}, {}; the cache {} {} of {}",
-            self.run.verb("removed", "would remove"),
+            ending.verb("removed", "would remove"),
             human(self.total_bytes_pruned),
-            self.run.verb("holds", "would hold"),
+            ending.verb("holds", "would hold"),
             human(self.cache_size_after),
             human(self.max_size),
         );
         if self.ghosts_forgotten > 0 {
             let rows = count(self.ghosts_forgotten, "row");
-            let _ = write!(text, "; {} {rows} without a file", self.run.verb("forgot", "would forget"));
+            let _ = write!(text, "; {} {rows} without a file", ending.verb("forgot", "would forget"));
         }
         if self.total_files_cleaned > 0 {
             let files = count(self.total_files_cleaned, "invalid or stalled file");
             let _ = write!(text, "; removed {files} because the disk was full");
         }
         if self.left_alone > 0 {
-            let _ =
-                write!(text, "; left {} alone, used or changed meanwhile", count(self.left_alone, "image"));
+            let images = count(self.left_alone, "image");
+            let _ = write!(text, "; left {images} alone, used or changed meanwhile");
         }
-        text + &self.run.trailer()
+        text + &ending.trailer()
+    }
+}
+
+/// What a prune of all caches of a host did, or would do.
+#[derive(Debug, Default, Serialize)]
+pub(crate) struct AllPruned {
+    total_files_pruned: u64,
+    total_bytes_pruned: u64,
+    #[serde(flatten)]
+    run: HostRun,
+}
+
+impl AllPruned {
+    fn new(run: HostRun) -> Self {
+        AllPruned {
+            total_files_pruned: run.sum(|line| line.files_pruned),
+            total_bytes_pruned: run.sum(|line| line.bytes_pruned),
+            run,
+        }
+    }
+
+    fn filled(host: &Host<'_>, request: &PruneRequest, gathered: &Gathered<'_>, results: Vec<Pass>) -> Self {
+        let (members, dry_run) = (&gathered.members, request.change.dry_run);
+        let mut run = HostRun::new(members, &gathered.warnings, gathered.errors.clone(), dry_run);
+        let (mut victims, mut outcomes) = (Vec::new(), Vec::new());
+        for (position, result) in results.into_iter().enumerate() {
+            match result {
+                Pass::Done(outcome) => outcomes.push(outcome),
+                Pass::Planned(foreseen) => {
+                    victims.extend(foreseen.into_iter().filter_map(|entry| match entry {
+                        Foreseen::Victim(victim) => Some((position, victim)),
+                        Foreseen::Ghost(_) | Foreseen::Kept { .. } => None,
+                    }))
+                }
+            }
+        }
+        if dry_run {
+            run.would_prune(members, victims, host.run.now);
+        } else {
+            run.did(host.run, members, outcomes);
+        }
+        run.note_over_limit();
+        AllPruned::new(run)
+    }
+}
+
+impl Report for AllPruned {
+    fn text(&self) -> String {
+        let mut text = self.run.ending.preamble();
+        let verb = self.run.ending.verb("removed", "would remove");
+        for line in &self.run.caches {
+            let (files, bytes) = (count(line.files_pruned, "image"), human(line.bytes_pruned));
+            let (name, size, limit) = (&line.name, human(line.size), human(line.limit));
+            let _ = writeln!(text, "prune: {name}: {verb} {files}, {bytes}; it holds {size} of {limit}");
+        }
+        text
     }
 }

@@ -1,89 +1,106 @@
-//! `prune --require SIZE [--on PATH]`: makes room on one file system, out of all caches that are on it.
+//! `prune --require SIZE [--on PATH]`: frees space on one file system, from all image caches that are on it.
+//!
+//! The whole order of removal is planned first. If all images that may be removed cannot be enough, none is removed,
+//! unless the request says to remove what there is.
 
 use std::fmt::Write as _;
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::anyhow;
 use rustix::fs::{Mode, OFlags, fstatvfs};
 use serde::Serialize;
 
-use crate::cache::outcome::{EntryError, Outcome};
-use crate::exit::{Exit, Failure};
+use super::prune::PruneRequest;
+use super::report::{ChangeReport, Ending, HostRun, is_zero};
+use crate::cache::outcome::{Action, EntryError, Outcome};
+use crate::exit::Failure;
 use crate::host::Host;
-use crate::host::cache::{ImageCache, Removing, Rules};
-use crate::host::gather::{Gathered, Member, gather};
-use crate::host::order::{Pick, View, carry_out, enough, room};
-use crate::ops::host_report::{HostRun, is_zero};
+use crate::host::cache::{ImageCache, Item, Removing, Rules, Victim};
+use crate::host::gather::{Gathered, Member};
+use crate::host::order::{Pick, View, by_priority, carry_out, enough};
 use crate::os::mounts::identity;
 use crate::os::space::{Space, available, capacity};
 use crate::output::Report;
 use crate::output::progress::Bar;
-use crate::run::Context;
 use crate::units::{Amount, count, human};
 
-/// What is asked for.
-pub(crate) struct Wish<'a> {
+/// The space that is asked for.
+#[derive(Debug)]
+pub(crate) struct SpaceRequest {
     pub(crate) amount: Amount,
-    /// Anything on the file system that is meant.
-    pub(crate) path: &'a Path,
-    /// Whether to take what there is when it cannot be enough.
+    /// Anything on the file system that is meant; `None` is the Glance cache.
+    pub(crate) on: Option<PathBuf>,
+    /// Remove what there is even if it cannot be enough.
     pub(crate) best_effort: bool,
+    /// How images are chosen: its limits are not used.
+    pub(crate) prune: PruneRequest,
 }
 
-pub(crate) fn require(
-    context: &Context,
-    host: &Host<'_>,
-    rules: &Rules,
-    wish: &Wish<'_>,
-) -> Result<Exit, Failure> {
-    let (fd, required) = find(wish)?;
+/// Frees space on one file system.
+pub(crate) fn require(host: &Host<'_>, request: &SpaceRequest) -> Result<SpaceReport, Failure> {
+    host.run.catch_signals()?;
+    let path = match &request.on {
+        Some(path) => path.clone(),
+        None => glance_directory(host)?,
+    };
+    let (fd, required) = find(&path, request.amount)?;
     let mut space = Space::new(fd.as_fd(), required).map_err(Failure::cannot_start)?;
-    let mut report = RoomReport::new(wish.path, required, space.base, !rules.changing);
-    // Enough is there already: nobody is kept waiting for a lock.
+    let dry_run = request.prune.change.dry_run;
+    let mut report = SpaceReport::new(&path, required, space.base, dry_run);
+    let rules = request.prune.rules(host);
+    // Enough is free already: no lock is taken, and no other run is kept waiting.
     if space.base >= required {
-        if report.run.dry_run {
-            report.run.would_prune(&[], &[], rules.now);
+        if dry_run {
+            report.run.would_prune(&[], [], rules.now);
         }
-        context.output.summary(&report);
-        return Ok(Exit::Done);
+        return Ok(report);
     }
     let (device, _) = identity(fd.as_fd()).map_err(Failure::cannot_start)?;
-    let mut gathered = gather(host, rules, Some(device));
-    gathered.tell(context);
-    if context.interrupt.raised() {
-        report.run.did(context, &gathered.members, Vec::new());
-        return Ok(report.tell(context));
+    let mut gathered = Gathered::open(host, Some(device))?;
+    if rules.changing {
+        gathered.lock()?;
+    }
+    gathered.survey(&rules)?;
+    gathered.report_warnings(host.run);
+    if host.run.interrupt.raised() {
+        report.run.did(host.run, &gathered.members, Vec::new());
+        return Ok(report);
     }
     space.measure();
-    let order = report.plan(&gathered, &space, rules, wish);
-    if report.refused || report.run.dry_run {
-        return Ok(report.tell(context));
+    let order = report.plan(&mut gathered, &space, &rules, request.best_effort);
+    if !report.refused && !dry_run {
+        let outcomes = remove(host, &mut gathered, &order, &mut space);
+        report.run.did(host.run, &gathered.members, outcomes);
+        report.measure(&space);
+        report.count();
     }
-    let outcomes = remove(context, host, &mut gathered, &order, &mut space);
-    report.run.did(context, &gathered.members, outcomes);
-    match space.figures() {
-        Ok(fs) => report.available_after = available(&fs),
-        Err(e) => {
-            let message = format!("cannot ask for the free space: {e}");
-            report.run.errors.push(EntryError { name: report.path.clone(), action: "measure", message });
-        }
-    }
-    report.missing = required.saturating_sub(report.available_after);
-    report.count();
-    Ok(report.tell(context))
+    report.note_shortage();
+    Ok(report)
 }
 
-/// The file system that is meant, and how many bytes are to be free there.
-fn find(wish: &Wish<'_>) -> Result<(OwnedFd, u64), Failure> {
-    let path = wish.path.display();
-    let cannot = |e: rustix::io::Errno| Failure::usage(anyhow!("cannot tell the file system of {path}: {e}"));
-    let fd = rustix::fs::open(wish.path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(cannot)?;
+/// Returns the directory of the Glance cache, whose file system is meant where no other is named.
+fn glance_directory(host: &Host<'_>) -> Result<PathBuf, Failure> {
+    let directory = host.selection.directory(&host.config)?;
+    directory.map(|setting| setting.value).ok_or_else(|| {
+        Failure::usage(anyhow!(
+            "image_cache_dir is not set, so --require does not know which file system is meant"
+        ))
+        .hint("name a directory on it with --on PATH")
+    })
+}
+
+/// Returns the file system that is meant, and how many bytes are to be free there.
+fn find(path: &Path, amount: Amount) -> Result<(OwnedFd, u64), Failure> {
+    let shown = path.display();
+    let cannot =
+        |e: rustix::io::Errno| Failure::usage(anyhow!("cannot tell the file system of {shown}: {e}"));
+    let fd = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(cannot)?;
     let whole = capacity(&fstatvfs(&fd).map_err(cannot)?);
-    let required = wish.amount.of(whole);
+    let required = amount.of(whole);
     if required > whole {
         return Err(Failure::usage(anyhow!(
-            "--require is {}, but the whole file system of {path} has {}",
+            "--require is {}, but the whole file system of {shown} has {}",
             human(required),
             human(whole)
         )));
@@ -93,37 +110,36 @@ fn find(wish: &Wish<'_>) -> Result<(OwnedFd, u64), Failure> {
 
 /// Removes images in this order until the space is there, and returns what was done to each cache.
 fn remove(
-    context: &Context,
     host: &Host<'_>,
     gathered: &mut Gathered<'_>,
     order: &[Pick],
     space: &mut Space<'_>,
 ) -> Vec<Outcome> {
-    let bar = Bar::new(&context.output, "pruning", order.len() as u64, Some(space.missing()));
-    let new = || Removing { wait: &host.wait, progress: &bar, outcome: Outcome::default() };
-    let mut runs: Vec<Removing<'_>> = gathered.members.iter().map(|_| new()).collect();
+    let bar = Bar::new(&host.run.output, "pruning", order.len() as u64, Some(space.missing()));
+    let new = || Removing { interrupt: &host.run.interrupt, progress: &bar, outcome: Outcome::default() };
+    let mut removing: Vec<Removing<'_>> = gathered.members.iter().map(|_| new()).collect();
     let mut caches: Vec<&mut dyn ImageCache> =
         gathered.members.iter_mut().map(|member| &mut *member.cache as &mut dyn ImageCache).collect();
-    carry_out(&mut caches, order, space, &mut runs);
-    runs.into_iter().map(|run| run.outcome).collect()
+    carry_out(&mut caches, order, space, &mut removing);
+    removing.into_iter().map(|removing| removing.outcome).collect()
 }
 
 /// What `prune --require` did, or would do.
 #[derive(Debug, Default, Serialize)]
-struct RoomReport {
+pub(crate) struct SpaceReport {
     total_files_pruned: u64,
     total_bytes_pruned: u64,
     path: String,
     required: u64,
     available_before: u64,
     available_after: u64,
-    /// Bytes of disk that all images that may go would have freed.
+    /// Bytes of disk that all images that may be removed would have freed.
     reclaimable: u64,
     /// Bytes that are missing even so.
     missing: u64,
-    /// Whether nothing was removed because it could not have been enough.
+    /// True if nothing was removed because it could not have been enough.
     refused: bool,
-    /// Invalid and stalled files that went first because the disk was full.
+    /// Invalid and stalled files that were removed first because the disk was full.
     #[serde(skip_serializing_if = "is_zero")]
     total_files_cleaned: u64,
     #[serde(skip_serializing_if = "is_zero")]
@@ -132,38 +148,63 @@ struct RoomReport {
     run: HostRun,
 }
 
-impl RoomReport {
+impl SpaceReport {
     fn new(path: &Path, required: u64, available: u64, dry_run: bool) -> Self {
-        RoomReport {
+        SpaceReport {
             path: path.display().to_string(),
             required,
             available_before: available,
             available_after: available,
-            run: HostRun { dry_run, ..HostRun::default() },
-            ..RoomReport::default()
+            run: HostRun::empty(dry_run),
+            ..SpaceReport::default()
         }
     }
 
-    /// Plans over what was gathered, and says what would come of it. Returns the whole order in which images go.
+    /// Plans over what was gathered, and fills in what would come of it. Returns the whole order of removal.
     fn plan(
         &mut self,
-        gathered: &Gathered<'_>,
+        gathered: &mut Gathered<'_>,
         space: &Space<'_>,
         rules: &Rules,
-        wish: &Wish<'_>,
+        best_effort: bool,
     ) -> Vec<Pick> {
-        let views: Vec<View<'_>> = gathered.members.iter().map(Member::view).collect();
-        let order = room(&views, rules.now);
-        self.run = HostRun::new(gathered, self.run.dry_run);
-        self.reclaimable = views.iter().map(|view| view.stock.reclaimable()).sum();
+        let dry_run = self.run.ending.dry_run;
+        let errors = std::mem::take(&mut gathered.errors);
+        self.run = HostRun::new(&gathered.members, &gathered.warnings, errors, dry_run);
+        let items: Vec<Vec<Item>> =
+            gathered.members.iter_mut().map(|member| member.cache.items(rules)).collect();
+        let members = &gathered.members;
+        let age = |member: &Member<'_>| member.declared.age.as_ref().map(|age| age.value);
+        let views = members.iter().zip(&items).map(|(member, items)| View { items, age: age(member) });
+        let views: Vec<View<'_>> = views.collect();
+        let order = by_priority(&views, rules.now);
+        self.reclaimable = members.iter().map(|member| member.stock.reclaimable.bytes).sum();
         self.missing = space.missing().saturating_sub(self.reclaimable);
-        self.refused = self.missing > 0 && !wish.best_effort;
-        if self.run.dry_run {
+        self.refused = self.missing > 0 && !best_effort;
+        if dry_run {
             let picks = if self.refused { &[][..] } else { enough(&order, &views, space.missing()) };
-            self.run.would_prune(&gathered.members, picks, rules.now);
+            let victim = |pick: &Pick| {
+                let Item { last_use, size, .. } = items[pick.cache][pick.item as usize];
+                let name = members[pick.cache].cache.name(pick.item);
+                (pick.cache, Victim { name, size, last_use, is_orphan: false, is_expired: pick.expired })
+            };
+            self.run.would_prune(members, picks.iter().map(victim), rules.now);
             self.count();
         }
         order
+    }
+
+    /// Asks the file system what is free now.
+    fn measure(&mut self, space: &Space<'_>) {
+        match space.figures() {
+            Ok(fs) => self.available_after = available(&fs),
+            Err(e) => {
+                let message = format!("cannot ask for the free space: {e}");
+                let name = self.path.clone();
+                self.run.ending.errors.push(EntryError { name, action: Action::Measure, message });
+            }
+        }
+        self.missing = self.required.saturating_sub(self.available_after);
     }
 
     fn count(&mut self) {
@@ -173,18 +214,15 @@ impl RoomReport {
         self.total_bytes_cleaned = self.run.sum(|line| line.bytes_cleaned);
     }
 
-    /// Tells what was done, or would be, and how it ended.
-    fn tell(&self, context: &Context) -> Exit {
-        context.output.summary(self);
-        let is_short = self.missing > 0;
-        if is_short && self.run.signal.is_none() {
-            context.output.error(&self.shortage());
+    /// Notes how much is missing, unless a signal is the reason.
+    fn note_shortage(&mut self) {
+        if self.missing > 0 && self.run.ending.signal.is_none() {
+            self.run.ending.shortfalls = vec![self.shortage()];
         }
-        self.run.end(context, is_short)
     }
 
     fn shortage(&self) -> String {
-        if self.total_files_pruned > 0 && !self.run.dry_run {
+        if self.total_files_pruned > 0 && !self.run.ending.dry_run {
             return format!(
                 "{} has {} free, not {}: {} are missing; no image is left that may be removed and would free space",
                 self.path,
@@ -194,7 +232,8 @@ impl RoomReport {
             );
         }
         format!(
-            "{} cannot have {} free: {} are free, the images that may go would free {}, {} are missing; nothing was removed",
+            "{} cannot have {} free: {} are free, removing every image that may be removed would free {}, {} are missing; \
+             nothing was removed",
             self.path,
             human(self.required),
             human(self.available_before),
@@ -203,7 +242,7 @@ impl RoomReport {
         )
     }
 
-    /// Who holds what, a line for each cache.
+    /// Returns a line for each cache: how much it could free, and what holds the rest.
     fn holders(&self) -> String {
         let mut text = String::new();
         for line in &self.run.caches {
@@ -217,8 +256,8 @@ impl RoomReport {
             );
             for (part, what) in [
                 (line.in_use, "in use"),
-                (line.kept, "too young or to be kept"),
-                (line.leftovers, "left by crashed downloads (clean --all-caches removes that)"),
+                (line.kept, "too young or protected"),
+                (line.leftovers, "left by crashed downloads (clean --all-caches removes them)"),
             ] {
                 if part.count > 0 {
                     let _ = write!(text, "; {} held by {} {what}", human(part.bytes), part.count);
@@ -230,16 +269,22 @@ impl RoomReport {
     }
 }
 
-impl Report for RoomReport {
+impl ChangeReport for SpaceReport {
+    fn ending(&self) -> &Ending {
+        &self.run.ending
+    }
+}
+
+impl Report for SpaceReport {
     fn text(&self) -> String {
-        let mut text = self.run.plan();
+        let mut text = self.run.ending.preamble();
         if self.missing > 0 {
             text.push_str(&self.holders());
         }
         let _ = write!(
             text,
             "prune: {} {}, {}; {} has {} free",
-            self.run.verb(),
+            self.run.ending.verb("removed", "would remove"),
             count(self.total_files_pruned, "image"),
             human(self.total_bytes_pruned),
             self.path,

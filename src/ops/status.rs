@@ -1,4 +1,7 @@
 //! Status: the state of a cache, and what needs attention.
+//!
+//! It changes nothing, takes no lock and makes nothing. A value that is wrong in the configuration is one of the things
+//! that need attention, not a failure.
 
 use std::fmt::Write as _;
 
@@ -9,72 +12,116 @@ use crate::cache::dir::{CacheDir, Place};
 use crate::cache::entry::Kind;
 use crate::cache::index::Driver;
 use crate::cache::index::sqlite::{Sqlite, locate};
-use crate::cache::inventory::{Foreign, Partials, Tracking};
+use crate::cache::inventory::{Foreign, Inventory, Partials, Tracking};
 use crate::cache::ledger::Ledger;
 use crate::cache::lock::{CLEAN, INDEX_START, LockDir, PREFETCH, PRUNE};
 use crate::cache::plan::{CleanLimits, is_stalled};
-use crate::config::{self, Origin};
+use crate::config::{self, Origin, Setting};
 use crate::database::{Opening, Purpose};
 use crate::exit::{Exit, Failure};
 use crate::host::cache::Part;
-use crate::host::glance::open::{Cache, take_stock};
-use crate::host::glance::settings::Settings;
+use crate::host::glance::open::{
+    Cache, GLANCE_PATIENCE, IndexPlace, has_attributes, has_sqlite_file, take_stock, unreadable_errors,
+};
+use crate::host::glance::settings::{Selection, Settings};
 use crate::interrupt::Wait;
 use crate::names::escaped;
 use crate::os::locks::{holders, process};
-use crate::os::mounts::mount;
+use crate::os::mounts::mount_of;
 use crate::os::space::{available, capacity};
 use crate::output::Report;
-use crate::run::Context;
-use crate::units::{Nanos, count, human, when};
+use crate::run::Run;
+use crate::units::{Amount, Nanos, TimeSpan, count, human, when};
 
 /// Names listed one by one; more of a kind are only counted.
 const NAMED: usize = 20;
 
-pub(crate) fn gather(
-    context: &Context,
-    settings: &Settings,
+/// What a status is asked for, besides the cache.
+#[derive(Debug)]
+pub(crate) struct StatusRequest {
+    pub(crate) max_size: Option<Amount>,
+    pub(crate) stall_time: Option<TimeSpan>,
+    pub(crate) human: bool,
+}
+
+/// Looks at a cache and everything around it.
+pub(crate) fn status(
+    run: &Run,
+    selection: Selection,
+    request: &StatusRequest,
+) -> Result<StatusReport, Failure> {
+    let config = selection.read_to_look(run)?;
+    let settings = Settings::new(&config, selection)?;
+    let mut report = StatusReport {
+        cache_dir: settings.cache_dir.value.display().to_string(),
+        cache_dir_set_by: settings.cache_dir.origin.to_string(),
+        human: request.human,
+        bar: run.output.stdout_is_terminal(),
+        ..StatusReport::default()
+    };
+    report.attention.extend(settings.config.problems());
+    match settings.open()? {
+        None => report.notes.push(settings.nothing_there()),
+        Some(dir) => {
+            report.exists = true;
+            // A wrong value is among the problems already.
+            let max = settings.max_size(request.max_size, &dir).ok();
+            report.max_size = max.as_ref().map(|max| max.value);
+            report.max_size_set_by = max.map(|max| max.origin.to_string());
+            let stall = settings.stall_time(request.stall_time);
+            let stall = stall.unwrap_or(Setting { value: Nanos::MAX, origin: Origin::Default });
+            report.stall_time_set_by = Some(stall.origin.to_string());
+            gather(run, &settings, &dir, stall.value, &mut report)?;
+        }
+    }
+    if run.output.is_verbose() {
+        report.settings = Some(settings_in_use(&settings));
+    }
+    Ok(report)
+}
+
+fn gather(
+    run: &Run,
+    settings: &Settings<'_>,
     dir: &CacheDir,
     stall_time: Nanos,
     report: &mut StatusReport,
 ) -> Result<(), Failure> {
-    let wait =
-        Wait { limit: crate::host::glance::open::GLANCE_PATIENCE, interrupt: context.interrupt.clone() };
-    let cache = match take_stock(context, settings, dir, Purpose::Look, &wait) {
+    let wait = run.wait(GLANCE_PATIENCE);
+    let cache = match take_stock(run, settings, dir, Purpose::Look, &wait) {
         Ok(cache) => cache,
-        // Not a cache, or none that can be known: there is nothing else to report.
-        Err(failure) if failure.exit == Exit::Usage && settings.index_problem.is_none() => {
+        // This is no image cache, or its index cannot be known: there is nothing else to report.
+        Err(failure) if failure.exit == Exit::Usage && settings.driver().is_ok() => {
             return Err(failure);
         }
-        Err(failure) => files_only(dir, &failure, &wait)?,
+        Err(failure) => files_only(dir, wait, &failure)?,
     };
     images(&cache, report);
-    index(context, settings, dir, &cache, report);
+    index(&cache, report);
+    leftovers_of_drivers(run, settings, dir, &cache, report);
     let mut foreign = cache.inventory.foreign.clone();
     let limits = CleanLimits { stall_time, invalid_grace: 0 };
-    partials(context, dir, limits, &mut foreign, report);
+    partials(run, dir, limits, &mut foreign, report);
     report.foreign = foreign.iter().map(|entry| shown(dir, entry)).collect();
     file_system(dir, &cache, report);
     owners(dir, &cache, report);
     locks(settings, dir, &cache, report);
-    for error in crate::host::glance::open::unreadable_errors(&cache.inventory.unreadable) {
-        report.attention.push(format!("cannot look at {}: {}", error.name, error.message));
+    for error in unreadable_errors(&cache.inventory.unreadable) {
+        report.attention.push(error.to_string());
     }
     Ok(())
 }
 
-/// The cache without its index, which could not be read.
-fn files_only(dir: &CacheDir, failure: &Failure, wait: &Wait) -> Result<Cache, Failure> {
+/// Returns the cache without its index, which could not be read.
+fn files_only(dir: &CacheDir, wait: Wait, failure: &Failure) -> Result<Cache, Failure> {
     let tracking = Tracking::Unknown(format!("{:#}", failure.error));
-    let inventory = crate::cache::inventory::Inventory::scan(dir, tracking).map_err(Failure::cannot_start)?;
     Ok(Cache {
-        inventory,
-        ledger: Ledger::new(None, wait.clone()),
+        inventory: Inventory::scan(dir, tracking).map_err(Failure::cannot_start)?,
+        ledger: Ledger::new(None, wait),
         driver: None,
         why: "it cannot be read".to_owned(),
-        index_path: None,
-        central: None,
-        warnings: Vec::new(),
+        place: IndexPlace::Files,
+        warning: None,
     })
 }
 
@@ -121,53 +168,53 @@ fn images(cache: &Cache, report: &mut StatusReport) {
     }
 }
 
-pub(crate) fn index(
-    context: &Context,
-    settings: &Settings,
-    dir: &CacheDir,
-    cache: &Cache,
-    report: &mut StatusReport,
-) {
+fn index(cache: &Cache, report: &mut StatusReport) {
     report.driver = cache.driver.map(|driver| driver.to_string());
     report.driver_why.clone_from(&cache.why);
-    report.database = cache.central.as_ref().map(|place| place.database.clone());
-    report.node = cache.central.as_ref().map(|place| place.node.clone());
-    report.index_path = cache.index_path.as_ref().map(|path| path.display().to_string());
+    match &cache.place {
+        IndexPlace::Files => {}
+        IndexPlace::File(path) => report.index_path = Some(path.display().to_string()),
+        IndexPlace::Database(place) => {
+            report.database = Some(place.database.clone());
+            report.node = Some(place.node.clone());
+        }
+    }
     if let Tracking::Unknown(why) = &cache.inventory.tracking {
         report.index_unreadable = Some(why.clone());
         report.attention.push(format!("hits and last use are unknown: {why}"));
     }
     if !cache.inventory.images.is_empty() {
-        report.attention.extend(cache.warnings.iter().cloned());
+        report.attention.extend(cache.warning.clone());
     }
-    // What another driver has left behind would be believed if the setting went away.
+}
+
+/// Names what another driver has left behind: it would be taken for the index if the setting were removed.
+fn leftovers_of_drivers(
+    run: &Run,
+    settings: &Settings<'_>,
+    dir: &CacheDir,
+    cache: &Cache,
+    report: &mut StatusReport,
+) {
+    let Ok(file) = settings.sqlite_db() else { return };
+    let file = file.value;
     match cache.driver {
-        Some(Driver::CentralizedDb)
-            if rustix::fs::lstat(dir.path().join(&settings.sqlite_db.value))
-                .is_ok_and(|stat| stat.st_size > 0) =>
-        {
-            report.attention.push(format!(
-                "{} is a leftover of the sqlite driver: without a database or a node URL it would be taken for the index",
-                settings.sqlite_db.value.display()
-            ));
-        }
-        Some(Driver::Sqlite | Driver::CentralizedDb)
-            if crate::host::glance::open::has_attributes(dir, &cache.inventory) =>
-        {
+        Some(Driver::CentralizedDb) if has_sqlite_file(settings, dir) => report.attention.push(format!(
+            "{} is a leftover of the sqlite driver: without a database or a node URL it would be taken for the index",
+            file.display()
+        )),
+        Some(Driver::Sqlite | Driver::CentralizedDb) if has_attributes(dir, &cache.inventory) => {
             report.notes.push("images carry user.hits, a leftover of the xattr driver".into());
         }
         Some(Driver::Xattr) => {
-            let wait = Wait {
-                limit: crate::host::glance::open::GLANCE_PATIENCE,
-                interrupt: context.interrupt.clone(),
-            };
-            let leftover = locate(dir, &settings.sqlite_db.value)
+            let wait = run.wait(GLANCE_PATIENCE);
+            let leftover = locate(dir, &file)
                 .and_then(|location| Sqlite::open(location, Purpose::Look, &wait))
                 .is_ok_and(|found| !matches!(found, Opening::Nothing(_)));
             if leftover {
                 report.attention.push(format!(
                     "{} is a leftover of the sqlite driver: with image_cache_driver unset it would be taken for the index",
-                    settings.sqlite_db.value.display()
+                    file.display()
                 ));
             }
         }
@@ -176,7 +223,7 @@ pub(crate) fn index(
 }
 
 fn partials(
-    context: &Context,
+    run: &Run,
     dir: &CacheDir,
     limits: CleanLimits,
     foreign: &mut Vec<Foreign>,
@@ -194,14 +241,14 @@ fn partials(
             let part = match place {
                 Place::Queue => &mut report.queued,
                 Place::Invalid => &mut report.invalid,
-                Place::Incomplete if is_stalled(entry, limits, context.now) => &mut report.stalled,
+                Place::Incomplete if is_stalled(entry, limits, run.now) => &mut report.stalled,
                 _ => &mut report.incomplete,
             };
             part.count += 1;
             part.bytes += if entry.kind == Kind::File { entry.seen.size } else { 0 };
         }
-        for error in crate::host::glance::open::unreadable_errors(&found.unreadable) {
-            report.attention.push(format!("cannot look at {}: {}", error.name, error.message));
+        for error in unreadable_errors(&found.unreadable) {
+            report.attention.push(error.to_string());
         }
         foreign.extend(found.foreign);
     }
@@ -235,7 +282,7 @@ fn below(dir: &CacheDir, entry: &Foreign) -> u64 {
 }
 
 fn file_system(dir: &CacheDir, cache: &Cache, report: &mut StatusReport) {
-    let mount = mount(dir);
+    let mount = mount_of(dir.path());
     let stat = dir.statvfs().ok();
     let options =
         mount.as_ref().map(|mount| format!("{},{}", mount.options, mount.super_options)).unwrap_or_default();
@@ -294,7 +341,7 @@ fn owners(dir: &CacheDir, cache: &Cache, report: &mut StatusReport) {
     }
 }
 
-pub(crate) fn locks(settings: &Settings, dir: &CacheDir, cache: &Cache, report: &mut StatusReport) {
+fn locks(settings: &Settings<'_>, dir: &CacheDir, cache: &Cache, report: &mut StatusReport) {
     let Ok(table) = std::fs::read_to_string("/proc/locks") else {
         return;
     };
@@ -313,14 +360,14 @@ pub(crate) fn locks(settings: &Settings, dir: &CacheDir, cache: &Cache, report: 
     for name in [CLEAN, PRUNE, PREFETCH, INDEX_START] {
         found(name, lock_dir.identity(name));
     }
-    if let Some(path) = &cache.index_path {
+    if let IndexPlace::File(path) = &cache.place {
         let stat = statat(rustix::fs::CWD, path, AtFlags::SYMLINK_NOFOLLOW).ok();
         found(&path.display().to_string(), stat.map(|stat| (stat.st_dev, stat.st_ino)));
     }
 }
 
-/// Where each setting came from.
-pub(crate) fn told_settings(settings: &Settings) -> ToldSettings {
+/// Returns every setting that is set, with where it came from.
+fn settings_in_use(settings: &Settings<'_>) -> SettingsInUse {
     let values = config::KNOWN
         .iter()
         .filter_map(|opt| {
@@ -329,14 +376,14 @@ pub(crate) fn told_settings(settings: &Settings) -> ToldSettings {
                 return None;
             }
             let value = if opt.secret { "***".to_owned() } else { escaped(setting.value.as_bytes()) };
-            Some(ToldSetting {
+            Some(SettingInUse {
                 name: format!("[{}] {}", opt.group, opt.name),
                 value,
                 set_by: setting.origin.to_string(),
             })
         })
         .collect();
-    ToldSettings {
+    SettingsInUse {
         files_read: settings.config.files_read().map(|path| path.display().to_string()).collect(),
         files_missing: settings
             .config
@@ -345,33 +392,33 @@ pub(crate) fn told_settings(settings: &Settings) -> ToldSettings {
             .map(|path| path.display().to_string())
             .collect(),
         values,
-        index_settings_dropped: settings.elsewhere
+        index_settings_dropped: settings.is_elsewhere()
             && settings.config.optional(&config::IMAGE_CACHE_DIR).is_ok_and(|d| d.is_some()),
     }
 }
 
 #[derive(Debug, Serialize)]
-pub(crate) struct ForeignEntry {
+struct ForeignEntry {
     name: String,
     kind: &'static str,
     bytes: u64,
 }
 
 #[derive(Debug, Serialize)]
-pub(crate) struct WrongOwner {
+struct WrongOwner {
     name: String,
     uid: u32,
 }
 
 #[derive(Debug, Serialize)]
-pub(crate) struct HeldLock {
+struct HeldLock {
     name: String,
     /// Process ids.
     holders: Vec<i32>,
 }
 
 #[derive(Debug, Serialize)]
-pub(crate) struct FileSystem {
+struct FileSystem {
     mount_point: Option<String>,
     #[serde(rename = "type")]
     kind: Option<String>,
@@ -381,72 +428,77 @@ pub(crate) struct FileSystem {
 }
 
 #[derive(Debug, Serialize)]
-pub(crate) struct ToldSetting {
+struct SettingInUse {
     name: String,
     value: String,
     set_by: String,
 }
 
 #[derive(Debug, Serialize)]
-pub(crate) struct ToldSettings {
-    pub(crate) files_read: Vec<String>,
-    pub(crate) files_missing: Vec<String>,
-    pub(crate) values: Vec<ToldSetting>,
+struct SettingsInUse {
+    files_read: Vec<String>,
+    files_missing: Vec<String>,
+    values: Vec<SettingInUse>,
     /// Whether the index settings of the configuration were left out because they belong to another directory.
-    pub(crate) index_settings_dropped: bool,
+    index_settings_dropped: bool,
 }
 
 /// How a cache is doing. Sizes are bytes, times RFC 3339 in UTC.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct StatusReport {
-    pub(crate) cache_dir: String,
-    pub(crate) cache_dir_set_by: String,
-    pub(crate) exists: bool,
-    pub(crate) driver: Option<String>,
-    pub(crate) driver_why: String,
-    pub(crate) index_path: Option<String>,
+    cache_dir: String,
+    cache_dir_set_by: String,
+    exists: bool,
+    driver: Option<String>,
+    driver_why: String,
+    index_path: Option<String>,
     /// Where the central index is, and as whose.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) database: Option<String>,
+    database: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) node: Option<String>,
-    pub(crate) index_unreadable: Option<String>,
+    node: Option<String>,
+    index_unreadable: Option<String>,
     /// The sizes of all images, orphans included: what the limit is about.
-    pub(crate) cache_size: u64,
-    pub(crate) max_size: Option<u64>,
-    pub(crate) max_size_set_by: Option<String>,
+    cache_size: u64,
+    max_size: Option<u64>,
+    max_size_set_by: Option<String>,
     /// What decides from when on an incomplete entry is stalled.
-    pub(crate) stall_time_set_by: Option<String>,
-    pub(crate) over_limit: bool,
+    stall_time_set_by: Option<String>,
+    over_limit: bool,
     /// Bytes of disk the images take.
-    pub(crate) allocated: u64,
-    pub(crate) tracked: Part,
-    pub(crate) orphans: Part,
-    pub(crate) ghosts: u64,
-    pub(crate) impossible_rows: u64,
-    pub(crate) queued: Part,
-    pub(crate) incomplete: Part,
-    pub(crate) stalled: Part,
-    pub(crate) invalid: Part,
-    pub(crate) oldest_use: Option<String>,
-    pub(crate) newest_use: Option<String>,
-    pub(crate) file_system: Option<FileSystem>,
-    pub(crate) foreign: Vec<ForeignEntry>,
-    pub(crate) wrong_owners: Vec<WrongOwner>,
-    pub(crate) locks: Vec<HeldLock>,
+    allocated: u64,
+    tracked: Part,
+    orphans: Part,
+    ghosts: u64,
+    impossible_rows: u64,
+    queued: Part,
+    incomplete: Part,
+    stalled: Part,
+    invalid: Part,
+    oldest_use: Option<String>,
+    newest_use: Option<String>,
+    file_system: Option<FileSystem>,
+    foreign: Vec<ForeignEntry>,
+    wrong_owners: Vec<WrongOwner>,
+    locks: Vec<HeldLock>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) settings: Option<ToldSettings>,
+    settings: Option<SettingsInUse>,
     /// What somebody should look at.
-    pub(crate) attention: Vec<String>,
+    attention: Vec<String>,
     /// What is good to know.
-    pub(crate) notes: Vec<String>,
+    notes: Vec<String>,
     #[serde(skip)]
-    pub(crate) human: bool,
+    human: bool,
     #[serde(skip)]
-    pub(crate) bar: bool,
+    bar: bool,
 }
 
 impl StatusReport {
+    /// True if the cache is over its limit, or something else needs attention.
+    pub(crate) fn needs_attention(&self) -> bool {
+        self.over_limit || !self.attention.is_empty()
+    }
+
     fn size(&self, bytes: u64) -> String {
         if self.human { human(bytes) } else { bytes.to_string() }
     }

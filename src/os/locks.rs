@@ -1,4 +1,7 @@
-//! Who holds a lock, as far as `/proc/locks` tells.
+//! The holders of file locks, as `/proc/locks` lists them.
+//!
+//! Used to name the process that stands in our way. Nothing is opened, locked or created: opening and closing
+//! a SQLite file would drop this process's own POSIX locks on it.
 
 use std::fs::read_to_string;
 
@@ -12,20 +15,21 @@ pub(crate) fn process(pid: i32) -> String {
     }
 }
 
-/// Who holds a POSIX lock on a file, as far as /proc/locks tells: nothing is opened, taken or made.
+/// Returns the processes that hold a POSIX lock on a file, in ascending order; `locks` is the text of
+/// `/proc/locks`.
 ///
 /// Holders in other PID namespaces have no number here and are left out.
 pub(crate) fn holders(locks: &str, device: u64, inode: u64) -> Vec<i32> {
     holders_of("POSIX", locks, device, inode)
 }
 
-/// Who holds a flock lock on a file or directory, as far as the kernel tells.
+/// Returns a process that holds a flock lock on a file or directory, if the kernel lists one.
 pub(crate) fn flock_holder(device: u64, inode: u64) -> Option<i32> {
     let locks = read_to_string("/proc/locks").ok()?;
     holders_of("FLOCK", &locks, device, inode).first().copied()
 }
 
-pub(crate) fn holders_of(kind: &str, locks: &str, device: u64, inode: u64) -> Vec<i32> {
+fn holders_of(kind: &str, locks: &str, device: u64, inode: u64) -> Vec<i32> {
     let file = format!("{:02x}:{:02x}:{inode}", rustix::fs::major(device), rustix::fs::minor(device));
     let mut pids: Vec<i32> = locks
         .lines()

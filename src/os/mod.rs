@@ -1,6 +1,7 @@
-//! The operating system: acting as another user, who writes to a file, who holds a lock, mounts and free space.
+//! The operating system: acting as a file's owner, open files, lock holders, mounts and free space.
 //!
-//! Nothing here knows of caches, images or settings.
+//! This room only asks the kernel and reports its answers. It knows nothing of caches, images or settings,
+//! and it never removes or renames a file.
 
 pub(crate) mod locks;
 pub(crate) mod mounts;

@@ -1,4 +1,7 @@
-//! Mounts and directories as the kernel tells them: which file system a path is on, and what contains what.
+//! Mounts and directories as the kernel reports them: the file system of a path, and which directory contains
+//! which.
+//!
+//! Directories are compared by device and inode, because paths can name one directory in several ways.
 
 use std::os::fd::BorrowedFd;
 use std::path::Path;
@@ -6,15 +9,15 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use rustix::fs::{AtFlags, Mode, OFlags, fstat, openat, statat};
 
-use crate::cache::dir::CacheDir;
-
-/// Device and inode of what is open.
+/// Returns the device and inode of an open file or directory.
 pub(crate) fn identity(fd: BorrowedFd<'_>) -> Result<(u64, u64)> {
-    let stat = fstat(fd).context("cannot look at what is open")?;
+    let stat = fstat(fd).context("cannot read the attributes of an open directory")?;
     Ok((stat.st_dev, stat.st_ino))
 }
 
-/// The device and inode of each directory that this one is in, nearest first. What cannot be looked at ends the list.
+/// Returns the device and inode of each directory that contains this one, nearest first.
+///
+/// The list ends at the first directory that this user may not look into.
 pub(crate) fn parents(fd: BorrowedFd<'_>) -> Vec<(u64, u64)> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let mut found = Vec::new();
@@ -35,12 +38,20 @@ pub(crate) fn parents(fd: BorrowedFd<'_>) -> Vec<(u64, u64)> {
     found
 }
 
-/// The mount point of the cache directory's file system, as far as /proc/self/mountinfo tells.
-pub(crate) fn mount_point(dir: &CacheDir) -> String {
-    mount(dir).map_or_else(|| "an unknown place".to_owned(), |mount| mount.point)
+/// Returns the mount point of the file system that a path is on, for messages.
+pub(crate) fn mount_point(path: &Path) -> String {
+    mount_of(path).map_or_else(|| "an unknown place".to_owned(), |mount| mount.point)
 }
 
-/// One line of /proc/self/mountinfo.
+/// True if two paths lead to the same directory or, if either leads nowhere, have the same spelling.
+pub(crate) fn is_same_directory(a: &Path, b: &Path) -> bool {
+    match (rustix::fs::stat(a), rustix::fs::stat(b)) {
+        (Ok(a), Ok(b)) => (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino),
+        _ => a.components().eq(b.components()),
+    }
+}
+
+/// One line of `/proc/self/mountinfo`.
 pub(crate) struct Mount {
     pub(crate) point: String,
     pub(crate) options: String,
@@ -48,12 +59,9 @@ pub(crate) struct Mount {
     pub(crate) super_options: String,
 }
 
-/// Finds the mount the cache directory is on: the longest mount point that its path lies below.
-pub(crate) fn mount(dir: &CacheDir) -> Option<Mount> {
-    mount_of(dir.path())
-}
-
-/// Finds the mount that a path is on.
+/// Returns the mount that a path is on: the one with the longest mount point above the path.
+///
+/// `None` if the path or `/proc/self/mountinfo` cannot be read.
 pub(crate) fn mount_of(path: &Path) -> Option<Mount> {
     let path = std::fs::canonicalize(path).ok()?;
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
@@ -71,7 +79,7 @@ pub(crate) fn mount_of(path: &Path) -> Option<Mount> {
             })
         })
         .filter(|mount| path.starts_with(&mount.point))
-        // Of mounts over one another the last is the one that shows.
+        // Where one mount covers another at the same point, the last in the list is the visible one.
         .max_by_key(|mount| mount.point.len())
 }
 

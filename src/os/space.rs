@@ -1,4 +1,8 @@
-//! Free space of a file system, and the wait for blocks that are freed in the background.
+//! Free space of a file system, and the wait for blocks that the file system frees in the background.
+//!
+//! Some file systems free the blocks of a removed file only after a while. Pruning to a wanted amount of free
+//! space therefore waits a little for the blocks of files it has just removed, so that it does not remove
+//! more images than it has to. This module measures and waits; it does not choose what to remove.
 
 use std::cell::Cell;
 use std::os::fd::BorrowedFd;
@@ -7,34 +11,37 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use rustix::fs::{StatVfs, fstatvfs};
 
-/// How long freed blocks are waited for before the next image goes ...
+/// The longest wait for freed blocks before the next image is removed.
 const SETTLE: Duration = Duration::from_secs(2);
 
-/// ... and how long in all: blocks that somebody holds never come.
+/// The longest wait in all, because blocks of a file that a process keeps open are never freed.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// With so few bytes missing, the blocks of our own directories count.
+/// The largest number of missing bytes that the blocks of our own directories may make up for.
 pub(crate) const CLOSE: u64 = 1 << 20;
 
+/// The pause between two measurements.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
-/// The free space of a file system, and how much of it there should be.
+/// The free space of a file system, compared with the free space that is required.
 #[derive(Debug)]
 pub(crate) struct Space<'a> {
     fd: BorrowedFd<'a>,
-    /// Bytes that are to be free.
+    /// Bytes that must be free.
     pub(crate) required: u64,
-    /// Bytes that were free when it was last measured for good.
+    /// Bytes that were free at the last measurement.
     pub(crate) base: u64,
-    /// Bytes released since.
+    /// Bytes released by removing files since then.
     pub(crate) released: u64,
-    /// How long may still be waited in all.
+    /// The rest of [`PATIENCE`].
     patience: Duration,
-    /// Whether the file system once did not tell: from then on nothing is missing, so that no image goes on a guess.
+    /// True once the file system did not answer: nothing counts as missing then, so that no image is removed
+    /// on a guess.
     blind: Cell<bool>,
 }
 
 impl<'a> Space<'a> {
+    /// Measures the file system of an open directory, of which `required` bytes must be free.
     pub(crate) fn new(fd: BorrowedFd<'a>, required: u64) -> Result<Self> {
         let mut space =
             Space { fd, required, base: 0, released: 0, patience: PATIENCE, blind: Cell::new(false) };
@@ -42,11 +49,12 @@ impl<'a> Space<'a> {
         Ok(space)
     }
 
+    /// Returns the kernel's figures of the file system.
     pub(crate) fn figures(&self) -> rustix::io::Result<StatVfs> {
         rustix::io::retry_on_intr(|| fstatvfs(self.fd))
     }
 
-    /// Bytes that are missing now, as far as can be told.
+    /// Returns the bytes that are missing now; 0 if the file system does not answer.
     pub(crate) fn missing(&self) -> u64 {
         match self.figures() {
             Ok(fs) if !self.blind.get() => self.required.saturating_sub(available(&fs)),
@@ -58,22 +66,25 @@ impl<'a> Space<'a> {
         }
     }
 
+    /// True if so few bytes are missing that the blocks of our own directories may make up for them.
     pub(crate) fn is_close(&self) -> bool {
         (1..=CLOSE).contains(&self.missing())
     }
 
-    /// Takes what is free now for what there is, whoever made it.
+    /// Starts anew from the space that is free now, no matter which process released it.
     pub(crate) fn measure(&mut self) {
         self.base = self.figures().map_or(self.base.saturating_add(self.released), |fs| available(&fs));
         self.released = 0;
     }
 
-    /// Whether the space is there. When only the blocks just released are not there yet, they are waited for.
+    /// True if enough space is free, after a wait for released blocks if they would suffice.
     pub(crate) fn is_there(&mut self) -> bool {
         self.missing() == 0 || self.has_settled()
     }
 
-    /// Whether it is there after a wait for the blocks just released, which without enough of those there is not.
+    /// True if enough space is free after a wait for the blocks just released.
+    ///
+    /// False without a wait if the released blocks would not suffice.
     pub(crate) fn has_settled(&mut self) -> bool {
         if self.released == 0 || self.base.saturating_add(self.released) < self.required {
             return false;
@@ -89,13 +100,14 @@ impl<'a> Space<'a> {
     }
 }
 
-/// Bytes that an ordinary user may still write to the file system (`f_bavail`), as Ironic and `df` count. One that counts no
-/// blocks at all (ramfs) does not say, and is taken to have room.
+/// Returns the bytes that an ordinary user may still write (`f_bavail`), as Ironic and `df` count them.
+///
+/// A file system that counts no blocks at all, such as ramfs, is assumed to have unlimited space.
 pub(crate) fn available(fs: &StatVfs) -> u64 {
     if fs.f_blocks == 0 { u64::MAX } else { fs.f_bavail.saturating_mul(fs.f_frsize) }
 }
 
-/// The size of the file system in bytes, as `df` shows it.
+/// Returns the size of the file system in bytes, as `df` shows it.
 pub(crate) fn capacity(fs: &StatVfs) -> u64 {
     fs.f_blocks.saturating_mul(fs.f_frsize)
 }

@@ -1,8 +1,11 @@
-//! Which files are open, or open for writing: one pass over /proc.
+//! The processes that have certain files open, found in one pass over `/proc`.
 //!
-//! A stalled download that somebody still writes to is not stalled, and what a crashed one left is nobody's when nobody has it open. This sees the processes that this process may look into:
-//! all of them for root, one's own otherwise; processes of other hosts and outer PID namespaces never. For those the
-//! modification time decides.
+//! A download that a process still writes to has not stalled, and a crashed download's file is abandoned only
+//! if no process has it open.
+//!
+//! This sees the processes that this user may inspect: all of them for root, the user's own otherwise. It
+//! never sees the processes of other hosts and of outer PID namespaces; for those, callers rely on the
+//! modification time. Nothing is opened but directories of `/proc`.
 
 use std::collections::HashMap;
 use std::os::fd::BorrowedFd;
@@ -11,41 +14,45 @@ use rustix::fs::{AtFlags, Dir, Mode, OFlags, Stat, open, readlinkat, stat, stata
 
 use crate::names::Name;
 
-/// The answer of one pass.
+/// The result of one pass.
 #[derive(Debug, Default)]
 pub(crate) struct Writers {
-    /// A process for each inode that is open as was asked.
+    /// A process for each inode that is open in the way that was asked for.
     pub(crate) by_inode: HashMap<u64, i32>,
-    /// Whether there were processes that could not be looked into.
+    /// True if some processes could not be inspected.
     pub(crate) some_unseen: bool,
 }
 
-/// Looks for processes that have one of `suspects` (name, inode) in `dir` open for writing.
+/// Finds processes that have one of `suspects` (name, inode) in `dir` open for writing.
 ///
-/// Only descriptors whose name ends like a suspect's are looked at closely, so that no foreign file system is asked for
-/// anything: a dead NFS server would not answer.
+/// Only descriptors with the name of a suspect are examined, so that no other file system is accessed: a dead
+/// NFS server would block the call.
 pub(crate) fn find<'a>(dir: BorrowedFd<'_>, suspects: impl Iterator<Item = (Name<'a>, u64)>) -> Writers {
     look_through(suspects, |pid, descriptor, name, open, inodes| {
-        // Both looked at by the same call: some file systems number the devices of files and directories apart.
+        // Both come from the same call: some file systems number the devices of files and directories apart.
         let there = statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
         let is_it = (open.st_dev, open.st_ino) == (there.st_dev, there.st_ino);
         inodes.first().copied().filter(|_| is_it && is_writing(pid, descriptor))
     })
 }
 
-/// Looks for processes that have one of `suspects` (name, inode) open at all, wherever they are.
+/// Finds processes that have one of `suspects` (name, inode) open in any way and in any directory.
 ///
-/// A file of the same name and number on another file system counts, too: who asks leaves alone what is open.
+/// A file with the same name and inode on another file system counts as well. That errs on the safe side: the
+/// caller keeps files that are open.
 pub(crate) fn find_open<'a>(suspects: impl Iterator<Item = (Name<'a>, u64)>) -> Writers {
     look_through(suspects, |_, _, _, open, inodes| inodes.iter().copied().find(|inode| *inode == open.st_ino))
 }
 
-/// Looks through the descriptors of all processes. `which` tells which of the inodes that go by a descriptor's name it is, if any.
+/// Examines the descriptors of all processes that have a suspect's name.
+///
+/// `which` gets the process, the descriptor, its name and attributes, and the inodes of the suspects of that
+/// name. It returns the inode that the descriptor stands for, if any.
 fn look_through<'a>(
     suspects: impl Iterator<Item = (Name<'a>, u64)>,
     which: impl Fn(i32, &str, &[u8], &Stat, &[u64]) -> Option<u64>,
 ) -> Writers {
-    // In order instead of a map: there may be a million of them.
+    // A sorted list takes less memory than a map, and there may be a million suspects.
     let mut by_name: Vec<(&[u8], u64)> = suspects.map(|(name, inode)| (name.as_bytes(), inode)).collect();
     by_name.sort_unstable();
     let mut writers = Writers::default();
@@ -62,7 +69,7 @@ fn look_through<'a>(
         };
         let path = format!("/proc/{pid}/fd");
         let Some(mut descriptors) = list(&path) else {
-            // Gone, or not ours to look into.
+            // The process has ended, or this user may not inspect it.
             writers.some_unseen |= stat(path.as_str()).is_ok();
             continue;
         };
@@ -72,7 +79,7 @@ fn look_through<'a>(
                 break;
             };
             let descriptor = entry.file_name();
-            // Relative to the open directory: a path through /proc is looked up anew each time, from the process on.
+            // Relative to the open directory, which saves looking up the process again for each descriptor.
             let Ok(target) = readlinkat(fd, descriptor, Vec::new()) else { continue };
             let Some(name) = target.to_bytes().rsplit(|b| *b == b'/').next() else { continue };
             let first = by_name.partition_point(|(before, _)| *before < name);
@@ -92,13 +99,13 @@ fn look_through<'a>(
     writers
 }
 
-/// The entries of a directory of /proc, or `None` when it cannot be listed.
+/// Returns the entries of a directory of `/proc`, or `None` if it cannot be listed.
 fn list(path: &str) -> Option<Dir> {
     let fd = open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).ok()?;
     Dir::new(fd).ok()
 }
 
-/// Reads from fdinfo whether a descriptor may write: the access mode is the last octal digit of its flags.
+/// True if a descriptor may write: the access mode is the last octal digit of its flags in `fdinfo`.
 fn is_writing(pid: i32, descriptor: &str) -> bool {
     let Ok(info) = std::fs::read_to_string(format!("/proc/{pid}/fdinfo/{descriptor}")) else {
         return false;
@@ -117,7 +124,7 @@ mod tests {
     use crate::os::writers::*;
 
     #[test]
-    fn finds_who_writes_and_passes_over_who_reads() {
+    fn finds_writers_and_ignores_readers() {
         let dir = tempfile::tempdir().unwrap();
         let path = |name: &str| dir.path().join(name);
         let written = File::create(path("written")).unwrap();
@@ -129,7 +136,7 @@ mod tests {
         let found = find(opened.as_fd(), names.iter().map(|(name, inode)| (name.as_name(), *inode)));
         let pid = i32::try_from(std::process::id()).unwrap();
         assert_eq!(found.by_inode, HashMap::from([(names[0].1, pid)]));
-        // A file of the same name elsewhere hides neither.
+        // Another file of the same name hides neither of them.
         let suspects = names.iter().map(|(name, inode)| (name.as_name(), *inode));
         let found = find_open(suspects.chain([(names[0].0.as_name(), 0)]));
         assert_eq!(found.by_inode, HashMap::from([(names[0].1, pid), (names[1].1, pid)]));

@@ -19,7 +19,6 @@ use indicatif::MultiProgress;
 use serde::Serialize;
 
 use self::log::Log;
-use crate::commands::flags::PrintArgs;
 use crate::exit::Failure;
 use crate::output::oslo::Level;
 
@@ -228,9 +227,4 @@ impl Output {
 /// Standard input, for options that take a file.
 pub(crate) fn stdin() -> impl std::io::Read {
     std::io::stdin()
-}
-
-/// Sizes are for people on a terminal and bytes otherwise, unless the command line decides.
-pub(crate) fn shows_human(output: &Output, print: &PrintArgs) -> bool {
-    print.human || (!print.bytes && output.stdout_is_terminal())
 }

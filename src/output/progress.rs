@@ -1,4 +1,7 @@
-//! Progress on a terminal, for what lasts longer than half a second.
+//! Progress bars on a terminal: one for removals, and one for each image that is being fetched.
+//!
+//! Nothing is drawn unless stderr is a terminal and the run is neither quiet nor verbose; callers need not
+//! check that. Bars disappear when they end, and the terminal is restored even if a signal ends the run.
 
 use std::cell::{Cell, OnceCell};
 use std::collections::HashMap;
@@ -17,23 +20,25 @@ use crate::fetch::Meter;
 use crate::names::ImageId;
 use crate::units::human;
 
-/// What ends sooner needs no bar.
+/// The time after which a bar appears; shorter work needs none.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// Counts what is done against what is to be done.
+/// A bar that advances with each removal.
 pub(crate) struct Bar<'a> {
     output: &'a Output,
     verb: &'static str,
-    /// Bytes to go, where they are the measure.
+    /// Bytes to remove; `None` if the bar counts entries.
     bytes: Option<u64>,
+    /// Entries to process.
     entries: u64,
+    /// Bytes or entries done so far.
     done: Cell<u64>,
     started: Instant,
     bar: OnceCell<ProgressBar>,
 }
 
 impl<'a> Bar<'a> {
-    /// A bar over so many bytes, or entries where there are no bytes to count. It shows nothing before half a second.
+    /// Returns a bar that counts bytes, or entries if `bytes` is `None`. It appears after half a second.
     pub(crate) fn new(output: &'a Output, verb: &'static str, entries: u64, bytes: Option<u64>) -> Self {
         Bar {
             output,
@@ -87,11 +92,14 @@ impl Drop for Bar<'_> {
     }
 }
 
-/// As wide as the terminal: an id's first eight digits tell images apart well enough.
+/// A line as wide as the terminal. The prefix is the first eight digits of an id, which are enough to tell
+/// images apart.
 const DOWNLOAD: &str = "{prefix:8} {wide_bar} {bytes} of {total_bytes}, {binary_bytes_per_sec}, {eta} left";
 
-/// While it lives, the terminal does not echo `^C`: that would push the bars down a line, and the first of them would stay on the
-/// screen when they are cleared.
+/// A guard: while it lives, the terminal does not echo `^C`.
+///
+/// The echo would push the bars down a line, and the topmost bar would stay on the screen when they are
+/// cleared.
 struct NoEcho(Termios);
 
 impl NoEcho {
@@ -106,30 +114,31 @@ impl NoEcho {
 impl Drop for NoEcho {
     fn drop(&mut self) {
         if in_foreground() {
-            // A terminal that is gone echoes nothing, either.
+            // If the terminal has disappeared, there is nothing to restore.
             let _ = tcsetattr(stderr(), OptionalActions::Now, &self.0);
         }
     }
 }
 
-/// Whether the terminal is ours: who changes it from the background is stopped.
+/// True if this process is in the foreground. The kernel stops a background process that changes the
+/// terminal.
 fn in_foreground() -> bool {
     tcgetpgrp(stderr()).is_ok_and(|group| group == getpgrp())
 }
 
-/// One bar for each image that is being fetched, and one for all together.
+/// One bar for each image that is being fetched, and one for the total.
 pub(crate) struct Downloads<'a> {
     output: &'a Output,
     no_echo: Option<NoEcho>,
-    /// `None` when nobody is there to watch.
+    /// `None` if progress is not shown.
     bars: Option<(MultiProgress, ProgressBar)>,
     each: HashMap<ImageId, (ProgressBar, Arc<Meter>)>,
-    /// Bytes of the images that are done.
+    /// Bytes of the images whose fetches have ended.
     done: u64,
 }
 
 impl<'a> Downloads<'a> {
-    /// Bars over so many bytes; `total` is asked only where somebody watches.
+    /// Starts with the bar for the total; `total` is called only if progress is shown.
     pub(crate) fn new(output: &'a Output, total: impl FnOnce() -> u64) -> Self {
         let bars = output.shows_progress().then(|| {
             let bars = MultiProgress::with_draw_target(ProgressDrawTarget::stderr());
@@ -141,11 +150,12 @@ impl<'a> Downloads<'a> {
         Downloads { output, no_echo, bars, each: HashMap::new(), done: 0 }
     }
 
-    /// Puts the terminal back as it was, for whoever may end the process before the bars are gone.
+    /// Restores the terminal. To be called before anything that may end the process while there are bars.
     pub(crate) fn give_back_terminal(&mut self) {
         self.no_echo = None;
     }
 
+    /// Adds a bar for an image.
     pub(crate) fn begin(&mut self, id: ImageId, size: u64, meter: &Arc<Meter>) {
         if let Some((bars, total)) = &self.bars {
             let bar = bars.insert_before(total, bar(size).with_prefix(id.as_str()[..8].to_owned()));
@@ -153,7 +163,7 @@ impl<'a> Downloads<'a> {
         }
     }
 
-    /// Shows how far everything is.
+    /// Redraws all bars from their meters.
     pub(crate) fn tick(&self) {
         let Some((_, total)) = &self.bars else { return };
         let mut sum = self.done;
@@ -166,7 +176,8 @@ impl<'a> Downloads<'a> {
         total.set_position(sum);
     }
 
-    /// Ends an image's bar. What could not be fetched counts as done, too: it is not waited for any more.
+    /// Removes an image's bar. An image that could not be fetched counts as done, since no more bytes will
+    /// come.
     pub(crate) fn end(&mut self, id: ImageId) {
         if let Some((bar, meter)) = self.each.remove(&id) {
             self.done += meter.size.load(Ordering::Relaxed);
@@ -185,7 +196,7 @@ impl Drop for Downloads<'_> {
         self.output.bars.replace(None);
         if let Some((bars, total)) = &self.bars {
             total.finish_and_clear();
-            // Nothing to do about a terminal that is gone.
+            // If the terminal has disappeared, there is nothing to clear.
             let _ = bars.clear();
         }
     }

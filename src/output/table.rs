@@ -1,6 +1,9 @@
-//! Columns for people.
+//! Tables of text with aligned columns.
+//!
+//! Widths are counted in characters; the caller escapes and formats the cells.
 
-/// Aligns columns for people: text to the left, the last two, numbers, to the right.
+/// Returns rows as lines with aligned columns: the last two columns, which hold numbers, to the right and the
+/// others to the left.
 pub(crate) fn table<const N: usize>(rows: &[[String; N]]) -> String {
     let mut widths = [0; N];
     for row in rows {

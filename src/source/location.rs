@@ -329,7 +329,7 @@ mod tests {
         }
     }
 
-    /// The parts as `tests/peer/locations.py` names them.
+    /// The parts as `tests/peer/python/locations.py` names them.
     fn ours(url: &str) -> Result<Value> {
         let decoded = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
         Ok(match parse(url)? {
@@ -457,7 +457,7 @@ mod tests {
     fn agrees_with_the_real_drivers() {
         let python = std::env::var_os("GLANCE_CACHE_TEST_PYTHON").expect("GLANCE_CACHE_TEST_PYTHON is set");
         let mut peer = Command::new(python)
-            .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/peer/locations.py"))
+            .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/peer/python/locations.py"))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())

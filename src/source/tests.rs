@@ -3,79 +3,21 @@
 //! The servers are doubles: a few lines on a socket of this process that break off, lie and keep silent at will. How real
 //! ones behave, the tests of the binary show.
 
-#[allow(dead_code, reason = "the tests of the binary use all of it")]
-#[path = "../../tests/cli/stores.rs"]
-mod servers;
-
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
-use std::sync::{Arc, Mutex};
+use std::io::{Read as _, Write as _};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::config::{Config, GLANCE, Request};
+use crate::config::{Config, ConfigSearch, GLANCE};
 use crate::database::images::Location;
-use crate::interrupt::Interrupt;
-use crate::net::wire::Waits;
-
-/// A server of this process that answers the n-th request as told. It ends with the process.
-struct Double {
-    port: u16,
-    heads: Arc<Mutex<Vec<String>>>,
-}
-
-impl Double {
-    fn new(answer: impl Fn(usize, &str, &mut TcpStream) + Send + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let heads = Arc::new(Mutex::new(Vec::new()));
-        let seen = Arc::clone(&heads);
-        thread::spawn(move || {
-            for (n, stream) in listener.incoming().enumerate() {
-                let Ok(mut stream) = stream else { return };
-                let mut head = String::new();
-                for line in BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok) {
-                    if line.is_empty() {
-                        break;
-                    }
-                    head += &(line + "\n");
-                }
-                seen.lock().unwrap().push(head.clone());
-                answer(n, &head, &mut stream);
-            }
-        });
-        Double { port, heads }
-    }
-
-    /// One that says the same each time and hangs up.
-    fn says(text: &'static str) -> Self {
-        Self::new(move |_, _, stream| stream.write_all(text.as_bytes()).unwrap_or_default())
-    }
-
-    fn url(&self, path: &str) -> String {
-        format!("http://127.0.0.1:{}{path}", self.port)
-    }
-
-    fn heads(&self) -> Vec<String> {
-        self.heads.lock().unwrap().clone()
-    }
-}
-
-fn impatient() -> Waits {
-    Waits {
-        connect: Duration::from_secs(1),
-        silence: Duration::from_millis(500),
-        pause: Duration::from_millis(1),
-        interrupt: Interrupt::default(),
-    }
-}
+use crate::net::double::{Double, impatient};
+use crate::net::wire::{Least, Waits};
 
 fn stores(config: &str, waits: Waits) -> Result<Stores> {
     let root = tempfile::tempdir()?;
     std::fs::create_dir_all(root.path().join("etc/glance"))?;
     std::fs::write(root.path().join("etc/glance/glance-api.conf"), config)?;
-    let request = Request {
+    let request = ConfigSearch {
         project: &GLANCE,
         program: "glance-cache".into(),
         sources: Vec::new(),
@@ -130,7 +72,7 @@ fn reads_bodies_however_their_end_is_known() {
         (
             "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
             Err("not resumed: the server gives no strong \
-          ETag and no older Last-Modified: the server's chunks are not as HTTP has them (after 0 bytes)"),
+          ETag and no older Last-Modified: the server's chunks are malformed: Invalid chunk size line: missing size digit (after 0 bytes)"),
         ),
         (
             "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nimage",
@@ -145,17 +87,17 @@ fn reads_bodies_however_their_end_is_known() {
         ),
         (
             "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n",
-            Err("the server states two different lengths"),
+            Err("the answer is not HTTP: invalid content-length parsed"),
         ),
         (
             "HTTP/1.1 200 OK\r\nContent-Length: -5\r\n\r\n",
-            Err("the server states a length that is no number"),
+            Err("the answer is not HTTP: invalid content-length parsed"),
         ),
         (
             "HTTP/1.1 200 OK\r\nContent-Length: 99999999999999999999\r\n\r\n",
-            Err("the server states a length that is no number"),
+            Err("the answer is not HTTP: invalid content-length parsed"),
         ),
-        ("SSH-2.0-OpenSSH\r\n\r\n", Err("the answer is not HTTP: invalid HTTP version")),
+        ("SSH-2.0-OpenSSH\r\n\r\n", Err("the answer is not HTTP: invalid HTTP version parsed")),
         ("", Err("the server ended the connection without an answer")),
         ("HTTP/1.1 206 Partial\r\n\r\n", Err("URL answers 206")),
         ("HTTP/1.1 404 Not Found\r\n\r\n", Err("URL answers 404 (it is not there)")),
@@ -298,6 +240,36 @@ fn ends_in_time_whatever_the_server_does() {
     assert!(why.starts_with("cannot connect to 127.0.0.1 port 1: Connection refused"), "{why}");
     let why = fetch("", "http://no-such-host.invalid/x", impatient()).unwrap_err();
     assert!(why.starts_with("cannot connect to no-such-host.invalid port 80: "), "{why}");
+}
+
+#[test]
+fn says_which_encoding_a_server_claims() {
+    for (header, expected) in
+        [("", None), ("Content-Encoding: identity\r\n", None), ("Content-Encoding: gzip\r\n", Some("gzip"))]
+    {
+        let double = Double::new(move |_, _, stream| {
+            let _ = stream
+                .write_all(format!("HTTP/1.1 200 OK\r\n{header}Content-Length: 5\r\n\r\nimage").as_bytes());
+        });
+        let opened = source("", &double.url("/x"), impatient()).ok().unwrap().open().unwrap();
+        assert_eq!(opened.encoding.as_deref(), expected);
+    }
+}
+
+#[test]
+fn a_server_that_is_too_slow_is_not_asked_again() {
+    let drip = Double::new(|_, _, stream| {
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\nETag: \"v1\"\r\n\r\n");
+        while stream.write_all(b"x").is_ok() {
+            thread::sleep(Duration::from_millis(20));
+        }
+    });
+    let least = Least { bytes: 1000, within: Duration::from_millis(400) };
+    let start = Instant::now();
+    let why = fetch("", &drip.url("/x"), Waits { least, ..impatient() }).unwrap_err();
+    assert!(why.starts_with("the server is too slow: ") && why.ends_with(" bytes in 0 s"), "{why}");
+    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    assert_eq!(drip.heads().len(), 1);
 }
 
 #[test]
@@ -532,252 +504,5 @@ fn only_an_explicit_setting_switches_verification_off() {
             source.warning().is_some_and(|text| text.contains("glance-api.conf:2: https_insecure")),
             warned
         );
-    }
-}
-
-/// Real servers: nginx, Ceph's rbd and radosgw.
-mod real {
-    use super::*;
-
-    use super::servers::{Ceph, Nginx, OTHER_ACCESS_KEY, SECRET_KEY};
-
-    /// Bytes that no two places of have the same.
-    fn image(size: usize) -> Vec<u8> {
-        (0..size as u64 / 8).flat_map(|n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes()).collect()
-    }
-
-    fn bytes(config: &str, url: &str) -> Result<Vec<u8>, String> {
-        let waits =
-            Waits { silence: Duration::from_secs(10), pause: Duration::from_millis(400), ..impatient() };
-        let source = source(config, url, waits).map_err(|refused| refused.to_string())?;
-        let opened = source.open().map_err(|error| format!("{error:#}"))?;
-        let Body::Stream(mut stream) = opened.body else { panic!("no stream") };
-        let mut bytes = Vec::new();
-        stream.read_to_end(&mut bytes).map_err(|error| error.to_string())?;
-        assert!(opened.size.is_none_or(|size| size == bytes.len() as u64));
-        Ok(bytes)
-    }
-
-    fn says(found: Result<Vec<u8>, String>) -> String {
-        found.map_or_else(|why| why, |bytes| format!("{} bytes", bytes.len()))
-    }
-
-    #[test]
-    #[ignore = "needs nginx"]
-    fn nginx_over_http_and_https() {
-        let nginx = Nginx::start();
-        let image = image(5_000_000);
-        nginx.put("x", &image);
-        let ca = format!("[glance_store]\nhttps_ca_certificates_file = {}\n", nginx.ca().display());
-        let insecure = "[glance_store]\nhttps_insecure = True\n";
-        let auth = nginx.url("/auth/x").replace("http://", "http://u:p%40w@");
-        let wrong = nginx.url("/auth/x").replace("http://", "http://u:s3cret@");
-        let fine = "5000000 bytes";
-        for (config, url, expected) in [
-            ("", nginx.url("/x"), fine),
-            (&ca, nginx.https_url("/x"), fine),
-            (&ca, nginx.https_url("/x").replace("localhost", "127.0.0.1"), fine),
-            (&ca, nginx.https_url("/x").replace("localhost", "127.0.0.2"), "cannot connect to 127.0.0.2"),
-            (
-                "",
-                nginx.https_url("/x"),
-                "cannot agree with localhost on TLS: invalid peer certificate: UnknownIssuer",
-            ),
-            (insecure, nginx.https_url("/x"), fine),
-            ("", nginx.https_url("/x").replace("https", "http"), "http://localhost:PORT/x answers 400"),
-            ("", auth, fine),
-            ("", wrong, "http://127.0.0.1:PORT/auth/x answers 401 (it wants credentials"),
-            ("", nginx.url("/auth/x"), "http://127.0.0.1:PORT/auth/x answers 401 (it wants credentials"),
-            ("", nginx.url("/redir/?to=/x"), fine),
-            ("", nginx.url("/redir/?to=/redir/?to=/x"), fine),
-            ("", nginx.url("/none"), "http://127.0.0.1:PORT/none answers 404 (it is not there)"),
-            ("", nginx.url("/503/"), "http://127.0.0.1:PORT/503/ answers 503 (it is busy: try again later)"),
-            (
-                &ca,
-                nginx.https_url(&format!("/redir/?to={}", nginx.url("/x"))),
-                "it redirects from https to http://127.0.0.1:",
-            ),
-        ] {
-            let found = says(bytes(config, &url));
-            let port = url::Url::parse(&url).unwrap().port().unwrap();
-            let expected = expected.replace("PORT", &port.to_string());
-            assert!(found.starts_with(&expected), "{url}: {found}");
-            assert!(!found.contains("s3cret"), "{found}");
-        }
-        assert_eq!(bytes("", &nginx.url("/x")).unwrap(), image);
-    }
-
-    #[test]
-    #[ignore = "needs nginx"]
-    fn goes_on_when_nginx_dies_and_comes_back() {
-        let nginx = Nginx::start();
-        let image = image(4_000_000);
-        nginx.put("x", &image);
-        // What has just been made has no validator that is certain: nginx's ETag is of its time and size, and strong.
-        for path in ["/slow/x", "/norange/x"] {
-            let url = nginx.url(path);
-            let found = thread::scope(|scope| {
-                let fetch = scope.spawn(|| bytes("", &url));
-                if path == "/slow/x" {
-                    thread::sleep(Duration::from_millis(600));
-                    nginx.kill();
-                    nginx.start_again();
-                }
-                fetch.join().unwrap()
-            });
-            assert!(found.as_ref() == Ok(&image), "{path}: {}", says(found));
-        }
-        let requests = nginx.requests();
-        assert!(
-            requests.iter().any(|line| line.contains("/slow/x 206") && line.contains("bytes=")),
-            "{requests:?}"
-        );
-    }
-
-    #[test]
-    #[ignore = "needs Ceph"]
-    fn radosgw_by_s3() {
-        let ceph = Ceph::shared();
-        let image = image(3_000_000);
-        ceph.put("glance", "one", &image);
-        let s3 = ceph.s3();
-        let with = |keys: &str, more: &str| {
-            format!("[glance_store]\nstores = s3\ns3_store_host = http://{s3}\n{keys}{more}")
-        };
-        let right = format!("s3_store_access_key = AK\ns3_store_secret_key = {SECRET_KEY}\n");
-        let unknown = "s3_store_access_key = OLD\ns3_store_secret_key = s3cret\n";
-        let other = format!("s3_store_access_key = {OTHER_ACCESS_KEY}\ns3_store_secret_key = {SECRET_KEY}\n");
-        let bare = format!("s3://{s3}/glance/one");
-        let keyed = format!("s3+http://AK:{SECRET_KEY}@{s3}/glance/one");
-        let stale = format!("s3://AK:s3cret@{s3}/glance/one");
-        let fine = "3000000 bytes";
-        for (config, url, expected) in [
-            (with(&right, ""), bare.clone(), fine),
-            (with("", ""), keyed.clone(), fine),
-            ("[glance_store]\nstores = s3\n".into(), keyed.clone(), fine),
-            (with(unknown, ""), keyed.clone(), fine),
-            (with(&right, ""), stale.clone(), fine),
-            (
-                with(&right, "s3_store_region_name = us-east-1\ns3_store_bucket_url_format = path\n"),
-                bare.clone(),
-                fine,
-            ),
-            (with("", ""), bare.clone(), "s3://S3/glance/one: there are no keys for it"),
-            (
-                with("", ""),
-                stale.clone(),
-                "http://S3/glance/ answers 403 (SignatureDoesNotMatch: the secret key is wrong)",
-            ),
-            (
-                with(unknown, ""),
-                bare.clone(),
-                "http://S3/glance/ answers 403 (InvalidAccessKeyId: the access key is unknown)",
-            ),
-            (
-                with(unknown, ""),
-                stale,
-                "http://S3/glance/ answers 403 (SignatureDoesNotMatch: the secret key is wrong), with the store's keys and with the location's own",
-            ),
-            (
-                with(&other, ""),
-                bare,
-                "http://S3/glance/ answers 403 (AccessDenied: the keys are not accepted, or may not read it)",
-            ),
-            (
-                with(&right, ""),
-                format!("s3://{s3}/glance/two"),
-                "http://S3/glance/ answers 404 (NoSuchKey: it is not there)",
-            ),
-            (
-                with(&right, ""),
-                format!("s3://{s3}/none/one"),
-                "http://S3/none/ answers 404 (NoSuchBucket: its bucket is not there",
-            ),
-        ] {
-            let found = says(bytes(&config, &url));
-            assert!(found.starts_with(&expected.replace("S3/", &format!("{s3}/"))), "{url}: {found}");
-            assert!(!found.contains("s3cret") && !found.contains("X-Amz"), "{found}");
-        }
-        assert_eq!(bytes(&with(&right, ""), &keyed).unwrap(), image);
-    }
-
-    #[test]
-    #[ignore = "needs Ceph"]
-    fn ceph_by_rbd() {
-        let ceph = Ceph::shared();
-        let image = image(9_000_000);
-        let url = ceph.import("one", &image);
-        let fsid = ceph.fsid();
-        let with = |more: &str| {
-            format!("[glance_store]\nstores = rbd\nrbd_store_ceph_conf = {}\n{more}", ceph.conf().display())
-        };
-        let glance = with("rbd_store_user = glance\n");
-        // Nothing is there to answer, and nothing to refuse.
-        let hole = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let conf = tempfile::NamedTempFile::new().unwrap();
-        let mon =
-            format!("[global]\nmon host = v2:{}\nauth client required = none\n", hole.local_addr().unwrap());
-        std::fs::write(conf.path(), mon).unwrap();
-        let unreachable =
-            format!("[glance_store]\nstores = rbd\nrbd_store_ceph_conf = {}\n", conf.path().display());
-        for (config, url, expected) in [
-            (&glance, url.as_str(), "9000000 bytes"),
-            (&with("rbd_store_user = glance\nrados_connect_timeout = 5\n"), &url, "9000000 bytes"),
-            (&with(""), &url, "9000000 bytes"),
-            (&with("rbd_store_user = glance\nrbd_store_pool = images\n"), "rbd://one", "9000000 bytes"),
-            (
-                &glance,
-                &format!("rbd://{fsid}/images/none/snap"),
-                "rbd export ended with 2: rbd: error opening image none: (2) No such file or directory",
-            ),
-            (&glance, &format!("rbd://{fsid}/images/one/none"), "rbd export ended with 2"),
-            (
-                &glance,
-                &format!("rbd://{fsid}/nopool/one/snap"),
-                "rbd export ended with 2: rbd: error opening pool 'nopool'",
-            ),
-            (
-                &glance,
-                &format!("rbd://{fsid}/images/--help/snap"),
-                "rbd export ended with 2: rbd: error opening image --help",
-            ),
-            (&with("rbd_store_user = nobody\n"), &url, "rbd export ended with"),
-            (&unreachable, &url, "rbd export is silent, nothing came for 10 s (is the cluster reachable?)"),
-        ] {
-            let found = says(bytes(config, url));
-            assert!(found.starts_with(expected), "{url}: {found}");
-        }
-        assert_eq!(bytes(&glance, &url).unwrap(), image);
-    }
-
-    #[test]
-    #[ignore = "needs Ceph"]
-    fn an_interrupted_or_dropped_rbd_is_gone() {
-        let ceph = Ceph::shared();
-        let url = ceph.import("two", &image(64_000_000));
-        let config = format!(
-            "[glance_store]\nstores = rbd\nrbd_store_user = glance\nrbd_store_ceph_conf = {}\n",
-            ceph.conf().display()
-        );
-        let running = || {
-            let of = |pid: std::fs::DirEntry| {
-                std::fs::read_to_string(pid.path().join("cmdline")).unwrap_or_default()
-            };
-            let commands = std::fs::read_dir("/proc").unwrap().map(|pid| of(pid.unwrap()));
-            commands
-                .filter(|command| command.starts_with("rbd\0export") && command.contains("--image=two"))
-                .count()
-        };
-        let waits = impatient();
-        let interrupt = waits.interrupt.clone();
-        let opened = source(&config, &url, waits).ok().unwrap().open().unwrap();
-        assert_eq!(running(), 1);
-        let Body::Stream(mut stream) = opened.body else { panic!("no stream") };
-        interrupt.raise(signal_hook::consts::SIGINT);
-        let start = Instant::now();
-        assert_eq!(stream.read_to_end(&mut Vec::new()).unwrap_err().to_string(), "interrupted");
-        assert!(start.elapsed() < Duration::from_secs(1));
-        drop(stream);
-        assert_eq!(running(), 0);
     }
 }

@@ -1,10 +1,12 @@
 //! `clean`: what goes, what stays, what it says; and `clean --repair`.
 
-use std::fs::File;
+use std::fs::{self, File};
+use std::path::PathBuf;
 
+use rustix::fs::{AtFlags, CWD, Timespec, Timestamps};
 use serde_json::json;
 
-use crate::env::*;
+use crate::support::env::*;
 
 /// Invalid and incomplete entries of several ages, around the default stall time of a day.
 fn littered(driver: Driver) -> TestEnv {
@@ -108,9 +110,9 @@ fn a_file_open_for_writing_stays_and_is_reported() {
 fn opens_no_index() {
     for garbage in ["", "no database at all", "SQLite format 3\0 or so"] {
         let env = littered(Sqlite);
-        std::fs::write(env.path("cache.db"), garbage).unwrap();
+        fs::write(env.path("cache.db"), garbage).unwrap();
         env.clean(&[]).ok().has(&json!({"total_files_cleaned": 3}));
-        assert_eq!(std::fs::read_to_string(env.path("cache.db")).unwrap(), garbage);
+        assert_eq!(fs::read_to_string(env.path("cache.db")).unwrap(), garbage);
     }
 }
 
@@ -147,6 +149,95 @@ fn verbose_gives_the_summary_on_stderr() {
     let run = env.clean(&["-v"]).ok();
     assert!(!run.stderr.is_empty());
     assert_eq!(run.json()["total_files_cleaned"], 3);
+}
+
+// -- What lies in the subdirectories --
+
+#[test]
+fn clean_with_a_stall_time() {
+    for env in TestEnv::both(FIVE) {
+        env.file("invalid/new", 1, 0);
+        env.file("invalid/future", 1, -5);
+        env.file("incomplete/old", 1, 1);
+        env.file_at("incomplete/young", 1, env.now - 50.0, env.now - 50.0);
+        env.file("incomplete/future", 1, -5);
+        env.clean(&["--stall-time", "100"]).ok().has(&json!({"stalled_files": 1}));
+        assert_eq!(env.names("incomplete"), ["future", "young"]);
+        assert!(!env.path("invalid/new").exists());
+    }
+}
+
+#[test]
+fn clean_with_no_stall_time() {
+    for env in TestEnv::both(FIVE) {
+        env.file("incomplete/old", 1, 1);
+        env.file("incomplete/future", 1, -5);
+        env.clean(&["--stall-time", "0"]).ok();
+        assert_eq!(env.names("incomplete"), ["future"]);
+    }
+}
+
+/// A file, a directory with a file, and nothing at all outside, to be linked to.
+fn link_targets(env: &TestEnv) -> [PathBuf; 3] {
+    env.write("file", "x");
+    env.write("directory/file", "x");
+    [env.outside("file"), env.outside("directory"), env.outside("nothing")]
+}
+
+#[test]
+fn links_in_invalid() {
+    for env in TestEnv::both(FIVE) {
+        for (n, target) in link_targets(&env).iter().enumerate() {
+            env.link(format!("invalid/{n}"), target);
+        }
+        env.clean(&[]).ok().has(&json!({"invalid_files": 3}));
+        assert_eq!(env.names("invalid"), [""; 0]);
+        assert!(env.outside("file").exists() && env.outside("directory/file").exists());
+    }
+}
+
+#[test]
+fn links_in_incomplete_have_their_own_age() {
+    for env in TestEnv::both(FIVE) {
+        let [target, directory, nothing] = link_targets(&env);
+        set_times(&target, 0.0, 0.0);
+        env.link("incomplete/young", &target);
+        for (name, to) in [("old", &target), ("old-directory", &directory), ("old-dangling", &nothing)] {
+            env.link(format!("incomplete/{name}"), to);
+            let long_ago = Timespec { tv_sec: 1000, tv_nsec: 0 };
+            let times = Timestamps { last_access: long_ago, last_modification: long_ago };
+            let path = env.path(format!("incomplete/{name}"));
+            rustix::fs::utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW).unwrap();
+        }
+        env.clean(&[]).ok().has(&json!({"stalled_files": 3}));
+        assert_eq!(env.names("incomplete"), ["young"]);
+        assert!(target.exists() && env.outside("directory/file").exists());
+    }
+}
+
+#[test]
+fn invalid_itself_is_a_link() {
+    for env in TestEnv::both(FIVE) {
+        let [_, directory, _] = link_targets(&env);
+        fs::remove_dir(env.path("invalid")).unwrap();
+        env.link("invalid", &directory);
+        env.file("incomplete/old", 1, 100);
+        let run = env.clean(&[]);
+        assert!(run.code != 0 && run.stderr.contains("invalid"), "{run:?}");
+        assert!(directory.join("file").exists());
+    }
+}
+
+#[test]
+fn directories_and_fifos_in_invalid() {
+    for env in TestEnv::both(FIVE) {
+        fs::create_dir(env.path("invalid/directory")).unwrap();
+        env.fifo("invalid/fifo");
+        env.file("invalid/x", 1, 1);
+        let run = env.clean(&[]).has(&json!({"invalid_files": 1}));
+        assert!(run.code <= 1, "{run:?}");
+        assert_eq!(env.names("invalid"), ["directory", "fifo"]);
+    }
 }
 
 // -- clean --repair --

@@ -3,7 +3,7 @@
 
 use std::fs;
 
-use crate::env::*;
+use crate::support::env::*;
 
 /// The limit that `prune --dry-run` with these arguments works with.
 #[track_caller]

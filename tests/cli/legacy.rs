@@ -3,71 +3,8 @@
 use std::fs;
 use std::os::unix::process::CommandExt as _;
 
-use crate::env::*;
-
-const CLEANER: &str = "glance-cache-cleaner";
-const PRUNER: &str = "glance-cache-pruner";
-const PREFETCHER: &str = "glance-cache-prefetcher";
-
-/// Every command line of the field for the three tools, as they stand in crontabs and job templates (user needs, section
-/// 2). `BIN` is the directory with the tools, `ETC` stands for `/etc/glance`.
-const FIELD: &[(&str, &str)] = &[
-    ("puppet-glance, cleaner", "glance-cache-cleaner "),
-    ("puppet-glance, pruner", "glance-cache-pruner "),
-    ("puppet-glance, with options", "sleep `expr ${RANDOM} % 1`; glance-cache-pruner --config-dir ETC/"),
-    ("openstack-ansible, pruner", "BIN/glance-cache-pruner"),
-    ("openstack-ansible, cleaner", "BIN/glance-cache-cleaner"),
-    ("RHOSO, cleaner", "/bin/bash -c \"BIN/glance-cache-cleaner --config-dir ETC/glance.conf.d\""),
-    ("RHOSO, pruner", "/bin/bash -c \"BIN/glance-cache-pruner --config-dir ETC/glance.conf.d\""),
-    (
-        "CobaltCore",
-        "set -eu; rc=0; glance-cache-pruner --config-dir ETC/glance-api.conf.d/ || rc=1; \
-         glance-cache-cleaner --config-dir ETC/glance-api.conf.d/ || rc=1; exit $rc",
-    ),
-    ("StarlingX", "BIN/glance-cache-pruner --config-file ETC/glance-api.conf"),
-    ("Chef, pruner", "BIN/glance-cache-pruner > /dev/null 2>&1"),
-    ("Chef, cleaner", "BIN/glance-cache-cleaner > /dev/null 2>&1"),
-    ("older puppet, pruner", "BIN/glance-cache-pruner"),
-    ("older puppet, cleaner", "BIN/glance-cache-cleaner"),
-    ("crowbar, pruner", "BIN/glance-cache-pruner"),
-    ("source install, cleaner", "BIN/glance-cache-cleaner"),
-    ("functional tests' shape", "glance-cache-cleaner --config-file ETC/glance-api.conf"),
-    ("crowbar, prefetcher", "BIN/glance-cache-prefetcher"),
-    ("functional tests, prefetcher", "glance-cache-prefetcher --config-file ETC/glance-api.conf"),
-];
-
-/// A cache with something to do for both, limit 3000, configured in the places that all these deployers use.
-fn deployed(driver: Driver, etc: &str) -> TestEnv {
-    let env = TestEnv::new(driver, FIVE);
-    env.file("invalid/x", 1, 1);
-    let connection = format!("[database]\nconnection = {}", crate::prefetch::small_database(&env, 'f', 500));
-    env.file(format!("queue/{}", id('f')), 0, 1);
-    let text = env.conf_text(&format!(
-        "image_cache_max_size = 3000\n{connection}\n[glance_store]\nfilesystem_store_datadir = {}\n[keystone_authtoken]\n\
-         admin_password = secret",
-        env.outside("store").display()
-    ));
-    for name in ["glance-api.conf", "glance.conf.d/00-config.conf", "glance-api.conf.d/10-cache.conf"] {
-        env.write(&format!("{etc}/{name}"), &text);
-    }
-    for name in [CLEANER, PRUNER, PREFETCHER] {
-        env.old_name(name);
-    }
-    env
-}
-
-fn assert_done(env: &TestEnv, line: &str) {
-    if line.contains("pruner") {
-        assert_eq!(env.left(), "cde", "{line}");
-    }
-    if line.contains("cleaner") {
-        assert_eq!(env.names("invalid"), [""; 0], "{line}");
-    }
-    if line.contains("prefetcher") {
-        assert_eq!(env.left(), "abcdef", "{line}");
-        assert_eq!(env.names("queue"), [""; 0], "{line}");
-    }
-}
+use crate::support::deployed::*;
+use crate::support::env::*;
 
 #[test]
 fn every_command_line_of_the_field_is_silent_and_succeeds() {
@@ -282,41 +219,4 @@ fn another_argv_0_is_just_our_name() {
     let mut command = env.of_cache("prune");
     env.finish(command.arg0("/usr/bin/glance-cache-prunerx").args(["--max-size", "2000"])).ok();
     assert_eq!(env.left(), "de");
-}
-
-/// The very lines, with the very paths, in a mount name space of their own.
-mod as_root {
-    use super::*;
-
-    #[test]
-    #[ignore = "needs root (a mount name space): run tests/run as root"]
-    fn every_command_line_of_the_field_verbatim() {
-        let mut run_lines = 0;
-        for (who, line) in FIELD {
-            let env = deployed(Sqlite, "etc/glance");
-            let line = line.replace("ETC", "/etc/glance").replace("BIN", "/usr/bin");
-            let script = format!(
-                "mount -t overlay none -o lowerdir={root}/etc:/etc /etc && mount -t overlay none -o lowerdir={root}/bin:/usr/bin /usr/bin \
-                 && exec env -i PATH=/usr/bin:/bin:/usr/sbin /bin/bash -c {line}",
-                root = env.outside("").display().to_string().trim_end_matches('/'),
-                line = quoted(&line)
-            );
-            let mut command = env.command("/usr/bin/unshare");
-            command.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").args([
-                "--mount",
-                "/bin/bash",
-                "-c",
-                &script,
-            ]);
-            env.finish(&mut command).ok().silent();
-            assert_done(&env, &line);
-            println!("{who}: exit 0, silent: {line}");
-            run_lines += 1;
-        }
-        println!("{run_lines} command lines, verbatim");
-    }
-
-    fn quoted(line: &str) -> String {
-        format!("'{}'", line.replace('\'', "'\\''"))
-    }
 }

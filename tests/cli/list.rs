@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::env::*;
+use crate::support::env::*;
 
 /// One of every state: a..e tracked, f orphan, 1 ghost, 2 queued, 3 incomplete, 4 invalid.
 fn every_state() -> TestEnv {

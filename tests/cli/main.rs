@@ -1,39 +1,29 @@
-//! The binary seen from outside: real directories, a cleared environment, one integration binary.
+//! The binary seen from outside, with nothing but a Rust toolchain and the rights of any user.
 //!
-//! `env` has the vocabulary; `clean`, `prune`, `list`, `status` follow the commands, `config` the configuration, `legacy`
-//! the old names, `safety` what must never happen, `full` what a full disk does. `edge` goes through the measured oddities
-//! of Glance's own tools one by one, and `compat` (with `peer`) runs the real Glance beside ours. Tests that need root live in
-//! modules named `as_root`, those that need the real Glance in `compat`, those that need real database servers in `central`
-//! (with `servers`); all are ignored with their reason and run by `tests/run`.
+//! Real directories, a cleared environment, no network beyond this process. What needs a real part (Glance, a database
+//! server, root ...) is in `tests/peer`. `clean`, `prune`, `list`, `status` and `prefetch` follow the commands,
+//! `all_caches` their runs over a whole host, `config` the configuration, `legacy` the old names, `screens` what a person
+//! sees, `documents` the examples of README.md and docs. The others are about what can be in the way: `cache_dir`,
+//! `foreign_entries`, `index_in_use`, `odd_index`, `locks`, `signals`, `output`.
 
-// The environment is read here to find the peer's Python, clocks set the ages of test images, and what was compared is
-// printed; helpers outside `#[test]` functions unwrap as the tests do.
+// Clocks set the ages of test images, and what was compared is printed; fixtures unwrap as the tests do.
 #![allow(clippy::disallowed_methods, clippy::print_stdout, clippy::unwrap_used)]
 
-mod central;
+mod all_caches;
+mod cache_dir;
 mod clean;
-mod compat;
 mod config;
 mod documents;
-mod edge;
-mod env;
-mod faults;
-mod full;
-mod host;
-mod host_edge;
-mod hostile;
-mod ironic;
+mod foreign_entries;
+mod index_in_use;
 mod legacy;
 mod list;
-mod live;
-mod peer;
+mod locks;
+mod odd_index;
+mod output;
 mod prefetch;
-mod prefetch_edge;
-mod prefetch_peer;
 mod prune;
-mod root;
-mod safety;
-mod servers;
-mod sources;
+mod signals;
 mod status;
-mod stores;
+#[path = "../support/mod.rs"]
+mod support;

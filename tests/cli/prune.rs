@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::env::*;
+use crate::support::env::*;
 
 #[test]
 fn removes_the_least_recently_used_until_the_limit_holds() {
@@ -475,5 +475,39 @@ fn a_thousand_images_go_in_order() {
         let images: Vec<String> = env.names("").into_iter().filter(|name| name.len() == 36).collect();
         assert_eq!((images.len(), &images[0]), (400, &nth_id(600)));
         assert!(env.driver == Xattr || env.ids() == images);
+    }
+}
+
+#[test]
+fn over_the_limit() {
+    for env in TestEnv::both(FIVE) {
+        env.prunes_to_cde();
+    }
+}
+
+#[test]
+fn size_equals_limit() {
+    for env in TestEnv::both(FIVE) {
+        env.prune(&["--max-size", "5000"]).ok().has(&json!({"total_files_pruned": 0}));
+        assert_eq!(env.left(), "abcde");
+    }
+}
+
+#[test]
+fn limit_zero_spares_the_last_empty_image() {
+    for env in TestEnv::both(&[FIVE, &[('f', 0, 1, 0)]].concat()) {
+        env.prune(&["--max-size", "0"]).ok();
+        assert_eq!(env.left(), "f");
+    }
+}
+
+#[test]
+fn an_orphan_larger_than_the_limit() {
+    for (hours, left) in [(60, "bcde"), (1, "")] {
+        for env in TestEnv::both(FIVE) {
+            env.orphan('f', 5000, hours);
+            env.prune(&["--max-size", "4000"]).ok();
+            assert_eq!(env.left(), left, "{} {hours}", env.driver.name());
+        }
     }
 }

@@ -1,39 +1,81 @@
-//! The central database, as the settings name it: which one, which node of it is this one, and what to say when it is not.
+//! The central database, as the settings name it: which one it is, and which of its nodes is this host.
+//!
+//! Nothing is registered here: a node that the database does not know is a mistake in the settings, and the error says
+//! which nodes it knows and which one is close.
 
 use anyhow::anyhow;
 
 use crate::cache::index::Driver;
 use crate::cache::index::central::Central;
-use crate::cache::inventory::{Inventory, Tracking};
-use crate::cache::ledger::Ledger;
+use crate::cache::inventory::Tracking;
 use crate::config::Setting;
 use crate::database::{Database, Opening, Purpose, Refusal, is_missing_table};
 use crate::exit::Failure;
-use crate::host::glance::open::Cache;
-use crate::host::glance::settings::{Settings, cannot_start, hinting_at_tables, nothing_at};
+use crate::host::glance::open::{IndexPlace, OpenIndex};
+use crate::host::glance::settings::DatabaseSettings;
 use crate::interrupt::Wait;
 use crate::names::escaped;
 
 /// Node URLs listed in a message.
 const NAMED: usize = 20;
 
+/// Where a central index is, for people.
+#[derive(Clone, Debug)]
+pub(crate) struct DatabasePlace {
+    pub(crate) database: String,
+    pub(crate) node: String,
+}
+
+/// Connects to the database that holds the index.
+pub(crate) fn connect(
+    settings: &DatabaseSettings<'_>,
+    purpose: Purpose,
+    wait: &Wait,
+) -> Result<Opening<Database>, Failure> {
+    let (address, patience) = (settings.index_address()?, settings.patience()?);
+    Database::open(address, patience, purpose, wait).map_err(cannot_start)
+}
+
+/// Connects to the database that holds the images' records, to read them.
+pub(crate) fn open_records(settings: &DatabaseSettings<'_>, wait: &Wait) -> Result<Database, Failure> {
+    let (address, patience) = (settings.records_address()?, settings.patience()?);
+    let opened = Database::open(address, patience, Purpose::Look, wait).map_err(cannot_start)?;
+    let mut database = existing(opened)?;
+    let hint = "is it Glance's database, after glance-manage db_sync?";
+    database.check_records().map_err(|refusal| hinting_at_tables(refusal, hint))?;
+    Ok(database)
+}
+
+/// Fails if the settings do not say where the images' records are. Asks no database.
+pub(crate) fn check_records(settings: &DatabaseSettings<'_>) -> Result<(), Failure> {
+    settings.patience()?;
+    settings.records_address().map(drop)
+}
+
+/// Returns the database, which has to be there.
+pub(crate) fn existing(opened: Opening<Database>) -> Result<Database, Failure> {
+    match opened {
+        Opening::Open(database) => Ok(database),
+        Opening::Unreadable(why) => Err(Failure::cannot_start(anyhow!(why))),
+        Opening::Nothing(path) => {
+            Err(Failure::cannot_start(anyhow!("the database {} does not exist or is empty", path.display()))
+                .hint("glance-manage db_sync makes it"))
+        }
+    }
+}
+
 /// Opens this node's part of the central index.
-pub(crate) fn stock(
-    settings: &Settings,
+pub(super) fn open(
+    settings: &DatabaseSettings<'_>,
     purpose: Purpose,
     wait: &Wait,
     why: String,
-) -> Result<Cache, Failure> {
-    let central = &settings.central;
-    let mut database = match central.open(&settings.config, purpose, wait) {
-        Ok(Opening::Open(database)) => database,
-        Ok(Opening::Unreadable(reason)) => return Ok(unreadable(reason, why, wait)),
-        Ok(Opening::Nothing(path)) => {
-            return Err(nothing_at(&path));
-        }
-        Err(failure) => return Err(failure),
+) -> Result<OpenIndex, Failure> {
+    let mut database = match connect(settings, purpose, wait)? {
+        Opening::Unreadable(reason) => return Ok(unreadable(reason, why)),
+        opened => existing(opened)?,
     };
-    let Some(node) = &central.node else {
+    let Some(node) = settings.node()? else {
         let known = database.nodes().map_err(no_tables)?;
         let error = anyhow!(
             "worker_self_reference_url is not set, so the database cannot tell which of its nodes this is; {}",
@@ -42,25 +84,31 @@ pub(crate) fn stock(
         return Err(Failure::usage(error).hint("set it as for glance-api on this host, or give --node URL"));
     };
     match database.node(&node.value).map_err(no_tables)? {
-        Some(key) => Ok(known(database, key, node, why, wait)),
-        None => Err(unknown(node, &database.nodes().map_err(cannot_start)?)),
+        Some(key) => Ok(known(database, key, &node, why)),
+        None => Err(unknown(&node, &database.nodes().map_err(cannot_start)?)),
     }
 }
 
-/// No driver is set: opens the central index when the settings name a database and a node, and that database knows that node.
-pub(crate) fn detect(settings: &Settings, purpose: Purpose, wait: &Wait) -> Result<Option<Cache>, Failure> {
-    settings.central.check()?;
-    let (Some(node), Some(_)) = (&settings.central.node, &settings.central.database) else {
+/// Opens the central index where no setting names a driver: if the settings name a database and a node, and that
+/// database knows that node.
+pub(super) fn detect(
+    settings: &DatabaseSettings<'_>,
+    purpose: Purpose,
+    wait: &Wait,
+) -> Result<Option<OpenIndex>, Failure> {
+    let (Some(node), Some(_)) = (settings.node()?, settings.index()?) else {
         return Ok(None);
     };
     let unsure = |failure: Failure| {
-        failure.hint("image_cache_driver is not set, so the database has to tell whether it is the index of this cache")
+        failure.hint(
+            "image_cache_driver is not set, so the database has to tell if it is the index of this cache",
+        )
     };
-    match settings.central.open(&settings.config, purpose, wait) {
+    match connect(settings, purpose, wait) {
         Ok(Opening::Open(mut database)) => match database.node(&node.value) {
             Ok(Some(key)) => {
                 let why = "found this node in the database".to_owned();
-                Ok(Some(known(database, key, node, why, wait)))
+                Ok(Some(known(database, key, &node, why)))
             }
             Ok(None) => Ok(None),
             Err(refusal) if is_missing_table(&refusal) => Ok(None),
@@ -72,44 +120,45 @@ pub(crate) fn detect(settings: &Settings, purpose: Purpose, wait: &Wait) -> Resu
     }
 }
 
+pub(crate) fn cannot_start(refusal: Refusal) -> Failure {
+    Failure::cannot_start(refusal.into_error())
+}
+
 fn no_tables(refusal: Refusal) -> Failure {
     hinting_at_tables(refusal, "is it Glance's database, of 2024.1 or later, after glance-manage db_sync?")
 }
 
-fn known(database: Database, key: i64, node: &Setting<String>, why: String, wait: &Wait) -> Cache {
-    let place = Place { database: database.shown(), node: escaped(node.value.as_bytes()) };
-    Cache {
-        inventory: Inventory::default(),
-        ledger: Ledger::new(Some(Box::new(Central::new(database, key))), wait.clone()),
+/// Adds the hint if tables are what is missing.
+fn hinting_at_tables(refusal: Refusal, hint: &str) -> Failure {
+    let missing = is_missing_table(&refusal);
+    let failure = cannot_start(refusal);
+    if missing { failure.hint(hint) } else { failure }
+}
+
+fn known(database: Database, key: i64, node: &Setting<String>, why: String) -> OpenIndex {
+    let place = DatabasePlace { database: database.shown(), node: escaped(node.value.as_bytes()) };
+    OpenIndex {
+        index: Some(Box::new(Central::new(database, key))),
         driver: Some(Driver::CentralizedDb),
+        tracking: Tracking::ByRow,
         why,
-        index_path: None,
-        central: Some(place),
-        warnings: Vec::new(),
+        place: IndexPlace::Database(place),
+        warning: None,
     }
 }
 
-fn unreadable(reason: String, why: String, wait: &Wait) -> Cache {
-    let inventory = Inventory { tracking: Tracking::Unknown(reason), ..Inventory::default() };
-    Cache {
-        inventory,
-        ledger: Ledger::new(None, wait.clone()),
+fn unreadable(reason: String, why: String) -> OpenIndex {
+    OpenIndex {
+        index: None,
         driver: Some(Driver::CentralizedDb),
+        tracking: Tracking::Unknown(reason),
         why,
-        index_path: None,
-        central: None,
-        warnings: Vec::new(),
+        place: IndexPlace::Files,
+        warning: None,
     }
 }
 
-/// Where a central index is, for people.
-#[derive(Clone, Debug)]
-pub(crate) struct Place {
-    pub(crate) database: String,
-    pub(crate) node: String,
-}
-
-/// The node is not in the database: says which ones are, and which of them may be meant.
+/// Returns the error of a node that the database does not know: it lists the known ones, and the one that may be meant.
 pub(crate) fn unknown(node: &Setting<String>, known: &[String]) -> Failure {
     let error = anyhow!(
         "the database knows no node {} (set by {}); {}",

@@ -1,20 +1,18 @@
-//! Invalid and stalled entries of a Glance cache.
+//! Invalid and stalled entries of a Glance cache: what a clean removes, and a prune on a full disk.
+//!
+//! Nothing is removed here. Which process writes to a stalled entry is looked up in one pass over `/proc`.
 
 use crate::cache::dir::{CacheDir, Place};
 use crate::cache::entry::Kind;
 use crate::cache::inventory::Partials;
-use crate::cache::outcome::EntryError;
+use crate::cache::outcome::{Action, EntryError};
 use crate::cache::plan::{self, CleanLimits, CleanPlan};
 use crate::host::glance::open::unreadable_errors;
 use crate::os::writers::{self, Writers};
-use crate::run::Context;
+use crate::run::Run;
 
-/// Scans both subdirectories and plans. Entries that could not be looked at become errors.
-pub(crate) fn plan_clean(
-    context: &Context,
-    dir: &CacheDir,
-    limits: CleanLimits,
-) -> (CleanPlan, Vec<EntryError>) {
+/// Scans both subdirectories and plans a clean. Entries that could not be looked at become errors.
+pub(super) fn plan_clean(run: &Run, dir: &CacheDir, limits: CleanLimits) -> (CleanPlan, Vec<EntryError>) {
     let mut errors = Vec::new();
     let mut scan = |place| match Partials::scan(dir, place) {
         Ok(partials) => {
@@ -25,19 +23,24 @@ pub(crate) fn plan_clean(
         Err(e) => {
             errors.push(EntryError {
                 name: format!("{}/", place.name()),
-                action: "list",
+                action: Action::List,
                 message: e.root_cause().to_string(),
             });
             Partials::default()
         }
     };
     let (invalid, incomplete) = (scan(Place::Invalid), scan(Place::Incomplete));
-    let plan = plan_with_writers(context, dir, invalid, incomplete, limits);
-    (plan, errors)
+    (plan_with_writers(run, dir, invalid, incomplete, limits), errors)
+}
+
+/// Returns what a prune may remove without an index when the disk is full: what a clean would remove.
+pub(super) fn on_full_disk(run: &Run, dir: &CacheDir, limits: CleanLimits) -> CleanPlan {
+    let scan = |place| Partials::scan(dir, place).unwrap_or_default();
+    plan_with_writers(run, dir, scan(Place::Invalid), scan(Place::Incomplete), limits)
 }
 
 fn plan_with_writers(
-    context: &Context,
+    run: &Run,
     dir: &CacheDir,
     invalid: Partials,
     incomplete: Partials,
@@ -46,22 +49,16 @@ fn plan_with_writers(
     let stalled = incomplete
         .entries
         .iter()
-        .filter(|e| e.kind == Kind::File && plan::is_stalled(e, limits, context.now));
+        .filter(|entry| entry.kind == Kind::File && plan::is_stalled(entry, limits, run.now));
     let writers = match dir.fd(Place::Incomplete) {
-        Some(fd) => writers::find(fd, stalled.map(|e| (e.name.as_name(), e.seen.inode))),
+        Some(fd) => writers::find(fd, stalled.map(|entry| (entry.name.as_name(), entry.seen.inode))),
         None => Writers::default(),
     };
     if writers.some_unseen {
-        context.output.note(
-            "not every process could be looked into: for stalled entries that other users' processes may still write to, the \
-             modification time decides",
+        run.output.note(
+            "not every process could be looked into: for stalled entries that other users' processes may still \
+             write to, the modification time decides",
         );
     }
-    plan::clean(invalid, incomplete, limits, context.now, &writers.by_inode)
-}
-
-/// What a prune may remove without an index when the disk is full: what this command would.
-pub(crate) fn room(context: &Context, dir: &CacheDir, limits: CleanLimits) -> CleanPlan {
-    let scan = |place| Partials::scan(dir, place).unwrap_or_default();
-    plan_with_writers(context, dir, scan(Place::Invalid), scan(Place::Incomplete), limits)
+    plan::clean(invalid, incomplete, limits, run.now, &writers.by_inode)
 }

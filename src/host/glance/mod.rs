@@ -1,37 +1,46 @@
-//! Glance's image cache, as one of the caches of a host. How it is opened, planned and pruned is the commands' and the core's;
-//! this fits it to the list.
+//! Glance's image cache, as one of the caches of a host.
+//!
+//! Opening is in [`open`], deciding and acting are the core's; this file brings them together. The order of every change
+//! is that of [`crate::cache::execute`]: rows, then files, then commit.
 
 pub(crate) mod central;
-pub(crate) mod leftovers;
+mod leftovers;
 pub(crate) mod open;
 pub(crate) mod settings;
 
 use std::os::fd::BorrowedFd;
-use std::path::PathBuf;
 
 use anyhow::{Result, anyhow};
 
+use self::leftovers::{on_full_disk, plan_clean};
+use self::open::{
+    Cache, LockWait, Locked, is_empty, misplaced, refuse_strange, take_lock, take_stock, unreadable_errors,
+};
+use self::settings::{Selection, Settings};
+use super::cache::{
+    Foreseen, ImageCache, Item, Limits, Planned, Remains, Removing, Repaired, Rules, Stock, Unlocked, Until,
+    Victim,
+};
+use super::{Declared, Host, Kind, Place as Configured, Scope, Task};
 use crate::cache::dir::{CacheDir, Place};
+use crate::cache::entry;
 use crate::cache::execute::{self, Executor};
+use crate::cache::index::Driver;
 use crate::cache::inventory::{Inventory, Tracking};
-use crate::cache::lock::{CLEAN, Held, Lock, Locking, PRUNE};
-use crate::cache::outcome::{EntryError, Outcome};
-use crate::cache::plan::{self, CleanLimits, CleanPlan, Goal, PruneLimits, PrunePlan, frees};
-use crate::config::{self, Origin, Setting};
-use crate::database::{Purpose, Refusal};
-use crate::exit::Failure;
-use crate::host::cache::{ImageCache, Item, Removing, Rules, Stock, Target, Told};
-use crate::host::glance::leftovers::{plan_clean, room};
-use crate::host::glance::open::{Cache, misplaced, refuse_strange, take_stock, unreadable_errors};
-use crate::host::glance::settings::{Opened, Selection, Settings};
-use crate::host::{Declared, Found, Host, Kind, Task};
-use crate::interrupt::Wait;
-use crate::units::{Amount, Nanos};
+use crate::cache::lock::{CLEAN, Lock, PRUNE};
+use crate::cache::outcome::Outcome;
+use crate::cache::plan::{
+    self, CleanLimits, CleanPlan, CleanReason, Goal, PruneLimits, PrunePlan, RepairPlan, frees,
+};
+use crate::database::Purpose;
+use crate::exit::{Exit, Failure};
+use crate::os::space::available;
+use crate::units::{Amount, Nanos, span};
 
 /// The kind of Glance's caches.
-pub(crate) struct Glance;
+pub(super) struct Glance;
 
-pub(crate) static GLANCE: Glance = Glance;
+pub(super) static GLANCE: Glance = Glance;
 
 impl Kind for Glance {
     fn name(&self) -> &'static str {
@@ -42,38 +51,47 @@ impl Kind for Glance {
         60
     }
 
-    fn find(&self, host: &Host<'_>) -> Result<Option<Found>> {
-        let directory = match &host.selection.cache_dir {
-            Some(given) => Setting { value: given.clone(), origin: Origin::Flag("--cache-dir") },
-            None => match host.config.optional(&config::IMAGE_CACHE_DIR)? {
-                Some(configured) => configured.map(PathBuf::from),
-                None => return Ok(None),
-            },
-        };
-        let size = host.config.integer(&config::IMAGE_CACHE_MAX_SIZE)?;
-        Ok(Some(Found { directory, size: size.map(|bytes| Amount::Bytes(bytes.unsigned_abs())), age: None }))
+    fn find(&self, host: &Host<'_>) -> Result<Option<Configured>> {
+        let directory = host.selection.directory(&host.config).map_err(|failure| failure.error)?;
+        let Some(directory) = directory else { return Ok(None) };
+        let size = host.config.integer(&crate::config::IMAGE_CACHE_MAX_SIZE)?;
+        let size = size.map(|bytes| Amount::Bytes(bytes.unsigned_abs()));
+        Ok(Some(Configured { directory, size, age: None }))
     }
 
-    fn open<'a>(&self, host: &'a Host<'a>, cache: &Declared) -> Result<Option<Box<dyn ImageCache + 'a>>> {
+    fn open<'a>(
+        &self,
+        host: &'a Host<'a>,
+        cache: &Declared,
+    ) -> Result<Option<Box<dyn ImageCache + 'a>>, Failure> {
         let mut selection = host.selection.clone();
-        if cache.name != self.name() {
-            // A further cache: the flags and settings of the index are the configured one's.
-            selection = Selection { sources: selection.sources, ..Selection::default() };
-            selection.cache_dir = Some(cache.directory.value.clone());
+        let is_further = cache.name != self.name();
+        if is_further {
+            // A further cache: the flags and settings of the index are those of the configured one.
+            selection = Selection {
+                sources: selection.sources,
+                cache_dir: Some(cache.directory.value.clone()),
+                ..Selection::default()
+            };
         }
-        let settings = Settings::load(host.context, selection).map_err(plain)?;
+        let settings = Settings::new(&host.config, selection)?;
         let dir = match settings.open() {
-            Ok(Opened::Cache(dir)) => dir,
-            Ok(Opened::Nothing(_)) => return Ok(None),
-            // Given by name it would be a mistake; a declared one is a configured one.
-            Err(_) if cache.name != self.name() && !cache.directory.value.exists() => return Ok(None),
-            Err(failure) => return Err(plain(failure)),
+            Ok(Some(dir)) => dir,
+            Ok(None) => return Ok(None),
+            // A further cache is configured, not named on the command line: its directory may be missing.
+            Err(failure) if is_further && failure.exit == Exit::Usage => {
+                return match CacheDir::open(&cache.directory.value) {
+                    Ok(None) => Ok(None),
+                    _ => Err(failure),
+                };
+            }
+            Err(failure) => return Err(failure),
         };
         Ok(Some(Box::new(GlanceCache {
             host,
             settings,
             dir,
-            lock: None,
+            locks: Vec::new(),
             cache: None,
             order: Vec::new(),
             clean: CleanPlan::default(),
@@ -81,103 +99,133 @@ impl Kind for Glance {
     }
 }
 
-/// A failure as one error among others: its hints go with it.
-fn plain(failure: Failure) -> anyhow::Error {
-    failure.hints.into_iter().fold(failure.error, |error, hint| anyhow!("{error:#} ({hint})"))
-}
-
 /// An opened cache of Glance's.
 struct GlanceCache<'a> {
     host: &'a Host<'a>,
-    settings: Settings,
+    settings: Settings<'a>,
     dir: CacheDir,
-    lock: Option<Lock>,
-    /// `None` before the survey, and when the directory is empty.
+    locks: Vec<Option<Lock>>,
+    /// `None` before the survey, and when nothing may be removed.
     cache: Option<Cache>,
-    /// Positions of the images that may go, least recently used first.
+    /// Positions of the images that may be removed, as [`ImageCache::items`] returned them.
     order: Vec<u32>,
     clean: CleanPlan,
 }
 
 impl GlanceCache<'_> {
-    fn clean_limits(&self) -> Result<CleanLimits> {
-        let stall_time = self.settings.stall_time(self.host.stall_time).map_err(plain)?.value;
+    fn clean_limits(&self) -> Result<CleanLimits, Failure> {
+        let stall_time = self.settings.stall_time(self.host.stall_time)?.value;
         Ok(CleanLimits { stall_time, invalid_grace: self.host.invalid_grace })
     }
 
-    fn survey_leftovers(&mut self, stock: &mut Stock) -> Result<()> {
-        let (plan, errors) = plan_clean(self.host.context, &self.dir, self.clean_limits()?);
+    fn survey_leftovers(&mut self, stock: &mut Stock) -> Result<(), Failure> {
+        let (plan, errors) = plan_clean(self.host.run, &self.dir, self.clean_limits()?);
         for (_, entry) in plan.entries() {
             stock.leftovers.add(entry.seen.allocated);
         }
+        stock.kept_open = plan
+            .kept_open
+            .iter()
+            .map(|(entry, pid)| (Place::Incomplete.show(entry.name.as_name()), *pid))
+            .collect();
         self.clean = plan;
         stock.errors = errors;
         Ok(())
     }
 
-    fn survey_images(&mut self, rules: &Rules, stock: &mut Stock) -> Result<()> {
+    fn survey_images(&mut self, rules: &Rules, stock: &mut Stock) -> Result<(), Failure> {
         let purpose = if rules.changing { Purpose::Change } else { Purpose::Look };
-        let (context, wait) = (self.host.context, &self.host.wait);
-        let cache = take_stock(context, &self.settings, &self.dir, purpose, wait).map_err(plain)?;
+        let cache = match self.take_stock(purpose) {
+            Err(failure) if self.is_nothing_to_do(&failure, rules, stock) => return Ok(()),
+            result => result?,
+        };
         let inventory = &cache.inventory;
         stock.size = inventory.size();
         stock.errors.extend(unreadable_errors(&inventory.unreadable));
         stock.foreign =
             inventory.foreign.iter().map(|entry| entry.place.show(entry.name.as_name())).collect();
         if !inventory.images.is_empty() {
-            stock.notes.extend(cache.warnings.iter().cloned());
+            stock.notes.extend(cache.warning.clone());
         }
         if let Tracking::Unknown(why) = &inventory.tracking {
-            return Err(anyhow!("last use is unknown: {why}"));
+            let what =
+                if self.host.task == Task::Prune { "cannot plan a prune" } else { "last use is unknown" };
+            return Err(Failure::cannot_start(anyhow!("{what}: {why}")));
         }
         if let Some(error) = misplaced(&self.dir, inventory, rules.forget_all) {
             stock.errors.push(error);
+            stock.is_misplaced = true;
             return Ok(());
         }
-        self.order = sort(inventory, rules, stock);
+        let by_file = inventory.tracked_by_file();
+        for image in &inventory.images {
+            let used = image.last_use(by_file).max(image.seen.mtime);
+            let is_kept = rules.keep.contains(&image.id.folded())
+                || (rules.min_age > 0 && used > rules.now.saturating_sub(rules.min_age));
+            if is_kept {
+                stock.kept.add(image.seen.allocated);
+            } else {
+                stock.reclaimable.add(frees(image));
+            }
+        }
         self.cache = Some(cache);
         Ok(())
     }
-}
 
-/// Tells the images that may go from those that stay, and returns the positions of the former, least recently used first.
-fn sort(inventory: &Inventory, rules: &Rules, stock: &mut Stock) -> Vec<u32> {
-    let limits = PruneLimits { min_age: rules.min_age, keep: rules.keep.clone(), ..PruneLimits::default() };
-    // With no limit at all the plan holds every image that may go.
-    let plan = plan::prune(inventory, &limits, 0, rules.now);
-    for (position, _) in &plan.kept {
-        stock.kept.add(inventory.images[*position as usize].seen.allocated);
+    fn take_stock(&self, purpose: Purpose) -> Result<Cache, Failure> {
+        let wait = self.host.run.wait(self.host.lock_wait.limit);
+        take_stock(self.host.run, &self.settings, &self.dir, purpose, &wait)
     }
-    let by_file = inventory.tracked_by_file();
-    let item = |position: &u32| {
-        let image = &inventory.images[*position as usize];
-        Item { last_use: image.last_use(by_file), size: image.seen.size, frees: frees(image) }
-    };
-    stock.items = plan.candidates.iter().map(item).collect();
-    plan.candidates
-}
 
-/// What the core's own pruning is to reach, and how much of the file system is to be free then.
-fn goal(target: &Target<'_, '_>) -> (Goal, Option<u64>) {
-    match target {
-        Target::All => (Goal { size: u64::MAX, free: 0 }, None),
-        Target::Size(left) => (Goal { size: *left, free: 0 }, None),
-        Target::Room(space) => (Goal { size: 0, free: space.missing() }, Some(space.required)),
+    /// True if the index cannot be known from the settings, but the files alone are within the limit, and the rules say
+    /// that this is enough: the old pruner's cron jobs run without a node URL.
+    fn is_nothing_to_do(&self, failure: &Failure, rules: &Rules, stock: &mut Stock) -> bool {
+        let Some(limit) = rules.fits_without_index else { return false };
+        if failure.exit != Exit::Usage || self.settings.driver().is_err() {
+            return false;
+        }
+        let Ok(inventory) = Inventory::scan(&self.dir, Tracking::ByRow) else { return false };
+        stock.size = inventory.size();
+        let fits = stock.size <= limit;
+        if fits {
+            self.host.run.output.note(&format!("{:#}; the cache is within its limit", failure.error));
+        }
+        fits
+    }
+
+    fn executor<'e>(
+        &'e mut self,
+        removing: &'e Removing<'_>,
+    ) -> Option<(Executor<'e>, &'e mut Inventory, &'e CacheDir)> {
+        let dir = &self.dir;
+        let Cache { ledger, inventory, .. } = self.cache.as_mut()?;
+        Some((Executor { dir, ledger, progress: removing.progress }, inventory, dir))
+    }
+
+    /// Prunes along a plan, and returns what was done.
+    fn prune(&mut self, plan: &PrunePlan, min_free: Option<u64>, removing: &Removing<'_>) -> Outcome {
+        // Only a full disk asks for the stall time: a wrong value must not keep the limit from being held here.
+        let limits = self.clean_limits().unwrap_or(CleanLimits { stall_time: Nanos::MAX, invalid_grace: 0 });
+        let run = self.host.run;
+        let Some((mut executor, inventory, dir)) = self.executor(removing) else { return Outcome::default() };
+        let done = executor.prune(inventory, plan, &|| on_full_disk(run, dir, limits), min_free);
+        // They are forgotten once, however often images are removed from this cache.
+        inventory.ghosts.clear();
+        done
     }
 }
 
-/// Adds what was done to one cache to the run. How a run of all caches goes on is not for one index to say.
-fn book(mut done: Outcome, outcome: &mut Outcome) {
+/// Limits under which every image that may be removed is a candidate.
+fn no_limit(rules: &Rules) -> PruneLimits {
+    PruneLimits { min_age: rules.min_age, keep: rules.keep.clone(), ..PruneLimits::default() }
+}
+
+/// Adds what was done to one cache to the outcome. Why it stopped early is the last word of both.
+fn add(mut done: Outcome, outcome: &mut Outcome) {
     let stopped = done.stopped.take();
     outcome.add(done);
-    match stopped {
-        None => {}
-        Some(Refusal::Interrupted) => outcome.stopped = Some(Refusal::Interrupted),
-        Some(refusal) => outcome.errors.push(EntryError {
-            name: "index".to_owned(),
-            action: "change",
-            message: format!("{:#}", refusal.into_error()),
-        }),
+    if stopped.is_some() {
+        outcome.stopped = stopped;
     }
 }
 
@@ -186,35 +234,130 @@ impl ImageCache for GlanceCache<'_> {
         self.dir.fd(Place::Base).expect("the cache directory itself is always open")
     }
 
-    fn lock(&mut self, wait: &Wait) -> Result<()> {
-        refuse_strange(&self.settings, &self.dir).map_err(plain)?;
-        if crate::host::glance::open::is_empty(&self.dir).map_err(plain)? {
+    fn lock(&mut self, wait: &LockWait) -> Result<(), Unlocked> {
+        if matches!(self.host.task, Task::Clean | Task::Repair) {
+            // A wrong value fails the run before a lock file is made.
+            self.clean_limits().map_err(Unlocked::Failed)?;
+        }
+        refuse_strange(&self.settings, &self.dir).map_err(Unlocked::Failed)?;
+        if is_empty(&self.dir).map_err(Unlocked::Failed)? {
             return Ok(());
         }
-        let output = &self.host.context.output;
-        let locks = self.settings.lock_dir(&self.dir, output).map_err(plain)?;
-        let name = if self.host.task == Task::Clean { CLEAN } else { PRUNE };
-        match locks.take(name, wait)? {
-            Locking::Held(lock) => self.lock = Some(lock),
-            Locking::NoSpace(why) => output.warning(&format!("{why}: going on without the lock")),
-            Locking::Busy(who) => return Err(Held(who).into()),
-            Locking::Interrupted => return Err(anyhow!("stopped by a signal")),
+        let run = self.host.run;
+        let locks = self.settings.lock_dir(&self.dir, &run.output).map_err(Unlocked::Failed)?;
+        let names = match self.host.task {
+            Task::Clean => &[CLEAN][..],
+            Task::Repair => &[CLEAN, PRUNE],
+            Task::Prune | Task::Look => &[PRUNE],
+        };
+        for name in names {
+            match take_lock(run, &self.dir, &locks, name, wait).map_err(Unlocked::Failed)? {
+                Locked::Go(lock) => self.locks.push(lock),
+                Locked::Busy(who) => return Err(Unlocked::Busy(who)),
+                Locked::Interrupted => return Err(Unlocked::Interrupted),
+            }
         }
         Ok(())
     }
 
-    fn survey(&mut self, rules: &Rules, _: &[(u64, u64)]) -> Result<Stock> {
+    fn survey(&mut self, rules: &Rules, _: &[(u64, u64)]) -> Result<Stock, Failure> {
         let mut stock = Stock::default();
-        refuse_strange(&self.settings, &self.dir).map_err(plain)?;
-        if crate::host::glance::open::is_empty(&self.dir).map_err(plain)? {
+        refuse_strange(&self.settings, &self.dir)?;
+        if is_empty(&self.dir)? {
+            stock.is_empty = true;
             return Ok(stock);
         }
-        self.survey_leftovers(&mut stock)?;
-        // A clean needs no index, here as elsewhere.
-        if self.host.task != Task::Clean {
-            self.survey_images(rules, &mut stock)?;
+        match self.host.task {
+            // A clean needs no index; a repair opens it after the leftovers are removed.
+            Task::Clean | Task::Repair => self.survey_leftovers(&mut stock)?,
+            Task::Prune if self.host.scope == Scope::One => self.survey_images(rules, &mut stock)?,
+            Task::Prune | Task::Look => {
+                self.survey_leftovers(&mut stock)?;
+                self.survey_images(rules, &mut stock)?;
+            }
         }
         Ok(stock)
+    }
+
+    fn plan(&self, rules: &Rules, limits: &Limits) -> Result<Planned, Failure> {
+        let Some(Cache { inventory, .. }) = &self.cache else { return Ok(Planned::default()) };
+        let free = available(&self.dir.statvfs().map_err(Failure::cannot_start)?);
+        let bounds = PruneLimits {
+            max_size: limits.size,
+            target_size: limits.target,
+            min_free: limits.min_free,
+            ..no_limit(rules)
+        };
+        let Some(age) = limits.age else {
+            let rest = plan::prune(inventory, &bounds, free, rules.now);
+            return Ok(Planned { expired: Vec::new(), rest });
+        };
+        let mut all = plan::prune(inventory, &no_limit(rules), 0, rules.now);
+        let by_file = inventory.tracked_by_file();
+        let image = |position: u32| &inventory.images[position as usize];
+        let old = rules.now.saturating_sub(age);
+        let count = all.candidates.partition_point(|position| image(*position).last_use(by_file) < old);
+        let rest = all.candidates.split_off(count);
+        let expired = std::mem::replace(&mut all.candidates, rest);
+        let left = expired
+            .iter()
+            .fold(inventory.size(), |size, position| size.saturating_sub(image(*position).seen.size));
+        all.goal = Goal { size: limits.excess(left), free: 0 };
+        Ok(Planned { expired, rest: all })
+    }
+
+    fn describe(&self, planned: &Planned) -> Vec<Foreseen> {
+        let Some(Cache { inventory, .. }) = &self.cache else { return Vec::new() };
+        let by_file = inventory.tracked_by_file();
+        let victim = |image: &entry::Image, is_expired| {
+            Foreseen::Victim(Victim {
+                name: image.id.to_string(),
+                size: image.seen.size,
+                last_use: image.last_use(by_file),
+                is_orphan: inventory.is_orphan(image),
+                is_expired,
+            })
+        };
+        let image = |position: u32| &inventory.images[position as usize];
+        let ghosts = inventory.ghosts.iter().map(|ghost| Foreseen::Ghost(ghost.id.to_string()));
+        let expired = planned.expired.iter().map(|position| victim(image(*position), true));
+        let victims = planned.rest.victims(inventory).map(|image| victim(image, false));
+        let kept = planned.rest.kept.iter().map(|(position, why)| {
+            let image = image(*position);
+            Foreseen::Kept { name: image.id.to_string(), size: image.seen.size, why: *why }
+        });
+        ghosts.chain(expired).chain(victims).chain(kept).collect()
+    }
+
+    fn carry_out(&mut self, planned: Planned, limits: &Limits, removing: &mut Removing<'_>) {
+        let Planned { expired, mut rest } = planned;
+        if !expired.is_empty() {
+            let size = self.cache.as_ref().map_or(0, |cache| cache.inventory.size());
+            let goal = Goal { size: u64::MAX, free: 0 };
+            let plan = PrunePlan { candidates: expired, kept: Vec::new(), goal };
+            let done = self.prune(&plan, None, removing);
+            // What of the expired images stayed counts towards the size.
+            let left = size.saturating_sub(done.bytes).saturating_sub(done.bytes_gone);
+            rest.goal.size = limits.excess(left);
+            add(done, &mut removing.outcome);
+            if removing.outcome.stopped.is_some() {
+                return;
+            }
+        }
+        let done = self.prune(&rest, limits.min_free, removing);
+        add(done, &mut removing.outcome);
+    }
+
+    fn items(&mut self, rules: &Rules) -> Vec<Item> {
+        let Some(Cache { inventory, .. }) = &self.cache else { return Vec::new() };
+        // With no limit at all, the plan holds every image that may be removed.
+        self.order = plan::prune(inventory, &no_limit(rules), 0, rules.now).candidates;
+        let by_file = inventory.tracked_by_file();
+        let item = |position: &u32| {
+            let image = &inventory.images[*position as usize];
+            Item { last_use: image.last_use(by_file), size: image.seen.size, frees: frees(image) }
+        };
+        self.order.iter().map(item).collect()
     }
 
     fn name(&self, item: u32) -> String {
@@ -226,42 +369,95 @@ impl ImageCache for GlanceCache<'_> {
     fn remove(
         &mut self,
         items: &[u32],
-        target: &mut Target<'_, '_>,
+        until: &mut Until<'_, '_>,
         _: &'static str,
-        run: &mut Removing<'_>,
+        removing: &mut Removing<'_>,
     ) {
-        let limits = self.clean_limits().unwrap_or(CleanLimits { stall_time: Nanos::MAX, invalid_grace: 0 });
-        let Some(cache) = &mut self.cache else { return };
-        let (goal, min_free) = goal(target);
         let candidates = items.iter().map(|item| self.order[*item as usize]).collect();
-        let plan = PrunePlan { candidates, kept: Vec::new(), goal };
-        let (context, dir) = (self.host.context, &self.dir);
-        let mut executor = Executor { dir, ledger: &mut cache.ledger, progress: run.progress };
-        let done = executor.prune(&cache.inventory, &plan, &|| room(context, dir, limits), min_free);
-        // They are forgotten once, however often images are taken from this cache.
-        cache.inventory.ghosts.clear();
-        match target {
-            Target::All => {}
-            Target::Size(left) => *left = left.saturating_sub(done.bytes).saturating_sub(done.bytes_gone),
-            Target::Room(space) => space.measure(),
+        let (goal, min_free) = match until {
+            Until::All => (Goal { size: u64::MAX, free: 0 }, None),
+            Until::Size(left) => (Goal { size: *left, free: 0 }, None),
+            Until::Space(space) => (Goal { size: 0, free: space.missing() }, Some(space.required)),
+        };
+        let done = self.prune(&PrunePlan { candidates, kept: Vec::new(), goal }, min_free, removing);
+        match until {
+            Until::All => {}
+            Until::Size(left) => *left = left.saturating_sub(done.bytes).saturating_sub(done.bytes_gone),
+            Until::Space(space) => space.measure(),
         }
-        book(done, &mut run.outcome);
+        add(done, &mut removing.outcome);
     }
 
-    fn leftovers(&self) -> Vec<Told> {
-        let told = self.clean.entries().map(|(reason, entry)| Told {
-            name: reason.place().show(entry.name.as_name()),
-            reason: match reason {
-                plan::CleanReason::Invalid => "invalid".to_owned(),
-                plan::CleanReason::Stalled => "stalled".to_owned(),
-            },
-            files: 1,
-            bytes: entry.seen.allocated,
+    fn remains(&self) -> Vec<Remains> {
+        let now = self.host.run.now;
+        let remains = self.clean.entries().map(|(reason, entry)| {
+            let age = span(now.saturating_sub(entry.seen.mtime).max(0));
+            Remains {
+                name: reason.place().show(entry.name.as_name()),
+                reason: match reason {
+                    CleanReason::Invalid => "invalid".to_owned(),
+                    CleanReason::Stalled => format!("stalled: not written to for {age}"),
+                },
+                is_invalid: reason == CleanReason::Invalid,
+                files: 1,
+                bytes: if entry.kind == entry::Kind::File { entry.seen.size } else { 0 },
+            }
         });
-        told.collect()
+        remains.collect()
     }
 
-    fn clean(&mut self, run: &mut Removing<'_>) {
-        execute::clean(&self.dir, &self.clean, &run.wait.interrupt, run.progress, &mut run.outcome);
+    fn clean(&mut self, removing: &mut Removing<'_>) {
+        let Removing { interrupt, progress, outcome } = removing;
+        execute::clean(&self.dir, &self.clean, interrupt, *progress, outcome);
     }
+
+    fn plan_repair(&mut self, rules: &Rules) -> Result<Repaired, Failure> {
+        let cache = self.take_stock(Purpose::Look)?;
+        let inventory = &cache.inventory;
+        if let Tracking::Unknown(why) = &inventory.tracking {
+            return Err(Failure::cannot_start(anyhow!("cannot plan a repair: {why}")));
+        }
+        if let Some(refused) = misplaced(&self.dir, inventory, rules.forget_all) {
+            return Ok(Repaired { refused: Some(refused), ..Repaired::default() });
+        }
+        let plan = plan::repair(inventory, rules.now);
+        Ok(Repaired {
+            too_young: too_young(inventory, &plan),
+            adopt: plan
+                .adopt
+                .iter()
+                .map(|image| (image.id.to_string(), image.seen.size, image.seen.last_use()))
+                .collect(),
+            ghosts: inventory.ghosts.iter().map(|ghost| ghost.id.to_string()).collect(),
+            bad_rows: inventory.bad_rows.iter().map(|row| row.shown.clone()).collect(),
+            refused: None,
+        })
+    }
+
+    fn repair(&mut self, rules: &Rules, removing: &mut Removing<'_>) -> Result<Repaired, Failure> {
+        let mut cache = self.take_stock(Purpose::Change)?;
+        if let Some(refused) = misplaced(&self.dir, &cache.inventory, rules.forget_all) {
+            return Ok(Repaired { refused: Some(refused), ..Repaired::default() });
+        }
+        let plan = plan::repair(&cache.inventory, rules.now);
+        if cache.driver == Some(Driver::Sqlite) && !cache.ledger.has_rows() && !plan.adopt.is_empty() {
+            // The configured index does not exist yet, or has no table: here, and only here, it is made, as Glance
+            // would make it.
+            cache = self.take_stock(Purpose::Create)?;
+        }
+        let too_young = too_young(&cache.inventory, &plan);
+        self.cache = Some(cache);
+        let mut outcome = std::mem::take(&mut removing.outcome);
+        if let Some((mut executor, inventory, _)) = self.executor(removing) {
+            executor.repair(inventory, &plan, &mut outcome);
+        }
+        removing.outcome = outcome;
+        Ok(Repaired { too_young, ..Repaired::default() })
+    }
+}
+
+/// Returns the orphans that are too young to adopt: name, size and time of their last change.
+fn too_young(inventory: &Inventory, plan: &RepairPlan) -> Vec<(String, u64, Nanos)> {
+    let young = inventory.orphans().filter(|image| plan.young.contains(&image.id));
+    young.map(|image| (image.id.to_string(), image.seen.size, image.seen.ctime)).collect()
 }

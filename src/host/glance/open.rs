@@ -1,228 +1,240 @@
 //! Opens a Glance cache: the directory, its lock, its index, and what both hold together.
+//!
+//! [`take_stock`] returns one finished thing, a [`Cache`]: the entries of the directory joined with the rows of the index.
+//! Before that, one gate, [`require_cache`], refuses a directory that holds things but is no image cache. Nothing here
+//! removes anything; only [`Purpose::Create`] makes an index where there is none.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::anyhow;
+use rustix::fs::{AtFlags, statat};
 use rustix::io::Errno;
-use signal_hook::consts::SIGTERM;
 
-use crate::cache::dir::{CacheDir, Place};
+use crate::cache::dir::{CacheDir, Place, Unreadable};
 use crate::cache::index::sqlite::{Sqlite, locate};
 use crate::cache::index::xattr::{Attribute, hits};
 use crate::cache::index::{Driver, Index};
 use crate::cache::inventory::{Inventory, Tracking};
 use crate::cache::ledger::Ledger;
 use crate::cache::lock::{Lock, LockDir, Locking};
-use crate::cache::outcome::EntryError;
+use crate::cache::outcome::{Action, EntryError};
 use crate::config::Setting;
 use crate::database::{Opening, Purpose};
-use crate::exit::{Exit, Failure};
+use crate::exit::Failure;
+use crate::host::glance::central::{self, DatabasePlace};
 use crate::host::glance::settings::Settings;
-use crate::interrupt::{Wait, signal_name};
-use crate::ops::report::Run;
+use crate::interrupt::Wait;
 use crate::os::mounts::mount_point;
-use crate::run::Context;
+use crate::run::Run;
 
-/// Refuses a directory that holds things and is no cache. No index is opened for that: a file of its name is enough.
-pub(crate) fn refuse_strange(settings: &Settings, dir: &CacheDir) -> Result<(), Failure> {
-    if dir.has_subdirectories() {
-        return Ok(());
-    }
-    let inventory = Inventory::scan(dir, Tracking::ByRow).map_err(Failure::cannot_start)?;
-    let has_index =
-        rustix::fs::lstat(dir.path().join(&settings.sqlite_db.value)).is_ok_and(|stat| stat.st_size > 0);
-    let is_empty = inventory.images.is_empty() && inventory.foreign.is_empty();
-    // Whether the central index knows these images is found out before anything happens to them.
-    let is_central = settings.driver.as_ref().is_some_and(|driver| driver.value == Driver::CentralizedDb)
-        && !inventory.images.is_empty();
-    if is_empty || has_index || is_central || crate::host::glance::open::has_attributes(dir, &inventory) {
-        return Ok(());
-    }
-    Err(no_cache(settings, dir))
-}
-
-/// Whether the directory holds nothing at all: then nothing is made there, not even a lock file.
-pub(crate) fn is_empty(dir: &CacheDir) -> Result<bool, Failure> {
-    dir.is_empty().map_err(Failure::cannot_start)
-}
-
-/// How long a command that only looks waits for a busy index before it does without.
+/// How long an operation that only looks waits for a busy index before it goes on without it. It is Glance's own limit.
 pub(crate) const GLANCE_PATIENCE: Duration = Duration::from_secs(2);
 
-/// A cache, scanned and joined with its index.
+/// A cache: the entries of its directory, joined with the rows of its index.
 pub(crate) struct Cache {
     pub(crate) inventory: Inventory,
     pub(crate) ledger: Ledger,
-    /// `None` when nothing shows and nothing is set, which only an empty cache may be.
+    /// `None` when no setting names a driver and the directory shows none, which only an empty cache may be.
     pub(crate) driver: Option<Driver>,
     /// Why it is that driver.
     pub(crate) why: String,
-    /// Where the index is, when it is a file.
-    pub(crate) index_path: Option<PathBuf>,
-    /// Where the index is, when it is the central database.
-    pub(crate) central: Option<crate::host::glance::central::Place>,
-    /// Things about the index that somebody should look at.
-    pub(crate) warnings: Vec<String>,
+    pub(crate) place: IndexPlace,
+    /// Set when the index file does not exist or is empty.
+    pub(crate) warning: Option<String>,
 }
 
-/// Scans a cache directory and opens its index.
-///
-/// A directory that holds things but looks like no image cache is refused before anything else happens.
+/// Where an index is.
+pub(crate) enum IndexPlace {
+    /// In the files themselves, or nowhere.
+    Files,
+    File(PathBuf),
+    Database(DatabasePlace),
+}
+
+/// An index that is open and has not been read.
+pub(super) struct OpenIndex {
+    /// `None` where there are no rows.
+    pub(super) index: Option<Box<dyn Index>>,
+    pub(super) driver: Option<Driver>,
+    pub(super) tracking: Tracking,
+    pub(super) why: String,
+    pub(super) place: IndexPlace,
+    pub(super) warning: Option<String>,
+}
+
+impl OpenIndex {
+    fn by_file(driver: Option<Driver>, why: String) -> Self {
+        let (tracking, place) = (Tracking::ByFile, IndexPlace::Files);
+        OpenIndex { index: None, driver, tracking, why, place, warning: None }
+    }
+
+    /// True if the index itself shows that this is an image cache, before its rows are read.
+    fn is_evidence(&self) -> bool {
+        self.driver == Some(Driver::Sqlite) && self.warning.is_none()
+    }
+}
+
+/// Scans a cache directory, opens its index and joins the two.
 pub(crate) fn take_stock(
-    context: &Context,
-    settings: &Settings,
+    run: &Run,
+    settings: &Settings<'_>,
     dir: &CacheDir,
     purpose: Purpose,
     wait: &Wait,
 ) -> Result<Cache, Failure> {
-    if let Some(problem) = &settings.index_problem {
-        return Err(Failure::usage(anyhow!("{problem}")));
-    }
-    let wait = if purpose == Purpose::Look {
-        &Wait { limit: wait.limit.min(GLANCE_PATIENCE), interrupt: context.interrupt.clone() }
-    } else {
-        wait
+    let patience = if purpose == Purpose::Look { wait.limit.min(GLANCE_PATIENCE) } else { wait.limit };
+    let wait = &run.wait(patience);
+    let at = Opener { run, settings, dir, purpose, wait };
+    // The index is opened before the directory is scanned: it may be waited for, and what Glance caches meanwhile must
+    // be in the scan.
+    let (open, mut inventory) = match settings.driver()? {
+        Some(Setting { value, origin }) => (at.named(value, format!("set by {origin}"))?, at.scan()?),
+        None => at.detect()?,
     };
-    let scan = || Inventory::scan(dir, Tracking::ByRow).map_err(Failure::cannot_start);
-    // The index first: it may be waited for, and what Glance caches meanwhile must be in the scan.
-    let (mut inventory, mut cache) = match &settings.driver {
-        Some(Setting { value: Driver::Sqlite, origin }) => {
-            let found = open_sqlite(context, settings, dir, purpose, wait)?;
-            (scan()?, with_sqlite(found, format!("set by {origin}"), wait))
-        }
-        Some(Setting { value: Driver::Xattr, origin }) => {
-            (scan()?, Cache::by_file(format!("set by {origin}"), wait))
-        }
-        Some(Setting { value: Driver::CentralizedDb, origin }) => {
-            let cache =
-                crate::host::glance::central::stock(settings, purpose, wait, format!("set by {origin}"))?;
-            (scan()?, cache)
-        }
-        None => detect(context, settings, dir, purpose, wait, scan)?,
-    };
-    inventory.tracking = std::mem::take(&mut cache.inventory.tracking);
-    let is_central = cache.driver == Some(Driver::CentralizedDb);
-    if !is_central {
-        refuse_if_no_cache(settings, dir, &inventory, &cache)?;
-    }
-    if cache.driver == Some(Driver::Xattr) {
-        need_attributes(dir)?;
-    }
-    let mut joiner = inventory.joiner();
-    cache.ledger.read(&mut joiner).map_err(Failure::cannot_start)?;
-    if cache.ledger.has_rows() {
+    let is_evidence = open.is_evidence();
+    let OpenIndex { index, driver, tracking, why, place, warning } = open;
+    inventory.tracking = tracking;
+    let mut ledger = Ledger::new(index, wait.clone());
+    ledger.read(&mut inventory.joiner()).map_err(Failure::cannot_start)?;
+    if ledger.has_rows() {
         inventory.look_again(dir);
     }
-    if is_central {
-        // What the index is worth here, only its rows tell.
-        refuse_if_no_cache(settings, dir, &inventory, &cache)?;
+    let knows_images =
+        driver == Some(Driver::CentralizedDb) && inventory.images.iter().any(|image| image.row.is_some());
+    require_cache(settings, dir, &inventory, is_evidence || knows_images)?;
+    if driver == Some(Driver::Xattr) {
+        need_attributes(dir)?;
     }
-    cache.inventory = inventory;
-    Ok(cache)
+    Ok(Cache { inventory, ledger, driver, why, place, warning })
 }
 
-impl Cache {
-    fn by_file(why: String, wait: &Wait) -> Self {
-        let inventory = Inventory { tracking: Tracking::ByFile, ..Inventory::default() };
-        Cache {
-            inventory,
-            ledger: Ledger::new(None, wait.clone()),
-            driver: Some(Driver::Xattr),
-            why,
-            index_path: None,
-            central: None,
-            warnings: Vec::new(),
+/// Everything that opening an index needs.
+struct Opener<'a> {
+    run: &'a Run,
+    settings: &'a Settings<'a>,
+    dir: &'a CacheDir,
+    purpose: Purpose,
+    wait: &'a Wait,
+}
+
+impl Opener<'_> {
+    fn scan(&self) -> Result<Inventory, Failure> {
+        Inventory::scan(self.dir, Tracking::ByRow).map_err(Failure::cannot_start)
+    }
+
+    /// Opens the index of the driver that a setting names.
+    fn named(&self, driver: Driver, why: String) -> Result<OpenIndex, Failure> {
+        match driver {
+            Driver::Sqlite => self.sqlite(why),
+            Driver::Xattr => Ok(OpenIndex::by_file(Some(Driver::Xattr), why)),
+            Driver::CentralizedDb => central::open(&self.settings.database, self.purpose, self.wait, why),
         }
     }
-}
 
-fn open_sqlite(
-    context: &Context,
-    settings: &Settings,
-    dir: &CacheDir,
-    purpose: Purpose,
-    wait: &Wait,
-) -> Result<(Opening<Sqlite>, PathBuf), Failure> {
-    let location = locate(dir, &settings.sqlite_db.value).map_err(|e| {
-        Failure::cannot_start(
-            e.context(format!("image_cache_sqlite_db is set by {}", settings.sqlite_db.origin)),
-        )
-    })?;
-    let path = location.path().to_owned();
-    let mut found = Sqlite::open(location, purpose, wait).map_err(Failure::cannot_start)?;
-    if let Opening::Open(index) = &mut found
-        && purpose != Purpose::Look
-    {
-        index.guard_start(settings.lock_dir(dir, &context.output)?.start_gate());
-    }
-    Ok((found, path))
-}
-
-fn with_sqlite((found, path): (Opening<Sqlite>, PathBuf), why: String, wait: &Wait) -> Cache {
-    let mut warnings = Vec::new();
-    let (index, tracking): (Option<Box<dyn Index>>, _) = match found {
-        Opening::Open(index) => (Some(Box::new(index)), Tracking::ByRow),
-        Opening::Nothing(_) => {
-            warnings.push(format!(
-                "image index {} does not exist or is empty: no image is tracked",
-                path.display()
-            ));
-            (None, Tracking::ByRow)
+    /// Opens the index that the database or the directory shows, where no setting names a driver.
+    fn detect(&self) -> Result<(OpenIndex, Inventory), Failure> {
+        if let Some(open) = central::detect(&self.settings.database, self.purpose, self.wait)? {
+            return Ok((open, self.scan()?));
         }
-        Opening::Unreadable(why) => (None, Tracking::Unknown(why)),
-    };
-    let inventory = Inventory { tracking, ..Inventory::default() };
-    Cache {
-        inventory,
-        ledger: Ledger::new(index, wait.clone()),
-        driver: Some(Driver::Sqlite),
-        why,
-        index_path: Some(path),
-        central: None,
-        warnings,
+        let mut sqlite = self.sqlite(String::new())?;
+        let inventory = self.scan()?;
+        if sqlite.warning.is_none() {
+            if let IndexPlace::File(path) = &sqlite.place {
+                sqlite.why = format!("found {}", path.display());
+            }
+            return Ok((sqlite, inventory));
+        }
+        if has_attributes(self.dir, &inventory) {
+            let why = "found user.hits on images".to_owned();
+            return Ok((OpenIndex::by_file(Some(Driver::Xattr), why), inventory));
+        }
+        let mut none = OpenIndex::by_file(None, "nothing shows which".to_owned());
+        if inventory.images.is_empty() {
+            return Ok((none, inventory));
+        }
+        if self.purpose == Purpose::Look {
+            none.tracking = Tracking::Unknown("nothing in the directory shows which index it has".to_owned());
+            return Ok((none, inventory));
+        }
+        let path = self.dir.path().display();
+        Err(Failure::usage(anyhow!("{path} holds images, but nothing shows which index it has")).hint(
+            "set image_cache_driver, or give --driver; centralized_db needs [database] connection and \
+             worker_self_reference_url, too",
+        ))
+    }
+
+    fn sqlite(&self, why: String) -> Result<OpenIndex, Failure> {
+        let file = self.settings.sqlite_db()?;
+        let location = locate(self.dir, &file.value).map_err(|e| {
+            Failure::cannot_start(e.context(format!("image_cache_sqlite_db is set by {}", file.origin)))
+        })?;
+        let path = location.path().to_owned();
+        let mut found = Sqlite::open(location, self.purpose, self.wait).map_err(Failure::cannot_start)?;
+        if let Opening::Open(index) = &mut found
+            && self.purpose != Purpose::Look
+        {
+            index.guard_start(self.settings.lock_dir(self.dir, &self.run.output)?.start_gate());
+        }
+        let (index, tracking, warning): (Option<Box<dyn Index>>, _, _) = match found {
+            Opening::Open(index) => (Some(Box::new(index)), Tracking::ByRow, None),
+            Opening::Nothing(_) => {
+                let path = path.display();
+                let warning = format!("image index {path} does not exist or is empty: no image is tracked");
+                (None, Tracking::ByRow, Some(warning))
+            }
+            Opening::Unreadable(why) => (None, Tracking::Unknown(why), None),
+        };
+        let place = IndexPlace::File(path);
+        Ok(OpenIndex { index, driver: Some(Driver::Sqlite), tracking, why, place, warning })
     }
 }
 
-/// No driver is set: the directory shows which one it is.
-fn detect(
-    context: &Context,
-    settings: &Settings,
+/// Refuses a directory that is no image cache, before anything is made or locked in it.
+///
+/// No index is opened for that: a file of its name is enough. If the central database knows its images is found out by
+/// [`take_stock`], before anything happens to them.
+pub(crate) fn refuse_strange(settings: &Settings<'_>, dir: &CacheDir) -> Result<(), Failure> {
+    if dir.has_subdirectories() {
+        return Ok(());
+    }
+    let inventory = Inventory::scan(dir, Tracking::ByRow).map_err(Failure::cannot_start)?;
+    let is_central = settings.names(Driver::CentralizedDb) && !inventory.images.is_empty();
+    require_cache(settings, dir, &inventory, is_central || has_sqlite_file(settings, dir))
+}
+
+/// Refuses a directory that holds things but has neither a subdirectory nor an index of an image cache.
+fn require_cache(
+    settings: &Settings<'_>,
     dir: &CacheDir,
-    purpose: Purpose,
-    wait: &Wait,
-    scan: impl FnOnce() -> Result<Inventory, Failure>,
-) -> Result<(Inventory, Cache), Failure> {
-    if let Some(cache) = crate::host::glance::central::detect(settings, purpose, wait)? {
-        return Ok((scan()?, cache));
-    }
-    let found = open_sqlite(context, settings, dir, purpose, wait)?;
-    let inventory = scan()?;
-    if !matches!(found.0, Opening::Nothing(_)) {
-        let why = format!("found {}", found.1.display());
-        return Ok((inventory, with_sqlite(found, why, wait)));
-    }
-    if has_attributes(dir, &inventory) {
-        return Ok((inventory, Cache::by_file("found user.hits on images".to_owned(), wait)));
-    }
-    let mut cache = Cache::by_file("nothing shows which".to_owned(), wait);
-    cache.driver = None;
-    if inventory.images.is_empty() {
-        return Ok((inventory, cache));
-    }
-    if purpose == Purpose::Look {
-        cache.inventory.tracking =
-            Tracking::Unknown("nothing in the directory shows which index it has".to_owned());
-        return Ok((inventory, cache));
+    inventory: &Inventory,
+    has_index: bool,
+) -> Result<(), Failure> {
+    let is_empty =
+        inventory.images.is_empty() && inventory.foreign.is_empty() && inventory.unreadable.is_empty();
+    if dir.has_subdirectories() || has_index || is_empty || has_attributes(dir, inventory) {
+        return Ok(());
     }
     Err(Failure::usage(anyhow!(
-        "{} holds images, but nothing shows which index it has",
-        dir.path().display()
-    ))
-    .hint("set image_cache_driver, or give --driver; centralized_db needs [database] connection and worker_self_reference_url, too"))
+        "{} (set by {}) does not look like an image cache: it holds files, but neither incomplete/, invalid/ or queue/ \
+         nor an index; nothing was removed",
+        dir.path().display(),
+        settings.cache_dir.origin
+    )))
 }
 
-/// Whether Glance's xattr driver has left its mark on an image.
+/// True if a file that is not empty stands where the sqlite index would be.
+pub(crate) fn has_sqlite_file(settings: &Settings<'_>, dir: &CacheDir) -> bool {
+    let (Ok(file), Some(base)) = (settings.sqlite_db(), dir.fd(Place::Base)) else { return false };
+    statat(base, &file.value, AtFlags::SYMLINK_NOFOLLOW).is_ok_and(|stat| stat.st_size > 0)
+}
+
+/// True if the directory holds nothing at all: then nothing is made there, not even a lock file.
+pub(crate) fn is_empty(dir: &CacheDir) -> Result<bool, Failure> {
+    dir.is_empty().map_err(Failure::cannot_start)
+}
+
+/// True if an image carries the mark of Glance's xattr driver.
 pub(crate) fn has_attributes(dir: &CacheDir, inventory: &Inventory) -> bool {
     let Some(base) = dir.fd(Place::Base) else {
         return false;
@@ -230,7 +242,7 @@ pub(crate) fn has_attributes(dir: &CacheDir, inventory: &Inventory) -> bool {
     inventory.images.iter().any(|image| matches!(hits(base, image.id.as_name()), Attribute::Value(_)))
 }
 
-/// The xattr driver cannot have worked where there are no extended attributes: the setting is wrong, or the directory.
+/// Refuses the xattr driver where there are no extended attributes: either the setting or the directory is wrong.
 fn need_attributes(dir: &CacheDir) -> Result<(), Failure> {
     let Some(base) = dir.fd(Place::Base) else {
         return Ok(());
@@ -241,82 +253,37 @@ fn need_attributes(dir: &CacheDir) -> Result<(), Failure> {
             "the file system of {} has no extended attributes, so the xattr driver cannot be its index",
             dir.path().display()
         ))
-        .hint("Glance itself falls back to sqlite there: look for a cache.db, and set image_cache_driver = sqlite")),
+        .hint(
+            "Glance itself falls back to sqlite there: look for a cache.db, and set image_cache_driver = sqlite",
+        )),
         _ => Ok(()),
     }
 }
 
-/// Refuses a directory that holds things but has neither a subdirectory nor an index of an image cache.
-fn refuse_if_no_cache(
-    settings: &Settings,
-    dir: &CacheDir,
-    inventory: &Inventory,
-    cache: &Cache,
-) -> Result<(), Failure> {
-    let has_index = match cache.driver {
-        Some(Driver::Sqlite) => cache.warnings.is_empty(),
-        Some(Driver::CentralizedDb) => inventory.images.iter().any(|image| image.row.is_some()),
-        _ => false,
-    };
-    let is_empty =
-        inventory.images.is_empty() && inventory.foreign.is_empty() && inventory.unreadable.is_empty();
-    if dir.has_subdirectories() || has_index || is_empty || has_attributes(dir, inventory) {
-        return Ok(());
-    }
-    Err(no_cache(settings, dir))
-}
-
-pub(crate) fn no_cache(settings: &Settings, dir: &CacheDir) -> Failure {
-    Failure::usage(anyhow!(
-        "{} (set by {}) does not look like an image cache: it holds things, but neither incomplete/, invalid/ or queue/ nor an \
-         index; nothing was removed",
-        dir.path().display(),
-        settings.cache_dir.origin
-    ))
-}
-
-/// How the wish for a lock ended.
+/// The result of asking for a lock.
 pub(crate) enum Locked {
-    /// To be held while the work is done; `None` when there is no room for a lock file.
+    /// To be held while the work is done; `None` when the disk has no space for a lock file.
     Go(Option<Lock>),
-    /// Somebody else has it, and that is fine.
-    Skip(String),
+    /// Another process holds it, and the run does not wait for it. The text says which.
+    Busy(String),
     /// A signal came while waiting.
     Interrupted,
 }
 
-impl Locked {
-    /// The lock to hold while the work is done, or how the run ends without it.
-    pub(crate) fn or_end(self, context: &Context, run: &mut Run) -> Result<Option<Lock>, Exit> {
-        match self {
-            Locked::Go(lock) => Ok(lock),
-            Locked::Skip(who) => {
-                run.skipped = Some(who);
-                Err(Exit::Done)
-            }
-            Locked::Interrupted => {
-                let signal = context.interrupt.signal().unwrap_or(SIGTERM);
-                run.signal = Some(signal_name(signal));
-                Err(Exit::Signal(signal))
-            }
-        }
-    }
-}
-
-/// Takes one of oslo's locks, waiting as long as the command line says.
+/// Takes one of oslo's locks. If another process holds it, waits; with `skip_if_locked`, returns at once.
+///
+/// A lock file that cannot be opened in the configured lock path is taken in the cache directory instead.
 pub(crate) fn take_lock(
-    context: &Context,
+    run: &Run,
     dir: &CacheDir,
     locks: &LockDir,
     name: &str,
-    wait: &Wait,
-    skip_if_locked: bool,
+    patience: &LockWait,
 ) -> Result<Locked, Failure> {
-    let patience = if skip_if_locked { Duration::ZERO } else { wait.limit };
-    let wait = Wait { limit: patience, interrupt: wait.interrupt.clone() };
+    let wait = run.wait(if patience.skip_if_locked { Duration::ZERO } else { patience.limit });
     let taken = locks.take(name, &wait).or_else(|e| match LockDir::open(None, dir) {
         Ok(beside) if !locks.is_cache_directory() => {
-            context.output.note(&format!("{e:#}: locking in the cache directory instead"));
+            run.output.note(&format!("{e:#}: locking in the cache directory instead"));
             beside.take(name, &wait)
         }
         _ => Err(e),
@@ -324,44 +291,54 @@ pub(crate) fn take_lock(
     match taken {
         Ok(Locking::Held(lock)) => Ok(Locked::Go(Some(lock))),
         Ok(Locking::NoSpace(why)) => {
-            context.output.warning(&format!("{why}: going on without the lock"));
+            run.output.warning(&format!("{why}: going on without the lock"));
             Ok(Locked::Go(None))
         }
-        Ok(Locking::Busy(who)) if skip_if_locked => Ok(Locked::Skip(who)),
+        Ok(Locking::Busy(who)) if patience.skip_if_locked => Ok(Locked::Busy(who)),
         Ok(Locking::Busy(who)) => Err(Failure::cannot_start(anyhow!("{who}; nothing was changed"))
-            .hint("wait for it with a longer --lock-timeout, or give --skip-if-locked")),
+            .hint("wait longer with --lock-timeout, or give --skip-if-locked")),
         Ok(Locking::Interrupted) => Ok(Locked::Interrupted),
         Err(e) => Err(Failure::cannot_start(e).hint(format!(
-            "run as the user glance-api runs as; a lock file left by root must belong to user {}, like the cache directory",
+            "run as the user glance-api runs as; a lock file that root left must be given to user {}, who owns the \
+             cache directory",
             dir.owner().uid
         ))),
     }
 }
 
-/// What stands against forgetting rows: most of what the index knows is not in the directory.
+/// How long an operation waits for a lock.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LockWait {
+    pub(crate) limit: Duration,
+    /// Return at once when another process holds the lock.
+    pub(crate) skip_if_locked: bool,
+}
+
+/// Returns the error that keeps rows from being forgotten: most of the images in the index are not in the directory.
 pub(crate) fn misplaced(dir: &CacheDir, inventory: &Inventory, forget_all: bool) -> Option<EntryError> {
     (!forget_all && inventory.looks_misplaced()).then(|| EntryError {
         name: dir.path().display().to_string(),
-        action: "forget",
+        action: Action::Forget,
         message: format!(
-            "{} of {} images in the index are not there; the directory is on the file system mounted at {}, and is probably \
-             the wrong one or not mounted; no row was forgotten and no image removed; give --forget-all if they are really gone",
+            "{} of {} images in the index are not in this directory; it is on the file system mounted at {}, and is \
+             probably the wrong directory or not mounted; no row was forgotten and no image removed; give --forget-all \
+             if the images are really lost",
             inventory.ghosts.len(),
             inventory.rows(),
-            mount_point(dir)
+            mount_point(dir.path())
         ),
     })
 }
 
-/// The errors of entries that could not even be looked at.
+/// Returns the errors of entries that could not even be looked at.
 pub(crate) fn unreadable_errors<'a>(
-    unreadable: impl IntoIterator<Item = &'a (Place, crate::cache::dir::Unreadable)>,
+    unreadable: impl IntoIterator<Item = &'a (Place, Unreadable)>,
 ) -> Vec<EntryError> {
     unreadable
         .into_iter()
         .map(|(place, (name, errno))| EntryError {
             name: place.show(name.as_name()),
-            action: "look",
+            action: Action::Look,
             message: errno.to_string(),
         })
         .collect()

@@ -38,7 +38,7 @@ use rustix::io::Errno;
 use crate::cache::dir::{DIRECTORY, Removal, list, look};
 use crate::cache::entry::{Kind, Seen};
 use crate::cache::lock;
-use crate::cache::outcome::EntryError;
+use crate::cache::outcome::{Action, EntryError};
 use crate::interrupt::{Interrupt, Wait};
 use crate::names::{ImageId, Name, NameBuf};
 use crate::os::locks::{flock_holder, process};
@@ -285,7 +285,9 @@ impl MasterDir {
                 _ => survey.foreign.push(name.to_owned()),
             }
         })?;
-        survey.errors.extend(unreadable.into_iter().map(|(name, e)| error(&name, "look", &e.to_string())));
+        survey
+            .errors
+            .extend(unreadable.into_iter().map(|(name, e)| error(&name, Action::Look, &e.to_string())));
         for (name, seen) in directories {
             let looked = match self.open_download(&name, caches) {
                 Ok(Some(fd)) => self.look_into(&fd, &name, &seen),
@@ -298,7 +300,7 @@ impl MasterDir {
             };
             match looked {
                 Ok(temporary) => survey.temporary.push(temporary),
-                Err(e) => survey.errors.push(error(&name, "look", &format!("{:#}", e.root_cause()))),
+                Err(e) => survey.errors.push(error(&name, Action::Look, &format!("{:#}", e.root_cause()))),
             }
         }
         survey.judge(now.saturating_sub(grace));
@@ -411,7 +413,7 @@ impl MasterDir {
     pub(crate) fn remove_temporary(&self, found: &Temporary, interrupt: &Interrupt) -> Emptied {
         let mut done = Emptied::default();
         if let Err(e) = self.empty(found, interrupt, &mut done) {
-            done.errors.push(error(&found.name, "remove", &format!("{e:#}")));
+            done.errors.push(error(&found.name, Action::Remove, &format!("{e:#}")));
         }
         done
     }
@@ -432,7 +434,7 @@ impl MasterDir {
                 }
                 Err(e) => {
                     let name = format!("{}/{name}", found.name);
-                    done.errors.push(EntryError { name, action: "remove", message: format!("{e:#}") });
+                    done.errors.push(EntryError { name, action: Action::Remove, message: format!("{e:#}") });
                 }
             }
         }
@@ -624,6 +626,6 @@ fn is_part(name: &[u8]) -> bool {
     name.strip_suffix(PART).is_some_and(|name| MasterName::new(name).is_some())
 }
 
-fn error(name: &NameBuf, action: &'static str, message: &str) -> EntryError {
+fn error(name: &NameBuf, action: Action, message: &str) -> EntryError {
     EntryError { name: name.to_string(), action, message: message.to_owned() }
 }

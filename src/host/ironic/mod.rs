@@ -1,6 +1,6 @@
 //! Ironic's caches of master images: one kind each for ISO, instance and TFTP images, found by Ironic's own options.
 //!
-//! What they have in common is in [`crate::host::ironic::master`].
+//! The directories themselves, and how an image is removed beside a running conductor, are in [`master`].
 
 mod master;
 
@@ -10,31 +10,39 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
+use self::master::{Leftover, Master, MasterDir, Survey};
+use super::cache::{
+    Distance, Foreseen, ImageCache, Item, Limits, Part, Planned, Remains, Removing, Rules, Stock, Unlocked,
+    Until, Victim,
+};
+use super::glance::open::LockWait;
+use super::{Declared, Host, Kind, Place as Configured, scaled};
 use crate::cache::dir::{Place, Removal};
 use crate::cache::entry::Seen;
-use crate::cache::outcome::{EntryError, Removed};
+use crate::cache::lock::Held;
+use crate::cache::outcome::{Action, EntryError, Removed};
+use crate::cache::plan::{Goal, Kept, PrunePlan};
 use crate::config::{self, Opt};
 use crate::database::Refusal;
-use crate::host::cache::{Distance, ImageCache, Item, Part, Removing, Rules, Stock, Target, Told};
-use crate::host::ironic::master::{Leftover, Master, MasterDir, Survey};
-use crate::host::{Declared, Found, Host, Kind, scaled};
-use crate::interrupt::Wait;
+use crate::exit::Failure;
+use crate::interrupt::Interrupt;
 use crate::names::Name;
 use crate::os::locks::process;
+use crate::run::Run;
 use crate::units::{Amount, Nanos, SECOND, count, span};
 
-/// A kind of master images: which options say where they are and how many there may be.
-pub(crate) struct MasterImages {
-    pub(crate) name: &'static str,
-    pub(crate) priority: u32,
-    pub(crate) directory: Opt<'static>,
+/// A kind of master images: the options that say where they are and how many there may be.
+pub(super) struct MasterImages {
+    pub(super) name: &'static str,
+    pub(super) priority: u32,
+    pub(super) directory: Opt<'static>,
     /// In MiB.
-    pub(crate) size: Opt<'static>,
+    pub(super) size: Opt<'static>,
     /// In minutes.
-    pub(crate) ttl: Opt<'static>,
+    pub(super) ttl: Opt<'static>,
 }
 
-pub(crate) static ISO: MasterImages = MasterImages {
+pub(super) static ISO: MasterImages = MasterImages {
     name: "ironic-iso",
     priority: 75,
     directory: config::DEPLOY_ISO_MASTER_PATH,
@@ -42,7 +50,7 @@ pub(crate) static ISO: MasterImages = MasterImages {
     ttl: config::DEPLOY_ISO_CACHE_TTL,
 };
 
-pub(crate) static INSTANCE: MasterImages = MasterImages {
+pub(super) static INSTANCE: MasterImages = MasterImages {
     name: "ironic-instance",
     priority: 50,
     directory: config::PXE_INSTANCE_MASTER_PATH,
@@ -50,7 +58,7 @@ pub(crate) static INSTANCE: MasterImages = MasterImages {
     ttl: config::PXE_IMAGE_CACHE_TTL,
 };
 
-pub(crate) static TFTP: MasterImages = MasterImages {
+pub(super) static TFTP: MasterImages = MasterImages {
     name: "ironic-tftp",
     priority: 25,
     directory: config::PXE_TFTP_MASTER_PATH,
@@ -67,62 +75,59 @@ impl Kind for MasterImages {
         self.priority
     }
 
-    fn find(&self, host: &Host<'_>) -> Result<Option<Found>> {
+    fn find(&self, host: &Host<'_>) -> Result<Option<Configured>> {
         let config = host.ironic()?;
         // An empty path is how Ironic is told to cache nothing.
         let Some(directory) = config.optional(&self.directory)? else { return Ok(None) };
         let size = scaled(config.integer(&self.size)?, 1 << 20);
         let age = scaled(config.integer(&self.ttl)?, 60 * SECOND);
-        Ok(Some(Found {
+        Ok(Some(Configured {
             directory: directory.map(PathBuf::from),
             size: size.map(|bytes| Amount::Bytes(bytes.unsigned_abs())),
             age: Some(age),
         }))
     }
 
-    fn open<'a>(&self, _: &'a Host<'a>, cache: &Declared) -> Result<Option<Box<dyn ImageCache + 'a>>> {
-        let Some(dir) = MasterDir::open(&cache.directory.value)? else { return Ok(None) };
-        Ok(Some(Box::new(MasterCache { dir, survey: Survey::default(), items: Vec::new(), now: 0 })))
+    fn open<'a>(
+        &self,
+        host: &'a Host<'a>,
+        cache: &Declared,
+    ) -> Result<Option<Box<dyn ImageCache + 'a>>, Failure> {
+        let opened = MasterDir::open(&cache.directory.value).map_err(Failure::cannot_start)?;
+        Ok(opened.map(|dir| {
+            let (survey, unused) = (Survey::default(), Vec::new());
+            Box::new(MasterCache { run: host.run, dir, survey, unused }) as Box<dyn ImageCache + 'a>
+        }))
     }
 }
 
 /// An opened directory of master images.
-struct MasterCache {
+struct MasterCache<'a> {
+    run: &'a Run,
     dir: MasterDir,
     survey: Survey,
-    /// Images that may go, least recently used first.
-    items: Vec<Master>,
-    /// The time of the survey.
-    now: Nanos,
+    /// Images that nothing uses, least recently used first. The rules may keep some of them.
+    unused: Vec<Master>,
 }
 
-impl MasterCache {
-    /// Tells the images that may go from those that stay, and brings them into their order.
+impl MasterCache<'_> {
+    /// Sorts the images that nothing uses, and counts those that may be removed and those that stay.
     fn sort(&mut self, rules: &Rules, stock: &mut Stock) {
         let survey = &mut self.survey;
         stock.size = survey.in_use_bytes;
         stock.in_use = Part { count: survey.in_use, bytes: survey.in_use_allocated };
-        let young = rules.now.saturating_sub(rules.min_age);
-        self.items = std::mem::take(&mut survey.unused);
-        self.items.retain(|image| {
+        self.unused = std::mem::take(&mut survey.unused);
+        self.unused.sort_unstable_by(|a, b| a.last_use().cmp(&b.last_use()).then(a.name.cmp(&b.name)));
+        for image in &self.unused {
             stock.size = stock.size.saturating_add(image.seen.size);
-            let stays = (rules.min_age > 0 && image.last_use() > young)
-                || (!rules.keep.is_empty() && rules.keep.contains(&image.name.id().folded()));
-            if stays {
-                stock.kept.add(image.seen.allocated);
+            match kept(image, rules) {
+                Some(_) => stock.kept.add(image.seen.allocated),
+                None => stock.reclaimable.add(image.seen.allocated),
             }
-            !stays
-        });
-        self.items.sort_unstable_by(|a, b| a.last_use().cmp(&b.last_use()).then(a.name.cmp(&b.name)));
-        let item = |image: &Master| Item {
-            last_use: image.last_use(),
-            size: image.seen.size,
-            frees: image.seen.allocated,
-        };
-        stock.items = self.items.iter().map(item).collect();
+        }
     }
 
-    /// Counts what crashed downloads left, and tells why some of what is old stays.
+    /// Counts what crashed downloads left, and notes why some of what is old stays.
     fn note_leftovers(&self, stock: &mut Stock) {
         let survey = &self.survey;
         for found in &survey.temporary {
@@ -131,7 +136,7 @@ impl MasterCache {
                 Leftover::Young => {}
                 Leftover::Stale => stock.leftovers.add(found.allocated()),
                 Leftover::Strange => {
-                    stock.notes.push(format!("{name}/ is old, but holds what no download makes"));
+                    stock.notes.push(format!("{name}/ is old, but holds files that no download makes"));
                 }
                 Leftover::Open(pid) => {
                     let who = process(pid);
@@ -150,70 +155,120 @@ impl MasterCache {
         }
         if survey.some_unseen {
             stock.notes.push(
-                "not every process could be looked into: whether other users have what a download left open is told by its age"
+                "not every process could be looked into: for what other users may have open, its age decides"
                     .to_owned(),
             );
         }
     }
 
-    /// Removes one image, and books what came of it.
+    /// Removes one image, and accounts for it.
     fn remove_one(
         &mut self,
-        item: u32,
-        target: &mut Target<'_, '_>,
+        position: u32,
+        until: &mut Until<'_, '_>,
         reason: &'static str,
-        run: &mut Removing<'_>,
+        removing: &mut Removing<'_>,
     ) {
-        let image = &self.items[item as usize];
+        let image = &self.unused[position as usize];
         let Seen { size, allocated, .. } = image.seen;
+        let outcome = &mut removing.outcome;
         match self.dir.remove(&self.survey, image) {
             Ok(Removal::Removed) => {
-                run.outcome.files += 1;
-                run.outcome.bytes = run.outcome.bytes.saturating_add(size);
-                target.gone(size, allocated);
+                outcome.files += 1;
+                outcome.bytes = outcome.bytes.saturating_add(size);
+                until.removed(size, allocated);
                 let (place, name) = (Place::Base, image.name.as_name());
-                run.progress.removed(Removed { place, name, bytes: size, reason });
+                removing.progress.removed(Removed { place, name, bytes: size, reason });
             }
             Ok(Removal::AlreadyGone) => {
-                run.outcome.bytes_gone = run.outcome.bytes_gone.saturating_add(size);
-                target.gone(size, allocated);
+                outcome.bytes_gone = outcome.bytes_gone.saturating_add(size);
+                until.removed(size, allocated);
             }
-            Ok(Removal::Changed) => run.outcome.left_alone += 1,
-            Err(e) => run.outcome.errors.push(failed(&image.name, &e)),
+            Ok(Removal::Changed) => outcome.left_alone += 1,
+            Err(e) => outcome.errors.push(failed(&image.name, &e)),
         }
     }
 
-    /// Stale leftovers: temporary directories, then single files.
-    fn told(&self, newest: Nanos) -> String {
-        format!("left by a download that died {} ago", span(self.now.saturating_sub(newest).max(0)))
+    fn reason(&self, newest: Nanos) -> String {
+        format!("left by a download that crashed {} ago", span(self.run.now.saturating_sub(newest).max(0)))
+    }
+
+    fn clean_temporary(&self, interrupt: &Interrupt, removing: &mut Removing<'_>) {
+        for found in self.survey.temporary.iter().filter(|found| found.state == Leftover::Stale) {
+            if interrupt.raised() {
+                break;
+            }
+            let done = self.dir.remove_temporary(found, interrupt);
+            removing.outcome.stalled_files += done.files;
+            removing.outcome.bytes_cleaned += done.bytes;
+            if done.errors.is_empty() {
+                removing.progress.removed(leftover(found.name.as_name(), done.bytes));
+            }
+            removing.outcome.errors.extend(done.errors);
+        }
+    }
+
+    fn clean_parts(&self, interrupt: &Interrupt, removing: &mut Removing<'_>) {
+        for part in self.survey.parts.iter().filter(|part| part.state == Leftover::Stale) {
+            if interrupt.raised() {
+                break;
+            }
+            match self.dir.remove_part(part) {
+                Ok(Removal::Removed) => {
+                    removing.outcome.stalled_files += 1;
+                    removing.outcome.bytes_cleaned += part.seen.allocated;
+                    removing.progress.removed(leftover(part.name.as_name(), part.seen.allocated));
+                }
+                Ok(Removal::AlreadyGone) => {}
+                Ok(Removal::Changed) => removing.outcome.left_alone += 1,
+                Err(e) => removing.outcome.errors.push(failed(&part.name, &e)),
+            }
+        }
     }
 }
 
-/// An entry that could not be removed.
-fn failed(name: &dyn Display, error: &anyhow::Error) -> EntryError {
-    EntryError { name: name.to_string(), action: "remove", message: format!("{error:#}") }
+/// Returns why an image stays although nothing uses it.
+fn kept(image: &Master, rules: &Rules) -> Option<Kept> {
+    if !rules.keep.is_empty() && rules.keep.contains(&image.name.id().folded()) {
+        return Some(Kept::Listed);
+    }
+    let is_young = rules.min_age > 0 && image.last_use() > rules.now.saturating_sub(rules.min_age);
+    is_young.then_some(Kept::Young)
 }
 
-impl ImageCache for MasterCache {
+/// Returns the error of an entry that could not be removed.
+fn failed(name: &dyn Display, error: &anyhow::Error) -> EntryError {
+    EntryError { name: name.to_string(), action: Action::Remove, message: format!("{error:#}") }
+}
+
+impl ImageCache for MasterCache<'_> {
     fn fd(&self) -> BorrowedFd<'_> {
         self.dir.fd()
     }
 
-    fn lock(&mut self, wait: &Wait) -> Result<()> {
-        self.dir.lock(wait)
+    fn lock(&mut self, wait: &LockWait) -> Result<(), Unlocked> {
+        let limit = if wait.skip_if_locked { std::time::Duration::ZERO } else { wait.limit };
+        self.dir.lock(&self.run.wait(limit)).map_err(|e| {
+            if self.run.interrupt.raised() {
+                Unlocked::Interrupted
+            } else if wait.skip_if_locked && e.is::<Held>() {
+                Unlocked::Busy(format!("{e:#}"))
+            } else {
+                Unlocked::Failed(Failure::cannot_start(e))
+            }
+        })
     }
 
-    fn survey(&mut self, rules: &Rules, caches: &[(u64, u64)]) -> Result<Stock> {
+    fn survey(&mut self, rules: &Rules, caches: &[(u64, u64)]) -> Result<Stock, Failure> {
         let mut stock = Stock::default();
         if rules.changing {
-            let found = self.dir.recover()?;
+            let found = self.dir.recover().map_err(Failure::cannot_start)?;
             if found > 0 {
                 let images = count(found, "image");
-                stock.notes.push(format!("put back {images} that a killed run had taken aside"));
+                stock.notes.push(format!("put back {images} that a killed run had moved aside"));
             }
         }
-        self.now = rules.now;
-        self.survey = self.dir.survey(rules.grace, rules.now, caches)?;
+        self.survey = self.dir.survey(rules.grace, rules.now, caches).map_err(Failure::cannot_start)?;
         self.sort(rules, &mut stock);
         self.note_leftovers(&mut stock);
         if self.survey.has_aside && !rules.changing {
@@ -226,38 +281,114 @@ impl ImageCache for MasterCache {
         Ok(stock)
     }
 
+    fn plan(&self, rules: &Rules, limits: &Limits) -> Result<Planned, Failure> {
+        let mut planned = Planned::default();
+        let mut left = self.survey.in_use_bytes;
+        for (position, image) in self.unused.iter().enumerate() {
+            let position = position as u32;
+            let is_expired = limits.age.is_some_and(|age| image.last_use() < rules.now.saturating_sub(age));
+            match kept(image, rules) {
+                Some(why) => planned.rest.kept.push((position, why)),
+                None if is_expired => {
+                    planned.expired.push(position);
+                    continue;
+                }
+                None => planned.rest.candidates.push(position),
+            }
+            left = left.saturating_add(image.seen.size);
+        }
+        planned.rest.goal = Goal { size: limits.excess(left), free: 0 };
+        Ok(planned)
+    }
+
+    fn describe(&self, planned: &Planned) -> Vec<Foreseen> {
+        let image = |position: u32| &self.unused[position as usize];
+        let victim = |position: u32, is_expired| {
+            let image = image(position);
+            Foreseen::Victim(Victim {
+                name: image.name.to_string(),
+                size: image.seen.size,
+                last_use: image.last_use(),
+                is_orphan: false,
+                is_expired,
+            })
+        };
+        let mut left = planned.rest.goal.size;
+        let needed = planned.rest.candidates.iter().take_while(|position| {
+            let is_needed = left > 0;
+            left = left.saturating_sub(image(**position).seen.size);
+            is_needed
+        });
+        let victims: Vec<Foreseen> = needed.map(|position| victim(*position, false)).collect();
+        let kept = planned.rest.kept.iter().map(|(position, why)| {
+            let image = image(*position);
+            Foreseen::Kept { name: image.name.to_string(), size: image.seen.size, why: *why }
+        });
+        let expired = planned.expired.iter().map(|position| victim(*position, true));
+        expired.chain(victims).chain(kept).collect()
+    }
+
+    fn carry_out(&mut self, planned: Planned, limits: &Limits, removing: &mut Removing<'_>) {
+        let Planned { expired, rest: PrunePlan { candidates, goal, .. } } = planned;
+        let size = |positions: &[u32]| {
+            let sizes = positions.iter().map(|position| self.unused[*position as usize].seen.size);
+            sizes.fold(0, u64::saturating_add)
+        };
+        // Images that stay are part of the size, and so are expired ones that cannot be removed.
+        let whole = size(&(0..self.unused.len() as u32).collect::<Vec<_>>());
+        let whole = whole.saturating_add(self.survey.in_use_bytes);
+        let mut excess = goal.size;
+        if !expired.is_empty() {
+            self.remove(&expired, &mut Until::All, "expired", removing);
+            let outcome = &removing.outcome;
+            excess = limits.excess(whole.saturating_sub(outcome.bytes).saturating_sub(outcome.bytes_gone));
+        }
+        self.remove(&candidates, &mut Until::Size(excess), "least recently used", removing);
+    }
+
+    fn items(&mut self, rules: &Rules) -> Vec<Item> {
+        self.unused.retain(|image| kept(image, rules).is_none());
+        let item = |image: &Master| Item {
+            last_use: image.last_use(),
+            size: image.seen.size,
+            frees: image.seen.allocated,
+        };
+        self.unused.iter().map(item).collect()
+    }
+
     fn name(&self, item: u32) -> String {
-        self.items[item as usize].name.to_string()
+        self.unused[item as usize].name.to_string()
     }
 
     fn remove(
         &mut self,
         items: &[u32],
-        target: &mut Target<'_, '_>,
+        until: &mut Until<'_, '_>,
         reason: &'static str,
-        run: &mut Removing<'_>,
+        removing: &mut Removing<'_>,
     ) {
         for item in items {
-            if run.wait.interrupt.raised() {
-                run.outcome.stopped = Some(Refusal::Interrupted);
+            if removing.interrupt.raised() {
+                removing.outcome.stopped = Some(Refusal::Interrupted);
                 return;
             }
-            match target.distance() {
+            match until.distance() {
                 Distance::Far => {}
                 Distance::Reached => return,
                 Distance::Close => {
                     self.tidy();
-                    if target.is_reached() {
+                    if until.is_reached() {
                         return;
                     }
                 }
             }
             if let Err(e) = self.dir.prepare() {
                 let name = self.dir.path().display().to_string();
-                run.outcome.errors.push(EntryError { name, action: "prune", message: format!("{e:#}") });
+                let message = format!("{e:#}");
+                removing.outcome.errors.push(EntryError { name, action: Action::Prune, message });
                 return;
             }
-            self.remove_one(*item, target, reason, run);
+            self.remove_one(*item, until, reason, removing);
         }
     }
 
@@ -265,55 +396,32 @@ impl ImageCache for MasterCache {
         self.dir.close_aside();
     }
 
-    fn leftovers(&self) -> Vec<Told> {
+    fn remains(&self) -> Vec<Remains> {
         let stale = self.survey.temporary.iter().filter(|found| found.state == Leftover::Stale);
-        let directories = stale.map(|found| Told {
+        let directories = stale.map(|found| Remains {
             name: format!("{}/", found.name),
-            reason: self.told(found.newest),
+            reason: self.reason(found.newest),
+            is_invalid: false,
             files: found.files.len() as u64,
             bytes: found.allocated(),
         });
         let parts = self.survey.parts.iter().filter(|part| part.state == Leftover::Stale);
-        let parts = parts.map(|part| Told {
+        let parts = parts.map(|part| Remains {
             name: part.name.to_string(),
-            reason: self.told(part.seen.mtime.max(part.seen.ctime)),
+            reason: self.reason(part.seen.mtime.max(part.seen.ctime)),
+            is_invalid: false,
             files: 1,
             bytes: part.seen.allocated,
         });
         directories.chain(parts).collect()
     }
 
-    fn clean(&mut self, run: &mut Removing<'_>) {
-        let interrupt = &run.wait.interrupt;
-        for found in self.survey.temporary.iter().filter(|found| found.state == Leftover::Stale) {
-            if interrupt.raised() {
-                break;
-            }
-            let done = self.dir.remove_temporary(found, interrupt);
-            run.outcome.stalled_files += done.files;
-            run.outcome.bytes_cleaned += done.bytes;
-            if done.errors.is_empty() {
-                run.progress.removed(leftover(found.name.as_name(), done.bytes));
-            }
-            run.outcome.errors.extend(done.errors);
-        }
-        for part in self.survey.parts.iter().filter(|part| part.state == Leftover::Stale) {
-            if interrupt.raised() {
-                break;
-            }
-            match self.dir.remove_part(part) {
-                Ok(Removal::Removed) => {
-                    run.outcome.stalled_files += 1;
-                    run.outcome.bytes_cleaned += part.seen.allocated;
-                    run.progress.removed(leftover(part.name.as_name(), part.seen.allocated));
-                }
-                Ok(Removal::AlreadyGone) => {}
-                Ok(Removal::Changed) => run.outcome.left_alone += 1,
-                Err(e) => run.outcome.errors.push(failed(&part.name, &e)),
-            }
-        }
+    fn clean(&mut self, removing: &mut Removing<'_>) {
+        let interrupt = removing.interrupt.clone();
+        self.clean_temporary(&interrupt, removing);
+        self.clean_parts(&interrupt, removing);
         if interrupt.raised() {
-            run.outcome.stopped = Some(Refusal::Interrupted);
+            removing.outcome.stopped = Some(Refusal::Interrupted);
         }
     }
 }

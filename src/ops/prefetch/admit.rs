@@ -13,7 +13,7 @@ use crate::fetch::pace::Pace;
 use crate::fetch::{Job, Meter};
 use crate::names::ImageId;
 use crate::ops::prefetch::outcome::ImageOutcome;
-use crate::ops::prefetch::report::Ending;
+use crate::ops::prefetch::report::ImageEnding;
 use crate::ops::prefetch::wanted::Request;
 use crate::ops::prefetch::{Running, Session};
 use crate::source::{Refused, Source};
@@ -34,16 +34,16 @@ impl<'a> Session<'a> {
     }
 
     /// Judges an image, claims it and makes sure that it fits.
-    fn admit(&mut self, request: &Request) -> Result<(ImageRecord, Option<Check>, Claim), Ending> {
+    fn admit(&mut self, request: &Request) -> Result<(ImageRecord, Option<Check>, Claim), ImageEnding> {
         let (record, check) = self.examine(request)?;
         let size = record.size.unwrap_or(0);
         let claim = match Claim::make(self.dir, request.id, self.means.stalled_before) {
             Ok(Claiming::Ours(claim)) => claim,
-            Ok(Claiming::Cached) => return Err(Ending::cached()),
-            Ok(Claiming::Left(why)) => return Err(Ending::new(ImageOutcome::LeftToGlance, size, why)),
-            Err(e) => return Err(Ending::new(ImageOutcome::Failed, size, format!("{e:#}"))),
+            Ok(Claiming::Cached) => return Err(ImageEnding::cached()),
+            Ok(Claiming::Left(why)) => return Err(ImageEnding::new(ImageOutcome::LeftToGlance, size, why)),
+            Err(e) => return Err(ImageEnding::new(ImageOutcome::Failed, size, format!("{e:#}"))),
         };
-        self.find_room(record.size).map_err(|why| Ending::new(ImageOutcome::Refused, size, why))?;
+        self.find_room(record.size).map_err(|why| ImageEnding::new(ImageOutcome::Refused, size, why))?;
         Ok((record, check, claim))
     }
 
@@ -80,23 +80,23 @@ impl<'a> Session<'a> {
         let sources = self.means.stores.sources(&record.locations);
         for warning in sources.iter().flatten().filter_map(|source| source.warning()) {
             if self.warned.insert(warning.to_owned()) {
-                self.context.output.warning(warning);
+                self.run.output.warning(warning);
             }
         }
         sources
     }
 
     /// Looks an image up and judges it.
-    pub(crate) fn examine(&mut self, request: &Request) -> Result<(ImageRecord, Option<Check>), Ending> {
-        let failed = |e: anyhow::Error| Ending::new(ImageOutcome::Failed, 0, format!("{e:#}"));
+    pub(crate) fn examine(&mut self, request: &Request) -> Result<(ImageRecord, Option<Check>), ImageEnding> {
+        let failed = |e: anyhow::Error| ImageEnding::new(ImageOutcome::Failed, 0, format!("{e:#}"));
         if stage::is_cached(self.dir, request.id).map_err(failed)? {
-            return Err(Ending::cached());
+            return Err(ImageEnding::cached());
         }
         let record = self.records.record(request.id).map_err(|refusal| match refusal {
-            Refusal::Interrupted => Ending::new(ImageOutcome::Pending, 0, "a signal came first"),
+            Refusal::Interrupted => ImageEnding::new(ImageOutcome::Pending, 0, "a signal came first"),
             refusal => failed(refusal.into_error()),
         })?;
-        let verdict = judge(record.as_ref(), request.memory.as_ref(), self.wishes.wish);
+        let verdict = judge(record.as_ref(), request.memory.as_ref(), self.request.wish);
         // What has no record is not fetched.
         let record = record.unwrap_or_default();
         let check = judged(verdict, record.size.unwrap_or(0))?;
@@ -108,13 +108,13 @@ impl<'a> Session<'a> {
         if check.is_none() {
             let by = if record.size.is_some() { "by its size alone" } else { "by nothing" };
             let why = unverifiable(record);
-            self.context.output.warning(&format!("image {id} can be verified {by}: {why}"));
+            self.run.output.warning(&format!("image {id} can be verified {by}: {why}"));
         }
     }
 }
 
 /// What an image is to be verified by, if it is to be fetched; otherwise how it ends with it.
-pub(crate) fn judged(verdict: Verdict, size: u64) -> Result<Option<Check>, Ending> {
+pub(crate) fn judged(verdict: Verdict, size: u64) -> Result<Option<Check>, ImageEnding> {
     let (outcome, why) = match verdict {
         Verdict::Fetch(check) => return Ok(check),
         Verdict::Gone(why) => (ImageOutcome::Gone, why),
@@ -125,5 +125,5 @@ pub(crate) fn judged(verdict: Verdict, size: u64) -> Result<Option<Check>, Endin
         Verdict::Unverifiable(why) => (ImageOutcome::Refused, why),
         Verdict::NotYet(why) => (ImageOutcome::NotReady, why),
     };
-    Err(Ending::new(outcome, size, why))
+    Err(ImageEnding::new(outcome, size, why))
 }

@@ -23,44 +23,46 @@ use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
 
+use self::outcome::{ImageOutcome, PrefetchReport};
+use self::report::ImageEnding;
+pub(crate) use self::wanted::enqueue;
+use self::wanted::{Request, requests};
+use super::Change;
+use super::report::{Ending, Step};
 use crate::cache::dir::{CacheDir, Place};
 use crate::cache::index::Driver;
 use crate::cache::inventory::{Inventory, Tracking};
 use crate::cache::lock::{self, LockDir};
 use crate::cache::queue::Queue;
 use crate::cache::stage::{self, Claim};
-use crate::commands::flags::ChangeArgs;
 use crate::database::images::ImageRecord;
 use crate::database::{Database, Purpose};
-use crate::exit::{Exit, Failure};
+use crate::exit::Failure;
 use crate::fetch::digest::Check;
 use crate::fetch::judge::Wish;
 use crate::fetch::pace::Pace;
 use crate::fetch::{Attempt, Failed, Fetched, Job, Meter, fetch};
-use crate::host::glance::open::{Cache, Locked, refuse_strange, take_lock, take_stock};
-use crate::host::glance::settings::{Opened, Settings};
-use crate::interrupt::{Wait, signal_name};
+use crate::host::glance::central::{check_records, open_records};
+use crate::host::glance::open::{Cache, LockWait, Locked, refuse_strange, take_lock, take_stock};
+use crate::host::glance::settings::Settings;
+use crate::interrupt::Wait;
 use crate::names::ImageId;
 use crate::net::wire::Waits;
-use crate::ops::prefetch::outcome::{ImageOutcome, PrefetchReport};
-use crate::ops::prefetch::report::Ending;
-use crate::ops::prefetch::wanted::{Request, requests};
-use crate::ops::report::PlanEntry;
-use crate::ops::{tell, wait};
 use crate::os::space::capacity;
 use crate::output::progress::Downloads;
-use crate::run::Context;
+use crate::run::Run;
 use crate::source::Stores;
-use crate::units::{Amount, Nanos};
+use crate::units::{Amount, Nanos, TimeSpan};
 
 /// How often bars move and signals are looked for.
 const TICK: Duration = Duration::from_millis(100);
 /// How often claims are touched: far less than any sensible stall time.
 const TOUCH: Duration = Duration::from_secs(10);
 
-/// What a prefetch was asked for, besides the cache.
+/// What a prefetch is asked for, besides the cache.
 #[derive(Debug)]
-pub(crate) struct Wishes {
+pub(crate) struct PrefetchRequest {
+    pub(crate) change: Change,
     /// `None` is what is in the queue.
     pub(crate) images: Option<Vec<ImageId>>,
     pub(crate) jobs: usize,
@@ -70,12 +72,14 @@ pub(crate) struct Wishes {
     pub(crate) max_size: Option<Amount>,
     pub(crate) limit: Limit,
     pub(crate) wish: Wish,
-    pub(crate) stall_time: Option<crate::units::TimeSpan>,
+    pub(crate) stall_time: Option<TimeSpan>,
 }
 
-impl Default for Wishes {
-    fn default() -> Self {
-        Wishes {
+impl PrefetchRequest {
+    /// Returns a request for what is in the queue.
+    pub(crate) fn new(change: Change) -> Self {
+        PrefetchRequest {
+            change,
             images: None,
             jobs: 2,
             rate: None,
@@ -96,106 +100,92 @@ pub(crate) enum Limit {
     /// What does not fit is not fetched.
     Kept,
     /// What does not fit has room made for it.
-    MadeRoom,
+    MadeSpace,
 }
 
-/// Opens a cache that images are to be put into: where there is none, that cannot be.
-fn existing(settings: &Settings) -> Result<CacheDir, Failure> {
-    let dir = match settings.open()? {
-        Opened::Cache(dir) => dir,
-        Opened::Nothing(why) => {
-            return Err(Failure::cannot_start(anyhow!(why)).hint("glance-api makes it when it starts"));
-        }
-    };
+/// Opens a cache that images are put into. It has to be there.
+fn existing(settings: &Settings<'_>) -> Result<CacheDir, Failure> {
+    let cannot = |e: anyhow::Error| Failure::cannot_start(e).hint("glance-api makes it when it starts");
+    let dir = settings.open()?.ok_or_else(|| cannot(anyhow!(settings.nothing_there())))?;
     refuse_strange(settings, &dir)?;
     if dir.fd(Place::Incomplete).is_none() {
-        return Err(Failure::cannot_start(anyhow!("{} has no directory incomplete/", dir.path().display()))
-            .hint("glance-api makes it when it starts"));
+        return Err(cannot(anyhow!("{} has no directory incomplete/", dir.path().display())));
     }
     Ok(dir)
 }
 
+/// Fetches images into the cache.
 pub(crate) fn prefetch(
-    context: &Context,
-    settings: &Settings,
-    change: &ChangeArgs,
-    wishes: &Wishes,
-) -> Result<Exit, Failure> {
-    let mut report = PrefetchReport::default();
-    report.run.dry_run = change.dry_run;
-    let ended = attempt(context, settings, change, wishes, &mut report);
-    tell(context, &mut report, |report| &mut report.run, ended)
+    run: &Run,
+    settings: &Settings<'_>,
+    request: &PrefetchRequest,
+) -> Result<PrefetchReport, Failure> {
+    let mut report =
+        PrefetchReport { ending: Ending::new(request.change.dry_run), ..PrefetchReport::default() };
+    let ended = fill(run, settings, request, &mut report);
+    report.ending.settle(run, ended)?;
+    Ok(report)
 }
 
-/// Prefetches, and fills in the report, which is told whenever this ends without a failure.
-fn attempt(
-    context: &Context,
-    settings: &Settings,
-    change: &ChangeArgs,
-    wishes: &Wishes,
+/// Prefetches, and fills in the report, which is shown whenever this ends without a failure.
+fn fill(
+    run: &Run,
+    settings: &Settings<'_>,
+    request: &PrefetchRequest,
     report: &mut PrefetchReport,
-) -> Result<Exit, Failure> {
-    context.start()?;
-    if wishes.images.is_none() && nothing_to_do(context, settings)? {
-        return Ok(Exit::Done);
+) -> Result<(), Failure> {
+    run.catch_signals()?;
+    if request.images.is_none() && is_nothing_to_do(run, settings)? {
+        return Ok(());
     }
     let dir = existing(settings)?;
-    if wishes.images.is_some() || !Queue::read(&dir).map_err(Failure::cannot_start)?.images.is_empty() {
-        settings.central.check_records(&settings.config)?;
+    if request.images.is_some() || !Queue::read(&dir).map_err(Failure::cannot_start)?.images.is_empty() {
+        check_records(&settings.database)?;
     }
-    let means = Means::of(context, settings, &dir, change, wishes)?;
-    let lock = if change.dry_run {
-        None
-    } else {
-        let locked =
-            take_lock(context, &dir, &means.locks, lock::PREFETCH, &means.wait, change.skip_if_locked)?;
-        match locked.or_end(context, &mut report.run) {
-            Ok(lock) => lock,
-            Err(exit) => return Ok(exit),
+    let means = Means::of(run, settings, &dir, request)?;
+    let mut lock = None;
+    if !request.change.dry_run {
+        match take_lock(run, &dir, &means.locks, lock::PREFETCH, &request.change.lock_wait)? {
+            Locked::Go(held) => lock = Some(held),
+            Locked::Busy(who) => report.ending.skipped = Some(who),
+            Locked::Interrupted => report.ending.stopped(run),
         }
+        if lock.is_none() {
+            return Ok(());
+        }
+    }
+    let pending = requests(run, &dir, request)?;
+    let session = match pending.is_empty() {
+        true => None,
+        false => Some(Session::open(run, settings, &dir, means, request)?),
     };
-    let pending = requests(context, &dir, wishes)?;
-    let session = if pending.is_empty() {
-        None
-    } else {
-        Some(Session::open(context, settings, &dir, means, wishes, report)?)
-    };
-    if lock.is_some() {
-        // Now nothing keeps it from starting.
+    if lock.flatten().is_some() {
+        // From here on, nothing keeps the run from starting.
         stage::sweep(&dir);
     }
-    let Some(session) = session else { return Ok(Exit::Done) };
+    let Some(session) = session else { return Ok(()) };
     let mut session = Session { pending, ..session };
-    if change.dry_run {
+    session.report.ending = std::mem::take(&mut report.ending);
+    if request.change.dry_run {
         session.dry_run();
     } else {
         session.work();
     }
     session.sum_up();
-    if let Some(signal) = context.interrupt.signal() {
-        report.run.signal = Some(signal_name(signal));
-        return Ok(Exit::Signal(signal));
-    }
-    Ok(exit_code(report))
+    *report = session.report;
+    report.ending.stopped(run);
+    Ok(())
 }
 
-/// Whether there is nothing in the queue, and nothing left by a dead run: then no lock, index or database is asked for.
-fn nothing_to_do(context: &Context, settings: &Settings) -> Result<bool, Failure> {
-    match settings.open()? {
-        Opened::Nothing(why) => {
-            context.output.note(&why);
-            Ok(true)
-        }
-        Opened::Cache(dir) => {
-            refuse_strange(settings, &dir)?;
-            let queue = Queue::read(&dir).map_err(Failure::cannot_start)?;
-            Ok(queue.images.is_empty() && queue.foreign.is_empty() && stage::leftovers(&dir).is_empty())
-        }
-    }
-}
-
-fn exit_code(report: &PrefetchReport) -> Exit {
-    if report.run.errors.is_empty() { Exit::Done } else { Exit::Incomplete }
+/// True if the queue is empty and no dead run left anything: then no lock, index or database is asked for.
+fn is_nothing_to_do(run: &Run, settings: &Settings<'_>) -> Result<bool, Failure> {
+    let Some(dir) = settings.open()? else {
+        run.output.note(&settings.nothing_there());
+        return Ok(true);
+    };
+    refuse_strange(settings, &dir)?;
+    let queue = Queue::read(&dir).map_err(Failure::cannot_start)?;
+    Ok(queue.images.is_empty() && queue.foreign.is_empty() && stage::leftovers(&dir).is_empty())
 }
 
 /// An image that is being fetched.
@@ -239,37 +229,34 @@ struct Means {
 
 impl Means {
     fn of(
-        context: &Context,
-        settings: &Settings,
+        run: &Run,
+        settings: &Settings<'_>,
         dir: &CacheDir,
-        change: &ChangeArgs,
-        wishes: &Wishes,
+        request: &PrefetchRequest,
     ) -> Result<Self, Failure> {
-        if let Some(problem) = &settings.index_problem {
-            return Err(Failure::usage(anyhow!("{problem}")));
-        }
+        settings.driver()?;
         let whole = capacity(&dir.statvfs().map_err(Failure::cannot_start)?);
-        let stall_time = settings.stall_time(wishes.stall_time)?.value;
-        let waits = Waits::new(context.interrupt.clone());
+        let stall_time = settings.stall_time(request.stall_time)?.value;
+        let waits = Waits::new(run.interrupt.clone());
         Ok(Means {
-            locks: settings.lock_dir(dir, &context.output)?,
-            wait: wait(context, change),
-            stores: Stores::from_config(&settings.config, waits).map_err(Failure::usage)?,
-            max_size: settings.max_size(wishes.max_size, dir)?.value,
-            reserve: wishes.reserve.of(whole),
-            stalled_before: context.now.saturating_sub(stall_time),
+            locks: settings.lock_dir(dir, &run.output)?,
+            wait: run.wait(request.change.lock_wait.limit),
+            stores: Stores::from_config(settings.config, waits).map_err(Failure::usage)?,
+            max_size: settings.max_size(request.max_size, dir)?.value,
+            reserve: request.reserve.of(whole),
+            stalled_before: run.now.saturating_sub(stall_time),
         })
     }
 }
 
 /// One run, seen from the thread that decides.
 struct Session<'a> {
-    context: &'a Context,
+    run: &'a Run,
     dir: &'a CacheDir,
     cache: Cache,
     records: Database,
     means: Means,
-    wishes: &'a Wishes,
+    request: &'a PrefetchRequest,
     /// Bytes that the cache holds.
     cached: u64,
     pending: VecDeque<Request>,
@@ -283,32 +270,31 @@ struct Session<'a> {
     /// Bytes that a dry run would have fetched.
     foreseen: u64,
     /// What a dry run would have removed to make room.
-    doomed: Vec<PlanEntry>,
-    report: &'a mut PrefetchReport,
+    doomed: Vec<Step>,
+    report: PrefetchReport,
 }
 
 impl<'a> Session<'a> {
     fn open(
-        context: &'a Context,
-        settings: &'a Settings,
+        run: &'a Run,
+        settings: &Settings<'_>,
         dir: &'a CacheDir,
         means: Means,
-        wishes: &'a Wishes,
-        report: &'a mut PrefetchReport,
+        request: &'a PrefetchRequest,
     ) -> Result<Self, Failure> {
-        // Before any fetch: SQLite's descriptors are told apart by being new. The index last: it may be made.
-        // Only where both are one file does the index come first: it rolls back what a killed run left, which a look may not.
-        let is_central = settings.driver.as_ref().is_some_and(|driver| driver.value == Driver::CentralizedDb);
-        let stock = || stock(context, settings, dir, &means.wait, report.run.dry_run);
-        let first = if is_central { Some(stock()?) } else { None };
-        let records = settings.central.open_records(&settings.config, &means.wait)?;
+        // Before any fetch: SQLite's descriptors are told apart by being new. The index comes last, because it may be
+        // made. Only where both are one file does it come first: it rolls back what a killed run left, which a look may
+        // not.
+        let stock = || stock(run, settings, dir, &means.wait, request.change.dry_run);
+        let first = if settings.names(Driver::CentralizedDb) { Some(stock()?) } else { None };
+        let records = open_records(&settings.database, &means.wait)?;
         let cache = first.map_or_else(stock, Ok)?;
         Ok(Session {
-            context,
+            run,
             dir,
             records,
             means,
-            wishes,
+            request,
             cached: cache.inventory.size(),
             cache,
             pending: VecDeque::new(),
@@ -318,22 +304,22 @@ impl<'a> Session<'a> {
             warned: HashSet::new(),
             foreseen: 0,
             doomed: Vec::new(),
-            report,
+            report: PrefetchReport::default(),
         })
     }
 
     /// Fetches everything there is to fetch, or as much as a signal allows.
     fn work(&mut self) {
-        let pace = Pace::new(self.context.interrupt.clone(), self.wishes.rate);
+        let pace = Pace::new(self.run.interrupt.clone(), self.request.rate);
         let ids: Vec<ImageId> = self.pending.iter().map(|request| request.id).collect();
         let total = || self.records.sizes(&ids).unwrap_or(0);
-        let mut bars = Downloads::new(&self.context.output, total);
+        let mut bars = Downloads::new(&self.run.output, total);
         let mut touched = Instant::now();
         scope(|scope| {
             let (tell, told) = channel();
             loop {
-                while self.running.len() + self.ready.len() < self.wishes.jobs
-                    && !self.context.interrupt.raised()
+                while self.running.len() + self.ready.len() < self.request.jobs
+                    && !self.run.interrupt.raised()
                 {
                     let Some(request) = self.pending.pop_front() else { break };
                     let Some((job, meter)) = self.begin(request, &pace) else { continue };
@@ -358,7 +344,7 @@ impl<'a> Session<'a> {
                 }
                 self.publish_ready();
                 bars.tick();
-                if self.context.interrupt.raised() {
+                if self.run.interrupt.raised() {
                     bars.give_back_terminal();
                 }
                 if touched.elapsed() > TOUCH {
@@ -368,10 +354,10 @@ impl<'a> Session<'a> {
             }
         });
         if let Err(e) = self.measure() {
-            self.context.output.warning(&format!("{e:#}: what the cache holds is as it was before"));
+            self.run.output.warning(&format!("{e:#}: what the cache holds is as it was before"));
         }
         for request in std::mem::take(&mut self.pending) {
-            self.end(&request, Ending::new(ImageOutcome::Pending, 0, "a signal came first"));
+            self.end(&request, ImageEnding::new(ImageOutcome::Pending, 0, "a signal came first"));
         }
     }
 
@@ -392,7 +378,8 @@ impl<'a> Session<'a> {
 
     /// Takes prune's lock; if somebody else has it, that is the answer at once where it is not to be waited for.
     fn prune_lock(&self, waits: bool) -> Result<Locked, Failure> {
-        take_lock(self.context, self.dir, &self.means.locks, lock::PRUNE, &self.means.wait, !waits)
+        let lock_wait = LockWait { limit: self.means.wait.limit, skip_if_locked: !waits };
+        take_lock(self.run, self.dir, &self.means.locks, lock::PRUNE, &lock_wait)
     }
 }
 
@@ -403,21 +390,21 @@ fn fetch_unwinding(job: &Job<'_>, meter: &Meter) -> (Result<Fetched, Failed>, Ve
     })
 }
 
-/// Opens the cache's index, to look at or to add to; for adding, one that is configured and not there yet is made, as Glance would.
+/// Opens the cache's index, to look at it or to add to it. To add to it, one that is configured and does not exist yet is
+/// made, as Glance would make it.
 fn stock(
-    context: &Context,
-    settings: &Settings,
+    run: &Run,
+    settings: &Settings<'_>,
     dir: &CacheDir,
     wait: &Wait,
     dry_run: bool,
 ) -> Result<Cache, Failure> {
-    let is_sqlite = settings.driver.as_ref().is_some_and(|driver| driver.value == Driver::Sqlite);
-    let purpose = match (dry_run, is_sqlite) {
+    let purpose = match (dry_run, settings.names(Driver::Sqlite)) {
         (true, _) => Purpose::Look,
         (false, true) => Purpose::Create,
         (false, false) => Purpose::Change,
     };
-    let cache = take_stock(context, settings, dir, purpose, wait)?;
+    let cache = take_stock(run, settings, dir, purpose, wait)?;
     match (&cache.inventory.tracking, cache.driver) {
         (Tracking::Unknown(why), _) if !dry_run => {
             Err(Failure::cannot_start(anyhow!("the index cannot be added to: {why}")))

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
-use crate::ops::report::{Run, is_zero};
+use crate::ops::report::{ChangeReport, Ending, is_zero};
 use crate::output::Report;
 use crate::units::{count, human};
 
@@ -88,7 +88,7 @@ pub(crate) struct PrefetchReport {
     #[serde(skip_serializing_if = "is_zero")]
     pub(crate) total_bytes_pruned: u64,
     #[serde(flatten)]
-    pub(crate) run: Run,
+    pub(crate) ending: Ending,
 }
 
 impl PrefetchReport {
@@ -97,15 +97,25 @@ impl PrefetchReport {
     }
 }
 
+impl ChangeReport for PrefetchReport {
+    fn ending(&self) -> &Ending {
+        &self.ending
+    }
+
+    fn errors_were_reported(&self) -> bool {
+        true
+    }
+}
+
 impl Report for PrefetchReport {
     fn text(&self) -> String {
-        let mut text = self.run.preamble();
-        if self.run.skipped.is_some() {
+        let mut text = self.ending.preamble();
+        if self.ending.skipped.is_some() {
             return text;
         }
         let fetched = count(self.total_files_prefetched, "image");
         let bytes = human(self.total_bytes_prefetched);
-        let _ = write!(text, "prefetch: {} {fetched}, {bytes}", self.run.verb("fetched", "would fetch"));
+        let _ = write!(text, "prefetch: {} {fetched}, {bytes}", self.ending.verb("fetched", "would fetch"));
         for (outcomes, what) in [
             (&[ImageOutcome::Enqueued][..], "queued"),
             (&[ImageOutcome::Cached], "in the cache already"),
@@ -121,7 +131,7 @@ impl Report for PrefetchReport {
             }
         }
         if self.still_queued > 0 {
-            let verb = self.run.verb(if self.still_queued == 1 { "stays" } else { "stay" }, "would stay");
+            let verb = self.ending.verb(if self.still_queued == 1 { "stays" } else { "stay" }, "would stay");
             let _ = write!(text, "; {} {verb} in the queue", self.still_queued);
         }
         if self.total_files_pruned > 0 {
@@ -129,12 +139,12 @@ impl Report for PrefetchReport {
             let _ = write!(text, "; removed {images}, {}, for them", human(self.total_bytes_pruned));
         }
         if let (Some(size), Some(max)) = (self.cache_size_after, self.max_size) {
-            let verb = self.run.verb("holds", "would hold");
+            let verb = self.ending.verb("holds", "would hold");
             let _ = write!(text, "; the cache {verb} {} of {}", human(size), human(max));
         }
         if self.over_limit {
             text.push_str(", and is over its limit: prune holds it");
         }
-        text + &self.run.end()
+        text + &self.ending.line_end()
     }
 }

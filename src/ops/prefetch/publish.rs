@@ -31,7 +31,7 @@ use crate::interrupt::Wait;
 use crate::names::ImageId;
 use crate::ops::prefetch::admit::judged;
 use crate::ops::prefetch::outcome::ImageOutcome;
-use crate::ops::prefetch::report::{Ending, verified_by};
+use crate::ops::prefetch::report::{ImageEnding, verified_by};
 use crate::ops::prefetch::{Locked, Ready, Running, Session};
 use crate::units::human;
 
@@ -42,7 +42,7 @@ impl Session<'_> {
         let last = if result.is_err() { attempts.split_last() } else { None };
         for attempt in last.map_or(attempts, |(_, others)| others) {
             let next = "the next location is tried";
-            self.context.output.warning(&format!("image {id}: {}: {next}", attempt.message));
+            self.run.output.warning(&format!("image {id}: {}: {next}", attempt.message));
         }
         let size = running.record.size.unwrap_or(0);
         let ending = match result {
@@ -52,15 +52,15 @@ impl Session<'_> {
                 return;
             }
             Err(Failed::Interrupted) => {
-                Ending::new(ImageOutcome::Pending, size, "a signal came while it was fetched")
+                ImageEnding::new(ImageOutcome::Pending, size, "a signal came while it was fetched")
             }
-            Err(Failed::Here(e)) => Ending::new(ImageOutcome::Failed, size, format!("{e:#}")),
+            Err(Failed::Here(e)) => ImageEnding::new(ImageOutcome::Failed, size, format!("{e:#}")),
             Err(Failed::Nowhere) => {
                 let why = last.map_or("it has no location", |(last, _)| last.message.as_str());
                 if running.request.queued && attempts.iter().any(|attempt| attempt.lasting) {
                     self.remember(id, why, fingerprint(&running.record));
                 }
-                Ending::new(ImageOutcome::Failed, size, why)
+                ImageEnding::new(ImageOutcome::Failed, size, why)
             }
         };
         self.end(&running.request, ending);
@@ -69,7 +69,7 @@ impl Session<'_> {
     /// Writes into the image's entry in the queue why it failed, so that it is not downloaded in vain again.
     fn remember(&mut self, id: ImageId, failed: &str, fingerprint: String) {
         if let Err(e) = queue::remember(self.dir, id, failed, fingerprint) {
-            self.context.output.note(&format!("{e:#}: the next run will try it again"));
+            self.run.output.note(&format!("{e:#}: the next run will try it again"));
         }
     }
 
@@ -86,11 +86,9 @@ impl Session<'_> {
                     continue;
                 }
                 Err(Unprepared::Later(why)) => {
-                    if Instant::now() < ready.until && !self.context.interrupt.raised() {
+                    if Instant::now() < ready.until && !self.run.interrupt.raised() {
                         if self.warned.insert("waiting to publish".to_owned()) {
-                            self.context
-                                .output
-                                .note(&format!("what was fetched waits to be published: {why:#}"));
+                            self.run.output.note(&format!("what was fetched waits to be published: {why:#}"));
                         }
                         self.ready.push_front(ready);
                         return;
@@ -103,12 +101,12 @@ impl Session<'_> {
         }
     }
 
-    fn unpublished(&self, bytes: u64, why: &anyhow::Error) -> Ending {
-        if self.context.interrupt.raised() {
-            return Ending::new(ImageOutcome::Pending, bytes, "a signal came before it was published");
+    fn unpublished(&self, bytes: u64, why: &anyhow::Error) -> ImageEnding {
+        if self.run.interrupt.raised() {
+            return ImageEnding::new(ImageOutcome::Pending, bytes, "a signal came before it was published");
         }
         let why = format!("it was fetched, but cannot be published: {why:#}");
-        Ending::new(ImageOutcome::Failed, bytes, why)
+        ImageEnding::new(ImageOutcome::Failed, bytes, why)
     }
 
     /// Does all that comes before an image gets its name; prune's lock is to be held until it has it.
@@ -134,7 +132,7 @@ impl Session<'_> {
         };
         let lock = match self.prune_lock(false) {
             Ok(Locked::Go(lock)) => lock,
-            Ok(Locked::Skip(who)) => return Err(Unprepared::Later(anyhow!(who))),
+            Ok(Locked::Busy(who)) => return Err(Unprepared::Later(anyhow!(who))),
             Ok(Locked::Interrupted) => return Err(Unprepared::Later(Refusal::Interrupted.into_error())),
             Err(failure) => return Err(self.never(bytes, &failure.error)),
         };
@@ -146,7 +144,7 @@ impl Session<'_> {
         if let Some(why) = unread {
             // Glance itself goes by its record, whatever is cached.
             let line = format!("image {id}: what its record said before the fetch has to do: {why:#}");
-            self.context.output.warning(&line);
+            self.run.output.warning(&line);
         }
         Ok(lock)
     }
@@ -163,7 +161,7 @@ impl Session<'_> {
     }
 
     /// Gives an image that has its row its name in the cache.
-    fn give_name(&mut self, running: &Running, fetched: Fetched) -> anyhow::Result<Ending> {
+    fn give_name(&mut self, running: &Running, fetched: Fetched) -> anyhow::Result<ImageEnding> {
         let (id, Fetched { staged, bytes, location }) = (running.request.id, fetched);
         let published = staged.publish(self.dir, Place::Base, id).inspect_err(|_| self.forget_row(id))?;
         if published == Publication::AlreadyThere {
@@ -172,11 +170,11 @@ impl Session<'_> {
         self.report.total_files_prefetched += 1;
         self.report.total_bytes_prefetched += bytes;
         let by = verified_by(running.check.as_ref(), running.record.size);
-        self.context.output.did(|| {
+        self.run.output.did(|| {
             let by = by.as_deref().unwrap_or("nothing");
             format!("fetched {id} ({}) from {location}, verified by {by}", human(bytes))
         });
-        Ok(Ending::fetched(bytes, location, by))
+        Ok(ImageEnding::fetched(bytes, location, by))
     }
 
     /// Takes back the row of an image that got no file. Where that fails too, whoever comes next forgets it.
@@ -208,10 +206,10 @@ impl Session<'_> {
 enum Unprepared {
     /// Somebody else has the lock or the index, or its server is lost.
     Later(anyhow::Error),
-    Never(Ending),
+    Never(ImageEnding),
 }
 
-fn dropped(bytes: u64) -> Ending {
+fn dropped(bytes: u64) -> ImageEnding {
     let why = "Glance has cached it meanwhile, or is at it: what was fetched is dropped";
-    Ending::new(ImageOutcome::LeftToGlance, bytes, why)
+    ImageEnding::new(ImageOutcome::LeftToGlance, bytes, why)
 }

@@ -2,18 +2,18 @@
 
 use std::fmt::Display;
 
-use crate::cache::outcome::EntryError;
+use crate::cache::outcome::{Action, EntryError};
 use crate::cache::{queue, stage};
 use crate::fetch::digest::Check;
 use crate::names::ImageId;
 use crate::ops::prefetch::Session;
 use crate::ops::prefetch::outcome::{ImageOutcome, ImageReport};
 use crate::ops::prefetch::wanted::Request;
-use crate::ops::report::PlanEntry;
+use crate::ops::report::Step;
 use crate::source::Refused;
 
 /// How it ended with an image.
-pub(crate) struct Ending {
+pub(crate) struct ImageEnding {
     outcome: ImageOutcome,
     bytes: u64,
     location: Option<String>,
@@ -22,25 +22,25 @@ pub(crate) struct Ending {
     message: Option<String>,
 }
 
-impl Ending {
+impl ImageEnding {
     pub(crate) fn new(outcome: ImageOutcome, bytes: u64, why: impl Into<String>) -> Self {
-        Ending { outcome, bytes, location: None, verified_by: None, message: Some(why.into()) }
+        ImageEnding { outcome, bytes, location: None, verified_by: None, message: Some(why.into()) }
     }
 
     pub(crate) fn cached() -> Self {
-        Ending::new(ImageOutcome::Cached, 0, "it is in the cache already")
+        ImageEnding::new(ImageOutcome::Cached, 0, "it is in the cache already")
     }
 
     pub(crate) fn fetched(bytes: u64, location: String, verified_by: Option<String>) -> Self {
         let outcome = ImageOutcome::Fetched;
-        Ending { outcome, bytes, location: Some(location), verified_by, message: None }
+        ImageEnding { outcome, bytes, location: Some(location), verified_by, message: None }
     }
 }
 
 impl Session<'_> {
     /// Books what became of an image, and tells whoever should know. What is cached or gone leaves the queue.
-    pub(crate) fn end(&mut self, request: &Request, ending: Ending) {
-        let Ending { outcome, bytes, location, verified_by, message } = ending;
+    pub(crate) fn end(&mut self, request: &Request, ending: ImageEnding) {
+        let ImageEnding { outcome, bytes, location, verified_by, message } = ending;
         let leaves = matches!(outcome, ImageOutcome::Fetched | ImageOutcome::Cached | ImageOutcome::Gone);
         let queued = request.queued && !(leaves && self.dequeue(request.id));
         if matches!(outcome, ImageOutcome::Fetched | ImageOutcome::Cached) {
@@ -54,13 +54,13 @@ impl Session<'_> {
             };
             let line = format!("image {}: {why}{next}", request.id);
             match outcome {
-                ImageOutcome::Failed => self.context.output.error(&line),
-                outcome if outcome.is_good() => self.context.output.note(&line),
-                _ => self.context.output.warning(&line),
+                ImageOutcome::Failed => self.run.output.error(&line),
+                outcome if outcome.is_good() => self.run.output.note(&line),
+                _ => self.run.output.warning(&line),
             }
             if !outcome.is_good() {
                 let (name, message) = (request.id.to_string(), why.clone());
-                self.report.run.errors.push(EntryError { name, action: "fetch", message });
+                self.report.ending.errors.push(EntryError { name, action: Action::Fetch, message });
             }
         }
         let image_id = request.id.to_string();
@@ -77,20 +77,20 @@ impl Session<'_> {
 
     /// Takes an image from the queue, unless this only looks; tells whether it has left it.
     fn dequeue(&mut self, id: ImageId) -> bool {
-        if self.report.run.dry_run {
+        if self.report.ending.dry_run {
             return true;
         }
         let removed = queue::remove(self.dir, id);
         if let Err(e) = &removed {
-            self.error(id, "dequeue", e);
+            self.error(id, Action::Dequeue, e);
         }
         removed.is_ok()
     }
 
-    fn error(&mut self, id: ImageId, action: &'static str, error: &anyhow::Error) {
+    fn error(&mut self, id: ImageId, action: Action, error: &anyhow::Error) {
         let message = format!("{error:#}");
-        self.context.output.error(&format!("image {id}: {message}"));
-        self.report.run.errors.push(EntryError { name: id.to_string(), action, message });
+        self.run.output.error(&format!("image {id}: {message}"));
+        self.report.ending.errors.push(EntryError { name: id.to_string(), action, message });
     }
 
     /// Describes what would be fetched, and from where.
@@ -105,7 +105,7 @@ impl Session<'_> {
                 let by = ending.verified_by.as_deref().unwrap_or("nothing");
                 let reason = format!("from {location}, to be verified by {by}");
                 let image_id = request.id.to_string();
-                entries.push(PlanEntry { image_id, action: "fetch", reason, bytes: ending.bytes });
+                entries.push(Step::new("fetch", image_id, ending.bytes, reason));
             }
             self.end(&request, ending);
         }
@@ -113,16 +113,16 @@ impl Session<'_> {
         self.report.total_files_pruned = doomed.len() as u64;
         self.report.total_bytes_pruned = doomed.iter().map(|entry| entry.bytes).sum();
         self.cached = (self.cached + self.foreseen).saturating_sub(self.report.total_bytes_pruned);
-        self.report.run.plan = Some(doomed.into_iter().chain(entries).collect());
+        self.report.ending.plan = Some(doomed.into_iter().chain(entries).collect());
     }
 
     /// What would become of an image.
-    fn foresee(&mut self, request: &Request) -> Result<Ending, Ending> {
+    fn foresee(&mut self, request: &Request) -> Result<ImageEnding, ImageEnding> {
         let (record, check) = self.examine(request)?;
         let size = record.size.unwrap_or(0);
-        let failed = |e: &dyn Display| Ending::new(ImageOutcome::Failed, size, format!("{e:#}"));
+        let failed = |e: &dyn Display| ImageEnding::new(ImageOutcome::Failed, size, format!("{e:#}"));
         if stage::is_being_cached(self.dir, request.id).map_err(|e| failed(&e))? {
-            return Err(Ending::new(ImageOutcome::LeftToGlance, size, "somebody is caching it"));
+            return Err(ImageEnding::new(ImageOutcome::LeftToGlance, size, "somebody is caching it"));
         }
         let sources = self.sources(&record);
         let Some(source) = sources.iter().find_map(|source| source.as_ref().ok()) else {
@@ -131,9 +131,9 @@ impl Session<'_> {
                 .find_map(|source| source.as_ref().err())
                 .map_or_else(|| failed(&"it has no location"), |refused: &Refused| failed(refused)));
         };
-        self.find_room(record.size).map_err(|why| Ending::new(ImageOutcome::Refused, size, why))?;
+        self.find_room(record.size).map_err(|why| ImageEnding::new(ImageOutcome::Refused, size, why))?;
         let by = verified_by(check.as_ref(), record.size);
-        Ok(Ending::fetched(size, source.shown().to_owned(), by))
+        Ok(ImageEnding::fetched(size, source.shown().to_owned(), by))
     }
 
     pub(crate) fn sum_up(&mut self) {

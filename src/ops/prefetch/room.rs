@@ -4,22 +4,24 @@ use std::collections::HashSet;
 
 use anyhow::anyhow;
 
+use crate::cache::entry::Image;
 use crate::cache::execute::Executor;
 use crate::cache::inventory::Inventory;
 use crate::cache::plan::{self, CleanPlan, PruneLimits, PrunePlan};
 use crate::cache::queue::Queue;
 use crate::fetch::judge::{Room, Space, room};
+use crate::host::cache::{Foreseen, Victim};
 use crate::host::glance::open::misplaced;
 use crate::names::ImageId;
 use crate::ops::prefetch::{Limit, Locked, Running, Session};
-use crate::ops::prune::removals;
+use crate::ops::report::Step;
 use crate::os::space::available;
 use crate::units::human;
 
 impl Session<'_> {
     /// Makes sure that an image of this size fits, by making room for it where that is wanted.
     pub(crate) fn find_room(&mut self, size: Option<u64>) -> Result<(), String> {
-        let Some(size) = size.or((self.wishes.limit == Limit::Ignored).then_some(0)) else {
+        let Some(size) = size.or((self.request.limit == Limit::Ignored).then_some(0)) else {
             return Err(
                 "its record has no size, so nobody can tell whether it fits into the cache".to_owned()
             );
@@ -29,13 +31,13 @@ impl Session<'_> {
         if found == Room::Enough {
             return Ok(());
         }
-        if self.wishes.limit != Limit::MadeRoom {
+        if self.request.limit != Limit::MadeSpace {
             return Err(no_room(size, &found, space));
         }
-        if self.report.run.dry_run {
+        if self.report.ending.dry_run {
             let (inventory, plan, _) = self.plan_room(size, space)?;
             // What is foreseen counts in it, so it goes on from the plan before.
-            self.doomed = removals(&inventory, &plan).collect();
+            self.doomed = removals(&inventory, &plan);
             return Ok(());
         }
         self.make_room(size, space)?;
@@ -53,7 +55,7 @@ impl Session<'_> {
     }
 
     fn space(&mut self) -> anyhow::Result<Space> {
-        if self.wishes.limit != Limit::Ignored {
+        if self.request.limit != Limit::Ignored {
             self.measure()?;
         }
         let promised =
@@ -63,7 +65,7 @@ impl Session<'_> {
             reserve: self.means.reserve,
             in_flight: self.under_way().map(Running::to_come).sum::<u64>() + self.foreseen,
             cached: self.cached.saturating_add(promised),
-            limit: (self.wishes.limit != Limit::Ignored).then_some(self.means.max_size),
+            limit: (self.request.limit != Limit::Ignored).then_some(self.means.max_size),
         })
     }
 
@@ -82,7 +84,7 @@ impl Session<'_> {
         let outcome = executor.prune(&inventory, &plan, &CleanPlan::default, Some(free));
         self.report.total_files_pruned += outcome.files;
         self.report.total_bytes_pruned += outcome.bytes;
-        self.report.run.errors.extend(outcome.errors);
+        self.report.ending.errors.extend(outcome.errors);
         outcome.stopped.map_or(Ok(()), |refusal| Err(why_not(refusal.into_error())))
     }
 
@@ -104,7 +106,7 @@ impl Session<'_> {
             keep: self.spared().map_err(why_not)?,
             ..PruneLimits::default()
         };
-        let plan = plan::prune(&inventory, &limits, space.available, self.context.now);
+        let plan = plan::prune(&inventory, &limits, space.available, self.run.now);
         let reached = plan.victims(&inventory).fold(plan.goal, plan::Goal::without).is_reached();
         if reached && size.saturating_add(promised) <= self.means.max_size {
             return Ok((inventory, plan, free));
@@ -140,4 +142,18 @@ fn no_room(size: u64, found: &Room, space: Space) -> String {
         ),
         Room::Enough => String::new(),
     }
+}
+
+/// Returns the images that a plan removes, as steps.
+fn removals(inventory: &Inventory, plan: &PrunePlan) -> Vec<Step> {
+    let victim = |image: &Image| {
+        Foreseen::Victim(Victim {
+            name: image.id.to_string(),
+            size: image.seen.size,
+            last_use: image.last_use(inventory.tracked_by_file()),
+            is_orphan: inventory.is_orphan(image),
+            is_expired: false,
+        })
+    };
+    plan.victims(inventory).map(|image| Step::of(victim(image))).collect()
 }

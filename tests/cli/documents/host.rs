@@ -1,13 +1,15 @@
-//! The hosts on which the documents' commands are run: small, with fixed ids, sizes and times, below a directory of the test.
+//! The hosts on which the commands of the documents are run. They have fixed ids, sizes and times, and lie
+//! below a directory of the test.
 //!
-//! A page names the host it needs (`<!-- host: glance -->`). Cached images are sparse files with the sizes of real ones; only
-//! the images of a file store and Ironic's master images take space, because prefetch reads the first and the second are worth
-//! the blocks that they give back.
+//! A page names the host it needs (`<!-- host: glance -->`). Cached images are sparse files with the sizes of
+//! real ones. Only Ironic's master images take space, because their blocks are what removing them frees.
 //!
-//! Nothing here needs root or a service. What the tool asks of the machine itself (mounts, free space, processes) is evened out
-//! by [`super::shown`].
+//! Nothing here needs root or a service. Facts of the machine itself (mounts, free space, process numbers)
+//! are replaced by [`super::shown`].
 
+use std::any::Any;
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::fs::{self, DirBuilder, File};
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
@@ -47,9 +49,9 @@ const INVALID: (&str, u64, &str) = ("a4d2f9b1-c370-48e5-9b6d-8f1e7c20a563", 700,
 const STALLED: (&str, u64, &str) = ("e7e05a62-1f8c-4d93-a2b4-5c6d9e3f7081", 300, "2026-11-24T03:00:00Z");
 
 /// Images in the file store: id, MiB. The record of the last one has a wrong hash.
-const STORED: &[(&str, u64)] = &[(CIRROS, 13), (DEBIAN, 330), (BROKEN, 50)];
+const STORED: &[(&str, u64)] = &[(CIRROS, 13), (UBUNTU, 112), (BROKEN, 24)];
 const CIRROS: &str = "4f1b6a1e-0f5e-4d3c-9a52-0d6c1a3b7e10";
-const DEBIAN: &str = "9c2d7f44-52c1-4b8e-8f0a-77e1c5d2a9b3";
+const UBUNTU: &str = "9c2d7f44-52c1-4b8e-8f0a-77e1c5d2a9b3";
 const BROKEN: &str = "d0a3e5b8-1c7d-4e2f-b6a4-3f9e8c7b6a51";
 
 /// Nodes of the central database.
@@ -70,26 +72,32 @@ const MASTERS: &[(&str, &str, u64, bool)] = &[
 
 /// A host, and where its files really are.
 ///
-/// A page looks at its host a day after it was made, or six days after on a conductor: the change time of a file, which cannot
-/// be set, is part of the last use of an image of Ironic's, and says how long an orphan has been there.
+/// A page looks at its host a day after it was made, and at a conductor six days after. The reason is the
+/// change time of a file, which cannot be set: it is part of the last use of Ironic's images, and it is the
+/// age of an orphan.
 pub(super) struct Host {
     root: TempDir,
-    /// The real time at which it was made, if a page changes it.
-    made: Option<i64>,
+    /// The real time at which it was made.
+    made: i64,
+    /// The page's time for everything that happens while the page is run.
+    runs_at: &'static str,
     /// What has to be added to a time on the page, in seconds, to get the real one.
     shift: i64,
     /// Where `mirror.example.org` listens.
     mirror: String,
-    locks: Vec<File>,
+    /// What the test's own process holds open.
+    held: Vec<Box<dyn Any>>,
 }
 
 impl Host {
     /// Makes the host of that name.
     pub(super) fn new(name: &str) -> Self {
         let root = tempfile::Builder::new().prefix("docs-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-        let (made, lead) = if name == "conductor" { (None, 6 * DAY) } else { (Some(now()), DAY) };
-        let shift = now() + lead - page_time(PAGE_NOW);
-        let host = Host { made, shift, mirror: mirror(), root, locks: Vec::new() };
+        let made = now();
+        let (lead, runs_at) =
+            if name == "conductor" { (6 * DAY, "2026-11-22T12:00:00Z") } else { (DAY, PAGE_NOW) };
+        let shift = made + lead - page_time(PAGE_NOW);
+        let host = Host { made, runs_at, shift, mirror: mirror(), root, held: Vec::new() };
         host.make_home();
         match name {
             "glance" => host.make_glance(),
@@ -119,22 +127,31 @@ impl Host {
         self.shift
     }
 
-    /// The page's time for a real one, in seconds since the epoch. All that happens while the page is run happens at the page's
-    /// time.
+    /// The page's time for a real one, in seconds since the epoch.
     pub(super) fn page_time(&self, real: i64) -> i64 {
-        let is_now = self.made.is_some_and(|made| (made..made + 3600).contains(&real));
-        if is_now { page_time(PAGE_NOW) } else { real - self.shift }
+        let is_meanwhile = (self.made..self.made + 3600).contains(&real);
+        if is_meanwhile { page_time(self.runs_at) } else { real - self.shift }
     }
 
-    /// Holds a lock of Glance's, as another prune would, as long as the host lives.
-    pub(super) fn hold(&mut self, lock: &str) {
-        let path = self.path("/var/lib/glance/image-cache").join(lock);
+    /// Holds something of the cache as another process would, as long as the host lives: the index while it
+    /// is written to, an incomplete image that is being downloaded, or one of Glance's locks.
+    pub(super) fn hold(&mut self, name: &str) {
+        let path = self.path(CACHE).join(name);
+        if name == "cache.db" {
+            let index = rusqlite::Connection::open(path).unwrap();
+            index.execute_batch("BEGIN EXCLUSIVE").unwrap();
+            self.held.push(Box::new(index));
+            return;
+        }
         let file = File::options().append(true).create(true).open(path).unwrap();
-        rustix::fs::fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive).unwrap();
-        self.locks.push(file);
+        if !name.starts_with("incomplete/") {
+            rustix::fs::fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive).unwrap();
+        }
+        self.held.push(Box::new(file));
     }
 
-    /// Runs a command line of the real paths in a shell and returns what it printed on stdout and stderr, and its exit code.
+    /// Runs a command line of the real paths in a shell and returns what it printed on stdout and stderr, and
+    /// its exit code.
     pub(super) fn run(&self, line: &str) -> (String, i32) {
         let mut output = tempfile::tempfile_in(self.root.path()).unwrap();
         let bin = self.root.path().join("usr/local/bin");
@@ -186,7 +203,7 @@ impl Host {
         for (sub, (id, mib, at)) in [("", ORPHAN), ("invalid/", INVALID), ("incomplete/", STALLED)] {
             self.sparse(&format!("{CACHE}/{sub}{id}"), mib * MIB, at);
         }
-        self.sparse(&format!("{CACHE}/queue/{DEBIAN}"), 0, "2026-11-27T06:00:00Z");
+        self.sparse(&format!("{CACHE}/queue/{UBUNTU}"), 0, "2026-11-27T06:00:00Z");
     }
 
     /// A new node with an empty cache and three images in its queue.
@@ -209,21 +226,24 @@ impl Host {
         );
         self.make_cache();
         let mut rows = String::from(
-            "CREATE TABLE node_reference (node_reference_id INTEGER PRIMARY KEY, node_reference_url VARCHAR(255) UNIQUE);
+            "CREATE TABLE node_reference
+                 (node_reference_id INTEGER PRIMARY KEY, node_reference_url VARCHAR(255) UNIQUE);
              CREATE TABLE cached_images (id INTEGER PRIMARY KEY, image_id VARCHAR(36), last_accessed DATETIME,
-                 last_modified DATETIME, size BIGINT, hits INTEGER, checksum VARCHAR(32), node_reference_id INTEGER,
-                 UNIQUE (image_id, node_reference_id));",
+                 last_modified DATETIME, size BIGINT, hits INTEGER, checksum VARCHAR(32),
+                 node_reference_id INTEGER, UNIQUE (image_id, node_reference_id));",
         );
         for node in NODES {
-            rows += &format!("INSERT INTO node_reference (node_reference_url) VALUES ('{node}');");
+            let _ = write!(rows, "INSERT INTO node_reference (node_reference_url) VALUES ('{node}');");
         }
         for (n, (id, mib, used, hits)) in TRACKED.iter().enumerate() {
             self.sparse(&format!("{CACHE}/{id}"), mib * MIB, used);
             for node in (1..=NODES.len()).filter(|node| n >= *node - 1) {
                 let at = jiff::Timestamp::from_second(self.real(used)).unwrap();
                 let at = at.strftime("%Y-%m-%d %H:%M:%S.000000");
-                rows += &format!(
-                    "INSERT INTO cached_images (image_id, last_accessed, last_modified, size, hits, node_reference_id)
+                let _ = write!(
+                    rows,
+                    "INSERT INTO cached_images
+                         (image_id, last_accessed, last_modified, size, hits, node_reference_id)
                      VALUES ('{id}', '{at}', '{at}', {}, {hits}, {node});",
                     mib * MIB
                 );
@@ -251,7 +271,8 @@ impl Host {
             "/etc/ironic/ironic.conf",
             &format!(
                 "[deploy]\niso_master_path = {0}/master_iso_images\niso_cache_size = 1024\n\
-                 [pxe]\ninstance_master_path = {0}/master_images\ntftp_master_path = {0}/tftp\nimage_cache_size = 512\n",
+                 [pxe]\ninstance_master_path = {0}/master_images\ntftp_master_path = {0}/tftp\n\
+                 image_cache_size = 512\n",
                 ironic.display()
             ),
         );
@@ -287,17 +308,10 @@ impl Host {
         for name in ["", "-cleaner", "-pruner", "-prefetcher"] {
             symlink(BINARY, self.path(format!("/usr/libexec/glance-cache{name}"))).unwrap();
         }
-        // Commands that only look are given the page's time. Those that change something take the real one.
-        self.write(
-            "/usr/local/bin/glance-cache",
-            &format!(
-                "#!/bin/sh\ncase \"$0 $* \" in\n*glance-cache-* | *' --now '* | *' --all-nodes '* | *' --forget-node '*) ;;\n\
-                 *' --dry-run '* | *' -n '* | *' status '* | *' list '*) set -- \"$@\" --now {} ;;\nesac\n\
-                 exec {}/${{0##*/}} \"$@\"\n",
-                self.real(PAGE_NOW),
-                self.path("/usr/libexec").display()
-            ),
-        );
+        let script = PROGRAM
+            .replace("NOW", &self.real(PAGE_NOW).to_string())
+            .replace("LIBEXEC", self.path("/usr/libexec").to_str().unwrap());
+        self.write("/usr/local/bin/glance-cache", &script);
         let program = self.path("/usr/local/bin/glance-cache");
         fs::set_permissions(program, fs::Permissions::from_mode(0o755)).unwrap();
     }
@@ -326,7 +340,8 @@ impl Host {
     fn make_store(&self) {
         let mut rows = String::from(
             "CREATE TABLE images (id, status, deleted, size, checksum, os_hash_algo, os_hash_value);
-             CREATE TABLE image_locations (id INTEGER PRIMARY KEY, image_id, value, meta_data, status, deleted);",
+             CREATE TABLE image_locations
+                 (id INTEGER PRIMARY KEY, image_id, value, meta_data, status, deleted);",
         );
         for (id, mib) in STORED {
             let path = format!("/var/lib/glance/images/{id}");
@@ -338,7 +353,8 @@ impl Host {
                      VALUES ('{id}', '{url}', '{{}}', 'active', 0);"
                 )
             };
-            rows += &format!(
+            let _ = write!(
+                rows,
                 "INSERT INTO images VALUES ('{id}', 'active', 0, {}, NULL, 'sha512', '{hash}');",
                 mib * MIB
             );
@@ -401,7 +417,18 @@ const CACHE: &str = "/var/lib/glance/image-cache";
 
 /// Glance's own schema of `cache.db`.
 const TABLE: &str = "CREATE TABLE cached_images (image_id TEXT PRIMARY KEY, last_accessed REAL DEFAULT 0.0, \
-                     last_modified REAL DEFAULT 0.0, size INTEGER DEFAULT 0, hits INTEGER DEFAULT 0, checksum TEXT);";
+                     last_modified REAL DEFAULT 0.0, size INTEGER DEFAULT 0, hits INTEGER DEFAULT 0, \
+                     checksum TEXT);";
+
+/// What a page calls `glance-cache`. Commands that only look are given the page's time; those that change
+/// something take the real one.
+const PROGRAM: &str = r#"#!/bin/sh
+case "$0 $* " in
+    *glance-cache-* | *' --now '* | *' --all-nodes '* | *' --forget-node '*) ;;
+    *' --dry-run '* | *' -n '* | *' status '* | *' list '*) set -- "$@" --now NOW ;;
+esac
+exec LIBEXEC/${0##*/} "$@"
+"#;
 
 fn page_time(text: &str) -> i64 {
     text.parse::<jiff::Timestamp>().unwrap().as_second()
@@ -420,7 +447,8 @@ fn sha512_of_zeros(size: u64) -> String {
         for _ in 0..size / MIB {
             hash.update(&block);
         }
-        hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+        let digest = hash.finalize();
+        digest.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
     });
     hash.clone()
 }

@@ -1,8 +1,9 @@
 //! Commands and output as a page shows them.
 //!
-//! A page has the paths and times of a real host, the test has its own: both are translated, so that everything that the
-//! program prints is compared. What belongs to the machine on which the test runs (free space, mount points, process numbers)
-//! is replaced by fixed values. JSON is broken into lines, and long lines are folded to fit the page.
+//! A page has the paths and times of a real host, the test has its own: both are translated, so that
+//! everything that the program prints is compared. What belongs to the machine on which the test runs (free
+//! space, mount points, process numbers) is replaced by fixed values. JSON is broken into lines, and long
+//! lines are folded to fit the page.
 
 use std::sync::LazyLock;
 
@@ -13,7 +14,8 @@ use super::host::Host;
 /// Free space on every page: 19.8 GiB.
 const FREE: u64 = (198 << 30) / 10;
 
-/// Directories of the page that are below the host's own directory. `/dev`, `/proc` and `/bin` are the machine's.
+/// Directories of the page that are below the host's own directory. `/dev`, `/proc` and `/bin` are the
+/// machine's.
 const OURS: &[&str] = &["/var/", "/etc/", "/usr/local/", "/usr/bin/glance-cache", "/root"];
 
 const MIRROR: &str = "http://mirror.example.org";
@@ -40,6 +42,15 @@ pattern!(MOUNTED_AT, r"mounted at [^ ,;]+");
 pattern!(MOUNTS, r"^(file system +)\S+: \S+ \S+ of \S+ \S+ free");
 pattern!(NOW_FREE, r"\S+ has [0-9.]+ [KMGT]iB free, [0-9.]+ [KMGT]iB required");
 pattern!(CANNOT_HAVE, r"(cannot have) [0-9.]+ [KMGT]iB free: [0-9.]+ [KMGT]iB are free");
+pattern!(
+    JSON_FILE_SYSTEM,
+    r#""file_system":\{"mount_point":"[^"]*","type":"[^"]*","size":\d+,"available":\d+"#
+);
+pattern!(JSON_MOUNT, r#""file_system":"[^"]*""#);
+pattern!(UNSEEN, r"every process|other users");
+pattern!(UNSEEN_IN_JSON, r#"\["[^"]*(?:every process|other users)[^"]*"\]"#);
+// Bytes on the disk: a file system needs a block or two more for a file in pieces.
+pattern!(ON_DISK, r#"("(?:in_use|reclaimable|kept|leftovers)":\{"count":\d+,"bytes":)(\d+)"#);
 pattern!(HEADER, r"^[A-Z][A-Z ]*  +[A-Z]");
 pattern!(GAP, r" {2,}");
 
@@ -89,7 +100,13 @@ pub(super) fn shown(line: &str, output: &str, host: &Host) -> Vec<String> {
         let has = format!("/var has 19.8 GiB free, {required} required");
         text = NOW_FREE.replace_all(&text, has).into_owned();
     }
-    let lines: Vec<String> = text.lines().map(machine).collect();
+    // The pages show what root sees. Another user cannot look into the processes of others, and is told so.
+    let is_root = rustix::process::geteuid().is_root();
+    if !is_root {
+        text = UNSEEN_IN_JSON.replace_all(&text, "[]").into_owned();
+    }
+    let lines = text.lines().filter(|line| is_root || !UNSEEN.is_match(line));
+    let lines: Vec<String> = lines.map(machine).collect();
     let mut shown = Vec::new();
     for line in aligned(lines, &mount) {
         if line.starts_with("{\"") && serde_json::from_str::<serde_json::Value>(&line).is_ok() {
@@ -106,6 +123,14 @@ fn machine(line: &str) -> String {
     let line = PROCESS.replace_all(line, "process 4711 (glance-api)");
     let line = MOUNT.replace(&line, "${1}ext4 at /var, 19.8 GiB of 98 GiB free");
     let line = MOUNTS.replace(&line, "${1}/var: 19.8 GiB of 98 GiB free");
+    let line = JSON_FILE_SYSTEM.replace(
+        &line,
+        r#""file_system":{"mount_point":"/var","type":"ext4","size":105226698752,"available":21260088115"#,
+    );
+    let line = ON_DISK.replace_all(&line, |found: &Captures<'_>| {
+        format!("{}{}", &found[1], found[2].parse::<u64>().unwrap() >> 20 << 20)
+    });
+    let line = JSON_MOUNT.replace_all(&line, r#""file_system":"/var""#);
     let line = MOUNTED_AT.replace(&line, "mounted at /var");
     let line = LOG_TIME.replace_all(&line, "2026-11-28 12:00:00.000");
     let line = LOG_PROCESS.replace(&line, "${1}4711$2");
@@ -126,7 +151,8 @@ fn mount(host: &Host) -> String {
     points.filter(|point| root.starts_with(point)).max_by_key(|point| point.len()).unwrap().to_owned()
 }
 
-/// Replaces the machine's mount point in tables, and lays out their columns anew: the host's paths are longer than the page's.
+/// Replaces the machine's mount point in tables, and lays out their columns anew: the host's paths are longer
+/// than the page's.
 fn aligned(lines: Vec<String>, mount: &str) -> Vec<String> {
     let mut all = Vec::new();
     let mut lines = lines.into_iter().peekable();

@@ -1,0 +1,527 @@
+//! The completion scripts of bash, zsh and fish, rendered from the parser. Part of the tests: the program
+//! only contains the committed scripts.
+//!
+//! Each script has a fixed frame that finds the subcommand and the option under the cursor, and tables
+//! rendered here. An option that is the same in several commands stands there once, with the names of these
+//! commands. The old names are commands like the others. For ids of images the scripts ask the program
+//! itself.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use clap::{Arg, Command, CommandFactory as _, ValueHint};
+
+use super::Cli;
+use super::manual::{OLD_NAMES, OldOption, old_options};
+
+const NAME: &str = "glance-cache";
+
+/// An option as the shells have to know it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Flag {
+    /// With their dashes, the long one first.
+    names: Vec<String>,
+    help: String,
+    value: Option<Value>,
+    repeats: bool,
+}
+
+/// What can stand behind an option, or as an argument.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Value {
+    /// One of these words, with what they mean.
+    Words(Vec<(String, String)>),
+    /// Several of these words, separated by commas.
+    List(Vec<(String, String)>),
+    File,
+    Directory,
+    /// The id of an image, `cached` or `queued`.
+    Id(&'static str),
+    /// Something that no shell can know, such as a size.
+    Free(String),
+}
+
+/// A subcommand, or an old name.
+#[derive(Debug)]
+struct Part {
+    name: String,
+    help: String,
+    flags: Vec<Flag>,
+    argument: Option<Value>,
+}
+
+fn subcommands() -> Vec<Part> {
+    let mut command = Cli::command();
+    command.build();
+    let parts = command.get_subcommands().filter(|sub| !sub.is_hide_set()).map(|sub| {
+        let argument = sub.get_positionals().next().map(|arg| value(sub, arg));
+        let flags = if sub.get_name() == "help" { Vec::new() } else { flags(sub) };
+        let help = sub.get_about().map(ToString::to_string).unwrap_or_default();
+        Part { name: sub.get_name().to_owned(), help, flags, argument }
+    });
+    parts.collect()
+}
+
+fn old_names() -> Vec<Part> {
+    let part = |name: &&str| {
+        let flags = old_options().into_iter().filter(|option| !option.is_obsolete()).map(|option| {
+            let value = option.value.as_deref().map(|value| match value {
+                "PATH" => Value::File,
+                "DIR" => Value::Directory,
+                "SHELL" => Value::Words(["bash", "zsh"].map(|name| (name.into(), String::new())).into()),
+                other => Value::Free(other.to_owned()),
+            });
+            let OldOption { names, help, .. } = option;
+            let names = names.into_iter().filter(|name| !name.starts_with("--log_")).collect();
+            Flag { names, help, value, repeats: true }
+        });
+        Part { name: (*name).to_owned(), help: String::new(), flags: flags.collect(), argument: None }
+    };
+    OLD_NAMES.iter().map(part).collect()
+}
+
+fn flags(command: &Command) -> Vec<Flag> {
+    let options = command.get_arguments().filter(|arg| !arg.is_positional() && !arg.is_hide_set());
+    let flag = |arg: &Arg| Flag {
+        names: arg
+            .get_long()
+            .map(|long| format!("--{long}"))
+            .into_iter()
+            .chain(arg.get_short().map(|short| format!("-{short}")))
+            .collect(),
+        help: arg.get_help().map(ToString::to_string).unwrap_or_default(),
+        value: arg.get_action().takes_values().then(|| value(command, arg)),
+        repeats: matches!(arg.get_action(), clap::ArgAction::Append),
+    };
+    options.map(flag).collect()
+}
+
+fn value(command: &Command, arg: &Arg) -> Value {
+    let name = arg.get_value_names().and_then(|names| names.first()).map(ToString::to_string);
+    let name = name.unwrap_or_default();
+    let words: Vec<_> = arg
+        .get_possible_values()
+        .iter()
+        .map(|word| {
+            let help = word.get_help().map(ToString::to_string).unwrap_or_default();
+            (word.get_name().to_owned(), help)
+        })
+        .collect();
+    match arg.get_value_hint() {
+        _ if name == "ID" => Value::Id(if command.get_name() == "prefetch" { "queued" } else { "cached" }),
+        _ if !words.is_empty() && arg.get_value_delimiter().is_some() => Value::List(words),
+        _ if !words.is_empty() => Value::Words(words),
+        ValueHint::DirPath => Value::Directory,
+        ValueHint::AnyPath | ValueHint::FilePath => Value::File,
+        _ => Value::Free(name),
+    }
+}
+
+/// Groups the flags that the same commands have, in the order in which they first come.
+fn grouped(parts: &[Part]) -> Vec<(Vec<&str>, Vec<&Flag>)> {
+    let mut flags: Vec<(&Flag, Vec<&str>)> = Vec::new();
+    for part in parts {
+        for flag in &part.flags {
+            match flags.iter_mut().find(|(known, _)| *known == flag) {
+                Some((_, names)) => names.push(&part.name),
+                None => flags.push((flag, vec![&part.name])),
+            }
+        }
+    }
+    let mut groups: Vec<(Vec<&str>, Vec<&Flag>)> = Vec::new();
+    for (flag, names) in flags {
+        match groups.iter_mut().find(|(known, _)| *known == names) {
+            Some((_, flags)) => flags.push(flag),
+            None => groups.push((names, vec![flag])),
+        }
+    }
+    groups
+}
+
+fn words(words: &[(String, String)]) -> String {
+    words.iter().map(|(word, _)| word.as_str()).collect::<Vec<_>>().join(" ")
+}
+
+fn names(parts: &[Part]) -> String {
+    parts.iter().map(|part| part.name.as_str()).collect::<Vec<_>>().join(" ")
+}
+
+fn filled(frame: &str, tables: &[(&str, String)]) -> String {
+    tables.iter().fold(frame.to_owned(), |text, (name, table)| text.replace(name, table))
+}
+
+const BASH: &str = r#"# Completion of glance-cache, and of the tools that it replaces, for bash.
+# Rendered from the parser by a test of the program; changes belong there.
+
+_glance_cache() {
+    local command=${1##*/} cur=$2 prev rest=$COMP_LINE word before= options= words=
+    local -a line=()
+    for word in "${COMP_WORDS[@]:0:COMP_CWORD}"; do
+        # bash also splits words at "=" and ":"; what has no blank in front is part of the word before.
+        if [[ ${#line[@]} -gt 0 && $rest != [[:space:]]* ]]; then
+            line[-1]+=$word
+        else
+            line+=("$word")
+        fi
+        rest=${rest#*"$word"}
+    done
+    prev=${line[-1]}
+    if [[ $rest != [[:space:]]* ]]; then
+        prev=${prev%%=*}
+        [[ $cur != = ]] || cur=
+    fi
+    line=("${line[@]//[\"\'\\]/}")
+
+    if [[ $command == glance-cache ]]; then
+        command=
+        for word in "${line[@]:1}"; do
+            [[ $word == -* ]] || { command=$word; break; }
+        done
+    fi
+    if [[ -z $command ]]; then
+        words="@commands@"
+        [[ $cur != -* ]] || words="--help -h --version -V"
+        mapfile -t COMPREPLY < <(compgen -W "$words" -- "$cur")
+        return
+    fi
+
+    case $prev in
+@values@    esac
+    if [[ -n $words ]]; then
+        mapfile -t COMPREPLY < <(compgen -P "$before" -W "$words" -- "$cur")
+        return
+    fi
+
+@options@    if [[ $cur != -* ]]; then
+        case $command in
+@arguments@        esac
+    fi
+    mapfile -t COMPREPLY < <(compgen -W "$options" -- "$cur")
+}
+
+# The ids that the program finds in the cache of this command line.
+_glance_cache_ids() {
+    mapfile -t COMPREPLY < <("${COMP_WORDS[0]}" __ids "$1" -- "$cur" "${line[@]}" 2>/dev/null)
+}
+
+complete -F _glance_cache glance-cache @old@
+"#;
+
+fn bash() -> String {
+    let (new, old) = (subcommands(), old_names());
+    let all: Vec<Part> = new.into_iter().chain(old).collect();
+    let (new, old) = all.split_at(all.len() - OLD_NAMES.len());
+    // What follows an option is the same in every command that has it.
+    let mut values: Vec<(String, String)> = Vec::new();
+    for flag in all.iter().flat_map(|part| &part.flags) {
+        let Some(value) = &flag.value else { continue };
+        let action = bash_value(value);
+        for name in &flag.names {
+            match values.iter().find(|(known, _)| known == name) {
+                Some((_, known)) => assert_eq!(*known, action, "{name} differs between commands"),
+                None => values.push((name.clone(), action.clone())),
+            }
+        }
+    }
+    let mut by_action: Vec<(String, Vec<String>)> = Vec::new();
+    for (name, action) in values {
+        match by_action.iter_mut().find(|(known, _)| *known == action) {
+            Some((_, names)) => names.push(name),
+            None => by_action.push((action, vec![name])),
+        }
+    }
+    let mut table = String::new();
+    for (action, names) in by_action {
+        let _ = writeln!(table, "    {})\n        {action}\n        ;;", names.join(" | "));
+    }
+    let mut options = String::new();
+    for (commands, flags) in grouped(&all) {
+        let names: Vec<_> = flags.iter().flat_map(|flag| &flag.names).map(String::as_str).collect();
+        let _ = writeln!(
+            options,
+            "    case $command in\n    {})\n        options+=\" {}\"\n        ;;\n    esac",
+            commands.join(" | "),
+            names.join(" ")
+        );
+    }
+    let mut arguments = String::new();
+    for part in new {
+        let action = match &part.argument {
+            _ if part.name == "help" => format!("options=\"{}\"", names(new)),
+            Some(Value::Words(list)) => format!("options=\"{}\"", words(list)),
+            Some(Value::Id(kind)) => format!("_glance_cache_ids {kind}\n            return"),
+            _ => continue,
+        };
+        let _ = writeln!(arguments, "        {})\n            {action}\n            ;;", part.name);
+    }
+    filled(
+        BASH,
+        &[
+            ("@commands@", names(new)),
+            ("@values@", table),
+            ("@options@", options),
+            ("@arguments@", arguments),
+            ("@old@", names(old)),
+        ],
+    )
+}
+
+fn bash_value(value: &Value) -> String {
+    match value {
+        Value::Words(list) => format!("words=\"{}\"", words(list)),
+        // What is typed before the last comma stays in front of each word.
+        Value::List(list) => {
+            format!("words=\"{}\"\n        before=${{cur%\"${{cur##*,}}\"}} cur=${{cur##*,}}", words(list))
+        }
+        Value::File => "compopt -o default\n        return".to_owned(),
+        Value::Directory => "compopt -o dirnames\n        return".to_owned(),
+        Value::Id(kind) => format!("_glance_cache_ids {kind}\n        return"),
+        Value::Free(_) => "return".to_owned(),
+    }
+}
+
+const ZSH: &str = r#"#compdef glance-cache @old@
+# Completion of glance-cache, and of the tools that it replaces, for zsh.
+# Rendered from the parser by a test of the program; changes belong there.
+
+# The ids that the program finds in the cache of this command line; in front of the kind are options for compadd.
+_glance-cache_ids() {
+  local -a ids
+  ids=(${(f)"$($program __ids $argv[-1] -- "${(Q)PREFIX}" glance-cache ${(Q)words[1,CURRENT-1]} 2>/dev/null)"})
+  compadd "${(@)argv[1,-2]}" -a ids
+}
+
+_glance-cache() {
+  local curcontext=$curcontext program=${(Q)words[1]} command=$service state line
+  local -a commands options
+  typeset -A opt_args
+  commands=(
+@commands@  )
+  if [[ $service == glance-cache ]]; then
+    if (( CURRENT == 2 )); then
+      if [[ $PREFIX == -* ]]; then
+        _arguments '(- *)'{-h,--help}'[Print help]' '(- *)'{-V,--version}'[Print version]'
+      else
+        _describe -t commands command commands
+      fi
+      return
+    fi
+    command=$words[2]
+    shift words
+    (( CURRENT-- ))
+  fi
+@options@  case $command in
+@arguments@  esac
+  (( $#options )) && _arguments -s -S : $options
+}
+
+if [[ $funcstack[1] == _glance-cache ]]; then
+  _glance-cache "$@"
+else
+  compdef _glance-cache glance-cache @old@
+fi
+"#;
+
+fn zsh() -> String {
+    let new = subcommands();
+    let old = old_names();
+    let mut commands = String::new();
+    for part in &new {
+        let _ = writeln!(commands, "    {}", zsh_quoted(&format!("{}:{}", part.name, part.help)));
+    }
+    let old_list = names(&old);
+    let mut arguments = String::new();
+    for part in &new {
+        match &part.argument {
+            _ if part.name == "help" => {
+                arguments.push_str("    help)\n      (( CURRENT == 2 )) && ");
+                arguments.push_str("_describe -t commands command commands\n      return\n      ;;\n");
+            }
+            Some(value) => {
+                let many = if matches!(value, Value::Id(_)) { "*" } else { "" };
+                let spec = format!("{many}{}", zsh_value(value));
+                let _ = writeln!(
+                    arguments,
+                    "    {})\n      options+=({})\n      ;;",
+                    part.name,
+                    zsh_quoted(&spec)
+                );
+            }
+            None => {}
+        }
+    }
+    let all: Vec<Part> = new.into_iter().chain(old).collect();
+    let mut options = String::new();
+    for (commands, flags) in grouped(&all) {
+        let _ = writeln!(options, "  case $command in\n    {})\n      options+=(", commands.join("|"));
+        for flag in flags {
+            let _ = writeln!(options, "        {}", zsh_flag(flag));
+        }
+        options.push_str("      )\n      ;;\n  esac\n");
+    }
+    filled(
+        ZSH,
+        &[("@commands@", commands), ("@options@", options), ("@arguments@", arguments), ("@old@", old_list)],
+    )
+}
+
+fn zsh_flag(flag: &Flag) -> String {
+    let explanation = flag.help.replace('[', "\\[").replace(']', "\\]");
+    let value = flag.value.as_ref().map(zsh_value).unwrap_or_default();
+    let assigned = |name: &String| match (&flag.value, name.starts_with("--")) {
+        (Some(_), true) => format!("{name}="),
+        (Some(_), false) => format!("{name}+"),
+        (None, _) => name.clone(),
+    };
+    let forms: Vec<String> = flag.names.iter().map(assigned).collect();
+    let rest = zsh_quoted(&format!("[{explanation}]{value}"));
+    match (&forms[..], flag.repeats) {
+        ([form], true) => format!("'*'{form}{rest}"),
+        ([form], false) => format!("{form}{rest}"),
+        (_, true) => format!("'*'{{{}}}{rest}", forms.join(",")),
+        (_, false) => format!("'({})'{{{}}}{rest}", flag.names.join(" "), forms.join(",")),
+    }
+}
+
+fn zsh_value(value: &Value) -> String {
+    match value {
+        Value::Words(list) if list.iter().all(|(_, help)| help.is_empty()) => {
+            format!(":value:({})", words(list))
+        }
+        Value::Words(list) => {
+            let words: Vec<_> =
+                list.iter().map(|(word, help)| format!("{word}\\:{}", help.replace(' ', "\\ "))).collect();
+            format!(":value:(({}))", words.join(" "))
+        }
+        Value::List(list) => format!(":value:_values -s , value {}", words(list)),
+        Value::File => ":file:_files".to_owned(),
+        Value::Directory => ":directory:_files -/".to_owned(),
+        Value::Id(kind) => format!(":image id:_glance-cache_ids {kind}"),
+        Value::Free(name) => format!(":{}: ", name.to_lowercase()),
+    }
+}
+
+fn zsh_quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "'\\''"))
+}
+
+const FISH: &str = r#"# Completion of glance-cache, and of the tools that it replaces, for fish.
+# Rendered from the parser by a test of the program; changes belong there.
+
+# The ids that the program finds in the cache of this command line.
+function __glance_cache_ids
+    set -l line (commandline -opc)
+    set -l word (string replace -r -- '^--[^=]*=' '' (commandline -ct))
+    command $line[1] __ids $argv[1] -- "$word" $line 2>/dev/null
+end
+
+# The directories for a word, which may be behind the "=" of an option.
+function __glance_cache_directories
+    __fish_complete_directories (commandline -ct | string replace -r '^--[^=]*=' '')
+end
+
+complete -c glance-cache -n __fish_use_subcommand -f
+complete -c glance-cache -n __fish_use_subcommand -s h -l help -d 'Print help'
+complete -c glance-cache -n __fish_use_subcommand -s V -l version -d 'Print version'
+@commands@
+@arguments@
+@options@
+"#;
+
+fn fish() -> String {
+    let new = subcommands();
+    let mut commands = String::new();
+    let mut arguments = String::new();
+    for part in &new {
+        let help = fish_quoted(&part.help);
+        let _ = writeln!(commands, "complete -c {NAME} -n __fish_use_subcommand -a {} -d {help}", part.name);
+        let words = match &part.argument {
+            _ if part.name == "help" => fish_quoted(&names(&new)),
+            Some(value) => fish_value(value).trim_start_matches("-x -a ").to_owned(),
+            None => String::new(),
+        };
+        let words = if words.is_empty() { String::new() } else { format!(" -a {words}") };
+        let _ = writeln!(
+            arguments,
+            "complete -c {NAME} -n '__fish_seen_subcommand_from {}' -f{words}",
+            part.name
+        );
+    }
+    let mut options = String::new();
+    for (commands, flags) in grouped(&new) {
+        let condition = format!("'__fish_seen_subcommand_from {}'", commands.join(" "));
+        for flag in flags {
+            let _ = writeln!(options, "complete -c {NAME} -n {condition}{}", fish_flag(flag));
+        }
+    }
+    let old = old_names();
+    let commands_of_old = OLD_NAMES.map(|name| format!("-c {name}")).join(" ");
+    let _ = writeln!(options, "\ncomplete {commands_of_old} -f");
+    for flag in &old[0].flags {
+        let _ = writeln!(options, "complete {commands_of_old}{}", fish_flag(flag));
+    }
+    filled(
+        FISH,
+        &[
+            ("@commands@", commands.trim_end().to_owned()),
+            ("@arguments@", arguments),
+            ("@options@", options.trim_end().to_owned()),
+        ],
+    )
+}
+
+fn fish_flag(flag: &Flag) -> String {
+    let mut text = String::new();
+    for name in &flag.names {
+        let form = match name.strip_prefix("--") {
+            Some(long) => format!(" -l {long}"),
+            None => format!(" -s {}", name.trim_start_matches('-')),
+        };
+        text.push_str(&form);
+    }
+    if let Some(value) = &flag.value {
+        let _ = write!(text, " {}", fish_value(value));
+    }
+    let _ = write!(text, " -d {}", fish_quoted(&flag.help));
+    text
+}
+
+fn fish_value(value: &Value) -> String {
+    match value {
+        Value::Words(list) => {
+            let with_help = |(word, help): &(String, String)| {
+                if help.is_empty() { word.clone() } else { format!("{word}\\t{}", fish_quoted(help)) }
+            };
+            let words: Vec<_> = list.iter().map(with_help).collect();
+            format!("-x -a {}", fish_double_quoted(&words.join(" ")))
+        }
+        Value::List(list) => {
+            let lines = list.iter().map(|(word, _)| word.as_str()).collect::<Vec<_>>().join("\\n");
+            format!("-x -a '(__fish_complete_list , \"printf {lines}\\n\")'")
+        }
+        Value::File => "-r -F".to_owned(),
+        Value::Directory => "-x -a '(__glance_cache_directories)'".to_owned(),
+        Value::Id(kind) => format!("-x -a '(__glance_cache_ids {kind})'"),
+        Value::Free(_) => "-x".to_owned(),
+    }
+}
+
+fn fish_quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\\', "\\\\").replace('\'', "\\'"))
+}
+
+fn fish_double_quoted(text: &str) -> String {
+    format!("\"{text}\"")
+}
+
+#[test]
+fn rendered_completions_are_current() {
+    let files = BTreeMap::from([
+        ("glance-cache.bash", bash()),
+        ("_glance-cache", zsh()),
+        ("glance-cache.fish", fish()),
+    ]);
+    super::tests::compare(
+        files.into_iter().map(|(name, text)| (["completions", name].iter().collect(), text)).collect(),
+    );
+}

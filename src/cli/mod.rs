@@ -1,0 +1,134 @@
+//! The command line under the new name.
+//!
+//! Only what was typed: words become amounts and durations here, what they mean is found out in `commands`.
+//! The help texts are also in the man pages and in the completion scripts, which tests render from this
+//! parser and compare with the committed files.
+
+// The doc comments here are the help texts: no backticks in them.
+#![allow(clippy::doc_markdown)]
+
+#[cfg(test)]
+mod completion;
+#[cfg(test)]
+mod manual;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+
+use crate::commands::clean::CleanArgs;
+use crate::commands::completion::{CompletionArgs, IdsArgs};
+use crate::commands::flags::{EXIT_CODES, EXIT_CODES_IN_SHORT, Sources};
+use crate::commands::list::ListArgs;
+use crate::commands::prefetch::PrefetchArgs;
+use crate::commands::prune::PruneArgs;
+use crate::commands::status::StatusArgs;
+
+/// Clean, prune, fill and inspect the image caches of OpenStack Glance
+///
+/// Works directly on the cache directory: no running glance-api, no token and no Python is needed. The
+/// directory, its limits and its index are read from Glance's own configuration files, or given as options.
+///
+/// Called as glance-cache-cleaner, glance-cache-pruner or glance-cache-prefetcher, it takes the options of
+/// that tool and does its work.
+#[derive(Debug, Parser)]
+#[command(name = "glance-cache", version, max_term_width = 100)]
+#[command(after_help = EXIT_CODES_IN_SHORT, after_long_help = EXIT_CODES)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Action,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Action {
+    Clean(CleanArgs),
+    Prune(PruneArgs),
+    Prefetch(PrefetchArgs),
+    List(ListArgs),
+    Status(StatusArgs),
+    Completion(CompletionArgs),
+    #[command(name = "__ids", hide = true)]
+    Ids(IdsArgs),
+}
+
+/// Returns the configuration and the cache directory that a command line names while it is still being typed, or
+/// `None` if it does not get so far.
+///
+/// The first thing that does not parse ends the line, without an error.
+pub(crate) fn cache_on(line: &[OsString]) -> Option<(Sources, Option<PathBuf>)> {
+    let matches = Cli::command().ignore_errors(true).try_get_matches_from(line).ok()?;
+    let (_, matches) = matches.subcommand()?;
+    let dir = matches.try_get_one::<PathBuf>("cache_dir").ok()?;
+    Some((Sources::from_arg_matches(matches).ok()?, dir.cloned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    /// Compares what was rendered with the committed files; with GLANCE_CACHE_UPDATE_DOCS set, writes them.
+    pub(super) fn compare(files: Vec<(PathBuf, String)>) {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        for (path, text) in files {
+            let path = root.join(path);
+            if std::env::vars_os().any(|(name, _)| name == "GLANCE_CACHE_UPDATE_DOCS") {
+                std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+                std::fs::write(&path, &text).unwrap();
+            }
+            let committed = std::fs::read_to_string(&path).unwrap_or_default();
+            assert!(
+                committed == text,
+                "{} is not current: run GLANCE_CACHE_UPDATE_DOCS=1 cargo test rendered",
+                path.strip_prefix(root).unwrap().display()
+            );
+        }
+    }
+
+    #[test]
+    fn the_parser_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn keeps_the_order_of_configuration_sources() {
+        let line = "glance-cache status --config-dir d1 --config-file f1 --config-dir=d2 --config-file=f2";
+        let cli = Cli::try_parse_from(line.split(' ')).unwrap();
+        let Action::Status(args) = cli.command else { panic!("status was asked for") };
+        assert_eq!(
+            format!("{:?}", args.cache.sources.0),
+            r#"[Dir("d1"), File("f1"), Dir("d2"), File("f2")]"#
+        );
+    }
+
+    #[test]
+    fn a_line_that_is_being_typed_names_its_cache() {
+        let dir = |line: &str| {
+            let line: Vec<OsString> = line.split(' ').map(OsString::from).collect();
+            cache_on(&line).and_then(|(_, dir)| dir)
+        };
+        let some = |path: &str| Some(PathBuf::from(path));
+        assert_eq!(dir("glance-cache prune --cache-dir /c --keep"), some("/c"));
+        assert_eq!(dir("glance-cache prune --cache-dir=/c --no-such-option --keep"), some("/c"));
+        assert_eq!(dir("glance-cache prefetch --cache-dir /c --jobs many"), some("/c"));
+        assert_eq!(dir("glance-cache list --cache-dir"), None);
+        assert_eq!(dir("glance-cache prune --help"), None);
+        assert_eq!(dir("glance-cache"), None);
+        assert_eq!(dir("glance-cache nonsense --cache-dir /c"), None);
+    }
+
+    #[test]
+    fn short_help_fits_a_screen() {
+        let mut command = Cli::command();
+        command.build();
+        for sub in command.get_subcommands().filter(|sub| sub.get_name() != "help" && !sub.is_hide_set()) {
+            let short = sub.clone().term_width(80).render_help().to_string();
+            let long = sub.clone().render_long_help().to_string();
+            assert!(short.contains("Exit codes:") && long.contains("Exit codes:"), "{short}\n{long}");
+            let lines = short.lines().count();
+            assert!(lines <= 36, "{}: {lines} lines\n{short}", sub.get_name());
+        }
+    }
+}

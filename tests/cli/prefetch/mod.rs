@@ -1,0 +1,6 @@
+//! `prefetch` from a file store, with Glance's records in an SQLite file: nothing real is needed for these.
+
+mod beside_others;
+mod limits;
+mod queue;
+mod refused;
