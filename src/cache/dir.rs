@@ -20,7 +20,7 @@ use anyhow::{Context, Result, bail};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, Stat, StatVfs, openat, statat, unlinkat};
 use rustix::io::Errno;
 
-use super::entry::{Kind, Seen};
+use super::entry::{EntryKind, Seen};
 use crate::names::{Name, NameBuf};
 use crate::os::owner::Owner;
 use crate::units::{Nanos, SECOND};
@@ -30,39 +30,40 @@ pub(crate) const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).uni
 
 /// One of the directories of a cache.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Place {
+pub(crate) enum CachePlace {
     Base,
     Incomplete,
     Invalid,
     Queue,
 }
 
-impl Place {
-    pub(crate) const SUBDIRECTORIES: [Place; 3] = [Place::Incomplete, Place::Invalid, Place::Queue];
+impl CachePlace {
+    pub(crate) const SUBDIRECTORIES: [CachePlace; 3] =
+        [CachePlace::Incomplete, CachePlace::Invalid, CachePlace::Queue];
 
     /// Returns the name of the subdirectory, empty for the cache directory itself.
     pub(crate) fn name(self) -> &'static str {
         match self {
-            Place::Base => "",
-            Place::Incomplete => "incomplete",
-            Place::Invalid => "invalid",
-            Place::Queue => "queue",
+            CachePlace::Base => "",
+            CachePlace::Incomplete => "incomplete",
+            CachePlace::Invalid => "invalid",
+            CachePlace::Queue => "queue",
         }
     }
 
     fn c_name(self) -> &'static CStr {
         match self {
-            Place::Base => c".",
-            Place::Incomplete => c"incomplete",
-            Place::Invalid => c"invalid",
-            Place::Queue => c"queue",
+            CachePlace::Base => c".",
+            CachePlace::Incomplete => c"incomplete",
+            CachePlace::Invalid => c"invalid",
+            CachePlace::Queue => c"queue",
         }
     }
 
     /// Returns an entry of this place for messages: `invalid/NAME`, or `NAME` in the cache directory itself.
     pub(crate) fn show(self, name: Name<'_>) -> String {
         match self {
-            Place::Base => name.to_string(),
+            CachePlace::Base => name.to_string(),
             place => format!("{}/{name}", place.name()),
         }
     }
@@ -111,7 +112,7 @@ impl CacheDir {
         let looked = rustix::fs::fstat(&base);
         let stat = looked.with_context(|| format!("cannot look at cache directory {}", path.display()))?;
         let mut subdirectories = [None, None, None];
-        for (slot, place) in subdirectories.iter_mut().zip(Place::SUBDIRECTORIES) {
+        for (slot, place) in subdirectories.iter_mut().zip(CachePlace::SUBDIRECTORIES) {
             // Opened without permission to list: a subdirectory that cannot be listed must not keep the
             // others from work.
             let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -121,7 +122,7 @@ impl CacheDir {
                 Err(e) => {
                     let shown = path.join(place.name());
                     let is_link = statat(&base, place.c_name(), AtFlags::SYMLINK_NOFOLLOW)
-                        .is_ok_and(|s| kind_of(&s) == Kind::Symlink);
+                        .is_ok_and(|s| kind_of(&s) == EntryKind::Symlink);
                     if is_link {
                         bail!("{} is a symlink; links in a cache are not followed", shown.display());
                     }
@@ -144,12 +145,12 @@ impl CacheDir {
     }
 
     /// Returns the descriptor of a place, or `None` if that subdirectory does not exist.
-    pub(crate) fn fd(&self, place: Place) -> Option<BorrowedFd<'_>> {
+    pub(crate) fn fd(&self, place: CachePlace) -> Option<BorrowedFd<'_>> {
         match place {
-            Place::Base => Some(self.base.as_fd()),
-            Place::Incomplete => self.subdirectories[0].as_ref().map(AsFd::as_fd),
-            Place::Invalid => self.subdirectories[1].as_ref().map(AsFd::as_fd),
-            Place::Queue => self.subdirectories[2].as_ref().map(AsFd::as_fd),
+            CachePlace::Base => Some(self.base.as_fd()),
+            CachePlace::Incomplete => self.subdirectories[0].as_ref().map(AsFd::as_fd),
+            CachePlace::Invalid => self.subdirectories[1].as_ref().map(AsFd::as_fd),
+            CachePlace::Queue => self.subdirectories[2].as_ref().map(AsFd::as_fd),
         }
     }
 
@@ -164,8 +165,8 @@ impl CacheDir {
     /// An entry that vanishes meanwhile is skipped. A missing subdirectory counts as empty.
     pub(crate) fn scan(
         &self,
-        place: Place,
-        mut visit: impl FnMut(Name<'_>, Kind, &Seen),
+        place: CachePlace,
+        mut visit: impl FnMut(Name<'_>, EntryKind, &Seen),
     ) -> Result<Vec<Unreadable>> {
         let Some(fd) = self.fd(place) else {
             return Ok(Vec::new());
@@ -177,7 +178,7 @@ impl CacheDir {
     /// looked at. A missing subdirectory counts as empty.
     pub(crate) fn names(
         &self,
-        place: Place,
+        place: CachePlace,
         mut visit: impl FnMut(Name<'_>) -> ControlFlow<()>,
     ) -> Result<()> {
         let Some(fd) = self.fd(place) else { return Ok(()) };
@@ -193,10 +194,11 @@ impl CacheDir {
         Ok(())
     }
 
-    /// True if the cache directory holds nothing at all. The first name answers it, and the rest is not listed.
+    /// True if the cache directory holds nothing at all. The first name answers it, and the rest is not
+    /// listed.
     pub(crate) fn is_empty(&self) -> Result<bool> {
         let mut empty = true;
-        self.names(Place::Base, |_| {
+        self.names(CachePlace::Base, |_| {
             empty = false;
             ControlFlow::Break(())
         })?;
@@ -204,14 +206,14 @@ impl CacheDir {
     }
 
     /// Looks at one entry, without following a link. Returns `None` if it does not exist.
-    pub(crate) fn look(&self, place: Place, name: Name<'_>) -> Result<Option<(Kind, Seen)>, Errno> {
+    pub(crate) fn look(&self, place: CachePlace, name: Name<'_>) -> Result<Option<(EntryKind, Seen)>, Errno> {
         self.fd(place).map_or(Ok(None), |fd| look(fd, name))
     }
 
     /// Removes an entry if `unchanged` is true of it now.
     pub(crate) fn remove(
         &self,
-        place: Place,
+        place: CachePlace,
         name: Name<'_>,
         unchanged: impl FnOnce(&Seen) -> bool,
     ) -> Result<Removal, Errno> {
@@ -256,7 +258,7 @@ impl CacheDir {
 pub(crate) fn list(
     fd: BorrowedFd<'_>,
     path: &Path,
-    visit: &mut dyn FnMut(Name<'_>, Kind, &Seen),
+    visit: &mut dyn FnMut(Name<'_>, EntryKind, &Seen),
 ) -> Result<Vec<Unreadable>> {
     let shown = || format!("cannot list {}", path.display());
     // The listing has a descriptor of its own, because its offset belongs to the open file.
@@ -290,7 +292,7 @@ pub(crate) fn list(
 }
 
 /// An entry of a listing, and the result of looking at it.
-type Looked = (NameBuf, Result<Option<(Kind, Seen)>, Errno>);
+type Looked = (NameBuf, Result<Option<(EntryKind, Seen)>, Errno>);
 
 /// Looks at several entries. Two threads share them if there are many: the inode may have to be read from the
 /// disk.
@@ -314,7 +316,7 @@ fn look_at(fd: BorrowedFd<'_>, entries: &mut [Looked]) {
 }
 
 /// Looks at one entry of an open directory, without following a link. Returns `None` if it does not exist.
-pub(crate) fn look(fd: BorrowedFd<'_>, name: Name<'_>) -> Result<Option<(Kind, Seen)>, Errno> {
+pub(crate) fn look(fd: BorrowedFd<'_>, name: Name<'_>) -> Result<Option<(EntryKind, Seen)>, Errno> {
     match statat(fd, name.as_c_str(), AtFlags::SYMLINK_NOFOLLOW) {
         Ok(stat) => Ok(Some((kind_of(&stat), seen(&stat)))),
         Err(Errno::NOENT) => Ok(None),
@@ -322,12 +324,12 @@ pub(crate) fn look(fd: BorrowedFd<'_>, name: Name<'_>) -> Result<Option<(Kind, S
     }
 }
 
-fn kind_of(stat: &Stat) -> Kind {
+fn kind_of(stat: &Stat) -> EntryKind {
     match FileType::from_raw_mode(stat.st_mode) {
-        FileType::RegularFile => Kind::File,
-        FileType::Symlink => Kind::Symlink,
-        FileType::Directory => Kind::Directory,
-        _ => Kind::Other,
+        FileType::RegularFile => EntryKind::File,
+        FileType::Symlink => EntryKind::Symlink,
+        FileType::Directory => EntryKind::Directory,
+        _ => EntryKind::Other,
     }
 }
 

@@ -29,7 +29,7 @@ impl Seen {
 
 /// The kind of a directory entry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Kind {
+pub(crate) enum EntryKind {
     File,
     Symlink,
     Directory,
@@ -91,6 +91,6 @@ pub(crate) struct BadRow {
 #[derive(Clone, Debug)]
 pub(crate) struct Partial {
     pub(crate) name: NameBuf,
-    pub(crate) kind: Kind,
+    pub(crate) kind: EntryKind,
     pub(crate) seen: Seen,
 }

@@ -32,9 +32,9 @@ use std::time::{Duration, Instant};
 use anyhow::anyhow;
 use rustix::io::Errno;
 
-use super::dir::{CacheDir, Place, Removal};
-use super::entry::{Ghost, Image, Kind, Partial, Seen};
-use super::index::{Condition, Victim};
+use super::dir::{CacheDir, CachePlace, Removal};
+use super::entry::{EntryKind, Ghost, Image, Partial, Seen};
+use super::index::{Condition, Deletion};
 use super::inventory::Inventory;
 use super::ledger::Ledger;
 use super::plan::{CleanPlan, CleanReason, Goal, PrunePlan, RepairPlan, frees};
@@ -125,7 +125,7 @@ fn account(
             };
             *count += 1;
             // A link has a length, but no image is behind it.
-            let bytes = if entry.kind == Kind::File { entry.seen.size } else { 0 };
+            let bytes = if entry.kind == EntryKind::File { entry.seen.size } else { 0 };
             outcome.bytes_cleaned += bytes;
             progress.removed(Removed { place, name, bytes, reason: text });
         }
@@ -151,14 +151,14 @@ fn unchanged(image: &Image) -> impl Fn(&Seen) -> bool + '_ {
 
 /// Returns if an image whose row has changed was removed by another process, or only used.
 fn lost(dir: &CacheDir, image: &Image) -> Result<Removal, Errno> {
-    let now = dir.look(Place::Base, image.id.as_name())?;
+    let now = dir.look(CachePlace::Base, image.id.as_name())?;
     Ok(if now.is_none() { Removal::AlreadyGone } else { Removal::Changed })
 }
 
 /// Removes an image. The blocks of a large one are freed when the returned handle is dropped.
 fn remove(dir: &CacheDir, image: &Image) -> (Result<Removal, Errno>, Option<OwnedFd>) {
     let handle = if image.seen.allocated > LARGE { dir.hold(image.id.as_name()) } else { None };
-    let removal = dir.remove(Place::Base, image.id.as_name(), unchanged(image));
+    let removal = dir.remove(CachePlace::Base, image.id.as_name(), unchanged(image));
     let handle = handle.filter(|_| matches!(removal, Ok(Removal::Removed)));
     (removal, handle)
 }
@@ -198,8 +198,8 @@ fn in_turn<T: Send>(
     done.into_iter().map(|(_, result)| result).collect()
 }
 
-fn victim(image: &Image) -> Victim {
-    Victim { id: image.id, only_if: image.row.map_or(Condition::NoRow, Condition::Unchanged) }
+fn victim(image: &Image) -> Deletion {
+    Deletion { id: image.id, only_if: image.row.map_or(Condition::NoRow, Condition::Unchanged) }
 }
 
 /// Removes the files of the images whose conditions held, until it is late or a signal comes. Returns the
@@ -304,7 +304,7 @@ impl Executor<'_> {
         if self.ledger.interrupt().raised() {
             return Err(Refusal::Interrupted);
         }
-        let mut victims: Vec<Victim> = images.iter().map(|image| victim(image)).collect();
+        let mut victims: Vec<Deletion> = images.iter().map(|image| victim(image)).collect();
         let interrupt = self.ledger.interrupt().clone();
         let mut transaction = self.ledger.begin()?;
         let turn = transaction.turn();
@@ -334,7 +334,7 @@ impl Executor<'_> {
     }
 
     /// After a commit that failed, deletes the rows again on their own: their files are removed.
-    fn repeat(&mut self, gone: &[Victim], refusal: Refusal, run: &mut PruneRun<'_>) {
+    fn repeat(&mut self, gone: &[Deletion], refusal: Refusal, run: &mut PruneRun<'_>) {
         let count = gone.len();
         // A conflict is no error if the rows are deleted now.
         let is_conflict = matches!(refusal, Refusal::Busy(_));
@@ -364,7 +364,7 @@ impl Executor<'_> {
         }
         let dir = self.dir;
         self.ledger.rows_only(|transaction| {
-            let absent: Vec<Victim> =
+            let absent: Vec<Deletion> =
                 run.pending.iter().copied().filter(|victim| is_absent(dir, victim)).collect();
             transaction.forget(&absent).map(drop)
         })?;
@@ -440,7 +440,7 @@ impl Executor<'_> {
         let holds = transaction.holds(&victim)?;
         // Large files are not held here: their blocks are needed now.
         let removal = if holds {
-            self.dir.remove(Place::Base, image.id.as_name(), unchanged(image))
+            self.dir.remove(CachePlace::Base, image.id.as_name(), unchanged(image))
         } else {
             lost(self.dir, image)
         };
@@ -483,9 +483,9 @@ impl Executor<'_> {
                 return Err(Refusal::Interrupted);
             }
             let (victims, forgotten) = self.ledger.rows_only(|transaction| {
-                let victims: Vec<Victim> = portion
+                let victims: Vec<Deletion> = portion
                     .iter()
-                    .map(|ghost| Victim { id: ghost.id, only_if: Condition::Row(ghost.row.key) })
+                    .map(|ghost| Deletion { id: ghost.id, only_if: Condition::Row(ghost.row.key) })
                     .filter(|victim| is_absent(dir, victim))
                     .collect();
                 let forgotten = transaction.forget(&victims)?;
@@ -495,7 +495,7 @@ impl Executor<'_> {
             outcome.left_alone += (portion.len() - victims.len()) as u64;
             for victim in &victims {
                 self.progress.removed(Removed {
-                    place: Place::Base,
+                    place: CachePlace::Base,
                     name: victim.id.as_name(),
                     bytes: 0,
                     reason: "ghost",
@@ -526,8 +526,8 @@ impl Executor<'_> {
                 let there: Vec<Image> = portion
                     .iter()
                     .filter(|image| {
-                        let now = dir.look(Place::Base, image.id.as_name());
-                        matches!(now, Ok(Some((Kind::File, now))) if unchanged(image)(&now))
+                        let now = dir.look(CachePlace::Base, image.id.as_name());
+                        matches!(now, Ok(Some((EntryKind::File, now))) if unchanged(image)(&now))
                     })
                     .copied()
                     .collect();
@@ -575,18 +575,18 @@ impl Executor<'_> {
 }
 
 /// Returns the ghost that a victim is once its file is removed. Orphans leave none.
-fn as_ghost(victim: &Victim) -> Option<Victim> {
+fn as_ghost(victim: &Deletion) -> Option<Deletion> {
     match victim.only_if {
-        Condition::Unchanged(row) => Some(Victim { id: victim.id, only_if: Condition::Row(row.key) }),
+        Condition::Unchanged(row) => Some(Deletion { id: victim.id, only_if: Condition::Row(row.key) }),
         Condition::Row(_) => Some(*victim),
         Condition::NoRow => None,
     }
 }
 
 /// True if the image of a row is missing. If that is unknown, the image counts as present.
-fn is_absent(dir: &CacheDir, victim: &Victim) -> bool {
-    match dir.look(Place::Base, victim.id.as_name()) {
-        Ok(found) => !matches!(found, Some((Kind::File, _))),
+fn is_absent(dir: &CacheDir, victim: &Deletion) -> bool {
+    match dir.look(CachePlace::Base, victim.id.as_name()) {
+        Ok(found) => !matches!(found, Some((EntryKind::File, _))),
         Err(_) => false,
     }
 }
@@ -621,7 +621,7 @@ struct PruneRun<'a> {
     /// Images that were removed out of turn.
     taken: HashSet<ImageId>,
     /// Rows of images whose files are removed.
-    pending: Vec<Victim>,
+    pending: Vec<Deletion>,
     /// The rest of the time to wait for blocks that are freed in the background.
     patience: Duration,
     outcome: Outcome,
@@ -682,7 +682,7 @@ impl PruneRun<'_> {
                         "least recently used, without a row"
                     };
                     let (name, bytes) = (image.id.as_name(), image.seen.size);
-                    progress.removed(Removed { place: Place::Base, name, bytes, reason });
+                    progress.removed(Removed { place: CachePlace::Base, name, bytes, reason });
                 }
                 Ok(Removal::AlreadyGone) => {
                     self.outcome.bytes_gone = self.outcome.bytes_gone.saturating_add(image.seen.size);

@@ -8,8 +8,8 @@ use std::hash::BuildHasher;
 use anyhow::Result;
 use hashbrown::{DefaultHashBuilder, HashTable};
 
-use super::dir::{CacheDir, Place, Unreadable};
-use super::entry::{BadRow, Ghost, Image, Kind, Partial, Row, Seen};
+use super::dir::{CacheDir, CachePlace, Unreadable};
+use super::entry::{BadRow, EntryKind, Ghost, Image, Partial, Row, Seen};
 use crate::names::{ImageId, NameBuf, escaped};
 
 /// The number of entries for which a list has memory from the start. An allocation of this size is a mapping
@@ -19,9 +19,9 @@ const ROOM: usize = 4096;
 /// An entry in the cache that is none of Glance's.
 #[derive(Clone, Debug)]
 pub(crate) struct Foreign {
-    pub(crate) place: Place,
+    pub(crate) place: CachePlace,
     pub(crate) name: NameBuf,
-    pub(crate) kind: Kind,
+    pub(crate) kind: EntryKind,
     pub(crate) size: u64,
 }
 
@@ -35,7 +35,7 @@ pub(crate) struct Inventory {
     pub(crate) bad_rows: Vec<BadRow>,
     pub(crate) foreign: Vec<Foreign>,
     /// Entries that could not be looked at, with their directory.
-    pub(crate) unreadable: Vec<(Place, Unreadable)>,
+    pub(crate) unreadable: Vec<(CachePlace, Unreadable)>,
     pub(crate) tracking: Tracking,
     /// True if the cost of a transaction grows with the index pages on which its rows lie.
     pub(crate) rows_on_pages: bool,
@@ -60,17 +60,17 @@ impl Inventory {
     pub(crate) fn scan(dir: &CacheDir, tracking: Tracking) -> Result<Self> {
         let mut inventory = Inventory { tracking, images: Vec::with_capacity(ROOM), ..Inventory::default() };
         let unreadable =
-            dir.scan(Place::Base, |name, kind, seen| match (ImageId::new(name.as_bytes()), kind) {
-                (Some(id), Kind::File) => inventory.images.push(Image { id, seen: *seen, row: None }),
-                _ if kind == Kind::Directory && is_subdirectory(name.as_bytes()) => {}
+            dir.scan(CachePlace::Base, |name, kind, seen| match (ImageId::new(name.as_bytes()), kind) {
+                (Some(id), EntryKind::File) => inventory.images.push(Image { id, seen: *seen, row: None }),
+                _ if kind == EntryKind::Directory && is_subdirectory(name.as_bytes()) => {}
                 _ => inventory.foreign.push(Foreign {
-                    place: Place::Base,
+                    place: CachePlace::Base,
                     name: name.to_owned(),
                     kind,
                     size: seen.size,
                 }),
             })?;
-        inventory.unreadable.extend(unreadable.into_iter().map(|entry| (Place::Base, entry)));
+        inventory.unreadable.extend(unreadable.into_iter().map(|entry| (CachePlace::Base, entry)));
         Ok(inventory)
     }
 
@@ -83,15 +83,15 @@ impl Inventory {
     /// which is then no ghost, or removed one, which is then no orphan.
     pub(crate) fn look_again(&mut self, dir: &CacheDir) {
         let images = &mut self.images;
-        self.ghosts.retain(|ghost| match dir.look(Place::Base, ghost.id.as_name()) {
-            Ok(Some((Kind::File, seen))) => {
+        self.ghosts.retain(|ghost| match dir.look(CachePlace::Base, ghost.id.as_name()) {
+            Ok(Some((EntryKind::File, seen))) => {
                 images.push(Image { id: ghost.id, seen, row: Some(ghost.row) });
                 false
             }
             _ => true,
         });
         self.images.retain(|image| {
-            image.row.is_some() || !matches!(dir.look(Place::Base, image.id.as_name()), Ok(None))
+            image.row.is_some() || !matches!(dir.look(CachePlace::Base, image.id.as_name()), Ok(None))
         });
     }
 
@@ -179,15 +179,15 @@ pub(crate) struct Partials {
     /// Regular files and symlinks, in directory order.
     pub(crate) entries: Vec<Partial>,
     pub(crate) foreign: Vec<Foreign>,
-    pub(crate) unreadable: Vec<(Place, Unreadable)>,
+    pub(crate) unreadable: Vec<(CachePlace, Unreadable)>,
 }
 
 impl Partials {
     /// Scans a subdirectory. One that does not exist counts as empty.
-    pub(crate) fn scan(dir: &CacheDir, place: Place) -> Result<Self> {
+    pub(crate) fn scan(dir: &CacheDir, place: CachePlace) -> Result<Self> {
         let mut found = Partials { entries: Vec::with_capacity(ROOM), ..Partials::default() };
         let unreadable = dir.scan(place, |name, kind, seen: &Seen| match kind {
-            Kind::File | Kind::Symlink => {
+            EntryKind::File | EntryKind::Symlink => {
                 found.entries.push(Partial { name: name.to_owned(), kind, seen: *seen });
             }
             _ => found.foreign.push(Foreign { place, name: name.to_owned(), kind, size: seen.size }),
@@ -198,7 +198,7 @@ impl Partials {
 }
 
 fn is_subdirectory(name: &[u8]) -> bool {
-    Place::SUBDIRECTORIES.iter().any(|place| place.name().as_bytes() == name)
+    CachePlace::SUBDIRECTORIES.iter().any(|place| place.name().as_bytes() == name)
 }
 
 #[cfg(test)]

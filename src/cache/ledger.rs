@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 
 use super::entry::{BadRow, Image};
-use super::index::{Index, Victim};
+use super::index::{Deletion, Index};
 use super::inventory::Joiner;
 use crate::database::Refusal;
 use crate::interrupt::{Interrupt, Wait};
@@ -132,12 +132,12 @@ impl Transaction<'_> {
     /// Returns one answer for each victim: true if its condition holds.
     ///
     /// When it returns, whatever the commit needs of the disk is already there.
-    pub(crate) fn forget(&mut self, victims: &[Victim]) -> Result<Vec<bool>, Refusal> {
+    pub(crate) fn forget(&mut self, victims: &[Deletion]) -> Result<Vec<bool>, Refusal> {
         self.on_index(vec![true; victims.len()], |index| index.forget(victims))
     }
 
     /// Looks at the condition of one victim, and changes nothing.
-    pub(crate) fn holds(&mut self, victim: &Victim) -> Result<bool, Refusal> {
+    pub(crate) fn holds(&mut self, victim: &Deletion) -> Result<bool, Refusal> {
         self.on_index(true, |index| index.holds(victim))
     }
 
@@ -162,7 +162,7 @@ impl Transaction<'_> {
     /// it.
     ///
     /// On an error nothing is forgotten.
-    pub(crate) fn commit(mut self, gone: Option<&[Victim]>) -> Result<(), Refusal> {
+    pub(crate) fn commit(mut self, gone: Option<&[Deletion]>) -> Result<(), Refusal> {
         self.on_index((), |index| index.commit(gone))?;
         self.is_open = false;
         Ok(())
@@ -267,16 +267,16 @@ mod tests {
             Ok(false)
         }
 
-        fn forget(&mut self, victims: &[Victim]) -> Result<Vec<bool>, Refusal> {
+        fn forget(&mut self, victims: &[Deletion]) -> Result<Vec<bool>, Refusal> {
             self.call("forget");
             Ok(vec![true; victims.len()])
         }
 
-        fn holds(&mut self, _: &Victim) -> Result<bool, Refusal> {
+        fn holds(&mut self, _: &Deletion) -> Result<bool, Refusal> {
             Err(Refusal::Broken(anyhow!("cannot look")))
         }
 
-        fn commit(&mut self, _: Option<&[Victim]>) -> Result<(), Refusal> {
+        fn commit(&mut self, _: Option<&[Deletion]>) -> Result<(), Refusal> {
             self.call("commit");
             if self.refusals == 0 {
                 return Ok(());

@@ -19,7 +19,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 use rustix::process::{Flock, FlockType, Pid, fcntl_getlk};
 
-use super::dir::{CacheDir, Place};
+use super::dir::{CacheDir, CachePlace};
 use crate::interrupt::Wait;
 use crate::os::locks::process;
 use crate::os::owner::Owner;
@@ -50,6 +50,14 @@ impl std::fmt::Display for Held {
 }
 
 impl std::error::Error for Held {}
+
+/// The patience of an operation that needs a lock.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LockWait {
+    pub(crate) limit: Duration,
+    /// True if the operation ends at once when another process holds the lock.
+    pub(crate) skip_if_locked: bool,
+}
 
 /// The directory of the lock files.
 #[derive(Debug)]
@@ -112,7 +120,7 @@ impl LockDir {
         let dir = match lock_path {
             Some(path) => rustix::fs::open(path, flags, Mode::empty()),
             None => openat(
-                cache.fd(Place::Base).context("the cache directory is always open")?,
+                cache.fd(CachePlace::Base).context("the cache directory is always open")?,
                 c".",
                 flags,
                 Mode::empty(),

@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::iter;
 
-use super::dir::Place;
+use super::dir::CachePlace;
 use super::entry::{Image, Partial};
 use super::inventory::{Inventory, Partials};
 use crate::names::ImageId;
@@ -251,10 +251,10 @@ pub(crate) fn clean(
 
 impl CleanReason {
     /// Returns the directory of such an entry.
-    pub(crate) fn place(self) -> Place {
+    pub(crate) fn place(self) -> CachePlace {
         match self {
-            CleanReason::Invalid => Place::Invalid,
-            CleanReason::Stalled => Place::Incomplete,
+            CleanReason::Invalid => CachePlace::Invalid,
+            CleanReason::Stalled => CachePlace::Incomplete,
         }
     }
 }
@@ -285,7 +285,7 @@ pub(crate) fn repair(inventory: &Inventory, now: Nanos) -> RepairPlan {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::entry::{Kind, Row, Seen};
+    use super::super::entry::{EntryKind, Row, Seen};
     use super::super::inventory::Tracking;
     use super::*;
     use crate::names::NameBuf;
@@ -455,7 +455,7 @@ mod tests {
                     let seen = Seen { inode: age.unsigned_abs(), ..seen(1, NOW / SECOND - age) };
                     Partial {
                         name: NameBuf::new(age.to_string().as_bytes()).unwrap(),
-                        kind: Kind::File,
+                        kind: EntryKind::File,
                         seen,
                     }
                 })
@@ -628,7 +628,7 @@ mod tests {
         ) {
             let partial = |(n, age): (usize, i64)| Partial {
                 name: NameBuf::new(n.to_string().as_bytes()).unwrap(),
-                kind: Kind::File,
+                kind: EntryKind::File,
                 seen: Seen { inode: n as u64, ..seen(1, NOW / SECOND - age) },
             };
             let of = |invalid: bool| {

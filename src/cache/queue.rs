@@ -17,8 +17,8 @@ use rustix::fs::{
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-use super::dir::{CacheDir, Place, Removal};
-use super::entry::Kind;
+use super::dir::{CacheDir, CachePlace, Removal};
+use super::entry::EntryKind;
 use super::stage::{is_being_cached, is_cached};
 use crate::names::{ImageId, NameBuf};
 use crate::units::Nanos;
@@ -65,8 +65,8 @@ impl Queue {
     pub(crate) fn read(dir: &CacheDir) -> Result<Self> {
         let (mut found, mut foreign) = (Vec::new(), Vec::new());
         let unreadable =
-            dir.scan(Place::Queue, |name, kind, seen| match (ImageId::new(name.as_bytes()), kind) {
-                (Some(id), Kind::File) => found.push((seen.mtime, id, seen.size)),
+            dir.scan(CachePlace::Queue, |name, kind, seen| match (ImageId::new(name.as_bytes()), kind) {
+                (Some(id), EntryKind::File) => found.push((seen.mtime, id, seen.size)),
                 _ => foreign.push(name.to_owned()),
             })?;
         // An entry that cannot be looked at is an entry all the same. It comes last.
@@ -84,7 +84,7 @@ impl Queue {
 /// Reads why an image failed; `None` if its entry does not say so.
 fn recall(dir: &CacheDir, id: ImageId) -> Option<Memory> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = openat(dir.fd(Place::Queue)?, id.as_name().as_c_str(), flags, Mode::empty()).ok()?;
+    let file = openat(dir.fd(CachePlace::Queue)?, id.as_name().as_c_str(), flags, Mode::empty()).ok()?;
     let mut text = String::new();
     File::from(file).take(LONGEST).read_to_string(&mut text).ok()?;
     Some(serde_json::from_str::<Content>(&text).ok()?.memory)
@@ -94,7 +94,7 @@ fn recall(dir: &CacheDir, id: ImageId) -> Option<Memory> {
 /// nothing is written.
 pub(crate) fn remember(dir: &CacheDir, id: ImageId, failed: &str, fingerprint: String) -> Result<()> {
     let shown = || format!("cannot write to queue/{id}");
-    let queue = dir.fd(Place::Queue).context("the directory queue/ is missing")?;
+    let queue = dir.fd(CachePlace::Queue).context("the directory queue/ is missing")?;
     let failed = failed.chars().take(LONGEST_REASON).collect();
     let text = serde_json::to_string(&Content { memory: Memory { failed, fingerprint } })?;
     let _owner = dir.owner().act()?;
@@ -117,7 +117,7 @@ pub(crate) fn remember(dir: &CacheDir, id: ImageId, failed: &str, fingerprint: S
 
 /// Takes an image out of the queue. Returns false if it was not in it.
 pub(crate) fn remove(dir: &CacheDir, id: ImageId) -> Result<bool> {
-    let removal = dir.remove(Place::Queue, id.as_name(), |_| true);
+    let removal = dir.remove(CachePlace::Queue, id.as_name(), |_| true);
     Ok(removal.with_context(|| format!("cannot take {id} out of the queue"))? == Removal::Removed)
 }
 
@@ -138,7 +138,7 @@ pub(crate) fn would_add(dir: &CacheDir, id: ImageId) -> Result<Enqueued> {
     if is_being_cached(dir, id)? {
         return Ok(Enqueued::BeingCached);
     }
-    let entry = dir.look(Place::Queue, id.as_name());
+    let entry = dir.look(CachePlace::Queue, id.as_name());
     let entry = entry.with_context(|| format!("cannot look at queue/{id}"))?;
     Ok(if entry.is_some() { Enqueued::AlreadyQueued } else { Enqueued::Queued })
 }
@@ -149,7 +149,7 @@ pub(crate) fn add(dir: &CacheDir, id: ImageId) -> Result<Enqueued> {
     if found != Enqueued::Queued {
         return Ok(found);
     }
-    let queue = dir.fd(Place::Queue).context("the directory queue/ is missing")?;
+    let queue = dir.fd(CachePlace::Queue).context("the directory queue/ is missing")?;
     let _owner = dir.owner().act()?;
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     match openat(queue, id.as_name().as_c_str(), flags, Mode::from_raw_mode(0o666)) {

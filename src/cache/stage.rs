@@ -31,8 +31,8 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use super::dir::{CacheDir, Place, look};
-use super::entry::{Kind, Seen};
+use super::dir::{CacheDir, CachePlace, look};
+use super::entry::{EntryKind, Seen};
 use crate::names::{ImageId, Name, NameBuf};
 use crate::os::locks::process;
 use crate::os::owner::Owner;
@@ -100,7 +100,7 @@ impl Claim {
     ///
     /// The caller holds the prefetch lock.
     pub(crate) fn make(dir: &CacheDir, id: ImageId, stalled_before: Nanos) -> Result<Claiming> {
-        let incomplete = dir.fd(Place::Incomplete).context("the directory incomplete/ is missing")?;
+        let incomplete = dir.fd(CachePlace::Incomplete).context("the directory incomplete/ is missing")?;
         for _ in 0..3 {
             if is_cached(dir, id)? {
                 return Ok(Claiming::Cached);
@@ -117,7 +117,7 @@ impl Claim {
                 return Ok(Claiming::Left(why));
             }
             let same = |now: &Seen| now.inode == inode && now.size == standing.size;
-            dir.remove(Place::Incomplete, id.as_name(), same)
+            dir.remove(CachePlace::Incomplete, id.as_name(), same)
                 .with_context(|| format!("cannot take over incomplete/{id}"))?;
         }
         Ok(Claiming::Left("another process keeps beginning to cache it".to_owned()))
@@ -206,10 +206,10 @@ fn standing(incomplete: BorrowedFd<'_>, name: Name<'_>) -> Result<Option<(Standi
 /// True if an image is in the cache. Anything else of its name is an error: it can neither be served nor
 /// replaced.
 pub(crate) fn is_cached(dir: &CacheDir, id: ImageId) -> Result<bool> {
-    let found = dir.look(Place::Base, id.as_name());
+    let found = dir.look(CachePlace::Base, id.as_name());
     match found.with_context(|| format!("cannot look for image {id} in the cache"))? {
         None => Ok(false),
-        Some((Kind::File, _)) => Ok(true),
+        Some((EntryKind::File, _)) => Ok(true),
         Some(_) => bail!("its name in the cache directory is taken by something that is not a file"),
     }
 }
@@ -218,12 +218,12 @@ pub(crate) fn is_cached(dir: &CacheDir, id: ImageId) -> Result<bool> {
 ///
 /// Entries that cannot be looked at are left to `clean`.
 pub(crate) fn leftovers(dir: &CacheDir) -> Vec<Remnant> {
-    let Some(incomplete) = dir.fd(Place::Incomplete) else { return Vec::new() };
+    let Some(incomplete) = dir.fd(CachePlace::Incomplete) else { return Vec::new() };
     let mut left = Vec::new();
-    let _ = dir.scan(Place::Incomplete, |name, kind, seen| {
+    let _ = dir.scan(CachePlace::Incomplete, |name, kind, seen| {
         let stem = name.as_bytes().strip_suffix(PRIVATE.as_bytes());
         let is_private = stem.is_some_and(|stem| ImageId::new(stem).is_some());
-        if kind == Kind::File && (is_private || seen.size == 0) {
+        if kind == EntryKind::File && (is_private || seen.size == 0) {
             left.push((name.to_owned(), is_private));
         }
     });
@@ -247,13 +247,14 @@ pub(crate) struct Remnant {
 pub(crate) fn sweep(dir: &CacheDir) {
     for Remnant { name, inode, size } in leftovers(dir) {
         // An entry that cannot be removed is left to `clean`.
-        let _ = dir.remove(Place::Incomplete, name.as_name(), |now| now.inode == inode && now.size == size);
+        let _ =
+            dir.remove(CachePlace::Incomplete, name.as_name(), |now| now.inode == inode && now.size == size);
     }
 }
 
 /// True if another process has begun to cache an image.
 pub(crate) fn is_being_cached(dir: &CacheDir, id: ImageId) -> Result<bool> {
-    let found = dir.look(Place::Incomplete, id.as_name());
+    let found = dir.look(CachePlace::Incomplete, id.as_name());
     Ok(found.with_context(|| format!("cannot look at incomplete/{id}"))?.is_some())
 }
 
@@ -279,7 +280,7 @@ impl Staged {
     pub(crate) fn make(dir: &CacheDir, id: ImageId) -> Result<Self> {
         let owner = dir.owner();
         let _owner = owner.act()?;
-        let base = dir.fd(Place::Base).context("the cache directory is always open")?;
+        let base = dir.fd(CachePlace::Base).context("the cache directory is always open")?;
         let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
         match openat(base, c".", flags, MODE) {
             Ok(file) => Ok(Staged { file: file.into(), owner, private: None }),
@@ -291,15 +292,15 @@ impl Staged {
 
     /// Makes an empty file with a private name.
     fn with_name(dir: &CacheDir, id: ImageId) -> Result<Self> {
-        let incomplete = dir.fd(Place::Incomplete).context("the directory incomplete/ is missing")?;
+        let incomplete = dir.fd(CachePlace::Incomplete).context("the directory incomplete/ is missing")?;
         let name = NameBuf::new(format!("{id}{PRIVATE}").as_bytes()).context("an id is no long name")?;
-        let shown = || format!("cannot stage {}", Place::Incomplete.show(name.as_name()));
+        let shown = || format!("cannot stage {}", CachePlace::Incomplete.show(name.as_name()));
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let open = || openat(incomplete, name.as_name().as_c_str(), flags, MODE);
         let file = match open() {
             // Under the prefetch lock it can only be that of a killed run.
             Err(Errno::EXIST) => {
-                dir.remove(Place::Incomplete, name.as_name(), |_| true).with_context(shown)?;
+                dir.remove(CachePlace::Incomplete, name.as_name(), |_| true).with_context(shown)?;
                 open()
             }
             result => result,
@@ -317,7 +318,7 @@ impl Staged {
     }
 
     /// Gives the file the name of the image in a place, without replacing a file that exists.
-    pub(crate) fn publish(mut self, dir: &CacheDir, place: Place, id: ImageId) -> Result<Publication> {
+    pub(crate) fn publish(mut self, dir: &CacheDir, place: CachePlace, id: ImageId) -> Result<Publication> {
         let _owner = self.owner.act()?;
         let Some(to) = dir.fd(place) else { bail!("the directory {}/ is missing", place.name()) };
         let name = id.as_name();
@@ -365,10 +366,10 @@ impl Drop for Staged {
 pub(crate) fn reject(dir: &CacheDir, id: ImageId, staged: Staged) -> Result<()> {
     {
         let _owner = dir.owner().act()?;
-        dir.remove(Place::Invalid, id.as_name(), |_| true)
+        dir.remove(CachePlace::Invalid, id.as_name(), |_| true)
             .with_context(|| format!("cannot replace invalid/{id}"))?;
     }
-    staged.publish(dir, Place::Invalid, id).map(drop)
+    staged.publish(dir, CachePlace::Invalid, id).map(drop)
 }
 
 /// Returns the present time for both times of a file.
@@ -403,7 +404,7 @@ mod tests {
 
     fn cache() -> (tempfile::TempDir, CacheDir, ImageId) {
         let temporary = tempfile::tempdir().unwrap();
-        for place in Place::SUBDIRECTORIES {
+        for place in CachePlace::SUBDIRECTORIES {
             fs::create_dir(temporary.path().join(place.name())).unwrap();
         }
         let dir = CacheDir::open(temporary.path()).unwrap().unwrap();
@@ -429,7 +430,7 @@ mod tests {
         std::mem::forget(claim);
         let mut claim = claimed(&dir, id);
         // The claim is removed by a third party.
-        dir.remove(Place::Incomplete, id.as_name(), |_| true).unwrap();
+        dir.remove(CachePlace::Incomplete, id.as_name(), |_| true).unwrap();
         assert!(claim.confirm().unwrap());
         drop(claim);
         assert!(!path.exists());
@@ -474,14 +475,14 @@ mod tests {
         for named in [false, true] {
             let stage = || if named { Staged::with_name(&dir, id) } else { Staged::make(&dir, id) }.unwrap();
             let path = temporary.path().join(id.as_str());
-            assert_eq!(stage().publish(&dir, Place::Base, id).unwrap(), Publication::Published);
+            assert_eq!(stage().publish(&dir, CachePlace::Base, id).unwrap(), Publication::Published);
             let inode = fs::metadata(&path).unwrap().ino();
-            assert_eq!(stage().publish(&dir, Place::Base, id).unwrap(), Publication::AlreadyThere);
+            assert_eq!(stage().publish(&dir, CachePlace::Base, id).unwrap(), Publication::AlreadyThere);
             assert_eq!(fs::metadata(&path).unwrap().ino(), inode);
             reject(&dir, id, stage()).unwrap();
             reject(&dir, id, stage()).unwrap();
             assert_eq!(fs::read_dir(temporary.path().join("incomplete")).unwrap().count(), 0);
-            dir.remove(Place::Base, id.as_name(), |_| true).unwrap();
+            dir.remove(CachePlace::Base, id.as_name(), |_| true).unwrap();
         }
     }
 }

@@ -23,7 +23,7 @@ const GRACE: Duration = Duration::from_secs(2);
 
 /// A connection to a database server, as its thread uses it. Texts are given as parameters; numbers and image
 /// ids stand in the statement.
-pub(super) trait Server {
+pub(super) trait ServerConnection {
     /// Runs a query. Each `?` in it stands for one of the texts.
     fn query(&mut self, sql: &str, texts: &[String]) -> Result<Vec<Vec<Cell>>, Refusal>;
 
@@ -35,7 +35,7 @@ pub(super) trait Server {
 }
 
 /// A piece of work for the thread of the connection.
-type Statement = Box<dyn FnOnce(&mut dyn Server) + Send>;
+type Statement = Box<dyn FnOnce(&mut dyn ServerConnection) + Send>;
 
 /// A connection and its thread.
 pub(super) struct Worker {
@@ -49,7 +49,7 @@ pub(super) struct Worker {
 
 impl Worker {
     /// Opens a connection on a new thread, within this time.
-    pub(super) fn open<C: Server>(
+    pub(super) fn open<C: ServerConnection>(
         shown: String,
         open: impl FnOnce() -> Result<C, Refusal> + Send + 'static,
         limit: Duration,
@@ -104,7 +104,7 @@ impl Worker {
     /// Runs something on the connection and waits for its result.
     fn run<T: Send + 'static>(
         &mut self,
-        job: impl FnOnce(&mut dyn Server) -> Result<T, Refusal> + Send + 'static,
+        job: impl FnOnce(&mut dyn ServerConnection) -> Result<T, Refusal> + Send + 'static,
     ) -> Result<T, Refusal> {
         let (tell, answer) = channel();
         let statement: Statement = Box::new(move |client| {

@@ -4,6 +4,7 @@
 //! is that of [`crate::cache::execute`]: rows, then files, then commit.
 
 pub(crate) mod central;
+pub(crate) mod index;
 mod leftovers;
 pub(crate) mod open;
 pub(crate) mod settings;
@@ -14,7 +15,7 @@ use anyhow::{Result, anyhow};
 
 use self::leftovers::{on_full_disk, plan_clean};
 use self::open::{
-    Cache, LockWait, Locked, is_empty, misplaced, refuse_strange, take_lock, take_stock, unreadable_errors,
+    Cache, Locked, is_empty, misplaced, refuse_strange, take_lock, take_stock, unreadable_errors,
 };
 use self::settings::{Selection, Settings};
 use super::cache::{
@@ -22,11 +23,12 @@ use super::cache::{
     Victim,
 };
 use super::{Declared, Host, Kind, Place as Configured, Scope, Task};
-use crate::cache::dir::{CacheDir, Place};
+use crate::cache::dir::{CacheDir, CachePlace};
 use crate::cache::entry;
 use crate::cache::execute::{self, Executor};
 use crate::cache::index::Driver;
 use crate::cache::inventory::{Inventory, Tracking};
+use crate::cache::lock::LockWait;
 use crate::cache::lock::{CLEAN, Lock, PRUNE};
 use crate::cache::outcome::Outcome;
 use crate::cache::plan::{
@@ -126,7 +128,7 @@ impl GlanceCache<'_> {
         stock.kept_open = plan
             .kept_open
             .iter()
-            .map(|(entry, pid)| (Place::Incomplete.show(entry.name.as_name()), *pid))
+            .map(|(entry, pid)| (CachePlace::Incomplete.show(entry.name.as_name()), *pid))
             .collect();
         self.clean = plan;
         stock.errors = errors;
@@ -231,7 +233,7 @@ fn add(mut done: Outcome, outcome: &mut Outcome) {
 
 impl ImageCache for GlanceCache<'_> {
     fn fd(&self) -> BorrowedFd<'_> {
-        self.dir.fd(Place::Base).expect("the cache directory itself is always open")
+        self.dir.fd(CachePlace::Base).expect("the cache directory itself is always open")
     }
 
     fn lock(&mut self, wait: &LockWait) -> Result<(), Unlocked> {
@@ -400,7 +402,7 @@ impl ImageCache for GlanceCache<'_> {
                 },
                 is_invalid: reason == CleanReason::Invalid,
                 files: 1,
-                bytes: if entry.kind == entry::Kind::File { entry.seen.size } else { 0 },
+                bytes: if entry.kind == entry::EntryKind::File { entry.seen.size } else { 0 },
             }
         });
         remains.collect()

@@ -4,25 +4,25 @@
 //! Before that, one gate, [`require_cache`], refuses a directory that holds things but is no image cache. Nothing here
 //! removes anything; only [`Purpose::Create`] makes an index where there is none.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::anyhow;
 use rustix::fs::{AtFlags, statat};
 use rustix::io::Errno;
 
-use crate::cache::dir::{CacheDir, Place, Unreadable};
+use crate::cache::dir::{CacheDir, CachePlace, Unreadable};
 use crate::cache::index::sqlite::{Sqlite, locate};
 use crate::cache::index::xattr::{Attribute, hits};
 use crate::cache::index::{Driver, Index};
 use crate::cache::inventory::{Inventory, Tracking};
 use crate::cache::ledger::Ledger;
-use crate::cache::lock::{Lock, LockDir, Locking};
+use crate::cache::lock::{Lock, LockDir, LockWait, Locking};
 use crate::cache::outcome::{Action, EntryError};
 use crate::config::Setting;
 use crate::database::{Opening, Purpose};
 use crate::exit::Failure;
-use crate::host::glance::central::{self, DatabasePlace};
+use crate::host::glance::central;
+use crate::host::glance::index::{IndexPlace, OpenIndex};
 use crate::host::glance::settings::Settings;
 use crate::interrupt::Wait;
 use crate::os::mounts::mount_point;
@@ -42,37 +42,6 @@ pub(crate) struct Cache {
     pub(crate) place: IndexPlace,
     /// Set when the index file does not exist or is empty.
     pub(crate) warning: Option<String>,
-}
-
-/// Where an index is.
-pub(crate) enum IndexPlace {
-    /// In the files themselves, or nowhere.
-    Files,
-    File(PathBuf),
-    Database(DatabasePlace),
-}
-
-/// An index that is open and has not been read.
-pub(super) struct OpenIndex {
-    /// `None` where there are no rows.
-    pub(super) index: Option<Box<dyn Index>>,
-    pub(super) driver: Option<Driver>,
-    pub(super) tracking: Tracking,
-    pub(super) why: String,
-    pub(super) place: IndexPlace,
-    pub(super) warning: Option<String>,
-}
-
-impl OpenIndex {
-    fn by_file(driver: Option<Driver>, why: String) -> Self {
-        let (tracking, place) = (Tracking::ByFile, IndexPlace::Files);
-        OpenIndex { index: None, driver, tracking, why, place, warning: None }
-    }
-
-    /// True if the index itself shows that this is an image cache, before its rows are read.
-    fn is_evidence(&self) -> bool {
-        self.driver == Some(Driver::Sqlite) && self.warning.is_none()
-    }
 }
 
 /// Scans a cache directory, opens its index and joins the two.
@@ -225,7 +194,7 @@ fn require_cache(
 
 /// True if a file that is not empty stands where the sqlite index would be.
 pub(crate) fn has_sqlite_file(settings: &Settings<'_>, dir: &CacheDir) -> bool {
-    let (Ok(file), Some(base)) = (settings.sqlite_db(), dir.fd(Place::Base)) else { return false };
+    let (Ok(file), Some(base)) = (settings.sqlite_db(), dir.fd(CachePlace::Base)) else { return false };
     statat(base, &file.value, AtFlags::SYMLINK_NOFOLLOW).is_ok_and(|stat| stat.st_size > 0)
 }
 
@@ -236,7 +205,7 @@ pub(crate) fn is_empty(dir: &CacheDir) -> Result<bool, Failure> {
 
 /// True if an image carries the mark of Glance's xattr driver.
 pub(crate) fn has_attributes(dir: &CacheDir, inventory: &Inventory) -> bool {
-    let Some(base) = dir.fd(Place::Base) else {
+    let Some(base) = dir.fd(CachePlace::Base) else {
         return false;
     };
     inventory.images.iter().any(|image| matches!(hits(base, image.id.as_name()), Attribute::Value(_)))
@@ -244,7 +213,7 @@ pub(crate) fn has_attributes(dir: &CacheDir, inventory: &Inventory) -> bool {
 
 /// Refuses the xattr driver where there are no extended attributes: either the setting or the directory is wrong.
 fn need_attributes(dir: &CacheDir) -> Result<(), Failure> {
-    let Some(base) = dir.fd(Place::Base) else {
+    let Some(base) = dir.fd(CachePlace::Base) else {
         return Ok(());
     };
     let mut value = [0_u8; 1];
@@ -306,14 +275,6 @@ pub(crate) fn take_lock(
     }
 }
 
-/// How long an operation waits for a lock.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct LockWait {
-    pub(crate) limit: Duration,
-    /// Return at once when another process holds the lock.
-    pub(crate) skip_if_locked: bool,
-}
-
 /// Returns the error that keeps rows from being forgotten: most of the images in the index are not in the directory.
 pub(crate) fn misplaced(dir: &CacheDir, inventory: &Inventory, forget_all: bool) -> Option<EntryError> {
     (!forget_all && inventory.looks_misplaced()).then(|| EntryError {
@@ -332,7 +293,7 @@ pub(crate) fn misplaced(dir: &CacheDir, inventory: &Inventory, forget_all: bool)
 
 /// Returns the errors of entries that could not even be looked at.
 pub(crate) fn unreadable_errors<'a>(
-    unreadable: impl IntoIterator<Item = &'a (Place, Unreadable)>,
+    unreadable: impl IntoIterator<Item = &'a (CachePlace, Unreadable)>,
 ) -> Vec<EntryError> {
     unreadable
         .into_iter()

@@ -15,11 +15,11 @@ use super::cache::{
     Distance, Foreseen, ImageCache, Item, Limits, Part, Planned, Remains, Removing, Rules, Stock, Unlocked,
     Until, Victim,
 };
-use super::glance::open::LockWait;
 use super::{Declared, Host, Kind, Place as Configured, scaled};
-use crate::cache::dir::{Place, Removal};
+use crate::cache::dir::{CachePlace, Removal};
 use crate::cache::entry::Seen;
 use crate::cache::lock::Held;
+use crate::cache::lock::LockWait;
 use crate::cache::outcome::{Action, EntryError, Removed};
 use crate::cache::plan::{Goal, Kept, PrunePlan};
 use crate::config::{self, Opt};
@@ -177,7 +177,7 @@ impl MasterCache<'_> {
                 outcome.files += 1;
                 outcome.bytes = outcome.bytes.saturating_add(size);
                 until.removed(size, allocated);
-                let (place, name) = (Place::Base, image.name.as_name());
+                let (place, name) = (CachePlace::Base, image.name.as_name());
                 removing.progress.removed(Removed { place, name, bytes: size, reason });
             }
             Ok(Removal::AlreadyGone) => {
@@ -427,5 +427,5 @@ impl ImageCache for MasterCache<'_> {
 }
 
 fn leftover(name: Name<'_>, bytes: u64) -> Removed<'_> {
-    Removed { place: Place::Base, name, bytes, reason: "left by a crashed download" }
+    Removed { place: CachePlace::Base, name, bytes, reason: "left by a crashed download" }
 }
