@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Serialize, Serializer};
 
-use crate::cache::dir::Place;
+use crate::cache::dir::CachePlace;
 use crate::database::Refusal;
 use crate::names::Name;
 
@@ -19,7 +19,7 @@ impl Progress for () {}
 /// An entry that was removed.
 #[derive(Clone, Copy)]
 pub(crate) struct Removed<'a> {
-    pub(crate) place: Place,
+    pub(crate) place: CachePlace,
     pub(crate) name: Name<'a>,
     pub(crate) bytes: u64,
     pub(crate) reason: &'static str,

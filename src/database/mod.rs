@@ -108,7 +108,7 @@ impl Refusal {
     }
 }
 
-/// How long, and how often, a connection to a database is tried.
+/// The limits of connecting to a database.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Patience {
     /// For all attempts together.

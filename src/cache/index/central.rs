@@ -23,7 +23,7 @@ use std::collections::{HashMap, HashSet};
 
 use anyhow::{Result, anyhow};
 
-use super::{Condition, Index, Victim};
+use super::{Condition, Deletion, Index};
 use crate::cache::entry::{BadRow, Image, Row};
 use crate::cache::inventory::Joiner;
 use crate::database::{CHUNK, Cell, Database, PAGE, Refusal, joined, naive};
@@ -92,8 +92,8 @@ impl Central {
 
     /// Looks at every condition again, and locks the rows there are. Returns which conditions hold, and the
     /// keys of the rows to delete.
-    fn check(&mut self, victims: &[Victim]) -> Result<(Vec<bool>, Vec<i64>), Refusal> {
-        let keys: Vec<i64> = victims.iter().filter_map(Victim::key).collect();
+    fn check(&mut self, victims: &[Deletion]) -> Result<(Vec<bool>, Vec<i64>), Refusal> {
+        let keys: Vec<i64> = victims.iter().filter_map(Deletion::key).collect();
         let rows = self.lock(&keys)?;
         let orphans: Vec<ImageId> = victims
             .iter()
@@ -101,7 +101,7 @@ impl Central {
             .map(|victim| victim.id)
             .collect();
         let tracked = self.tracked(&orphans)?;
-        let same = |victim: &Victim, row: &LockedRow| row.id == victim.id.as_str();
+        let same = |victim: &Deletion, row: &LockedRow| row.id == victim.id.as_str();
         let holds: Vec<bool> = victims
             .iter()
             .map(|victim| match victim.only_if {
@@ -146,7 +146,7 @@ impl Central {
         Ok(())
     }
 
-    fn try_forget(&mut self, victims: &[Victim]) -> Result<Vec<bool>, Refusal> {
+    fn try_forget(&mut self, victims: &[Deletion]) -> Result<Vec<bool>, Refusal> {
         let (holds, keys) = self.check(victims)?;
         // The locks were taken before the savepoint, so that they outlive a return to it.
         self.database.execute("SAVEPOINT batch")?;
@@ -158,11 +158,11 @@ impl Central {
         Ok(holds)
     }
 
-    fn try_commit(&mut self, gone: Option<&[Victim]>) -> Result<(), Refusal> {
+    fn try_commit(&mut self, gone: Option<&[Deletion]>) -> Result<(), Refusal> {
         if let Some(gone) = gone {
             self.database.execute("ROLLBACK TO SAVEPOINT batch")?;
             let keys: Vec<i64> =
-                gone.iter().filter_map(Victim::key).filter(|key| self.locked.contains(key)).collect();
+                gone.iter().filter_map(Deletion::key).filter(|key| self.locked.contains(key)).collect();
             self.delete(&keys)?;
         }
         self.database.execute("COMMIT").map(drop)
@@ -279,15 +279,15 @@ impl Index for Central {
         begun.map(|()| false).map_err(|refusal| self.database.told(refusal, "cannot begin a transaction"))
     }
 
-    fn forget(&mut self, victims: &[Victim]) -> Result<Vec<bool>, Refusal> {
+    fn forget(&mut self, victims: &[Deletion]) -> Result<Vec<bool>, Refusal> {
         self.change("cannot delete rows", |index| index.try_forget(victims))
     }
 
-    fn holds(&mut self, victim: &Victim) -> Result<bool, Refusal> {
+    fn holds(&mut self, victim: &Deletion) -> Result<bool, Refusal> {
         self.change("cannot look at a row", |index| Ok(index.check(&[*victim])?.0[0]))
     }
 
-    fn commit(&mut self, gone: Option<&[Victim]>) -> Result<(), Refusal> {
+    fn commit(&mut self, gone: Option<&[Deletion]>) -> Result<(), Refusal> {
         self.try_commit(gone)
             .map_err(|refusal| self.database.told(refusal, "cannot commit the deletion of rows"))
     }

@@ -24,7 +24,7 @@ use super::cache::{
     Unlocked, Until,
 };
 use super::{CacheKind, Configured, Declared, Host, Scope, Task};
-use crate::cache::dir::{CacheDir, Place};
+use crate::cache::dir::{CacheDir, CachePlace};
 use crate::cache::entry;
 use crate::cache::execute::{self, Executor};
 use crate::cache::index::Driver;
@@ -131,7 +131,7 @@ impl GlanceCache<'_> {
         stock.kept_open = plan
             .kept_open
             .iter()
-            .map(|(entry, pid)| (Place::Incomplete.show(entry.name.as_name()), *pid))
+            .map(|(entry, pid)| (CachePlace::Incomplete.show(entry.name.as_name()), *pid))
             .collect();
         self.clean = plan;
         stock.errors = errors;
@@ -240,7 +240,7 @@ fn add(mut done: Outcome, outcome: &mut Outcome) {
 
 impl ImageCache for GlanceCache<'_> {
     fn fd(&self) -> BorrowedFd<'_> {
-        self.dir.fd(Place::Base).expect("the cache directory itself is always open")
+        self.dir.fd(CachePlace::Base).expect("the cache directory itself is always open")
     }
 
     fn lock(&mut self, wait: &LockWait) -> Result<(), Unlocked> {
@@ -409,7 +409,7 @@ impl ImageCache for GlanceCache<'_> {
                 },
                 is_invalid: reason == CleanReason::Invalid,
                 files: 1,
-                bytes: if entry.kind == entry::Kind::File { entry.seen.size } else { 0 },
+                bytes: if entry.kind == entry::EntryKind::File { entry.seen.size } else { 0 },
             }
         });
         remains.collect()

@@ -29,7 +29,7 @@ pub(crate) use self::wanted::enqueue;
 use self::wanted::{WantedImage, requests};
 use super::Change;
 use super::report::{Ending, Step};
-use crate::cache::dir::{CacheDir, Place};
+use crate::cache::dir::{CacheDir, CachePlace};
 use crate::cache::index::Driver;
 use crate::cache::inventory::{Inventory, Tracking};
 use crate::cache::lock::LockWait;
@@ -109,7 +109,7 @@ fn existing(settings: &Settings<'_>) -> Result<CacheDir, Failure> {
     let cannot = |e: anyhow::Error| Failure::cannot_start(e).hint("glance-api makes it when it starts");
     let dir = settings.open()?.ok_or_else(|| cannot(anyhow!(settings.nothing_there())))?;
     refuse_strange(settings, &dir)?;
-    if dir.fd(Place::Incomplete).is_none() {
+    if dir.fd(CachePlace::Incomplete).is_none() {
         return Err(cannot(anyhow!("{} has no directory incomplete/", dir.path().display())));
     }
     Ok(dir)
