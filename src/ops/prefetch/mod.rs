@@ -156,10 +156,8 @@ fn fill(
         }
     }
     let pending = requests(run, &dir, request)?;
-    let session = match pending.is_empty() {
-        true => None,
-        false => Some(PrefetchRun::open(run, settings, &dir, means, request)?),
-    };
+    let session =
+        if pending.is_empty() { None } else { Some(PrefetchRun::open(run, settings, &dir, means, request)?) };
     if lock.flatten().is_some() {
         // From here on, nothing keeps the run from starting.
         stage::sweep(&dir);
