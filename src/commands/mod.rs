@@ -11,8 +11,9 @@ pub(crate) mod prune;
 pub(crate) mod status;
 
 use self::flags::{CacheArgs, HostArgs};
+use crate::cache::lock::LockWait;
 use crate::exit::{Exit, Failure};
-use crate::host::glance::open::{GLANCE_PATIENCE, LockWait};
+use crate::host::glance::open::GLANCE_PATIENCE;
 use crate::host::glance::settings::Selection;
 use crate::host::{Host, Scope, Task};
 use crate::ops::look::{Look, LookReport, look};

@@ -17,6 +17,7 @@ use mysql::{ClientIdentity, Conn, OptsBuilder, SslOpts, Value};
 use super::url::Address;
 use super::worker::Server;
 use super::{Cell, Refusal};
+use crate::net::authorities::trusting_only;
 use crate::net::tls::{TlsMode, system_authorities};
 
 /// The settings of the session. MariaDB is told not to wait for rows at all. To MySQL the part in `/*M! */`
@@ -35,11 +36,6 @@ const TOO_MANY: u16 = 1040;
 /// The server is shutting down, or the Galera node has left its cluster, or the connection was killed or idle
 /// for too long.
 const GONE: [u16; 7] = [1047, 1053, 1927, 2006, 2013, 3169, 4031];
-
-/// The client library trusts these authorities besides those it is given, so there must be none: `Cargo.toml`
-/// replaces that crate.
-const _: () =
-    assert!(webpki_roots::TLS_SERVER_ROOTS.is_empty(), "the MySQL client would trust public authorities");
 
 /// A connection to MySQL or MariaDB.
 pub(super) struct MySql {
@@ -65,7 +61,8 @@ impl MySql {
             (None, Some((host, port))) => options.ip_or_hostname(Some(host.clone())).tcp_port(*port),
             (None, None) => options,
         };
-        let connection = Conn::new(options).map_err(|e| match (refusal(address, &e).0, &e) {
+        let connected = trusting_only(&address.tls, || Conn::new(options)).map_err(Refusal::Broken)?;
+        let connection = connected.map_err(|e| match (refusal(address, &e).0, &e) {
             // The server itself refused. Unless it is full, it will refuse again.
             (refusal, mysql::Error::MySqlError(e)) if e.code != TOO_MANY => refusal,
             (refusal, _) => Refusal::Busy(refusal.into_error()),

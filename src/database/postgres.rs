@@ -1,30 +1,22 @@
-//! PostgreSQL, and TLS for it.
+//! PostgreSQL.
 //!
 //! Statements are unnamed and no setting outlives its transaction. So a pooler between this program and the
 //! server may switch servers between transactions, and gives no setting of ours to others.
 
 use std::error::Error as _;
-use std::future::Future;
-use std::io;
-use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use anyhow::{Result, anyhow};
+use anyhow::anyhow;
 use postgres::config::{SslMode, TargetSessionAttrs};
 use postgres::error::{DbError, Severity};
-use postgres::tls::{ChannelBinding, MakeTlsConnect, TlsConnect, TlsStream};
 use postgres::types::{ToSql, Type};
-use postgres::{Config, NoTls, Socket};
-use rustls::pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio_rustls::TlsConnector;
+use postgres::{Config, NoTls};
+use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::url::Address;
 use super::worker::Server;
 use super::{Cell, Refusal};
-use crate::net::tls::{Tls, TlsMode, client_config};
+use crate::net::tls::{TlsMode, client_config};
 
 /// The time without an answer after which the kernel gives a connection up.
 const SILENCE: Duration = Duration::from_secs(10);
@@ -73,7 +65,7 @@ impl PostgreSql {
         let connected = if address.tls.mode == TlsMode::Off || address.socket.is_some() {
             config.ssl_mode(SslMode::Disable).connect(NoTls)
         } else {
-            let tls = Connector::new(&address.tls).map_err(Refusal::Broken)?;
+            let tls = MakeRustlsConnect::new(client_config(&address.tls).map_err(Refusal::Broken)?);
             let mode = if address.tls.mode == TlsMode::Offered { SslMode::Prefer } else { SslMode::Require };
             config.ssl_mode(mode).connect(tls)
         };
@@ -147,76 +139,4 @@ fn refusal(address: &Address, error: &postgres::Error) -> Refusal {
     let retry = error.code().is_some_and(|code| RETRY.contains(&code.code()));
     let error = anyhow!("{}", address.without_credentials(&text));
     if retry { Refusal::Busy(error) } else { Refusal::Broken(error) }
-}
-
-/// Makes TLS connections in the way the address asks for.
-#[derive(Clone)]
-struct Connector(TlsConnector);
-
-impl Connector {
-    fn new(tls: &Tls) -> Result<Self> {
-        Ok(Connector(TlsConnector::from(Arc::new(client_config(tls)?))))
-    }
-}
-
-impl MakeTlsConnect<Socket> for Connector {
-    type Stream = Encrypted;
-    type TlsConnect = Handshake;
-    type Error = io::Error;
-
-    fn make_tls_connect(&mut self, host: &str) -> io::Result<Handshake> {
-        let name = ServerName::try_from(host.to_owned())
-            .map_err(|_| io::Error::other("the name of the host is not a valid TLS server name"))?;
-        Ok(Handshake { connector: self.0.clone(), name })
-    }
-}
-
-struct Handshake {
-    connector: TlsConnector,
-    name: ServerName<'static>,
-}
-
-impl TlsConnect<Socket> for Handshake {
-    type Stream = Encrypted;
-    type Error = io::Error;
-    type Future = Pin<Box<dyn Future<Output = io::Result<Encrypted>> + Send>>;
-
-    fn connect(self, stream: Socket) -> Self::Future {
-        Box::pin(async move {
-            self.connector.connect(self.name, stream).await.map(|stream| Encrypted(Box::new(stream)))
-        })
-    }
-}
-
-/// An encrypted connection. It offers no channel binding; SCRAM works without.
-struct Encrypted(Box<tokio_rustls::client::TlsStream<Socket>>);
-
-impl TlsStream for Encrypted {
-    fn channel_binding(&self) -> ChannelBinding {
-        ChannelBinding::none()
-    }
-}
-
-impl AsyncRead for Encrypted {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buffer)
-    }
-}
-
-impl AsyncWrite for Encrypted {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
-    }
 }

@@ -124,6 +124,12 @@ fn one(job: &Job<'_>, source: &dyn Source, meter: &Meter) -> Result<(Staged, u64
     {
         return Err(Trouble::There(anyhow!("it has {said} bytes there, but {wanted} in Glance's record")));
     }
+    if let (Some(encoding), None, None) = (&opened.encoding, job.size, &job.check) {
+        return Err(Trouble::There(anyhow!(
+            "the server says that what it sends is encoded ({encoding}), and Glance's record has neither the size nor \
+             the hash of the image to compare it with"
+        )));
+    }
     meter.size.store(size.unwrap_or(0), Ordering::Relaxed);
     if job.size.is_none() {
         let free = available(&job.dir.statvfs().map_err(Trouble::Here)?).saturating_sub(job.reserve);

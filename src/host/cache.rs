@@ -9,10 +9,10 @@ use std::os::fd::BorrowedFd;
 
 use anyhow::anyhow;
 
+use crate::cache::lock::LockWait;
 use crate::cache::outcome::{EntryError, Outcome, Progress};
 use crate::cache::plan::{Kept, PrunePlan};
 use crate::exit::Failure;
-use crate::host::glance::open::LockWait;
 use crate::interrupt::Interrupt;
 use crate::names::ImageId;
 use crate::os::space::{CLOSE, Space};

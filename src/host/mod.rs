@@ -18,11 +18,11 @@ use std::path::PathBuf;
 
 use anyhow::{Result, anyhow, bail};
 
+use crate::cache::lock::LockWait;
 use crate::cache::outcome::{Action, EntryError};
 use crate::config::{self, Config, ConfigSource, Opt, Origin, Setting};
 use crate::exit::Failure;
 use crate::host::cache::ImageCache;
-use crate::host::glance::open::LockWait;
 use crate::host::glance::settings::{Selection, Settings, max_size};
 use crate::host::order::List;
 use crate::run::Run;

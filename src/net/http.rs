@@ -1,64 +1,119 @@
-//! One GET over HTTP/1.1: what is asked, and the body that comes back, byte for byte.
+//! An HTTP/1.1 client with a blocking face: a request, the head of the answer, and its body to be read byte for byte.
 //!
-//! A body that ends before its end is an error, by whichever of the three ways its end is known. Nothing is decompressed: an image is what
-//! the server has. Redirects, credentials and broken streams are the caller's. A connection serves one request. Messages show
-//! URLs without credentials and queries, and a server's own words escaped and cut.
+//! Hyper speaks the protocol; each connection has a small runtime of its own, which runs only while something is waited
+//! for. Every wait ends in time and soon after a signal ([`super::wire`]).
 //!
-//! Small enough to be here: an HTTP library would have to let each of its reads be interrupted, and ask proxies for plain http
-//! without CONNECT, which they commonly refuse for it.
+//! Promises: a body that ends before its announced end is an error. Nothing is decompressed, because an image is what
+//! the server has. Plain http is asked of a proxy by the absolute URL, https through CONNECT. A server cannot hold the
+//! caller for ever: heads, interim answers and trailers are bounded, and a body that comes too slowly is given up.
+//!
+//! It does not follow redirects, answer challenges, keep cookies, resume broken bodies or keep connections for later
+//! requests. Credentials are sent only where the caller puts them into a header.
 
-use std::fmt::Write as _;
-use std::io::{self, BufRead as _, BufReader, ErrorKind, Read, Write as _};
+use std::error::Error as _;
+use std::future::poll_fn;
+use std::io::{self, ErrorKind, Read};
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Poll;
+use std::time::Instant;
 
-use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use anyhow::{Context as _, Error, Result, anyhow, bail, ensure};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use http_body_util::{BodyExt as _, Full};
+pub(crate) use hyper::Method;
+use hyper::body::{Body as _, Bytes, Incoming};
+use hyper::client::conn::http1;
+use hyper::header::{HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING};
+use hyper_util::rt::TokioIo;
 use percent_encoding::percent_decode_str;
-use url::Url;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::runtime::{Builder, Runtime};
+use url::{Position, Url};
 
-use super::wire::{Connection, Trust, Waits};
+use super::tls::{self, Trust};
+use super::wire::{Pace, Waits};
 
-/// A response's head is not longer.
-const MAX_HEAD: u64 = 64 * 1024;
+/// Limit of the head of an answer, in bytes; also the most that is read at once.
+const MAX_HEAD: usize = 256 * 1024;
 const MAX_HEADERS: usize = 128;
-/// So much of what a server says about a failure is looked at.
-const MAX_WORDS: u64 = 4096;
+/// Limit of answers like `100 Continue` before the one that counts.
+const MAX_INTERIM: usize = 100;
+/// How much of a server's message about a failure is read, in bytes.
+const MAX_MESSAGE: u64 = 4096;
 
-/// A name and what proves it.
+/// A name and its password or key.
 pub(crate) type Credentials = (String, String);
 
 /// How servers are reached.
 #[derive(Clone, Debug)]
 pub(crate) struct Client {
     pub(crate) trust: Trust,
-    /// By the scheme of the URL, or `all`: an http URL of a proxy.
+    /// By the scheme of the URL, or `all`: the http URL of a proxy.
     pub(crate) proxies: Vec<(String, Url)>,
     pub(crate) waits: Waits,
 }
 
-/// The start of a server's answer, and its body to be read.
+/// What is asked of a server.
+#[derive(Debug)]
+pub(crate) struct Request<'a> {
+    method: Method,
+    url: &'a Url,
+    headers: Vec<(&'a str, &'a str)>,
+    body: Vec<u8>,
+}
+
+impl<'a> Request<'a> {
+    /// Returns a request without headers of its own. Credentials in the URL are not sent.
+    pub(crate) fn new(method: Method, url: &'a Url) -> Self {
+        Request { method, url, headers: Vec::new(), body: Vec::new() }
+    }
+
+    /// Returns a request for the content of a URL.
+    pub(crate) fn get(url: &'a Url) -> Self {
+        Self::new(Method::GET, url)
+    }
+
+    /// Adds a header.
+    pub(crate) fn header(mut self, name: &'a str, value: &'a str) -> Self {
+        self.headers.push((name, value));
+        self
+    }
+
+    /// Sets the body.
+    #[cfg_attr(not(test), expect(dead_code, reason = "the services that take one are asked later"))]
+    pub(crate) fn body(mut self, body: impl Into<Vec<u8>>) -> Self {
+        self.body = body.into();
+        self
+    }
+}
+
+/// The head of an answer, and its body to be read.
 pub(crate) struct Response {
     pub(crate) status: u16,
-    headers: Vec<(String, String)>,
+    headers: HeaderMap,
     pub(crate) body: HttpBody,
 }
 
 impl Response {
-    /// Returns a header's value; the name is in lower case.
+    /// Returns the first value of a header, if it is UTF-8.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(found, _)| found == name).map(|(_, value)| value.as_str())
+        self.headers.get(name).and_then(|value| str::from_utf8(value.as_bytes()).ok())
     }
 
     /// Returns the beginning of a body that is a message to people.
-    pub(crate) fn words(mut self) -> String {
-        let mut words = Vec::new();
-        // What came before it broke is enough.
-        let _ = (&mut self.body).take(MAX_WORDS).read_to_end(&mut words);
-        String::from_utf8_lossy(&words).into_owned()
+    pub(crate) fn message(mut self) -> String {
+        let mut message = Vec::new();
+        // What came before an error is enough.
+        let _ = (&mut self.body).take(MAX_MESSAGE).read_to_end(&mut message);
+        String::from_utf8_lossy(&message).into_owned()
     }
 }
 
-/// The value of a header for basic authentication; percent codes stand for what a URL cannot hold.
+/// Returns the value of a header for basic authentication. Percent codes stand for what a URL cannot hold.
 pub(crate) fn basic((user, password): &Credentials) -> String {
     let mut pair = percent_decode_str(user).collect::<Vec<u8>>();
     pair.push(b':');
@@ -66,188 +121,253 @@ pub(crate) fn basic((user, password): &Credentials) -> String {
     format!("Basic {}", STANDARD.encode(pair))
 }
 
-/// Host and port as the `Host` header names them.
+impl Client {
+    /// Sends a request and returns the answer, whatever its status.
+    pub(crate) fn send(&self, request: &Request<'_>) -> Result<Response> {
+        let url = request.url;
+        let host = url.host_str().context("the URL has no host")?;
+        let port = url.port_or_known_default().context("the URL has no port")?;
+        let session = Session::new(&self.waits)?;
+        let mut target = url[Position::BeforePath..Position::AfterQuery].to_owned();
+        let mut proxy_credentials = None;
+        let mut stream = match self.proxy(url) {
+            None => session.connect(host, port)?,
+            Some(proxy) => {
+                let through = || format!("through the proxy {}", authority(proxy));
+                let stream = session
+                    .connect(
+                        proxy.host_str().unwrap_or_default(),
+                        proxy.port_or_known_default().unwrap_or(80),
+                    )
+                    .with_context(through)?;
+                if url.scheme() == "https" {
+                    let place = format!("{host}:{port}");
+                    session.tunnel(stream, &place, credentials(proxy).as_deref()).with_context(through)?
+                } else {
+                    proxy_credentials = credentials(proxy);
+                    target = format!("http://{}{target}", authority(url));
+                    stream
+                }
+            }
+        };
+        if url.scheme() == "https" {
+            stream = session.encrypt(stream, host, &self.trust)?;
+        }
+        let proxy_credentials = proxy_credentials.as_deref().map(|value| ("proxy-authorization", value));
+        let standard = [
+            ("host", &*authority(url)),
+            ("user-agent", "glance-cache"),
+            ("accept", "*/*"),
+            ("accept-encoding", "identity"),
+            ("connection", "close"),
+        ];
+        let headers = standard.into_iter().chain(request.headers.iter().copied()).chain(proxy_credentials);
+        let message = compose(&request.method, &target, headers, request.body.clone())?;
+        let response = session.exchange(stream, message)?;
+        let (head, body) = response.into_parts();
+        let coded = |value: &HeaderValue| !value.as_bytes().eq_ignore_ascii_case(b"chunked");
+        ensure!(
+            !head.headers.get_all(TRANSFER_ENCODING).iter().any(coded),
+            "the server sends in an encoding that was not asked for"
+        );
+        let body = HttpBody { body, session, chunk: Bytes::new(), pace: Pace::default(), broken: false };
+        Ok(Response { status: head.status.as_u16(), headers: head.headers, body })
+    }
+
+    /// Returns the proxy through which a URL is asked for.
+    fn proxy(&self, url: &Url) -> Option<&Url> {
+        let of = |wanted: &str| self.proxies.iter().find(|(scheme, _)| scheme == wanted);
+        of(url.scheme()).or_else(|| of("all")).map(|(_, proxy)| proxy)
+    }
+}
+
+/// Returns host and port as the `Host` header names them.
 fn authority(url: &Url) -> String {
     let host = url.host_str().unwrap_or_default();
     url.port().map_or(host.to_owned(), |port| format!("{host}:{port}"))
 }
 
-impl Client {
-    /// Asks for a URL and returns the answer, whatever its status.
-    pub(crate) fn get(&self, url: &Url, headers: &[(&str, &str)]) -> Result<Response> {
-        let host = url.host_str().context("it has no host")?;
-        let port = url.port_or_known_default().context("it has no port")?;
-        let secure = url.scheme() == "https";
-        let proxy = self.proxies.iter().find(|(scheme, _)| scheme == url.scheme());
-        let proxy =
-            proxy.or_else(|| self.proxies.iter().find(|(scheme, _)| scheme == "all")).map(|(_, url)| url);
-        let mut target = url[url::Position::BeforePath..url::Position::AfterQuery].to_owned();
-        let mut proxy_credentials = None;
-        let mut connection = match proxy {
-            None => Connection::open(host, port, &self.waits)?,
-            Some(proxy) => {
-                let through = || format!("through the proxy {}", authority(proxy));
-                let credentials =
-                    Some((proxy.username().to_owned(), proxy.password().unwrap_or_default().to_owned()));
-                proxy_credentials = credentials.filter(|(user, _)| !user.is_empty()).map(|pair| basic(&pair));
-                let proxy_host = proxy.host_str().unwrap_or_default();
-                let mut connection =
-                    Connection::open(proxy_host, proxy.port_or_known_default().unwrap_or(80), &self.waits)
-                        .with_context(through)?;
-                if secure {
-                    let credentials = proxy_credentials.take();
-                    tunnel(&mut connection, &format!("{host}:{port}"), credentials).with_context(through)?;
-                } else {
-                    target = format!("http://{}{target}", authority(url));
-                }
-                connection
-            }
+/// Returns the credentials in the URL of a proxy, as a header's value.
+fn credentials(proxy: &Url) -> Option<String> {
+    let pair = (proxy.username().to_owned(), proxy.password().unwrap_or_default().to_owned());
+    (!pair.0.is_empty()).then(|| basic(&pair))
+}
+
+type Message = hyper::Request<Full<Bytes>>;
+
+/// Builds a request as hyper sends it.
+fn compose<'a>(
+    method: &Method,
+    target: &str,
+    headers: impl Iterator<Item = (&'a str, &'a str)>,
+    body: Vec<u8>,
+) -> Result<Message> {
+    // Its own message could repeat what is secret in the URL.
+    let target = target.parse().ok().context("the URL cannot stand in a request")?;
+    let mut message = hyper::Request::new(Full::from(body));
+    *message.method_mut() = method.clone();
+    *message.uri_mut() = target;
+    for (name, value) in headers {
+        let wrong = || format!("the header {name} would hold control characters");
+        let value = HeaderValue::from_str(value).ok().with_context(wrong)?;
+        message.headers_mut().insert(HeaderName::from_bytes(name.as_bytes())?, value);
+    }
+    Ok(message)
+}
+
+/// A stream of bytes to a server, encrypted or not.
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+/// The runtime of one connection: it works while something is waited for, and all ends with it.
+struct Session {
+    runtime: Runtime,
+    waits: Waits,
+}
+
+impl Session {
+    fn new(waits: &Waits) -> Result<Self> {
+        let runtime = Builder::new_current_thread().enable_all().build();
+        Ok(Session { runtime: runtime.context("cannot prepare a connection")?, waits: waits.clone() })
+    }
+
+    /// Waits for a future, in time and until a signal.
+    fn wait<T>(&self, work: impl Future<Output = T>) -> io::Result<T> {
+        self.runtime.block_on(self.waits.within_silence(work))
+    }
+
+    fn connect(&self, host: &str, port: u16) -> Result<Box<dyn Stream>> {
+        let socket = self.waits.connect(host, port)?;
+        socket.set_nonblocking(true)?;
+        socket.set_nodelay(true)?;
+        let _runtime = self.runtime.enter();
+        Ok(Box::new(TcpStream::from_std(socket)?))
+    }
+
+    /// Encrypts a stream. A server that cannot prove to be the one asked for is an error.
+    fn encrypt(&self, stream: Box<dyn Stream>, host: &str, trust: &Trust) -> Result<Box<dyn Stream>> {
+        let name = tls::server_name(host)?;
+        let connector = tls::connector(trust)?;
+        let encrypted = self.wait(connector.connect(name, stream)).and_then(|result| result);
+        Ok(Box::new(encrypted.with_context(|| format!("cannot establish TLS with {host}"))?))
+    }
+
+    /// Has a proxy connect to a host and port.
+    fn tunnel(
+        &self,
+        stream: Box<dyn Stream>,
+        place: &str,
+        credentials: Option<&str>,
+    ) -> Result<Box<dyn Stream>> {
+        let credentials = credentials.map(|value| ("proxy-authorization", value));
+        let headers = [("host", place)].into_iter().chain(credentials);
+        let response = self.exchange(stream, compose(&Method::CONNECT, place, headers, Vec::new())?)?;
+        let status = response.status();
+        ensure!(status.is_success(), "it answers {} to CONNECT", status.as_u16());
+        let upgraded = self.wait(hyper::upgrade::on(response))?.map_err(|e| failure(&e))?;
+        Ok(Box::new(TokioIo::new(upgraded)))
+    }
+
+    /// Sends a request on a new connection and waits for the head of the answer.
+    fn exchange(&self, stream: Box<dyn Stream>, mut message: Message) -> Result<hyper::Response<Incoming>> {
+        let interim = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&interim);
+        hyper::ext::on_informational(&mut message, move |_| {
+            count.fetch_add(1, Ordering::Relaxed);
+        });
+        let mut builder = http1::Builder::new();
+        // Some servers know headers only as they are usually written.
+        builder.title_case_headers(true).max_headers(MAX_HEADERS).max_buf_size(MAX_HEAD);
+        let answer = async {
+            let (mut sender, connection) = builder.handshake(TokioIo::new(stream)).await?;
+            // What it ends with, the request or the body is told.
+            drop(self.runtime.spawn(connection.with_upgrades()));
+            let mut answer = pin!(sender.send_request(message));
+            poll_fn(|context| match answer.as_mut().poll(context) {
+                Poll::Pending if interim.load(Ordering::Relaxed) > MAX_INTERIM => Poll::Ready(Ok(None)),
+                answer => answer.map_ok(Some),
+            })
+            .await
         };
-        if secure {
-            connection = connection.encrypt(host, &self.trust)?;
+        match self.wait(answer).context("no answer")? {
+            Ok(Some(response)) => Ok(response),
+            Ok(None) => bail!("the server sends interim answers without end"),
+            Err(e) => Err(failure(&e)),
         }
-        let mut request = format!(
-            "GET {target} HTTP/1.1\r\nHost: {}\r\nUser-Agent: glance-cache\r\nAccept: */*\r\nAccept-Encoding: identity\r\n\
-             Connection: close\r\n",
-            authority(url)
-        );
-        let proxy_credentials = proxy_credentials.as_deref().map(|value| ("Proxy-Authorization", value));
-        for (name, value) in headers.iter().copied().chain(proxy_credentials) {
-            ensure!(!value.contains(char::is_control), "the header {name} would hold control characters");
-            let _ = write!(request, "{name}: {value}\r\n");
-        }
-        request.push_str("\r\n");
-        connection.write_all(request.as_bytes()).context("cannot send the request")?;
-        connection.flush().context("cannot send the request")?;
-        receive(connection)
     }
 }
 
-/// Has a proxy connect to a host and port.
-fn tunnel(connection: &mut Connection, target: &str, credentials: Option<String>) -> Result<()> {
-    let credentials = credentials.map_or(String::new(), |value| format!("Proxy-Authorization: {value}\r\n"));
-    let request = format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n{credentials}\r\n");
-    connection.write_all(request.as_bytes())?;
-    connection.flush()?;
-    // Byte by byte: what follows the head is the tunnel's.
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        let mut byte = [0];
-        connection.read_exact(&mut byte).context("it ended the connection")?;
-        head.push(byte[0]);
-        ensure!(head.len() < 8192, "its answer is too long");
+/// Returns what went wrong before there was an answer.
+fn failure(error: &hyper::Error) -> Error {
+    // Hyper has a question for that with its server only.
+    if error.to_string() == "message head is too large" {
+        return anyhow!("the head of the answer is too long");
     }
-    let (status, _) = parse_head(&head)?;
-    ensure!((200..300).contains(&status), "it answers {status} to CONNECT");
-    Ok(())
-}
-
-/// Reads the head of the response; interim ones are passed over.
-fn receive(connection: Connection) -> Result<Response> {
-    let mut input = BufReader::with_capacity(64 * 1024, connection);
-    loop {
-        let mut head = Vec::new();
-        while !head.ends_with(b"\n\r\n") && !head.ends_with(b"\n\n") {
-            let left = MAX_HEAD.saturating_sub(head.len() as u64);
-            let read = (&mut input).take(left).read_until(b'\n', &mut head).context("no answer")?;
-            ensure!(left > 0, "the head of the answer is too long");
-            ensure!(read > 0, "the server ended the connection without an answer");
-        }
-        let (status, headers) = parse_head(&head)?;
-        if status != 101 && (100..200).contains(&status) {
-            continue;
-        }
-        let frame = frame(status, &headers)?;
-        return Ok(Response { status, headers, body: HttpBody { input, frame } });
+    if error.is_incomplete_message() {
+        return anyhow!("the server ended the connection without an answer");
+    }
+    match (error.is_parse(), error.source()) {
+        (true, _) => anyhow!("the answer is not HTTP: {error}"),
+        (false, None) => anyhow!("{error}"),
+        (false, Some(cause)) => anyhow!("{error}: {cause}"),
     }
 }
 
-fn parse_head(head: &[u8]) -> Result<(u16, Vec<(String, String)>)> {
-    let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
-    let mut response = httparse::Response::new(&mut headers);
-    let parsed = response.parse(head).map_err(|e| anyhow!("the answer is not HTTP: {e}"))?;
-    ensure!(parsed.is_complete(), "the answer is not HTTP: its head is not complete");
-    let status = response.code.context("the answer is not HTTP: it has no status")?;
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
-    Ok((status, response.headers.iter().map(|h| (h.name.to_ascii_lowercase(), text(h.value))).collect()))
-}
-
-/// How the end of a body is known.
-#[derive(Debug, PartialEq, Eq)]
-enum Frame {
-    /// So many bytes are left.
-    Length(u64),
-    /// So many bytes are left of this chunk; `None`: before the first.
-    Chunk(Option<u64>),
-    /// The connection ends with it.
-    Close,
-}
-
-fn frame(status: u16, headers: &[(String, String)]) -> Result<Frame> {
-    let values =
-        |name: &'static str| headers.iter().filter(move |(found, _)| found == name).map(|(_, value)| value);
-    if matches!(status, 204 | 304) {
-        return Ok(Frame::Length(0));
-    }
-    if let Some(coding) = values("transfer-encoding").next() {
-        ensure!(
-            coding.eq_ignore_ascii_case("chunked") && values("transfer-encoding").count() == 1,
-            "the server sends in an encoding that was not asked for"
-        );
-        return Ok(Frame::Chunk(None));
-    }
-    let Some(length) = values("content-length").next() else { return Ok(Frame::Close) };
-    ensure!(values("content-length").all(|other| other == length), "the server states two different lengths");
-    let digits = !length.is_empty() && length.bytes().all(|byte| byte.is_ascii_digit());
-    match length.parse() {
-        Ok(length) if digits => Ok(Frame::Length(length)),
-        _ => bail!("the server states a length that is no number"),
-    }
-}
-
-/// The body of a response.
+/// The body of an answer.
 pub(crate) struct HttpBody {
-    input: BufReader<Connection>,
-    frame: Frame,
+    body: Incoming,
+    session: Session,
+    /// What has come and was not read.
+    chunk: Bytes,
+    pace: Pace,
+    /// It broke, and nothing behind that is its end.
+    broken: bool,
 }
 
 impl HttpBody {
-    /// Returns how many bytes there are to come, where that is known.
+    /// Returns how many bytes the body has, where the server said so. To be asked before it is read.
     pub(crate) fn length(&self) -> Option<u64> {
-        if let Frame::Length(length) = self.frame { Some(length) } else { None }
+        self.body.size_hint().exact()
     }
 
-    /// Reads the line before the next chunk, after the last one also what is behind it.
-    fn next_chunk(&mut self, first: bool) -> io::Result<u64> {
-        if !first {
-            let end = self.line()?;
-            if !end.is_empty() {
-                return Err(bad_chunk());
+    /// Waits for the next bytes; none are the end.
+    fn next(&mut self) -> io::Result<Bytes> {
+        let start = Instant::now();
+        let chunk = loop {
+            match self.session.wait(self.body.frame())? {
+                None => return Ok(Bytes::new()),
+                Some(Err(e)) => return Err(broken(&e)),
+                // Trailers say nothing that is needed.
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(chunk) if !chunk.is_empty() => break chunk,
+                    _ => {}
+                },
             }
-        }
-        let line = self.line()?;
-        let size = line.split(|&byte| byte == b';').next().unwrap_or_default().trim_ascii();
-        let size = str::from_utf8(size).ok().filter(|size| size.bytes().all(|byte| byte.is_ascii_hexdigit()));
-        let size = size.and_then(|size| u64::from_str_radix(size, 16).ok()).ok_or_else(bad_chunk)?;
-        if size == 0 {
-            while !self.line()?.is_empty() {}
-        }
-        Ok(size)
-    }
-
-    fn line(&mut self) -> io::Result<Vec<u8>> {
-        let mut line = Vec::new();
-        (&mut self.input).take(4096).read_until(b'\n', &mut line)?;
-        match line.strip_suffix(b"\n") {
-            Some(line) => Ok(line.strip_suffix(b"\r").unwrap_or(line).to_vec()),
-            None if line.len() == 4096 => Err(bad_chunk()),
-            None => Err(ErrorKind::UnexpectedEof.into()),
-        }
+        };
+        self.pace.note(start.elapsed(), chunk.len() as u64, self.session.waits.least)?;
+        Ok(chunk)
     }
 }
 
-fn bad_chunk() -> io::Error {
-    io::Error::new(ErrorKind::InvalidData, "the server's chunks are not as HTTP has them")
+/// Returns what broke a body. Its end before it was complete is `UnexpectedEof`.
+fn broken(error: &hyper::Error) -> io::Error {
+    let cause = error.source().and_then(|cause| cause.downcast_ref::<io::Error>());
+    match cause {
+        // TLS has such errors as well.
+        Some(cause)
+            if matches!(cause.kind(), ErrorKind::InvalidInput | ErrorKind::InvalidData)
+                && !cause
+                    .get_ref()
+                    .is_some_and(<dyn std::error::Error + Send + Sync>::is::<rustls::Error>) =>
+        {
+            io::Error::new(ErrorKind::InvalidData, format!("the server's chunks are malformed: {cause}"))
+        }
+        Some(cause) if cause.kind() == ErrorKind::UnexpectedEof => ErrorKind::UnexpectedEof.into(),
+        Some(cause) => io::Error::new(cause.kind(), cause.to_string()),
+        None if error.is_incomplete_message() || error.is_closed() => ErrorKind::UnexpectedEof.into(),
+        None => io::Error::other(error.to_string()),
+    }
 }
 
 impl Read for HttpBody {
@@ -255,23 +375,14 @@ impl Read for HttpBody {
         if buffer.is_empty() {
             return Ok(0);
         }
-        if let Frame::Chunk(None | Some(0)) = self.frame {
-            let size = self.next_chunk(self.frame == Frame::Chunk(None))?;
-            self.frame = if size == 0 { Frame::Length(0) } else { Frame::Chunk(Some(size)) };
+        if self.broken {
+            return Err(io::Error::other("the stream has failed before"));
         }
-        let left = match &mut self.frame {
-            Frame::Close => return self.input.read(buffer),
-            Frame::Length(0) => return Ok(0),
-            Frame::Length(left) | Frame::Chunk(Some(left)) => left,
-            Frame::Chunk(None) => return Err(bad_chunk()),
-        };
-        let most = usize::try_from(*left).unwrap_or(usize::MAX).min(buffer.len());
-        match self.input.read(&mut buffer[..most])? {
-            0 => Err(ErrorKind::UnexpectedEof.into()),
-            read => {
-                *left -= read as u64;
-                Ok(read)
-            }
+        if self.chunk.is_empty() {
+            self.chunk = self.next().inspect_err(|_| self.broken = true)?;
         }
+        let read = self.chunk.len().min(buffer.len());
+        buffer[..read].copy_from_slice(&self.chunk.split_to(read));
+        Ok(read)
     }
 }

@@ -1,11 +1,15 @@
-//! TLS as the settings ask for it, for the databases and for the stores: rustls, with the system's authorities unless a file is named.
+//! TLS as the settings ask for it, for databases and for HTTP: rustls, with the system's authorities unless a file is
+//! named.
 //!
-//! Whatever is not verified, somebody has asked for in so many words, or could have had no encryption at all.
+//! Nothing is left unverified unless a setting says so in so many words, or the setting would have accepted no
+//! encryption at all. A certificate that the file holds itself is trusted without an authority, if it has not expired
+//! and names the host; that is how self-signed certificates of servers are pinned. X.509 version 1 is supported for
+//! pinned certificates only.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::ring;
@@ -14,6 +18,9 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, Error as TlsError, RootCertStore, SignatureScheme,
 };
+use tokio_rustls::TlsConnector;
+
+use super::pinned;
 
 /// How the connection is encrypted.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -25,13 +32,13 @@ pub(crate) struct Tls {
     pub(crate) identity: Option<(PathBuf, PathBuf)>,
 }
 
-/// How much of it is asked for.
+/// How much of TLS the settings ask for.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 pub(crate) enum TlsMode {
     /// Not asked for.
     #[default]
     Off,
-    /// Where the server offers it, unverified: libpq's way when nothing is said.
+    /// Encrypted where the server offers it, unverified: what libpq does when nothing is said.
     Offered,
     /// Encrypted, and the settings say in so many words that it is not to be verified.
     Unverified,
@@ -41,7 +48,18 @@ pub(crate) enum TlsMode {
     Full,
 }
 
-/// The authorities the system trusts, where distributions keep them.
+/// Which certificates are accepted from a web server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Trust {
+    /// Those of the system's authorities.
+    System,
+    /// Those of the authorities in a file (PEM), and of no others.
+    Only(PathBuf),
+    /// Any.
+    Anybody,
+}
+
+/// Returns the file of the authorities that the system trusts, from where distributions keep it.
 pub(crate) fn system_authorities() -> Option<PathBuf> {
     [
         "/etc/ssl/certs/ca-certificates.crt",
@@ -54,7 +72,26 @@ pub(crate) fn system_authorities() -> Option<PathBuf> {
     .find(|path| path.exists())
 }
 
-/// What TLS takes to be as asked for.
+/// Reads the certificates to trust: those of the file that the settings name, or else the system's.
+fn certificates(tls: &Tls) -> Result<(Vec<CertificateDer<'static>>, RootCertStore)> {
+    let file =
+        tls.ca.clone().or_else(system_authorities).context("no certificate authorities are installed")?;
+    let shown = || format!("cannot read certificate authorities from {}", file.display());
+    let (mut all, mut roots) = (Vec::new(), RootCertStore::empty());
+    for certificate in CertificateDer::pem_file_iter(&file).with_context(shown)? {
+        let certificate = certificate.with_context(shown)?;
+        roots.add(certificate.clone()).with_context(shown)?;
+        all.push(certificate);
+    }
+    Ok((all, roots))
+}
+
+/// Reads the authorities to trust: those of the file that the settings name, or else the system's.
+pub(super) fn authorities(tls: &Tls) -> Result<RootCertStore> {
+    Ok(certificates(tls)?.1)
+}
+
+/// Returns the configuration of rustls for what the settings ask for.
 pub(crate) fn client_config(tls: &Tls) -> Result<ClientConfig> {
     let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()?
@@ -63,12 +100,34 @@ pub(crate) fn client_config(tls: &Tls) -> Result<ClientConfig> {
     Ok(match &tls.identity {
         None => builder.with_no_client_auth(),
         Some((certificate, key)) => {
-            let shown = || format!("cannot use the certificate {} or its key", certificate.display());
-            let chain = CertificateDer::pem_file_iter(certificate).and_then(Iterator::collect);
+            let shown = || format!("cannot use the client certificate {} or its key", certificate.display());
+            let chain: Vec<_> =
+                CertificateDer::pem_file_iter(certificate).and_then(Iterator::collect).with_context(shown)?;
+            ensure!(
+                !chain.first().is_some_and(pinned::is_version_1),
+                "the client certificate {} is of X.509 version 1, which is not supported: issue one of version 3",
+                certificate.display()
+            );
             let key = PrivateKeyDer::from_pem_file(key).with_context(shown)?;
-            builder.with_client_auth_cert(chain.with_context(shown)?, key).with_context(shown)?
+            builder.with_client_auth_cert(chain, key).with_context(shown)?
         }
     })
+}
+
+/// Returns what makes TLS connections to web servers.
+pub(super) fn connector(trust: &Trust) -> Result<TlsConnector> {
+    let (mode, ca) = match trust {
+        Trust::System => (TlsMode::Full, None),
+        Trust::Only(file) => (TlsMode::Full, Some(file.clone())),
+        Trust::Anybody => (TlsMode::Unverified, None),
+    };
+    Ok(TlsConnector::from(Arc::new(client_config(&Tls { mode, ca, identity: None })?)))
+}
+
+/// Returns the name that a server's certificate has to hold, for a host as URLs have it.
+pub(super) fn server_name(host: &str) -> Result<ServerName<'static>> {
+    let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned());
+    name.with_context(|| format!("'{host}' is not a valid TLS server name"))
 }
 
 /// Verifies a server's certificate as far as the settings ask for it.
@@ -76,25 +135,22 @@ pub(crate) fn client_config(tls: &Tls) -> Result<ClientConfig> {
 struct Verifier {
     /// `None` where nothing is to be verified.
     authorities: Option<Arc<WebPkiServerVerifier>>,
-    whatever_host: bool,
+    /// Certificates that are trusted as they are.
+    pinned: Vec<CertificateDer<'static>>,
+    any_host: bool,
 }
 
 impl Verifier {
     fn new(tls: &Tls) -> Result<Self> {
-        let whatever_host = tls.mode == TlsMode::Authority;
+        let any_host = tls.mode == TlsMode::Authority;
         if matches!(tls.mode, TlsMode::Unverified | TlsMode::Offered) {
-            return Ok(Verifier { authorities: None, whatever_host });
+            return Ok(Verifier { authorities: None, pinned: Vec::new(), any_host });
         }
-        let file =
-            tls.ca.clone().or_else(system_authorities).context("no certificate authorities are installed")?;
-        let shown = || format!("cannot read certificate authorities from {}", file.display());
-        let mut roots = RootCertStore::empty();
-        for certificate in CertificateDer::pem_file_iter(&file).with_context(shown)? {
-            roots.add(certificate.with_context(shown)?).with_context(shown)?;
-        }
+        let (pinned, roots) = certificates(tls)?;
         let provider = Arc::new(ring::default_provider());
         let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build();
-        Ok(Verifier { authorities: Some(verifier.with_context(shown)?), whatever_host })
+        let verifier = verifier.context("cannot use the certificate authorities")?;
+        Ok(Verifier { authorities: Some(verifier), pinned, any_host })
     }
 }
 
@@ -112,7 +168,11 @@ impl ServerCertVerifier for Verifier {
             // The name is looked at last, when everything else is found to be in order.
             Err(TlsError::InvalidCertificate(
                 CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
-            )) if self.whatever_host => Ok(ServerCertVerified::assertion()),
+            )) if self.any_host => Ok(ServerCertVerified::assertion()),
+            Err(_) if self.pinned.iter().any(|pinned| pinned == certificate) => {
+                pinned::verify(certificate, Some(name).filter(|_| !self.any_host), now)
+            }
+            Err(e) if pinned::is_version_1(certificate) => Err(pinned::unsupported(&e)),
             result => result,
         }
     }
@@ -124,6 +184,13 @@ impl ServerCertVerifier for Verifier {
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, TlsError> {
         let algorithms = ring::default_provider().signature_verification_algorithms;
+        if self.authorities.is_none() {
+            // Whoever is at the other end is accepted, so that there is nothing to prove.
+            return Ok(HandshakeSignatureValid::assertion());
+        }
+        if pinned::is_version_1(certificate) {
+            return pinned::verify_signature(message, certificate, signature);
+        }
         rustls::crypto::verify_tls12_signature(message, certificate, signature, &algorithms)
     }
 
@@ -134,6 +201,19 @@ impl ServerCertVerifier for Verifier {
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, TlsError> {
         let algorithms = ring::default_provider().signature_verification_algorithms;
+        if self.authorities.is_none() {
+            return Ok(HandshakeSignatureValid::assertion());
+        }
+        // TLS 1.3 leaves out what was allowed before.
+        let old = matches!(
+            signature.scheme,
+            SignatureScheme::RSA_PKCS1_SHA256
+                | SignatureScheme::RSA_PKCS1_SHA384
+                | SignatureScheme::RSA_PKCS1_SHA512
+        );
+        if !old && pinned::is_version_1(certificate) {
+            return pinned::verify_signature(message, certificate, signature);
+        }
         rustls::crypto::verify_tls13_signature(message, certificate, signature, &algorithms)
     }
 

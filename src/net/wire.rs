@@ -1,54 +1,64 @@
-//! Connections that never keep anybody waiting: bounded, and given up soon after the run is interrupted.
+//! Waits that always end: bounded in time, and given up soon after the run is interrupted.
 //!
-//! Sockets wake up several times a second to look at the [`Interrupt`]; what the system cannot interrupt (a name being
-//! resolved, a file of a server that is gone being opened) runs on a thread that is left behind. TLS is rustls, as for the
-//! databases, with the system's authorities unless a file is set.
+//! Whatever waits wakes up several times a second to look at the [`Interrupt`]. Work that the system cannot interrupt
+//! (resolving a name, opening a file of a server that does not answer) runs on a thread that is left behind when it
+//! takes too long; it ends with the process.
 
-use std::fmt;
-use std::io::{self, ErrorKind, Read, Write};
+use std::future::Future;
+use std::io::{self, ErrorKind};
 use std::net::{TcpStream, ToSocketAddrs as _};
-use std::path::PathBuf;
-use std::sync::{Arc, mpsc};
+use std::pin::pin;
+use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
-use rustls::pki_types::ServerName;
-use rustls::{ClientConnection, StreamOwned};
+use anyhow::{Context as _, Result};
+use tokio::time::timeout;
 
-use super::tls::{Tls, TlsMode, client_config};
 use crate::interrupt::Interrupt;
 
-/// How often a wait looks at whether it should end.
+/// How often a wait looks whether it should end.
 const LOOK: Duration = Duration::from_millis(200);
 
 /// How long to wait for others.
 #[derive(Clone, Debug)]
 pub(crate) struct Waits {
-    /// For a connection to be made, its host's name resolved, a file opened.
+    /// For a host name to be resolved and a connection to be made, and for a file to be opened.
     pub(crate) connect: Duration,
-    /// For the next byte.
+    /// For the next bytes; also for the whole head of an answer.
     pub(crate) silence: Duration,
-    /// Before a broken stream is taken up again; doubled at each try without progress.
+    /// Before a broken stream is resumed; doubled at each try without progress.
     pub(crate) pause: Duration,
+    /// The least that a stream has to bring.
+    pub(crate) least: Least,
     /// Ends every wait.
     pub(crate) interrupt: Interrupt,
 }
 
+/// The least that a stream has to bring: a slower one is given up.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Least {
+    /// In bytes.
+    pub(crate) bytes: u64,
+    /// Within so much time spent waiting for it.
+    pub(crate) within: Duration,
+}
+
 impl Waits {
-    /// What suits a run that nobody watches.
+    /// Returns what suits a run that nobody watches.
     pub(crate) fn new(interrupt: Interrupt) -> Self {
         Waits {
             connect: Duration::from_secs(10),
             silence: Duration::from_mins(1),
             pause: Duration::from_secs(1),
+            least: Least { bytes: 60 * 1024, within: Duration::from_mins(1) },
             interrupt,
         }
     }
 
     /// Fails once the run is interrupted.
     ///
-    /// Not with `ErrorKind::Interrupted`: that means to try again.
+    /// The error is not of `ErrorKind::Interrupted`, because that means to try again.
     pub(crate) fn go_on(&self) -> io::Result<()> {
         if self.interrupt.raised() { Err(io::Error::other("interrupted")) } else { Ok(()) }
     }
@@ -67,7 +77,7 @@ impl Waits {
 
     /// Asks again and again, for as long as silence is allowed, until there is an answer.
     ///
-    /// `attempt` waits [`LOOK`] at most and then says `WouldBlock`.
+    /// `attempt` has to wait no longer than it is told, and then to fail with `WouldBlock`.
     pub(crate) fn until<T>(&self, mut attempt: impl FnMut(Duration) -> io::Result<T>) -> io::Result<T> {
         let start = Instant::now();
         loop {
@@ -84,7 +94,22 @@ impl Waits {
         }
     }
 
-    /// Does what nothing can interrupt; when it takes too long it is left to itself.
+    /// Waits for a future, for as long as silence is allowed. The future may be in any state afterwards.
+    pub(crate) async fn within_silence<T>(&self, work: impl Future<Output = T>) -> io::Result<T> {
+        let end = Instant::now() + self.silence;
+        let mut work = pin!(work);
+        loop {
+            self.go_on()?;
+            let left = end.saturating_duration_since(Instant::now());
+            match timeout(left.min(LOOK), work.as_mut()).await {
+                Ok(done) => return Ok(done),
+                Err(_) if left.is_zero() => return Err(silent(self.silence)),
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// Does work that nothing can interrupt. It is left to itself when it takes longer than a connection may.
     pub(crate) fn apart<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> io::Result<T> + Send + 'static,
@@ -98,39 +123,17 @@ impl Waits {
             match receiver.recv_timeout(left.min(LOOK)) {
                 Ok(result) => return result,
                 Err(mpsc::RecvTimeoutError::Disconnected) => {
-                    return Err(io::Error::other("it came to nothing"));
+                    return Err(io::Error::other("the thread that did it ended without a result"));
                 }
                 Err(mpsc::RecvTimeoutError::Timeout) if left.is_zero() => return Err(silent(self.connect)),
                 Err(mpsc::RecvTimeoutError::Timeout) => {}
             }
         }
     }
-}
 
-fn silent(limit: Duration) -> io::Error {
-    io::Error::new(ErrorKind::TimedOut, format!("nothing came for {} s", limit.as_secs_f32()))
-}
-
-/// Whom a server's certificate has to come from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Trust {
-    System,
-    /// The only authorities, in a file (PEM).
-    Only(PathBuf),
-    /// Anybody.
-    Anybody,
-}
-
-/// A connection to a server.
-pub(crate) enum Connection {
-    Plain(Wire),
-    Encrypted(Box<StreamOwned<ClientConnection, Wire>>),
-}
-
-impl Connection {
     /// Connects to the first of the host's addresses that answers.
-    pub(crate) fn open(host: &str, port: u16, waits: &Waits) -> Result<Self> {
-        let (name, limit) = (host.trim_matches(['[', ']']).to_owned(), waits.connect);
+    pub(crate) fn connect(&self, host: &str, port: u16) -> Result<TcpStream> {
+        let (name, limit) = (host.trim_matches(['[', ']']).to_owned(), self.connect);
         let connect = move || {
             let mut last = io::Error::new(ErrorKind::NotFound, "the name has no address");
             for address in (name.as_str(), port).to_socket_addrs()? {
@@ -141,85 +144,49 @@ impl Connection {
             }
             Err(last)
         };
-        let socket = waits.apart(connect).with_context(|| format!("cannot connect to {host} port {port}"))?;
-        socket.set_read_timeout(Some(LOOK))?;
-        socket.set_write_timeout(Some(LOOK))?;
-        Ok(Connection::Plain(Wire { socket, waits: waits.clone() }))
+        self.apart(connect).with_context(|| format!("cannot connect to {host} port {port}"))
     }
+}
 
-    /// Encrypts the connection; a server that is not the one asked for is an error.
-    pub(crate) fn encrypt(self, host: &str, trust: &Trust) -> Result<Self> {
-        let Connection::Plain(mut wire) = self else { return Ok(self) };
-        let (mode, ca) = match trust {
-            Trust::System => (TlsMode::Full, None),
-            Trust::Only(file) => (TlsMode::Full, Some(file.clone())),
-            Trust::Anybody => (TlsMode::Unverified, None),
-        };
-        let config = client_config(&Tls { mode, ca, identity: None })?;
-        let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned())
-            .with_context(|| format!("{host} can stand in no certificate"))?;
-        let mut tls = ClientConnection::new(Arc::new(config), name)?;
-        while tls.is_handshaking() {
-            let (read, written) =
-                tls.complete_io(&mut wire).with_context(|| format!("cannot agree with {host} on TLS"))?;
-            ensure!(read + written > 0, "{host} ended the connection while agreeing on TLS");
+fn silent(limit: Duration) -> io::Error {
+    io::Error::new(ErrorKind::TimedOut, format!("nothing came for {} s", limit.as_secs_f32()))
+}
+
+/// A measure of how fast a stream comes, while it is waited for: a slow reader is not the stream's fault.
+#[derive(Debug, Default)]
+pub(crate) struct Pace {
+    waited: Duration,
+    bytes: u64,
+}
+
+impl Pace {
+    /// Notes how long was waited for how many bytes. Fails with [`TooSlow`] when that is less than the least.
+    pub(crate) fn note(&mut self, waited: Duration, bytes: u64, least: Least) -> io::Result<()> {
+        self.waited += waited;
+        self.bytes += bytes;
+        if self.waited < least.within {
+            return Ok(());
         }
-        Ok(Connection::Encrypted(Box::new(StreamOwned::new(tls, wire))))
-    }
-}
-
-impl Read for Connection {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Connection::Plain(wire) => wire.read(buffer),
-            Connection::Encrypted(stream) => stream.read(buffer),
+        let measured = std::mem::take(self);
+        if measured.bytes < least.bytes {
+            return Err(io::Error::other(TooSlow { bytes: measured.bytes, within: measured.waited }));
         }
-    }
-}
-
-impl Write for Connection {
-    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
-        match self {
-            Connection::Plain(wire) => wire.write(buffer),
-            Connection::Encrypted(stream) => stream.write(buffer),
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        match self {
-            Connection::Plain(wire) => wire.flush(),
-            Connection::Encrypted(stream) => stream.flush(),
-        }
-    }
-}
-
-/// A socket whose reads and writes end in time.
-pub(crate) struct Wire {
-    socket: TcpStream,
-    waits: Waits,
-}
-
-impl Read for Wire {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.waits.go_on()?;
-        let socket = &mut self.socket;
-        self.waits.until(|_| socket.read(buffer))
-    }
-}
-
-impl Write for Wire {
-    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
-        let socket = &mut self.socket;
-        self.waits.until(|_| socket.write(buffer))
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
 }
 
-impl fmt::Debug for Connection {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Connection")
+/// A stream that brings less than the least is given up: no use to try it again.
+#[derive(Debug)]
+pub(crate) struct TooSlow {
+    bytes: u64,
+    within: Duration,
+}
+
+impl std::fmt::Display for TooSlow {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let TooSlow { bytes, within } = self;
+        write!(f, "the server is too slow: {bytes} bytes in {} s", within.as_secs_f32().round())
     }
 }
+
+impl std::error::Error for TooSlow {}

@@ -20,8 +20,9 @@ use crate::config::{self, Origin, Setting};
 use crate::database::{Opening, Purpose};
 use crate::exit::{Exit, Failure};
 use crate::host::cache::Part;
+use crate::host::glance::index::IndexPlace;
 use crate::host::glance::open::{
-    Cache, GLANCE_PATIENCE, IndexPlace, has_attributes, has_sqlite_file, take_stock, unreadable_errors,
+    Cache, GLANCE_PATIENCE, has_attributes, has_sqlite_file, take_stock, unreadable_errors,
 };
 use crate::host::glance::settings::{Selection, Settings};
 use crate::interrupt::Wait;

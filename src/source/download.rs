@@ -10,8 +10,9 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, anyhow, ensure};
 
 use super::{Body, Opened};
+use crate::names::escaped;
 use crate::net::http::{HttpBody, Response};
-use crate::net::wire::Waits;
+use crate::net::wire::{TooSlow, Waits};
 
 /// Tries in a row that bring less than [`PROGRESS`].
 const TRIES: u32 = 4;
@@ -27,6 +28,9 @@ pub(super) fn open(ask: Box<Ask>, waits: Waits) -> Result<Opened> {
     ensure!(response.status == 200, "the server answers {} to a plain request", response.status);
     let size = response.body.length();
     let validator = validator(&response);
+    let encoding =
+        response.header("content-encoding").filter(|encoding| !encoding.eq_ignore_ascii_case("identity"));
+    let encoding = encoding.map(|encoding| escaped(encoding.as_bytes()));
     let download = Download {
         ask,
         waits,
@@ -38,7 +42,7 @@ pub(super) fn open(ask: Box<Ask>, waits: Waits) -> Result<Opened> {
         tries: 0,
         over: false,
     };
-    Ok(Opened { size, body: Body::Stream(Box::new(download)) })
+    Ok(Opened { size, encoding, body: Body::Stream(Box::new(download)) })
 }
 
 /// What proves that a later answer is of the same content.
@@ -85,6 +89,10 @@ impl Read for Download {
                 Err(error) => error,
             };
             self.waits.go_on()?;
+            if error.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<TooSlow>) {
+                self.over = true;
+                return Err(error);
+            }
             if let Err(error) = self.resume(&error) {
                 self.over = true;
                 return Err(io::Error::other(format!("{error:#}")));

@@ -38,7 +38,7 @@ impl Source for FileSource {
         // A file server that is gone would keep us for ever.
         let file = self.waits.apart(move || Ok(open(&path, &directories))).context("cannot open it")??;
         let size = file.metadata()?.len();
-        Ok(Opened { size: Some(size), body: Body::File(file) })
+        Ok(Opened { size: Some(size), encoding: None, body: Body::File(file) })
     }
 }
 
@@ -98,7 +98,7 @@ mod tests {
         let mut text = String::new();
         match source.open() {
             Err(error) => return format!("{error:#}"),
-            Ok(Opened { size, body: Body::File(mut file) }) => {
+            Ok(Opened { size, body: Body::File(mut file), .. }) => {
                 file.read_to_string(&mut text).unwrap();
                 assert_eq!(size, Some(text.len() as u64));
             }

@@ -45,6 +45,8 @@ pub(crate) trait Source: Send + Sync {
 pub(crate) struct Opened {
     /// What the store says its size is, in bytes, where it says so before the data.
     pub(crate) size: Option<u64>,
+    /// How the store says the bytes are encoded (`gzip`), where it does: then they may not be the image.
+    pub(crate) encoding: Option<String>,
     pub(crate) body: Body,
 }
 

@@ -107,7 +107,11 @@ impl Source for RbdSource {
         let mut first = vec![0; 64 * 1024];
         let read = export.read(&mut first)?;
         first.truncate(read);
-        Ok(Opened { size: None, body: Body::Stream(Box::new(io::Cursor::new(first).chain(export))) })
+        Ok(Opened {
+            size: None,
+            encoding: None,
+            body: Body::Stream(Box::new(io::Cursor::new(first).chain(export))),
+        })
     }
 }
 

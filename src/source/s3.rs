@@ -17,8 +17,9 @@ use super::location::{Object, shown};
 use super::{Opened, Source};
 use crate::config::Setting;
 use crate::names::escaped;
-use crate::net::http::{Client, Credentials, Response};
-use crate::net::wire::{Trust, Waits};
+use crate::net::http::{Client, Credentials, Request, Response};
+use crate::net::tls::Trust;
+use crate::net::wire::Waits;
 
 const VALID: Duration = Duration::from_mins(1);
 
@@ -118,18 +119,18 @@ fn ask(
 ) -> Result<Response> {
     let url = bucket.get_object(Some(keys), key).sign(VALID);
     let range = rest.map(|(from, validator)| (format!("bytes={from}-"), validator));
-    let headers: Vec<_> = range
-        .iter()
-        .flat_map(|(range, validator)| [("Range", range.as_str()), ("If-Range", validator)])
-        .collect();
-    let response = client.get(&url, &headers)?;
+    let mut request = Request::get(&url);
+    if let Some((range, validator)) = &range {
+        request = request.header("range", range).header("if-range", validator);
+    }
+    let response = client.send(&request)?;
     let status = response.status;
     match status {
         200 => return Ok(response),
         206 | 416 if rest.is_some() => return Ok(response),
         _ => {}
     }
-    let words = response.words();
+    let words = response.message();
     let code = element(&words, "Code").unwrap_or_default();
     let hint = match (code.as_str(), status) {
         ("NoSuchBucket", _) => "its bucket is not there: is s3_store_host right?",

@@ -28,7 +28,8 @@ use crate::config::{
 };
 use crate::database::images::Location;
 use crate::net::http::Client;
-use crate::net::wire::{Trust, Waits};
+use crate::net::tls::Trust;
+use crate::net::wire::Waits;
 
 /// Stores of type `file` that Glance has beside the configured ones.
 const RESERVED: [&str; 2] = ["os_glance_staging_store", "os_glance_tasks_store"];

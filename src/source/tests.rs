@@ -3,69 +3,15 @@
 //! The servers are doubles: a few lines on a socket of this process that break off, lie and keep silent at will. How real
 //! ones behave, the tests of the binary show.
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
-use std::sync::{Arc, Mutex};
+use std::io::{Read as _, Write as _};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::*;
 use crate::config::{Config, ConfigSearch, GLANCE};
 use crate::database::images::Location;
-use crate::interrupt::Interrupt;
-use crate::net::wire::Waits;
-
-/// A server of this process that answers the n-th request as told. It ends with the process.
-struct Double {
-    port: u16,
-    heads: Arc<Mutex<Vec<String>>>,
-}
-
-impl Double {
-    fn new(answer: impl Fn(usize, &str, &mut TcpStream) + Send + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let heads = Arc::new(Mutex::new(Vec::new()));
-        let seen = Arc::clone(&heads);
-        thread::spawn(move || {
-            for (n, stream) in listener.incoming().enumerate() {
-                let Ok(mut stream) = stream else { return };
-                let mut head = String::new();
-                for line in BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok) {
-                    if line.is_empty() {
-                        break;
-                    }
-                    head += &(line + "\n");
-                }
-                seen.lock().unwrap().push(head.clone());
-                answer(n, &head, &mut stream);
-            }
-        });
-        Double { port, heads }
-    }
-
-    /// One that says the same each time and hangs up.
-    fn says(text: &'static str) -> Self {
-        Self::new(move |_, _, stream| stream.write_all(text.as_bytes()).unwrap_or_default())
-    }
-
-    fn url(&self, path: &str) -> String {
-        format!("http://127.0.0.1:{}{path}", self.port)
-    }
-
-    fn heads(&self) -> Vec<String> {
-        self.heads.lock().unwrap().clone()
-    }
-}
-
-fn impatient() -> Waits {
-    Waits {
-        connect: Duration::from_secs(1),
-        silence: Duration::from_millis(500),
-        pause: Duration::from_millis(1),
-        interrupt: Interrupt::default(),
-    }
-}
+use crate::net::double::{Double, impatient};
+use crate::net::wire::{Least, Waits};
 
 fn stores(config: &str, waits: Waits) -> Result<Stores> {
     let root = tempfile::tempdir()?;
@@ -126,7 +72,7 @@ fn reads_bodies_however_their_end_is_known() {
         (
             "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
             Err("not resumed: the server gives no strong \
-          ETag and no older Last-Modified: the server's chunks are not as HTTP has them (after 0 bytes)"),
+          ETag and no older Last-Modified: the server's chunks are malformed: Invalid chunk size line: missing size digit (after 0 bytes)"),
         ),
         (
             "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nimage",
@@ -141,17 +87,17 @@ fn reads_bodies_however_their_end_is_known() {
         ),
         (
             "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n",
-            Err("the server states two different lengths"),
+            Err("the answer is not HTTP: invalid content-length parsed"),
         ),
         (
             "HTTP/1.1 200 OK\r\nContent-Length: -5\r\n\r\n",
-            Err("the server states a length that is no number"),
+            Err("the answer is not HTTP: invalid content-length parsed"),
         ),
         (
             "HTTP/1.1 200 OK\r\nContent-Length: 99999999999999999999\r\n\r\n",
-            Err("the server states a length that is no number"),
+            Err("the answer is not HTTP: invalid content-length parsed"),
         ),
-        ("SSH-2.0-OpenSSH\r\n\r\n", Err("the answer is not HTTP: invalid HTTP version")),
+        ("SSH-2.0-OpenSSH\r\n\r\n", Err("the answer is not HTTP: invalid HTTP version parsed")),
         ("", Err("the server ended the connection without an answer")),
         ("HTTP/1.1 206 Partial\r\n\r\n", Err("URL answers 206")),
         ("HTTP/1.1 404 Not Found\r\n\r\n", Err("URL answers 404 (it is not there)")),
@@ -294,6 +240,36 @@ fn ends_in_time_whatever_the_server_does() {
     assert!(why.starts_with("cannot connect to 127.0.0.1 port 1: Connection refused"), "{why}");
     let why = fetch("", "http://no-such-host.invalid/x", impatient()).unwrap_err();
     assert!(why.starts_with("cannot connect to no-such-host.invalid port 80: "), "{why}");
+}
+
+#[test]
+fn says_which_encoding_a_server_claims() {
+    for (header, expected) in
+        [("", None), ("Content-Encoding: identity\r\n", None), ("Content-Encoding: gzip\r\n", Some("gzip"))]
+    {
+        let double = Double::new(move |_, _, stream| {
+            let _ = stream
+                .write_all(format!("HTTP/1.1 200 OK\r\n{header}Content-Length: 5\r\n\r\nimage").as_bytes());
+        });
+        let opened = source("", &double.url("/x"), impatient()).ok().unwrap().open().unwrap();
+        assert_eq!(opened.encoding.as_deref(), expected);
+    }
+}
+
+#[test]
+fn a_server_that_is_too_slow_is_not_asked_again() {
+    let drip = Double::new(|_, _, stream| {
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\nETag: \"v1\"\r\n\r\n");
+        while stream.write_all(b"x").is_ok() {
+            thread::sleep(Duration::from_millis(20));
+        }
+    });
+    let least = Least { bytes: 1000, within: Duration::from_millis(400) };
+    let start = Instant::now();
+    let why = fetch("", &drip.url("/x"), Waits { least, ..impatient() }).unwrap_err();
+    assert!(why.starts_with("the server is too slow: ") && why.ends_with(" bytes in 0 s"), "{why}");
+    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    assert_eq!(drip.heads().len(), 1);
 }
 
 #[test]

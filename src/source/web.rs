@@ -9,7 +9,7 @@ use url::Url;
 use super::download;
 use super::location::shown;
 use super::{Opened, Source};
-use crate::net::http::{Client, Credentials, Response, basic};
+use crate::net::http::{Client, Credentials, Request, Response, basic};
 
 const MAX_REDIRECTS: usize = 5;
 
@@ -50,14 +50,14 @@ fn ask(
     let mut visited = vec![start.clone()];
     loop {
         let url = &visited[visited.len() - 1];
-        let mut headers = Vec::new();
+        let mut request = Request::get(url);
         if let Some((range, validator)) = &rest {
-            headers.extend([("Range", range.as_str()), ("If-Range", validator)]);
+            request = request.header("range", range).header("if-range", validator);
         }
         if let Some(credentials) = credentials.as_deref().filter(|_| url.origin() == start.origin()) {
-            headers.push(("Authorization", credentials));
+            request = request.header("authorization", credentials);
         }
-        let response = client.get(url, &headers)?;
+        let response = client.send(&request)?;
         match response.status {
             200 => return Ok(response),
             206 | 416 if rest.is_some() => return Ok(response),

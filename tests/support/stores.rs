@@ -242,6 +242,11 @@ impl Cut {
 
 /// Returns the location of an image on a server that says of no answer how long it is, for two requests.
 pub(crate) fn sizeless(content: Vec<u8>) -> String {
+    answering("HTTP/1.0 200 OK\r\n\r\n", content)
+}
+
+/// The location of an image on a server that answers so, for two requests.
+pub(crate) fn answering(head: &'static str, content: Vec<u8>) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let location = format!("http://{}/image", listener.local_addr().unwrap());
     std::thread::spawn(move || {
@@ -253,7 +258,7 @@ pub(crate) fn sizeless(content: Vec<u8>) -> String {
                 stream.read_exact(&mut byte).unwrap();
                 request.push(byte[0]);
             }
-            stream.write_all(b"HTTP/1.0 200 OK\r\n\r\n").unwrap();
+            stream.write_all(head.as_bytes()).unwrap();
             // Who has no room for more hangs up.
             let _ = stream.write_all(&content);
         }

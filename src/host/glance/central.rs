@@ -11,20 +11,13 @@ use crate::cache::inventory::Tracking;
 use crate::config::Setting;
 use crate::database::{Database, Opening, Purpose, Refusal, is_missing_table};
 use crate::exit::Failure;
-use crate::host::glance::open::{IndexPlace, OpenIndex};
+use crate::host::glance::index::{DatabasePlace, IndexPlace, OpenIndex};
 use crate::host::glance::settings::DatabaseSettings;
 use crate::interrupt::Wait;
 use crate::names::escaped;
 
 /// Node URLs listed in a message.
 const NAMED: usize = 20;
-
-/// Where a central index is, for people.
-#[derive(Clone, Debug)]
-pub(crate) struct DatabasePlace {
-    pub(crate) database: String,
-    pub(crate) node: String,
-}
 
 /// Connects to the database that holds the index.
 pub(crate) fn connect(

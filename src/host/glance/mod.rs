@@ -4,6 +4,7 @@
 //! is that of [`crate::cache::execute`]: rows, then files, then commit.
 
 pub(crate) mod central;
+pub(crate) mod index;
 mod leftovers;
 pub(crate) mod open;
 pub(crate) mod settings;
@@ -14,7 +15,7 @@ use anyhow::{Result, anyhow};
 
 use self::leftovers::{on_full_disk, plan_clean};
 use self::open::{
-    Cache, LockWait, Locked, is_empty, misplaced, refuse_strange, take_lock, take_stock, unreadable_errors,
+    Cache, Locked, is_empty, misplaced, refuse_strange, take_lock, take_stock, unreadable_errors,
 };
 use self::settings::{Selection, Settings};
 use super::cache::{
@@ -27,6 +28,7 @@ use crate::cache::entry;
 use crate::cache::execute::{self, Executor};
 use crate::cache::index::Driver;
 use crate::cache::inventory::{Inventory, Tracking};
+use crate::cache::lock::LockWait;
 use crate::cache::lock::{CLEAN, Lock, PRUNE};
 use crate::cache::outcome::Outcome;
 use crate::cache::plan::{

@@ -4,7 +4,6 @@
 //! Before that, one gate, [`require_cache`], refuses a directory that holds things but is no image cache. Nothing here
 //! removes anything; only [`Purpose::Create`] makes an index where there is none.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::anyhow;
@@ -17,12 +16,13 @@ use crate::cache::index::xattr::{Attribute, hits};
 use crate::cache::index::{Driver, Index};
 use crate::cache::inventory::{Inventory, Tracking};
 use crate::cache::ledger::Ledger;
-use crate::cache::lock::{Lock, LockDir, Locking};
+use crate::cache::lock::{Lock, LockDir, LockWait, Locking};
 use crate::cache::outcome::{Action, EntryError};
 use crate::config::Setting;
 use crate::database::{Opening, Purpose};
 use crate::exit::Failure;
-use crate::host::glance::central::{self, DatabasePlace};
+use crate::host::glance::central;
+use crate::host::glance::index::{IndexPlace, OpenIndex};
 use crate::host::glance::settings::Settings;
 use crate::interrupt::Wait;
 use crate::os::mounts::mount_point;
@@ -42,37 +42,6 @@ pub(crate) struct Cache {
     pub(crate) place: IndexPlace,
     /// Set when the index file does not exist or is empty.
     pub(crate) warning: Option<String>,
-}
-
-/// Where an index is.
-pub(crate) enum IndexPlace {
-    /// In the files themselves, or nowhere.
-    Files,
-    File(PathBuf),
-    Database(DatabasePlace),
-}
-
-/// An index that is open and has not been read.
-pub(super) struct OpenIndex {
-    /// `None` where there are no rows.
-    pub(super) index: Option<Box<dyn Index>>,
-    pub(super) driver: Option<Driver>,
-    pub(super) tracking: Tracking,
-    pub(super) why: String,
-    pub(super) place: IndexPlace,
-    pub(super) warning: Option<String>,
-}
-
-impl OpenIndex {
-    fn by_file(driver: Option<Driver>, why: String) -> Self {
-        let (tracking, place) = (Tracking::ByFile, IndexPlace::Files);
-        OpenIndex { index: None, driver, tracking, why, place, warning: None }
-    }
-
-    /// True if the index itself shows that this is an image cache, before its rows are read.
-    fn is_evidence(&self) -> bool {
-        self.driver == Some(Driver::Sqlite) && self.warning.is_none()
-    }
 }
 
 /// Scans a cache directory, opens its index and joins the two.
@@ -304,14 +273,6 @@ pub(crate) fn take_lock(
             dir.owner().uid
         ))),
     }
-}
-
-/// How long an operation waits for a lock.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct LockWait {
-    pub(crate) limit: Duration,
-    /// Return at once when another process holds the lock.
-    pub(crate) skip_if_locked: bool,
 }
 
 /// Returns the error that keeps rows from being forgotten: most of the images in the index are not in the directory.

@@ -15,11 +15,11 @@ use super::cache::{
     Distance, Foreseen, ImageCache, Item, Limits, Part, Planned, Remains, Removing, Rules, Stock, Unlocked,
     Until, Victim,
 };
-use super::glance::open::LockWait;
 use super::{Declared, Host, Kind, Place as Configured, scaled};
 use crate::cache::dir::{Place, Removal};
 use crate::cache::entry::Seen;
 use crate::cache::lock::Held;
+use crate::cache::lock::LockWait;
 use crate::cache::outcome::{Action, EntryError, Removed};
 use crate::cache::plan::{Goal, Kept, PrunePlan};
 use crate::config::{self, Opt};

@@ -3,14 +3,14 @@
 //! One thread decides, publishes and speaks; it alone has the index, the database and the queue. Each image is fetched and
 //! verified by a thread of its own, so many at a time as `--jobs` says, and comes back as a staged file.
 //!
-//! [`mod@wanted`] says which images; [`admit`] judges one and [`room`] whether it fits; [`publish`] is what follows its fetch;
+//! [`mod@wanted`] says which images; [`admit`] judges one and [`space`] whether it fits; [`publish`] is what follows its fetch;
 //! [`report`] is told how it ended.
 
 mod admit;
 pub(crate) mod outcome;
 mod publish;
 mod report;
-mod room;
+mod space;
 pub(crate) mod wanted;
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -32,6 +32,7 @@ use super::report::{Ending, Step};
 use crate::cache::dir::{CacheDir, Place};
 use crate::cache::index::Driver;
 use crate::cache::inventory::{Inventory, Tracking};
+use crate::cache::lock::LockWait;
 use crate::cache::lock::{self, LockDir};
 use crate::cache::queue::Queue;
 use crate::cache::stage::{self, Claim};
@@ -43,7 +44,7 @@ use crate::fetch::judge::Wish;
 use crate::fetch::pace::Pace;
 use crate::fetch::{Attempt, Failed, Fetched, Job, Meter, fetch};
 use crate::host::glance::central::{check_records, open_records};
-use crate::host::glance::open::{Cache, LockWait, Locked, refuse_strange, take_lock, take_stock};
+use crate::host::glance::open::{Cache, Locked, refuse_strange, take_lock, take_stock};
 use crate::host::glance::settings::Settings;
 use crate::interrupt::Wait;
 use crate::names::ImageId;

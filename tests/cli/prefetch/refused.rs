@@ -7,6 +7,7 @@ use std::os::unix::fs::MetadataExt as _;
 use crate::support::env::*;
 use crate::support::images::{content, digest};
 use crate::support::prefetch::Prefetch;
+use crate::support::stores::answering;
 
 /// The outcome for an image that cannot be fetched.
 struct Fate {
@@ -47,6 +48,28 @@ fn is_refused(make: fn(&Prefetch), words: &[&str], fate: &Fate) {
             assert!(list["invalid"][0].to_string().contains("instead of"), "{list}");
         }
     }
+}
+
+/// The image `b` on a server that calls it encoded, with nothing on record to check it by but what is set here.
+fn encoded(p: &Prefetch, set: &str) {
+    let location = answering("HTTP/1.0 200 OK\r\nContent-Encoding: gzip\r\n\r\n", content('b', 9));
+    p.record('b', &content('b', 9), &[&location]);
+    p.update('b', &format!("os_hash_algo = NULL, os_hash_value = NULL, checksum = NULL{set}"));
+}
+
+#[test]
+fn an_encoded_image_without_size_and_hash() {
+    let words = ["encoded (gzip)", "neither the size nor the hash"];
+    is_refused(|p| encoded(p, ", size = NULL"), &words, &FAILED);
+}
+
+#[test]
+fn an_encoded_image_whose_size_is_known_is_fetched() {
+    let p = Prefetch::new(Sqlite);
+    encoded(&p, "");
+    p.queue("b");
+    p.run(&[]).ok();
+    p.holds(&[('b', 9)]);
 }
 
 #[test]

@@ -31,6 +31,7 @@ pub(super) const ERRORS: &[(&str, &[&str])] = &[
     ("flock", &["EIO", "EAGAIN", "ENOLCK", "EINTR"]),
     ("mmap", &["ENOMEM"]),
     ("mprotect", &["ENOMEM"]),
+    ("mremap", &["ENOMEM"]),
     ("unlink", &["EIO", "EACCES", "EROFS", "EBUSY"]),
     ("unlinkat", &["EIO", "EACCES", "EROFS", "EBUSY"]),
     ("rename", &["EIO", "EACCES", "ENOSPC", "EROFS"]),
@@ -56,6 +57,7 @@ pub(super) const ERRORS: &[(&str, &[&str])] = &[
     ("getsockopt", &["ENOBUFS"]),
     ("setsockopt", &["ENOBUFS"]),
     ("sendto", &["ECONNRESET", "EPIPE", "EINTR"]),
+    ("writev", &["ECONNRESET", "EPIPE", "EINTR"]),
     ("recvfrom", &["ECONNRESET", "EINTR"]),
     ("shutdown", &["ENOTCONN"]),
     ("poll", &["ENOMEM", "EINTR"]),
@@ -74,7 +76,7 @@ pub(super) const NEVER_FAIL: &[&str] = &[
 /// Further ways for calls that would make or write something.
 pub(super) const WRITING: &[&str] = &["ENOSPC", "EROFS", "EDQUOT"];
 
-/// Returns true if it is a call of a thread's start, or of the inside of the PostgreSQL client: neither
+/// Returns true for a call of a thread's start, or of the runtime of the clients for PostgreSQL and HTTP: neither
 /// expects a failure there.
 pub(super) fn is_the_runtimes(call: &str, line: &str) -> bool {
     match call {
