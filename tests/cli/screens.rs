@@ -220,7 +220,6 @@ fn host() -> HostEnv {
         }
     }
     env.use_image("instance", &master(4));
-    let _ = env.leftover("iso", &format!("{}.part", master(9)), MIB);
     env
 }
 

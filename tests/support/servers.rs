@@ -227,13 +227,13 @@ impl Database {
     }
 
     /// Makes a copy at `file` of what is made once.
-    fn copy(template: &OnceLock<TempDir>, file: &Path, make: impl Fn(&Path)) -> Self {
-        let template = template.get_or_init(|| {
+    fn copy(made: &OnceLock<TempDir>, file: &Path, make_it: impl Fn(&Path)) -> Self {
+        let made = made.get_or_init(|| {
             let dir = tempfile::tempdir().unwrap();
-            make(&dir.path().join("empty"));
+            make_it(&dir.path().join("empty"));
             dir
         });
-        fs::copy(template.path().join("empty"), file).unwrap();
+        fs::copy(made.path().join("empty"), file).unwrap();
         Self::file(file)
     }
 
