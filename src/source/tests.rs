@@ -25,7 +25,7 @@ fn stores(config: &str, waits: Waits) -> Result<Stores> {
         root: root.path().to_owned(),
         pass_over_unreadable: false,
     };
-    Stores::from_config(&Config::load(&request)?, waits)
+    Stores::from_config(&Config::load(&request)?, &waits)
 }
 
 fn location(value: &str, store: Option<&str>) -> Location {
@@ -103,10 +103,10 @@ fn reads_bodies_however_their_end_is_known() {
         ("HTTP/1.1 404 Not Found\r\n\r\n", Err("URL answers 404 (it is not there)")),
         (
             "HTTP/1.1 401 No\r\n\r\n",
-            Err("URL answers 401 (it wants credentials: put user:password@ into the location)"),
+            Err("URL answers 401 (it requires credentials: put user:password@ into the location)"),
         ),
         ("HTTP/1.1 503 No\r\n\r\n", Err("URL answers 503 (it is busy: try again later)")),
-        ("HTTP/1.1 301 No\r\n\r\n", Err("it redirects, but says not where")),
+        ("HTTP/1.1 301 No\r\n\r\n", Err("it redirects without saying where")),
         (
             "HTTP/1.1 301 No\r\nLocation: file:///etc/shadow\r\n\r\n",
             Err("it redirects to file:///etc/shadow, which is not read"),
@@ -348,7 +348,7 @@ fn asks_proxies_for_what_they_are_set_for() {
         .unwrap();
     assert!(
         error.to_string().ends_with(
-            "glance-api.conf:2: http_proxy_information: the proxy for http is no http proxy (host:port)"
+            "glance-api.conf:2: http_proxy_information: the proxy for http is not an http proxy (host:port)"
         ),
         "{error}"
     );
@@ -404,7 +404,7 @@ fn orders_by_weight_and_chooses_the_store() {
         (
             &[("not-sealed-by-that-key", Some("fast")), ("swift+https://t:u:s3cret@h/v1/c/o", Some("old"))],
             &[
-                "a location that is not shown: it is no URL of a store that Glance has, and metadata_encryption_key",
+                "a location that is not shown: it is not a URL of a store that Glance has, and metadata_encryption_key",
                 swift,
             ],
         ),
@@ -412,8 +412,11 @@ fn orders_by_weight_and_chooses_the_store() {
             &[("cinder://x/y", None)],
             &["cinder://x/y: no store of the type cinder is enabled: add one to enabled_backends"],
         ),
-        (&[("ftp://u:s3cret@h/x", None)], &["ftp://...: it is no URL of a store that Glance has"]),
-        (&[("rbd://f/a%2Fb/i/s", Some("ceph"))], &["rbd://f/a%2Fb/i/s: one of its names is none of Ceph's"]),
+        (&[("ftp://u:s3cret@h/x", None)], &["ftp://...: it is not a URL of a store that Glance has"]),
+        (
+            &[("rbd://f/a%2Fb/i/s", Some("ceph"))],
+            &["rbd://f/a%2Fb/i/s: one of its names is not a valid name of Ceph's"],
+        ),
         (&[], &[]),
     ] {
         let rows: Vec<_> = locations.iter().map(|(value, store)| location(value, *store)).collect();
@@ -454,7 +457,7 @@ fn one_store_of_each_type_is_what_stores_enables() {
         (
             "",
             "c2VhbGVk",
-            "a location that is not shown: it is no URL of a store that Glance has, or it is encrypted",
+            "a location that is not shown: it is not a URL of a store that Glance has, or it is encrypted",
         ),
     ] {
         let found = match source(config, url, impatient()) {
@@ -474,7 +477,7 @@ fn bad_settings_are_named_with_their_place() {
         ),
         (
             "[DEFAULT]\nmetadata_encryption_key = s3cret\n",
-            "glance-api.conf:2: metadata_encryption_key is no key: it has 6 bytes, but a key has 16, 24 or 32",
+            "glance-api.conf:2: metadata_encryption_key is not a key: it has 6 bytes, but a key has 16, 24 or 32",
         ),
         (
             "[DEFAULT]\nenabled_backends = a:file\n[a]\nweight = much\n",

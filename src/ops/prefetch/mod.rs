@@ -240,7 +240,7 @@ impl Means {
         Ok(Means {
             locks: settings.lock_dir(dir, &run.output)?,
             wait: run.wait(request.change.lock_wait.limit),
-            stores: Stores::from_config(settings.config, waits).map_err(Failure::usage)?,
+            stores: Stores::from_config(settings.config, &waits).map_err(Failure::usage)?,
             max_size: settings.max_size(request.max_size, dir)?.value,
             reserve: request.reserve.of(whole),
             stalled_before: run.now.saturating_sub(stall_time),
