@@ -288,10 +288,12 @@ const ZSH: &str = r#"#compdef glance-cache @old@
 # Completion of glance-cache, and of the tools that it replaces, for zsh.
 # Rendered from the parser by a test of the program; changes belong there.
 
-# The ids that the program finds in the cache of this command line; in front of the kind are options for compadd.
+# The ids that the program finds in the cache of this command line. The last
+# argument is their kind, those before it are for compadd.
 _glance-cache_ids() {
-  local -a ids
-  ids=(${(f)"$($program __ids $argv[-1] -- "${(Q)PREFIX}" glance-cache ${(Q)words[1,CURRENT-1]} 2>/dev/null)"})
+  local -a ids line
+  line=(glance-cache ${(Q)words[1,CURRENT-1]})
+  ids=(${(f)"$($program __ids $argv[-1] -- "${(Q)PREFIX}" $line 2>/dev/null)"})
   compadd "${(@)argv[1,-2]}" -a ids
 }
 

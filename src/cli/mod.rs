@@ -52,8 +52,8 @@ pub(crate) enum Command {
     Ids(IdsArgs),
 }
 
-/// Returns the configuration and the cache directory that a command line names while it is still being typed, or
-/// `None` if it does not get so far.
+/// Returns the configuration and the cache directory that a command line names while it is still being typed,
+/// or `None` if it does not get so far.
 ///
 /// The first thing that does not parse ends the line, without an error.
 pub(crate) fn cache_on(line: &[OsString]) -> Option<(Sources, Option<PathBuf>)> {

@@ -1,4 +1,5 @@
-//! Which caches a host has: Ironic's configuration, declarations of further caches, bad values, bad directories, usage.
+//! Which caches a host has: Ironic's configuration, declarations of further caches, bad values, bad
+//! directories, usage.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -157,8 +158,8 @@ fn a_bad_value_of_ironics_keeps_only_its_cache_out() {
     assert_eq!(run.json()["errors"].as_array().unwrap().len(), 1, "one file is one error");
 }
 
-/// Plans a prune where the directory of the ISO images is as `make` makes it: it is named, nothing is made in its place,
-/// and the other caches are served.
+/// Plans a prune where the directory of the ISO images is as `make` makes it: it is named, nothing is made in
+/// its place, and the other caches are served.
 #[track_caller]
 fn is_named_and_not_made(code: i32, says: &[&str], make: fn(&HostEnv)) {
     let env = HostEnv::new();
@@ -190,7 +191,8 @@ fn a_directory_that_is_a_dangling_link() {
 fn a_directory_below_a_file() {
     is_named_and_not_made(1, &["ironic.conf:2"], |env| {
         env.ironic_conf(&format!(
-            "[deploy]\niso_master_path = /dev/null/iso\n[pxe]\ninstance_master_path =\ntftp_master_path = {}\n",
+            "[deploy]\niso_master_path = /dev/null/iso\n[pxe]\ninstance_master_path =\ntftp_master_path = \
+             {}\n",
             env.dir("tftp").display()
         ));
     });

@@ -185,7 +185,8 @@ fn a_signal_while_a_lock_is_waited_for_ends_the_run_as_one() {
     let held = fs::File::open(env.dir("iso")).unwrap();
     rustix::fs::flock(&held, FlockOperation::LockExclusive).unwrap();
     let on = env.base.to_str().unwrap();
-    // All that there could be and cannot be had is for somebody who waits, not for somebody who was told to stop.
+    // All that there could be and cannot be had is for somebody who waits, not for somebody who was told to
+    // stop.
     for arguments in [
         &["prune", "--require", "90%", "--on", on][..],
         &["prune", "--all-caches"],

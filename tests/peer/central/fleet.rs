@@ -128,7 +128,10 @@ fn a_dead_node_is_forgotten(kind: Kind) {
         c.db.sql(
             "CREATE TABLE other (n BIGINT, FOREIGN KEY (n) REFERENCES node_reference (node_reference_id))",
         );
-        c.db.sql("INSERT INTO other SELECT node_reference_id FROM node_reference WHERE node_reference_url = 'http://f08:9292'");
+        c.db.sql(
+            "INSERT INTO other SELECT node_reference_id FROM node_reference WHERE node_reference_url = \
+                  'http://f08:9292'",
+        );
         forget(&["http://f08:9292"]).ok().has(&json!({"rows_forgotten": 2000, "node_removed": false}));
         assert_eq!(count(), "96000");
     }
