@@ -1,4 +1,4 @@
-//! `clean`: its options, and the request that they make.
+//! `clean`: the options, and the request that is made of them.
 
 // The doc comments of arguments are help texts: no backticks in them.
 #![allow(clippy::doc_markdown)]
@@ -15,7 +15,7 @@ use crate::ops::fleet;
 use crate::run::Run;
 use crate::units::TimeSpan;
 
-/// Cleans, as the command line says.
+/// Cleans with the options of the command line.
 pub(crate) fn run(run: &Run, args: CleanArgs) -> Result<Exit, Failure> {
     if let Some(url) = args.forget_node {
         let report = fleet::forget(run, &Selection::from(args.cache), &args.change.into(), &url)?;

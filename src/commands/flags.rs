@@ -1,6 +1,6 @@
-//! Options that several commands have.
+//! The options that several commands have.
 //!
-//! Only what was typed: what it means is found out by the commands. The doc comments are the help texts.
+//! They are only parsed here. The doc comments are the help texts.
 
 // The doc comments of arguments are help texts: no backticks in them.
 #![allow(clippy::doc_markdown)]
@@ -19,12 +19,12 @@ use crate::output::Format;
 use crate::output::Output;
 use crate::units::{Amount, Moment, TimeSpan};
 
-/// Ends the short help of a command.
+/// The end of the short help of a command.
 pub(crate) const EXIT_CODES_IN_SHORT: &str =
     "Exit codes: 0 done; 1 something failed, or over the limit; 2 wrong usage or
 configuration; 3 could not start. After 2 and 3 nothing was changed.";
 
-/// Ends the help of a command.
+/// The end of the help of a command.
 pub(crate) const EXIT_CODES: &str = "Exit codes:
   0    done, also if there was nothing to do
   1    finished, but something failed or the cache is still over its limit
@@ -33,7 +33,7 @@ pub(crate) const EXIT_CODES: &str = "Exit codes:
        changed
   130  ended by SIGINT, the index is consistent (143: ended by SIGTERM)";
 
-/// The headings of the help, of which each command has some.
+/// The headings of the help. Each command has some of them.
 pub(super) const LIMITS: &str = "Limits";
 const CACHE: &str = "Cache";
 const INDEX: &str = "Index";
@@ -164,7 +164,7 @@ impl From<DriverName> for Driver {
     }
 }
 
-/// Configuration files and directories in the order they were given: oslo.config reads them from left to
+/// Configuration files and directories in the order of the command line: oslo.config reads them from left to
 /// right.
 #[derive(Debug, Default)]
 pub(crate) struct Sources(pub(crate) Vec<ConfigSource>);
@@ -183,7 +183,7 @@ struct SourceArgs {
     config_dir: Vec<PathBuf>,
 }
 
-/// Puts files and directories into the order in which they were given.
+/// Puts files and directories into the order of the command line.
 fn in_order(
     matches: &ArgMatches,
     files: (&str, Vec<PathBuf>),
@@ -196,7 +196,7 @@ fn in_order(
     in_order.into_values().collect()
 }
 
-/// Lets clap fill a list of sources from the arguments of another structure.
+/// Makes clap fill a list of sources from the arguments of another structure.
 macro_rules! sources {
     ($name:ident, $args:ident, $file:ident, $dir:ident) => {
         impl FromArgMatches for $name {
@@ -225,7 +225,7 @@ macro_rules! sources {
 
 sources!(Sources, SourceArgs, config_file, config_dir);
 
-/// The same for Ironic's configuration.
+/// The configuration files and directories of Ironic, in the order of the command line.
 #[derive(Debug, Default)]
 pub(crate) struct IronicSources(pub(crate) Vec<ConfigSource>);
 
@@ -267,7 +267,7 @@ impl From<ChangeArgs> for Change {
 }
 
 impl PrintArgs {
-    /// True if sizes are shown for people: on a terminal, unless the command line decides.
+    /// True if sizes are shown with units: on a terminal, unless an option decides.
     pub(super) fn is_human(&self, output: &Output) -> bool {
         self.human || (!self.bytes && output.stdout_is_terminal())
     }

@@ -1,4 +1,4 @@
-//! `list`: its options, and the request that they make.
+//! `list`: the options, and the request that is made of them.
 
 // The doc comments of arguments are help texts: no backticks in them.
 #![allow(clippy::doc_markdown)]
@@ -15,7 +15,7 @@ use crate::ops::list::{EntryState, ListRequest, Order, SortKey, list};
 use crate::ops::look::Overview;
 use crate::run::Run;
 
-/// Lists, as the command line says.
+/// Lists with the options of the command line.
 pub(crate) fn run(run: &Run, args: ListArgs) -> Result<Exit, Failure> {
     let human = args.print.is_human(&run.output);
     let order = Order { by: args.sort.into(), reverse: args.reverse };
@@ -63,7 +63,7 @@ pub(crate) struct ListArgs {
     pub(crate) print: PrintArgs,
 }
 
-/// What `list` can be narrowed to.
+/// The states of `--state`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum StateName {
     /// Images, with or without a row

@@ -1,4 +1,4 @@
-//! `prefetch`: its options, and the request that they make.
+//! `prefetch`: the options, and the request that is made of them.
 
 // The doc comments of arguments are help texts: no backticks in them.
 #![allow(clippy::doc_markdown)]
@@ -19,7 +19,7 @@ use crate::ops::prefetch::{Limit, PrefetchRequest, enqueue, prefetch};
 use crate::run::Run;
 use crate::units::{Amount, TimeSpan};
 
-/// Prefetches, as the command line says.
+/// Prefetches with the options of the command line.
 pub(crate) fn run(run: &Run, args: PrefetchArgs) -> Result<Exit, Failure> {
     let selection = Selection::from(args.cache);
     let config = selection.read(run, false)?;
@@ -35,7 +35,7 @@ pub(crate) fn run(run: &Run, args: PrefetchArgs) -> Result<Exit, Failure> {
     let rate = match args.rate_limit {
         Some(Amount::Percent(_) | Amount::Bytes(0)) => {
             return Err(Failure::usage(anyhow!(
-                "--rate-limit takes a size of at least one byte, for a second"
+                "--rate-limit takes a size of at least one byte; it is the rate per second"
             )));
         }
         Some(Amount::Bytes(bytes)) => Some(bytes),
@@ -140,7 +140,7 @@ pub(crate) struct PrefetchArgs {
     pub(crate) cache: CacheArgs,
 }
 
-/// An image that was asked for, or a list of them.
+/// An image id on the command line, or `-` for a list on standard input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Wanted {
     Image(ImageId),

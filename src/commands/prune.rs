@@ -1,4 +1,4 @@
-//! `prune`: its options, and the request that they make.
+//! `prune`: the options, and the request that is made of them.
 
 // The doc comments of arguments are help texts: no backticks in them.
 #![allow(clippy::doc_markdown)]
@@ -19,12 +19,12 @@ use crate::ops::require::{SpaceRequest, require};
 use crate::run::Run;
 use crate::units::{Amount, TimeSpan};
 
-/// Prunes, as the command line says.
+/// Prunes with the options of the command line.
 pub(crate) fn run(run: &Run, args: PruneArgs) -> Result<Exit, Failure> {
     let is_one = !args.host.all_caches && args.space.require.is_none();
     if !is_one && args.limit.max_size.is_some() {
         return Err(Failure::usage(anyhow!(
-            "--max-size is the limit of one cache: here, each cache is held to its own limit"
+            "--max-size cannot be used with --all-caches or --require: each cache has its own limit there"
         )));
     }
     let request = PruneRequest {

@@ -1,4 +1,4 @@
-//! `status`: its options, and the request that they make.
+//! `status`: the options, and the request that is made of them.
 
 // The doc comments of arguments are help texts: no backticks in them.
 #![allow(clippy::doc_markdown)]
@@ -15,7 +15,7 @@ use crate::ops::status::{StatusRequest, status};
 use crate::run::Run;
 use crate::units::TimeSpan;
 
-/// Reports, as the command line says.
+/// Reports the status with the options of the command line.
 pub(crate) fn run(run: &Run, args: StatusArgs) -> Result<Exit, Failure> {
     let human = args.print.is_human(&run.output);
     if args.all_nodes {
