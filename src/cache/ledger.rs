@@ -124,7 +124,7 @@ pub(crate) struct Transaction<'a> {
 
 impl Transaction<'_> {
     /// Returns how long the transaction should take, so that others are not kept waiting.
-    pub(crate) fn turn(&self) -> Duration {
+    pub(super) fn turn(&self) -> Duration {
         self.ledger.turns.length()
     }
 
@@ -154,7 +154,7 @@ impl Transaction<'_> {
     }
 
     /// Deletes rows whose id is no UUID, and returns how many were still there.
-    pub(crate) fn drop_bad_rows(&mut self, rows: &[BadRow]) -> Result<u64, Refusal> {
+    pub(super) fn drop_bad_rows(&mut self, rows: &[BadRow]) -> Result<u64, Refusal> {
         self.on_index(0, |index| index.drop_bad_rows(rows))
     }
 

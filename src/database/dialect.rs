@@ -73,7 +73,7 @@ impl Dialect {
 
     /// Returns the statement that keeps a transaction from waiting for locks while it holds some: it is tried
     /// again instead. On MySQL the session says so, once.
-    pub(crate) fn impatience(self) -> Option<&'static str> {
+    pub(super) fn impatience(self) -> Option<&'static str> {
         (self == Dialect::PostgreSql).then_some("SET LOCAL lock_timeout = '250ms'")
     }
 }

@@ -278,7 +278,7 @@ impl MasterDir {
                 (Some(name), EntryKind::File) => linked.push(Master { name, seen: *seen }),
                 (_, EntryKind::Directory) if bytes == ASIDE.to_bytes() => survey.has_aside = true,
                 (_, EntryKind::Directory) if is_temporary(bytes) => {
-                    directories.push((name.to_owned(), *seen))
+                    directories.push((name.to_owned(), *seen));
                 }
                 (_, EntryKind::File) if is_part(bytes) && seen.links == 1 => {
                     let part = Part { name: name.to_owned(), seen: *seen, state: Leftover::Young };
