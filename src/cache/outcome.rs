@@ -113,6 +113,8 @@ pub(crate) struct Outcome {
     pub(crate) bytes: u64,
     /// The sizes of images that other processes removed meanwhile.
     pub(crate) bytes_gone: u64,
+    /// Rows of removed files that could not be deleted: ghosts, which the next run forgets.
+    pub(crate) rows_left: u64,
     pub(crate) ghosts_forgotten: u64,
     pub(crate) orphans_adopted: u64,
     pub(crate) rows_dropped: u64,
@@ -139,6 +141,7 @@ impl Outcome {
         self.files += part.files;
         self.bytes = self.bytes.saturating_add(part.bytes);
         self.bytes_gone = self.bytes_gone.saturating_add(part.bytes_gone);
+        self.rows_left += part.rows_left;
         self.ghosts_forgotten += part.ghosts_forgotten;
         self.orphans_adopted += part.orphans_adopted;
         self.rows_dropped += part.rows_dropped;
