@@ -363,7 +363,10 @@ impl Executor<'_> {
             let forgotten = self.ledger.owed_rows(|transaction| {
                 let rows = run.pending[from..].iter().copied();
                 let absent: Vec<Deletion> = rows.filter(|row| is_absent(dir, row)).collect();
-                transaction.forget(&absent).map(drop)
+                match transaction.forget(&absent)?.iter().filter(|is_forgotten| !**is_forgotten).count() {
+                    0 => Ok(()),
+                    count => Err(Refusal::Busy(anyhow!("{count} rows are locked by another session"))),
+                }
             });
             match forgotten {
                 Ok(()) => run.pending.truncate(from),
@@ -492,9 +495,11 @@ impl Executor<'_> {
                 let forgotten = transaction.forget(&victims)?;
                 Ok((victims, forgotten))
             })?;
-            outcome.ghosts_forgotten += forgotten.iter().filter(|forgotten| **forgotten).count() as u64;
-            outcome.left_alone += (portion.len() - victims.len()) as u64;
-            for victim in &victims {
+            let gone = || victims.iter().zip(&forgotten).filter(|(_, is_forgotten)| **is_forgotten);
+            let count = gone().count();
+            outcome.ghosts_forgotten += count as u64;
+            outcome.left_alone += (portion.len() - count) as u64;
+            for (victim, _) in gone() {
                 self.progress.removed(Removed {
                     place: CachePlace::Base,
                     name: victim.id.as_name(),
