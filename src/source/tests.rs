@@ -236,9 +236,9 @@ fn ends_in_time_whatever_the_server_does() {
         assert!(why.ends_with(expected), "{why}");
         assert!(start.elapsed() < Duration::from_secs(2), "{expected}: {:?}", start.elapsed());
     }
-    let why = fetch("", "http://127.0.0.1:1/x", &impatient()).unwrap_err();
+    let why = fetch("", "http://127.0.0.1:1/x", impatient()).unwrap_err();
     assert!(why.starts_with("cannot connect to 127.0.0.1 port 1: Connection refused"), "{why}");
-    let why = fetch("", "http://no-such-host.invalid/x", &impatient()).unwrap_err();
+    let why = fetch("", "http://no-such-host.invalid/x", impatient()).unwrap_err();
     assert!(why.starts_with("cannot connect to no-such-host.invalid port 80: "), "{why}");
 }
 
@@ -330,8 +330,8 @@ fn asks_proxies_for_what_they_are_set_for() {
     });
     let place = format!("u:s3cret@127.0.0.1:{}", proxy.port);
     let config = format!("[glance_store]\nhttp_proxy_information = http:{place}, https:http://{place}\n");
-    assert_eq!(fetch(&config, "http://h.example:8080/x?y", &impatient()), Ok((Some(5), "image".into())));
-    let why = fetch(&config, "https://h.example/x", &impatient()).unwrap_err();
+    assert_eq!(fetch(&config, "http://h.example:8080/x?y", impatient()), Ok((Some(5), "image".into())));
+    let why = fetch(&config, "https://h.example/x", impatient()).unwrap_err();
     assert_eq!(why, format!("through the proxy 127.0.0.1:{}: it answers 403 to CONNECT", proxy.port));
     let heads = proxy.heads();
     assert!(
