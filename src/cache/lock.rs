@@ -48,6 +48,14 @@ impl std::fmt::Display for Held {
 
 impl std::error::Error for Held {}
 
+/// How long an operation waits for a lock.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LockWait {
+    pub(crate) limit: Duration,
+    /// Return at once when another process holds the lock.
+    pub(crate) skip_if_locked: bool,
+}
+
 /// Where lock files are.
 #[derive(Debug)]
 pub(crate) struct LockDir {

@@ -65,8 +65,8 @@ fn roff(text: &str) -> String {
     if text.starts_with(['.', '\'']) { format!("\\&{text}") } else { text }
 }
 
-/// The description of a command, without its first line, which is the page's name, and without the paragraph that
-/// refers to this page.
+/// The description of a command, without its first line, which is the page's name, and without the paragraph
+/// that refers to this page.
 fn description(command: &Command, name: &str) -> String {
     let text = command.get_long_about().expect("every command has a description").to_string();
     let paragraphs =
@@ -275,4 +275,22 @@ fn rendered_man_pages_are_current() {
         let name = file.strip_suffix(".8").unwrap_or_else(|| panic!("man/{file} is not a page of section 8"));
         assert!(names.iter().any(|known| known == name), "man/{file} belongs to no command");
     }
+}
+
+/// `.BR name (8)` names a page; those of this program have to exist.
+#[test]
+fn pages_refer_to_pages_that_exist() {
+    let man = Path::new(env!("CARGO_MANIFEST_DIR")).join("man");
+    let mut references = 0;
+    for file in std::fs::read_dir(man.join("templates")).unwrap() {
+        for line in read_to_string(file.unwrap().path()).unwrap().lines() {
+            let Some(name) = line.strip_prefix(".BR ").and_then(|line| line.split_once(" (8)")) else {
+                continue;
+            };
+            let page = man.join(format!("{}.8", name.0.replace('\\', "")));
+            assert!(page.is_file() || name.0 == "rbd", "{line}");
+            references += 1;
+        }
+    }
+    assert!(references > 30, "only {references} references were found");
 }

@@ -11,8 +11,8 @@ use std::path::PathBuf;
 use clap::{ArgMatches, Args, Command, FromArgMatches, ValueEnum, ValueHint};
 
 use crate::cache::index::Driver;
+use crate::cache::lock::LockWait;
 use crate::config::ConfigSource;
-use crate::host::glance::open::LockWait;
 use crate::host::glance::settings::Selection;
 use crate::ops::Change;
 use crate::output::Format;

@@ -11,10 +11,10 @@ mod options;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::cache::lock::LockWait;
 use crate::commands::conclude;
 use crate::config::{self, Config};
 use crate::exit::{Exit, Failure};
-use crate::host::glance::open::LockWait;
 use crate::host::glance::settings::{Selection, Settings};
 use crate::host::{Host, Scope, Task};
 

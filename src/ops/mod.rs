@@ -17,7 +17,7 @@ pub(crate) mod report;
 pub(crate) mod require;
 pub(crate) mod status;
 
-use crate::host::glance::open::LockWait;
+use crate::cache::lock::LockWait;
 use crate::units::{Nanos, SECOND};
 
 /// How long images stay that were just cached or used, where all caches of a host are pruned.
