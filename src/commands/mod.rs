@@ -23,12 +23,12 @@ use crate::output::Report;
 use crate::run::Run;
 
 /// Reads the configuration, and returns this host for an operation.
-fn host_of<'a>(
-    run: &'a Run,
+fn host_of(
+    run: &Run,
     cache: CacheArgs,
     aim: (Scope, Task),
     lock_wait: LockWait,
-) -> Result<Host<'a>, Failure> {
+) -> Result<Host<'_>, Failure> {
     let selection = Selection::from(cache);
     let config = selection.read(run, aim.1 == Task::Look)?;
     Ok(Host::new(run, selection, config, aim, lock_wait))

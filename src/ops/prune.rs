@@ -384,7 +384,7 @@ impl AllPruned {
                     victims.extend(foreseen.into_iter().filter_map(|entry| match entry {
                         Foreseen::Removal(victim) => Some((position, victim)),
                         Foreseen::Ghost(_) | Foreseen::Kept { .. } => None,
-                    }))
+                    }));
                 }
             }
         }
