@@ -214,34 +214,12 @@ complete -F _glance_cache glance-cache @old@
 "#;
 
 fn bash() -> String {
-    let (new, old) = (subcommands(), old_names());
-    let all: Vec<ShellCommand> = new.into_iter().chain(old).collect();
-    let (new, old) = all.split_at(all.len() - OLD_NAMES.len());
-    // The value of an option is of the same kind in every command that has it.
-    let mut values: Vec<(String, String)> = Vec::new();
-    for flag in all.iter().flat_map(|part| &part.flags) {
-        let Some(value) = &flag.value else { continue };
-        let action = bash_value(value);
-        for name in &flag.names {
-            match values.iter().find(|(known, _)| known == name) {
-                Some((_, known)) => assert_eq!(*known, action, "{name} differs between commands"),
-                None => values.push((name.clone(), action.clone())),
-            }
-        }
-    }
-    let mut by_action: Vec<(String, Vec<String>)> = Vec::new();
-    for (name, action) in values {
-        match by_action.iter_mut().find(|(known, _)| *known == action) {
-            Some((_, names)) => names.push(name),
-            None => by_action.push((action, vec![name])),
-        }
-    }
-    let mut table = String::new();
-    for (action, names) in by_action {
-        let _ = writeln!(table, "    {})\n        {action}\n        ;;", names.join(" | "));
-    }
+    let mut parts = subcommands();
+    let of_new = parts.len();
+    parts.extend(old_names());
+    let (new, old) = parts.split_at(of_new);
     let mut options = String::new();
-    for (commands, flags) in grouped(&all) {
+    for (commands, flags) in grouped(&parts) {
         let names: Vec<_> = flags.iter().flat_map(|flag| &flag.names).map(String::as_str).collect();
         let _ = writeln!(
             options,
@@ -250,26 +228,54 @@ fn bash() -> String {
             names.join(" ")
         );
     }
-    let mut arguments = String::new();
-    for part in new {
-        let action = match &part.argument {
-            _ if part.name == "help" => format!("options=\"{}\"", names(new)),
-            Some(OptionValue::Words(list)) => format!("options=\"{}\"", words(list)),
-            Some(OptionValue::Id(kind)) => format!("_glance_cache_ids {kind}\n            return"),
-            _ => continue,
-        };
-        let _ = writeln!(arguments, "        {})\n            {action}\n            ;;", part.name);
-    }
     filled(
         BASH,
         &[
             ("@commands@", names(new)),
-            ("@values@", table),
+            ("@values@", bash_values(&parts)),
             ("@options@", options),
-            ("@arguments@", arguments),
+            ("@arguments@", bash_arguments(new)),
             ("@old@", names(old)),
         ],
     )
+}
+
+/// The cases of what follows an option, which is the same in every command that has it.
+fn bash_values(parts: &[ShellCommand]) -> String {
+    let mut cases: Vec<(String, Vec<String>)> = Vec::new();
+    for flag in parts.iter().flat_map(|part| &part.flags) {
+        let Some(value) = &flag.value else { continue };
+        let action = bash_value(value);
+        for name in &flag.names {
+            match cases.iter().find(|(_, names)| names.contains(name)) {
+                Some((known, _)) => assert_eq!(*known, action, "{name} differs between commands"),
+                None => match cases.iter_mut().find(|(known, _)| *known == action) {
+                    Some((_, names)) => names.push(name.clone()),
+                    None => cases.push((action.clone(), vec![name.clone()])),
+                },
+            }
+        }
+    }
+    let mut table = String::new();
+    for (action, names) in cases {
+        let _ = writeln!(table, "    {})\n        {action}\n        ;;", names.join(" | "));
+    }
+    table
+}
+
+/// The cases of what is no option.
+fn bash_arguments(parts: &[ShellCommand]) -> String {
+    let mut table = String::new();
+    for part in parts {
+        let action = match &part.argument {
+            _ if part.name == "help" => format!("options=\"{}\"", names(parts)),
+            Some(OptionValue::Words(list)) => format!("options=\"{}\"", words(list)),
+            Some(OptionValue::Id(kind)) => format!("_glance_cache_ids {kind}\n            return"),
+            _ => continue,
+        };
+        let _ = writeln!(table, "        {})\n            {action}\n            ;;", part.name);
+    }
+    table
 }
 
 fn bash_value(value: &OptionValue) -> String {

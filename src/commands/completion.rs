@@ -14,7 +14,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use crate::cache::dir::Place;
+use crate::cache::dir::CachePlace;
 use crate::commands::flags::Sources;
 use crate::exit::{Exit, Failure};
 use crate::host::glance::settings::{Selection, Settings};
@@ -98,8 +98,8 @@ fn matching(run: &Run, args: &IdsArgs, selection: Selection) -> Result<Vec<Strin
         return Ok(Vec::new());
     };
     let place = match args.kind {
-        IdKind::Cached => Place::Base,
-        IdKind::Queued => Place::Queue,
+        IdKind::Cached => CachePlace::Base,
+        IdKind::Queued => CachePlace::Queue,
     };
     let (mut read, mut ids) = (0, Vec::new());
     let listed = dir.names(place, |name| {

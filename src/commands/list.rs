@@ -76,7 +76,7 @@ pub(super) enum StateName {
     Ghost,
     /// Images that wait to be fetched
     Queued,
-    /// Images that are being cached, or were when it failed
+    /// Images being cached, and what failed attempts left
     Incomplete,
     /// Images that turned out to be wrong
     Invalid,

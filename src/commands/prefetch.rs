@@ -11,7 +11,7 @@ use clap::Args;
 use super::conclude;
 use super::flags::{CacheArgs, ChangeArgs, EXIT_CODES_IN_SHORT, LIMITS, LimitArgs};
 use crate::exit::{Exit, Failure};
-use crate::fetch::judge::Wish;
+use crate::fetch::judge::FetchPolicy;
 use crate::host::glance::settings::{Selection, Settings};
 use crate::names::ImageId;
 use crate::ops::ids::wanted_ids;
@@ -53,7 +53,7 @@ pub(crate) fn run(run: &Run, args: PrefetchArgs) -> Result<Exit, Failure> {
         reserve: args.reserve,
         max_size: args.limit.max_size,
         limit,
-        wish: Wish { retry: args.retry, require_checksum: args.require_checksum },
+        policy: FetchPolicy { retry: args.retry, require_checksum: args.require_checksum },
         stall_time: args.stall_time,
         change,
     };

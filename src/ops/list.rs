@@ -5,8 +5,8 @@
 
 use serde::{Serialize, Serializer};
 
-use crate::cache::dir::{CacheDir, Place};
-use crate::cache::entry::{Image, Kind, Partial};
+use crate::cache::dir::{CacheDir, CachePlace};
+use crate::cache::entry::{EntryKind, Image, Partial};
 use crate::cache::index::xattr::{self, Attribute, parse_hits};
 use crate::cache::inventory::{Inventory, Partials, Tracking};
 use crate::database::Purpose;
@@ -118,12 +118,12 @@ fn gather(
     }
     images(dir, &cache, report);
     for (place, state) in [
-        (Place::Queue, EntryState::Queued),
-        (Place::Incomplete, EntryState::Incomplete),
-        (Place::Invalid, EntryState::Invalid),
+        (CachePlace::Queue, EntryState::Queued),
+        (CachePlace::Incomplete, EntryState::Incomplete),
+        (CachePlace::Invalid, EntryState::Invalid),
     ] {
         let mut partials = Partials::scan(dir, place).map_err(Failure::cannot_start)?;
-        partials.entries.retain(|entry| entry.kind == Kind::File || place != Place::Queue);
+        partials.entries.retain(|entry| entry.kind == EntryKind::File || place != CachePlace::Queue);
         report.entries.extend(partials.entries.iter().map(|entry| partial(dir, place, state, entry)));
     }
     Ok(())
@@ -168,7 +168,7 @@ fn line(dir: &CacheDir, image: &Image, tracking: &Tracking) -> Line {
         }
         (None, Tracking::ByFile) => {
             line.last_use = Some(seen.atime);
-            line.hits = match dir.fd(Place::Base).map(|base| xattr::hits(base, image.id.as_name())) {
+            line.hits = match dir.fd(CachePlace::Base).map(|base| xattr::hits(base, image.id.as_name())) {
                 Some(Attribute::Value(value)) => Some(parse_hits(&value)),
                 Some(Attribute::Absent) => Some(0),
                 _ => None,
@@ -185,9 +185,10 @@ fn line(dir: &CacheDir, image: &Image, tracking: &Tracking) -> Line {
 }
 
 /// Returns the line of an entry in a subdirectory.
-fn partial(dir: &CacheDir, place: Place, state: EntryState, entry: &Partial) -> Line {
+fn partial(dir: &CacheDir, place: CachePlace, state: EntryState, entry: &Partial) -> Line {
     // Glance's xattr driver writes the reason for rejecting an image into an attribute.
-    let error = match dir.fd(place).filter(|_| place == Place::Invalid && entry.kind == Kind::File) {
+    let error = match dir.fd(place).filter(|_| place == CachePlace::Invalid && entry.kind == EntryKind::File)
+    {
         Some(fd) => match xattr::error(fd, entry.name.as_name()) {
             Attribute::Value(text) => Some(escaped(&text)),
             _ => None,
@@ -199,7 +200,7 @@ fn partial(dir: &CacheDir, place: Place, state: EntryState, entry: &Partial) -> 
         state,
         last_use: None,
         modified: Some(entry.seen.mtime),
-        size: (place != Place::Queue).then_some(entry.seen.size),
+        size: (place != CachePlace::Queue).then_some(entry.seen.size),
         hits: None,
         times: Some((Epoch::Whole(0), Epoch::Float(entry.seen.mtime as f64 / SECOND as f64))),
         error,

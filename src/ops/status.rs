@@ -8,8 +8,8 @@ use std::fmt::Write as _;
 use rustix::fs::{AtFlags, statat};
 use serde::Serialize;
 
-use crate::cache::dir::{CacheDir, Place};
-use crate::cache::entry::Kind;
+use crate::cache::dir::{CacheDir, CachePlace};
+use crate::cache::entry::EntryKind;
 use crate::cache::index::Driver;
 use crate::cache::index::sqlite::{Sqlite, locate};
 use crate::cache::inventory::{Foreign, Inventory, Partials, Tracking};
@@ -239,7 +239,7 @@ fn partials(
     foreign: &mut Vec<Foreign>,
     report: &mut StatusReport,
 ) {
-    for place in Place::SUBDIRECTORIES {
+    for place in CachePlace::SUBDIRECTORIES {
         let found = match Partials::scan(dir, place) {
             Ok(found) => found,
             Err(e) => {
@@ -249,13 +249,13 @@ fn partials(
         };
         for entry in &found.entries {
             let part = match place {
-                Place::Queue => &mut report.queued,
-                Place::Invalid => &mut report.invalid,
-                Place::Incomplete if is_stalled(entry, limits, run.now) => &mut report.stalled,
+                CachePlace::Queue => &mut report.queued,
+                CachePlace::Invalid => &mut report.invalid,
+                CachePlace::Incomplete if is_stalled(entry, limits, run.now) => &mut report.stalled,
                 _ => &mut report.incomplete,
             };
             part.count += 1;
-            part.bytes += if entry.kind == Kind::File { entry.seen.size } else { 0 };
+            part.bytes += if entry.kind == EntryKind::File { entry.seen.size } else { 0 };
         }
         for error in unreadable_errors(&found.unreadable) {
             report.attention.push(error.to_string());
@@ -268,12 +268,12 @@ fn partials(
 fn shown(dir: &CacheDir, entry: &Foreign) -> ForeignEntry {
     let name = entry.place.show(entry.name.as_name());
     let kind = match entry.kind {
-        Kind::File => "file",
-        Kind::Symlink => "symlink",
-        Kind::Directory => "directory",
-        Kind::Other => "special file",
+        EntryKind::File => "file",
+        EntryKind::Symlink => "symlink",
+        EntryKind::Directory => "directory",
+        EntryKind::Other => "special file",
     };
-    let bytes = if entry.kind == Kind::Directory { below(dir, entry) } else { entry.size };
+    let bytes = if entry.kind == EntryKind::Directory { below(dir, entry) } else { entry.size };
     ForeignEntry { name, kind, bytes }
 }
 
@@ -337,13 +337,13 @@ fn owners(dir: &CacheDir, cache: &Cache, report: &mut StatusReport) {
     for image in &cache.inventory.images {
         wrong(image.id.to_string(), image.seen.owner);
     }
-    for place in Place::SUBDIRECTORIES {
+    for place in CachePlace::SUBDIRECTORIES {
         if let Some(stat) = dir.fd(place).and_then(|fd| rustix::fs::fstat(fd).ok()) {
             wrong(format!("{}/", place.name()), stat.st_uid);
         }
     }
     for entry in &cache.inventory.foreign {
-        if let Ok(Some((Kind::File, seen))) = dir.look(Place::Base, entry.name.as_name()) {
+        if let Ok(Some((EntryKind::File, seen))) = dir.look(CachePlace::Base, entry.name.as_name()) {
             wrong(entry.name.to_string(), seen.owner);
         }
     }
