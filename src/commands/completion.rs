@@ -43,11 +43,11 @@ const EXIT_CODES_OF_COMPLETION: &str = "Exit codes:
 pub(crate) struct CompletionArgs {
     /// The shell
     #[arg(value_name = "SHELL")]
-    pub(crate) shell: Shell,
+    pub(super) shell: Shell,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
-pub(crate) enum Shell {
+pub(super) enum Shell {
     Bash,
     Zsh,
     Fish,
@@ -67,16 +67,16 @@ pub(crate) fn run(run: &Run, args: &CompletionArgs) -> Exit {
 #[derive(Debug, Args)]
 pub(crate) struct IdsArgs {
     /// Which images
-    pub(crate) kind: IdKind,
+    pub(super) kind: IdKind,
     /// The word so far
-    pub(crate) word: String,
+    pub(super) word: String,
     /// The words before it, from the name of the program on
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     pub(crate) line: Vec<OsString>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
-pub(crate) enum IdKind {
+pub(super) enum IdKind {
     Cached,
     Queued,
 }

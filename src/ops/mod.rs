@@ -23,7 +23,7 @@ use crate::cache::lock::LockWait;
 use crate::units::{Nanos, SECOND};
 
 /// The minimum age of images to remove if all caches of a host are pruned and no other is given.
-pub(crate) const MIN_AGE: Nanos = 600 * SECOND;
+const MIN_AGE: Nanos = 600 * SECOND;
 
 /// The options of any change.
 #[derive(Clone, Copy, Debug)]

@@ -24,7 +24,7 @@ use crate::units::{Nanos, SECOND, human, span, when};
 
 /// One step of a plan.
 #[derive(Debug, Serialize)]
-pub(crate) struct Step {
+pub(super) struct Step {
     /// The name of the cache, if the plan covers several.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) cache: Option<String>,
@@ -81,7 +81,7 @@ fn kept(why: Kept) -> &'static str {
 
 /// A signal that ended a run early. In JSON it appears by its name.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Signal(pub(crate) i32);
+pub(super) struct Signal(pub(crate) i32);
 
 impl Serialize for Signal {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -92,26 +92,26 @@ impl Serialize for Signal {
 /// The ending of a change: it decides the exit code, and appears in JSON and in words.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Ending {
-    pub(crate) dry_run: bool,
+    pub(super) dry_run: bool,
     /// The plan of a dry run.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) plan: Option<Vec<Step>>,
+    pub(super) plan: Option<Vec<Step>>,
     /// Set if the run covers several caches.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) warnings: Option<Vec<String>>,
+    pub(super) warnings: Option<Vec<String>>,
     pub(crate) errors: Vec<EntryError>,
     /// The reason for doing nothing, if nothing was done.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) skipped: Option<String>,
+    pub(super) skipped: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) signal: Option<Signal>,
+    pub(super) signal: Option<Signal>,
     /// The goals of the run that were not reached, as sentences.
     #[serde(skip)]
     pub(crate) shortfalls: Vec<String>,
 }
 
 impl Ending {
-    pub(crate) fn new(dry_run: bool) -> Self {
+    pub(super) fn new(dry_run: bool) -> Self {
         Ending { dry_run, ..Ending::default() }
     }
 
@@ -211,38 +211,38 @@ pub(crate) trait ChangeReport: Report {
 
 /// One cache in a report. Sizes are bytes.
 #[derive(Debug, Serialize)]
-pub(crate) struct CacheLine {
-    pub(crate) name: String,
-    pub(crate) kind: &'static str,
-    pub(crate) priority: u32,
-    pub(crate) directory: String,
-    pub(crate) directory_set_by: String,
+pub(super) struct CacheLine {
+    pub(super) name: String,
+    pub(super) kind: &'static str,
+    pub(super) priority: u32,
+    pub(super) directory: String,
+    pub(super) directory_set_by: String,
     /// The mount point.
-    pub(crate) file_system: String,
+    pub(super) file_system: String,
     /// The sizes of all images.
-    pub(crate) size: u64,
-    pub(crate) limit: u64,
-    pub(crate) limit_set_by: String,
+    pub(super) size: u64,
+    pub(super) limit: u64,
+    pub(super) limit_set_by: String,
     /// Seconds, or null if its images do not expire.
-    pub(crate) age_limit: Option<i64>,
+    pub(super) age_limit: Option<i64>,
     /// Images in use. The bytes of this tally and of the following ones are disk space.
-    pub(crate) in_use: Tally,
+    pub(super) in_use: Tally,
     /// Images that may be removed now.
-    pub(crate) reclaimable: Tally,
+    pub(super) reclaimable: Tally,
     /// Images that are too young to be removed, or are listed to be kept.
-    pub(crate) kept: Tally,
-    pub(crate) leftovers: Tally,
-    pub(crate) foreign: Vec<String>,
+    pub(super) kept: Tally,
+    pub(super) leftovers: Tally,
+    pub(super) foreign: Vec<String>,
     #[serde(skip_serializing_if = "is_zero")]
-    pub(crate) files_pruned: u64,
+    pub(super) files_pruned: u64,
     #[serde(skip_serializing_if = "is_zero")]
-    pub(crate) bytes_pruned: u64,
+    pub(super) bytes_pruned: u64,
     #[serde(skip_serializing_if = "is_zero")]
-    pub(crate) files_cleaned: u64,
+    pub(super) files_cleaned: u64,
     #[serde(skip_serializing_if = "is_zero")]
-    pub(crate) bytes_cleaned: u64,
+    pub(super) bytes_cleaned: u64,
     #[serde(skip_serializing_if = "is_zero")]
-    pub(crate) ghosts_forgotten: u64,
+    pub(super) ghosts_forgotten: u64,
 }
 
 /// True for zero. Counters that are zero are left out of some reports.
@@ -252,7 +252,7 @@ pub(super) fn is_zero(number: &u64) -> bool {
 }
 
 impl CacheLine {
-    pub(crate) fn of(member: &Member<'_>) -> Self {
+    pub(super) fn of(member: &Member<'_>) -> Self {
         let Declared { name, kind, priority, directory, size, age } = &member.declared;
         let stock = &member.stock;
         CacheLine {
@@ -289,40 +289,40 @@ impl CacheLine {
         self.size = self.size.saturating_sub(outcome.bytes).saturating_sub(outcome.bytes_gone);
     }
 
-    pub(crate) fn is_over(&self) -> bool {
+    pub(super) fn is_over(&self) -> bool {
         self.size > self.limit
     }
 
     /// Returns the age limit in words.
-    pub(crate) fn age(&self) -> String {
+    pub(super) fn age(&self) -> String {
         self.age_limit.map_or_else(|| "-".to_owned(), |seconds| span(seconds.saturating_mul(SECOND)))
     }
 }
 
 /// Returns the mount point of the file system of a path.
-pub(crate) fn mounted_at(path: &Path) -> String {
+pub(super) fn mounted_at(path: &Path) -> String {
     mount_of(path).map_or_else(|| "unknown".to_owned(), |mount| escaped(mount.point.as_bytes()))
 }
 
 /// The common part of reports about changes to several caches.
 #[derive(Debug, Default, Serialize)]
-pub(crate) struct HostRun {
+pub(super) struct HostRun {
     /// Images that stayed because they were used or changed after the plan was made.
-    pub(crate) left_alone: u64,
-    pub(crate) caches: Vec<CacheLine>,
+    pub(super) left_alone: u64,
+    pub(super) caches: Vec<CacheLine>,
     #[serde(flatten)]
-    pub(crate) ending: Ending,
+    pub(super) ending: Ending,
 }
 
 impl HostRun {
     /// Returns the report of a run that has not started.
-    pub(crate) fn empty(dry_run: bool) -> Self {
+    pub(super) fn empty(dry_run: bool) -> Self {
         let ending = Ending { warnings: Some(Vec::new()), ..Ending::new(dry_run) };
         HostRun { ending, ..HostRun::default() }
     }
 
     /// Returns the report of a run that has not yet changed these caches.
-    pub(crate) fn new(
+    pub(super) fn new(
         members: &[Member<'_>],
         warnings: &[String],
         errors: Vec<EntryError>,
@@ -333,7 +333,7 @@ impl HostRun {
     }
 
     /// Fills in the plan of a dry run: the images to remove, each with the position of its cache.
-    pub(crate) fn would_prune(
+    pub(super) fn would_prune(
         &mut self,
         members: &[Member<'_>],
         victims: impl IntoIterator<Item = (usize, PlannedRemoval)>,
@@ -351,7 +351,7 @@ impl HostRun {
     }
 
     /// Fills in the plan of a dry run: the files that crashed downloads left.
-    pub(crate) fn would_clean(&mut self, members: &[Member<'_>]) {
+    pub(super) fn would_clean(&mut self, members: &[Member<'_>]) {
         let mut plan = Vec::new();
         for (member, line) in members.iter().zip(&mut self.caches) {
             for remains in member.cache.remains() {
@@ -365,7 +365,7 @@ impl HostRun {
     }
 
     /// Fills in the outcomes, in the order of the caches.
-    pub(crate) fn did(&mut self, run: &Run, members: &[Member<'_>], outcomes: Vec<Outcome>) {
+    pub(super) fn did(&mut self, run: &Run, members: &[Member<'_>], outcomes: Vec<Outcome>) {
         for ((member, line), mut outcome) in members.iter().zip(&mut self.caches).zip(outcomes) {
             line.add(&outcome);
             self.left_alone += outcome.left_alone;
@@ -380,12 +380,12 @@ impl HostRun {
         }
     }
 
-    pub(crate) fn sum(&self, figure: fn(&CacheLine) -> u64) -> u64 {
+    pub(super) fn sum(&self, figure: fn(&CacheLine) -> u64) -> u64 {
         self.caches.iter().map(figure).fold(0, u64::saturating_add)
     }
 
     /// Notes the caches that are still over their limit, unless a signal ended the run.
-    pub(crate) fn note_over_limit(&mut self) {
+    pub(super) fn note_over_limit(&mut self) {
         if self.ending.signal.is_some() {
             return;
         }
