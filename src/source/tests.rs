@@ -502,7 +502,7 @@ fn only_an_explicit_setting_switches_verification_off() {
         ("https_insecure = True\nhttps_ca_certificates_file = /ca", false),
     ] {
         let source =
-            source(&format!("[glance_store]\n{settings}\n"), "https://h/x", &impatient()).ok().unwrap();
+            source(&format!("[glance_store]\n{settings}\n"), "https://h/x", impatient()).ok().unwrap();
         assert_eq!(
             source.warning().is_some_and(|text| text.contains("glance-api.conf:2: https_insecure")),
             warned
