@@ -19,6 +19,10 @@
 //! (those that `clean` would remove, then orphans). After them images are removed one at a time, each file
 //! before its row, under the index's lock, until the journal fits.
 //!
+//! **A commit that is refused** leaves rows without files. Their deletion is repeated as long as the wait
+//! allows, in smaller parts where the server refuses them all at once. If rows stay all the same, the run
+//! ends there: at most half of the rows are without their files then, and the next run forgets them.
+//!
 //! An entry that fails is recorded, and the next follows. Dry runs never come here.
 
 use std::borrow::Cow;
@@ -267,7 +271,7 @@ impl Executor<'_> {
         }
         let forgotten = run.outcome.ghosts_forgotten;
         run.rows = run.rows.saturating_sub(usize::try_from(forgotten).unwrap_or(usize::MAX));
-        while run.outcome.stopped.is_none() {
+        while run.outcome.stopped.is_none() && run.outcome.rows_left == 0 {
             let step = match run.disk {
                 Disk::Enough => self.step(inventory, &mut run),
                 Disk::Full => self.make_space(inventory, plan, &mut run, spare),
@@ -335,7 +339,6 @@ impl Executor<'_> {
 
     /// After a commit that failed, deletes the rows again on their own: their files are removed.
     fn repeat(&mut self, gone: &[Deletion], refusal: Refusal, run: &mut PruneRun<'_>) {
-        let count = gone.len();
         // A conflict is no error if the rows are deleted now.
         let is_conflict = matches!(refusal, Refusal::Busy(_));
         let why = format!("{:#}", refusal.into_error());
@@ -347,28 +350,31 @@ impl Executor<'_> {
             if is_conflict {
                 run.outcome.error("index", Action::Forget, why);
             }
-            let why = refusal.into_error();
-            run.outcome.error(
-                "index",
-                Action::Forget,
-                format!("{count} rows stay without their files until the next run: {why:#}"),
-            );
-            run.pending.clear();
+            run.give_up_rows(refusal);
         }
     }
 
     /// Deletes rows whose files this run removed before, unless Glance has cached the image again.
     fn forget_pending(&mut self, run: &mut PruneRun<'_>) -> Result<(), Refusal> {
-        if run.pending.is_empty() {
-            return Ok(());
-        }
         let dir = self.dir;
-        self.ledger.rows_only(|transaction| {
-            let absent: Vec<Deletion> =
-                run.pending.iter().copied().filter(|victim| is_absent(dir, victim)).collect();
-            transaction.forget(&absent).map(drop)
-        })?;
-        run.pending.clear();
+        let mut most = run.pending.len();
+        while !run.pending.is_empty() {
+            let from = run.pending.len().saturating_sub(most);
+            let forgotten = self.ledger.owed_rows(|transaction| {
+                let rows = run.pending[from..].iter().copied();
+                let absent: Vec<Deletion> = rows.filter(|row| is_absent(dir, row)).collect();
+                match transaction.forget(&absent)?.iter().filter(|is_forgotten| !**is_forgotten).count() {
+                    0 => Ok(()),
+                    count => Err(Refusal::Busy(anyhow!("{count} rows are locked by another session"))),
+                }
+            });
+            match forgotten {
+                Ok(()) => run.pending.truncate(from),
+                // A server can limit the size of a transaction.
+                Err(Refusal::Broken(_)) if most > 1 => most = most.div_ceil(2),
+                Err(refusal) => return Err(refusal),
+            }
+        }
         Ok(())
     }
 
@@ -413,6 +419,9 @@ impl Executor<'_> {
             // They were removed out of turn.
             run.at = at;
             run.taken.extend(wanted[..done].iter().map(|image| image.id));
+            if run.outcome.rows_left > 0 {
+                break;
+            }
         }
         run.disk = Disk::Enough;
         Ok(true)
@@ -459,16 +468,11 @@ impl Executor<'_> {
 
     /// Deletes, at the end, the rows of removed files, and ghosts for which there was no space before.
     fn settle_rows(&mut self, ghosts: &[Ghost], run: &mut PruneRun<'_>) {
-        let count = run.pending.len();
         if let Err(refusal) = self.forget_pending(run) {
-            let why = refusal.into_error();
-            run.outcome.error(
-                "index",
-                Action::Forget,
-                format!("{count} rows stay without their files until the next run: {why:#}"),
-            );
+            run.give_up_rows(refusal);
         }
         if run.outcome.stopped.is_none()
+            && run.outcome.rows_left == 0
             && let Err(refusal) = self.forget_ghosts(ghosts, &mut run.outcome)
         {
             run.outcome.stopped = Some(refusal);
@@ -491,9 +495,11 @@ impl Executor<'_> {
                 let forgotten = transaction.forget(&victims)?;
                 Ok((victims, forgotten))
             })?;
-            outcome.ghosts_forgotten += forgotten.iter().filter(|forgotten| **forgotten).count() as u64;
-            outcome.left_alone += (portion.len() - victims.len()) as u64;
-            for victim in &victims {
+            let gone = || victims.iter().zip(&forgotten).filter(|(_, is_forgotten)| **is_forgotten);
+            let count = gone().count();
+            outcome.ghosts_forgotten += count as u64;
+            outcome.left_alone += (portion.len() - count) as u64;
+            for (victim, _) in gone() {
                 self.progress.removed(Removed {
                     place: CachePlace::Base,
                     name: victim.id.as_name(),
@@ -628,6 +634,22 @@ struct PruneRun<'a> {
 }
 
 impl PruneRun<'_> {
+    /// Ends the run because rows of removed files cannot be deleted: with more of them the next run would
+    /// refuse the directory as a wrong one.
+    fn give_up_rows(&mut self, refusal: Refusal) {
+        let count = std::mem::take(&mut self.pending).len();
+        self.outcome.rows_left += count as u64;
+        if matches!(refusal, Refusal::Interrupted) {
+            self.outcome.stopped = Some(Refusal::Interrupted);
+        }
+        let why = refusal.into_error();
+        let message = format!(
+            "{count} rows stay without their files, so that no more images were removed; the next run forgets \
+             these rows: {why:#}"
+        );
+        self.outcome.error("index", Action::Forget, message);
+    }
+
     /// Orders the rest by last use from here on: images removed out of turn change how many of the others
     /// have to follow.
     fn go_by_last_use(&mut self, plan: &PrunePlan) {
@@ -701,5 +723,144 @@ impl PruneRun<'_> {
         let rate = done as f64 / elapsed.as_secs_f64().max(1e-6);
         let next = (rate * limit.as_secs_f64() * 0.7) as usize;
         self.batch = next.clamp(SMALLEST_BATCH, LARGEST_BATCH).min(self.batch.saturating_mul(8));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+    use std::sync::{Arc, Mutex};
+
+    use anyhow::Result;
+
+    use super::super::entry::{BadRow, Row};
+    use super::super::index::Index;
+    use super::super::inventory::{Joiner, Tracking};
+    use super::super::plan::{self, PruneLimits};
+    use super::*;
+    use crate::interrupt::Wait;
+
+    /// An index of rows in memory, which refuses to commit.
+    struct Rows {
+        /// The keys of the rows.
+        committed: Arc<Mutex<HashSet<i64>>>,
+        forgotten: HashSet<i64>,
+        /// The number of commits that it still refuses.
+        refusals: usize,
+        /// Makes the refusal.
+        refusal: fn() -> Refusal,
+    }
+
+    impl Index for Rows {
+        fn read(&mut self, _: &Wait, _: &mut Joiner<'_>) -> Result<()> {
+            Ok(())
+        }
+
+        fn reach(&mut self, _: &Wait) -> Result<(), Refusal> {
+            Ok(())
+        }
+
+        fn begin(&mut self, _: &Wait) -> Result<bool, Refusal> {
+            self.forgotten.clear();
+            Ok(false)
+        }
+
+        fn forget(&mut self, deletions: &[Deletion]) -> Result<Vec<bool>, Refusal> {
+            let keys = deletions.iter().filter_map(|deletion| match deletion.only_if {
+                Condition::Unchanged(row) => Some(row.key),
+                Condition::Row(key) => Some(key),
+                Condition::NoRow => None,
+            });
+            self.forgotten.extend(keys);
+            Ok(vec![true; deletions.len()])
+        }
+
+        fn holds(&mut self, _: &Deletion) -> Result<bool, Refusal> {
+            Ok(true)
+        }
+
+        fn commit(&mut self, _: Option<&[Deletion]>) -> Result<(), Refusal> {
+            if self.refusals > 0 {
+                self.refusals -= 1;
+                return Err((self.refusal)());
+            }
+            self.committed.lock().unwrap().retain(|key| !self.forgotten.contains(key));
+            Ok(())
+        }
+
+        fn abandon(&mut self) {}
+
+        fn adopt(&mut self, _: &[Image]) -> Result<u64, Refusal> {
+            Ok(0)
+        }
+
+        fn record(&mut self, _: &Image) -> Result<(), Refusal> {
+            Ok(())
+        }
+
+        fn drop_bad_rows(&mut self, _: &[BadRow]) -> Result<u64, Refusal> {
+            Ok(0)
+        }
+    }
+
+    /// Prunes a cache of twenty images to nothing, and returns the outcome, the files and the rows that are
+    /// left.
+    fn prune_all(refusals: usize, refusal: fn() -> Refusal, limit: Duration) -> (Outcome, usize, usize) {
+        let temporary = tempfile::tempdir().unwrap();
+        for n in 0..20 {
+            let name = format!("{n:08x}-0000-0000-0000-000000000000");
+            std::fs::write(temporary.path().join(name), "image").unwrap();
+        }
+        let dir = CacheDir::open(temporary.path()).unwrap().unwrap();
+        let mut inventory = Inventory::scan(&dir, Tracking::ByRow).unwrap();
+        for (key, image) in (1..).zip(&mut inventory.images) {
+            image.row = Some(Row { key, last_accessed: 0.0, last_modified: 0.0, size: 5, hits: 0 });
+        }
+        let rows = Arc::new(Mutex::new((1..=20).collect()));
+        let index = Rows { committed: Arc::clone(&rows), forgotten: HashSet::new(), refusals, refusal };
+        let wait = Wait { limit, interrupt: Interrupt::default() };
+        let mut ledger = Ledger::new(Some(Box::new(index)), wait);
+        let plan = plan::prune(&inventory, &PruneLimits::default(), 0, 0);
+        let outcome = Executor { dir: &dir, ledger: &mut ledger, progress: &() }.prune(
+            &inventory,
+            &plan,
+            &CleanPlan::default,
+            None,
+        );
+        let rows = rows.lock().unwrap().len();
+        (outcome, std::fs::read_dir(temporary.path()).unwrap().count(), rows)
+    }
+
+    #[test]
+    fn after_a_commit_that_stays_refused_nothing_more_is_removed() {
+        for refusal in [
+            || Refusal::Broken(anyhow!("error 1105: transaction size limit exceeded")),
+            || Refusal::Busy(anyhow!("error 1213: deadlock")),
+            || Refusal::Lost(anyhow!("the database did not answer within 10 s")),
+        ] {
+            let (outcome, files, rows) = prune_all(usize::MAX, refusal, Duration::from_millis(200));
+            assert_eq!((outcome.files, files, rows), (10, 10, 20), "half of the rows, and no second batch");
+            let last = &outcome.errors.last().unwrap().message;
+            assert!(last.contains("10 rows") && last.contains("next run"), "{last}");
+        }
+    }
+
+    #[test]
+    fn a_commit_is_repeated_for_as_long_as_the_wait_allows() {
+        let conflict = || Refusal::Busy(anyhow!("error 1213: deadlock"));
+        let (outcome, files, rows) = prune_all(6, conflict, Duration::from_mins(1));
+        assert_eq!((outcome.files, files, rows, outcome.errors), (20, 0, 0, vec![]));
+        let lost = || Refusal::Lost(anyhow!("the connection is lost"));
+        let (outcome, files, rows) = prune_all(6, lost, Duration::from_mins(1));
+        assert_eq!((outcome.files, files, rows), (20, 0, 0));
+        assert!(!outcome.errors.is_empty(), "a lost connection is reported");
+    }
+
+    #[test]
+    fn rows_that_do_not_fit_into_one_transaction_are_deleted_in_several() {
+        // The first commit and its repetition are refused; each half of the rows is accepted.
+        let too_large = || Refusal::Broken(anyhow!("error 1105: transaction size limit exceeded"));
+        let (outcome, files, rows) = prune_all(2, too_large, Duration::from_mins(1));
+        assert_eq!((outcome.files, files, rows), (20, 0, 0));
     }
 }

@@ -38,7 +38,7 @@ pub(crate) struct Inventory {
     pub(crate) unreadable: Vec<(CachePlace, Unreadable)>,
     pub(crate) tracking: Tracking,
     /// True if the cost of a transaction grows with the index pages on which its rows lie.
-    pub(crate) rows_on_pages: bool,
+    pub(super) rows_on_pages: bool,
 }
 
 /// The way in which the index of a cache knows its images.
@@ -139,12 +139,12 @@ pub(crate) struct Joiner<'a> {
 
 impl Joiner<'_> {
     /// Notes that the cost of a transaction grows with the index pages on which its rows lie.
-    pub(crate) fn rows_lie_on_pages(&mut self) {
+    pub(super) fn rows_lie_on_pages(&mut self) {
         self.inventory.rows_on_pages = true;
     }
 
     /// Adds a row whose id names no image. `shown` is the escaped id.
-    pub(crate) fn bad_row(&mut self, key: i64, shown: String) {
+    pub(super) fn bad_row(&mut self, key: i64, shown: String) {
         self.inventory.bad_rows.push(BadRow { key, shown });
     }
 

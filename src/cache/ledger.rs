@@ -20,9 +20,10 @@ use super::inventory::Joiner;
 use crate::database::Refusal;
 use crate::interrupt::{Interrupt, Wait};
 
-/// The number of times that a change of rows alone is repeated when its commit meets a conflict. (A Galera
-/// cluster finds conflicts only there.)
-const REPEATS: usize = 3;
+/// The first pause before a change of rows is repeated. Each further one is twice as long.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+/// The longest such pause.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// The index of one cache, with the time to wait for it and the breaks for Glance.
 pub(crate) struct Ledger {
@@ -95,21 +96,60 @@ impl Ledger {
         Ok(Transaction { ledger: self, began: Instant::now(), is_open: true })
     }
 
-    /// Runs one transaction in which no file is touched: a commit that meets a conflict costs nothing, and
-    /// `change` runs again.
+    /// Runs one transaction in which no file is touched. A commit that meets a conflict costs nothing: after
+    /// a pause `change` runs again, as long as the wait allows. (A Galera cluster finds conflicts only
+    /// there.)
     pub(crate) fn rows_only<T>(
         &mut self,
         mut change: impl FnMut(&mut Transaction<'_>) -> Result<T, Refusal>,
     ) -> Result<T, Refusal> {
-        let mut repeats = REPEATS;
+        self.repeatedly(false, &mut change)
+    }
+
+    /// As [`Ledger::rows_only`], for rows whose files are removed already: a conflict or a lost connection is
+    /// no reason to give up before the wait is over, wherever in the transaction it comes.
+    pub(super) fn owed_rows(
+        &mut self,
+        mut change: impl FnMut(&mut Transaction<'_>) -> Result<(), Refusal>,
+    ) -> Result<(), Refusal> {
+        self.repeatedly(true, &mut change)
+    }
+
+    /// Runs a transaction until it is committed. Once a commit was refused, or from the start if `insists`,
+    /// it is repeated after conflicts and lost connections until the wait is over or a signal comes.
+    fn repeatedly<T>(
+        &mut self,
+        mut insists: bool,
+        change: &mut dyn FnMut(&mut Transaction<'_>) -> Result<T, Refusal>,
+    ) -> Result<T, Refusal> {
+        let deadline = self.wait.deadline();
+        let mut pause = FIRST_PAUSE;
         loop {
-            let mut transaction = self.begin()?;
-            let done = change(&mut transaction)?;
-            match transaction.commit(None) {
-                Err(Refusal::Busy(_)) if repeats > 0 && !self.wait.interrupt.raised() => repeats -= 1,
-                result => return result.map(|()| done),
+            let refusal = match self.begin().and_then(|mut open| change(&mut open).map(|done| (open, done))) {
+                Err(refusal) => refusal,
+                Ok((transaction, done)) => match transaction.commit(None) {
+                    Ok(()) => return Ok(done),
+                    Err(refusal) => {
+                        insists = true;
+                        refusal
+                    }
+                },
+            };
+            let passes = matches!(refusal, Refusal::Busy(_) | Refusal::Lost(_));
+            if !insists || !passes || Instant::now() + pause > deadline || !self.pause(pause) {
+                return Err(refusal);
             }
+            pause = (pause * 2).min(LONGEST_PAUSE);
         }
+    }
+
+    /// Sleeps. Returns false if a signal comes.
+    fn pause(&self, time: Duration) -> bool {
+        let until = Instant::now() + time;
+        while Instant::now() < until && !self.wait.interrupt.raised() {
+            thread::sleep(FIRST_PAUSE.min(until.saturating_duration_since(Instant::now())));
+        }
+        !self.wait.interrupt.raised()
     }
 }
 
@@ -124,7 +164,7 @@ pub(crate) struct Transaction<'a> {
 
 impl Transaction<'_> {
     /// Returns how long the transaction should take, so that others are not kept waiting.
-    pub(crate) fn turn(&self) -> Duration {
+    pub(super) fn turn(&self) -> Duration {
         self.ledger.turns.length()
     }
 
@@ -154,7 +194,7 @@ impl Transaction<'_> {
     }
 
     /// Deletes rows whose id is no UUID, and returns how many were still there.
-    pub(crate) fn drop_bad_rows(&mut self, rows: &[BadRow]) -> Result<u64, Refusal> {
+    pub(super) fn drop_bad_rows(&mut self, rows: &[BadRow]) -> Result<u64, Refusal> {
         self.on_index(0, |index| index.drop_bad_rows(rows))
     }
 
@@ -304,7 +344,7 @@ mod tests {
 
     fn ledger(refusals: usize) -> (Ledger, Rc<RefCell<Vec<&'static str>>>) {
         let calls = Rc::new(RefCell::new(Vec::new()));
-        let wait = Wait { limit: Duration::ZERO, interrupt: Interrupt::default() };
+        let wait = Wait { limit: Duration::from_millis(500), interrupt: Interrupt::default() };
         (Ledger::new(Some(Box::new(Recorder { calls: Rc::clone(&calls), refusals })), wait), calls)
     }
 

@@ -85,7 +85,7 @@ impl StartGate {
     const PATIENCE: Duration = Duration::from_millis(300);
 
     /// Shuts the gate. A Glance that is starting is waited for, but not for long.
-    pub(crate) fn shut(&self) {
+    pub(super) fn shut(&self) {
         let deadline = Instant::now() + Self::PATIENCE;
         while fcntl_lock(&self.0, FlockOperation::NonBlockingLockExclusive).is_err()
             && Instant::now() < deadline

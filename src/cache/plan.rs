@@ -103,7 +103,7 @@ impl PrunePlan {
 
     /// Returns the candidates, the removed ones in an order that changes few pages of an index at a time. The
     /// same images are removed, two to three times as fast in an index of a million rows.
-    pub(crate) fn by_page(&self, inventory: &Inventory) -> Cow<'_, [u32]> {
+    pub(super) fn by_page(&self, inventory: &Inventory) -> Cow<'_, [u32]> {
         let victims = if inventory.rows_on_pages { self.victims(inventory).count() } else { 0 };
         // Free space is measured again and again, and may be enough before all of them are removed.
         if victims < SCATTERED || self.goal.free > 0 {
@@ -202,7 +202,7 @@ impl CleanPlan {
 
     /// As [`CleanPlan::entries`], but from the two directories in turn: two threads then seldom need the same
     /// one.
-    pub(crate) fn alternating(&self) -> impl Iterator<Item = (CleanReason, &Partial)> {
+    pub(super) fn alternating(&self) -> impl Iterator<Item = (CleanReason, &Partial)> {
         let mut invalid = self.invalid.iter().map(|entry| (CleanReason::Invalid, entry));
         let mut stalled = self.stalled.iter().map(|entry| (CleanReason::Stalled, entry));
         let mut is_odd = false;

@@ -44,7 +44,7 @@ const MODE: Mode = Mode::from_raw_mode(0o666);
 /// The mark of our own claims.
 const MARK: Mode = Mode::SVTX;
 /// The end of the name of a staged file, after the id, on a file system that has no files without a name.
-pub(crate) const PRIVATE: &str = ".prefetch";
+const PRIVATE: &str = ".prefetch";
 
 /// The result of claiming an image.
 #[derive(Debug)]

@@ -290,6 +290,11 @@ pub(crate) fn is_missing_table(refusal: &Refusal) -> bool {
     ["error 1146:", "error 42P01:", "no such table"].iter().any(|sign| text.contains(sign))
 }
 
+/// True if a refusal means that the server does not know the syntax of a statement, because it is too old.
+pub(crate) fn is_unknown_syntax(refusal: &Refusal) -> bool {
+    matches!(refusal, Refusal::Broken(error) if format!("{error:#}").contains("error 1064:"))
+}
+
 /// Connects to a server, as often as the patience allows.
 fn connect(address: &Address, patience: Patience, wait: &Wait) -> Result<Worker, Refusal> {
     let limit = address.connect_timeout.unwrap_or(patience.limit);

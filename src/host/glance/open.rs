@@ -281,8 +281,8 @@ pub(crate) fn take_lock(
             .hint("wait longer with --lock-timeout, or give --skip-if-locked")),
         Ok(Locking::Interrupted) => Ok(Locked::Interrupted),
         Err(e) => Err(Failure::cannot_start(e).hint(format!(
-            "run as the user that glance-api runs as; if root has created the lock file, chown it to user {}, \
-             the owner of the cache directory",
+            "run as the user that glance-api runs as; if root has created the lock file, chown it to user \
+             {}, the owner of the cache directory",
             dir.owner().uid
         ))),
     }
@@ -295,9 +295,9 @@ pub(crate) fn misplaced(dir: &CacheDir, inventory: &Inventory, forget_all: bool)
         name: dir.path().display().to_string(),
         action: Action::Forget,
         message: format!(
-            "{} of {} images in the index are not in this directory: it is probably the wrong directory, or its \
-             file system is not mounted (the directory is on the one mounted at {}); no row was forgotten and no \
-             image was removed; give --forget-all if the images are really lost",
+            "{} of {} images in the index are not in this directory: it is probably the wrong directory, or \
+             its file system is not mounted (the directory is on the one mounted at {}); no row was \
+             forgotten and no image was removed; give --forget-all if the images are really lost",
             inventory.ghosts.len(),
             inventory.rows(),
             mount_point(dir.path())

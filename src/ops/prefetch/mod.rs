@@ -40,9 +40,9 @@ use crate::database::images::ImageRecord;
 use crate::database::{Database, Purpose};
 use crate::exit::Failure;
 use crate::fetch::digest::Check;
-use crate::fetch::judge::Wish;
-use crate::fetch::pace::Pace;
-use crate::fetch::{Attempt, Failed, Fetched, Job, Meter, fetch};
+use crate::fetch::judge::FetchPolicy;
+use crate::fetch::throttle::Throttle;
+use crate::fetch::{Attempt, Download, Fetched, Meter, Unfetched, fetch};
 use crate::host::glance::central::{check_records, open_records};
 use crate::host::glance::open::{Cache, Locked, refuse_strange, take_lock, take_stock};
 use crate::host::glance::settings::Settings;
@@ -72,7 +72,7 @@ pub(crate) struct PrefetchRequest {
     pub(crate) reserve: Amount,
     pub(crate) max_size: Option<Amount>,
     pub(crate) limit: Limit,
-    pub(crate) wish: Wish,
+    pub(crate) policy: FetchPolicy,
     pub(crate) stall_time: Option<TimeSpan>,
 }
 
@@ -87,7 +87,7 @@ impl PrefetchRequest {
             reserve: Amount::Bytes(16 << 20),
             max_size: None,
             limit: Limit::Ignored,
-            wish: Wish::default(),
+            policy: FetchPolicy::default(),
             stall_time: None,
         }
     }
@@ -309,7 +309,7 @@ impl<'a> PrefetchRun<'a> {
 
     /// Fetches everything there is to fetch, or as much as a signal allows.
     fn work(&mut self) {
-        let pace = Pace::new(self.run.interrupt.clone(), self.request.rate);
+        let throttle = Throttle::new(self.run.interrupt.clone(), self.request.rate);
         let ids: Vec<ImageId> = self.pending.iter().map(|request| request.id).collect();
         let total = || self.records.sizes(&ids).unwrap_or(0);
         let mut bars = Downloads::new(&self.run.output, total);
@@ -321,14 +321,18 @@ impl<'a> PrefetchRun<'a> {
                     && !self.run.interrupt.raised()
                 {
                     let Some(request) = self.pending.pop_front() else { break };
-                    let Some((job, meter)) = self.begin(request, &pace) else { continue };
+                    let Some((job, meter)) = self.begin(request, &throttle) else { continue };
                     bars.begin(job.id, job.size.unwrap_or(0), &meter);
                     let tell = tell.clone();
                     let id = job.id;
                     let fetch = move || drop(tell.send((id, fetch_unwinding(&job, &meter))));
                     if let Err(e) = Builder::new().spawn_scoped(scope, fetch) {
                         bars.end(id);
-                        self.finish(id, Err(Failed::Here(anyhow!(e).context("cannot start a thread"))), &[]);
+                        self.finish(
+                            id,
+                            Err(Unfetched::Cache(anyhow!(e).context("cannot start a thread"))),
+                            &[],
+                        );
                     }
                 }
                 if self.running.is_empty() && self.ready.is_empty() {
@@ -383,9 +387,9 @@ impl<'a> PrefetchRun<'a> {
 }
 
 /// Fetches; a bug in one fetch must not leave the others waiting for it for ever.
-fn fetch_unwinding(job: &Job<'_>, meter: &Meter) -> (Result<Fetched, Failed>, Vec<Attempt>) {
+fn fetch_unwinding(job: &Download<'_>, meter: &Meter) -> (Result<Fetched, Unfetched>, Vec<Attempt>) {
     catch_unwind(AssertUnwindSafe(|| fetch(job, meter))).unwrap_or_else(|_| {
-        (Err(Failed::Here(anyhow!("the fetch broke off by a fault of this program"))), Vec::new())
+        (Err(Unfetched::Cache(anyhow!("the fetch broke off by a fault of this program"))), Vec::new())
     })
 }
 

@@ -25,7 +25,7 @@ use crate::cache::stage::{self, Publication, Staged};
 use crate::database::Refusal;
 use crate::fetch::digest::fingerprint;
 use crate::fetch::judge::judge_again;
-use crate::fetch::{Attempt, Failed, Fetched};
+use crate::fetch::{Attempt, Fetched, Unfetched};
 use crate::host::glance::open::GLANCE_PATIENCE;
 use crate::interrupt::Wait;
 use crate::names::ImageId;
@@ -37,7 +37,7 @@ use crate::units::human;
 
 impl PrefetchRun<'_> {
     /// Publishes what was fetched, or notes why there is nothing to publish.
-    pub(crate) fn finish(&mut self, id: ImageId, result: Result<Fetched, Failed>, attempts: &[Attempt]) {
+    pub(crate) fn finish(&mut self, id: ImageId, result: Result<Fetched, Unfetched>, attempts: &[Attempt]) {
         let Some(running) = self.running.remove(&id) else { return };
         let last = if result.is_err() { attempts.split_last() } else { None };
         for attempt in last.map_or(attempts, |(_, others)| others) {
@@ -51,11 +51,11 @@ impl PrefetchRun<'_> {
                 self.ready.push_back(Ready { running, fetched, until: Instant::now() + patience });
                 return;
             }
-            Err(Failed::Interrupted) => {
+            Err(Unfetched::Interrupted) => {
                 ImageEnding::new(ImageOutcome::Pending, size, "a signal came while it was fetched")
             }
-            Err(Failed::Here(e)) => ImageEnding::new(ImageOutcome::Failed, size, format!("{e:#}")),
-            Err(Failed::Nowhere) => {
+            Err(Unfetched::Cache(e)) => ImageEnding::new(ImageOutcome::Failed, size, format!("{e:#}")),
+            Err(Unfetched::NoSource) => {
                 let why = last.map_or("it has no location", |(last, _)| last.message.as_str());
                 if running.request.queued && attempts.iter().any(|attempt| attempt.lasting) {
                     self.remember(id, why, fingerprint(&running.record));
