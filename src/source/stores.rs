@@ -32,13 +32,16 @@ const KINDS: [Kind; 7] = [
     Kind { name: "vmware", schemes: &["vsphere"], set_up: None },
 ];
 
+/// Sets a store up from its options.
+type SetUp = fn(&Options<'_>, &Waits) -> Result<Box<dyn Store>>;
+
 /// A type of store.
 struct Kind {
     name: &'static str,
     /// Those of its locations.
     schemes: &'static [&'static str],
     /// Reads the options of one store, or `None` for a type that is not read here.
-    set_up: Option<fn(&Options<'_>, &Waits) -> Result<Box<dyn Store>>>,
+    set_up: Option<SetUp>,
 }
 
 /// A configured store.
