@@ -26,7 +26,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::cli::{Action, Cli};
+use crate::cli::{Cli, Command};
 use crate::commands::flags::CacheArgs;
 use crate::exit::{Exit, Failure};
 use crate::output::{Format, Output, Verbosity};
@@ -40,12 +40,12 @@ fn main() -> ExitCode {
     }
     let cli = Cli::parse_from(args);
     let (cache, default) = match &cli.command {
-        Action::Clean(args) => (Some(&args.cache), Format::Json),
-        Action::Prune(args) => (Some(&args.cache), Format::Json),
-        Action::Prefetch(args) => (Some(&args.cache), Format::Json),
-        Action::List(args) => (Some(&args.cache), Format::Text),
-        Action::Status(args) => (Some(&args.cache), Format::Text),
-        Action::Completion(_) | Action::Ids(_) => (None, Format::Text),
+        Command::Clean(args) => (Some(&args.cache), Format::Json),
+        Command::Prune(args) => (Some(&args.cache), Format::Json),
+        Command::Prefetch(args) => (Some(&args.cache), Format::Json),
+        Command::List(args) => (Some(&args.cache), Format::Text),
+        Command::Status(args) => (Some(&args.cache), Format::Text),
+        Command::Completion(_) | Command::Ids(_) => (None, Format::Text),
     };
     let format = cache.and_then(|cache| cache.format).unwrap_or(default);
     let mut run = Run::new("glance-cache", Output::new(format, cache.map_or(Verbosity::Quiet, verbosity)));
@@ -59,15 +59,15 @@ fn main() -> ExitCode {
     ExitCode::from(exit.code())
 }
 
-fn dispatch(run: &Run, action: Action) -> Result<Exit, Failure> {
+fn dispatch(run: &Run, action: Command) -> Result<Exit, Failure> {
     match action {
-        Action::Clean(args) => commands::clean::run(run, args),
-        Action::Prune(args) => commands::prune::run(run, args),
-        Action::Prefetch(args) => commands::prefetch::run(run, args),
-        Action::List(args) => commands::list::run(run, args),
-        Action::Status(args) => commands::status::run(run, args),
-        Action::Completion(args) => Ok(commands::completion::run(run, &args)),
-        Action::Ids(args) => {
+        Command::Clean(args) => commands::clean::run(run, args),
+        Command::Prune(args) => commands::prune::run(run, args),
+        Command::Prefetch(args) => commands::prefetch::run(run, args),
+        Command::List(args) => commands::list::run(run, args),
+        Command::Status(args) => commands::status::run(run, args),
+        Command::Completion(args) => Ok(commands::completion::run(run, &args)),
+        Command::Ids(args) => {
             if let Some((sources, cache_dir)) = cli::cache_on(&args.line) {
                 commands::completion::ids(run, &args, sources, cache_dir);
             }

@@ -1,15 +1,15 @@
-//! The bare program: what the file system itself asks for the same work.
+//! The bare program: the necessary system calls for the same work, and no others.
 //!
-//! It lists directories, stats every entry, and unlinks the files that were last used before a given time, in the order of
-//! the listing: one system call for each. It knows no index, looks at nothing twice and tells nothing. Whatever cleans or prunes
-//! the same files cannot do less.
+//! It lists directories, looks at every entry, and unlinks the files that were last used before a given time,
+//! in the order of the listing: one system call for each. It knows no index, looks at nothing twice and
+//! reports nothing. A program that cleans or prunes the same files cannot do less.
 
 use std::ffi::CString;
 use std::mem::MaybeUninit;
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RawDir, openat, statat, unlinkat};
 
-/// Unlinks what was used before `cutoff` (microseconds since the epoch) in each directory.
+/// Unlinks the images last used before `cutoff` (microseconds since the epoch) in each directory.
 pub(crate) fn run(cutoff: i64, dirs: &[String]) -> anyhow::Result<()> {
     let mut buffer = vec![MaybeUninit::uninit(); 128 * 1024];
     for dir in dirs {
@@ -20,7 +20,7 @@ pub(crate) fn run(cutoff: i64, dirs: &[String]) -> anyhow::Result<()> {
         while let Some(entry) = entries.next() {
             let entry = entry?;
             let stat = statat(&fd, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW)?;
-            // Lock files and the index are none of the files that were made to be removed.
+            // Lock files and the index stay.
             let is_image =
                 FileType::from_raw_mode(stat.st_mode).is_file() && entry.file_name().count_bytes() == 36;
             let used = stat.st_atime * 1_000_000 + (stat.st_atime_nsec / 1000) as i64;

@@ -1,38 +1,33 @@
-//! Makes caches as Glance's drivers do: the same ids, sizes and times for the same number of entries, every time.
+//! Fills caches: the same ids, sizes and times for the same number of entries, every time.
 //!
-//! Files are sparse, 1 to 4096 bytes long, so that the work measured is that on names, inodes and rows. Last uses are spread
-//! over a year and independent of the order in which the files were made.
+//! Files are sparse and 1 to 4096 bytes long, so that the work measured is that on names, inodes and rows.
+//! Last uses are spread over a year, independent of the order in which the files are made, and exact to the
+//! microsecond: the bare program compares them with a time.
 
 use std::fs::{self, File};
 use std::path::Path;
 
 use rustix::fs::{Timespec, Timestamps, XattrFlags, fsetxattr, futimens};
 
-/// Glance's own schema.
-const TABLE: &str = "CREATE TABLE cached_images (image_id TEXT PRIMARY KEY, last_accessed REAL DEFAULT 0.0, \
-                     last_modified REAL DEFAULT 0.0, size INTEGER DEFAULT 0, hits INTEGER DEFAULT 0, checksum TEXT)";
+use super::cache;
+pub(crate) use super::cache::Driver;
 
 const YEAR: u64 = 365 * 86_400 * 1_000_000;
 /// The most recent last use, 1 January 2025: every entry is older than the stall time.
 const LATEST: u64 = 1_735_689_600 * 1_000_000;
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Driver {
-    Sqlite,
-    Xattr,
-}
-
-/// What a cache holds, and what a prune to half of its bytes leaves.
+/// Facts about a cache and about a prune to half of its bytes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Facts {
     /// Half of the bytes.
     pub(crate) limit: u64,
     /// The last use of the first image that stays, in microseconds since the epoch.
     pub(crate) cutoff: i64,
+    /// How many images stay.
     pub(crate) left: usize,
 }
 
-/// An entry: its id, bytes, and last use in microseconds since the epoch.
+/// Returns an entry: its id, bytes, and last use in microseconds since the epoch.
 fn entry(n: usize) -> (String, u64, u64) {
     let (a, b, c) = (mix(3 * n as u64), mix(3 * n as u64 + 1), mix(3 * n as u64 + 2));
     let id = format!(
@@ -46,7 +41,7 @@ fn entry(n: usize) -> (String, u64, u64) {
     (id, 1 + c % 4096, LATEST - (c >> 13) % YEAR)
 }
 
-/// Works out what a cache of `images` is like, without making it.
+/// Returns the facts about a cache of `images`, without making it.
 pub(crate) fn facts(images: usize) -> Facts {
     let mut all: Vec<(u64, u64)> = (0..images).map(entry).map(|(_, size, used)| (used, size)).collect();
     all.sort_unstable();
@@ -61,11 +56,9 @@ pub(crate) fn facts(images: usize) -> Facts {
     Facts { limit, cutoff, left: images - gone }
 }
 
-/// Makes a cache with so many images, and as many invalid and as many stalled entries as `partials` says.
+/// Makes a cache of `images`, with `partials` invalid and as many stalled entries.
 pub(crate) fn cache(dir: &Path, driver: Driver, images: usize, partials: usize) -> anyhow::Result<()> {
-    for sub in ["incomplete", "invalid", "queue"] {
-        fs::create_dir_all(dir.join(sub))?;
-    }
+    cache::make(dir, driver);
     for n in 0..images {
         file(dir, n, driver)?;
     }
@@ -74,11 +67,9 @@ pub(crate) fn cache(dir: &Path, driver: Driver, images: usize, partials: usize) 
         file(&dir.join("incomplete"), n, driver)?;
     }
     if driver == Driver::Sqlite {
-        File::create(dir.join("image_cache_db_init"))?;
         let mut db = rusqlite::Connection::open(dir.join("cache.db"))?;
         db.execute_batch("PRAGMA synchronous = OFF")?;
         let transaction = db.transaction()?;
-        transaction.execute_batch(TABLE)?;
         let mut insert = transaction.prepare("INSERT INTO cached_images VALUES (?1, ?2, ?2, ?3, 0, NULL)")?;
         for (id, size, used) in (0..images).map(entry) {
             insert.execute((id, used as f64 / 1e6, size as i64))?;
@@ -94,7 +85,7 @@ pub(crate) const MASTERS: [&str; 3] = ["iso", "instance", "tftp"];
 /// The length of a master image.
 pub(crate) const MASTER: u64 = 1024;
 
-/// Makes a directory of master images. The order in which they are made is that of their last uses, because the change time counts.
+/// Makes a directory of master images, in the order of their last uses, because the change time counts.
 pub(crate) fn masters(dir: &Path, images: usize) -> anyhow::Result<()> {
     fs::create_dir_all(dir)?;
     for n in 0..images {
@@ -106,12 +97,12 @@ pub(crate) fn masters(dir: &Path, images: usize) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// When a master image was last read, in microseconds since the epoch.
+/// Returns the time when a master image was last read, in microseconds since the epoch.
 fn last_use(n: usize) -> i64 {
     (LATEST as i64) - 1_000_000 * (10_000_000 - n as i64)
 }
 
-/// The last read of the first image of the later half.
+/// Returns the time of the last read of the first image of the later half.
 pub(crate) fn middle(images: usize) -> i64 {
     last_use(images / 2)
 }
@@ -128,7 +119,7 @@ fn file(dir: &Path, n: usize, driver: Driver) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A number that looks random (the finaliser of splitmix64).
+/// Returns a number that looks random (the finaliser of splitmix64).
 fn mix(n: u64) -> u64 {
     let mut z = n.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

@@ -1,7 +1,7 @@
 """The prefetcher of Glance 33, mended: prefetcher33.py ARGUMENTS OF THE TOOL
 
-By itself it does not start: it asks for threads of eventlet, and Glance 33 has none but native ones. That one call is
-replaced; all the rest is the tool's own main().
+By itself it does not start: it asks for threads of eventlet, and Glance 33 has only native ones. That one
+call is replaced. All the rest is the tool's own main().
 """
 
 import sys

@@ -18,17 +18,17 @@ const NAME: &str = "glance-cache";
 
 /// An option as the shells have to know it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Flag {
+struct ShellOption {
     /// With their dashes, the long one first.
     names: Vec<String>,
     help: String,
-    value: Option<Value>,
+    value: Option<OptionValue>,
     repeats: bool,
 }
 
 /// What can stand behind an option, or as an argument.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Value {
+enum OptionValue {
     /// One of these words, with what they mean.
     Words(Vec<(String, String)>),
     /// Several of these words, separated by commas.
@@ -43,46 +43,48 @@ enum Value {
 
 /// A subcommand, or an old name.
 #[derive(Debug)]
-struct Part {
+struct ShellCommand {
     name: String,
     help: String,
-    flags: Vec<Flag>,
-    argument: Option<Value>,
+    flags: Vec<ShellOption>,
+    argument: Option<OptionValue>,
 }
 
-fn subcommands() -> Vec<Part> {
+fn subcommands() -> Vec<ShellCommand> {
     let mut command = Cli::command();
     command.build();
     let parts = command.get_subcommands().filter(|sub| !sub.is_hide_set()).map(|sub| {
         let argument = sub.get_positionals().next().map(|arg| value(sub, arg));
         let flags = if sub.get_name() == "help" { Vec::new() } else { flags(sub) };
         let help = sub.get_about().map(ToString::to_string).unwrap_or_default();
-        Part { name: sub.get_name().to_owned(), help, flags, argument }
+        ShellCommand { name: sub.get_name().to_owned(), help, flags, argument }
     });
     parts.collect()
 }
 
-fn old_names() -> Vec<Part> {
+fn old_names() -> Vec<ShellCommand> {
     let part = |name: &&str| {
         let flags = old_options().into_iter().filter(|option| !option.is_obsolete()).map(|option| {
             let value = option.value.as_deref().map(|value| match value {
-                "PATH" => Value::File,
-                "DIR" => Value::Directory,
-                "SHELL" => Value::Words(["bash", "zsh"].map(|name| (name.into(), String::new())).into()),
-                other => Value::Free(other.to_owned()),
+                "PATH" => OptionValue::File,
+                "DIR" => OptionValue::Directory,
+                "SHELL" => {
+                    OptionValue::Words(["bash", "zsh"].map(|name| (name.into(), String::new())).into())
+                }
+                other => OptionValue::Free(other.to_owned()),
             });
             let OldOption { names, help, .. } = option;
             let names = names.into_iter().filter(|name| !name.starts_with("--log_")).collect();
-            Flag { names, help, value, repeats: true }
+            ShellOption { names, help, value, repeats: true }
         });
-        Part { name: (*name).to_owned(), help: String::new(), flags: flags.collect(), argument: None }
+        ShellCommand { name: (*name).to_owned(), help: String::new(), flags: flags.collect(), argument: None }
     };
     OLD_NAMES.iter().map(part).collect()
 }
 
-fn flags(command: &Command) -> Vec<Flag> {
+fn flags(command: &Command) -> Vec<ShellOption> {
     let options = command.get_arguments().filter(|arg| !arg.is_positional() && !arg.is_hide_set());
-    let flag = |arg: &Arg| Flag {
+    let flag = |arg: &Arg| ShellOption {
         names: arg
             .get_long()
             .map(|long| format!("--{long}"))
@@ -96,7 +98,7 @@ fn flags(command: &Command) -> Vec<Flag> {
     options.map(flag).collect()
 }
 
-fn value(command: &Command, arg: &Arg) -> Value {
+fn value(command: &Command, arg: &Arg) -> OptionValue {
     let name = arg.get_value_names().and_then(|names| names.first()).map(ToString::to_string);
     let name = name.unwrap_or_default();
     let words: Vec<_> = arg
@@ -108,18 +110,20 @@ fn value(command: &Command, arg: &Arg) -> Value {
         })
         .collect();
     match arg.get_value_hint() {
-        _ if name == "ID" => Value::Id(if command.get_name() == "prefetch" { "queued" } else { "cached" }),
-        _ if !words.is_empty() && arg.get_value_delimiter().is_some() => Value::List(words),
-        _ if !words.is_empty() => Value::Words(words),
-        ValueHint::DirPath => Value::Directory,
-        ValueHint::AnyPath | ValueHint::FilePath => Value::File,
-        _ => Value::Free(name),
+        _ if name == "ID" => {
+            OptionValue::Id(if command.get_name() == "prefetch" { "queued" } else { "cached" })
+        }
+        _ if !words.is_empty() && arg.get_value_delimiter().is_some() => OptionValue::List(words),
+        _ if !words.is_empty() => OptionValue::Words(words),
+        ValueHint::DirPath => OptionValue::Directory,
+        ValueHint::AnyPath | ValueHint::FilePath => OptionValue::File,
+        _ => OptionValue::Free(name),
     }
 }
 
 /// Groups the flags that the same commands have, in the order in which they first come.
-fn grouped(parts: &[Part]) -> Vec<(Vec<&str>, Vec<&Flag>)> {
-    let mut flags: Vec<(&Flag, Vec<&str>)> = Vec::new();
+fn grouped(parts: &[ShellCommand]) -> Vec<(Vec<&str>, Vec<&ShellOption>)> {
+    let mut flags: Vec<(&ShellOption, Vec<&str>)> = Vec::new();
     for part in parts {
         for flag in &part.flags {
             match flags.iter_mut().find(|(known, _)| *known == flag) {
@@ -128,7 +132,7 @@ fn grouped(parts: &[Part]) -> Vec<(Vec<&str>, Vec<&Flag>)> {
             }
         }
     }
-    let mut groups: Vec<(Vec<&str>, Vec<&Flag>)> = Vec::new();
+    let mut groups: Vec<(Vec<&str>, Vec<&ShellOption>)> = Vec::new();
     for (flag, names) in flags {
         match groups.iter_mut().find(|(known, _)| *known == names) {
             Some((_, flags)) => flags.push(flag),
@@ -142,7 +146,7 @@ fn words(words: &[(String, String)]) -> String {
     words.iter().map(|(word, _)| word.as_str()).collect::<Vec<_>>().join(" ")
 }
 
-fn names(parts: &[Part]) -> String {
+fn names(parts: &[ShellCommand]) -> String {
     parts.iter().map(|part| part.name.as_str()).collect::<Vec<_>>().join(" ")
 }
 
@@ -235,7 +239,7 @@ fn bash() -> String {
 }
 
 /// The cases of what follows an option, which is the same in every command that has it.
-fn bash_values(parts: &[Part]) -> String {
+fn bash_values(parts: &[ShellCommand]) -> String {
     let mut cases: Vec<(String, Vec<String>)> = Vec::new();
     for flag in parts.iter().flat_map(|part| &part.flags) {
         let Some(value) = &flag.value else { continue };
@@ -258,13 +262,13 @@ fn bash_values(parts: &[Part]) -> String {
 }
 
 /// The cases of what is no option.
-fn bash_arguments(parts: &[Part]) -> String {
+fn bash_arguments(parts: &[ShellCommand]) -> String {
     let mut table = String::new();
     for part in parts {
         let action = match &part.argument {
             _ if part.name == "help" => format!("options=\"{}\"", names(parts)),
-            Some(Value::Words(list)) => format!("options=\"{}\"", words(list)),
-            Some(Value::Id(kind)) => format!("_glance_cache_ids {kind}\n            return"),
+            Some(OptionValue::Words(list)) => format!("options=\"{}\"", words(list)),
+            Some(OptionValue::Id(kind)) => format!("_glance_cache_ids {kind}\n            return"),
             _ => continue,
         };
         let _ = writeln!(table, "        {})\n            {action}\n            ;;", part.name);
@@ -272,17 +276,17 @@ fn bash_arguments(parts: &[Part]) -> String {
     table
 }
 
-fn bash_value(value: &Value) -> String {
+fn bash_value(value: &OptionValue) -> String {
     match value {
-        Value::Words(list) => format!("words=\"{}\"", words(list)),
+        OptionValue::Words(list) => format!("words=\"{}\"", words(list)),
         // What is typed before the last comma stays in front of each word.
-        Value::List(list) => {
+        OptionValue::List(list) => {
             format!("words=\"{}\"\n        before=${{cur%\"${{cur##*,}}\"}} cur=${{cur##*,}}", words(list))
         }
-        Value::File => "compopt -o default\n        return".to_owned(),
-        Value::Directory => "compopt -o dirnames\n        return".to_owned(),
-        Value::Id(kind) => format!("_glance_cache_ids {kind}\n        return"),
-        Value::Free(_) => "return".to_owned(),
+        OptionValue::File => "compopt -o default\n        return".to_owned(),
+        OptionValue::Directory => "compopt -o dirnames\n        return".to_owned(),
+        OptionValue::Id(kind) => format!("_glance_cache_ids {kind}\n        return"),
+        OptionValue::Free(_) => "return".to_owned(),
     }
 }
 
@@ -346,7 +350,7 @@ fn zsh() -> String {
                 arguments.push_str("_describe -t commands command commands\n      return\n      ;;\n");
             }
             Some(value) => {
-                let many = if matches!(value, Value::Id(_)) { "*" } else { "" };
+                let many = if matches!(value, OptionValue::Id(_)) { "*" } else { "" };
                 let spec = format!("{many}{}", zsh_value(value));
                 let _ = writeln!(
                     arguments,
@@ -358,7 +362,7 @@ fn zsh() -> String {
             None => {}
         }
     }
-    let all: Vec<Part> = new.into_iter().chain(old).collect();
+    let all: Vec<ShellCommand> = new.into_iter().chain(old).collect();
     let mut options = String::new();
     for (commands, flags) in grouped(&all) {
         let _ = writeln!(options, "  case $command in\n    {})\n      options+=(", commands.join("|"));
@@ -373,7 +377,7 @@ fn zsh() -> String {
     )
 }
 
-fn zsh_flag(flag: &Flag) -> String {
+fn zsh_flag(flag: &ShellOption) -> String {
     let explanation = flag.help.replace('[', "\\[").replace(']', "\\]");
     let value = flag.value.as_ref().map(zsh_value).unwrap_or_default();
     let assigned = |name: &String| match (&flag.value, name.starts_with("--")) {
@@ -391,21 +395,21 @@ fn zsh_flag(flag: &Flag) -> String {
     }
 }
 
-fn zsh_value(value: &Value) -> String {
+fn zsh_value(value: &OptionValue) -> String {
     match value {
-        Value::Words(list) if list.iter().all(|(_, help)| help.is_empty()) => {
+        OptionValue::Words(list) if list.iter().all(|(_, help)| help.is_empty()) => {
             format!(":value:({})", words(list))
         }
-        Value::Words(list) => {
+        OptionValue::Words(list) => {
             let words: Vec<_> =
                 list.iter().map(|(word, help)| format!("{word}\\:{}", help.replace(' ', "\\ "))).collect();
             format!(":value:(({}))", words.join(" "))
         }
-        Value::List(list) => format!(":value:_values -s , value {}", words(list)),
-        Value::File => ":file:_files".to_owned(),
-        Value::Directory => ":directory:_files -/".to_owned(),
-        Value::Id(kind) => format!(":image id:_glance-cache_ids {kind}"),
-        Value::Free(name) => format!(":{}: ", name.to_lowercase()),
+        OptionValue::List(list) => format!(":value:_values -s , value {}", words(list)),
+        OptionValue::File => ":file:_files".to_owned(),
+        OptionValue::Directory => ":directory:_files -/".to_owned(),
+        OptionValue::Id(kind) => format!(":image id:_glance-cache_ids {kind}"),
+        OptionValue::Free(name) => format!(":{}: ", name.to_lowercase()),
     }
 }
 
@@ -478,7 +482,7 @@ fn fish() -> String {
     )
 }
 
-fn fish_flag(flag: &Flag) -> String {
+fn fish_flag(flag: &ShellOption) -> String {
     let mut text = String::new();
     for name in &flag.names {
         let form = match name.strip_prefix("--") {
@@ -494,23 +498,23 @@ fn fish_flag(flag: &Flag) -> String {
     text
 }
 
-fn fish_value(value: &Value) -> String {
+fn fish_value(value: &OptionValue) -> String {
     match value {
-        Value::Words(list) => {
+        OptionValue::Words(list) => {
             let with_help = |(word, help): &(String, String)| {
                 if help.is_empty() { word.clone() } else { format!("{word}\\t{}", fish_quoted(help)) }
             };
             let words: Vec<_> = list.iter().map(with_help).collect();
             format!("-x -a {}", fish_double_quoted(&words.join(" ")))
         }
-        Value::List(list) => {
+        OptionValue::List(list) => {
             let lines = list.iter().map(|(word, _)| word.as_str()).collect::<Vec<_>>().join("\\n");
             format!("-x -a '(__fish_complete_list , \"printf {lines}\\n\")'")
         }
-        Value::File => "-r -F".to_owned(),
-        Value::Directory => "-x -a '(__glance_cache_directories)'".to_owned(),
-        Value::Id(kind) => format!("-x -a '(__glance_cache_ids {kind})'"),
-        Value::Free(_) => "-x".to_owned(),
+        OptionValue::File => "-r -F".to_owned(),
+        OptionValue::Directory => "-x -a '(__glance_cache_directories)'".to_owned(),
+        OptionValue::Id(kind) => format!("-x -a '(__glance_cache_ids {kind})'"),
+        OptionValue::Free(_) => "-x".to_owned(),
     }
 }
 

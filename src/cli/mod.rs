@@ -37,11 +37,11 @@ use crate::commands::status::StatusArgs;
 #[command(after_help = EXIT_CODES_IN_SHORT, after_long_help = EXIT_CODES)]
 pub(crate) struct Cli {
     #[command(subcommand)]
-    pub(crate) command: Action,
+    pub(crate) command: Command,
 }
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum Action {
+pub(crate) enum Command {
     Clean(CleanArgs),
     Prune(PruneArgs),
     Prefetch(PrefetchArgs),
@@ -96,7 +96,7 @@ mod tests {
     fn keeps_the_order_of_configuration_sources() {
         let line = "glance-cache status --config-dir d1 --config-file f1 --config-dir=d2 --config-file=f2";
         let cli = Cli::try_parse_from(line.split(' ')).unwrap();
-        let Action::Status(args) = cli.command else { panic!("status was asked for") };
+        let Command::Status(args) = cli.command else { panic!("status was asked for") };
         assert_eq!(
             format!("{:?}", args.cache.sources.0),
             r#"[Dir("d1"), File("f1"), Dir("d2"), File("f2")]"#

@@ -67,7 +67,7 @@ pub(crate) fn run(run: &Run, args: &CompletionArgs) -> Exit {
 #[derive(Debug, Args)]
 pub(crate) struct IdsArgs {
     /// Which images
-    pub(crate) kind: Kind,
+    pub(crate) kind: IdKind,
     /// The word so far
     pub(crate) word: String,
     /// The words before it, from the name of the program on
@@ -76,7 +76,7 @@ pub(crate) struct IdsArgs {
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
-pub(crate) enum Kind {
+pub(crate) enum IdKind {
     Cached,
     Queued,
 }
@@ -97,8 +97,8 @@ fn matching(run: &Run, args: &IdsArgs, selection: Selection) -> Result<Vec<Strin
         return Ok(Vec::new());
     };
     let place = match args.kind {
-        Kind::Cached => Place::Base,
-        Kind::Queued => Place::Queue,
+        IdKind::Cached => Place::Base,
+        IdKind::Queued => Place::Queue,
     };
     let (mut read, mut ids) = (0, Vec::new());
     let listed = dir.names(place, |name| {

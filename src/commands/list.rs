@@ -12,7 +12,7 @@ use crate::host::glance::settings::Selection;
 use crate::names::ImageId;
 use crate::ops::fleet;
 use crate::ops::list::{EntryState, ListRequest, Order, SortKey, list};
-use crate::ops::look::Look;
+use crate::ops::look::Overview;
 use crate::run::Run;
 
 /// Lists, as the command line says.
@@ -24,7 +24,7 @@ pub(crate) fn run(run: &Run, args: ListArgs) -> Result<Exit, Failure> {
         return Ok(show(run, &report, true));
     }
     if args.host.all_caches {
-        let report = look_at_all(run, args.cache, args.host, Look::List, human)?;
+        let report = look_at_all(run, args.cache, args.host, Overview::List, human)?;
         return Ok(show(run, &report, report.errors().is_empty()));
     }
     let states = args.state.iter().flat_map(|state| state.states()).copied().collect();

@@ -16,7 +16,7 @@ use crate::exit::{Exit, Failure};
 use crate::host::glance::open::GLANCE_PATIENCE;
 use crate::host::glance::settings::Selection;
 use crate::host::{Host, Scope, Task};
-use crate::ops::look::{Look, LookReport, look};
+use crate::ops::look::{LookReport, Overview, look};
 use crate::ops::report::ChangeReport;
 use crate::output::Report;
 use crate::run::Run;
@@ -38,7 +38,7 @@ fn look_at_all(
     run: &Run,
     cache: CacheArgs,
     args: HostArgs,
-    what: Look,
+    what: Overview,
     human: bool,
 ) -> Result<LookReport, Failure> {
     let lock_wait = LockWait { limit: GLANCE_PATIENCE, skip_if_locked: false };

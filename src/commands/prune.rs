@@ -21,7 +21,7 @@ use crate::units::{Amount, TimeSpan};
 
 /// Prunes, as the command line says.
 pub(crate) fn run(run: &Run, args: PruneArgs) -> Result<Exit, Failure> {
-    let is_one = !args.host.all_caches && args.room.require.is_none();
+    let is_one = !args.host.all_caches && args.space.require.is_none();
     if !is_one && args.limit.max_size.is_some() {
         return Err(Failure::usage(anyhow!(
             "--max-size is the limit of one cache: here, each cache is held to its own limit"
@@ -42,10 +42,10 @@ pub(crate) fn run(run: &Run, args: PruneArgs) -> Result<Exit, Failure> {
     host.max_size = args.limit.max_size;
     host.stall_time = args.stall_time;
     host.ironic_sources = args.host.ironic.0;
-    let Some(amount) = args.room.require else {
+    let Some(amount) = args.space.require else {
         return Ok(conclude(run, &prune(&host, &request)?));
     };
-    let (on, best_effort) = (args.room.on, args.room.best_effort);
+    let (on, best_effort) = (args.space.on, args.space.best_effort);
     let report = require(&host, &SpaceRequest { amount, on, best_effort, prune: request })?;
     Ok(conclude(run, &report))
 }
@@ -114,13 +114,13 @@ pub(crate) struct PruneArgs {
     #[command(flatten)]
     pub(crate) host: HostArgs,
     #[command(flatten)]
-    pub(crate) room: RoomArgs,
+    pub(crate) space: SpaceArgs,
 }
 
 /// Space that is needed, whichever cache gives it.
 #[derive(Debug, Args)]
 #[command(next_help_heading = ALL_CACHES)]
-pub(crate) struct RoomArgs {
+pub(crate) struct SpaceArgs {
     /// Make sure that this much of a file system is free
     ///
     /// Expired images go first, then by the priority of their cache, until this much is free. If all caches

@@ -10,7 +10,7 @@ use super::{look_at_all, show};
 use crate::exit::{Exit, Failure};
 use crate::host::glance::settings::Selection;
 use crate::ops::fleet;
-use crate::ops::look::Look;
+use crate::ops::look::Overview;
 use crate::ops::status::{StatusRequest, status};
 use crate::run::Run;
 use crate::units::TimeSpan;
@@ -22,7 +22,7 @@ pub(crate) fn run(run: &Run, args: StatusArgs) -> Result<Exit, Failure> {
         return Ok(show(run, &fleet::status(run, &Selection::from(args.cache), human)?, true));
     }
     if args.host.all_caches {
-        let report = look_at_all(run, args.cache, args.host, Look::Status, human)?;
+        let report = look_at_all(run, args.cache, args.host, Overview::Status, human)?;
         let is_fine = !(args.check && report.needs_attention());
         return Ok(show(run, &report, is_fine && report.errors().is_empty()));
     }

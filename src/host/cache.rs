@@ -1,8 +1,7 @@
-//! An image cache of any kind, as the operations see it.
+//! An image cache of any kind, as the operations see it: the trait [`ImageCache`] and its vocabulary.
 //!
-//! A kind of cache knows how to lock itself, to look at everything in it, to plan within limits, to carry a plan out, and
-//! to remove what crashed downloads left. Deciding between several caches is in [`super::order`]; reporting is the
-//! operations' business.
+//! Each kind of cache implements how it is locked, scanned, planned, pruned and cleaned. The order in which
+//! several caches give up images is decided in [`super::order`]. Nothing here prints or reports anything.
 
 use std::collections::HashSet;
 use std::os::fd::BorrowedFd;
@@ -18,35 +17,35 @@ use crate::names::ImageId;
 use crate::os::space::{CLOSE, Space};
 use crate::units::Nanos;
 
-/// What a survey has to know to tell the images that may be removed from the others.
+/// The rules by which a survey decides which images may be removed.
 #[derive(Debug)]
 pub(crate) struct Rules {
     pub(crate) now: Nanos,
-    /// Images used less than this ago stay.
+    /// Images that were used less than this long ago are kept.
     pub(crate) min_age: Nanos,
-    /// How long a download must have shown no sign of life to count as crashed.
+    /// A download counts as crashed after this long without a sign of life.
     pub(crate) grace: Nanos,
-    /// Images that stay, [`ImageId::folded`].
+    /// Images to keep, each [`ImageId::folded`].
     pub(crate) keep: HashSet<ImageId>,
-    /// True if the cache is locked and may be changed: then what a killed run left is repaired.
+    /// True if the cache is locked and may be changed. Then the remains of a killed run are repaired.
     pub(crate) changing: bool,
-    /// True if an index may be told to forget most of what it knows.
+    /// True if rows may be forgotten even if most images of the index are missing.
     pub(crate) forget_all: bool,
-    /// True if a cache whose files alone are within this many bytes is nothing to do even when its index cannot be
-    /// known from the settings.
+    /// If set, a cache whose index is not known from the settings is left alone as long as its files are
+    /// within this many bytes.
     pub(crate) fits_without_index: Option<u64>,
 }
 
-/// What bounds one cache.
+/// The limits of one cache.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
-    /// Bytes; the cache is over its limit when its images sum to more.
+    /// Bytes. The cache is over its limit if the sizes of its images add up to more.
     pub(crate) size: u64,
     /// Bytes to prune down to once the cache is over its limit.
     pub(crate) target: u64,
     /// Bytes of the file system to keep free.
     pub(crate) min_free: Option<u64>,
-    /// Images not used for longer than this are removed, whatever the size of the cache.
+    /// Images that were not used for longer than this are removed, whatever the size of the cache.
     pub(crate) age: Option<Nanos>,
 }
 
@@ -62,50 +61,51 @@ impl Limits {
 pub(crate) struct Item {
     pub(crate) last_use: Nanos,
     pub(crate) size: u64,
-    /// Bytes of disk that removing it frees, as far as that can be known beforehand.
+    /// Bytes of disk that its removal frees, as far as can be known beforehand.
     pub(crate) frees: u64,
 }
 
-/// A number of entries, and their bytes.
+/// A number of entries, and the sum of their bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize)]
-pub(crate) struct Part {
+pub(crate) struct Tally {
     pub(crate) count: u64,
     pub(crate) bytes: u64,
 }
 
-impl Part {
+impl Tally {
     pub(crate) fn add(&mut self, bytes: u64) {
         self.count += 1;
         self.bytes = self.bytes.saturating_add(bytes);
     }
 }
 
-/// What a cache holds.
+/// The contents of a cache, as a survey counts them.
 #[derive(Debug, Default)]
 pub(crate) struct Stock {
-    /// The sizes of all images: what the cache's own limit is about.
+    /// The sizes of all images, which the cache's own limit refers to.
     pub(crate) size: u64,
     /// Images that may be removed, with the bytes of disk they would free.
-    pub(crate) reclaimable: Part,
+    pub(crate) reclaimable: Tally,
     /// Images in use, with the bytes of disk they hold.
-    pub(crate) in_use: Part,
-    /// Images that are too young to be removed, or listed to be kept, with the bytes of disk they hold.
-    pub(crate) kept: Part,
-    /// What crashed downloads left, with the bytes of disk it holds.
-    pub(crate) leftovers: Part,
-    /// Stalled files that stay because a process has them open for writing, with its id.
+    pub(crate) in_use: Tally,
+    /// Images that are too young to be removed or are listed to be kept, with the bytes of disk they hold.
+    pub(crate) kept: Tally,
+    /// Files that crashed downloads left, with the bytes of disk they hold.
+    pub(crate) leftovers: Tally,
+    /// Stalled files that a process has open for writing, with the id of the process. They stay.
     pub(crate) kept_open: Vec<(String, i32)>,
-    /// Entries that are no images and are not touched, escaped.
+    /// Names of entries that are not images, escaped. They are not touched.
     pub(crate) foreign: Vec<String>,
-    /// True if the directory holds nothing at all.
+    /// True if the directory is empty.
     pub(crate) is_empty: bool,
-    /// True if most of its index is not in the directory, so that nothing is removed.
+    /// True if most images of the index are not in the directory. Then nothing is removed.
     pub(crate) is_misplaced: bool,
     pub(crate) errors: Vec<EntryError>,
+    /// Warnings about the cache.
     pub(crate) notes: Vec<String>,
 }
 
-/// A plan for one cache. Positions are the cache's own.
+/// A plan for one cache. Images are given by positions that only the cache itself can resolve.
 #[derive(Debug, Default)]
 pub(crate) struct Planned {
     /// Images that are removed because they have expired.
@@ -114,12 +114,12 @@ pub(crate) struct Planned {
     pub(crate) rest: PrunePlan,
 }
 
-/// An entry that a plan is about.
+/// An entry that a plan mentions.
 #[derive(Debug)]
 pub(crate) enum Foreseen {
     /// A row whose file is missing.
     Ghost(String),
-    Victim(Victim),
+    Removal(PlannedRemoval),
     Kept {
         name: String,
         size: u64,
@@ -129,11 +129,11 @@ pub(crate) enum Foreseen {
 
 /// An image that a plan removes.
 #[derive(Debug)]
-pub(crate) struct Victim {
+pub(crate) struct PlannedRemoval {
     pub(crate) name: String,
     pub(crate) size: u64,
     pub(crate) last_use: Nanos,
-    /// True if its index has no row for it.
+    /// True if the index has no row for it.
     pub(crate) is_orphan: bool,
     pub(crate) is_expired: bool,
 }
@@ -144,32 +144,32 @@ pub(crate) struct Remains {
     pub(crate) name: String,
     pub(crate) reason: String,
     pub(crate) is_invalid: bool,
-    /// How many files it is.
+    /// The number of files.
     pub(crate) files: u64,
     pub(crate) bytes: u64,
 }
 
 /// When to stop removing images.
 pub(crate) enum Until<'a, 's> {
-    /// When all that are given are removed.
+    /// After all given images.
     All,
-    /// When images of so many bytes in all are removed.
+    /// After images that have this many bytes together.
     Size(u64),
-    /// When there is that much space.
+    /// As soon as this much space is free.
     Space(&'a mut Space<'s>),
 }
 
-/// How far away the end is.
+/// The distance to the point where the removal stops.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Distance {
+pub(super) enum Distance {
     Far,
-    /// So little is missing that a directory of ours could be what is in the way.
+    /// So little space is missing that removing a directory of our own may be enough.
     Close,
     Reached,
 }
 
 impl Until<'_, '_> {
-    pub(crate) fn is_reached(&mut self) -> bool {
+    pub(super) fn is_reached(&mut self) -> bool {
         match self {
             Until::All => false,
             Until::Size(left) => *left == 0,
@@ -177,9 +177,9 @@ impl Until<'_, '_> {
         }
     }
 
-    /// Returns the distance, looked at once for each image. When it is [`Distance::Close`], nothing has been waited
-    /// for yet.
-    pub(crate) fn distance(&mut self) -> Distance {
+    /// Returns the distance. It is asked for before each image. If it is [`Distance::Close`], the caller has
+    /// not waited yet for blocks that the file system frees late.
+    pub(super) fn distance(&mut self) -> Distance {
         let reached = match self {
             Until::All => false,
             Until::Size(left) => *left == 0,
@@ -192,8 +192,8 @@ impl Until<'_, '_> {
         if reached { Distance::Reached } else { Distance::Far }
     }
 
-    /// Accounts for an image that is no longer there.
-    pub(crate) fn removed(&mut self, size: u64, frees: u64) {
+    /// Takes account of an image that was removed.
+    pub(super) fn removed(&mut self, size: u64, frees: u64) {
         match self {
             Until::All => {}
             Until::Size(left) => *left = left.saturating_sub(size),
@@ -202,26 +202,26 @@ impl Until<'_, '_> {
     }
 }
 
-/// Why a cache was not locked.
+/// The reason that a cache was not locked.
 #[derive(Debug)]
 pub(crate) enum Unlocked {
-    /// Another process holds the lock, and the run does not wait for it. The text says which.
+    /// Another process, which the text names, holds the lock, and the run does not wait for it.
     Busy(String),
     /// A signal came while waiting.
     Interrupted,
     Failed(Failure),
 }
 
-/// What `clean --repair` does to the index of a cache.
+/// The changes of `clean --repair` to the index of a cache.
 #[derive(Debug, Default)]
 pub(crate) struct Repaired {
-    /// Orphans too young to tell from an image that Glance is just publishing.
+    /// Orphans that Glance may just be publishing, because they are so young: name, size and last change.
     pub(crate) too_young: Vec<(String, u64, Nanos)>,
-    /// Orphans to adopt: name, size and last use. Filled in by a plan only.
+    /// Orphans to adopt: name, size and last use. Only a plan fills this in.
     pub(crate) adopt: Vec<(String, u64, Nanos)>,
     pub(crate) ghosts: Vec<String>,
     pub(crate) bad_rows: Vec<String>,
-    /// Why nothing is repaired.
+    /// The reason for not repairing anything.
     pub(crate) refused: Option<EntryError>,
 }
 
@@ -233,18 +233,20 @@ pub(crate) trait ImageCache {
     /// Locks the cache against other runs, until it is dropped.
     fn lock(&mut self, wait: &LockWait) -> Result<(), Unlocked>;
 
-    /// Looks at everything in it. Positions of images are good until the next survey.
+    /// Scans the cache. Positions of images are valid until the next survey.
     ///
-    /// `caches` are the device and inode of all caches of the host, which are no leftovers wherever they are.
+    /// `caches` holds the device and inode of every cache of the host: none of these directories is ever
+    /// taken for the remains of a download.
     fn survey(&mut self, rules: &Rules, caches: &[(u64, u64)]) -> Result<Stock, Failure>;
 
-    /// Plans which images to remove to keep the limits.
+    /// Plans which images are removed so that the limits hold.
     fn plan(&self, rules: &Rules, limits: &Limits) -> Result<Planned, Failure>;
 
-    /// Describes a plan: rows without files, images that are removed, and images that stay.
+    /// Describes a plan: the rows without a file, the images to remove, and the images that stay.
     fn describe(&self, planned: &Planned) -> Vec<Foreseen>;
 
-    /// Carries a plan out. It is called even when the plan is empty: rows without files are forgotten all the same.
+    /// Carries a plan out. It is also called with an empty plan, because rows without a file are forgotten in
+    /// any case.
     fn carry_out(&mut self, planned: Planned, limits: &Limits, removing: &mut Removing<'_>);
 
     /// Returns the images that may be removed, least recently used first.
@@ -253,7 +255,7 @@ pub(crate) trait ImageCache {
     /// Returns the name of an item.
     fn name(&self, item: u32) -> String;
 
-    /// Removes items in this order until the end is reached, looking at each again.
+    /// Removes items in this order until the end is reached. Each is checked again before it is removed.
     fn remove(
         &mut self,
         items: &[u32],
@@ -262,16 +264,16 @@ pub(crate) trait ImageCache {
         removing: &mut Removing<'_>,
     );
 
-    /// Removes whatever was made for removing.
+    /// Removes the directory that was created for the removal, if there is one.
     fn tidy(&mut self) {}
 
-    /// Returns what a clean removes, in its order.
+    /// Returns the files and directories that a clean removes, in the order of removal.
     fn remains(&self) -> Vec<Remains>;
 
-    /// Removes what the survey found left over.
+    /// Removes the leftovers that the survey found.
     fn clean(&mut self, removing: &mut Removing<'_>);
 
-    /// Describes a repair of the index.
+    /// Plans a repair of the index.
     fn plan_repair(&mut self, _rules: &Rules) -> Result<Repaired, Failure> {
         Err(no_index())
     }
@@ -286,7 +288,7 @@ fn no_index() -> Failure {
     Failure::usage(anyhow!("caches of this kind have no index to repair"))
 }
 
-/// What is handed on while images are removed.
+/// The context of a removal: the signal that ends it, the progress bar, and the outcome so far.
 pub(crate) struct Removing<'a> {
     pub(crate) interrupt: &'a Interrupt,
     pub(crate) progress: &'a dyn Progress,

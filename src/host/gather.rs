@@ -1,8 +1,8 @@
-//! Opens, locks and surveys the caches that an operation is about.
+//! Opens, locks and surveys the caches of an operation.
 //!
-//! They are opened and surveyed in the order of the list, and locked in the order of device and inode, so that two runs
-//! can never wait for each other. With [`Scope::One`], the first failure ends the run with its exit code; with
-//! [`Scope::All`], it is an error that names the cache, and only that cache is left out.
+//! Caches are opened and surveyed by priority. They are locked in the order of device and inode, so that two
+//! runs can never wait for each other. With [`Scope::One`], the first failure ends the run. With
+//! [`Scope::All`], it becomes an error that names the cache, and only this cache is left out.
 
 use anyhow::{Context as _, Result};
 use rustix::fs::fstatvfs;
@@ -15,24 +15,26 @@ use crate::os::mounts::{identity, parents};
 use crate::os::space::capacity;
 use crate::run::Run;
 
-/// An opened cache, and what it holds.
+/// An opened cache and its contents.
 pub(crate) struct Member<'a> {
     pub(crate) declared: Declared,
     pub(crate) cache: Box<dyn ImageCache + 'a>,
     /// Device and inode of the directory.
     pub(crate) identity: (u64, u64),
-    /// Bytes of the whole file system.
+    /// Size of the whole file system, in bytes.
     pub(crate) capacity: u64,
     pub(crate) stock: Stock,
 }
 
 impl<'a> Member<'a> {
-    /// Returns `None` if its directory does not exist.
+    /// Opens a cache. Returns `None` if its directory does not exist.
     fn open(host: &'a Host<'a>, declared: &Declared) -> Result<Option<Self>, Failure> {
         let Some(cache) = declared.kind.open(host, declared)? else { return Ok(None) };
         let identity = identity(cache.fd()).map_err(Failure::cannot_start)?;
         let figures = fstatvfs(cache.fd())
-            .context("cannot ask for the size of the file system")
+            .with_context(|| {
+                format!("cannot get the size of the file system of {}", declared.directory.value.display())
+            })
             .map_err(Failure::cannot_start)?;
         let (declared, stock) = (declared.clone(), Stock::default());
         Ok(Some(Member { declared, cache, identity, capacity: capacity(&figures), stock }))
@@ -49,7 +51,7 @@ impl<'a> Member<'a> {
         Limits { size: self.limit(), target: self.limit(), min_free: None, age }
     }
 
-    /// Returns an error of one of its entries with the entry's whole path.
+    /// Puts the whole path of an entry into an error about it.
     pub(crate) fn located(&self, error: EntryError) -> EntryError {
         if error.name.starts_with('/') {
             return error;
@@ -59,7 +61,7 @@ impl<'a> Member<'a> {
     }
 }
 
-/// The caches of an operation, in the order of the list, and what kept others out.
+/// The caches of an operation, by priority, and the reasons why others are not among them.
 pub(crate) struct Gathered<'a> {
     host: &'a Host<'a>,
     pub(crate) members: Vec<Member<'a>>,
@@ -67,14 +69,14 @@ pub(crate) struct Gathered<'a> {
     pub(crate) warnings: Vec<String>,
     /// Caches whose directories are configured but do not exist.
     pub(crate) missing: Vec<Declared>,
-    /// Why the one cache is passed over: another process holds its lock.
+    /// The reason for skipping the one cache: another process holds its lock.
     pub(crate) skipped: Option<String>,
-    /// Device and inode of all caches that were opened, locked or not.
+    /// Device and inode of all opened caches, even of those that could not be locked.
     identities: Vec<(u64, u64)>,
 }
 
 impl<'a> Gathered<'a> {
-    /// Opens the caches, or those on one device.
+    /// Opens the caches, or only those on one device.
     pub(crate) fn open(host: &'a Host<'a>, device: Option<u64>) -> Result<Self, Failure> {
         let (declared, errors) = match host.scope {
             Scope::One => (vec![host.the_one()?], Vec::new()),
@@ -120,11 +122,11 @@ impl<'a> Gathered<'a> {
             unlocked.push(position);
             let declared = self.members[position].declared.clone();
             match why {
-                // A run that was told to stop reports no error of a lock it was waiting for.
+                // A run that a signal ends reports no error about the lock it was waiting for.
                 Unlocked::Interrupted => {}
                 Unlocked::Busy(who) if self.host.scope == Scope::One => self.skipped = Some(who),
                 Unlocked::Busy(who) => {
-                    self.warnings.push(format!("{} is passed over: {who}", declared.name));
+                    self.warnings.push(format!("cache {} is skipped: {who}", declared.name));
                 }
                 Unlocked::Failed(failure) => self.fail(&declared, Action::Lock, failure)?,
             }
@@ -133,7 +135,7 @@ impl<'a> Gathered<'a> {
         Ok(())
     }
 
-    /// Looks at everything in the caches.
+    /// Scans the caches.
     pub(crate) fn survey(&mut self, rules: &Rules) -> Result<(), Failure> {
         let mut refused = Vec::new();
         for (position, member) in self.members.iter_mut().enumerate() {
@@ -175,13 +177,14 @@ impl<'a> Gathered<'a> {
         Ok(())
     }
 
-    /// Reports what should be known besides the result.
+    /// Prints the warnings.
     pub(crate) fn report_warnings(&self, run: &Run) {
         for warning in &self.warnings {
             run.output.warning(warning);
         }
     }
 
+    /// Ends the run, or notes the failure as an error if the run covers all caches.
     fn fail(&mut self, declared: &Declared, action: Action, failure: Failure) -> Result<(), Failure> {
         if self.host.scope == Scope::One {
             return Err(failure);
@@ -196,13 +199,14 @@ impl<'a> Gathered<'a> {
         Ok(())
     }
 
+    /// Adds a cache, unless its directory has been added already under another name.
     fn add(&mut self, member: Member<'a>) {
         let Some(other) = self.members.iter().find(|other| other.identity == member.identity) else {
             self.members.push(member);
             return;
         };
         self.warnings.push(format!(
-            "{} and {} are the same directory, {}: it is taken once, as {}",
+            "{} and {} are the same directory, {}: it is used once, as {}",
             other.declared.name,
             member.declared.name,
             member.declared.directory.value.display(),
@@ -215,7 +219,7 @@ impl<'a> Gathered<'a> {
             let parents = parents(inner.cache.fd());
             for outer in self.members.iter().filter(|outer| parents.contains(&outer.identity)) {
                 self.warnings.push(format!(
-                    "the directory of {}, {}, is inside that of {}, {}: each is taken on its own",
+                    "the directory of {} ({}) is inside that of {} ({}): both are treated as separate caches",
                     inner.declared.name,
                     inner.declared.directory.value.display(),
                     outer.declared.name,
@@ -225,6 +229,7 @@ impl<'a> Gathered<'a> {
         }
     }
 
+    /// Removes the caches at these positions from the list.
     fn leave_out(&mut self, positions: &[usize]) {
         let mut position = 0;
         self.members.retain(|_| {

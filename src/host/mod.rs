@@ -1,11 +1,11 @@
-//! The image caches of a host: which kinds there are, and where the configuration puts them.
+//! The image caches of a host: the kinds of caches, and where the configuration puts them.
 //!
-//! A kind of cache brings its name, its priority, its place in the configuration, and how it is opened. Nothing outside
-//! this room names a kind. **A new kind is a file here and a line in [`KINDS`].**
+//! A kind of cache has a name and a priority, finds its cache in the configuration, and opens it. Nothing
+//! outside this folder names a kind. **A new kind needs a file here and a line in [`KINDS`].**
 //!
-//! In sections `[image_cache:NAME]` of our own configuration an operator sets priority, size and age of a cache that a
-//! kind found (NAME is the kind's), or declares a further cache. Nothing in this file opens, makes or changes anything in
-//! a cache.
+//! In a section `[image_cache:NAME]` of the configuration, an operator sets the priority, size and age of the
+//! cache that a kind finds (NAME is the name of the kind), or declares a further cache. Nothing in this file
+//! opens, creates or changes anything in a cache.
 
 pub(crate) mod cache;
 pub(crate) mod gather;
@@ -29,23 +29,24 @@ use crate::run::Run;
 use crate::units::{Amount, Nanos, TimeSpan};
 
 /// All kinds, in order of registration.
-static KINDS: &[&dyn Kind] = &[&glance::GLANCE, &ironic::ISO, &ironic::INSTANCE, &ironic::TFTP];
+static KINDS: &[&dyn CacheKind] = &[&glance::GLANCE, &ironic::ISO, &ironic::INSTANCE, &ironic::TFTP];
 
-/// What the sections of further caches begin with.
+/// The beginning of the names of these sections.
 const SECTION: &str = "image_cache:";
 
 /// A kind of image cache.
-pub(crate) trait Kind: Sync {
+pub(crate) trait CacheKind: Sync {
     /// Returns its name in configuration and output.
     fn name(&self) -> &'static str;
 
-    /// Returns its priority: when space is needed, images of a higher priority are removed first.
+    /// Returns its default priority. If space is needed, images are removed first from the cache with the
+    /// highest priority.
     fn priority(&self) -> u32;
 
-    /// Returns the cache of this kind that the host's configuration has, if any.
-    fn find(&self, host: &Host<'_>) -> Result<Option<Place>>;
+    /// Returns the cache of this kind in the host's configuration, or `None` if there is none.
+    fn find(&self, host: &Host<'_>) -> Result<Option<Configured>>;
 
-    /// Opens a cache of this kind; `None` if the directory does not exist.
+    /// Opens a cache of this kind. Returns `None` if the directory does not exist.
     fn open<'a>(
         &self,
         host: &'a Host<'a>,
@@ -55,44 +56,46 @@ pub(crate) trait Kind: Sync {
 
 /// A cache as its own service's configuration describes it.
 #[derive(Debug)]
-pub(crate) struct Place {
+pub(crate) struct Configured {
     pub(crate) directory: Setting<PathBuf>,
     pub(crate) size: Setting<Amount>,
-    /// `None` when its images do not expire.
+    /// `None` if its images do not expire.
     pub(crate) age: Option<Setting<Nanos>>,
 }
 
-/// A cache on the list.
+/// A cache of the host, with the values that the operator has set.
 #[derive(Clone)]
 pub(crate) struct Declared {
     pub(crate) name: String,
-    pub(crate) kind: &'static dyn Kind,
+    pub(crate) kind: &'static dyn CacheKind,
     pub(crate) priority: u32,
     pub(crate) directory: Setting<PathBuf>,
     pub(crate) size: Setting<Amount>,
+    /// `None` if its images do not expire.
     pub(crate) age: Option<Setting<Nanos>>,
 }
 
-/// What is done with the caches. It decides which locks are taken.
+/// The kind of work that is done on the caches. It decides which locks are taken.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Task {
     Look,
     Prune,
     Clean,
-    /// A clean that repairs the index, too.
+    /// A clean that also repairs the index.
     Repair,
 }
 
-/// The caches an operation is about.
+/// The caches that an operation covers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Scope {
-    /// The Glance cache that the settings name. What fails with it fails the run, with its exit code.
+    /// The Glance cache that the settings name. If it cannot be opened, locked or scanned, the run fails.
     One,
-    /// Every cache of the host. What fails with one is an error, and the others go on.
+    /// Every cache of the host. If one of them cannot be opened, locked or scanned, this is reported as an
+    /// error, and the run continues with the others.
     All,
 }
 
-/// This host: its configuration, and what the command line adds to it.
+/// This host: its configuration, and the values that the command line adds.
 pub(crate) struct Host<'a> {
     pub(crate) run: &'a Run,
     pub(crate) selection: Selection,
@@ -100,7 +103,7 @@ pub(crate) struct Host<'a> {
     pub(crate) scope: Scope,
     pub(crate) task: Task,
     pub(crate) lock_wait: LockWait,
-    /// The limit that the command line gives to the one cache.
+    /// The limit of the one cache, from the command line.
     pub(crate) max_size: Option<Amount>,
     pub(crate) stall_time: Option<TimeSpan>,
     pub(crate) invalid_grace: Nanos,
@@ -131,7 +134,7 @@ impl<'a> Host<'a> {
         }
     }
 
-    /// Returns Ironic's configuration, which is read when it is first asked for.
+    /// Returns Ironic's configuration. It is read on the first call.
     pub(crate) fn ironic(&self) -> Result<&Config> {
         let config = self.ironic.get_or_init(|| {
             let request = config::ConfigSearch {
@@ -147,9 +150,9 @@ impl<'a> Host<'a> {
         config.as_ref().map_err(|e| anyhow!(e.clone()))
     }
 
-    /// Returns the one Glance cache that the settings name. Its limit counts only where it is pruned.
-    pub(crate) fn the_one(&self) -> Result<Declared, Failure> {
-        let kind: &'static dyn Kind = &glance::GLANCE;
+    /// Returns the Glance cache that the settings name. Its limit is read only for a prune.
+    fn the_one(&self) -> Result<Declared, Failure> {
+        let kind: &'static dyn CacheKind = &glance::GLANCE;
         let size = match self.task {
             Task::Prune => max_size(&self.config, self.max_size)?,
             _ => Setting { value: Amount::Bytes(0), origin: Origin::Default },
@@ -165,9 +168,10 @@ impl<'a> Host<'a> {
     }
 }
 
-/// Finds all caches of the host, sorted by priority. A mistake in the configuration of one cache keeps only that one
-/// from the list.
-pub(crate) fn find_all(host: &Host<'_>) -> (Vec<Declared>, Vec<EntryError>) {
+/// Returns all caches of the host, sorted by priority.
+///
+/// If the configuration of one cache is wrong, an error names this cache, and only this one is left out.
+fn find_all(host: &Host<'_>) -> (Vec<Declared>, Vec<EntryError>) {
     let mut list = List::new();
     let mut errors: Vec<EntryError> = Vec::new();
     let mut add = |name: &str, declared: Result<Option<Declared>>| match declared {
@@ -175,7 +179,7 @@ pub(crate) fn find_all(host: &Host<'_>) -> (Vec<Declared>, Vec<EntryError>) {
         Ok(None) => {}
         Err(e) => {
             let message = format!("{e:#}");
-            // One file that cannot be read is one error, however many kinds are configured in it.
+            // A file that cannot be read is reported once, even if several kinds are configured in it.
             if !errors.iter().any(|error| error.message == message) {
                 errors.push(EntryError { name: name.to_owned(), action: Action::Find, message });
             }
@@ -192,29 +196,29 @@ pub(crate) fn find_all(host: &Host<'_>) -> (Vec<Declared>, Vec<EntryError>) {
     (list.into_vec(), errors)
 }
 
-/// Refuses a relative path: its service and a cron job have different working directories.
+/// Refuses a relative path, because the service and a cron job have different working directories.
 fn placed(found: Option<Declared>) -> Result<Option<Declared>> {
     if let Some(Declared { directory: Setting { value, origin }, .. }) = &found
         && !matches!(origin, Origin::Flag(_))
         && value.is_relative()
     {
-        bail!("{origin}: directory is \"{}\", but must be an absolute path", value.display());
+        bail!("{origin}: the directory \"{}\" is not an absolute path", value.display());
     }
     Ok(found)
 }
 
-fn kind_of(name: &str) -> Option<&'static dyn Kind> {
+fn kind_of(name: &str) -> Option<&'static dyn CacheKind> {
     KINDS.iter().copied().find(|kind| kind.name() == name)
 }
 
 /// Returns the cache that a kind finds, with the values that the operator's section sets.
-fn found(host: &Host<'_>, kind: &'static dyn Kind) -> Result<Option<Declared>> {
-    let Some(Place { directory, size, age }) = kind.find(host)? else { return Ok(None) };
+fn found(host: &Host<'_>, kind: &'static dyn CacheKind) -> Result<Option<Declared>> {
+    let Some(Configured { directory, size, age }) = kind.find(host)? else { return Ok(None) };
     let section = format!("{SECTION}{}", kind.name());
     for name in ["directory", "kind"] {
         if let Some(set) = host.config.optional(&text(&section, name))? {
             bail!(
-                "{}: {name} of {} cannot be set: its own service's configuration has it",
+                "{}: {name} cannot be set for {}: the service's own configuration sets it",
                 set.origin,
                 kind.name()
             );
@@ -230,22 +234,23 @@ fn found(host: &Host<'_>, kind: &'static dyn Kind) -> Result<Option<Declared>> {
     }))
 }
 
-/// Returns a cache that only the operator's section declares.
+/// Returns a further cache, which only the operator's section declares.
 fn declared(host: &Host<'_>, section: &str, name: &str) -> Result<Declared> {
     if name.trim().is_empty() {
-        bail!("[{section}] names no cache: the section is [{SECTION}NAME]");
+        bail!("section [{section}] has no name after the colon: write [{SECTION}NAME]");
     }
-    let required = |option: &str, set: Option<_>| {
-        set.ok_or_else(|| anyhow!("[{section}] sets no {option}: directory, kind and size are needed"))
+    let missing = |option: &str| {
+        anyhow!("section [{section}] does not set {option}; it must set directory, kind and size")
     };
+    let required = |option: &str, set: Option<_>| set.ok_or_else(|| missing(option));
     let kind: Setting<String> = required("kind", host.config.optional(&text(section, "kind"))?)?;
     let Some(found) = kind_of(&kind.value) else {
         let names: Vec<&str> = KINDS.iter().map(|kind| kind.name()).collect();
-        bail!("{}: kind is {:?}, but must be one of {}", kind.origin, kind.value, names.join(", "));
+        bail!("{}: kind {:?} does not exist; the kinds are {}", kind.origin, kind.value, names.join(", "));
     };
     let directory = required("directory", host.config.optional(&text(section, "directory"))?)?;
     let Some(size) = size_of(host, section)? else {
-        bail!("[{section}] sets no size: directory, kind and size are needed");
+        return Err(missing("size"));
     };
     Ok(Declared {
         name: name.to_owned(),
@@ -261,7 +266,7 @@ fn text<'a>(section: &'a str, name: &'a str) -> Opt<'a> {
     Opt::new(section, name, config::ValueKind::Text)
 }
 
-fn priority(host: &Host<'_>, section: &str, kind: &dyn Kind) -> Result<u32> {
+fn priority(host: &Host<'_>, section: &str, kind: &dyn CacheKind) -> Result<u32> {
     let opt = Opt::new(section, "priority", config::ValueKind::Integer { min: 1 });
     if host.config.optional(&text(section, "priority"))?.is_none() {
         return Ok(kind.priority());
@@ -278,7 +283,7 @@ fn age_of(host: &Host<'_>, section: &str) -> Result<Option<Setting<Nanos>>> {
     Ok(parsed::<TimeSpan>(host, section, "age")?.map(|age| age.map(|age| age.0)))
 }
 
-/// Returns a value written as on our command line: `20GiB`, `7d`.
+/// Returns a value that is written as on our command line, such as `20GiB` or `7d`.
 fn parsed<T: std::str::FromStr<Err = String>>(
     host: &Host<'_>,
     section: &str,
@@ -291,14 +296,14 @@ fn parsed<T: std::str::FromStr<Err = String>>(
     Ok(Some(Setting { value, origin }))
 }
 
-/// Returns a number of the service's own unit as bytes or nanoseconds, with its origin.
+/// Converts a number in the service's own unit to bytes or nanoseconds, and keeps its origin.
 fn scaled(setting: Setting<i64>, unit: i64) -> Setting<i64> {
     setting.map(|number| number.saturating_mul(unit))
 }
 
 impl Declared {
-    /// True if a setting says that there is such a cache, and not only a default.
-    pub(crate) fn is_configured(&self) -> bool {
+    /// True if the directory is set somewhere, and is not just a default.
+    fn is_configured(&self) -> bool {
         self.directory.origin != Origin::Default
     }
 }

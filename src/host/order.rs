@@ -1,49 +1,52 @@
-//! The order in which the image caches of a host give up images when space is needed.
+//! The order in which images are removed from the caches of a host if space is needed on a file system.
 //!
-//! [`List`] keeps things sorted by priority, highest first, in order of registration among equals. [`by_priority`] and
-//! [`enough`] decide without I/O and without a clock; [`carry_out`] acts.
+//! First the expired images of all caches on the file system are removed, oldest first. Then images are
+//! removed by the priority of their cache and, within a cache, by their last use, least recently used first.
+//! The removal stops as soon as enough space is free: not one image is removed in excess.
 //!
-//! **Space** on a file system: expired images of all its caches are removed first, oldest first; then images by the
-//! priority of their cache, least recently used first within a cache, until the space is there and not one image further.
-//! The whole order is planned before anything is removed, so it is known beforehand if it can be enough.
+//! [`by_priority`] and [`enough`] decide without I/O and without a clock; [`carry_out`] acts. The whole order
+//! is planned before anything is removed, so that it is known beforehand if all images together could free
+//! enough.
 //!
-//! The file system says how much is free. Removing an image may free less than its blocks (a process has it open, its
-//! blocks are shared) or free them later (XFS frees in the background): when the blocks released should be enough but are
-//! not there, they are waited for, for a bounded time in all, before another image is removed.
+//! The free space is always read from the file system. The removal of an image may free less than its blocks
+//! (a process has it open, or its blocks are shared), or may free them later (XFS does so in the background).
+//! If the released blocks should be enough but are not yet free, the run waits for them before it removes
+//! another image. All these waits together have a limit.
 
 use crate::host::cache::{ImageCache, Item, Removing, Until};
 use crate::os::space::Space;
 use crate::units::Nanos;
 
-/// Things with a priority, highest first, in order of registration among equals.
+/// A list that is sorted by priority, highest first. Things of the same priority stay in the order in which
+/// they were added.
 #[derive(Debug)]
-pub(crate) struct List<T>(Vec<(u32, T)>);
+pub(super) struct List<T>(Vec<(u32, T)>);
 
 impl<T> List<T> {
-    pub(crate) fn new() -> Self {
+    pub(super) fn new() -> Self {
         List(Vec::new())
     }
 
-    pub(crate) fn add(&mut self, priority: u32, thing: T) {
+    pub(super) fn add(&mut self, priority: u32, thing: T) {
         let behind = self.0.partition_point(|(other, _)| *other >= priority);
         self.0.insert(behind, (priority, thing));
     }
 
-    pub(crate) fn into_vec(self) -> Vec<T> {
+    pub(super) fn into_vec(self) -> Vec<T> {
         self.0.into_iter().map(|(_, thing)| thing).collect()
     }
 }
 
-/// A cache as planning sees it.
+/// The part of a cache that decides about the order.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct View<'a> {
     /// Images that may be removed, least recently used first.
     pub(crate) items: &'a [Item],
-    /// Images not used for longer than this have expired.
+    /// Images that were not used for longer than this have expired.
     pub(crate) age: Option<Nanos>,
 }
 
-/// One step of a plan: an item of a cache.
+/// One image in the order of removal.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Pick {
     /// Position in the list of caches.
@@ -53,7 +56,7 @@ pub(crate) struct Pick {
     pub(crate) expired: bool,
 }
 
-/// Returns how many items of a cache have expired: they stand first.
+/// Returns how many items of a cache have expired. They are the first ones.
 fn expired(view: View<'_>, now: Nanos) -> usize {
     let Some(age) = view.age else { return 0 };
     let limit = now.saturating_sub(age);
@@ -76,7 +79,7 @@ pub(crate) fn by_priority(caches: &[View<'_>], now: Nanos) -> Vec<Pick> {
     order
 }
 
-/// Returns the part of an order that is enough to free `missing` bytes, if nothing comes between.
+/// Returns the first part of an order, up to the image whose removal frees the last of `missing` bytes.
 pub(crate) fn enough<'a>(order: &'a [Pick], caches: &[View<'_>], missing: u64) -> &'a [Pick] {
     let mut left = missing;
     let needed = order.iter().take_while(|pick| {
@@ -87,7 +90,7 @@ pub(crate) fn enough<'a>(order: &'a [Pick], caches: &[View<'_>], missing: u64) -
     &order[..needed.count()]
 }
 
-/// Removes images in this order until the space is there.
+/// Removes images in this order until enough space is free.
 pub(crate) fn carry_out(
     caches: &mut [&mut dyn ImageCache],
     order: &[Pick],
@@ -110,7 +113,7 @@ pub(crate) fn carry_out(
             caches[cache].tidy();
         }
     }
-    // The last blocks may take their time, too.
+    // The file system may take its time to free the last blocks, too.
     space.is_there();
 }
 
@@ -137,7 +140,8 @@ mod tests {
         }
     }
 
-    /// Items: (last use, bytes), least recently used first; the sizes are ten times what they free.
+    /// Makes items of (last use, bytes freed), least recently used first. Their sizes are ten times the bytes
+    /// freed.
     fn stock(items: &[(Nanos, u64)]) -> Vec<Item> {
         items
             .iter()
@@ -145,29 +149,33 @@ mod tests {
             .collect()
     }
 
-    /// The order as cache and item: `a0` is the first item of the first cache.
+    /// Shows an order as cache and item: `a0` is the first item of the first cache.
     fn shown(picks: &[Pick]) -> String {
         let show = |pick: &Pick| format!("{}{}", ["a", "b", "c"][pick.cache], pick.item);
         picks.iter().map(show).collect::<Vec<_>>().join(" ")
     }
 
     #[test]
-    fn expired_images_go_first_and_oldest_first_then_by_priority() {
+    fn expired_images_are_removed_first_and_oldest_first_then_by_priority() {
         let (a, b) = (stock(&[(100, 5), (300, 5), (900, 5)]), stock(&[(50, 5), (200, 0), (950, 5)]));
         let order = |age_a, age_b| {
             let views = [View { items: &a, age: age_a }, View { items: &b, age: age_b }];
             shown(&by_priority(&views, NOW))
         };
-        assert_eq!(order(None, None), "a0 a1 a2 b0 b2", "what frees nothing is left out");
+        assert_eq!(order(None, None), "a0 a1 a2 b0 b2", "an image that frees nothing is left out");
         assert_eq!(order(Some(500), Some(500)), "b0 a0 a1 a2 b2");
         assert_eq!(order(None, Some(500)), "b0 a0 a1 a2 b2");
         assert_eq!(order(Some(0), Some(0)), "b0 a0 a1 a2 b2");
-        assert_eq!(order(Some(900), None), "a0 a1 a2 b0 b2", "exactly as old as allowed has not expired");
+        assert_eq!(
+            order(Some(900), None),
+            "a0 a1 a2 b0 b2",
+            "an image exactly as old as allowed is not expired"
+        );
         assert_eq!(order(Some(i64::MAX), None), "a0 a1 a2 b0 b2");
     }
 
     #[test]
-    fn takes_what_is_needed_and_not_one_image_further() {
+    fn takes_what_is_needed_and_not_one_image_more() {
         let (a, b) = (stock(&[(1, 4), (2, 4)]), stock(&[(3, 4)]));
         let views = [View { items: &a, age: None }, View { items: &b, age: None }];
         let order = by_priority(&views, NOW);
@@ -179,7 +187,11 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+        #![proptest_config(ProptestConfig {
+            cases: 2000,
+            failure_persistence: None,
+            ..ProptestConfig::default()
+        })]
 
         #[test]
         fn every_list_is_sorted_and_fair(priorities in prop::collection::vec(0..5_u32, 0..20)) {
@@ -204,11 +216,13 @@ mod tests {
                     (stock(&items), age)
                 })
                 .collect();
-            let views: Vec<View<'_>> = stocks.iter().map(|(stock, age)| View { items: stock, age: *age }).collect();
+            let views: Vec<View<'_>> =
+                stocks.iter().map(|(stock, age)| View { items: stock, age: *age }).collect();
             let order = by_priority(&views, 9);
             let item = |pick: &Pick| views[pick.cache].items[pick.item as usize];
 
-            // Each image that frees anything once; expired ones before all others and oldest first, the rest by cache and use.
+            // Each image that frees anything is there once: expired ones first, oldest first, then the rest
+            // by cache and last use.
             let mut all: Vec<(usize, u32)> = order.iter().map(|pick| (pick.cache, pick.item)).collect();
             all.sort_unstable();
             let useful = views.iter().enumerate().flat_map(|(cache, view)| {
@@ -217,14 +231,17 @@ mod tests {
             });
             prop_assert!(all.into_iter().eq(useful));
             for pick in &order {
-                prop_assert_eq!(pick.expired, views[pick.cache].age.is_some_and(|age| 9 - item(pick).last_use > age));
+                let is_old = |age| 9 - item(pick).last_use > age;
+                prop_assert_eq!(pick.expired, views[pick.cache].age.is_some_and(is_old));
             }
             let expired = order.partition_point(|pick| pick.expired);
             prop_assert!(order[expired..].iter().all(|pick| !pick.expired));
             prop_assert!(order[..expired].is_sorted_by_key(|pick| item(pick).last_use));
-            prop_assert!(order[expired..].is_sorted_by_key(|pick| (pick.cache, item(pick).last_use, pick.item)));
+            let rest = &order[expired..];
+            prop_assert!(rest.is_sorted_by_key(|pick| (pick.cache, item(pick).last_use, pick.item)));
 
-            // Enough, or everything; and not one image further.
+            // The images taken are enough, or are all there are; and without the last one they were not
+            // enough.
             let picks = enough(&order, &views, missing);
             let freed = |picks: &[Pick]| picks.iter().map(|pick| item(pick).frees).sum::<u64>();
             prop_assert!(freed(picks) >= missing || picks.len() == order.len());

@@ -13,7 +13,7 @@ use super::report::{CacheLine, mounted_at};
 use crate::cache::outcome::EntryError;
 use crate::config;
 use crate::exit::Failure;
-use crate::host::cache::{Part, Rules};
+use crate::host::cache::{Rules, Tally};
 use crate::host::gather::{Gathered, Member};
 use crate::host::{Declared, Host};
 use crate::os::space::{available, capacity};
@@ -39,7 +39,7 @@ const HEADER: [&str; 10] = [
 
 /// How much of the caches is shown.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Look {
+pub(crate) enum Overview {
     List,
     Status,
 }
@@ -47,7 +47,7 @@ pub(crate) enum Look {
 /// Surveys every cache of the host.
 pub(crate) fn look(
     host: &Host<'_>,
-    look: Look,
+    look: Overview,
     temp_grace: Nanos,
     human: bool,
 ) -> Result<LookReport, Failure> {
@@ -64,7 +64,7 @@ pub(crate) fn look(
     gathered.survey(&rules)?;
     gathered.report_warnings(host.run);
     Ok(LookReport {
-        is_status: look == Look::Status,
+        is_status: look == Overview::Status,
         files_read: host.run.output.is_verbose().then(|| files_read(host)),
         caches: gathered.members.iter().map(CacheLine::of).collect(),
         file_systems: file_systems(&gathered.members),
@@ -166,7 +166,7 @@ impl LookReport {
         if self.human { human(bytes) } else { bytes.to_string() }
     }
 
-    fn part(&self, part: Part) -> String {
+    fn part(&self, part: Tally) -> String {
         format!("{}, {}", part.count, self.size(part.bytes))
     }
 

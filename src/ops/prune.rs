@@ -254,7 +254,7 @@ impl Pruned {
         for entry in &foreseen {
             match entry {
                 Foreseen::Ghost(_) => self.ghosts_forgotten += 1,
-                Foreseen::Victim(victim) => {
+                Foreseen::Removal(victim) => {
                     self.total_files_pruned += 1;
                     self.total_bytes_pruned += victim.size;
                 }
@@ -372,7 +372,7 @@ impl AllPruned {
                 Pass::Done(outcome) => outcomes.push(outcome),
                 Pass::Planned(foreseen) => {
                     victims.extend(foreseen.into_iter().filter_map(|entry| match entry {
-                        Foreseen::Victim(victim) => Some((position, victim)),
+                        Foreseen::Removal(victim) => Some((position, victim)),
                         Foreseen::Ghost(_) | Foreseen::Kept { .. } => None,
                     }))
                 }

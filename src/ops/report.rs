@@ -10,7 +10,7 @@ use crate::cache::plan::Kept;
 use crate::database::Refusal;
 use crate::exit::{Exit, Failure};
 use crate::host::Declared;
-use crate::host::cache::{Foreseen, Part, Victim};
+use crate::host::cache::{Foreseen, PlannedRemoval, Tally};
 use crate::host::gather::Member;
 use crate::interrupt::signal_name;
 use crate::names::escaped;
@@ -43,7 +43,7 @@ impl Step {
     pub(crate) fn of(foreseen: Foreseen) -> Self {
         match foreseen {
             Foreseen::Ghost(name) => Step::new("forget", name, 0, "its file is missing"),
-            Foreseen::Victim(Victim { name, size, last_use, is_orphan, .. }) => {
+            Foreseen::Removal(PlannedRemoval { name, size, last_use, is_orphan, .. }) => {
                 let orphan = if is_orphan { "without a row in the index, and " } else { "" };
                 let used = when(last_use);
                 Step::new("remove", name, size, format!("{orphan}least recently used (last use {used})"))
@@ -53,8 +53,8 @@ impl Step {
     }
 
     /// Returns the step that comes of an image that is removed from one of several caches.
-    pub(crate) fn among(declared: &Declared, victim: Victim, now: Nanos) -> Self {
-        let Victim { name, size, last_use, is_expired, .. } = victim;
+    pub(crate) fn among(declared: &Declared, victim: PlannedRemoval, now: Nanos) -> Self {
+        let PlannedRemoval { name, size, last_use, is_expired, .. } = victim;
         let unused = span(now.saturating_sub(last_use).max(0));
         let reason = match (is_expired, &declared.age) {
             (true, Some(age)) => {
@@ -221,12 +221,12 @@ pub(crate) struct CacheLine {
     /// Seconds, or null if its images do not expire.
     pub(crate) age_limit: Option<i64>,
     /// With the bytes of disk they hold, as the following.
-    pub(crate) in_use: Part,
+    pub(crate) in_use: Tally,
     /// Images that may be removed now.
-    pub(crate) reclaimable: Part,
+    pub(crate) reclaimable: Tally,
     /// Images too young to be removed, or listed to be kept.
-    pub(crate) kept: Part,
-    pub(crate) leftovers: Part,
+    pub(crate) kept: Tally,
+    pub(crate) leftovers: Tally,
     pub(crate) foreign: Vec<String>,
     #[serde(skip_serializing_if = "is_zero")]
     pub(crate) files_pruned: u64,
@@ -329,7 +329,7 @@ impl HostRun {
     pub(crate) fn would_prune(
         &mut self,
         members: &[Member<'_>],
-        victims: impl IntoIterator<Item = (usize, Victim)>,
+        victims: impl IntoIterator<Item = (usize, PlannedRemoval)>,
         now: Nanos,
     ) {
         let mut plan = Vec::new();

@@ -16,7 +16,7 @@ use super::report::{ChangeReport, Ending, HostRun, is_zero};
 use crate::cache::outcome::{Action, EntryError, Outcome};
 use crate::exit::Failure;
 use crate::host::Host;
-use crate::host::cache::{ImageCache, Item, Removing, Rules, Victim};
+use crate::host::cache::{ImageCache, Item, PlannedRemoval, Removing, Rules};
 use crate::host::gather::{Gathered, Member};
 use crate::host::order::{Pick, View, by_priority, carry_out, enough};
 use crate::os::mounts::identity;
@@ -186,7 +186,10 @@ impl SpaceReport {
             let victim = |pick: &Pick| {
                 let Item { last_use, size, .. } = items[pick.cache][pick.item as usize];
                 let name = members[pick.cache].cache.name(pick.item);
-                (pick.cache, Victim { name, size, last_use, is_orphan: false, is_expired: pick.expired })
+                (
+                    pick.cache,
+                    PlannedRemoval { name, size, last_use, is_orphan: false, is_expired: pick.expired },
+                )
             };
             self.run.would_prune(members, picks.iter().map(victim), rules.now);
             self.count();

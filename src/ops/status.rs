@@ -19,7 +19,7 @@ use crate::cache::plan::{CleanLimits, is_stalled};
 use crate::config::{self, Origin, Setting};
 use crate::database::{Opening, Purpose};
 use crate::exit::{Exit, Failure};
-use crate::host::cache::Part;
+use crate::host::cache::Tally;
 use crate::host::glance::index::IndexPlace;
 use crate::host::glance::open::{
     Cache, GLANCE_PATIENCE, has_attributes, has_sqlite_file, take_stock, unreadable_errors,
@@ -468,14 +468,14 @@ pub(crate) struct StatusReport {
     over_limit: bool,
     /// Bytes of disk the images take.
     allocated: u64,
-    tracked: Part,
-    orphans: Part,
+    tracked: Tally,
+    orphans: Tally,
     ghosts: u64,
     impossible_rows: u64,
-    queued: Part,
-    incomplete: Part,
-    stalled: Part,
-    invalid: Part,
+    queued: Tally,
+    incomplete: Tally,
+    stalled: Tally,
+    invalid: Tally,
     oldest_use: Option<String>,
     newest_use: Option<String>,
     file_system: Option<FileSystem>,
@@ -504,7 +504,7 @@ impl StatusReport {
         if self.human { human(bytes) } else { bytes.to_string() }
     }
 
-    fn part(&self, part: Part) -> String {
+    fn part(&self, part: Tally) -> String {
         format!("{}, {}", part.count, self.size(part.bytes))
     }
 

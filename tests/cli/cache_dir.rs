@@ -1,4 +1,5 @@
-//! Which directory is the cache: unset, empty, relative, missing, spelled oddly, a file, or with parts of it missing.
+//! Which directory is the cache: unset, empty, relative, missing, spelled oddly, a file, or with parts of it
+//! missing.
 
 use std::fs;
 
@@ -38,7 +39,14 @@ fn cache_dir_empty() {
 fn cache_dir_relative() {
     for env in TestEnv::both(FIVE) {
         let driver = env.driver.name();
-        let conf = env.write("g.conf", format!("[DEFAULT]\nimage_cache_driver = {driver}\nimage_cache_max_size = 3000\nimage_cache_dir = ./cache/\n"));
+        let conf = env.write(
+            "g.conf",
+            format!(
+                "[DEFAULT]\nimage_cache_driver = \
+                                                {driver}\nimage_cache_max_size = 3000\nimage_cache_dir = \
+                                                ./cache/\n"
+            ),
+        );
         env.raw(&["prune", "--config-file", &conf]).ok();
         assert_eq!(env.left(), "cde");
     }

@@ -177,7 +177,7 @@ fn clean_with_no_stall_time() {
     }
 }
 
-/// A file, a directory with a file, and nothing at all outside, to be linked to.
+/// Makes a file, a directory with a file, and nothing at all outside, to be linked to.
 fn link_targets(env: &TestEnv) -> [PathBuf; 3] {
     env.write("file", "x");
     env.write("directory/file", "x");

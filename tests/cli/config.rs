@@ -1,11 +1,11 @@
-//! Configuration as a black box: which value wins, how it is written, and what an error says. A dry prune's `max_size`
-//! shows the value; the old names, which print nothing, show it by what is left.
+//! Configuration as a black box: which value wins, how it is written, and what an error says. A dry prune's
+//! `max_size` shows the value; the old names, which print nothing, show it by what is left.
 
 use std::fs;
 
 use crate::support::env::*;
 
-/// The limit that `prune --dry-run` with these arguments works with.
+/// Returns the limit that `prune --dry-run` with these arguments works with.
 #[track_caller]
 fn limit(env: &TestEnv, arguments: &[&str]) -> u64 {
     let mut all = vec!["prune", "--dry-run"];
@@ -13,7 +13,8 @@ fn limit(env: &TestEnv, arguments: &[&str]) -> u64 {
     env.raw(&all).ok().json()["max_size"].as_u64().unwrap()
 }
 
-/// What a limit of `text` in a file is taken for; `None` when it is an error that says where and what.
+/// Returns the limit that `text` in a file is taken for; `None` if that is an error, which has to say where
+/// and what.
 #[track_caller]
 fn parsed(text: &str) -> Option<u64> {
     let env = TestEnv::xattr(&[]);
@@ -196,7 +197,8 @@ fn syntax_that_oslo_takes() {
         "[DEFAULT]\nimage_cache_max_size = 1\nimage_cache_max_size = 7\n",
         "[DEFAULT]\nimage_cache_max_size = 1\n[x]\ny = z\n[DEFAULT]\nimage_cache_max_size = 7\n",
         "# comment\n; comment\n\n[DEFAULT]\r\nimage_cache_max_size = 7\r\n",
-        "[DEFAULT]\nunknown = 5\nimage_cache_max_size = 7\nIMAGE_CACHE_MAX_SIZE = 8\nimage-cache-max-size = 9\n[default]\nimage_cache_max_size = 10\n",
+        "[DEFAULT]\nunknown = 5\nimage_cache_max_size = 7\nIMAGE_CACHE_MAX_SIZE = 8\nimage-cache-max-size = \
+         9\n[default]\nimage_cache_max_size = 10\n",
         "[filter:cache]\npaste.filter_factory = a:b\n[DEFAULT]\nimage_cache_max_size = 7",
     ] {
         let env = TestEnv::xattr(&[]);
@@ -255,7 +257,8 @@ fn values_join_over_lines_and_lose_their_quotes() {
             format!("[DEFAULT]\nimage_cache_driver = xattr\n{text}\nimage_cache_max_size = 4999\n"),
         );
         let run = env.raw(&["prune", "--dry-run", "--config-file", &conf]);
-        // A value that only starts on the next line begins with a newline in oslo: no such directory, nothing to do.
+        // A value that only starts on the next line begins with a newline in oslo: no such directory, nothing
+        // to do.
         let expected = if text.contains('\n') { 0 } else { 5000 };
         assert_eq!(run.ok().json()["cache_size_before"].as_u64().unwrap_or(0), expected, "{text:?}");
     }
@@ -265,7 +268,13 @@ fn values_join_over_lines_and_lose_their_quotes() {
 fn the_driver_is_taken_in_any_case() {
     for env in TestEnv::both(FIVE) {
         let (upper, dir) = (env.driver.name().to_uppercase(), env.dir().display());
-        let conf = env.write("x.conf", format!("[DEFAULT]\nimage_cache_dir = {dir}\nimage_cache_driver = {upper}\nimage_cache_max_size = 3000\n"));
+        let conf = env.write(
+            "x.conf",
+            format!(
+                "[DEFAULT]\nimage_cache_dir = {dir}\nimage_cache_driver = \
+                                                {upper}\nimage_cache_max_size = 3000\n"
+            ),
+        );
         env.raw(&["prune", "--config-file", &conf]).ok();
         assert_eq!(env.left(), "cde");
         assert!(env.driver == Sqlite || !env.path("cache.db").exists());

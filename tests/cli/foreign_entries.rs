@@ -1,5 +1,5 @@
-//! What lies in a cache and is no image: foreign files, links, directories, FIFOs, names that no image has, rows that point
-//! outside. None of it counts, none of it is followed, and it is shown escaped.
+//! What lies in a cache and is no image: foreign files, links, directories, FIFOs, names that no image has,
+//! rows that point outside. None of it counts, none of it is followed, and it is shown escaped.
 
 use std::fs::{self, File};
 use std::os::unix::ffi::OsStrExt as _;
@@ -249,7 +249,7 @@ fn a_subdirectory_swapped_for_a_link_while_it_runs_removes_nothing_outside() {
     assert_eq!(names(&outside).len(), 50);
 }
 
-/// Names with a newline, an escape sequence, and bytes that are no UTF-8.
+/// Returns names with a newline, an escape sequence, and bytes that are no UTF-8.
 fn hostile_names() -> [&'static std::ffi::OsStr; 3] {
     [b"new\nline" as &[u8], b"\x1b[2Jclear", b"bad\xff\xfename"].map(std::ffi::OsStr::from_bytes)
 }

@@ -106,7 +106,8 @@ fn a_write_ahead_log_that_a_killed_writer_left() {
     work.sql("PRAGMA journal_mode = WAL");
     let writer = work.db();
     let sql = format!(
-        "PRAGMA wal_autocheckpoint = 0; UPDATE cached_images SET hits = 3; DELETE FROM cached_images WHERE image_id = '{}'",
+        "PRAGMA wal_autocheckpoint = 0; UPDATE cached_images SET hits = 3; DELETE FROM cached_images WHERE \
+         image_id = '{}'",
         id('e')
     );
     writer.execute_batch(&sql).unwrap();
@@ -123,13 +124,19 @@ fn a_write_ahead_log_that_a_killed_writer_left() {
     assert_eq!((env.images().as_str(), env.rows().as_str()), ("de", "d"));
 }
 
-/// A cache whose writer died in the middle: its journal is hot, all rows are doubtful until it is rolled back.
+/// Makes a cache whose writer died in the middle: its journal is hot, all rows are doubtful until it is
+/// rolled back.
 fn with_a_hot_journal() -> TestEnv {
     let (env, work) = (TestEnv::sqlite(FIVE), TestEnv::sqlite(FIVE));
     let padding = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 4000) ";
     work.sql(&format!("CREATE TABLE padding AS {padding} SELECT i, hex(randomblob(60)) AS x FROM n"));
     let writer = work.db();
-    writer.execute_batch("PRAGMA cache_size = 2; BEGIN; UPDATE padding SET x = x || 'y'; DELETE FROM cached_images; UPDATE padding SET x = x || 'z'").unwrap();
+    writer
+        .execute_batch(
+            "PRAGMA cache_size = 2; BEGIN; UPDATE padding SET x = x || 'y'; DELETE FROM \
+                          cached_images; UPDATE padding SET x = x || 'z'",
+        )
+        .unwrap();
     for name in ["cache.db", "cache.db-journal"] {
         fs::write(env.path(name), fs::read(work.path(name)).unwrap()).unwrap();
     }
@@ -160,7 +167,8 @@ fn a_hot_journal_is_left_alone_by_a_look_and_the_files_are_shown() {
 
 #[test]
 fn what_was_used_since_the_plan_stays() {
-    // The plan is made while the lock is waited for or the index is busy: whatever happened until then counts.
+    // The plan is made while the lock is waited for or the index is busy: whatever happened until then
+    // counts.
     let env = TestEnv::sqlite(FIVE);
     let writer = env.db();
     writer.execute_batch("BEGIN IMMEDIATE").unwrap();

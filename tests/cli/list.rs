@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::support::env::*;
 
-/// One of every state: a..e tracked, f orphan, 1 ghost, 2 queued, 3 incomplete, 4 invalid.
+/// Makes one of every state: a..e tracked, f orphan, 1 ghost, 2 queued, 3 incomplete, 4 invalid.
 fn every_state() -> TestEnv {
     let env = TestEnv::sqlite(FIVE);
     env.sql(&format!("UPDATE cached_images SET hits = 7 WHERE image_id = '{}'", id('c')));
@@ -28,7 +28,7 @@ fn ids(list: &Value) -> Vec<String> {
     list.as_array().unwrap_or(&vec![]).iter().map(id).collect()
 }
 
-/// Where each of these words first stands in a text, in the order of the text.
+/// Returns these words in the order in which they first stand in a text.
 fn order<'a>(text: &str, words: &[&'a str]) -> Vec<&'a str> {
     let mut found: Vec<_> = words.iter().filter_map(|word| text.find(word).map(|at| (at, *word))).collect();
     found.sort_unstable();

@@ -102,7 +102,8 @@ fn a_lock_file_that_was_deleted_and_made_anew_is_taken_again() {
     assert_eq!(env.left(), "");
 }
 
-/// Prunes where something else has the name of the lock file: the run fails, does not hang, and stays in the cache.
+/// Prunes where something else has the name of the lock file: the run fails, does not hang, and stays in the
+/// cache.
 #[track_caller]
 fn something_else_is_no_lock_file(make: fn(&TestEnv)) {
     let env = TestEnv::sqlite(FIVE);

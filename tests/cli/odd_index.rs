@@ -1,5 +1,5 @@
-//! The index when it is not as Glance leaves it: rows without files, wrong sizes, odd values, triggers, another schema,
-//! garbage, links, nothing at all. Whatever it refuses, rows and files agree afterwards.
+//! The index when it is not as Glance leaves it: rows without files, wrong sizes, odd values, triggers,
+//! another schema, garbage, links, nothing at all. Whatever it refuses, rows and files agree afterwards.
 
 use std::fs;
 
@@ -152,7 +152,10 @@ fn a_trigger_that_keeps_its_rows_costs_no_file() {
 #[test]
 fn sqlites_own_words_are_escaped() {
     let env = TestEnv::sqlite(FIVE);
-    env.sql("CREATE TRIGGER forge BEFORE DELETE ON cached_images BEGIN SELECT RAISE(ABORT, '\x1b[31m\nerror: forged'); END");
+    env.sql(
+        "CREATE TRIGGER forge BEFORE DELETE ON cached_images BEGIN SELECT RAISE(ABORT, '\x1b[31m\nerror: \
+             forged'); END",
+    );
     let run = env.prune(&["--max-size", "3000"]).code(3);
     assert!(!run.stderr.contains('\x1b') && !run.stderr.contains("\nerror: forged"), "{run:?}");
     assert_eq!(env.left(), "abcde");
@@ -188,7 +191,8 @@ fn rows_of_any_value_are_no_panic() {
         ('e', "x'ff', x'', x'00', 1.5"),
     ] {
         env.sql(&format!(
-            "UPDATE cached_images SET (last_accessed, last_modified, size, hits) = (SELECT {values}) WHERE image_id = '{}'",
+            "UPDATE cached_images SET (last_accessed, last_modified, size, hits) = (SELECT {values}) WHERE \
+             image_id = '{}'",
             id(letter)
         ));
     }

@@ -37,7 +37,8 @@ fn no_home_and_no_terminal_are_no_problem() {
 fn twenty_thousand_foreign_things_are_no_output_by_the_megabyte() {
     let env = TestEnv::sqlite(FIVE);
     env.sql(
-        "INSERT INTO cached_images (image_id) WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20000) \
+        "INSERT INTO cached_images (image_id) WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n \
+         WHERE i < 20000) \
          SELECT printf('no uuid %050d', i) FROM n",
     );
     for n in 0..20_000 {
@@ -53,7 +54,8 @@ fn twenty_thousand_foreign_things_are_no_output_by_the_megabyte() {
 #[test]
 fn an_endless_list_of_images_to_keep_is_refused() {
     let env = TestEnv::xattr(FIVE);
-    let limit = "ulimit -v 2000000; exec \"$0\" prune --cache-dir \"$1\" --driver xattr --max-size 0 --keep-from /dev/zero";
+    let limit = "ulimit -v 2000000; exec \"$0\" prune --cache-dir \"$1\" --driver xattr --max-size 0 \
+                 --keep-from /dev/zero";
     let mut shell = env.command("/bin/sh");
     let run =
         env.finish(shell.args(["-c", limit, BINARY, env.dir().to_str().unwrap()])).fails(2, &["/dev/zero"]);

@@ -245,7 +245,8 @@ fn min_free_keeps_that_much_of_the_file_system() {
 #[test]
 fn min_age_protects_the_young() {
     for env in TestEnv::both(FIVE) {
-        let run = env.prune(&["--max-size", "1000", "--min-age", "35h"]).code(1); // still over: c, d, e are younger
+        // Still over its limit: c, d, e are younger.
+        let run = env.prune(&["--max-size", "1000", "--min-age", "35h"]).code(1);
         assert_eq!(run.json()["cache_size_after"], 3000);
         assert_eq!(env.left(), "cde");
     }
@@ -298,7 +299,8 @@ fn a_dry_run_plans_with_reasons_and_touches_nothing() {
         }
         let before = env.snapshot();
         let run = env.prune(&["--dry-run", "--max-size", "3000"]).ok().has(&json!({"dry_run": true,
-            "total_files_pruned": 2, "total_bytes_pruned": 2000, "cache_size_before": 5000, "max_size": 3000}));
+            "total_files_pruned": 2, "total_bytes_pruned": 2000, "cache_size_before": 5000,
+            "max_size": 3000}));
         let plan = run.json()["plan"].as_array().unwrap().clone();
         for victim in ['a', 'b'] {
             let entry = plan.iter().find(|entry| entry["image_id"] == id(victim)).expect("a victim's plan");

@@ -81,8 +81,10 @@ fn a_signal_while_the_index_is_busy_ends_it_soon() {
 fn a_view_without_end_is_left_by_a_signal() {
     let env = TestEnv::sqlite(FIVE);
     env.sql(
-        "DROP TABLE cached_images; CREATE VIEW cached_images AS WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i FROM n) \
-         SELECT 'x' AS image_id, 0 AS last_accessed, 0 AS last_modified, 0 AS size, 0 AS hits, i AS rowid FROM n WHERE i < 0",
+        "DROP TABLE cached_images; CREATE VIEW cached_images AS WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL \
+         SELECT i FROM n) \
+         SELECT 'x' AS image_id, 0 AS last_accessed, 0 AS last_modified, 0 AS size, 0 AS hits, i AS rowid \
+         FROM n WHERE i < 0",
     );
     let mut command = env.of_cache("prune");
     let run = Running::start(command.args(["--max-size", "3000"]), &env.outside(""));

@@ -1,8 +1,8 @@
-//! `prefetch` beside the prefetcher of Glance 31.1.0: the same store, the same database, the same queue, once by each.
-//! (That of Glance 33 does not start.)
+//! `prefetch` beside the prefetcher of Glance 31.1.0: the same store, the same database, the same queue, once
+//! by each. (That of Glance 33 does not start.)
 //!
-//! What can be fetched has to come out the same, by Glance's own driver. What cannot be fetched is where ours differs on
-//! purpose: each such case is a test that says how.
+//! What can be fetched has to come out the same, by Glance's own driver. What cannot be fetched is where ours
+//! differs on purpose: each such case is a test that says how.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,7 +14,7 @@ use crate::support::env::*;
 use crate::support::images::{content, digest};
 use crate::support::peer::{Peer, prefetcher};
 use crate::support::prefetch::Prefetch;
-use crate::support::servers::SqliteFile;
+use crate::support::servers::{Database, SqliteFile};
 use crate::support::stores::Nginx;
 
 const NODE: &str = "http://n1.example:9292";
@@ -30,7 +30,9 @@ struct Pair {
 
 impl Pair {
     fn new(driver: &'static str) -> Self {
-        let prefetch = Prefetch::on(Xattr, SqliteFile);
+        let prefetch = Prefetch::new(Xattr);
+        // Its prefetcher reads more tables than ours.
+        let _ = Database::whole(SqliteFile, &prefetch.env.outside("glance.sqlite"));
         let env = &prefetch.env;
         let sides = ["ours", "theirs"].map(|who| {
             let (dir, node) = (env.outside(who), format!("{NODE}/{who}"));
@@ -41,7 +43,8 @@ impl Pair {
             let (cache, locks) = (dir.display(), env.outside(format!("{who}-locks")));
             fs::create_dir(&locks).unwrap();
             let text = format!(
-                "[DEFAULT]\nimage_cache_dir = {cache}\nimage_cache_driver = {driver}\nworker_self_reference_url = {node}\n\
+                "[DEFAULT]\nimage_cache_dir = {cache}\nimage_cache_driver = \
+                 {driver}\nworker_self_reference_url = {node}\n\
                  enabled_backends = disk:file, web:http\n\
                  [glance_store]\ndefault_backend = disk\n\
                  [disk]\nfilesystem_store_datadir = {}\n\
@@ -65,7 +68,7 @@ impl Pair {
         pair
     }
 
-    /// An image of so many bytes with a record, in the file store or at nginx.
+    /// Makes an image of so many bytes with a record, in the file store or at nginx.
     fn image(&self, letter: char, size: usize, store: &str) {
         let bytes = content(letter, size);
         self.prefetch.record(letter, &bytes, &[]);
@@ -102,7 +105,8 @@ impl Pair {
         }
     }
 
-    /// What is in a cache: names and sizes of what is not the index's, and each image as Glance's driver serves it.
+    /// Returns the names and sizes of all in a cache that is not the index's, and each image as Glance's
+    /// driver serves it.
     fn state(&self, glance: &mut Peer, side: usize) -> (BTreeMap<String, u64>, Value) {
         let (dir, node, _) = &self.sides[side];
         let mut files = BTreeMap::new();
@@ -158,8 +162,8 @@ fn the_same_is_fetched_as_by_glance_31_with_the_central_index() {
     fetches_the_same("centralized_db");
 }
 
-/// Has both fetch an image that `make` prepares, with a good one beside it, and compares what comes of it: the exit code,
-/// and where the image is then.
+/// Has both fetch an image that `make` prepares, with a good one beside it, and compares what comes of it:
+/// the exit code, and where the image is then.
 fn differs(make: fn(&Pair), ours: &str, theirs: &str) {
     let mut glance = Peer::start();
     let pair = Pair::new("xattr");

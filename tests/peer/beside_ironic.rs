@@ -1,7 +1,9 @@
-//! The real Ironic beside ours: the same trees for both, each of its measured defects, its crashed downloads, its racing fetches.
+//! The real Ironic beside ours: the same trees for both, each of its measured defects, its crashed downloads,
+//! its racing fetches.
 //!
-//! Where the two agree the same files must go. Where ours differs, a test of that name says what Ironic does and what ours does
-//! instead; the list is the one of the manual page. Ironic's own cleaning is driven by `tests/peer/python/ironic_peer.py`.
+//! Where the two agree the same files must go. Where ours differs, a test of that name says what Ironic does
+//! and what ours does instead; the list is the one of the manual page. Ironic's own cleaning is driven by
+//! `tests/peer/python/ironic_peer.py`.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -61,7 +63,8 @@ fn options_are_found_and_read_as_a_conductor_does() {
     let all = |iso: &str, mib: u64, minutes: u64| {
         format!(
             "[deploy]\niso_master_path = {iso}\niso_cache_size = {mib}\niso_cache_ttl = {minutes}\n\
-             [pxe]\ninstance_master_path = {0}/instance\ntftp_master_path = {0}/tftp\nimage_cache_size = {mib}\n\
+             [pxe]\ninstance_master_path = {0}/instance\ntftp_master_path = {0}/tftp\nimage_cache_size = \
+             {mib}\n\
              image_cache_ttl = {minutes}\n",
             env.base.display()
         )
@@ -188,7 +191,7 @@ impl Pair {
         self.both(|env| env.image(cache, name, bytes));
     }
 
-    /// What is left of a cache: theirs, ours.
+    /// Returns the names that are left in a cache: theirs, ours.
     fn left(&self, cache: &str) -> (Vec<String>, Vec<String>) {
         (self.theirs.names(cache), self.ours.names(cache))
     }
@@ -264,12 +267,16 @@ fn a_disabled_cache_is_no_cache() {
     env.image("tftp", &master(1), 10);
     let theirs = ironic.try_call(
         "clean_up_caches",
-        json!({"caches": [[75, null, 1, 1], [25, env.dir("tftp"), 1, 1]], "directory": env.base, "amount": 1_u64 << 60, "at": at()}),
+        json!({
+            "caches": [[75, null, 1, 1], [25, env.dir("tftp"), 1, 1]], "directory": env.base,
+            "amount": 1_u64 << 60, "at": at(),
+        }),
     );
     println!("Ironic: {theirs:?}");
     assert!(theirs.unwrap_err().starts_with("TypeError"));
     env.ironic_conf(&format!(
-        "[deploy]\niso_master_path =\n[pxe]\ninstance_master_path =\ntftp_master_path = {}\nimage_cache_ttl = 1\n",
+        "[deploy]\niso_master_path =\n[pxe]\ninstance_master_path =\ntftp_master_path = {}\nimage_cache_ttl \
+         = 1\n",
         env.dir("tftp").display()
     ));
     env.later("prune", &["--all-caches"]).ok().has(&json!({"total_files_pruned": 1}));
@@ -352,7 +359,9 @@ fn racing_fetches_lose_no_image() {
         let mut ironic = Peer::ironic();
         let env = HostEnv::new();
         env.limits(0, 0);
-        let request = json!({"dir": env.dir("iso"), "image": "1000/a", "dest": env.dir("dest"), "count": 400, "delay": delay});
+        let request = json!({
+            "dir": env.dir("iso"), "image": "1000/a", "dest": env.dir("dest"), "count": 400, "delay": delay,
+        });
         let (send, done) = std::sync::mpsc::channel();
         let tally = std::thread::scope(|scope| {
             scope.spawn(move || send.send(ironic.call("race", request)).unwrap());
@@ -455,12 +464,14 @@ mod as_root {
             removed += before.len() - left(&ours.env).len();
         }
         println!(
-            "{trees} trees, none differs; {removed} images removed by each; {impossible} could not be, where Ironic first \
+            "{trees} trees, none differs; {removed} images removed by each; {impossible} could not be, where \
+             Ironic first \
              removes all it can (defect 10) and ours nothing unless told to"
         );
     }
 
-    /// A spec once promised that the cache which is filled gives first: today's Ironic goes by the list, and so does ours.
+    /// A spec once promised that the cache which is filled gives first: today's Ironic goes by the list, and
+    /// so does ours.
     #[test]
     fn the_cache_that_the_space_is_for_has_no_precedence() {
         let mut ironic = Peer::ironic();
@@ -575,7 +586,9 @@ mod as_root {
             }
             env.limits(3, 1_000_000);
         }
-        ironic.call("clean_up", json!({"dir": theirs.env.dir("iso"), "size": 3 << 20, "ttl": 1_u64 << 30, "amount": 1, "at": at()}));
+        let dir = theirs.env.dir("iso");
+        let request = json!({"dir": dir, "size": 3 << 20, "ttl": 1_u64 << 30, "amount": 1, "at": at()});
+        ironic.call("clean_up", request);
         ours.env.require(ours.env.available() + 1, &[]).ok().has(&json!({"total_files_pruned": 1}));
         println!(
             "one byte from 10 images over their size: {} left of Ironic's, {} of ours",

@@ -1,4 +1,5 @@
-//! Caches on file systems of their own: read-only, full, without extended attributes, with times beyond every calendar.
+//! Caches on file systems of their own: read-only, full, without extended attributes, with times beyond every
+//! calendar.
 
 use std::fs;
 

@@ -1,10 +1,12 @@
 //! The full disk: real file systems filled to the last block, or the last inode, below each kind of index.
 //!
-//! With images of real size every command that makes room succeeds. With images that free nothing (sparse ones) it may end
-//! with 1, and nothing is damaged: the index is sound, it has at most rows without files, and once there is room again the
-//! next run ends with 0. A prefetch says that the disk is full, and leaves nothing.
+//! With images of real size every command that makes room succeeds. With images that free nothing (sparse
+//! ones) it may end with 1, and nothing is damaged: the index is sound, it has at most rows without files,
+//! and once there is room again the next run ends with 0. A prefetch says that the disk is full, and leaves
+//! nothing.
 //!
-//! A user's quota that is used up is injected instead (`system_calls`, `faults`): not every kernel has quotas.
+//! A user's quota that is used up is injected instead (`system_calls`, `faults`): not every kernel has
+//! quotas.
 
 use std::fs;
 use std::path::Path;
@@ -19,7 +21,7 @@ use crate::support::servers::{Database, SqliteFile};
 
 const NODE: &str = "http://n1.example:9292";
 
-/// Where the rows are.
+/// The index that has the rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Rows {
     Sqlite,
@@ -30,7 +32,7 @@ enum Rows {
 
 const ROWS: [Rows; 3] = [Rows::Sqlite, Rows::Xattr, Rows::Central];
 
-/// What file system a cache is on, and how it is filled.
+/// The file system that a cache is on, and how it is filled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Disk {
     Ext4,
@@ -78,14 +80,15 @@ impl Full {
         &self.mounted.env
     }
 
-    /// An image that the index knows.
+    /// Makes an image that the index knows.
     fn image(&self, letter: char, size: Size, hours: i64) {
         let env = self.env();
         let bytes = if size == Size::Tiny { 1 } else { 3_000_000 };
         if self.rows == Rows::Central {
             env.file(id(letter), bytes, hours);
             self.db.sql(&format!(
-                "INSERT INTO cached_images (image_id, last_accessed, last_modified, size, hits, node_reference_id) SELECT '{}', \
+                "INSERT INTO cached_images (image_id, last_accessed, last_modified, size, hits, \
+                 node_reference_id) SELECT '{}', \
                  datetime('now', '-{hours} hours'), datetime('now', '-{hours} hours'), {bytes}, 0, 1",
                 id(letter)
             ));
@@ -121,7 +124,8 @@ impl Full {
         let conf = self.env().write(
             "glance-api.conf",
             format!(
-                "[DEFAULT]\nimage_cache_dir = {}\nimage_cache_driver = {driver}\nworker_self_reference_url = {NODE}\n\
+                "[DEFAULT]\nimage_cache_dir = {}\nimage_cache_driver = {driver}\nworker_self_reference_url = \
+                 {NODE}\n\
                  [glance_store]\nfilesystem_store_datadir = {}\n[database]\nconnection = {}\n",
                 self.env().dir().display(),
                 store.display(),
@@ -131,7 +135,7 @@ impl Full {
         self.env().raw(&[&[command, "--config-file", &conf], arguments].concat())
     }
 
-    /// The letters of the rows.
+    /// Returns the letters of the rows.
     fn rows(&self) -> String {
         match self.rows {
             Rows::Sqlite => self.env().rows(),

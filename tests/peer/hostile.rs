@@ -1,11 +1,14 @@
-//! Hostile directories: whoever owns the cache exchanges everything in it, again and again, for links that lead out of it, FIFOs,
-//! sockets, devices and second links to other people's files, while root cleans and prunes it.
+//! Hostile directories: whoever owns the cache exchanges everything in it, again and again, for links that
+//! lead out of it, FIFOs, sockets, devices and second links to other people's files, while root cleans and
+//! prunes it.
 //!
-//! What must hold: nothing outside changes and nothing of it comes into a report, nothing hangs, every exit code is one of the
-//! contract's with its one JSON object, and what root makes in the cache belongs to the owner of the cache. What root alone can
-//! make (devices, links to root's own files) lies ready for the owner in a pool beside the cache.
+//! What must hold: nothing outside changes and nothing of it comes into a report, nothing hangs, every exit
+//! code is one of the contract's with its one JSON object, and what root makes in the cache belongs to the
+//! owner of the cache. What root alone can make (devices, links to root's own files) lies ready for the owner
+//! in a pool beside the cache.
 //!
-//! It takes some seconds; `GLANCE_CACHE_TEST_SECONDS` says how many for each test. Totals go past the test harness to stderr.
+//! It takes some seconds; `GLANCE_CACHE_TEST_SECONDS` says how many for each test. Totals go past the test
+//! harness to stderr.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -29,15 +32,15 @@ const SECRET: &str = "hunter2-of-root";
 /// A run that takes longer hangs: nothing here is large, and locks are waited for for a second.
 const LONGEST: Duration = Duration::from_secs(30);
 
-/// What is exchanged, in the cache and in its subdirectories.
+/// The entries that are exchanged, in the cache and in its subdirectories.
 #[rustfmt::skip]
 const TARGETS: &[&str] = &[
     "a", "b", "c", "d", "e", "invalid", "incomplete", "queue", "invalid/x", "invalid/y", "incomplete/stalled",
-    "cache.db", "cache.db-journal", "cache.db-wal", "cache.db-shm", "glance-cache-prune", "glance-cache-clean",
-    "image_cache_db_init",
+    "cache.db", "cache.db-journal", "cache.db-wal", "cache.db-shm", "glance-cache-prune",
+    "glance-cache-clean", "image_cache_db_init",
 ];
 
-/// What it is exchanged for.
+/// The things they are exchanged for.
 #[rustfmt::skip]
 const POOL: &[&str] = &[
     "link-to-file", "link-to-secret", "link-to-directory", "link-to-nowhere", "link-to-itself", "link-up",
@@ -101,11 +104,13 @@ mod as_root {
             let sql =
                 "INSERT OR IGNORE INTO cached_images (image_id, last_accessed, size) VALUES (?1, 1.0, 1000)";
             db.execute(sql, [image_id]).unwrap();
-            let raw = "INSERT OR IGNORE INTO cached_images (image_id, last_accessed, size) VALUES (CAST(?1 AS BLOB), 1.0, 1000)";
+            let raw = "INSERT OR IGNORE INTO cached_images (image_id, last_accessed, size) VALUES (CAST(?1 \
+                       AS BLOB), 1.0, 1000)";
             db.execute(raw, [image_id]).unwrap();
         }
         db.execute_batch(
-            "INSERT INTO cached_images (image_id, last_accessed) VALUES (NULL, 0), (17, 0), (1.5, 0), (x'00ff', 0)",
+            "INSERT INTO cached_images (image_id, last_accessed) VALUES (NULL, 0), (17, 0), (1.5, 0), \
+             (x'00ff', 0)",
         )
         .unwrap();
         drop(db);
@@ -228,7 +233,8 @@ impl Scene {
             let name = TARGETS[below(TARGETS.len() as u64) as usize];
             let other = POOL[below(POOL.len() as u64) as usize];
             if name == "cache.db-journal" && other == "fifo" {
-                // What SQLite opens within microseconds after it was looked at can still keep it waiting: see the index.
+                // What SQLite opens within microseconds after it was looked at can still keep it waiting: see
+                // the index.
                 continue;
             }
             let target = if name.len() == 1 { id(name.chars().next().unwrap()) } else { name.to_owned() };
@@ -288,7 +294,7 @@ impl Scene {
         fs::hard_link(outside.join("secret"), self.pool("hard-link-to-secret")).unwrap();
     }
 
-    /// Everything outside, with its content; of the secret also whether it was read.
+    /// Returns everything outside, with its content; of the secret also whether it was read.
     fn outside(&self) -> BTreeMap<String, String> {
         let outside = self.env.outside("outside");
         let secret = outside.join("secret").metadata().unwrap();
@@ -297,7 +303,7 @@ impl Scene {
         all
     }
 
-    /// What root's runs made in the cache must belong to its owner.
+    /// Asserts that what root's runs made in the cache belongs to its owner.
     fn judge_owners(&self) {
         for entry in walkdir::WalkDir::new(self.env.dir()) {
             let entry = entry.unwrap();
@@ -313,7 +319,7 @@ impl Scene {
     }
 }
 
-/// How a run may end, whatever happened around it.
+/// Asserts that a run ended as it may, whatever happened around it.
 fn judge(run: &Run) {
     assert!((0..=3).contains(&run.code), "no exit code of the contract: {run:?}");
     assert!(!run.stderr.contains("panicked"), "{run:?}");

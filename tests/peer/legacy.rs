@@ -1,4 +1,5 @@
-//! The old names in the very command lines of the field, with the very paths, in a mount name space of their own.
+//! The old names in the very command lines of the field, with the very paths, in a mount name space of their
+//! own.
 
 use crate::support::deployed::*;
 use crate::support::env::*;
@@ -13,7 +14,8 @@ mod as_root {
             let env = deployed(Sqlite, "etc/glance");
             let line = line.replace("ETC", "/etc/glance").replace("BIN", "/usr/bin");
             let script = format!(
-                "mount -t overlay none -o lowerdir={root}/etc:/etc /etc && mount -t overlay none -o lowerdir={root}/bin:/usr/bin /usr/bin \
+                "mount -t overlay none -o lowerdir={root}/etc:/etc /etc && mount -t overlay none -o \
+                 lowerdir={root}/bin:/usr/bin /usr/bin \
                  && exec env -i PATH=/usr/bin:/bin:/usr/sbin /bin/bash -c {line}",
                 root = env.outside("").display().to_string().trim_end_matches('/'),
                 line = quoted(&line)

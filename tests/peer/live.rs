@@ -1,9 +1,10 @@
-//! Beside a real glance-api that serves, caches, queues and deletes: ours in two loops at once, then Glance's own tools in
-//! their place, for the same time. See `tests/peer/python/live.py` for the load, and `tests/peer/python/live_tools.py` for Glance's tools.
+//! Beside a real glance-api that serves, caches, queues and deletes: ours in two loops at once, then Glance's
+//! own tools in their place, for the same time. See `tests/peer/python/live.py` for the load, and
+//! `tests/peer/python/live_tools.py` for Glance's tools.
 //!
-//! Nothing that is served or cached may be damaged, a prune leaves the cache within its limit, files and index agree at the end,
-//! and ours may cause no kind of error in glance-api that Glance's own tools do not cause as well. `GLANCE_CACHE_TEST_SECONDS` sets
-//! how long each of the two lasts.
+//! Nothing that is served or cached may be damaged, a prune leaves the cache within its limit, files and
+//! index agree at the end, and ours may cause no kind of error in glance-api that Glance's own tools do not
+//! cause as well. `GLANCE_CACHE_TEST_SECONDS` sets how long each of the two lasts.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -19,7 +20,8 @@ use crate::support::servers::{Database, MariaDb};
 const SECONDS: u64 = 15;
 const LIMIT: u64 = 3_000_000;
 
-/// Kinds of errors that Glance's own tools cause too, but not within every few seconds. (Runs of minutes, three drivers.)
+/// Kinds of errors that Glance's own tools cause too, but not within every few seconds. (Runs of minutes,
+/// three drivers.)
 const GLANCES_OWN: &[&str] = &[
     // It looks whether an image is cached and opens it after.
     "No such file or directory: 'DIR/cache/ID'",
@@ -28,20 +30,20 @@ const GLANCES_OWN: &[&str] = &[
     "No such file or directory: 'DIR/cache/incomplete/ID' -> 'DIR/cache/",
     "UNIQUE constraint failed: cached_images.image_id",
     "This Session's transaction has been rolled back due to a previous exception during flush",
-    // Its statements lock the rows of a small table by two indexes, and so in two orders: without anybody beside, four clients
-    // that only run them have one in a thousand end so.
+    // Its statements lock the rows of a small table by two indexes, and so in two orders: without anybody
+    // beside, four clients that only run them have one in a thousand end so.
     "Deadlock found when trying to get lock",
 ];
 
-/// What happened beside the load: see `live.py`.
+/// All that happened beside the load: see `live.py`.
 #[derive(Deserialize)]
 struct Report {
     done: BTreeMap<String, u64>,
     damaged: Vec<String>,
-    /// What went wrong for the clients, and how often.
+    /// The errors that the clients met, and how often.
     met: BTreeMap<String, u64>,
     runs: Vec<Run>,
-    /// What glance-api's log says, and how often.
+    /// The kinds of lines in glance-api's log, and how often.
     kinds: BTreeMap<String, u64>,
     end: End,
 }
@@ -93,11 +95,11 @@ fn both(driver: &str) -> (Report, Report) {
     let ours = json!([[clean, prune, prefetch], [prune, some, clean]]);
     let tools = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/peer/python/live_tools.py");
     let theirs = json!([[[needs::glance(), "-I", "-B", "-W", "ignore", tools, "{conf}", "{root}"]]]);
-    let database = Database::whole(MariaDb);
+    let database = Database::whole(MariaDb, "".as_ref());
     (live(driver, &database.url, &ours), live(driver, &database.url, &theirs))
 }
 
-/// What our runs came to, and what of it must not be.
+/// The sums of our runs, and the faults among them.
 #[derive(Default)]
 struct Ours {
     prunes: u64,
@@ -167,7 +169,8 @@ fn beside(driver: &str) {
         let end = &report.end;
         let _ = writeln!(
             text,
-            "  beside {who}: {:?}, {} damaged, {:?} met; at the end {} files, {} orphans, {} ghosts, {} incomplete, {} \
+            "  beside {who}: {:?}, {} damaged, {:?} met; at the end {} files, {} orphans, {} ghosts, {} \
+             incomplete, {} \
              invalid, {} queued",
             report.done,
             report.damaged.len(),
@@ -182,7 +185,8 @@ fn beside(driver: &str) {
     }
     let _ = writeln!(
         text,
-        "  ours: {} runs, {} prunes removed {} images, {} images prefetched, {} left to Glance; they said {:?}",
+        "  ours: {} runs, {} prunes removed {} images, {} images prefetched, {} left to Glance; they said \
+         {:?}",
         report.runs.len(),
         ours.prunes,
         ours.pruned,
@@ -210,7 +214,8 @@ fn beside(driver: &str) {
         .collect();
     assert!(only_ours.is_empty(), "only ours causes these: {only_ours:#?}\n{text}");
     assert_eq!(report.end.ghosts, [""; 0], "{text}");
-    // Glance itself takes the row from an image that somebody else cached meanwhile: each orphan has such an error.
+    // Glance itself takes the row from an image that somebody else cached meanwhile: each orphan has such an
+    // error.
     let caching = |(kind, _): &(&String, &u64)| kind.contains("UNIQUE") || kind.contains("while tee'ing");
     let collisions: u64 = report.kinds.iter().filter(caching).map(|(_, count)| count).sum();
     assert!(report.end.orphans.len() as u64 <= collisions, "{text}{:?}", report.end.orphans);

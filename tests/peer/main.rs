@@ -1,17 +1,18 @@
-//! The binary beside real parts: Glance, Ironic, MariaDB, PostgreSQL, nginx, Ceph; with root's file systems and owners;
-//! under strace.
+//! The binary beside real parts: Glance, Ironic, MariaDB, PostgreSQL, nginx, Ceph; with root's file systems
+//! and owners; under strace.
 //!
-//! `tests/run FILTER` installs the parts that the selected tests ask for, and runs these. `parts` is the table of what
-//! they ask for; a fixture that asks for more fails. Built with the feature `peer` alone, so that a plain `cargo test`
-//! needs nothing.
+//! `tests/run FILTER` installs the parts that the selected tests ask for, and runs these. `parts` is the
+//! table of what they ask for; a fixture that asks for more fails. Built with the feature `peer` alone, so
+//! that a plain `cargo test` needs nothing.
 //!
-//! `beside_glance`, `beside_glance_31`, `beside_ironic` and `live` drive the real tools beside ours; `central` and
-//! `prefetch` follow what works with real servers; `schema` compares the tests' tables with Glance's; `all_caches`,
-//! `file_systems`, `full_disk`, `hostile`, `immutable`, `legacy` and `rights` are what only root can arrange, in modules
-//! named `as_root`; `system_calls` looks at what the kernel sees, and `faults` fails each of these calls.
+//! `beside_glance`, `beside_glance_31`, `beside_ironic` and `live` drive the real tools beside ours;
+//! `central` and `prefetch` follow what works with real servers; `schema` compares the tests' tables with
+//! Glance's; `all_caches`, `file_systems`, `full_disk`, `hostile`, `immutable`, `legacy` and `rights` are
+//! what only root can arrange, in modules named `as_root`; `system_calls` looks at what the kernel sees, and
+//! `faults` fails each of these calls.
 
-// Clocks set the ages of test images, the environment says how long and how much, and what was compared is printed;
-// fixtures unwrap as the tests do.
+// Clocks set the ages of test images, the environment says how long and how much, and what was compared is
+// printed; fixtures unwrap as the tests do.
 #![allow(clippy::disallowed_methods, clippy::print_stdout, clippy::unwrap_used)]
 
 mod all_caches;

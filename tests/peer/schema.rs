@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::support::env::TestEnv;
 use crate::support::env::Xattr;
-use crate::support::servers::{Database, MariaDb, PostgreSql, SqliteFile, db_sync};
+use crate::support::servers::{Database, MariaDb, PostgreSql, SqliteFile};
 
 const TABLES: [&str; 4] = ["node_reference", "cached_images", "images", "image_locations"];
 
@@ -20,7 +20,7 @@ fn assert_same(ours: &Database, glances: &Database, queries: &[String]) {
 #[test]
 fn the_tables_are_glances_on_mariadb() {
     let queries = TABLES.map(|table| format!("SHOW CREATE TABLE {table}"));
-    assert_same(&Database::new(MariaDb, "".as_ref()), &Database::whole(MariaDb), &queries);
+    assert_same(&Database::new(MariaDb, "".as_ref()), &Database::whole(MariaDb, "".as_ref()), &queries);
 }
 
 #[test]
@@ -28,28 +28,29 @@ fn the_tables_are_glances_on_postgresql() {
     let tables = format!("('{}')", TABLES.join("', '"));
     let queries = [
         format!(
-            "SELECT table_name, column_name, data_type, udt_name, character_maximum_length, is_nullable, column_default \
-             FROM information_schema.columns WHERE table_name IN {tables} ORDER BY table_name, ordinal_position"
+            "SELECT table_name, column_name, data_type, udt_name, character_maximum_length, is_nullable, \
+             column_default \
+             FROM information_schema.columns WHERE table_name IN {tables} ORDER BY table_name, \
+             ordinal_position"
         ),
         format!("SELECT tablename, indexdef FROM pg_indexes WHERE tablename IN {tables} ORDER BY 1, 2"),
         format!(
-            "SELECT conrelid::regclass, conname, pg_get_constraintdef(oid) FROM pg_constraint \
+            "SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid) FROM pg_constraint \
              WHERE conrelid::regclass::text IN {tables} ORDER BY 1, 2"
         ),
-        "SELECT enumlabel FROM pg_enum JOIN pg_type t ON t.oid = enumtypid WHERE typname = 'image_visibility' \
+        "SELECT enumlabel FROM pg_enum JOIN pg_type t ON t.oid = enumtypid WHERE typname = \
+         'image_visibility' \
          ORDER BY enumsortorder"
             .into(),
     ];
-    assert_same(&Database::new(PostgreSql, "".as_ref()), &Database::whole(PostgreSql), &queries);
+    assert_same(&Database::new(PostgreSql, "".as_ref()), &Database::whole(PostgreSql, "".as_ref()), &queries);
 }
 
 #[test]
 fn the_tables_are_glances_on_sqlite() {
     let env = TestEnv::empty(Xattr);
-    let glances = env.outside("glances.sqlite");
-    db_sync(&format!("sqlite:///{}", glances.display()));
-    let ours = env.outside("ours.sqlite");
-    let _ = Database::new(SqliteFile, &ours);
+    let (ours, glances) = (env.outside("ours.sqlite"), env.outside("glances.sqlite"));
+    let _ = (Database::new(SqliteFile, &ours), Database::whole(SqliteFile, &glances));
     let statements = |file| {
         let db = rusqlite::Connection::open(file).unwrap();
         let mut query = db.prepare("SELECT tbl_name, sql FROM sqlite_master WHERE sql IS NOT NULL").unwrap();

@@ -1,4 +1,5 @@
-//! What the kernel sees of a run: what it opens, locks, unlinks and syncs, and what a failing call does to it.
+//! What the kernel sees of a run: what it opens, locks, unlinks and syncs, and what a failing call does to
+//! it.
 
 use std::fs;
 

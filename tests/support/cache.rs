@@ -1,6 +1,8 @@
-//! Makes caches as Glance's drivers make them: directories, image files with given times, the sqlite index, `user.hits`.
+//! Makes caches as Glance's drivers make them: directories, image files with given times, the sqlite index,
+//! `user.hits`.
 //!
-//! Depends on nothing but std, rustix and rusqlite, which the program itself uses, so that the benchmarks can use it too.
+//! Depends on nothing but std, rustix and rusqlite, which the program itself uses, so that the benchmarks can
+//! use it too.
 
 use std::fs::{self, File};
 use std::path::Path;

@@ -26,7 +26,7 @@ impl Central {
         Self::of(env, db, NODE)
     }
 
-    /// A cache whose node the database gets to know.
+    /// Makes a cache whose node the database gets to know.
     pub(crate) fn of(env: TestEnv, db: Database, node: &'static str) -> Self {
         db.sql(&format!("INSERT INTO node_reference (node_reference_url) VALUES ('{node}')"));
         Central { env, db, node }
@@ -53,7 +53,8 @@ impl Central {
     pub(crate) fn row_of(&self, image_id: &str, hours: i64, size: u64, hits: i64) {
         let time = naive(self.env.now - (hours * 3600) as f64);
         self.db.sql(&format!(
-            "INSERT INTO cached_images (image_id, last_accessed, last_modified, size, hits, node_reference_id) SELECT \
+            "INSERT INTO cached_images (image_id, last_accessed, last_modified, size, hits, \
+             node_reference_id) SELECT \
              '{image_id}', '{time}', '{time}', {size}, {hits}, node_reference_id FROM node_reference WHERE \
              node_reference_url = '{}'",
             self.node
@@ -64,7 +65,7 @@ impl Central {
         self.row_of(image_id, hours, 1000, 0);
     }
 
-    /// Many images of one byte, the first used longest ago.
+    /// Makes many images of one byte, the first used longest ago.
     pub(crate) fn large(&self, count: usize) {
         let node = &self.db.rows(&format!(
             "SELECT node_reference_id FROM node_reference WHERE node_reference_url = '{}'",
@@ -79,7 +80,8 @@ impl Central {
             .collect();
         for chunk in values.chunks(5000) {
             self.db.sql(&format!(
-                "INSERT INTO cached_images (image_id, last_accessed, last_modified, size, hits, node_reference_id) VALUES {}",
+                "INSERT INTO cached_images (image_id, last_accessed, last_modified, size, hits, \
+                 node_reference_id) VALUES {}",
                 chunk.join(",")
             ));
         }
@@ -93,7 +95,8 @@ impl Central {
         self.env.write(
             "glance-api.conf",
             format!(
-                "[DEFAULT]\nimage_cache_dir = {}\nimage_cache_driver = centralized_db\n{node}{lines}\n[database]\n{connection}",
+                "[DEFAULT]\nimage_cache_dir = {}\nimage_cache_driver = \
+                 centralized_db\n{node}{lines}\n[database]\n{connection}",
                 self.env.dir().display(),
             ),
         )
@@ -109,7 +112,7 @@ impl Central {
         self.env.raw(&[&[command, "--config-file", &conf], arguments].concat())
     }
 
-    /// The same as another user than root, with more lines in the configuration.
+    /// Runs a command as another user than root, with more lines in the configuration.
     #[must_use = "check the exit code: ok(), code(), fails()"]
     pub(crate) fn as_nobody(&self, arguments: &[&str], lines: &str) -> Run {
         let conf = self.conf_with(&self.db.url, self.node, lines);
@@ -126,17 +129,18 @@ impl Central {
         self.run("prune", &["--max-size", limit, "--lock-timeout", "2s"])
     }
 
-    /// The ids in this node's rows, in order.
+    /// Returns the ids in this node's rows, in order.
     pub(crate) fn ids(&self) -> Vec<String> {
         let rows = self.db.rows(&format!(
-            "SELECT image_id FROM cached_images c JOIN node_reference n ON n.node_reference_id = c.node_reference_id \
+            "SELECT image_id FROM cached_images c JOIN node_reference n ON n.node_reference_id = \
+             c.node_reference_id \
              WHERE node_reference_url = '{}' ORDER BY image_id",
             self.node
         ));
         rows.into_iter().flatten().collect()
     }
 
-    /// The letters of the images that are left, after asserting that files and rows agree.
+    /// Returns the letters of the images that are left, after asserting that files and rows agree.
     #[track_caller]
     pub(crate) fn left(&self) -> String {
         let rows: String = self.ids().iter().filter_map(|id| id.chars().next()).collect();
@@ -144,10 +148,13 @@ impl Central {
         rows
     }
 
-    /// Everything in the directory, and every row.
+    /// Returns everything in the directory, and every row.
     pub(crate) fn snapshot(&self) -> (Value, Vec<Vec<String>>) {
         let rows = [
-            self.db.rows("SELECT id, image_id, last_accessed, last_modified, size, hits FROM cached_images ORDER BY id"),
+            self.db.rows(
+                "SELECT id, image_id, last_accessed, last_modified, size, hits FROM cached_images \
+                          ORDER BY id",
+            ),
             self.db.rows("SELECT node_reference_id, node_reference_url FROM node_reference ORDER BY 1"),
         ];
         (json!(tree(self.env.dir())), rows.concat())
@@ -195,7 +202,8 @@ pub(crate) fn naive(time: f64) -> String {
     format!("{year:04}-{month:02}-{day:02} {h:02}:{m:02}:{s:02}.000000")
 }
 
-/// 50 nodes with 2000 images each; image `n` is on the nodes from `n % 50` on, so that some are on one and some on many.
+/// Makes 50 nodes with 2000 images each; image `n` is on the nodes from `n % 50` on, so that some are on one
+/// and some on many.
 pub(crate) fn fleet(kind: Kind) -> Central {
     let c = Central::empty(kind);
     for node in 1..50 {
@@ -223,7 +231,8 @@ pub(crate) fn fleet(kind: Kind) -> Central {
             })
             .collect();
         session.sql(&format!(
-            "INSERT INTO cached_images (image_id, last_accessed, last_modified, size, hits, node_reference_id) VALUES {}",
+            "INSERT INTO cached_images (image_id, last_accessed, last_modified, size, hits, \
+             node_reference_id) VALUES {}",
             values.join(",")
         ));
     }
@@ -240,8 +249,20 @@ pub(crate) fn documents() -> String {
     all.map(|path| fs::read_to_string(path).unwrap()).collect::<Vec<_>>().join("\n")
 }
 
-/// Returns the statements in the documents that grant privileges on this kind of server.
-pub(crate) fn grants(documents: &str, kind: Kind) -> impl Iterator<Item = &str> {
-    let lines = documents.lines().map(str::trim).filter(|line| line.starts_with("GRANT "));
-    lines.filter(move |line| line.contains(" glance.") == (kind == MariaDb))
+/// Returns the statements in the documents that grant privileges on this kind of server: those that only
+/// `prefetch` needs, as the comment before them says, or the others.
+pub(crate) fn grants(documents: &str, kind: Kind, only_for_prefetch: bool) -> Vec<&str> {
+    let (mut comment, mut found) = ("", Vec::new());
+    for line in documents.lines().map(str::trim) {
+        if line.starts_with("--") || line.starts_with("```") {
+            comment = line;
+        }
+        let of_kind = line.contains(" glance.") == (kind == MariaDb);
+        if line.starts_with("GRANT ") && of_kind && comment.contains("only for prefetch") == only_for_prefetch
+        {
+            found.push(line);
+        }
+    }
+    assert!(!found.is_empty(), "the documents grant nothing of that kind");
+    found
 }

@@ -1,4 +1,5 @@
-//! The old tools as deployers run them: every command line found in the field, and caches configured as they do it.
+//! The old tools as deployers run them: every command line found in the field, and caches configured as they
+//! do it.
 
 use super::env::*;
 use super::images::small_database;
@@ -7,7 +8,8 @@ pub(crate) const CLEANER: &str = "glance-cache-cleaner";
 pub(crate) const PRUNER: &str = "glance-cache-pruner";
 pub(crate) const PREFETCHER: &str = "glance-cache-prefetcher";
 
-/// Every command line found in the field for the three tools, as they stand in crontabs and job templates. `BIN` is the directory with the tools, `ETC` stands for `/etc/glance`.
+/// Every command line found in the field for the three tools, as they stand in crontabs and job templates.
+/// `BIN` is the directory with the tools, `ETC` stands for `/etc/glance`.
 pub(crate) const FIELD: &[(&str, &str)] = &[
     ("puppet-glance, cleaner", "glance-cache-cleaner "),
     ("puppet-glance, pruner", "glance-cache-pruner "),
@@ -33,14 +35,16 @@ pub(crate) const FIELD: &[(&str, &str)] = &[
     ("functional tests, prefetcher", "glance-cache-prefetcher --config-file ETC/glance-api.conf"),
 ];
 
-/// A cache with something to do for both, limit 3000, configured in the places that all these deployers use.
+/// Makes a cache with something to do for both, limit 3000, configured in the places that all these deployers
+/// use.
 pub(crate) fn deployed(driver: Driver, etc: &str) -> TestEnv {
     let env = TestEnv::new(driver, FIVE);
     env.file("invalid/x", 1, 1);
     let connection = format!("[database]\nconnection = {}", small_database(&env, 'f', 500));
     env.file(format!("queue/{}", id('f')), 0, 1);
     let text = env.conf_text(&format!(
-        "image_cache_max_size = 3000\n{connection}\n[glance_store]\nfilesystem_store_datadir = {}\n[keystone_authtoken]\n\
+        "image_cache_max_size = 3000\n{connection}\n[glance_store]\nfilesystem_store_datadir = \
+         {}\n[keystone_authtoken]\n\
          admin_password = secret",
         env.outside("store").display()
     ));

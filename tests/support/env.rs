@@ -1,8 +1,8 @@
 //! The vocabulary of the tests: a cache made from a compact table, the binary run on it, what is left.
 //!
-//! Hermetic: the environment is cleared, HOME and TMPDIR are inside the test's own directory, standard input is closed,
-//! and a run that does not end is killed and reported as a hang. Nothing is skipped: a file system that cannot hold what
-//! a test needs is a failure that says what to set.
+//! Hermetic: the environment is cleared, HOME and TMPDIR are inside the test's own directory, standard input
+//! is closed, and a run that does not end is killed and reported as a hang. Nothing is skipped: a file system
+//! that cannot hold what a test needs is a failure that says what to set.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -42,7 +42,7 @@ pub(crate) const TO_NOTHING: &[&str] = &["--max-size", "0", "--lock-timeout", "3
 /// One line of a table: the letter of its id, its size in bytes, hours since its last use, hits.
 pub(crate) type Image = (char, u64, i64, i64);
 
-/// Seconds since the epoch.
+/// Returns the time now, in seconds since the epoch.
 pub(crate) fn now() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64()
 }
@@ -58,14 +58,14 @@ pub(crate) struct TestEnv {
 }
 
 impl TestEnv {
-    /// An empty cache as Glance makes it: three subdirectories and, for sqlite, an index without rows.
+    /// Makes an empty cache as Glance makes it: three subdirectories and, for sqlite, an index without rows.
     pub(crate) fn empty(driver: Driver) -> Self {
         let root = tempfile::Builder::new().prefix("gct-").tempdir().unwrap();
         let cache = root.path().join("cache");
         Self::at(driver, root, cache)
     }
 
-    /// An empty cache at `cache`, which lives as long as `root`.
+    /// Makes an empty cache at `cache`, which lives as long as `root`.
     pub(crate) fn at(driver: Driver, root: TempDir, cache: PathBuf) -> Self {
         make(&cache, driver);
         fs::create_dir_all(root.path().join("home")).unwrap();
@@ -88,12 +88,12 @@ impl TestEnv {
         Self::new(Xattr, images)
     }
 
-    /// The same cache under either driver.
+    /// Makes the same cache under either driver.
     pub(crate) fn both(images: &[Image]) -> [Self; 2] {
         [Self::sqlite(images), Self::xattr(images)]
     }
 
-    /// A cache of `count` images of one byte each, the first used longest ago.
+    /// Makes a cache of `count` images of one byte each, the first used longest ago.
     pub(crate) fn large(driver: Driver, count: usize) -> Self {
         let env = Self::empty(driver);
         let mut rows = String::from("BEGIN;");
@@ -114,22 +114,22 @@ impl TestEnv {
 
     // -- Making things --
 
-    /// A path in the cache directory.
+    /// Returns a path in the cache directory.
     pub(crate) fn path(&self, name: impl AsRef<Path>) -> PathBuf {
         self.cache.join(name)
     }
 
-    /// The cache directory.
+    /// Returns the cache directory.
     pub(crate) fn dir(&self) -> &Path {
         &self.cache
     }
 
-    /// A path in the test's directory but outside the cache.
+    /// Returns a path in the test's directory but outside the cache.
     pub(crate) fn outside(&self, name: impl AsRef<Path>) -> PathBuf {
         self.root.path().join(name)
     }
 
-    /// An image that the index knows.
+    /// Makes an image that the index knows.
     pub(crate) fn image(&self, (letter, size, hours, hits): Image) {
         let last = self.hours_ago(hours);
         self.file_at(id(letter), size, last, last);
@@ -139,29 +139,29 @@ impl TestEnv {
         }
     }
 
-    /// An image file that the index does not know (with xattr: an image that was never read).
+    /// Makes an image file that the index does not know (with xattr: an image that was never read).
     pub(crate) fn orphan(&self, letter: char, size: u64, hours: i64) {
         self.file(id(letter), size, hours);
     }
 
-    /// A row without a file.
+    /// Makes a row without a file.
     pub(crate) fn ghost(&self, letter: char, hours: i64) {
         self.row(&id(letter), hours);
     }
 
-    /// A row of 1000 bytes with any id.
+    /// Makes a row of 1000 bytes with any id.
     pub(crate) fn row(&self, image_id: &str, hours: i64) {
         let last = self.hours_ago(hours);
         self.sql(&row(image_id, last, last, 1000, 0));
     }
 
-    /// A sparse file of `size` bytes at `name` below the cache, used and changed `hours` ago.
+    /// Makes a sparse file of `size` bytes at `name` below the cache, used and changed `hours` ago.
     pub(crate) fn file(&self, name: impl AsRef<Path>, size: u64, hours: i64) {
         let last = self.hours_ago(hours);
         self.file_at(name, size, last, last);
     }
 
-    /// A sparse file with given times of use and change.
+    /// Makes a sparse file with given times of use and change.
     pub(crate) fn file_at(&self, name: impl AsRef<Path>, size: u64, used: f64, changed: f64) {
         sparse_file(&self.path(name), size, used, changed);
     }
@@ -205,7 +205,7 @@ impl TestEnv {
         self.write("glance-api.conf", self.conf_text(lines))
     }
 
-    /// The text of [`TestEnv::conf`].
+    /// Returns the text that [`TestEnv::conf`] writes.
     pub(crate) fn conf_text(&self, lines: &str) -> String {
         let (dir, driver) = (self.cache.display(), self.driver.name());
         format!("[DEFAULT]\nimage_cache_dir = {dir}\nimage_cache_driver = {driver}\n{lines}\n")
@@ -224,7 +224,7 @@ impl TestEnv {
 
     // -- Running --
 
-    /// A command with a cleared environment.
+    /// Returns a command with a cleared environment.
     pub(crate) fn command(&self, program: impl AsRef<Path>) -> Command {
         let mut command = Command::new(program.as_ref());
         command
@@ -248,7 +248,7 @@ impl TestEnv {
         run(self.of_cache(command).args(arguments), self.root.path())
     }
 
-    /// The same, not run yet.
+    /// Returns the same command, not run yet.
     pub(crate) fn of_cache(&self, command: &str) -> Command {
         let mut ours = self.command(BINARY);
         ours.arg(command).arg("--cache-dir").arg(&self.cache).args(["--driver", self.driver.name()]);
@@ -281,7 +281,7 @@ impl TestEnv {
         self.run("status", &["--format", "json"]).ok().json()
     }
 
-    /// A link to the binary under an old name.
+    /// Returns a link to the binary under an old name.
     pub(crate) fn old_name(&self, name: &str) -> PathBuf {
         let link = self.outside("bin").join(name);
         fs::create_dir_all(self.outside("bin")).unwrap();
@@ -291,7 +291,7 @@ impl TestEnv {
         link
     }
 
-    /// The tool of an old name, run with these arguments.
+    /// Runs the tool of an old name with these arguments.
     #[must_use = "check the exit code: ok(), code(), fails()"]
     pub(crate) fn old(&self, name: &str, arguments: &[&str]) -> Run {
         let mut command = self.command(self.old_name(name));
@@ -316,22 +316,23 @@ impl TestEnv {
 
     // -- Looking --
 
-    /// The names in a directory of the cache (`""` for the cache itself), sorted, hostile ones made visible.
+    /// Returns the names in a directory of the cache (`""` for the cache itself), sorted, hostile ones made
+    /// visible.
     pub(crate) fn names(&self, sub: &str) -> Vec<String> {
         names(&self.path(sub))
     }
 
-    /// The letters of the image files that are left.
+    /// Returns the letters of the image files that are left.
     pub(crate) fn images(&self) -> String {
         letters(self.names(""))
     }
 
-    /// The letters of the rows that are left, in order of id.
+    /// Returns the letters of the rows that are left, in order of id.
     pub(crate) fn rows(&self) -> String {
         letters(self.ids())
     }
 
-    /// The ids of the rows that are left.
+    /// Returns the ids of the rows that are left.
     pub(crate) fn ids(&self) -> Vec<String> {
         let db = self.db();
         let mut rows =
@@ -342,7 +343,7 @@ impl TestEnv {
             .collect()
     }
 
-    /// The letters of the images that are left, after asserting that the index agrees.
+    /// Returns the letters of the images that are left, after asserting that the index agrees.
     #[track_caller]
     pub(crate) fn left(&self) -> String {
         if self.driver == Sqlite {
@@ -351,7 +352,8 @@ impl TestEnv {
         self.images()
     }
 
-    /// Everything in the cache: every entry with its identity, size, owner, mode and times but atime, and every row.
+    /// Returns everything in the cache: every entry with its identity, size, owner, mode and times but atime,
+    /// and every row.
     pub(crate) fn snapshot(&self) -> BTreeMap<String, String> {
         let mut all = tree(&self.cache);
         if self.driver == Sqlite && self.path("cache.db").is_file() {
@@ -362,7 +364,8 @@ impl TestEnv {
 
     fn dump(&self) -> String {
         let db = self.db();
-        let sql = "SELECT group_concat(quote(image_id) || quote(last_accessed) || quote(last_modified) || quote(size) \
+        let sql = "SELECT group_concat(quote(image_id) || quote(last_accessed) || quote(last_modified) || \
+                   quote(size) \
                    || quote(hits), x'0a') FROM (SELECT * FROM cached_images ORDER BY rowid)";
         db.query_row(sql, [], |row| row.get::<_, Option<String>>(0))
             .map(Option::unwrap_or_default)
@@ -418,7 +421,7 @@ impl Run {
         self
     }
 
-    /// The one JSON object on stdout.
+    /// Returns the one JSON object on stdout.
     #[track_caller]
     pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.stdout).unwrap_or_else(|error| {
@@ -504,7 +507,7 @@ pub(crate) fn until(what: &str, mut so: impl FnMut() -> bool) {
     }
 }
 
-/// The processes that a process has started.
+/// Returns the processes that a process has started.
 pub(crate) fn children(pid: u32) -> Vec<u32> {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten();
     let children = tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("children")).ok());
@@ -513,7 +516,7 @@ pub(crate) fn children(pid: u32) -> Vec<u32> {
         .collect()
 }
 
-/// The most memory that a process ever had, in KiB.
+/// Returns the most memory that a process ever had, in KiB.
 pub(crate) fn peak(pid: u32) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
@@ -533,7 +536,7 @@ pub(crate) fn chmod(path: &Path, mode: u32) {
     rustix::fs::chmod(path, Mode::from_raw_mode(mode)).unwrap();
 }
 
-/// The names in a directory, sorted.
+/// Returns the names in a directory, sorted.
 pub(crate) fn names(dir: &Path) -> Vec<String> {
     let entries = fs::read_dir(dir).unwrap();
     let mut names: Vec<_> =
@@ -542,7 +545,7 @@ pub(crate) fn names(dir: &Path) -> Vec<String> {
     names
 }
 
-/// Every entry below a directory and the directory itself, without following links.
+/// Returns every entry below a directory and the directory itself, without following links.
 pub(crate) fn tree(dir: &Path) -> BTreeMap<String, String> {
     let walk = walkdir::WalkDir::new(dir);
     walk.into_iter()

@@ -1,7 +1,7 @@
 //! A host with Ironic's image caches, for what `--all-caches` and `prune --require` do.
 //!
-//! Times cannot be set back far enough, because the change time is part of an image's last use. So the clock is set
-//! forward instead: `--now`.
+//! Times cannot be set back far enough, because the change time is part of an image's last use. So the clock
+//! is set forward instead: `--now`.
 
 use std::fs;
 use std::os::unix::fs::DirBuilderExt as _;
@@ -18,29 +18,29 @@ pub(crate) const MIB: usize = 1 << 20;
 /// A host with Ironic's three caches, below a directory of its own.
 pub(crate) struct HostEnv {
     root: TempDir,
-    /// Where the caches are.
+    /// The directory that the caches are in.
     pub(crate) base: PathBuf,
 }
 
-/// A directory as Python's mkdtemp makes it, and so Ironic for a download.
+/// Makes a directory as Ironic makes one for a download, with Python's mkdtemp.
 pub(crate) fn mkdtemp(path: &Path) {
     fs::DirBuilder::new().mode(0o700).create(path).unwrap();
 }
 
-/// The master image number `n`.
+/// Returns the master image number `n`.
 pub(crate) fn master(n: usize) -> String {
     format!("{n:08x}-00ab-4000-8000-000000000000")
 }
 
 impl HostEnv {
-    /// The caches are in a directory of the test.
+    /// Makes a host whose caches are in a directory of the test.
     pub(crate) fn new() -> Self {
         let root = tempfile::Builder::new().prefix("gch-").tempdir().unwrap();
         let base = root.path().join("host");
         Self::at(root, base)
     }
 
-    /// The caches are in `base`, which may be a file system of its own.
+    /// Makes a host whose caches are in `base`, which may be a file system of its own.
     pub(crate) fn at(root: TempDir, base: PathBuf) -> Self {
         let env = Self { root, base };
         for name in ["iso", "instance", "tftp"] {
@@ -52,12 +52,12 @@ impl HostEnv {
         env
     }
 
-    /// A path in the test's directory, outside the caches.
+    /// Returns a path in the test's directory, outside the caches.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.root.path().join(name)
     }
 
-    /// The directory of a cache, or another path beside it.
+    /// Returns the directory of a cache, or another path beside it.
     pub(crate) fn dir(&self, name: &str) -> PathBuf {
         self.base.join(name)
     }
@@ -66,7 +66,8 @@ impl HostEnv {
     pub(crate) fn limits(&self, size: u64, minutes: u64) {
         self.ironic_conf(&format!(
             "[deploy]\niso_master_path = {0}/iso\niso_cache_size = {size}\niso_cache_ttl = {minutes}\n\
-             [pxe]\ninstance_master_path = {0}/instance\ntftp_master_path = {0}/tftp\nimage_cache_size = {size}\n\
+             [pxe]\ninstance_master_path = {0}/instance\ntftp_master_path = {0}/tftp\nimage_cache_size = \
+             {size}\n\
              image_cache_ttl = {minutes}\n",
             self.base.display()
         ));
@@ -81,17 +82,17 @@ impl HostEnv {
         fs::write(self.path("glance-cache.conf"), text).unwrap();
     }
 
-    /// An image of so many bytes, all of them on disk.
+    /// Makes an image of so many bytes, all of them on disk.
     pub(crate) fn image(&self, cache: &str, name: &str, bytes: usize) {
         fs::write(self.dir(cache).join(name), vec![7; bytes]).unwrap();
     }
 
-    /// An instance's link to an image.
+    /// Makes an instance's link to an image.
     pub(crate) fn use_image(&self, cache: &str, name: &str) {
         fs::hard_link(self.dir(cache).join(name), self.dir(&format!("used-{cache}-{name}"))).unwrap();
     }
 
-    /// What a download left that was killed.
+    /// Makes what a killed download leaves.
     pub(crate) fn leftover(&self, cache: &str, name: &str, bytes: usize) -> PathBuf {
         let directory = self.dir(cache).join("tmpabcd_123");
         mkdtemp(&directory);
@@ -122,7 +123,7 @@ impl HostEnv {
         run(command, self.root.path())
     }
 
-    /// The same ten days later.
+    /// Runs a command as if it were ten days later.
     #[must_use = "check the exit code: ok(), code(), fails()"]
     pub(crate) fn later(&self, command: &str, arguments: &[&str]) -> Run {
         self.finish(self.command(command).args(["--now", &in_ten_days()]).args(arguments))
@@ -139,7 +140,7 @@ impl HostEnv {
         )
     }
 
-    /// Bytes free on the caches' file system.
+    /// Returns how many bytes are free on the caches' file system.
     pub(crate) fn available(&self) -> u64 {
         let fs = rustix::fs::statvfs(&self.base).unwrap();
         fs.f_bavail * fs.f_frsize
@@ -155,7 +156,7 @@ pub(crate) fn in_ten_days() -> String {
     (now() + 864_000.0).to_string()
 }
 
-/// The names of the caches in a report, in its order.
+/// Returns the names of the caches in a report, in its order.
 pub(crate) fn caches(report: &Value) -> Vec<String> {
     let caches = report["caches"].as_array().unwrap();
     caches.iter().map(|cache| cache["name"].as_str().unwrap().to_owned()).collect()
@@ -173,7 +174,8 @@ pub(crate) fn glance(env: &HostEnv, images: &[(usize, f64)]) -> rusqlite::Connec
     }
     let db = rusqlite::Connection::open(env.dir("glance/cache.db")).unwrap();
     db.execute_batch(
-        "CREATE TABLE cached_images (image_id TEXT PRIMARY KEY, last_accessed REAL, last_modified REAL, size INTEGER, \
+        "CREATE TABLE cached_images (image_id TEXT PRIMARY KEY, last_accessed REAL, last_modified REAL, size \
+         INTEGER, \
          hits INTEGER, checksum TEXT)",
     )
     .unwrap();

@@ -5,7 +5,7 @@ use std::io::Write as _;
 
 use super::env::{TestEnv, id};
 
-/// The content of a test image.
+/// Returns the content of a test image.
 pub(crate) fn content(letter: char, size: usize) -> Vec<u8> {
     let mut state = u64::from(u32::from(letter)) | 1;
     let mut next = || {
@@ -17,7 +17,7 @@ pub(crate) fn content(letter: char, size: usize) -> Vec<u8> {
     bytes
 }
 
-/// A digest, by the system's own tool.
+/// Returns a digest, by the system's own tool.
 pub(crate) fn digest(tool: &str, bytes: &[u8]) -> String {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(bytes).unwrap();
@@ -25,7 +25,7 @@ pub(crate) fn digest(tool: &str, bytes: &[u8]) -> String {
     String::from_utf8(output.stdout).unwrap().split(' ').next().unwrap().to_owned()
 }
 
-/// A database with one image of zeros, made without Glance: just what a prefetch reads. Returns its URL.
+/// Makes a database with one image of zeros and just the columns that a prefetch reads. Returns its URL.
 pub(crate) fn small_database(env: &TestEnv, letter: char, size: usize) -> String {
     let (store, file) = (env.outside("store").join(id(letter)), env.outside("glance.sqlite"));
     fs::create_dir_all(store.parent().unwrap()).unwrap();

@@ -1,9 +1,11 @@
-//! Fixtures of the two test binaries, `tests/cli` and `tests/peer`. No test lives here, and no fixture lives there.
+//! Fixtures of the two test binaries, `tests/cli` and `tests/peer`. No test lives here, and no fixture lives
+//! there.
 //!
-//! `cache` makes caches and `env` runs the binary on them; `host` has the caches of a whole host, `central` those of the
-//! nodes of a central database, `prefetch` a queue with all it takes to fetch it, `deployed` what deployers have. Real
-//! parts are behind `servers` (databases), `stores` (nginx, Ceph), `peer` (Glance, Ironic), `mounts`, `rights` and
-//! `strace`: each of these asks `needs` first, which fails loudly when a part is missing.
+//! `cache` makes caches and `env` runs the binary on them; `host` has the caches of a whole host, `central`
+//! those of the nodes of a central database, `prefetch` a queue with all it takes to fetch it, `deployed`
+//! what deployers have. Real parts are behind `servers` (databases), `stores` (nginx, Ceph), `peer` (Glance,
+//! Ironic), `mounts`, `rights` and `strace`: each of these asks `needs` first, which fails loudly when a part
+//! is missing.
 
 #![allow(dead_code, reason = "each of the two binaries uses a part of this")]
 

@@ -1,4 +1,5 @@
-//! Small file systems that root mounts: on loop devices, in memory, through FUSE. Each is unmounted when dropped.
+//! Small file systems that root mounts: on loop devices, in memory, through FUSE. Each is unmounted when
+//! dropped.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -42,7 +43,7 @@ impl Mount {
         Self::image(&ext4.image, point, options)
     }
 
-    /// The file system in a file.
+    /// Mounts the file system in a file.
     pub(crate) fn image(image: &Path, point: &Path, options: &str) -> Self {
         needs::root();
         fs::create_dir_all(point).unwrap();
@@ -59,7 +60,7 @@ impl Mount {
     }
 }
 
-/// A directory seen through FUSE, which has no files without a name.
+/// Makes a directory seen through FUSE, which has no files without a name.
 pub(crate) fn bindfs(driver: Driver) -> Mounted {
     needs::root();
     needs::bindfs();
@@ -84,7 +85,7 @@ pub(crate) struct Mounted {
 }
 
 impl Mounted {
-    /// On a small ext4.
+    /// Makes one on a small ext4.
     pub(crate) fn ext4(driver: Driver, megabytes: u64, options: &str) -> Self {
         let root = test_directory();
         let ext4 = Ext4::make(root.path(), megabytes);
@@ -92,7 +93,7 @@ impl Mounted {
         Self::at(driver, root, mount)
     }
 
-    /// On what `mkfs` makes of a file of so many MiB.
+    /// Makes one on what `mkfs` makes of a file of so many MiB.
     pub(crate) fn made(driver: Driver, mkfs: &[&str], megabytes: u64) -> Self {
         if mkfs[0] == "mkfs.xfs" {
             needs::xfs();
@@ -107,7 +108,7 @@ impl Mounted {
         Self::at(driver, root, mount)
     }
 
-    /// On a tmpfs, ramfs or the like.
+    /// Makes one on a tmpfs, ramfs or the like.
     pub(crate) fn of(kind: &str, driver: Driver) -> Self {
         let root = test_directory();
         let mount = Mount::of(kind, &root.path().join("mnt"));
@@ -178,7 +179,7 @@ pub(crate) struct MountedHost {
 }
 
 impl MountedHost {
-    /// On a small ext4.
+    /// Makes one on a small ext4.
     pub(crate) fn ext4(megabytes: u64) -> Self {
         let root = host_directory();
         let ext4 = Ext4::make(root.path(), megabytes);
@@ -187,7 +188,7 @@ impl MountedHost {
         Self { env: HostEnv::at(root, base), _mount: mount }
     }
 
-    /// On a small XFS, which frees blocks in the background and can share them.
+    /// Makes one on a small XFS, which frees blocks in the background and can share them.
     pub(crate) fn xfs(megabytes: u64) -> Self {
         needs::xfs();
         let root = host_directory();
@@ -199,7 +200,7 @@ impl MountedHost {
         Self { env: HostEnv::at(root, base), _mount: mount }
     }
 
-    /// On a small tmpfs.
+    /// Makes one on a small tmpfs.
     pub(crate) fn tmpfs(megabytes: u64) -> Self {
         let root = host_directory();
         let base = root.path().join("mnt");

@@ -1,9 +1,9 @@
 //! The parts of the real world that a test can ask for: programs, services, privileges.
 //!
-//! Each fixture calls the function of every part that it uses. The call panics when this machine lacks the part, and
-//! says how to get it; no test is skipped. It also panics when `tests/peer/parts` does not declare the part for the
-//! running test, because `tests/run FILTER` installs only what that table declares for the tests that FILTER selects.
-//! Tests in `tests/cli` need nothing, so there each call panics.
+//! Each fixture calls the function of every part that it uses. The call panics when this machine lacks the
+//! part, and says how to get it; no test is skipped. It also panics when `tests/peer/parts` does not declare
+//! the part for the running test, because `tests/run FILTER` installs only what that table declares for the
+//! tests that FILTER selects. Tests in `tests/cli` need nothing, so there each call panics.
 
 use std::ffi::OsStr;
 use std::io::Write as _;
@@ -12,21 +12,22 @@ use std::{env, fs, thread};
 
 use super::env::BINARY;
 
-/// A text in the path of a test, then the parts that tests with that text in their path ask for; line by line.
+/// A text in the path of a test, then the parts that tests with that text in their path ask for; line by
+/// line.
 const DECLARED: &str = include_str!("../peer/parts");
 
-/// The variable that names a file to which each call appends its test and its part. `tests/run` compares it with
-/// the table.
+/// The variable that names a file to which each call appends its test and its part. `tests/run` compares it
+/// with the table.
 const ASKED: &str = "GLANCE_CACHE_TEST_ASKED";
 
-/// The rights of root.
+/// Asks for the rights of root.
 #[track_caller]
 pub(crate) fn root() {
     ask("root");
     assert!(rustix::process::geteuid().is_root(), "this test needs root: run tests/run as root");
 }
 
-/// System calls seen, failed and delayed.
+/// Asks for strace, which shows, fails and delays system calls.
 #[track_caller]
 pub(crate) fn strace() {
     programs("strace", &["strace"]);
@@ -65,37 +66,37 @@ pub(crate) fn nginx() {
     programs("nginx", &["nginx", "openssl"]);
 }
 
-/// A Ceph cluster with its block devices and S3.
+/// Asks for a Ceph cluster with its block devices and S3.
 #[track_caller]
 pub(crate) fn ceph() {
     programs("ceph", &["ceph-mon", "ceph-osd", "ceph", "rbd", "radosgw"]);
 }
 
-/// File systems of the type ext4.
+/// Asks for file systems of the type ext4.
 #[track_caller]
 pub(crate) fn ext4() {
     programs("ext4", &["mkfs.ext4", "debugfs", "mount"]);
 }
 
-/// File systems of the type XFS.
+/// Asks for file systems of the type XFS.
 #[track_caller]
 pub(crate) fn xfs() {
     programs("xfs", &["mkfs.xfs", "mount"]);
 }
 
-/// Files that nobody can change.
+/// Asks for files that nobody can change.
 #[track_caller]
 pub(crate) fn chattr() {
     programs("chattr", &["chattr"]);
 }
 
-/// Directories seen through FUSE.
+/// Asks for directories seen through FUSE.
 #[track_caller]
 pub(crate) fn bindfs() {
     programs("bindfs", &["bindfs"]);
 }
 
-/// A terminal to run a command on.
+/// Asks for a terminal to run a command on.
 #[track_caller]
 pub(crate) fn script() {
     programs("script", &["script"]);
@@ -150,7 +151,8 @@ fn ask(part: &str) {
     }
     assert!(
         declared(test).any(|declared| declared == part),
-        "{test} asks for {part}, but tests/peer/parts does not say so: add it there, and tests/run will install it"
+        "{test} asks for {part}, but tests/peer/parts does not say so: add it there, and tests/run will \
+         install it"
     );
 }
 
@@ -183,7 +185,8 @@ fn is_installed(name: &str) -> bool {
     places.any(|place| place.join(name).is_file())
 }
 
-/// Asks for a part that is a Python with packages: the one that a variable names, or else that of `tests/run`.
+/// Asks for a part that is a Python with packages: the one that a variable names, or else that of
+/// `tests/run`.
 #[track_caller]
 fn python(part: &str, variable: &str, directory: &str) -> PathBuf {
     ask(part);
@@ -195,7 +198,8 @@ fn python(part: &str, variable: &str, directory: &str) -> PathBuf {
     });
     assert!(
         python.is_file(),
-        "{} is not there: `tests/run {}` makes it, or set {variable} to a Python that has the packages of tests/peer/python",
+        "{} is not there: `tests/run {}` makes it, or set {variable} to a Python that has the packages of \
+         tests/peer/python",
         python.display(),
         thread::current().name().unwrap_or_default()
     );

@@ -1,5 +1,5 @@
-//! The real Glance in a helper process: one request a line, one answer a line. See `tests/peer/python/peer.py`
-//! for what it can do.
+//! The real Glance in a helper process: one request a line, one answer a line. See
+//! `tests/peer/python/peer.py` for what it can do.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
@@ -60,7 +60,7 @@ impl Peer {
         writeln!(self.requests, "{arguments}").unwrap();
     }
 
-    /// The answer, or the error's type and message.
+    /// Waits for the answer, or for the error's type and message.
     pub(crate) fn answer(&mut self) -> Result<Value, String> {
         let mut line = String::new();
         self.answers.read_line(&mut line).unwrap();

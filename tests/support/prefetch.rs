@@ -27,37 +27,39 @@ impl Prefetch {
         Self::of(TestEnv::empty(driver), kind)
     }
 
-    /// With this cache.
+    /// Makes a file store and Glance's database for this cache.
     pub(crate) fn of(env: TestEnv, kind: Kind) -> Self {
         let db = Database::new(kind, &env.outside("glance.sqlite"));
         fs::create_dir(env.outside("store")).unwrap();
         Prefetch { env, db }
     }
 
-    /// Where the store has an image.
+    /// Returns the path of an image in the store.
     pub(crate) fn stored(&self, letter: char) -> PathBuf {
         self.env.outside("store").join(id(letter))
     }
 
-    /// The location of an image in the store.
+    /// Returns the location of an image in the store.
     pub(crate) fn location(&self, letter: char) -> String {
         format!("file://{}", self.stored(letter).display())
     }
 
-    /// An image of so many bytes in the store, and its record.
+    /// Makes an image of so many bytes in the store, and its record.
     pub(crate) fn image(&self, letter: char, size: usize) {
         let bytes = content(letter, size);
         fs::write(self.stored(letter), &bytes).unwrap();
         self.record(letter, &bytes, &[&self.location(letter)]);
     }
 
-    /// The record of an active image with this content, at these locations.
+    /// Inserts the record of an active image with this content, at these locations.
     pub(crate) fn record(&self, letter: char, bytes: &[u8], locations: &[&str]) {
         let (md5, sha512) = (digest("md5sum", bytes), digest("sha512sum", bytes));
         let no = if self.db.kind == PostgreSql { "false" } else { "0" };
         self.db.sql(&format!(
-            "INSERT INTO images (id, size, status, checksum, os_hash_algo, os_hash_value, created_at, updated_at, deleted, min_disk, \
-             min_ram, protected, visibility, os_hidden) VALUES ('{}', {}, 'active', '{md5}', 'sha512', '{sha512}', \
+            "INSERT INTO images (id, size, status, checksum, os_hash_algo, os_hash_value, created_at, \
+             updated_at, deleted, min_disk, \
+             min_ram, protected, visibility, os_hidden) VALUES ('{}', {}, 'active', '{md5}', 'sha512', \
+             '{sha512}', \
              '2024-01-01 00:00:00', '2024-01-01 00:00:00', {no}, 0, 0, {no}, 'public', {no})",
             id(letter),
             bytes.len()
@@ -89,7 +91,7 @@ impl Prefetch {
         }
     }
 
-    /// Where the configuration of the test stands.
+    /// Writes the configuration, with more lines at its beginning, and returns its path.
     pub(crate) fn conf(&self, lines: &str) -> String {
         let store = self.env.outside("store");
         self.env.conf(&format!(
@@ -99,7 +101,7 @@ impl Prefetch {
         ))
     }
 
-    /// The command, not run yet.
+    /// Returns the command, not run yet.
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = self.env.command(BINARY);
         command.args(["prefetch", "--config-file", &self.conf("")]).args(arguments);
@@ -111,12 +113,12 @@ impl Prefetch {
         self.env.finish(&mut self.command(arguments))
     }
 
-    /// The command under way.
+    /// Starts the command.
     pub(crate) fn start(&self, arguments: &[&str]) -> Running {
         Running::start(&mut self.command(arguments), &self.env.outside(""))
     }
 
-    /// What the report says of an image.
+    /// Returns the report's entry of an image.
     #[track_caller]
     pub(crate) fn told(run: &Run, letter: char) -> Value {
         let report = run.json();
@@ -124,7 +126,7 @@ impl Prefetch {
         images.iter().find(|image| image["image_id"] == id(letter)).unwrap_or(&Value::Null).clone()
     }
 
-    /// Glance's driver serves all images, whole, and counts it.
+    /// Asserts that Glance's driver serves all images, whole, and counts it.
     pub(crate) fn glance_serves(&self, images: &[(char, usize)]) {
         let mut glance = Peer::start();
         let found = glance.call("served", json!({"dir": self.env.dir(), "driver": self.env.driver.name()}));
@@ -138,8 +140,8 @@ impl Prefetch {
         assert_eq!(found, Value::Object(expected));
     }
 
-    /// Asserts what comes after a store broke off both `a`, which has no other location, and `b`, which has one in the
-    /// file store: `why` is said and remembered, and a retry brings `a`.
+    /// Asserts what comes after a store broke off both `a`, which has no other location, and `b`, which has
+    /// one in the file store: `why` is said and remembered, and a retry brings `a`.
     #[track_caller]
     pub(crate) fn goes_on_after_a_broken_store(
         &self,
@@ -163,12 +165,13 @@ impl Prefetch {
         self.holds(&[('a', size), ('b', size)]);
     }
 
-    /// The letters of the images in the queue.
+    /// Returns the letters of the images in the queue.
     pub(crate) fn queued(&self) -> String {
         self.env.names("queue").iter().filter_map(|name| name.chars().next()).collect()
     }
 
-    /// Asserts that the cache holds these images whole, that its index agrees, and that nothing is left of the work.
+    /// Asserts that the cache holds these images whole, that its index agrees, and that nothing is left of
+    /// the work.
     #[track_caller]
     pub(crate) fn holds(&self, images: &[(char, usize)]) {
         let letters: String = images.iter().map(|(letter, _)| *letter).collect();
@@ -180,7 +183,7 @@ impl Prefetch {
     }
 }
 
-/// The command with this node's part of the central index; the database gets to know the node.
+/// Returns the command with this node's part of the central index; the database gets to know the node.
 pub(crate) fn on_central(p: &Prefetch, node: &str, arguments: &[&str]) -> Command {
     p.db.sql(&format!("INSERT INTO node_reference (node_reference_url) VALUES ('{node}')"));
     let central = format!("image_cache_driver = centralized_db\nworker_self_reference_url = {node}");
@@ -191,11 +194,13 @@ pub(crate) fn on_central(p: &Prefetch, node: &str, arguments: &[&str]) -> Comman
     command
 }
 
-/// A prefetch that knows the Ceph of the tests, not run yet.
+/// Returns a prefetch that knows the Ceph of the tests, not run yet.
 pub(crate) fn on_ceph(p: &Prefetch, ceph: &Ceph, arguments: &[&str]) -> Command {
     let text = p.env.conf_text(&format!(
-        "[glance_store]\nstores = rbd,s3,file\nfilesystem_store_datadir = {}\nrbd_store_ceph_conf = {}\nrbd_store_user = glance\n\
-         rbd_store_pool = images\ns3_store_host = http://{}\ns3_store_access_key = {ACCESS_KEY}\ns3_store_secret_key = {SECRET_KEY}\n\
+        "[glance_store]\nstores = rbd,s3,file\nfilesystem_store_datadir = {}\nrbd_store_ceph_conf = \
+         {}\nrbd_store_user = glance\n\
+         rbd_store_pool = images\ns3_store_host = http://{}\ns3_store_access_key = \
+         {ACCESS_KEY}\ns3_store_secret_key = {SECRET_KEY}\n\
          s3_store_bucket = glance\n[database]\nconnection = {}",
         p.env.outside("store").display(),
         ceph.conf().display(),
@@ -220,7 +225,7 @@ impl Stores {
         Stores { prefetch: Prefetch::new(driver), nginx: Nginx::start(), ceph: Ceph::shared() }
     }
 
-    /// All of the stores, with more in their sections.
+    /// Writes a configuration of all stores, with more lines at its end, and returns its path.
     pub(crate) fn conf(&self, more: &str) -> String {
         let (env, db) = (&self.prefetch.env, &self.prefetch.db);
         let base = env.conf_text("enabled_backends = disk:file, web:http, ceph:rbd, objects:s3, old:swift");
@@ -229,7 +234,8 @@ impl Stores {
              [disk]\nfilesystem_store_datadir = {}\n\
              [web]\nhttps_ca_certificates_file = {}\n\
              [ceph]\nrbd_store_ceph_conf = {}\nrbd_store_user = glance\n\
-             [objects]\ns3_store_host = http://{}\ns3_store_bucket = glance\ns3_store_access_key = {ACCESS_KEY}\n\
+             [objects]\ns3_store_host = http://{}\ns3_store_bucket = glance\ns3_store_access_key = \
+             {ACCESS_KEY}\n\
              s3_store_secret_key = {SECRET_KEY}\n{more}\n",
             db.url,
             env.outside("store").display(),
@@ -253,7 +259,7 @@ impl Stores {
         )
     }
 
-    /// The record of an image, at locations of these stores.
+    /// Inserts the record of an image, at locations of these stores.
     pub(crate) fn record(&self, letter: char, size: usize, locations: &[(&str, &str)]) {
         self.prefetch.record(letter, &content(letter, size), &[]);
         for (location, store) in locations {
@@ -262,7 +268,7 @@ impl Stores {
     }
 }
 
-/// What a report says of an image, all of it as one text.
+/// Returns all that a report says of an image, as one text.
 pub(crate) fn said(report: &Value, letter: char) -> String {
     let images = report["images"].as_array().unwrap();
     images.iter().find(|image| image["image_id"] == id(letter)).unwrap_or(&Value::Null).to_string()

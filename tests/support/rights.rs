@@ -11,7 +11,8 @@ use super::needs;
 pub(crate) const NOBODY: u32 = 65534;
 
 impl TestEnv {
-    /// The command as another user than root, from a copy of the binary that user can reach. Needs root.
+    /// Runs a command as another user than root, from a copy of the binary that this user can reach. Needs
+    /// root.
     #[must_use = "check the exit code: ok(), code(), fails()"]
     pub(crate) fn as_nobody(&self, command: &str, arguments: &[&str]) -> Run {
         let mut ours = self.nobodys();
@@ -23,7 +24,8 @@ impl TestEnv {
     pub(crate) fn nobodys(&self) -> Command {
         needs::root();
         let copy = self.outside("glance-cache");
-        // By another process: a descriptor of ours open for writing would be inherited by a test that forks just now.
+        // By another process: a descriptor of ours open for writing would be inherited by a test that forks
+        // just now.
         system(&["cp", BINARY, copy.to_str().unwrap()]);
         chmod(&self.outside(""), 0o755);
         let mut ours = self.command(copy);

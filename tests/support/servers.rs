@@ -1,8 +1,8 @@
 //! Databases of Glance: on private MariaDB and PostgreSQL servers, and in SQLite files.
 //!
 //! One server of each kind serves all tests of a run; every test has databases of its own there.
-//! `tests/peer/database.sh` runs a server and stops it when this process ends. Each database has the tables of
-//! `tests/support/schema`, which are Glance's: the tests in `tests/peer/schema.rs` compare the two.
+//! `tests/peer/database.sh` runs a server and stops it when this process ends. Each database has the tables
+//! of `tests/support/schema`, which are Glance's: the tests in `tests/peer/schema.rs` compare the two.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
@@ -65,7 +65,7 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// A server that only the caller has.
+    /// Starts a server that only the caller has.
     pub(crate) fn private(kind: Kind) -> Self {
         Self::start(kind, "keep")
     }
@@ -82,7 +82,7 @@ impl Server {
         server
     }
 
-    /// The one all tests share.
+    /// Returns the one that all tests share.
     fn shared(kind: Kind) -> &'static Server {
         static SERVERS: [OnceLock<Server>; 2] = [OnceLock::new(), OnceLock::new()];
         kind.ask();
@@ -93,7 +93,7 @@ impl Server {
         self.dir.join(name).to_str().unwrap().into()
     }
 
-    /// The URL of a database, as deployments write it.
+    /// Returns the URL of a database, as deployments write it.
     pub(crate) fn url(&self, database: &str) -> String {
         let dialect = match self.kind {
             MariaDb => "mysql+pymysql",
@@ -102,7 +102,7 @@ impl Server {
         format!("{dialect}://g:s3cret@127.0.0.1:{}/{database}", self.port)
     }
 
-    /// Lets it present a certificate that has expired.
+    /// Makes it present a certificate that has expired.
     pub(crate) fn expire(&self) {
         fs::copy(self.dir.join("expired.pem"), self.dir.join("server.pem")).unwrap();
         match self.kind {
@@ -163,7 +163,7 @@ fn run(kind: Kind, dir: &Path, port: u16, after: &str) -> (Child, ChildStdin) {
 }
 
 /// Lets the real Glance make its tables.
-pub(crate) fn db_sync(url: &str) {
+fn db_sync(url: &str) {
     let conf = tempfile::NamedTempFile::new().unwrap();
     fs::write(conf.path(), format!("[database]\nconnection = {url}\n")).unwrap();
     let made = Command::new(script("glance-manage"))
@@ -186,26 +186,19 @@ pub(crate) struct Database {
 }
 
 impl Database {
-    /// A new one; an SQLite file is put at `file`.
+    /// Makes a new one; an SQLite file is put at `file`.
     pub(crate) fn new(kind: Kind, file: &Path) -> Self {
         if kind == SqliteFile {
             static EMPTY: OnceLock<TempDir> = OnceLock::new();
-            let empty = EMPTY.get_or_init(|| {
-                let dir = tempfile::tempdir().unwrap();
-                let db = rusqlite::Connection::open(dir.path().join("empty")).unwrap();
-                db.execute_batch(kind.schema()).unwrap();
-                dir
-            });
-            fs::copy(empty.path().join("empty"), file).unwrap();
-            let (url, name) = (format!("sqlite:///{}", file.display()), file.display().to_string());
-            return Database { kind, url, port: 0, name };
+            let make = |file: &Path| Self::file(file).make_tables();
+            return Self::copy(&EMPTY, file, make);
         }
         let database = Self::bare(kind);
         database.make_tables();
         database
     }
 
-    /// A new one on the shared server, without tables.
+    /// Makes a new one on the shared server, without tables.
     pub(crate) fn bare(kind: Kind) -> Self {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let name = format!("t{}", COUNT.fetch_add(1, Ordering::Relaxed));
@@ -215,11 +208,33 @@ impl Database {
         Self::on(server, &name)
     }
 
-    /// A new one on the shared server, with all tables that the real Glance makes.
-    pub(crate) fn whole(kind: Kind) -> Self {
+    /// Makes a new one with all tables that the real Glance makes.
+    pub(crate) fn whole(kind: Kind, file: &Path) -> Self {
+        if kind == SqliteFile {
+            static EMPTY: OnceLock<TempDir> = OnceLock::new();
+            needs::glance();
+            return Self::copy(&EMPTY, file, |file| db_sync(&Self::file(file).url));
+        }
         let database = Self::bare(kind);
         db_sync(&database.url);
         database
+    }
+
+    /// Returns the database in an SQLite file.
+    fn file(file: &Path) -> Self {
+        let name = file.display().to_string();
+        Database { kind: SqliteFile, url: format!("sqlite:///{name}"), port: 0, name }
+    }
+
+    /// Makes a copy at `file` of what is made once.
+    fn copy(made: &OnceLock<TempDir>, file: &Path, make: impl Fn(&Path)) -> Self {
+        let made = made.get_or_init(|| {
+            let dir = tempfile::tempdir().unwrap();
+            make(&dir.path().join("empty"));
+            dir
+        });
+        fs::copy(made.path().join("empty"), file).unwrap();
+        Self::file(file)
     }
 
     /// Makes the tables of Glance that concern us.
@@ -229,17 +244,17 @@ impl Database {
         }
     }
 
-    /// A database of a server.
+    /// Returns a database of a server.
     pub(crate) fn on(server: &Server, name: &str) -> Self {
         Database { kind: server.kind, url: server.url(name), port: server.port, name: name.into() }
     }
 
-    /// A path in the directory of the shared server.
+    /// Returns a path in the directory of the shared server.
     pub(crate) fn server_file(&self, name: &str) -> String {
         Server::shared(self.kind).path(name)
     }
 
-    /// The host and port, with the URL's credentials.
+    /// Returns the server's port, or 0.
     pub(crate) fn port(&self) -> u16 {
         self.port
     }
@@ -264,7 +279,8 @@ impl Database {
         match self.kind {
             MariaDb => {
                 let mut own = self.mysql();
-                let sql = "SELECT id FROM information_schema.processlist WHERE db = DATABASE() AND id <> CONNECTION_ID()";
+                let sql = "SELECT id FROM information_schema.processlist WHERE db = DATABASE() AND id <> \
+                           CONNECTION_ID()";
                 let others: Vec<u64> = own.query(sql).unwrap();
                 // One may have gone by itself.
                 for id in others {

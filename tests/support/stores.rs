@@ -1,7 +1,8 @@
-//! Real stores of images: private nginx servers, over http and https, and a private Ceph with rbd and radosgw's S3.
+//! Real stores of images: private nginx servers, over http and https, and a private Ceph with rbd and
+//! radosgw's S3.
 //!
-//! `tests/peer/stores.sh` runs the servers and stops them when this process ends; its first lines say what they offer.
-//! Each test may have an nginx of its own; one Ceph serves all of them.
+//! `tests/peer/stores.sh` runs the servers and stops them when this process ends; its first lines say what
+//! they offer. Each test may have an nginx of its own; one Ceph serves all of them.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -18,7 +19,8 @@ use url::Url;
 
 use super::needs;
 
-/// A port that nobody listens at. None of those that the kernel gives to clients: one of theirs may have it by the time it is wanted.
+/// Returns a port that nobody listens at. None of those that the kernel gives to clients: one of theirs may
+/// have it by the time it is wanted.
 pub(crate) fn free_port() -> u16 {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     loop {
@@ -95,18 +97,18 @@ impl Nginx {
         format!("https://localhost:{}{path}", self.0.ports[1])
     }
 
-    /// The authority of its certificate.
+    /// Returns the authority of its certificate.
     pub(crate) fn ca(&self) -> PathBuf {
         self.0.dir.join("ca.pem")
     }
 
-    /// One line for each answered request: method, URI, status, bytes of the body, range.
+    /// Returns one line for each answered request: method, URI, status, bytes of the body, range.
     pub(crate) fn requests(&self) -> Vec<String> {
         let log = fs::read_to_string(self.0.dir.join("access.log")).unwrap_or_default();
         log.lines().map(str::to_owned).collect()
     }
 
-    /// Whether somebody is connected to it over http.
+    /// Returns true if somebody is connected to it over http.
     pub(crate) fn is_connected(&self) -> bool {
         let established = format!(":{:04X} ", self.0.ports[0]);
         let sockets = fs::read_to_string("/proc/net/tcp").unwrap();
@@ -139,13 +141,13 @@ fn signal(signal: &str, pid: &str) {
 pub(crate) struct Ceph(Servers);
 
 pub(crate) const ACCESS_KEY: &str = "AK";
-/// What often stands in a secret, and has to be handled in a URL.
+/// A secret with characters that have a meaning in URLs.
 pub(crate) const SECRET_KEY: &str = "s3cret/+Key";
 /// A user of S3 with the same secret who may read nothing.
 pub(crate) const OTHER_ACCESS_KEY: &str = "NOBODY";
 
 impl Ceph {
-    /// The one all tests share.
+    /// Returns the one that all tests share.
     pub(crate) fn shared() -> &'static Ceph {
         static CEPH: OnceLock<Ceph> = OnceLock::new();
         needs::ceph();
@@ -181,7 +183,7 @@ impl Ceph {
         format!("rbd://{}/images/{image}/snap", self.fsid())
     }
 
-    /// Host and port of S3.
+    /// Returns host and port of S3.
     pub(crate) fn s3(&self) -> String {
         format!("127.0.0.1:{}", self.0.ports[2])
     }
@@ -238,7 +240,7 @@ impl Cut {
     }
 }
 
-/// The location of an image on a server that says of no answer how long it is, for two requests.
+/// Returns the location of an image on a server that says of no answer how long it is, for two requests.
 pub(crate) fn sizeless(content: Vec<u8>) -> String {
     answering("HTTP/1.0 200 OK\r\n\r\n", content)
 }

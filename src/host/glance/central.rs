@@ -1,7 +1,7 @@
-//! The central database, as the settings name it: which one it is, and which of its nodes is this host.
+//! The central database that the settings name: connects to it, and finds the node of this host in it.
 //!
-//! Nothing is registered here: a node that the database does not know is a mistake in the settings, and the error says
-//! which nodes it knows and which one is close.
+//! No node is ever registered here. If the database does not know the node of the settings, the error lists
+//! the nodes that it knows, and suggests the one with a similar URL.
 
 use anyhow::anyhow;
 
@@ -16,7 +16,7 @@ use crate::host::glance::settings::DatabaseSettings;
 use crate::interrupt::Wait;
 use crate::names::escaped;
 
-/// Node URLs listed in a message.
+/// At most this many node URLs are listed in a message.
 const NAMED: usize = 20;
 
 /// Connects to the database that holds the index.
@@ -29,30 +29,30 @@ pub(crate) fn connect(
     Database::open(address, patience, purpose, wait).map_err(cannot_start)
 }
 
-/// Connects to the database that holds the images' records, to read them.
+/// Connects to the database with Glance's records of the images, to read them.
 pub(crate) fn open_records(settings: &DatabaseSettings<'_>, wait: &Wait) -> Result<Database, Failure> {
     let (address, patience) = (settings.records_address()?, settings.patience()?);
     let opened = Database::open(address, patience, Purpose::Look, wait).map_err(cannot_start)?;
     let mut database = existing(opened)?;
-    let hint = "is it Glance's database, after glance-manage db_sync?";
+    let hint = "check that this is Glance's database and that glance-manage db_sync was run";
     database.check_records().map_err(|refusal| hinting_at_tables(refusal, hint))?;
     Ok(database)
 }
 
-/// Fails if the settings do not say where the images' records are. Asks no database.
+/// Fails if the settings do not name the database with Glance's records. This does not connect to it.
 pub(crate) fn check_records(settings: &DatabaseSettings<'_>) -> Result<(), Failure> {
     settings.patience()?;
     settings.records_address().map(drop)
 }
 
-/// Returns the database, which has to be there.
+/// Returns the database. Fails if it does not exist or cannot be read.
 pub(crate) fn existing(opened: Opening<Database>) -> Result<Database, Failure> {
     match opened {
         Opening::Open(database) => Ok(database),
         Opening::Unreadable(why) => Err(Failure::cannot_start(anyhow!(why))),
         Opening::Nothing(path) => {
             Err(Failure::cannot_start(anyhow!("the database {} does not exist or is empty", path.display()))
-                .hint("glance-manage db_sync makes it"))
+                .hint("glance-manage db_sync creates it"))
         }
     }
 }
@@ -71,10 +71,11 @@ pub(super) fn open(
     let Some(node) = settings.node()? else {
         let known = database.nodes().map_err(no_tables)?;
         let error = anyhow!(
-            "worker_self_reference_url is not set, so the database cannot tell which of its nodes this is; {}",
+            "worker_self_reference_url is not set, so this host's node in the database is not known; {}",
             listed(&known)
         );
-        return Err(Failure::usage(error).hint("set it as for glance-api on this host, or give --node URL"));
+        return Err(Failure::usage(error)
+            .hint("set it to the same value as for glance-api on this host, or give --node URL"));
     };
     match database.node(&node.value).map_err(no_tables)? {
         Some(key) => Ok(known(database, key, &node, why)),
@@ -82,8 +83,8 @@ pub(super) fn open(
     }
 }
 
-/// Opens the central index where no setting names a driver: if the settings name a database and a node, and that
-/// database knows that node.
+/// Opens the central index if no setting names a driver, but the settings name a database and a node, and
+/// this database knows this node.
 pub(super) fn detect(
     settings: &DatabaseSettings<'_>,
     purpose: Purpose,
@@ -94,7 +95,7 @@ pub(super) fn detect(
     };
     let unsure = |failure: Failure| {
         failure.hint(
-            "image_cache_driver is not set, so the database has to tell if it is the index of this cache",
+            "image_cache_driver is not set, so the database is needed to find out which index this cache has",
         )
     };
     match connect(settings, purpose, wait) {
@@ -113,15 +114,18 @@ pub(super) fn detect(
     }
 }
 
+/// Makes the failure of a run that a database refused.
 pub(crate) fn cannot_start(refusal: Refusal) -> Failure {
     Failure::cannot_start(refusal.into_error())
 }
 
 fn no_tables(refusal: Refusal) -> Failure {
-    hinting_at_tables(refusal, "is it Glance's database, of 2024.1 or later, after glance-manage db_sync?")
+    let hint =
+        "check that this is Glance's database of 2024.1 or later and that glance-manage db_sync was run";
+    hinting_at_tables(refusal, hint)
 }
 
-/// Adds the hint if tables are what is missing.
+/// Makes the failure of a run, with this hint if a table is missing.
 fn hinting_at_tables(refusal: Refusal, hint: &str) -> Failure {
     let missing = is_missing_table(&refusal);
     let failure = cannot_start(refusal);
@@ -151,17 +155,18 @@ fn unreadable(reason: String, why: String) -> OpenIndex {
     }
 }
 
-/// Returns the error of a node that the database does not know: it lists the known ones, and the one that may be meant.
+/// Returns the error for a node that the database does not know. It lists the known nodes and suggests a
+/// similar one.
 pub(crate) fn unknown(node: &Setting<String>, known: &[String]) -> Failure {
     let error = anyhow!(
-        "the database knows no node {} (set by {}); {}",
+        "the database does not know the node {} (set by {}); {}",
         escaped(node.value.as_bytes()),
         node.origin,
         listed(known)
     );
     match closest(&node.value, known) {
-        Some(close) => Failure::usage(error).hint(format!("is {} meant?", escaped(close.as_bytes()))),
-        None => Failure::usage(error).hint("a glance-api that is started with this URL registers it"),
+        Some(close) => Failure::usage(error).hint(format!("did you mean {}?", escaped(close.as_bytes()))),
+        None => Failure::usage(error).hint("a node is registered when glance-api is started with its URL"),
     }
 }
 
@@ -171,13 +176,14 @@ fn listed(known: &[String]) -> String {
         urls.push(format!("and {} more", known.len() - NAMED));
     }
     if urls.is_empty() {
-        "it knows none at all".to_owned()
+        "it knows no nodes at all".to_owned()
     } else {
-        format!("the nodes it knows are {}", urls.join(", "))
+        format!("it knows these nodes: {}", urls.join(", "))
     }
 }
 
-/// The URL that differs least: in case or slashes, then in its scheme or port, then in its path.
+/// Returns the known URL that differs least: only in case or slashes, else only in scheme or port, else in
+/// the path.
 fn closest<'a>(url: &str, known: &'a [String]) -> Option<&'a String> {
     let keys = |url: &str| {
         let folded = url.trim().trim_end_matches('/').to_ascii_lowercase();

@@ -1,37 +1,41 @@
-//! An index that is open and has not been read: what [`super::open`] and [`super::central`] hand to each other.
+//! An open index whose rows have not been read yet: the type that [`super::open`] and [`super::central`]
+//! share.
 
 use std::path::PathBuf;
 
 use crate::cache::index::{Driver, Index};
 use crate::cache::inventory::Tracking;
 
-/// Where a central index is, for people.
+/// The place of a central index, in words.
 #[derive(Clone, Debug)]
 pub(crate) struct DatabasePlace {
     pub(crate) database: String,
     pub(crate) node: String,
 }
 
-/// Where an index is.
+/// The place of an index.
 pub(crate) enum IndexPlace {
-    /// In the files themselves, or nowhere.
+    /// The files themselves, or no place at all.
     Files,
     File(PathBuf),
     Database(DatabasePlace),
 }
 
-/// An index that is open and has not been read.
+/// An open index whose rows have not been read yet.
 pub(super) struct OpenIndex {
-    /// `None` where there are no rows.
+    /// `None` if there are no rows.
     pub(super) index: Option<Box<dyn Index>>,
     pub(super) driver: Option<Driver>,
     pub(super) tracking: Tracking,
+    /// The reason for choosing this driver.
     pub(super) why: String,
     pub(super) place: IndexPlace,
+    /// Set if the index file does not exist or is empty.
     pub(super) warning: Option<String>,
 }
 
 impl OpenIndex {
+    /// Returns the index of a cache whose files themselves carry the uses.
     pub(super) fn by_file(driver: Option<Driver>, why: String) -> Self {
         let (tracking, place) = (Tracking::ByFile, IndexPlace::Files);
         OpenIndex { index: None, driver, tracking, why, place, warning: None }

@@ -1,6 +1,7 @@
-//! Invalid and stalled entries of a Glance cache: what a clean removes, and a prune on a full disk.
+//! The invalid and stalled entries of a Glance cache: finds those that a clean removes, or a prune on a full
+//! disk.
 //!
-//! Nothing is removed here. Which process writes to a stalled entry is looked up in one pass over `/proc`.
+//! Nothing is removed here. The processes that write to stalled entries are found in one pass over `/proc`.
 
 use crate::cache::dir::{CacheDir, Place};
 use crate::cache::entry::Kind;
@@ -11,7 +12,7 @@ use crate::host::glance::open::unreadable_errors;
 use crate::os::writers::{self, Writers};
 use crate::run::Run;
 
-/// Scans both subdirectories and plans a clean. Entries that could not be looked at become errors.
+/// Scans both subdirectories and plans a clean. Entries that cannot be examined become errors.
 pub(super) fn plan_clean(run: &Run, dir: &CacheDir, limits: CleanLimits) -> (CleanPlan, Vec<EntryError>) {
     let mut errors = Vec::new();
     let mut scan = |place| match Partials::scan(dir, place) {
@@ -33,7 +34,8 @@ pub(super) fn plan_clean(run: &Run, dir: &CacheDir, limits: CleanLimits) -> (Cle
     (plan_with_writers(run, dir, invalid, incomplete, limits), errors)
 }
 
-/// Returns what a prune may remove without an index when the disk is full: what a clean would remove.
+/// Plans what a prune may remove without the index if the disk is full: the entries that a clean would
+/// remove.
 pub(super) fn on_full_disk(run: &Run, dir: &CacheDir, limits: CleanLimits) -> CleanPlan {
     let scan = |place| Partials::scan(dir, place).unwrap_or_default();
     plan_with_writers(run, dir, scan(Place::Invalid), scan(Place::Incomplete), limits)
@@ -55,10 +57,8 @@ fn plan_with_writers(
         None => Writers::default(),
     };
     if writers.some_unseen {
-        run.output.note(
-            "not every process could be looked into: for stalled entries that other users' processes may still \
-             write to, the modification time decides",
-        );
+        run.output
+            .note("cannot see every open file of other users: only the age shows which entries are stalled");
     }
     plan::clean(invalid, incomplete, limits, run.now, &writers.by_inode)
 }

@@ -1,7 +1,8 @@
 //! Glance's image cache, as one of the caches of a host.
 //!
-//! Opening is in [`open`], deciding and acting are the core's; this file brings them together. The order of every change
-//! is that of [`crate::cache::execute`]: rows, then files, then commit.
+//! This file connects [`open`] with the plans of [`crate::cache::plan`] and their execution in
+//! [`crate::cache::execute`], which changes rows first, then removes files, then commits; it also says what a
+//! crash leaves. Nothing is decided or removed in this file itself.
 
 pub(crate) mod central;
 pub(crate) mod index;
@@ -19,10 +20,10 @@ use self::open::{
 };
 use self::settings::{Selection, Settings};
 use super::cache::{
-    Foreseen, ImageCache, Item, Limits, Planned, Remains, Removing, Repaired, Rules, Stock, Unlocked, Until,
-    Victim,
+    Foreseen, ImageCache, Item, Limits, Planned, PlannedRemoval, Remains, Removing, Repaired, Rules, Stock,
+    Unlocked, Until,
 };
-use super::{Declared, Host, Kind, Place as Configured, Scope, Task};
+use super::{CacheKind, Configured, Declared, Host, Scope, Task};
 use crate::cache::dir::{CacheDir, Place};
 use crate::cache::entry;
 use crate::cache::execute::{self, Executor};
@@ -44,7 +45,7 @@ pub(super) struct Glance;
 
 pub(super) static GLANCE: Glance = Glance;
 
-impl Kind for Glance {
+impl CacheKind for Glance {
     fn name(&self) -> &'static str {
         "glance"
     }
@@ -69,7 +70,7 @@ impl Kind for Glance {
         let mut selection = host.selection.clone();
         let is_further = cache.name != self.name();
         if is_further {
-            // A further cache: the flags and settings of the index are those of the configured one.
+            // The flags and settings of the index belong to the configured cache, not to a further one.
             selection = Selection {
                 sources: selection.sources,
                 cache_dir: Some(cache.directory.value.clone()),
@@ -80,7 +81,8 @@ impl Kind for Glance {
         let dir = match settings.open() {
             Ok(Some(dir)) => dir,
             Ok(None) => return Ok(None),
-            // A further cache is configured, not named on the command line: its directory may be missing.
+            // The directory of a further cache comes from the configuration, although it is set here like an
+            // option of the command line. So it may be missing.
             Err(failure) if is_further && failure.exit == Exit::Usage => {
                 return match CacheDir::open(&cache.directory.value) {
                     Ok(None) => Ok(None),
@@ -101,13 +103,13 @@ impl Kind for Glance {
     }
 }
 
-/// An opened cache of Glance's.
+/// An opened cache of Glance.
 struct GlanceCache<'a> {
     host: &'a Host<'a>,
     settings: Settings<'a>,
     dir: CacheDir,
     locks: Vec<Option<Lock>>,
-    /// `None` before the survey, and when nothing may be removed.
+    /// `None` before the survey, and if nothing may be removed.
     cache: Option<Cache>,
     /// Positions of the images that may be removed, as [`ImageCache::items`] returned them.
     order: Vec<u32>,
@@ -120,6 +122,7 @@ impl GlanceCache<'_> {
         Ok(CleanLimits { stall_time, invalid_grace: self.host.invalid_grace })
     }
 
+    /// Finds the invalid and stalled entries, and counts them.
     fn survey_leftovers(&mut self, stock: &mut Stock) -> Result<(), Failure> {
         let (plan, errors) = plan_clean(self.host.run, &self.dir, self.clean_limits()?);
         for (_, entry) in plan.entries() {
@@ -135,6 +138,7 @@ impl GlanceCache<'_> {
         Ok(())
     }
 
+    /// Opens the index, and counts the images that may be removed and those that stay.
     fn survey_images(&mut self, rules: &Rules, stock: &mut Stock) -> Result<(), Failure> {
         let purpose = if rules.changing { Purpose::Change } else { Purpose::Look };
         let cache = match self.take_stock(purpose) {
@@ -179,8 +183,8 @@ impl GlanceCache<'_> {
         take_stock(self.host.run, &self.settings, &self.dir, purpose, &wait)
     }
 
-    /// True if the index cannot be known from the settings, but the files alone are within the limit, and the rules say
-    /// that this is enough: the old pruner's cron jobs run without a node URL.
+    /// True if the settings do not say which index the cache has, but its files are within the limit, and the
+    /// rules say that this is enough. Cron jobs of the old pruner run without a node URL.
     fn is_nothing_to_do(&self, failure: &Failure, rules: &Rules, stock: &mut Stock) -> bool {
         let Some(limit) = rules.fits_without_index else { return false };
         if failure.exit != Exit::Usage || self.settings.driver().is_err() {
@@ -190,11 +194,14 @@ impl GlanceCache<'_> {
         stock.size = inventory.size();
         let fits = stock.size <= limit;
         if fits {
-            self.host.run.output.note(&format!("{:#}; the cache is within its limit", failure.error));
+            let why = &failure.error;
+            self.host.run.output.note(&format!("{why:#}; nothing to do, as the cache is within its limit"));
         }
         fits
     }
 
+    /// Returns the executor of a plan, with the inventory and the directory. `None` if nothing may be
+    /// removed.
     fn executor<'e>(
         &'e mut self,
         removing: &'e Removing<'_>,
@@ -204,14 +211,14 @@ impl GlanceCache<'_> {
         Some((Executor { dir, ledger, progress: removing.progress }, inventory, dir))
     }
 
-    /// Prunes along a plan, and returns what was done.
+    /// Carries out a plan, and returns the outcome.
     fn prune(&mut self, plan: &PrunePlan, min_free: Option<u64>, removing: &Removing<'_>) -> Outcome {
-        // Only a full disk asks for the stall time: a wrong value must not keep the limit from being held here.
+        // The stall time is needed only on a full disk. A wrong value must not keep the cache over its limit.
         let limits = self.clean_limits().unwrap_or(CleanLimits { stall_time: Nanos::MAX, invalid_grace: 0 });
         let run = self.host.run;
         let Some((mut executor, inventory, dir)) = self.executor(removing) else { return Outcome::default() };
         let done = executor.prune(inventory, plan, &|| on_full_disk(run, dir, limits), min_free);
-        // They are forgotten once, however often images are removed from this cache.
+        // Ghosts are forgotten only once, even if images are removed from this cache several times.
         inventory.ghosts.clear();
         done
     }
@@ -222,7 +229,7 @@ fn no_limit(rules: &Rules) -> PruneLimits {
     PruneLimits { min_age: rules.min_age, keep: rules.keep.clone(), ..PruneLimits::default() }
 }
 
-/// Adds what was done to one cache to the outcome. Why it stopped early is the last word of both.
+/// Adds the outcome of one pass over the cache to the whole outcome. The later reason for stopping counts.
 fn add(mut done: Outcome, outcome: &mut Outcome) {
     let stopped = done.stopped.take();
     outcome.add(done);
@@ -238,7 +245,7 @@ impl ImageCache for GlanceCache<'_> {
 
     fn lock(&mut self, wait: &LockWait) -> Result<(), Unlocked> {
         if matches!(self.host.task, Task::Clean | Task::Repair) {
-            // A wrong value fails the run before a lock file is made.
+            // A wrong stall time fails the run before a lock file is created.
             self.clean_limits().map_err(Unlocked::Failed)?;
         }
         refuse_strange(&self.settings, &self.dir).map_err(Unlocked::Failed)?;
@@ -312,7 +319,7 @@ impl ImageCache for GlanceCache<'_> {
         let Some(Cache { inventory, .. }) = &self.cache else { return Vec::new() };
         let by_file = inventory.tracked_by_file();
         let victim = |image: &entry::Image, is_expired| {
-            Foreseen::Victim(Victim {
+            Foreseen::Removal(PlannedRemoval {
                 name: image.id.to_string(),
                 size: image.seen.size,
                 last_use: image.last_use(by_file),
@@ -338,7 +345,7 @@ impl ImageCache for GlanceCache<'_> {
             let goal = Goal { size: u64::MAX, free: 0 };
             let plan = PrunePlan { candidates: expired, kept: Vec::new(), goal };
             let done = self.prune(&plan, None, removing);
-            // What of the expired images stayed counts towards the size.
+            // Expired images that could not be removed count towards the size.
             let left = size.saturating_sub(done.bytes).saturating_sub(done.bytes_gone);
             rest.goal.size = limits.excess(left);
             add(done, &mut removing.outcome);
@@ -352,7 +359,7 @@ impl ImageCache for GlanceCache<'_> {
 
     fn items(&mut self, rules: &Rules) -> Vec<Item> {
         let Some(Cache { inventory, .. }) = &self.cache else { return Vec::new() };
-        // With no limit at all, the plan holds every image that may be removed.
+        // Without any limit, every image that may be removed is a candidate.
         self.order = plan::prune(inventory, &no_limit(rules), 0, rules.now).candidates;
         let by_file = inventory.tracked_by_file();
         let item = |position: &u32| {
@@ -443,8 +450,8 @@ impl ImageCache for GlanceCache<'_> {
         }
         let plan = plan::repair(&cache.inventory, rules.now);
         if cache.driver == Some(Driver::Sqlite) && !cache.ledger.has_rows() && !plan.adopt.is_empty() {
-            // The configured index does not exist yet, or has no table: here, and only here, it is made, as Glance
-            // would make it.
+            // The configured index does not exist yet, or has no table. Only here a clean creates it, as
+            // Glance would.
             cache = self.take_stock(Purpose::Create)?;
         }
         let too_young = too_young(&cache.inventory, &plan);

@@ -1,8 +1,8 @@
-//! Opens a Glance cache: the directory, its lock, its index, and what both hold together.
+//! Opens a Glance cache: takes its locks, opens its index, and joins the rows of the index with the
+//! directory.
 //!
-//! [`take_stock`] returns one finished thing, a [`Cache`]: the entries of the directory joined with the rows of the index.
-//! Before that, one gate, [`require_cache`], refuses a directory that holds things but is no image cache. Nothing here
-//! removes anything; only [`Purpose::Create`] makes an index where there is none.
+//! [`take_stock`] returns the finished [`Cache`]. It refuses a directory that has files in it but is not an
+//! image cache. Nothing here removes anything. An index is created only for [`Purpose::Create`].
 
 use std::time::Duration;
 
@@ -28,19 +28,21 @@ use crate::interrupt::Wait;
 use crate::os::mounts::mount_point;
 use crate::run::Run;
 
-/// How long an operation that only looks waits for a busy index before it goes on without it. It is Glance's own limit.
+/// An operation that changes nothing waits this long for a busy index, and then continues without it. Glance
+/// itself waits as long.
 pub(crate) const GLANCE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// A cache: the entries of its directory, joined with the rows of its index.
 pub(crate) struct Cache {
     pub(crate) inventory: Inventory,
     pub(crate) ledger: Ledger,
-    /// `None` when no setting names a driver and the directory shows none, which only an empty cache may be.
+    /// `None` if no setting names a driver and the directory shows none either. Only an empty cache can be
+    /// changed then.
     pub(crate) driver: Option<Driver>,
-    /// Why it is that driver.
+    /// The reason for choosing this driver.
     pub(crate) why: String,
     pub(crate) place: IndexPlace,
-    /// Set when the index file does not exist or is empty.
+    /// Set if the index file does not exist or is empty.
     pub(crate) warning: Option<String>,
 }
 
@@ -55,8 +57,8 @@ pub(crate) fn take_stock(
     let patience = if purpose == Purpose::Look { wait.limit.min(GLANCE_PATIENCE) } else { wait.limit };
     let wait = &run.wait(patience);
     let at = Opener { run, settings, dir, purpose, wait };
-    // The index is opened before the directory is scanned: it may be waited for, and what Glance caches meanwhile must
-    // be in the scan.
+    // The index is opened before the directory is scanned. Opening may have to wait, and the scan must
+    // include the images that Glance caches in the meantime.
     let (open, mut inventory) = match settings.driver()? {
         Some(Setting { value, origin }) => (at.named(value, format!("set by {origin}"))?, at.scan()?),
         None => at.detect()?,
@@ -78,7 +80,7 @@ pub(crate) fn take_stock(
     Ok(Cache { inventory, ledger, driver, why, place, warning })
 }
 
-/// Everything that opening an index needs.
+/// The arguments of opening an index.
 struct Opener<'a> {
     run: &'a Run,
     settings: &'a Settings<'a>,
@@ -101,7 +103,7 @@ impl Opener<'_> {
         }
     }
 
-    /// Opens the index that the database or the directory shows, where no setting names a driver.
+    /// Opens the index if no setting names a driver: the database or the directory shows which one it is.
     fn detect(&self) -> Result<(OpenIndex, Inventory), Failure> {
         if let Some(open) = central::detect(&self.settings.database, self.purpose, self.wait)? {
             return Ok((open, self.scan()?));
@@ -118,25 +120,34 @@ impl Opener<'_> {
             let why = "found user.hits on images".to_owned();
             return Ok((OpenIndex::by_file(Some(Driver::Xattr), why), inventory));
         }
-        let mut none = OpenIndex::by_file(None, "nothing shows which".to_owned());
+        let mut none = OpenIndex::by_file(None, "not set, and not detected".to_owned());
         if inventory.images.is_empty() {
             return Ok((none, inventory));
         }
         if self.purpose == Purpose::Look {
-            none.tracking = Tracking::Unknown("nothing in the directory shows which index it has".to_owned());
+            none.tracking = Tracking::Unknown(
+                "image_cache_driver is not set, and the directory does not show which index it has"
+                    .to_owned(),
+            );
             return Ok((none, inventory));
         }
         let path = self.dir.path().display();
-        Err(Failure::usage(anyhow!("{path} holds images, but nothing shows which index it has")).hint(
-            "set image_cache_driver, or give --driver; centralized_db needs [database] connection and \
-             worker_self_reference_url, too",
+        Err(Failure::usage(anyhow!(
+            "cannot tell which index {path} has: image_cache_driver is not set, and the directory shows none"
+        ))
+        .hint(
+            "set image_cache_driver, or give --driver; centralized_db also needs [database] connection and \
+             worker_self_reference_url",
         ))
     }
 
+    /// Opens the sqlite index.
     fn sqlite(&self, why: String) -> Result<OpenIndex, Failure> {
         let file = self.settings.sqlite_db()?;
         let location = locate(self.dir, &file.value).map_err(|e| {
-            Failure::cannot_start(e.context(format!("image_cache_sqlite_db is set by {}", file.origin)))
+            Failure::cannot_start(
+                e.context(format!("cannot use image_cache_sqlite_db (set by {})", file.origin)),
+            )
         })?;
         let path = location.path().to_owned();
         let mut found = Sqlite::open(location, self.purpose, self.wait).map_err(Failure::cannot_start)?;
@@ -159,10 +170,10 @@ impl Opener<'_> {
     }
 }
 
-/// Refuses a directory that is no image cache, before anything is made or locked in it.
+/// Refuses a directory that is not an image cache, before anything is created or locked in it.
 ///
-/// No index is opened for that: a file of its name is enough. If the central database knows its images is found out by
-/// [`take_stock`], before anything happens to them.
+/// This opens no index: a file with the name of one is enough. [`take_stock`] later asks the central database
+/// if it knows the images, before any of them is removed.
 pub(crate) fn refuse_strange(settings: &Settings<'_>, dir: &CacheDir) -> Result<(), Failure> {
     if dir.has_subdirectories() {
         return Ok(());
@@ -172,7 +183,7 @@ pub(crate) fn refuse_strange(settings: &Settings<'_>, dir: &CacheDir) -> Result<
     require_cache(settings, dir, &inventory, is_central || has_sqlite_file(settings, dir))
 }
 
-/// Refuses a directory that holds things but has neither a subdirectory nor an index of an image cache.
+/// Refuses a directory that is not empty but has neither a subdirectory nor an index of an image cache.
 fn require_cache(
     settings: &Settings<'_>,
     dir: &CacheDir,
@@ -185,25 +196,25 @@ fn require_cache(
         return Ok(());
     }
     Err(Failure::usage(anyhow!(
-        "{} (set by {}) does not look like an image cache: it holds files, but neither incomplete/, invalid/ or queue/ \
-         nor an index; nothing was removed",
+        "{} (set by {}) does not look like an image cache: it has files, but no index and none of the \
+         directories incomplete/, invalid/ and queue/; nothing was changed",
         dir.path().display(),
         settings.cache_dir.origin
     )))
 }
 
-/// True if a file that is not empty stands where the sqlite index would be.
+/// True if there is a file, which is not empty, at the path of the sqlite index.
 pub(crate) fn has_sqlite_file(settings: &Settings<'_>, dir: &CacheDir) -> bool {
     let (Ok(file), Some(base)) = (settings.sqlite_db(), dir.fd(Place::Base)) else { return false };
     statat(base, &file.value, AtFlags::SYMLINK_NOFOLLOW).is_ok_and(|stat| stat.st_size > 0)
 }
 
-/// True if the directory holds nothing at all: then nothing is made there, not even a lock file.
-pub(crate) fn is_empty(dir: &CacheDir) -> Result<bool, Failure> {
+/// True if the directory is empty. Then nothing is created in it, not even a lock file.
+pub(super) fn is_empty(dir: &CacheDir) -> Result<bool, Failure> {
     dir.is_empty().map_err(Failure::cannot_start)
 }
 
-/// True if an image carries the mark of Glance's xattr driver.
+/// True if an image has an attribute of Glance's xattr driver.
 pub(crate) fn has_attributes(dir: &CacheDir, inventory: &Inventory) -> bool {
     let Some(base) = dir.fd(Place::Base) else {
         return false;
@@ -211,7 +222,7 @@ pub(crate) fn has_attributes(dir: &CacheDir, inventory: &Inventory) -> bool {
     inventory.images.iter().any(|image| matches!(hits(base, image.id.as_name()), Attribute::Value(_)))
 }
 
-/// Refuses the xattr driver where there are no extended attributes: either the setting or the directory is wrong.
+/// Refuses the xattr driver if the file system has no extended attributes.
 fn need_attributes(dir: &CacheDir) -> Result<(), Failure> {
     let Some(base) = dir.fd(Place::Base) else {
         return Ok(());
@@ -219,11 +230,12 @@ fn need_attributes(dir: &CacheDir) -> Result<(), Failure> {
     let mut value = [0_u8; 1];
     match rustix::fs::fgetxattr(base, "user.hits", &mut value[..]) {
         Err(Errno::NOTSUP) => Err(Failure::cannot_start(anyhow!(
-            "the file system of {} has no extended attributes, so the xattr driver cannot be its index",
+            "the file system of {} has no extended attributes, which the xattr driver needs",
             dir.path().display()
         ))
         .hint(
-            "Glance itself falls back to sqlite there: look for a cache.db, and set image_cache_driver = sqlite",
+            "Glance uses sqlite instead on such a file system: look for a cache.db in the directory, and set \
+             image_cache_driver = sqlite",
         )),
         _ => Ok(()),
     }
@@ -231,17 +243,18 @@ fn need_attributes(dir: &CacheDir) -> Result<(), Failure> {
 
 /// The result of asking for a lock.
 pub(crate) enum Locked {
-    /// To be held while the work is done; `None` when the disk has no space for a lock file.
+    /// The lock, to be held during the work; `None` if the disk has no space for a lock file.
     Go(Option<Lock>),
-    /// Another process holds it, and the run does not wait for it. The text says which.
+    /// Another process, which the text names, holds the lock, and the run does not wait for it.
     Busy(String),
     /// A signal came while waiting.
     Interrupted,
 }
 
-/// Takes one of oslo's locks. If another process holds it, waits; with `skip_if_locked`, returns at once.
+/// Takes one of oslo's locks. If another process holds it, this waits, or returns at once with
+/// `skip_if_locked`.
 ///
-/// A lock file that cannot be opened in the configured lock path is taken in the cache directory instead.
+/// If the lock file in the configured lock path cannot be opened, one in the cache directory is used instead.
 pub(crate) fn take_lock(
     run: &Run,
     dir: &CacheDir,
@@ -252,7 +265,7 @@ pub(crate) fn take_lock(
     let wait = run.wait(if patience.skip_if_locked { Duration::ZERO } else { patience.limit });
     let taken = locks.take(name, &wait).or_else(|e| match LockDir::open(None, dir) {
         Ok(beside) if !locks.is_cache_directory() => {
-            run.output.note(&format!("{e:#}: locking in the cache directory instead"));
+            run.output.note(&format!("{e:#}; using a lock file in the cache directory instead"));
             beside.take(name, &wait)
         }
         _ => Err(e),
@@ -260,7 +273,7 @@ pub(crate) fn take_lock(
     match taken {
         Ok(Locking::Held(lock)) => Ok(Locked::Go(Some(lock))),
         Ok(Locking::NoSpace(why)) => {
-            run.output.warning(&format!("{why}: going on without the lock"));
+            run.output.warning(&format!("{why}; continuing without the lock"));
             Ok(Locked::Go(None))
         }
         Ok(Locking::Busy(who)) if patience.skip_if_locked => Ok(Locked::Busy(who)),
@@ -268,22 +281,23 @@ pub(crate) fn take_lock(
             .hint("wait longer with --lock-timeout, or give --skip-if-locked")),
         Ok(Locking::Interrupted) => Ok(Locked::Interrupted),
         Err(e) => Err(Failure::cannot_start(e).hint(format!(
-            "run as the user glance-api runs as; a lock file that root left must be given to user {}, who owns the \
-             cache directory",
+            "run as the user that glance-api runs as; if root has created the lock file, chown it to user {}, \
+             the owner of the cache directory",
             dir.owner().uid
         ))),
     }
 }
 
-/// Returns the error that keeps rows from being forgotten: most of the images in the index are not in the directory.
+/// Returns an error if most of the images in the index are not in the directory. Then no row may be
+/// forgotten.
 pub(crate) fn misplaced(dir: &CacheDir, inventory: &Inventory, forget_all: bool) -> Option<EntryError> {
     (!forget_all && inventory.looks_misplaced()).then(|| EntryError {
         name: dir.path().display().to_string(),
         action: Action::Forget,
         message: format!(
-            "{} of {} images in the index are not in this directory; it is on the file system mounted at {}, and is \
-             probably the wrong directory or not mounted; no row was forgotten and no image removed; give --forget-all \
-             if the images are really lost",
+            "{} of {} images in the index are not in this directory: it is probably the wrong directory, or its \
+             file system is not mounted (the directory is on the one mounted at {}); no row was forgotten and no \
+             image was removed; give --forget-all if the images are really lost",
             inventory.ghosts.len(),
             inventory.rows(),
             mount_point(dir.path())
@@ -291,7 +305,7 @@ pub(crate) fn misplaced(dir: &CacheDir, inventory: &Inventory, forget_all: bool)
     })
 }
 
-/// Returns the errors of entries that could not even be looked at.
+/// Returns the errors of entries that could not be examined.
 pub(crate) fn unreadable_errors<'a>(
     unreadable: impl IntoIterator<Item = &'a (Place, Unreadable)>,
 ) -> Vec<EntryError> {

@@ -1,8 +1,9 @@
-//! The settings of a Glance cache, each with where it came from.
+//! The settings of a Glance cache, each with its origin.
 //!
-//! Settings are asked for when they are needed: a value that is wrong fails the operations that use it, and no others.
-//! The command line comes first, then the configuration. Where the command line names another directory than the
-//! configured one, the configured index settings are left out, because they belong to the configured directory.
+//! A setting is read when it is needed, so that a wrong value fails only the operations that use it. The
+//! command line comes before the configuration. If the command line names another directory than the
+//! configured one, the configured index settings are not used, because they belong to the configured
+//! directory.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -23,10 +24,10 @@ use crate::output::Output;
 use crate::run::Run;
 use crate::units::{Amount, Nanos, SECOND, TimeSpan};
 
-/// How long connecting to a database may take, all attempts together, unless its URL says otherwise.
+/// All attempts to connect to a database together may take this long, unless its URL sets another limit.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 
-/// The cache that is meant, as far as the command line names it.
+/// The choice of a cache on the command line.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Selection {
     pub(crate) sources: Vec<ConfigSource>,
@@ -39,8 +40,8 @@ pub(crate) struct Selection {
 }
 
 impl Selection {
-    /// Reads the configuration files. A run that only looks at a cache named on the command line goes on without
-    /// files that it may not read, and says so.
+    /// Reads the configuration files. With `pass_over_unreadable`, files that this user may not read are left
+    /// out with a warning.
     pub(crate) fn read(&self, run: &Run, pass_over_unreadable: bool) -> Result<Config, Failure> {
         let request = config::ConfigSearch {
             project: &config::GLANCE,
@@ -52,17 +53,18 @@ impl Selection {
         };
         let config = Config::load(&request).map_err(Failure::usage)?;
         for path in config.files_passed_over() {
-            run.output.warning(&format!("no permission to read {}: going on without it", path.display()));
+            run.output.warning(&format!("no permission to read {}; continuing without it", path.display()));
         }
         Ok(config)
     }
 
-    /// Reads the configuration files for an operation that only looks.
+    /// Reads the configuration files for an operation that changes nothing. If the command line names the
+    /// cache, files that this user may not read are left out.
     pub(crate) fn read_to_look(&self, run: &Run) -> Result<Config, Failure> {
         self.read(run, self.cache_dir.is_some())
     }
 
-    /// Returns the directory that is meant: the one given, else the configured one.
+    /// Returns the cache directory: the one on the command line, else the configured one.
     pub(crate) fn directory(&self, config: &Config) -> Result<Option<Setting<PathBuf>>, Failure> {
         match &self.cache_dir {
             Some(given) => Ok(Some(Setting { value: given.clone(), origin: Origin::Flag("--cache-dir") })),
@@ -91,7 +93,7 @@ pub(crate) struct Settings<'a> {
 }
 
 impl<'a> Settings<'a> {
-    /// Fails when no directory is named.
+    /// Fails if neither the command line nor the configuration names a directory.
     pub(crate) fn new(config: &'a Config, selection: Selection) -> Result<Self, Failure> {
         let cache_dir = selection.directory(config)?.ok_or_else(|| {
             Failure::usage(anyhow!("image_cache_dir is not set"))
@@ -101,12 +103,13 @@ impl<'a> Settings<'a> {
         Ok(Settings { config, cache_dir, database, selection })
     }
 
-    /// True if the configured index settings are left out, because they belong to another directory.
+    /// True if the configured index settings are not used, because they belong to another directory.
     pub(crate) fn is_elsewhere(&self) -> bool {
         self.database.is_elsewhere
     }
 
-    /// Returns the driver that the command line or the configuration names, or `None`: then the directory shows it.
+    /// Returns the driver that the command line or the configuration names. If this is `None`, the directory
+    /// shows it.
     pub(crate) fn driver(&self) -> Result<Option<Setting<Driver>>, Failure> {
         if let Some(driver) = self.selection.driver {
             return Ok(Some(Setting { value: driver, origin: Origin::Flag("--driver") }));
@@ -115,7 +118,7 @@ impl<'a> Settings<'a> {
             return Ok(None);
         }
         let driver = self.config.choice(&config::IMAGE_CACHE_DRIVER).map_err(Failure::usage)?;
-        // The default is no setting: the directory is better evidence.
+        // The default of the option is ignored, because the directory is better evidence.
         if driver.origin == Origin::Default {
             return Ok(None);
         }
@@ -126,7 +129,7 @@ impl<'a> Settings<'a> {
         })))
     }
 
-    /// True if this driver is named.
+    /// True if the command line or the configuration names this driver.
     pub(crate) fn names(&self, driver: Driver) -> bool {
         self.driver().is_ok_and(|named| named.is_some_and(|named| named.value == driver))
     }
@@ -145,17 +148,17 @@ impl<'a> Settings<'a> {
         }
     }
 
-    /// Opens the cache directory; `None` if it does not exist.
-    ///
-    /// A missing directory is a mistake only where the command line names it.
+    /// Opens the cache directory. Returns `None` if it does not exist, but fails if the command line names
+    /// it.
     pub(crate) fn open(&self) -> Result<Option<CacheDir>, Failure> {
         let path = &self.cache_dir.value;
         let opened = CacheDir::open(path).map_err(|e| match e.downcast_ref::<Errno>() {
             Some(&Errno::NOTDIR | &Errno::LOOP) => {
-                Failure::usage(e.context(format!("{} is set by {}", path.display(), self.cache_dir.origin)))
+                let origin = &self.cache_dir.origin;
+                Failure::usage(e.context(format!("cannot use {} (set by {origin})", path.display())))
             }
             Some(&Errno::ACCESS | &Errno::PERM) => {
-                Failure::cannot_start(e).hint("run as the user glance-api runs as")
+                Failure::cannot_start(e).hint("run as the user that glance-api runs as")
             }
             _ => Failure::cannot_start(e),
         })?;
@@ -165,13 +168,13 @@ impl<'a> Settings<'a> {
         Ok(opened)
     }
 
-    /// Returns why there is nothing to do where the cache directory does not exist.
+    /// Returns the message that the cache directory does not exist, with its origin.
     pub(crate) fn nothing_there(&self) -> String {
         let Setting { value, origin } = &self.cache_dir;
         format!("cache directory {} (set by {origin}) does not exist", value.display())
     }
 
-    /// Returns the limit in bytes: the one given, else `image_cache_max_size`.
+    /// Returns the limit in bytes: the one on the command line, else `image_cache_max_size`.
     pub(crate) fn max_size(&self, given: Option<Amount>, dir: &CacheDir) -> Result<Setting<u64>, Failure> {
         let max = max_size(self.config, given)?;
         let whole = match max.value {
@@ -181,7 +184,7 @@ impl<'a> Settings<'a> {
         Ok(max.map(|amount| amount.of(whole)))
     }
 
-    /// Returns the stall time: the one given, else `image_cache_stall_time`.
+    /// Returns the stall time: the one on the command line, else `image_cache_stall_time`.
     pub(crate) fn stall_time(&self, given: Option<TimeSpan>) -> Result<Setting<Nanos>, Failure> {
         if let Some(given) = given {
             return Ok(Setting { value: given.0, origin: Origin::Flag("--stall-time") });
@@ -192,16 +195,16 @@ impl<'a> Settings<'a> {
 
     /// Opens the directory of the lock files.
     ///
-    /// A configured directory that does not exist is passed over, as `-v` reports: the old tools took no locks, and a
-    /// host without that directory shares none with us. The same goes for one that cannot be written, see
-    /// [`super::open::take_lock`].
+    /// If the configured directory does not exist, the cache directory is used, which `-v` reports. This is
+    /// safe: the old tools took no locks, and without that directory no other process takes a lock there. For
+    /// a directory that cannot be written, see [`super::open::take_lock`].
     pub(crate) fn lock_dir(&self, dir: &CacheDir, output: &Output) -> Result<LockDir, Failure> {
         let configured = self.config.optional(&config::LOCK_PATH).map_err(Failure::usage)?;
         if let Some(lock_path) = configured {
             match LockDir::open(Some(Path::new(&lock_path.value)), dir) {
                 Ok(locks) => return Ok(locks),
                 Err(e) => output.note(&format!(
-                    "{e:#} (set by {}): locking in the cache directory instead",
+                    "{e:#} (set by {}); using lock files in the cache directory instead",
                     lock_path.origin
                 )),
             }
@@ -210,7 +213,7 @@ impl<'a> Settings<'a> {
     }
 }
 
-/// Returns the limit of a cache: the one given, else `image_cache_max_size`.
+/// Returns the limit of a cache: the one on the command line, else `image_cache_max_size`.
 pub(crate) fn max_size(config: &Config, given: Option<Amount>) -> Result<Setting<Amount>, Failure> {
     match given {
         Some(value) => Ok(Setting { value, origin: Origin::Flag("--max-size") }),
@@ -221,7 +224,7 @@ pub(crate) fn max_size(config: &Config, given: Option<Amount>) -> Result<Setting
     }
 }
 
-/// The settings of the central database: which one, and which of its nodes this host is.
+/// The settings of the central database and of this host's node in it.
 pub(crate) struct DatabaseSettings<'a> {
     config: &'a Config,
     node: Option<String>,
@@ -241,7 +244,7 @@ impl<'a> DatabaseSettings<'a> {
         }
     }
 
-    /// Returns the URL of this node, by which the database knows it.
+    /// Returns the URL of this node, which is its name in the database.
     pub(crate) fn node(&self) -> Result<Option<Setting<String>>, Failure> {
         match &self.node {
             Some(url) => Ok(Some(Setting { value: url.clone(), origin: Origin::Flag("--node") })),
@@ -262,8 +265,8 @@ impl<'a> DatabaseSettings<'a> {
         address(self.index()?)
     }
 
-    /// Returns the address of the database that holds the images' records: the same one, but it belongs to no
-    /// directory.
+    /// Returns the address of the database with Glance's records of the images. It is the same database, but
+    /// this setting does not depend on the cache directory.
     pub(crate) fn records_address(&self) -> Result<Address, Failure> {
         let url = match self.given()? {
             Some(given) => Some(given),
@@ -272,7 +275,8 @@ impl<'a> DatabaseSettings<'a> {
         address(url)
     }
 
-    /// Returns oslo.db's options for connecting, within a limit of our own: its defaults wait for a hundred seconds.
+    /// Returns oslo.db's options for connecting, with a time limit of our own, because its defaults would
+    /// wait for a hundred seconds.
     pub(crate) fn patience(&self) -> Result<Patience, Failure> {
         let retries = self.config.integer(&config::DATABASE_MAX_RETRIES).map_err(Failure::usage)?.value;
         let interval = self.config.integer(&config::DATABASE_RETRY_INTERVAL).map_err(Failure::usage)?.value;
@@ -291,13 +295,14 @@ impl<'a> DatabaseSettings<'a> {
         self.config.optional(opt).map_err(Failure::usage)
     }
 
-    /// Returns the URL that the command line gives. A password on it is refused, because every user of the host can
-    /// read the process list.
+    /// Returns the URL on the command line. A URL with a password is refused, because every user of the host
+    /// can read the process list.
     fn given(&self) -> Result<Option<Setting<String>>, Failure> {
         if let Some(url) = &self.database {
             if Address::has_password(url) {
                 return Err(Failure::usage(anyhow!(
-                    "--database has a password in it, which every user of this host can see in the process list"
+                    "the URL of --database contains a password, which every user of this host can see in the \
+                     process list"
                 ))
                 .hint("write the URL to a file that only you can read, and give --database-file FILE"));
             }
@@ -305,7 +310,7 @@ impl<'a> DatabaseSettings<'a> {
         }
         let Some(file) = &self.database_file else { return Ok(None) };
         let text = std::fs::read_to_string(file)
-            .with_context(|| format!("cannot read the database's URL from {}", file.display()))
+            .with_context(|| format!("cannot read the URL of the database from {}", file.display()))
             .map_err(Failure::usage)?;
         Ok(Some(Setting { value: text.trim().to_owned(), origin: Origin::Flag("--database-file") }))
     }
@@ -313,10 +318,11 @@ impl<'a> DatabaseSettings<'a> {
 
 fn address(url: Option<Setting<String>>) -> Result<Address, Failure> {
     let Some(url) = url else {
-        return Err(Failure::usage(anyhow!("[database] connection is not set"))
-            .hint("set it as for glance-api, or give --database URL or --database-file FILE"));
+        return Err(Failure::usage(anyhow!("[database] connection is not set")).hint(
+            "set it to the same value as for glance-api, or give --database URL or --database-file FILE",
+        ));
     };
     Address::parse(&url.value)
-        .with_context(|| format!("[database] connection (set by {}) is not understood", url.origin))
+        .with_context(|| format!("cannot use the URL of the database (set by {})", url.origin))
         .map_err(Failure::usage)
 }

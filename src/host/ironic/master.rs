@@ -1,25 +1,38 @@
-//! Ironic's master image directories: no index, hard links are the reference count.
+//! A directory of Ironic's master images: finds unused images and the remains of crashed downloads, and
+//! removes them safely beside a running conductor.
 //!
-//! **Images** are the regular files named as Ironic names them, `<uuid>` and `<uuid>.converted`; everything else is foreign and
-//! never touched. An instance that uses an image has a hard link to it, so an image with one link is unused. A download that was
-//! killed leaves its temporary directory for ever, with a second link to an image or with files of its own; once such a directory
-//! is old enough and nobody has anything in it open, its links count no more.
+//! The directory has no index. An instance that uses an image has a hard link to it, so an image with one
+//! link is unused.
 //!
-//! **Beside a running conductor**, whose locks are its own and cannot be taken: an image is never unlinked under its name. It is
-//! renamed into a private subdirectory, looked at again there, where no new link can be made to it, and only then unlinked; what
-//! has gained a link meanwhile is linked back. When the disk is too full for that subdirectory the image is looked at again and
-//! unlinked in place. Nothing can keep a conductor that has just looked for the image from missing it: see the man page of prune.
+//! **Images** are regular files named `<uuid>` or `<uuid>.converted`, as Ironic names them. All other entries
+//! are foreign and are never touched, except what a crashed download left. A download that was killed leaves
+//! its temporary directory behind for ever, with a second link to an image or with files of its own. Once
+//! such a directory is old enough and no process has a file in it open, its links no longer count as use.
 //!
-//! | killed | what is left, for the next run |
-//! |---|---|
-//! | after the rename | the image in the subdirectory: it is put back |
-//! | after a stale link is gone | the same, with one link less |
-//! | after the unlink | the empty subdirectory |
+//! **A running conductor** is not locked out: its locks exist only inside its process. Therefore an image is
+//! never unlinked under its own name. The steps are:
 //!
-//! **Two of ours** are kept apart by flock on the directory itself; a lock file would be eaten by Ironic.
+//! 1. The image is renamed into a private subdirectory, where no new link to it can be made.
+//! 2. It is checked again there. If it has gained a link meanwhile, it is linked back into the cache.
+//! 3. Links to it in stale temporary directories are removed.
+//! 4. The image is unlinked.
 //!
-//! Everything happens relative to descriptors and by single names, as in [`super::dir`]; directories below are opened without
-//! following links, and the only ones entered are the private one and those named as Ironic's downloads name theirs.
+//! If the disk is too full for the private subdirectory, the image is checked again and unlinked in place.
+//! One race remains: a conductor that has just found the image may miss it a moment later (see
+//! glance-cache-prune(8)).
+//!
+//! | the run is killed | left behind | repaired by the next run |
+//! |---|---|---|
+//! | after step 1 or 2 | the image in the subdirectory | the image is put back |
+//! | during step 3 | the same, with fewer stale links | the image is put back |
+//! | after step 4 | the empty subdirectory | the subdirectory is removed |
+//!
+//! **Two runs of this tool** exclude each other by flock on the directory itself, because Ironic would remove
+//! a lock file as if it were an image.
+//!
+//! All paths are relative to open descriptors and consist of single names, as in [`crate::cache::dir`].
+//! Subdirectories are opened without following links. Only the private one and those that are named like
+//! Ironic's temporary directories are entered.
 
 use std::collections::HashMap;
 use std::ffi::CStr;
@@ -46,19 +59,21 @@ use crate::os::owner::Owner;
 use crate::os::writers;
 use crate::units::Nanos;
 
-/// Where an image is between being taken out and being unlinked. The flock on the cache keeps it one run's own.
+/// The private subdirectory: an image is here after it was renamed and until it is unlinked. Because of the
+/// flock on the cache, only one run uses it at a time.
 const ASIDE: &CStr = c".glance-cache-aside";
 const CONVERTED: &[u8] = b".converted";
 const PART: &[u8] = b".part";
-/// How long a busy lock is left alone before it is tried again.
+/// The time between two attempts to take a busy lock.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// The name of a master image: a UUID in either case, with `.converted` when Ironic has converted the image.
+/// The name of a master image: a UUID in either case, followed by `.converted` if Ironic has converted the
+/// image.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct MasterName([u8; 47]);
+pub(super) struct MasterName([u8; 47]);
 
 impl MasterName {
-    pub(crate) fn new(bytes: &[u8]) -> Option<Self> {
+    pub(super) fn new(bytes: &[u8]) -> Option<Self> {
         ImageId::new(bytes.strip_suffix(CONVERTED).unwrap_or(bytes))?;
         let mut name = [0; 47];
         name[..bytes.len()].copy_from_slice(bytes);
@@ -66,16 +81,16 @@ impl MasterName {
     }
 
     fn as_c_str(&self) -> &CStr {
-        CStr::from_bytes_until_nul(&self.0).expect("46 characters at most, then NUL")
+        CStr::from_bytes_until_nul(&self.0).expect("at most 46 characters, followed by NUL")
     }
 
-    pub(crate) fn as_name(&self) -> Name<'_> {
-        Name::new(self.as_c_str()).expect("hexadecimal digits, dashes and a suffix")
+    pub(super) fn as_name(&self) -> Name<'_> {
+        Name::new(self.as_c_str()).expect("the name has only hexadecimal digits, dashes and a suffix")
     }
 
-    /// The id of the image.
-    pub(crate) fn id(&self) -> ImageId {
-        ImageId::new(&self.0[..36]).expect("checked when the name was made")
+    /// Returns the id of the image.
+    pub(super) fn id(&self) -> ImageId {
+        ImageId::new(&self.0[..36]).expect("the id was checked when the name was made")
     }
 }
 
@@ -87,9 +102,9 @@ impl fmt::Display for MasterName {
 
 /// An image that no instance has a link to.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Master {
-    pub(crate) name: MasterName,
-    pub(crate) seen: Seen,
+pub(super) struct Master {
+    pub(super) name: MasterName,
+    pub(super) seen: Seen,
 }
 
 impl fmt::Debug for MasterName {
@@ -99,86 +114,92 @@ impl fmt::Debug for MasterName {
 }
 
 impl Master {
-    /// The last use as Ironic tells it: whichever of the three times is the latest. Linking and unlinking change the third.
-    pub(crate) fn last_use(&self) -> Nanos {
+    /// Returns the last use as Ironic determines it: the latest of the three times of the file. Linking and
+    /// unlinking change the third one, the ctime.
+    pub(super) fn last_use(&self) -> Nanos {
         self.seen.last_use().max(self.seen.ctime)
     }
 }
 
-/// A temporary directory of a download.
+/// The temporary directory of a download.
 #[derive(Debug)]
-pub(crate) struct Temporary {
-    pub(crate) name: NameBuf,
+pub(super) struct Temporary {
+    pub(super) name: NameBuf,
     inode: u64,
-    /// Everything in it that a download makes.
-    pub(crate) files: Vec<(NameBuf, Seen)>,
-    /// Whether it holds something else, which no download makes: then it is nobody's to remove.
+    /// The files in it that are named like a download's.
+    pub(super) files: Vec<(NameBuf, Seen)>,
+    /// True if it also holds entries that no download creates. Such a directory is not removed.
     is_strange: bool,
-    /// The last sign of life.
-    pub(crate) newest: Nanos,
-    pub(crate) state: Leftover,
+    /// The time of the last sign of life, in nanoseconds since the epoch.
+    pub(super) newest: Nanos,
+    pub(super) state: LeftoverState,
 }
 
 impl Temporary {
-    /// Bytes of disk that removing it frees.
-    pub(crate) fn allocated(&self) -> u64 {
+    /// Returns how many bytes of disk are freed if it is removed.
+    pub(super) fn allocated(&self) -> u64 {
         self.files.iter().filter(|(_, seen)| seen.links == 1).map(|(_, seen)| seen.allocated).sum()
     }
 }
 
-/// Whether a temporary file or directory belongs to a download that is dead.
+/// The state of a temporary file or directory: does it belong to a crashed download?
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Leftover {
-    /// Not old enough to tell.
+pub(super) enum LeftoverState {
+    /// It is too young: the download may still be running.
     Young,
-    /// A process, of which this is the id, has something in it open.
+    /// It is old, but the process with this id has it, or a file in it, open.
     Open(i32),
-    /// It holds what no download makes.
+    /// It is old, but holds entries that no download creates.
     Strange,
+    /// It was left by a crashed download, and is removed.
     Stale,
 }
 
-/// A file of a crashed download that stands in the cache itself.
+/// An unfinished `.part` file of a download in the cache directory itself.
 #[derive(Debug)]
-pub(crate) struct Part {
-    pub(crate) name: NameBuf,
-    pub(crate) seen: Seen,
-    pub(crate) state: Leftover,
+pub(super) struct PartFile {
+    pub(super) name: NameBuf,
+    pub(super) seen: Seen,
+    pub(super) state: LeftoverState,
 }
 
-/// What a master directory holds.
+/// The contents of a master directory.
 #[derive(Debug, Default)]
-pub(crate) struct Survey {
-    /// Images that nobody uses, in directory order.
-    pub(crate) unused: Vec<Master>,
-    /// How many images have links of instances, and their sizes and blocks in bytes.
-    pub(crate) in_use: u64,
-    pub(crate) in_use_bytes: u64,
-    pub(crate) in_use_allocated: u64,
-    pub(crate) foreign: Vec<NameBuf>,
-    pub(crate) temporary: Vec<Temporary>,
-    pub(crate) parts: Vec<Part>,
-    /// Where the links of stale temporary directories are, by inode: positions in `temporary` and in its files.
+pub(super) struct Survey {
+    /// Images that no instance uses, in directory order.
+    pub(super) unused: Vec<Master>,
+    /// The number of images that instances have links to.
+    pub(super) in_use: u64,
+    /// The sizes of these images, in bytes.
+    pub(super) in_use_bytes: u64,
+    /// The disk space of these images, in bytes.
+    pub(super) in_use_allocated: u64,
+    pub(super) foreign: Vec<NameBuf>,
+    pub(super) temporary: Vec<Temporary>,
+    pub(super) parts: Vec<PartFile>,
+    /// For the inode of an image, its links in stale temporary directories: the position of the directory in
+    /// `temporary`, and of the file in its `files`.
     stale_links: HashMap<u64, Vec<(usize, usize)>>,
-    pub(crate) errors: Vec<EntryError>,
-    /// Whether there were processes that could not be looked into.
-    pub(crate) some_unseen: bool,
-    /// Whether a killed run has left something aside.
-    pub(crate) has_aside: bool,
+    pub(super) errors: Vec<EntryError>,
+    /// True if there were processes whose open files could not be read.
+    pub(super) some_unseen: bool,
+    /// True if a killed run has left images in the private subdirectory.
+    pub(super) has_aside: bool,
 }
 
-/// What became of a stale temporary directory.
+/// The result of removing a stale temporary directory.
 #[derive(Debug, Default)]
-pub(crate) struct Emptied {
-    pub(crate) files: u64,
-    /// Bytes of disk freed.
-    pub(crate) bytes: u64,
-    pub(crate) errors: Vec<EntryError>,
+pub(super) struct Emptied {
+    /// The number of files that were removed.
+    pub(super) files: u64,
+    /// The disk space that was freed, in bytes.
+    pub(super) bytes: u64,
+    pub(super) errors: Vec<EntryError>,
 }
 
 /// An open master image directory.
 #[derive(Debug)]
-pub(crate) struct MasterDir {
+pub(super) struct MasterDir {
     path: PathBuf,
     fd: OwnedFd,
     device: u64,
@@ -187,12 +208,12 @@ pub(crate) struct MasterDir {
 }
 
 impl MasterDir {
-    /// Opens the directory at `path`; `None` when there is none. Nothing is made.
-    pub(crate) fn open(path: &Path) -> Result<Option<Self>> {
+    /// Opens the directory at `path`. Returns `None` if it does not exist, and never creates it.
+    pub(super) fn open(path: &Path) -> Result<Option<Self>> {
         let fd = match rustix::fs::open(path, DIRECTORY, Mode::empty()) {
             Ok(fd) => fd,
             Err(Errno::NOENT) if rustix::fs::lstat(path).is_ok() => {
-                bail!("cannot open {}: it is a symlink that leads nowhere", path.display())
+                bail!("cannot open {}: it is a symlink to a path that does not exist", path.display())
             }
             Err(Errno::NOENT) => return Ok(None),
             Err(e) => return Err(e).with_context(|| format!("cannot open {}", path.display())),
@@ -202,16 +223,18 @@ impl MasterDir {
         Ok(Some(MasterDir { path: path.to_owned(), fd, device: stat.st_dev, owner, aside: None }))
     }
 
-    pub(crate) fn path(&self) -> &Path {
+    pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
-    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+    pub(super) fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
 
-    /// Locks the directory against other runs of this tool until it is closed. An error tells who holds it.
-    pub(crate) fn lock(&self, wait: &Wait) -> Result<()> {
+    /// Locks the directory against other runs of this tool until it is closed.
+    ///
+    /// If the lock stays busy, the error names the process that holds it.
+    pub(super) fn lock(&self, wait: &Wait) -> Result<()> {
         let deadline = wait.deadline();
         loop {
             match flock(&self.fd, FlockOperation::NonBlockingLockExclusive) {
@@ -232,12 +255,14 @@ impl MasterDir {
         }
     }
 
-    /// Puts back what a killed run has left aside, and removes the private subdirectory. Needs the lock.
+    /// Puts images back that a killed run has left in the private subdirectory, and removes that
+    /// subdirectory. Returns how many there were. The caller must hold the lock.
     ///
-    /// After an error the cache must not be changed: an image that could not be put back would be lost under the next one.
-    pub(crate) fn recover(&mut self) -> Result<u64> {
+    /// After an error the cache must not be changed: the next image of the same name that is moved aside
+    /// would replace one that could not be put back.
+    pub(super) fn recover(&mut self) -> Result<u64> {
         let shown =
-            || format!("cannot put back what is in {}/{}", self.path.display(), ASIDE.to_string_lossy());
+            || format!("cannot put back the images in {}/{}", self.path.display(), ASIDE.to_string_lossy());
         let aside = match self.open_below(ASIDE) {
             Ok(fd) => fd,
             Err(Errno::NOENT) => return Ok(0),
@@ -251,7 +276,7 @@ impl MasterDir {
         })
         .with_context(shown)?;
         if let Some(name) = strange {
-            return Err(anyhow!("{name} is no image")).with_context(shown);
+            return Err(anyhow!("{name} is not an image; move it away first")).with_context(shown);
         }
         for name in &names {
             put_back(&aside, &self.fd, name.as_c_str()).with_context(shown)?;
@@ -261,11 +286,11 @@ impl MasterDir {
         Ok(names.len() as u64)
     }
 
-    /// Looks at everything in the directory and decides what is in use and what a crashed download left.
+    /// Scans the directory, and decides which images are in use and which files a crashed download left.
     ///
-    /// `grace` is how long a download must have shown no sign of life to count as dead. `caches` are the device and inode of
-    /// directories that are caches themselves, and so no leftovers wherever they are.
-    pub(crate) fn survey(&self, grace: Nanos, now: Nanos, caches: &[(u64, u64)]) -> Result<Survey> {
+    /// A download counts as crashed after `grace` without a sign of life. `caches` holds the device and inode
+    /// of every cache of the host: none of these directories is ever taken for the remains of a download.
+    pub(super) fn survey(&self, grace: Nanos, now: Nanos, caches: &[(u64, u64)]) -> Result<Survey> {
         let mut survey = Survey::default();
         let mut linked = Vec::new();
         let mut directories = Vec::new();
@@ -279,7 +304,7 @@ impl MasterDir {
                 (_, Kind::Directory) if bytes == ASIDE.to_bytes() => survey.has_aside = true,
                 (_, Kind::Directory) if is_temporary(bytes) => directories.push((name.to_owned(), *seen)),
                 (_, Kind::File) if is_part(bytes) && seen.links == 1 => {
-                    let part = Part { name: name.to_owned(), seen: *seen, state: Leftover::Young };
+                    let part = PartFile { name: name.to_owned(), seen: *seen, state: LeftoverState::Young };
                     survey.parts.push(part);
                 }
                 _ => survey.foreign.push(name.to_owned()),
@@ -308,7 +333,9 @@ impl MasterDir {
         Ok(survey)
     }
 
-    /// Opens a directory that is named like a download's; `None` when none made it: Python's mkdtemp leaves nobody else any rights.
+    /// Opens a directory that is named like a download's. Returns `None` if no download can have created it.
+    ///
+    /// Ironic creates these directories with Python's mkdtemp, which gives rights to the owner alone.
     fn open_download(&self, name: &NameBuf, caches: &[(u64, u64)]) -> Result<Option<OwnedFd>, Errno> {
         let fd = match self.open_below(name.as_name().as_c_str()) {
             Err(Errno::XDEV) => return Ok(None),
@@ -319,6 +346,7 @@ impl MasterDir {
         Ok(Some(fd).filter(|_| is_private && !caches.contains(&(stat.st_dev, stat.st_ino))))
     }
 
+    /// Lists the files of a temporary directory. Its state is decided later.
     fn look_into(&self, fd: &OwnedFd, name: &NameBuf, seen: &Seen) -> Result<Temporary> {
         let mut found = Temporary {
             name: name.clone(),
@@ -326,10 +354,11 @@ impl MasterDir {
             files: Vec::new(),
             is_strange: false,
             newest: seen.mtime.max(seen.ctime),
-            state: Leftover::Young,
+            state: LeftoverState::Young,
         };
         let unreadable = list(fd.as_fd(), &self.path, &mut |name, kind, seen| {
-            // An image's third time also moves when an instance's link to it goes: only its contents tell of the download.
+            // The ctime of an image also changes when an instance's link to it is removed, so that only the
+            // times of its contents show that the download was alive.
             found.newest = found.newest.max(seen.mtime).max(if seen.links == 1 { seen.ctime } else { 0 });
             if kind == Kind::File && is_downloaded(name.as_bytes()) {
                 found.files.push((name.to_owned(), *seen));
@@ -341,8 +370,9 @@ impl MasterDir {
         Ok(found)
     }
 
-    /// Removes an unused image if nothing has changed since the survey.
-    pub(crate) fn remove(&mut self, survey: &Survey, image: &Master) -> Result<Removal> {
+    /// Removes an unused image if it has not changed since the survey. The steps are in the head of this
+    /// file.
+    pub(super) fn remove(&mut self, survey: &Survey, image: &Master) -> Result<Removal> {
         let name = image.name.as_c_str();
         let was = &image.seen;
         match look(self.fd(), image.name.as_name())? {
@@ -359,7 +389,7 @@ impl MasterDir {
             Err(Errno::NOSPC | Errno::DQUOT) => return self.remove_in_place(survey, image),
             Err(e) => return Err(e.into()),
         }
-        // Nobody can link to it any more; what was linked until now shows.
+        // From here on no process can make a link to it, and links made before are counted in its inode.
         let removal = match look(aside.as_fd(), image.name.as_name()) {
             Ok(Some((Kind::File, now))) if is_same(was, &now) => self
                 .remove_stale_links(survey, was.inode)
@@ -370,12 +400,13 @@ impl MasterDir {
         };
         if !matches!(removal, Ok(Removal::Removed)) {
             put_back(aside, &self.fd, name)
-                .with_context(|| format!("it is left in {}", ASIDE.to_string_lossy()))?;
+                .with_context(|| format!("the image is left in {}", ASIDE.to_string_lossy()))?;
         }
         removal
     }
 
-    /// The disk has no room for another name: the image is looked at once more and unlinked where it stands.
+    /// Removes an image under its own name, after checking it once more. This is for a disk that is too full
+    /// for another directory entry.
     fn remove_in_place(&self, survey: &Survey, image: &Master) -> Result<Removal> {
         self.remove_stale_links(survey, image.seen.inode)?;
         match look(self.fd(), image.name.as_name())? {
@@ -390,7 +421,8 @@ impl MasterDir {
         }
     }
 
-    /// Removes the links that stale temporary directories have to an image: with them its blocks would stay.
+    /// Removes the links to an image in stale temporary directories. Otherwise its disk space would not be
+    /// freed.
     fn remove_stale_links(&self, survey: &Survey, inode: u64) -> Result<()> {
         for (position, file) in survey.stale_links.get(&inode).into_iter().flatten() {
             let found = &survey.temporary[*position];
@@ -400,7 +432,7 @@ impl MasterDir {
         Ok(())
     }
 
-    /// Opens a temporary directory if it is still the one that was seen.
+    /// Opens a temporary directory. Fails if it is not the one of the survey any more.
     fn open_temporary(&self, found: &Temporary) -> Result<OwnedFd> {
         let fd = self.open_below(found.name.as_name().as_c_str())?;
         if fstat(&fd)?.st_ino != found.inode {
@@ -409,8 +441,9 @@ impl MasterDir {
         Ok(fd)
     }
 
-    /// Removes a stale temporary directory with all that is in it. What cannot be removed stays, and with it the directory.
-    pub(crate) fn remove_temporary(&self, found: &Temporary, interrupt: &Interrupt) -> Emptied {
+    /// Removes a stale temporary directory and its files. If a file cannot be removed, the directory stays,
+    /// too.
+    pub(super) fn remove_temporary(&self, found: &Temporary, interrupt: &Interrupt) -> Emptied {
         let mut done = Emptied::default();
         if let Err(e) = self.empty(found, interrupt, &mut done) {
             done.errors.push(error(&found.name, Action::Remove, &format!("{e:#}")));
@@ -440,14 +473,14 @@ impl MasterDir {
         }
         match unlinkat(&self.fd, found.name.as_name().as_c_str(), AtFlags::REMOVEDIR) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
-            // It has been told already what stays.
+            // The errors already name the files that stay.
             Err(Errno::NOTEMPTY) if !done.errors.is_empty() => Ok(()),
             Err(e) => Err(e.into()),
         }
     }
 
-    /// Removes a stale file of a download from the cache itself, if it has not changed.
-    pub(crate) fn remove_part(&self, part: &Part) -> Result<Removal> {
+    /// Removes a stale `.part` file if it has not changed since the survey.
+    pub(super) fn remove_part(&self, part: &PartFile) -> Result<Removal> {
         match look(self.fd(), part.name.as_name())? {
             None => Ok(Removal::AlreadyGone),
             Some((Kind::File, now)) if now == part.seen => {
@@ -458,15 +491,16 @@ impl MasterDir {
         }
     }
 
-    /// Makes the private subdirectory, if the disk has room for it. After an error no image here can be removed.
-    pub(crate) fn prepare(&mut self) -> Result<()> {
+    /// Creates the private subdirectory, unless the disk is too full. After an error no image here can be
+    /// removed.
+    pub(super) fn prepare(&mut self) -> Result<()> {
         if self.aside.is_none() {
             match self.make_aside() {
                 Ok(fd) => self.aside = Some(fd),
                 Err(Errno::NOSPC | Errno::DQUOT) => {}
                 Err(e) => {
                     return Err(e).with_context(|| {
-                        format!("cannot make {}/{}", self.path.display(), ASIDE.to_string_lossy())
+                        format!("cannot create {}/{}", self.path.display(), ASIDE.to_string_lossy())
                     });
                 }
             }
@@ -474,7 +508,7 @@ impl MasterDir {
         Ok(())
     }
 
-    /// Makes it as whoever owns the cache.
+    /// Creates the private subdirectory as the owner of the cache directory, and opens it.
     fn make_aside(&self) -> Result<OwnedFd, Errno> {
         {
             let _owner = self.owner.act().map_err(|_| Errno::PERM)?;
@@ -486,17 +520,17 @@ impl MasterDir {
         self.open_below(ASIDE)
     }
 
-    /// Removes the private subdirectory again. One that is not empty stays for the next run.
-    pub(crate) fn close_aside(&mut self) {
+    /// Removes the private subdirectory. If it is not empty, it stays, and the next run puts its images back.
+    pub(super) fn close_aside(&mut self) {
         if self.aside.take().is_none() {
             return;
         }
         let _ = unlinkat(&self.fd, ASIDE, AtFlags::REMOVEDIR);
     }
 
+    /// Opens a subdirectory. Fails with `EXDEV` if another file system is mounted there.
     fn open_below(&self, name: &CStr) -> Result<OwnedFd, Errno> {
         let fd = openat(&self.fd, name, DIRECTORY | OFlags::NOFOLLOW, Mode::empty())?;
-        // Something mounted there is not of this cache.
         if fstat(&fd)?.st_dev == self.device { Ok(fd) } else { Err(Errno::XDEV) }
     }
 }
@@ -508,44 +542,46 @@ impl Drop for MasterDir {
 }
 
 impl Survey {
-    /// Decides which temporary directories and files are stale: no sign of life since `limit`, and nobody has them open.
+    /// Decides which temporary directories and files are stale: they have shown no sign of life since
+    /// `limit`, and no process has them open.
     fn judge(&mut self, limit: Nanos) {
         for found in &mut self.temporary {
             if found.newest < limit {
-                found.state = if found.is_strange { Leftover::Strange } else { Leftover::Stale };
+                found.state = if found.is_strange { LeftoverState::Strange } else { LeftoverState::Stale };
             }
         }
         for part in &mut self.parts {
             if part.seen.mtime.max(part.seen.ctime) < limit {
-                part.state = Leftover::Stale;
+                part.state = LeftoverState::Stale;
             }
         }
-        let stale = self.temporary.iter().filter(|found| found.state == Leftover::Stale);
+        let stale = self.temporary.iter().filter(|found| found.state == LeftoverState::Stale);
         let files =
             stale.flat_map(|found| found.files.iter().map(|(name, seen)| (name.as_name(), seen.inode)));
-        let parts = self.parts.iter().filter(|part| part.state == Leftover::Stale);
+        let parts = self.parts.iter().filter(|part| part.state == LeftoverState::Stale);
         let suspects = files.chain(parts.map(|part| (part.name.as_name(), part.seen.inode)));
         let open = writers::find_open(suspects);
         self.some_unseen = open.some_unseen;
         let holder = |seen: &Seen| open.by_inode.get(&seen.inode).copied();
-        for found in self.temporary.iter_mut().filter(|found| found.state == Leftover::Stale) {
+        for found in self.temporary.iter_mut().filter(|found| found.state == LeftoverState::Stale) {
             if let Some(pid) = found.files.iter().find_map(|(_, seen)| holder(seen)) {
-                found.state = Leftover::Open(pid);
+                found.state = LeftoverState::Open(pid);
             }
         }
-        for part in self.parts.iter_mut().filter(|part| part.state == Leftover::Stale) {
+        for part in self.parts.iter_mut().filter(|part| part.state == LeftoverState::Stale) {
             if let Some(pid) = holder(&part.seen) {
-                part.state = Leftover::Open(pid);
+                part.state = LeftoverState::Open(pid);
             }
         }
     }
 
-    /// Sorts images with several links: unused when all but one are in stale temporary directories.
+    /// Sorts images with several links into used and unused ones. An image is unused if all its links but one
+    /// are in stale temporary directories.
     fn count_links(&mut self, linked: Vec<Master>) {
         let mut links: HashMap<u64, Vec<(usize, usize)>> = HashMap::new();
         for (position, found) in self.temporary.iter().enumerate() {
             for (file, (_, seen)) in found.files.iter().enumerate() {
-                if found.state == Leftover::Stale && seen.links > 1 {
+                if found.state == LeftoverState::Stale && seen.links > 1 {
                     links.entry(seen.inode).or_default().push((position, file));
                 }
             }
@@ -564,7 +600,8 @@ impl Survey {
     }
 }
 
-/// Whether an image is the one of the survey and was not used since. The third time is left out: renaming changes it.
+/// True if an image is the one of the survey and was not used since. The ctime is not compared, because
+/// renaming changes it.
 fn is_same(was: &Seen, now: &Seen) -> bool {
     was.inode == now.inode
         && was.links == now.links
@@ -573,14 +610,16 @@ fn is_same(was: &Seen, now: &Seen) -> bool {
         && was.atime == now.atime
 }
 
-/// What became of an image that is not what was seen. An unlink under way shows a changed file for a moment, as in
-/// [`super::dir::CacheDir::remove`].
+/// Returns the result for an image that differs from the survey: it was removed or it has changed.
+///
+/// An unlink in another process shows a changed file for a moment, as in
+/// [`crate::cache::dir::CacheDir::remove`].
 fn gone_or_changed(fd: BorrowedFd<'_>, name: Name<'_>, now: &Seen) -> Result<Removal, Errno> {
     let is_gone = now.links == 0 || look(fd, name)?.is_none_or(|(_, now)| now.links == 0);
     Ok(if is_gone { Removal::AlreadyGone } else { Removal::Changed })
 }
 
-/// Removes a file of a temporary directory if it is still the one that was seen.
+/// Removes a file of a temporary directory. Fails if it is not the one of the survey any more.
 fn remove_below(directory: &OwnedFd, name: &NameBuf, inode: u64) -> Result<()> {
     match look(directory.as_fd(), name.as_name())? {
         Some((_, now)) if now.inode == inode => {
@@ -592,12 +631,15 @@ fn remove_below(directory: &OwnedFd, name: &NameBuf, inode: u64) -> Result<()> {
     }
 }
 
-/// Gives an image its name in the cache back. Never replaces: an image of that name which came meanwhile is as good, and stays.
+/// Moves an image from the private subdirectory back into the cache.
+///
+/// It never replaces an image that has got the same name meanwhile: that one is as good, and the one aside is
+/// removed.
 fn put_back(aside: &OwnedFd, cache: &OwnedFd, name: &CStr) -> Result<(), Errno> {
     match linkat(aside, name, cache, name, AtFlags::empty()) {
         Ok(()) | Err(Errno::EXIST) => unlinkat(aside, name, AtFlags::empty()),
         Err(Errno::NOENT) => Ok(()),
-        // No links on this file system, or none to other people's files.
+        // The file system has no links, or the kernel refuses links to files of other users.
         Err(_) => match renameat_with(aside, name, cache, name, RenameFlags::NOREPLACE) {
             Err(Errno::EXIST) => unlinkat(aside, name, AtFlags::empty()),
             renamed => renamed,
@@ -605,14 +647,16 @@ fn put_back(aside: &OwnedFd, cache: &OwnedFd, name: &CStr) -> Result<(), Errno> 
     }
 }
 
-/// Whether a name is one that Python's mkdtemp makes, as Ironic calls it: `tmp` and eight random characters.
+/// True for a name that Python's mkdtemp gives a directory when Ironic calls it: `tmp` and eight random
+/// characters.
 fn is_temporary(name: &[u8]) -> bool {
     name.strip_prefix(b"tmp").is_some_and(|random| {
         random.len() == 8 && random.iter().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'_')
     })
 }
 
-/// Whether a name is one that a download gives the files in its temporary directory: an image's, with what marks its stages.
+/// True for a name that a download gives a file in its temporary directory: that of an image, followed by
+/// suffixes for the stages of the download.
 fn is_downloaded(name: &[u8]) -> bool {
     let mut stem = name;
     while let Some(shorter) = stem.strip_suffix(PART).or_else(|| stem.strip_suffix(CONVERTED)) {
@@ -621,7 +665,7 @@ fn is_downloaded(name: &[u8]) -> bool {
     ImageId::new(stem).is_some()
 }
 
-/// Whether a name is one of an unfinished download: an image's with `.part`.
+/// True for the name of an unfinished download: that of an image, followed by `.part`.
 fn is_part(name: &[u8]) -> bool {
     name.strip_suffix(PART).is_some_and(|name| MasterName::new(name).is_some())
 }

@@ -1,6 +1,7 @@
-//! Ironic's caches of master images: one kind each for ISO, instance and TFTP images, found by Ironic's own options.
+//! Ironic's caches of master images, as kinds of cache: one each for ISO, instance and TFTP images.
 //!
-//! The directories themselves, and how an image is removed beside a running conductor, are in [`master`].
+//! Ironic's own options say where they are. Planning and counting are here; [`master`] scans a directory and
+//! removes images beside a running conductor. Nothing here writes to Ironic's database or talks to Ironic.
 
 mod master;
 
@@ -10,12 +11,12 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
-use self::master::{Leftover, Master, MasterDir, Survey};
+use self::master::{LeftoverState, Master, MasterDir, Survey};
 use super::cache::{
-    Distance, Foreseen, ImageCache, Item, Limits, Part, Planned, Remains, Removing, Rules, Stock, Unlocked,
-    Until, Victim,
+    Distance, Foreseen, ImageCache, Item, Limits, Planned, PlannedRemoval, Remains, Removing, Rules, Stock,
+    Tally, Unlocked, Until,
 };
-use super::{Declared, Host, Kind, Place as Configured, scaled};
+use super::{CacheKind, Configured, Declared, Host, scaled};
 use crate::cache::dir::{Place, Removal};
 use crate::cache::entry::Seen;
 use crate::cache::lock::Held;
@@ -31,15 +32,15 @@ use crate::os::locks::process;
 use crate::run::Run;
 use crate::units::{Amount, Nanos, SECOND, count, span};
 
-/// A kind of master images: the options that say where they are and how many there may be.
+/// A kind of master images: the options for its directory and its limits.
 pub(super) struct MasterImages {
-    pub(super) name: &'static str,
-    pub(super) priority: u32,
-    pub(super) directory: Opt<'static>,
+    name: &'static str,
+    priority: u32,
+    directory: Opt<'static>,
     /// In MiB.
-    pub(super) size: Opt<'static>,
+    size: Opt<'static>,
     /// In minutes.
-    pub(super) ttl: Opt<'static>,
+    ttl: Opt<'static>,
 }
 
 pub(super) static ISO: MasterImages = MasterImages {
@@ -66,7 +67,7 @@ pub(super) static TFTP: MasterImages = MasterImages {
     ttl: config::PXE_IMAGE_CACHE_TTL,
 };
 
-impl Kind for MasterImages {
+impl CacheKind for MasterImages {
     fn name(&self) -> &'static str {
         self.name
     }
@@ -77,7 +78,7 @@ impl Kind for MasterImages {
 
     fn find(&self, host: &Host<'_>) -> Result<Option<Configured>> {
         let config = host.ironic()?;
-        // An empty path is how Ironic is told to cache nothing.
+        // With an empty path, Ironic caches nothing.
         let Some(directory) = config.optional(&self.directory)? else { return Ok(None) };
         let size = scaled(config.integer(&self.size)?, 1 << 20);
         let age = scaled(config.integer(&self.ttl)?, 60 * SECOND);
@@ -106,16 +107,16 @@ struct MasterCache<'a> {
     run: &'a Run,
     dir: MasterDir,
     survey: Survey,
-    /// Images that nothing uses, least recently used first. The rules may keep some of them.
+    /// Images that no instance uses, least recently used first. The rules may keep some of them.
     unused: Vec<Master>,
 }
 
 impl MasterCache<'_> {
-    /// Sorts the images that nothing uses, and counts those that may be removed and those that stay.
+    /// Sorts the unused images, and counts those that may be removed and those that stay.
     fn sort(&mut self, rules: &Rules, stock: &mut Stock) {
         let survey = &mut self.survey;
         stock.size = survey.in_use_bytes;
-        stock.in_use = Part { count: survey.in_use, bytes: survey.in_use_allocated };
+        stock.in_use = Tally { count: survey.in_use, bytes: survey.in_use_allocated };
         self.unused = std::mem::take(&mut survey.unused);
         self.unused.sort_unstable_by(|a, b| a.last_use().cmp(&b.last_use()).then(a.name.cmp(&b.name)));
         for image in &self.unused {
@@ -127,35 +128,41 @@ impl MasterCache<'_> {
         }
     }
 
-    /// Counts what crashed downloads left, and notes why some of what is old stays.
+    /// Counts the files that crashed downloads left, and notes why some old files stay.
     fn note_leftovers(&self, stock: &mut Stock) {
         let survey = &self.survey;
         for found in &survey.temporary {
             let name = &found.name;
             match found.state {
-                Leftover::Young => {}
-                Leftover::Stale => stock.leftovers.add(found.allocated()),
-                Leftover::Strange => {
-                    stock.notes.push(format!("{name}/ is old, but holds files that no download makes"));
+                LeftoverState::Young => {}
+                LeftoverState::Stale => stock.leftovers.add(found.allocated()),
+                LeftoverState::Strange => {
+                    stock
+                        .notes
+                        .push(format!("{name}/ is old, but also holds files that are not a download's"));
                 }
-                Leftover::Open(pid) => {
+                LeftoverState::Open(pid) => {
                     let who = process(pid);
-                    stock.notes.push(format!("{name}/ is old, but {who} has a file in it open"));
+                    stock.notes.push(format!("{name}/ is old, but stays: {who} has a file in it open"));
                 }
             }
         }
         for part in &survey.parts {
             match part.state {
-                Leftover::Stale => stock.leftovers.add(part.seen.allocated),
-                Leftover::Open(pid) => {
-                    stock.notes.push(format!("{} is old, but {} has it open", part.name, process(pid)));
+                LeftoverState::Stale => stock.leftovers.add(part.seen.allocated),
+                LeftoverState::Open(pid) => {
+                    stock.notes.push(format!(
+                        "{} is old, but stays: {} has it open",
+                        part.name,
+                        process(pid)
+                    ));
                 }
-                Leftover::Young | Leftover::Strange => {}
+                LeftoverState::Young | LeftoverState::Strange => {}
             }
         }
         if survey.some_unseen {
             stock.notes.push(
-                "not every process could be looked into: for what other users may have open, its age decides"
+                "cannot see every open file of other users: only the age shows which downloads crashed"
                     .to_owned(),
             );
         }
@@ -189,12 +196,13 @@ impl MasterCache<'_> {
         }
     }
 
+    /// Returns the reason for removing something whose last sign of life was at this time.
     fn reason(&self, newest: Nanos) -> String {
         format!("left by a download that crashed {} ago", span(self.run.now.saturating_sub(newest).max(0)))
     }
 
     fn clean_temporary(&self, interrupt: &Interrupt, removing: &mut Removing<'_>) {
-        for found in self.survey.temporary.iter().filter(|found| found.state == Leftover::Stale) {
+        for found in self.survey.temporary.iter().filter(|found| found.state == LeftoverState::Stale) {
             if interrupt.raised() {
                 break;
             }
@@ -209,7 +217,7 @@ impl MasterCache<'_> {
     }
 
     fn clean_parts(&self, interrupt: &Interrupt, removing: &mut Removing<'_>) {
-        for part in self.survey.parts.iter().filter(|part| part.state == Leftover::Stale) {
+        for part in self.survey.parts.iter().filter(|part| part.state == LeftoverState::Stale) {
             if interrupt.raised() {
                 break;
             }
@@ -227,7 +235,7 @@ impl MasterCache<'_> {
     }
 }
 
-/// Returns why an image stays although nothing uses it.
+/// Returns the reason for keeping an unused image, or `None` if it may be removed.
 fn kept(image: &Master, rules: &Rules) -> Option<Kept> {
     if !rules.keep.is_empty() && rules.keep.contains(&image.name.id().folded()) {
         return Some(Kept::Listed);
@@ -265,7 +273,7 @@ impl ImageCache for MasterCache<'_> {
             let found = self.dir.recover().map_err(Failure::cannot_start)?;
             if found > 0 {
                 let images = count(found, "image");
-                stock.notes.push(format!("put back {images} that a killed run had moved aside"));
+                stock.notes.push(format!("put back {images}, which a killed run had moved aside"));
             }
         }
         self.survey = self.dir.survey(rules.grace, rules.now, caches).map_err(Failure::cannot_start)?;
@@ -273,7 +281,7 @@ impl ImageCache for MasterCache<'_> {
         self.note_leftovers(&mut stock);
         if self.survey.has_aside && !rules.changing {
             stock.notes.push(
-                "a killed run has left images aside: the next prune or clean puts them back".to_owned(),
+                "a killed run has moved images aside: the next prune or clean puts them back".to_owned(),
             );
         }
         stock.foreign = self.survey.foreign.iter().map(ToString::to_string).collect();
@@ -305,7 +313,7 @@ impl ImageCache for MasterCache<'_> {
         let image = |position: u32| &self.unused[position as usize];
         let victim = |position: u32, is_expired| {
             let image = image(position);
-            Foreseen::Victim(Victim {
+            Foreseen::Removal(PlannedRemoval {
                 name: image.name.to_string(),
                 size: image.seen.size,
                 last_use: image.last_use(),
@@ -334,7 +342,7 @@ impl ImageCache for MasterCache<'_> {
             let sizes = positions.iter().map(|position| self.unused[*position as usize].seen.size);
             sizes.fold(0, u64::saturating_add)
         };
-        // Images that stay are part of the size, and so are expired ones that cannot be removed.
+        // Images that stay count towards the size, and so do expired ones that cannot be removed.
         let whole = size(&(0..self.unused.len() as u32).collect::<Vec<_>>());
         let whole = whole.saturating_add(self.survey.in_use_bytes);
         let mut excess = goal.size;
@@ -397,7 +405,7 @@ impl ImageCache for MasterCache<'_> {
     }
 
     fn remains(&self) -> Vec<Remains> {
-        let stale = self.survey.temporary.iter().filter(|found| found.state == Leftover::Stale);
+        let stale = self.survey.temporary.iter().filter(|found| found.state == LeftoverState::Stale);
         let directories = stale.map(|found| Remains {
             name: format!("{}/", found.name),
             reason: self.reason(found.newest),
@@ -405,7 +413,7 @@ impl ImageCache for MasterCache<'_> {
             files: found.files.len() as u64,
             bytes: found.allocated(),
         });
-        let parts = self.survey.parts.iter().filter(|part| part.state == Leftover::Stale);
+        let parts = self.survey.parts.iter().filter(|part| part.state == LeftoverState::Stale);
         let parts = parts.map(|part| Remains {
             name: part.name.to_string(),
             reason: self.reason(part.seen.mtime.max(part.seen.ctime)),
@@ -426,6 +434,7 @@ impl ImageCache for MasterCache<'_> {
     }
 }
 
+/// Returns the progress report of a file or directory that a crashed download left.
 fn leftover(name: Name<'_>, bytes: u64) -> Removed<'_> {
     Removed { place: Place::Base, name, bytes, reason: "left by a crashed download" }
 }

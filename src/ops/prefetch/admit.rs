@@ -14,13 +14,13 @@ use crate::fetch::{Job, Meter};
 use crate::names::ImageId;
 use crate::ops::prefetch::outcome::ImageOutcome;
 use crate::ops::prefetch::report::ImageEnding;
-use crate::ops::prefetch::wanted::Request;
-use crate::ops::prefetch::{Running, Session};
+use crate::ops::prefetch::wanted::WantedImage;
+use crate::ops::prefetch::{PrefetchRun, Running};
 use crate::source::{Refused, Source};
 
-impl<'a> Session<'a> {
+impl<'a> PrefetchRun<'a> {
     /// Makes the job of fetching an image, if that is to be done; otherwise notes why not.
-    pub(crate) fn begin<'s>(&mut self, request: Request, pace: &'s Pace) -> Option<(Job<'s>, Arc<Meter>)>
+    pub(crate) fn begin<'s>(&mut self, request: WantedImage, pace: &'s Pace) -> Option<(Job<'s>, Arc<Meter>)>
     where
         'a: 's,
     {
@@ -34,7 +34,7 @@ impl<'a> Session<'a> {
     }
 
     /// Judges an image, claims it and makes sure that it fits.
-    fn admit(&mut self, request: &Request) -> Result<(ImageRecord, Option<Check>, Claim), ImageEnding> {
+    fn admit(&mut self, request: &WantedImage) -> Result<(ImageRecord, Option<Check>, Claim), ImageEnding> {
         let (record, check) = self.examine(request)?;
         let size = record.size.unwrap_or(0);
         let claim = match Claim::make(self.dir, request.id, self.means.stalled_before) {
@@ -49,7 +49,7 @@ impl<'a> Session<'a> {
 
     fn job<'s>(
         &mut self,
-        request: Request,
+        request: WantedImage,
         record: ImageRecord,
         check: Option<Check>,
         claim: Claim,
@@ -87,7 +87,10 @@ impl<'a> Session<'a> {
     }
 
     /// Looks an image up and judges it.
-    pub(crate) fn examine(&mut self, request: &Request) -> Result<(ImageRecord, Option<Check>), ImageEnding> {
+    pub(crate) fn examine(
+        &mut self,
+        request: &WantedImage,
+    ) -> Result<(ImageRecord, Option<Check>), ImageEnding> {
         let failed = |e: anyhow::Error| ImageEnding::new(ImageOutcome::Failed, 0, format!("{e:#}"));
         if stage::is_cached(self.dir, request.id).map_err(failed)? {
             return Err(ImageEnding::cached());

@@ -26,7 +26,7 @@ use anyhow::anyhow;
 use self::outcome::{ImageOutcome, PrefetchReport};
 use self::report::ImageEnding;
 pub(crate) use self::wanted::enqueue;
-use self::wanted::{Request, requests};
+use self::wanted::{WantedImage, requests};
 use super::Change;
 use super::report::{Ending, Step};
 use crate::cache::dir::{CacheDir, Place};
@@ -158,14 +158,14 @@ fn fill(
     let pending = requests(run, &dir, request)?;
     let session = match pending.is_empty() {
         true => None,
-        false => Some(Session::open(run, settings, &dir, means, request)?),
+        false => Some(PrefetchRun::open(run, settings, &dir, means, request)?),
     };
     if lock.flatten().is_some() {
         // From here on, nothing keeps the run from starting.
         stage::sweep(&dir);
     }
     let Some(session) = session else { return Ok(()) };
-    let mut session = Session { pending, ..session };
+    let mut session = PrefetchRun { pending, ..session };
     session.report.ending = std::mem::take(&mut report.ending);
     if request.change.dry_run {
         session.dry_run();
@@ -191,7 +191,7 @@ fn is_nothing_to_do(run: &Run, settings: &Settings<'_>) -> Result<bool, Failure>
 
 /// An image that is being fetched.
 struct Running {
-    request: Request,
+    request: WantedImage,
     claim: Claim,
     meter: Arc<Meter>,
     /// As it was when the fetch began.
@@ -251,7 +251,7 @@ impl Means {
 }
 
 /// One run, seen from the thread that decides.
-struct Session<'a> {
+struct PrefetchRun<'a> {
     run: &'a Run,
     dir: &'a CacheDir,
     cache: Cache,
@@ -260,7 +260,7 @@ struct Session<'a> {
     request: &'a PrefetchRequest,
     /// Bytes that the cache holds.
     cached: u64,
-    pending: VecDeque<Request>,
+    pending: VecDeque<WantedImage>,
     running: HashMap<ImageId, Running>,
     /// What is fetched and not yet published.
     ready: VecDeque<Ready>,
@@ -275,7 +275,7 @@ struct Session<'a> {
     report: PrefetchReport,
 }
 
-impl<'a> Session<'a> {
+impl<'a> PrefetchRun<'a> {
     fn open(
         run: &'a Run,
         settings: &Settings<'_>,
@@ -290,7 +290,7 @@ impl<'a> Session<'a> {
         let first = if settings.names(Driver::CentralizedDb) { Some(stock()?) } else { None };
         let records = open_records(&settings.database, &means.wait)?;
         let cache = first.map_or_else(stock, Ok)?;
-        Ok(Session {
+        Ok(PrefetchRun {
             run,
             dir,
             records,

@@ -32,10 +32,10 @@ use crate::names::ImageId;
 use crate::ops::prefetch::admit::judged;
 use crate::ops::prefetch::outcome::ImageOutcome;
 use crate::ops::prefetch::report::{ImageEnding, verified_by};
-use crate::ops::prefetch::{Locked, Ready, Running, Session};
+use crate::ops::prefetch::{Locked, PrefetchRun, Ready, Running};
 use crate::units::human;
 
-impl Session<'_> {
+impl PrefetchRun<'_> {
     /// Publishes what was fetched, or notes why there is nothing to publish.
     pub(crate) fn finish(&mut self, id: ImageId, result: Result<Fetched, Failed>, attempts: &[Attempt]) {
         let Some(running) = self.running.remove(&id) else { return };

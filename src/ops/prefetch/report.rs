@@ -6,9 +6,9 @@ use crate::cache::outcome::{Action, EntryError};
 use crate::cache::{queue, stage};
 use crate::fetch::digest::Check;
 use crate::names::ImageId;
-use crate::ops::prefetch::Session;
+use crate::ops::prefetch::PrefetchRun;
 use crate::ops::prefetch::outcome::{ImageOutcome, ImageReport};
-use crate::ops::prefetch::wanted::Request;
+use crate::ops::prefetch::wanted::WantedImage;
 use crate::ops::report::Step;
 use crate::source::Refused;
 
@@ -37,9 +37,9 @@ impl ImageEnding {
     }
 }
 
-impl Session<'_> {
+impl PrefetchRun<'_> {
     /// Books what became of an image, and tells whoever should know. What is cached or gone leaves the queue.
-    pub(crate) fn end(&mut self, request: &Request, ending: ImageEnding) {
+    pub(crate) fn end(&mut self, request: &WantedImage, ending: ImageEnding) {
         let ImageEnding { outcome, bytes, location, verified_by, message } = ending;
         let leaves = matches!(outcome, ImageOutcome::Fetched | ImageOutcome::Cached | ImageOutcome::Gone);
         let queued = request.queued && !(leaves && self.dequeue(request.id));
@@ -117,7 +117,7 @@ impl Session<'_> {
     }
 
     /// What would become of an image.
-    fn foresee(&mut self, request: &Request) -> Result<ImageEnding, ImageEnding> {
+    fn foresee(&mut self, request: &WantedImage) -> Result<ImageEnding, ImageEnding> {
         let (record, check) = self.examine(request)?;
         let size = record.size.unwrap_or(0);
         let failed = |e: &dyn Display| ImageEnding::new(ImageOutcome::Failed, size, format!("{e:#}"));

@@ -10,15 +10,15 @@ use crate::cache::inventory::Inventory;
 use crate::cache::plan::{self, CleanPlan, PruneLimits, PrunePlan};
 use crate::cache::queue::Queue;
 use crate::fetch::judge::{Room, Space, room};
-use crate::host::cache::{Foreseen, Victim};
+use crate::host::cache::{Foreseen, PlannedRemoval};
 use crate::host::glance::open::misplaced;
 use crate::names::ImageId;
-use crate::ops::prefetch::{Limit, Locked, Running, Session};
+use crate::ops::prefetch::{Limit, Locked, PrefetchRun, Running};
 use crate::ops::report::Step;
 use crate::os::space::available;
 use crate::units::human;
 
-impl Session<'_> {
+impl PrefetchRun<'_> {
     /// Makes sure that an image of this size fits, by making room for it where that is wanted.
     pub(crate) fn find_room(&mut self, size: Option<u64>) -> Result<(), String> {
         let Some(size) = size.or((self.request.limit == Limit::Ignored).then_some(0)) else {
@@ -147,7 +147,7 @@ fn no_room(size: u64, found: &Room, space: Space) -> String {
 /// Returns the images that a plan removes, as steps.
 fn removals(inventory: &Inventory, plan: &PrunePlan) -> Vec<Step> {
     let victim = |image: &Image| {
-        Foreseen::Victim(Victim {
+        Foreseen::Removal(PlannedRemoval {
             name: image.id.to_string(),
             size: image.seen.size,
             last_use: image.last_use(inventory.tracked_by_file()),

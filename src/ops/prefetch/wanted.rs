@@ -51,7 +51,7 @@ pub(crate) fn enqueue(
 
 /// An image that was asked for.
 #[derive(Clone, Debug)]
-pub(crate) struct Request {
+pub(crate) struct WantedImage {
     pub(crate) id: ImageId,
     /// Whether it is in the queue.
     pub(crate) queued: bool,
@@ -63,21 +63,21 @@ pub(crate) fn requests(
     run: &Run,
     dir: &CacheDir,
     wanted: &PrefetchRequest,
-) -> Result<VecDeque<Request>, Failure> {
+) -> Result<VecDeque<WantedImage>, Failure> {
     let queue = Queue::read(dir).map_err(Failure::cannot_start)?;
-    let entry = |entry: queue::Queued| Request { id: entry.id, queued: true, memory: entry.memory };
+    let entry = |entry: queue::Queued| WantedImage { id: entry.id, queued: true, memory: entry.memory };
     let Some(images) = &wanted.images else {
         for name in &queue.foreign {
             run.output.warning(&format!("queue/{name} is no image's entry, and is left alone"));
         }
         return Ok(queue.images.into_iter().map(entry).collect());
     };
-    let mut known: HashMap<ImageId, Request> =
+    let mut known: HashMap<ImageId, WantedImage> =
         queue.images.into_iter().map(|found| (found.id, entry(found))).collect();
     // Who names an image wants it tried, whatever happened before.
     let named = |id: &ImageId| match known.remove(id) {
-        Some(request) => Request { memory: None, ..request },
-        None => Request { id: *id, queued: false, memory: None },
+        Some(request) => WantedImage { memory: None, ..request },
+        None => WantedImage { id: *id, queued: false, memory: None },
     };
     Ok(images.iter().map(named).collect())
 }

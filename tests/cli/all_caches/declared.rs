@@ -1,4 +1,5 @@
-//! Which caches a host has: Ironic's configuration, declarations of further caches, bad values, bad directories, usage.
+//! Which caches a host has: Ironic's configuration, declarations of further caches, bad values, bad
+//! directories, usage.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -60,13 +61,16 @@ fn a_bad_declaration_is_named_and_the_others_are_served() {
         ("[image_cache:ironic-iso]\npriority = -5\n", "priority is \"-5\""),
         ("[image_cache:ironic-iso]\nsize = many\n", "'many' is not a size"),
         ("[image_cache:ironic-iso]\nage = -1\n", "'-1' is not a duration"),
-        ("[image_cache:ironic-iso]\ndirectory = /x\n", "directory of ironic-iso cannot be set"),
-        ("[image_cache:x]\nkind = ironic-iso\nsize = 1\n", "[image_cache:x] sets no directory"),
-        (&format!("[image_cache:x]\ndirectory = {x}\nsize = 1\n"), "[image_cache:x] sets no kind"),
-        (&format!("[image_cache:x]\nkind = ironic-iso\ndirectory = {x}\n"), "[image_cache:x] sets no size"),
+        ("[image_cache:ironic-iso]\ndirectory = /x\n", "directory cannot be set for ironic-iso"),
+        ("[image_cache:x]\nkind = ironic-iso\nsize = 1\n", "[image_cache:x] does not set directory"),
+        (&format!("[image_cache:x]\ndirectory = {x}\nsize = 1\n"), "[image_cache:x] does not set kind"),
+        (
+            &format!("[image_cache:x]\nkind = ironic-iso\ndirectory = {x}\n"),
+            "[image_cache:x] does not set size",
+        ),
         (
             &format!("[image_cache:x]\nkind = tape\ndirectory = {x}\nsize = 1\n"),
-            "kind is \"tape\", but must be one of glance, ironic-iso, ironic-instance, ironic-tftp",
+            "kind \"tape\" does not exist; the kinds are glance, ironic-iso, ironic-instance, ironic-tftp",
         ),
     ] {
         env.conf(section);
@@ -84,13 +88,19 @@ fn a_bad_declaration_is_named_and_the_others_are_served() {
 fn declarations_that_name_nothing_or_no_place_are_refused() {
     let env = HostEnv::new();
     for (section, says) in [
-        ("[image_cache:]\nkind = ironic-iso\ndirectory = /x\nsize = 1\n", "[image_cache:] names no cache"),
+        ("[image_cache:]\nkind = ironic-iso\ndirectory = /x\nsize = 1\n", "[image_cache:] has no name"),
         (
             "[image_cache:x]\nkind = ironic-iso\ndirectory = images\nsize = 1\n",
-            "glance-cache.conf:3: directory is \"images\"",
+            "glance-cache.conf:3: the directory \"images\" is not an absolute path",
         ),
-        ("[image_cache:x]\nkind = ironic-iso\ndirectory =\nsize = 1\n", "[image_cache:x] sets no directory"),
-        ("[image_cache:x]\nkind = IRONIC-ISO\ndirectory = /x\nsize = 1\n", "kind is \"IRONIC-ISO\""),
+        (
+            "[image_cache:x]\nkind = ironic-iso\ndirectory =\nsize = 1\n",
+            "[image_cache:x] does not set directory",
+        ),
+        (
+            "[image_cache:x]\nkind = IRONIC-ISO\ndirectory = /x\nsize = 1\n",
+            "kind \"IRONIC-ISO\" does not exist",
+        ),
         ("[image_cache:x]\nkind = ironic-iso\ndirectory = /x\nsize = -1\n", "'-1' is not a size"),
         (
             "[image_cache:x]\nkind = ironic-iso\ndirectory = /x\nsize = 99999999999999999999999\n",
@@ -116,7 +126,7 @@ fn a_relative_path_of_ironics_is_no_place() {
     let env = HostEnv::new();
     env.ironic_conf("[deploy]\niso_master_path = iso\n[pxe]\ninstance_master_path =\ntftp_master_path =\n");
     env.image("iso", &master(1), 10);
-    env.later("prune", &["--all-caches"]).fails(1, &["ironic.conf:2: directory is \"iso\"", "absolute"]);
+    env.later("prune", &["--all-caches"]).fails(1, &["ironic.conf:2: the directory \"iso\"", "absolute"]);
 }
 
 #[test]
@@ -148,8 +158,8 @@ fn a_bad_value_of_ironics_keeps_only_its_cache_out() {
     assert_eq!(run.json()["errors"].as_array().unwrap().len(), 1, "one file is one error");
 }
 
-/// Plans a prune where the directory of the ISO images is as `make` makes it: it is named, nothing is made in its place,
-/// and the other caches are served.
+/// Plans a prune where the directory of the ISO images is as `make` makes it: it is named, nothing is made in
+/// its place, and the other caches are served.
 #[track_caller]
 fn is_named_and_not_made(code: i32, says: &[&str], make: fn(&HostEnv)) {
     let env = HostEnv::new();
@@ -174,14 +184,15 @@ fn a_directory_that_is_a_file() {
 
 #[test]
 fn a_directory_that_is_a_dangling_link() {
-    is_named_and_not_made(1, &["iso", "leads nowhere"], |env| symlink("nowhere", env.dir("iso")).unwrap());
+    is_named_and_not_made(1, &["iso", "does not exist"], |env| symlink("nowhere", env.dir("iso")).unwrap());
 }
 
 #[test]
 fn a_directory_below_a_file() {
     is_named_and_not_made(1, &["ironic.conf:2"], |env| {
         env.ironic_conf(&format!(
-            "[deploy]\niso_master_path = /dev/null/iso\n[pxe]\ninstance_master_path =\ntftp_master_path = {}\n",
+            "[deploy]\niso_master_path = /dev/null/iso\n[pxe]\ninstance_master_path =\ntftp_master_path = \
+             {}\n",
             env.dir("tftp").display()
         ));
     });

@@ -39,7 +39,7 @@ fn clean_removes_what_crashed_downloads_left_and_nothing_else() {
     drop(open);
     env.later("clean", &["--all-caches"])
         .ok()
-        .says(&["tmpzzzzzzzz/ is old, but holds files that no download makes"]);
+        .says(&["tmpzzzzzzzz/ is old, but also holds files that are not a download's"]);
     assert!(!stale.exists());
     assert_eq!(
         env.names("iso"),
@@ -100,7 +100,7 @@ fn directories_that_no_download_made_are_no_leftovers() {
     env.later("prune", &["--all-caches"]).code(1).has(&json!({"total_files_pruned": 0}));
     env.later("clean", &["--all-caches"])
         .ok()
-        .says(&["tmpprivate1/ is old, but holds files that no download makes"])
+        .says(&["tmpprivate1/ is old, but also holds files that are not a download's"])
         .has(&json!({"total_files_cleaned": 0}));
     assert_eq!(env.names("tftp"), [&master(2), "tmpdownload", "tmpkernels1", "tmpprivate1"]);
     assert_eq!(names(&env.dir("tftp/tmpdownload")), [&master(1), "keep"]);
@@ -127,7 +127,7 @@ fn what_a_killed_run_left_aside_is_put_back() {
     fs::create_dir(env.dir("iso/.glance-cache-aside")).unwrap();
     env.image("iso/.glance-cache-aside", &master(1), 10);
     env.image("iso/.glance-cache-aside", &master(2), 10);
-    env.run("status", &["--all-caches"]).ok().says(&["a killed run has left images aside"]);
+    env.run("status", &["--all-caches"]).ok().says(&["a killed run has moved images aside"]);
     env.run("prune", &["--all-caches"]).ok().says(&["put back 2 images"]);
     assert_eq!(env.names("iso"), [master(1), master(2)]);
     assert_eq!(
@@ -150,7 +150,7 @@ fn what_is_strange_in_the_private_directory_keeps_the_cache_as_it_is() {
     fs::remove_file(&aside).unwrap();
     fs::create_dir(&aside).unwrap();
     fs::write(aside.join("notes"), "").unwrap();
-    env.later("prune", &["--all-caches"]).fails(1, &["notes is no image"]);
+    env.later("prune", &["--all-caches"]).fails(1, &["notes is not an image"]);
     assert_eq!(env.names("iso").len(), 2);
 }
 

@@ -1,4 +1,5 @@
-//! All image caches of a host: which there are, what is pruned and cleaned in them, what crashed downloads left.
+//! All image caches of a host: which there are, what is pruned and cleaned in them, what crashed downloads
+//! left.
 
 mod declared;
 mod leftovers;

@@ -148,7 +148,7 @@ fn a_locked_cache_is_named_and_left_out() {
     env.later("prune", &["--all-caches", "--lock-timeout", "0"]).fails(1, &["is locked by", &me]);
     assert_eq!(env.names("iso"), [master(1)]);
     assert_eq!(env.names("tftp"), [""; 0]);
-    env.later("prune", &["--all-caches", "--skip-if-locked"]).ok().says(&["ironic-iso is passed over"]);
+    env.later("prune", &["--all-caches", "--skip-if-locked"]).ok().says(&["cache ironic-iso is skipped"]);
     env.later("prune", &["--all-caches", "--dry-run"]).ok();
     drop(other);
     env.later("prune", &["--all-caches"]).ok();
@@ -185,7 +185,8 @@ fn a_signal_while_a_lock_is_waited_for_ends_the_run_as_one() {
     let held = fs::File::open(env.dir("iso")).unwrap();
     rustix::fs::flock(&held, FlockOperation::LockExclusive).unwrap();
     let on = env.base.to_str().unwrap();
-    // All that there could be and cannot be had is for somebody who waits, not for somebody who was told to stop.
+    // All that there could be and cannot be had is for somebody who waits, not for somebody who was told to
+    // stop.
     for arguments in [
         &["prune", "--require", "90%", "--on", on][..],
         &["prune", "--all-caches"],

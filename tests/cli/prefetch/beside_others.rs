@@ -1,4 +1,5 @@
-//! A prefetch beside others: Glance caching the same image, other prefetches, prunes, a busy index, records that change.
+//! A prefetch beside others: Glance caching the same image, other prefetches, prunes, a busy index, records
+//! that change.
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -68,7 +69,8 @@ fn publishing_waits_for_a_prune() {
     p.holds(&[('a', 9)]);
 }
 
-/// Fetches for longer than the lock timeout while a prune has its lock, which then is waited for as long as that.
+/// Fetches for longer than the lock timeout while a prune has its lock, which then is waited for as long as
+/// that.
 fn waits_for_a_prune() -> (Prefetch, File, Running) {
     let p = Prefetch::new(Sqlite);
     p.image('a', 1_500_000);

@@ -1,4 +1,5 @@
-//! The queue and the command line: what is fetched, verified and published, and entries that are not as Glance makes them.
+//! The queue and the command line: what is fetched, verified and published, and entries that are not as
+//! Glance makes them.
 
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt as _;

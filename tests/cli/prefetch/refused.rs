@@ -1,4 +1,5 @@
-//! What cannot be fetched: what is said, the exit code, whether it stays in the queue, and what the next run does.
+//! What cannot be fetched: what is said, the exit code, whether it stays in the queue, and what the next run
+//! does.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -8,7 +9,7 @@ use crate::support::images::{content, digest};
 use crate::support::prefetch::Prefetch;
 use crate::support::stores::answering;
 
-/// What becomes of an image that cannot be fetched.
+/// The outcome for an image that cannot be fetched.
 struct Fate {
     outcome: &'static str,
     stays_queued: bool,

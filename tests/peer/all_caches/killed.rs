@@ -1,4 +1,5 @@
-//! A prune of all caches that is killed anywhere: nothing is lost but what was to go, and the next run mends the rest.
+//! A prune of all caches that is killed anywhere: nothing is lost but what was to go, and the next run mends
+//! the rest.
 
 use crate::support::env::*;
 use crate::support::host::*;

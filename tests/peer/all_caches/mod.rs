@@ -1,4 +1,5 @@
-//! All image caches of a host, with what only root can arrange: file systems of their own, immutable files, other owners.
+//! All image caches of a host, with what only root can arrange: file systems of their own, immutable files,
+//! other owners.
 
 mod killed;
 mod races;

@@ -92,7 +92,8 @@ mod as_root {
         }
         let db = rusqlite::Connection::open(env.dir("glance/cache.db")).unwrap();
         db.execute_batch(
-            "CREATE TABLE cached_images (image_id TEXT PRIMARY KEY, last_accessed REAL, last_modified REAL, size INTEGER, \
+            "CREATE TABLE cached_images (image_id TEXT PRIMARY KEY, last_accessed REAL, last_modified REAL, \
+             size INTEGER, \
              hits INTEGER, checksum TEXT)",
         )
         .unwrap();

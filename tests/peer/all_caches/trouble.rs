@@ -1,4 +1,5 @@
-//! What cannot be read, written or removed in the caches of a host: it is reported, and the others are served.
+//! What cannot be read, written or removed in the caches of a host: it is reported, and the others are
+//! served.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
@@ -115,7 +116,8 @@ mod as_root {
         env.image("iso", &master(1), MIB);
         other.env.image("tftp", &master(2), MIB);
         env.ironic_conf(&format!(
-            "[deploy]\niso_master_path = {}\niso_cache_size = 0\n[pxe]\ninstance_master_path =\ntftp_master_path = {}\n\
+            "[deploy]\niso_master_path = {}\niso_cache_size = 0\n[pxe]\ninstance_master_path \
+             =\ntftp_master_path = {}\n\
              image_cache_size = 0\n",
             env.dir("iso").display(),
             other.env.dir("tftp").display()

@@ -1,5 +1,5 @@
-//! The real Glance 33.0.0 beside ours: the same caches, pruned and cleaned by both; Glance's driver on what we left; its
-//! locks and ours; its listing and ours; its reading of a configuration and ours.
+//! The real Glance 33.0.0 beside ours: the same caches, pruned and cleaned by both; Glance's driver on what
+//! we left; its locks and ours; its listing and ours; its reading of a configuration and ours.
 
 mod shapes;
 
@@ -25,24 +25,26 @@ fn path(env: &TestEnv, name: &str) -> String {
     env.outside(name).to_str().unwrap().into()
 }
 
-/// A configuration file as Glance and we read it.
+/// Writes a configuration file as Glance and we read it, and returns its path.
 fn conf(env: &TestEnv, dir: &str, driver: Driver, limit: u64, stall: u64) -> String {
     let driver = driver.name();
     env.write(
         "glance-api.conf",
         format!(
-            "[DEFAULT]\nimage_cache_dir = {dir}\nimage_cache_driver = {driver}\nimage_cache_max_size = {limit}\n\
+            "[DEFAULT]\nimage_cache_dir = {dir}\nimage_cache_driver = {driver}\nimage_cache_max_size = \
+             {limit}\n\
              image_cache_stall_time = {stall}\n"
         ),
     )
 }
 
-/// What is left in a cache, as Glance's helper sees it.
+/// Returns the names and rows that are left in a cache, as Glance's helper sees them.
 fn dump(peer: &mut Peer, dir: &str, driver: Driver) -> Value {
     peer.call("dump", json!({"dir": dir, "driver": driver.name()}))
 }
 
-/// Prunes and cleans copies of every shape with both tools; returns how many caches were compared and how many differ.
+/// Prunes and cleans copies of every shape with both tools; returns how many caches were compared and how
+/// many differ.
 fn side_by_side(driver: Driver) -> (usize, Vec<String>) {
     let (env, mut peer) = (TestEnv::empty(Xattr), Peer::start());
     let mut differing = Vec::new();
@@ -135,7 +137,8 @@ fn glance_goes_on_using_what_we_left() {
             if driver == Sqlite {
                 env.raw(&["clean", "--repair", "--config-file", &conf]).ok();
             }
-            // Our lock files count for Glance's xattr driver as images: an operator's `lock_path` keeps them out.
+            // Our lock files count for Glance's xattr driver as images: an operator's `lock_path` keeps them
+            // out.
             for lock in ["glance-cache-clean", "glance-cache-prune"] {
                 if driver == Xattr {
                     let _ = fs::remove_file(env.outside(&ours).join(lock));
@@ -232,7 +235,9 @@ fn a_prune_beside_a_busy_glance_holds_the_limit_and_nobody_waits_long() {
     for driver in [Sqlite, Xattr] {
         let (env, mut peer) = (TestEnv::new(driver, &[]), Peer::start());
         let ids: Vec<String> = (0..200).map(nth_id).collect();
-        let request = json!({"dir": path(&env, "cache"), "driver": driver.name(), "ids": ids, "seconds": 4, "size": 1000});
+        let request = json!({
+            "dir": path(&env, "cache"), "driver": driver.name(), "ids": ids, "seconds": 4, "size": 1000,
+        });
         peer.ask("traffic", request);
         let end = std::time::Instant::now() + Duration::from_millis(3800);
         let mut prunes = 0;
@@ -398,7 +403,8 @@ fn a_configuration_means_what_it_means_to_glance() {
     assert!(differing.is_empty(), "of {}:\n{}", cases.len(), differing.join("\n"));
 }
 
-/// What differs, if anything: the limit in force shows in which of five images of 1000 bytes are left.
+/// Returns the difference, if there is one: the limit in force shows in which of five images of 1000 bytes
+/// are left.
 fn means_something_else(peer: &mut Peer, (files, environment, arguments): &Configured) -> Option<String> {
     let env = TestEnv::xattr(FIVE);
     for (name, text) in *files {
@@ -421,6 +427,10 @@ fn means_something_else(peer: &mut Peer, (files, environment, arguments): &Confi
     command.env("OS_DEFAULT__IMAGE_CACHE_DIR", env.dir()).env("OS_DEFAULT__IMAGE_CACHE_DRIVER", "xattr");
     let run = env.finish(&mut command);
     let ours = (run.code == 0).then(|| env.images().len());
-    (ours != expected)
-        .then(|| format!("{files:?} {environment:?} {arguments:?}: theirs {theirs:?}, so {expected:?} left; ours {ours:?}: {run:?}"))
+    (ours != expected).then(|| {
+        format!(
+            "{files:?} {environment:?} {arguments:?}: theirs {theirs:?}, so {expected:?} left; \
+                          ours {ours:?}: {run:?}"
+        )
+    })
 }

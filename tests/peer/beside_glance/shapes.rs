@@ -1,5 +1,6 @@
-//! The healthy caches of the side-by-side tests: sizes, ages, ties, hits, queued, invalid and incomplete entries, limits
-//! from zero to above the size, stall times. Only what the contract and Glance's tools agree on.
+//! The healthy caches of the side-by-side tests: sizes, ages, ties, hits, queued, invalid and incomplete
+//! entries, limits from zero to above the size, stall times. Only what the contract and Glance's tools agree
+//! on.
 
 use serde_json::{Value, json};
 
@@ -21,16 +22,18 @@ pub(super) struct Shape {
 }
 
 impl Shape {
-    /// The request that makes Glance's driver make this cache.
+    /// Returns the request that makes Glance's driver make this cache.
     pub(super) fn request(&self, dir: &str, driver: Driver, now: f64) -> Value {
         let ago = |age: u64| now - age as f64;
+        let images = self.images.iter().map(|(id, size, age, hits)| json!([id, size, ago(*age), hits]));
+        let entry = |(id, size, age): &(String, u64, u64)| json!([id, size, ago(*age)]);
         json!({
             "dir": dir,
             "driver": driver.name(),
-            "images": self.images.iter().map(|(id, size, age, hits)| json!([id, size, ago(*age), hits])).collect::<Vec<_>>(),
+            "images": images.collect::<Vec<_>>(),
             "queued": self.queued.iter().map(|(id, age)| json!([id, ago(*age)])).collect::<Vec<_>>(),
-            "invalid": self.invalid.iter().map(|(id, size, age)| json!([id, size, ago(*age)])).collect::<Vec<_>>(),
-            "incomplete": self.incomplete.iter().map(|(id, size, age)| json!([id, size, ago(*age)])).collect::<Vec<_>>(),
+            "invalid": self.invalid.iter().map(entry).collect::<Vec<_>>(),
+            "incomplete": self.incomplete.iter().map(entry).collect::<Vec<_>>(),
         })
     }
 
@@ -49,7 +52,8 @@ impl Numbers {
     }
 }
 
-/// What makes the images of a cache: number, and the numbers to draw from, to size, age, hits.
+/// A recipe for the images of a cache: their number, and a function from the position and random numbers to
+/// size, age, hits.
 type Recipe = (&'static str, usize, fn(usize, &mut Numbers) -> (u64, u64, u32));
 
 const RECIPES: &[Recipe] = &[
@@ -58,7 +62,8 @@ const RECIPES: &[Recipe] = &[
     ("in-order", 8, |n, _| (1000, 9000 - 1000 * n as u64, 0)),
     ("in-reverse", 8, |n, _| (1000, 1000 * (n as u64 + 1), 1)),
     ("mixed", 12, |_, r| (r.below(5000), 60 + r.below(900_000), r.below(4) as u32)),
-    // Ties: the same size in xattr (then the name decides in both), the row order in sqlite; ids ascend with rows.
+    // Ties: the same size in xattr (then the name decides in both), the row order in sqlite; ids ascend with
+    // rows.
     ("all-tied", 9, |_, _| (700, 7200, 0)),
     ("tied-pairs", 10, |n, _| (500, 1000 * (6 - n as u64 / 2), 0)),
     ("tied-sizes-rise", 7, |n, _| (100 * (n as u64 + 1), 5000, 0)),
@@ -81,7 +86,7 @@ const LIMITS: &[(&str, u64, i64)] = &[
 
 const STALLS: &[u64] = &[86400, 3600, 100, 1_000_000];
 
-/// Every recipe at every limit, with other entries beside.
+/// Returns the shapes of every recipe at every limit, with other entries beside.
 pub(super) fn shapes() -> Vec<Shape> {
     let mut all = Vec::new();
     let mut numbers = Numbers(42);

@@ -29,7 +29,8 @@ fn every_way_to_a_server_is_really_taken(kind: Kind) {
             format!("mysql+mysqldb://g:s3cret@localhost:1/{name}?unix_socket={}", socket.replace('/', "%2F")),
             // Nothing to encrypt on a socket.
             format!(
-                "mysql://g:s3cret@/{name}?unix_socket={socket}&ssl_ca={ca}&charset=utf8&charset=utf8mb4&unheard_of=1"
+                "mysql://g:s3cret@/{name}?unix_socket={socket}&ssl_ca={ca}\
+                 &charset=utf8&charset=utf8mb4&unheard_of=1"
             ),
             format!("mariadb+pymysql://nopass:@127.0.0.1:{port}/{name}"),
             format!("mysql+pymysql://nopass@127.0.0.1:{port}/{name}"),
@@ -69,7 +70,8 @@ fn every_way_to_a_server_is_really_taken_on_postgresql() {
     every_way_to_a_server_is_really_taken(PostgreSql);
 }
 
-/// Runs `prune` with this URL: it has to fail within so many seconds, with nothing changed and no secret told.
+/// Runs `prune` with this URL: it has to fail within so many seconds, with nothing changed and no secret
+/// told.
 fn is_not_let_in(kind: Kind, at_most: u64, url: impl Fn(&Database) -> String) {
     let c = five(kind);
     let before = c.snapshot().1;

@@ -112,9 +112,9 @@ fn a_dead_node_is_forgotten(kind: Kind) {
     assert_eq!(count(), "100000");
     forget(&[NODE]).fails(2, &["is this node itself"]);
     for other in ["http://f07:9292/", "HTTP://F07:9292", "http://f07:9292 "] {
-        forget(&[other]).fails(2, &["is http://f07:9292 meant?"]);
+        forget(&[other]).fails(2, &["did you mean http://f07:9292?"]);
     }
-    forget(&["http://f\u{f3}7:9292"]).fails(2, &["knows no node"]);
+    forget(&["http://f\u{f3}7:9292"]).fails(2, &["does not know the node"]);
     forget(&["http://f07:9292"])
         .ok()
         .has(&json!({"node": "http://f07:9292", "rows_forgotten": 2000, "node_removed": true, "errors": []}));
@@ -122,13 +122,16 @@ fn a_dead_node_is_forgotten(kind: Kind) {
     assert!(
         c.db.rows("SELECT 1 FROM node_reference WHERE node_reference_url = 'http://f07:9292'").is_empty()
     );
-    forget(&["http://f07:9292"]).fails(2, &["knows no node"]);
+    forget(&["http://f07:9292"]).fails(2, &["does not know the node"]);
     // Something else refers to it: the node stays.
     if kind != SqliteFile {
         c.db.sql(
             "CREATE TABLE other (n BIGINT, FOREIGN KEY (n) REFERENCES node_reference (node_reference_id))",
         );
-        c.db.sql("INSERT INTO other SELECT node_reference_id FROM node_reference WHERE node_reference_url = 'http://f08:9292'");
+        c.db.sql(
+            "INSERT INTO other SELECT node_reference_id FROM node_reference WHERE node_reference_url = \
+                  'http://f08:9292'",
+        );
         forget(&["http://f08:9292"]).ok().has(&json!({"rows_forgotten": 2000, "node_removed": false}));
         assert_eq!(count(), "96000");
     }

@@ -1,4 +1,5 @@
-//! The tables of a central database as an index: rows that are wrong, refused or held by others, and odd settings of servers.
+//! The tables of a central database as an index: rows that are wrong, refused or held by others, and odd
+//! settings of servers.
 
 use std::time::Duration;
 
@@ -56,9 +57,19 @@ fn a_rows_size_is_wrong_on_postgresql() {
 fn a_row_that_cannot_be_deleted(kind: Kind) {
     let c = five(kind);
     match kind {
-        MariaDb => c.db.sql("CREATE TRIGGER t BEFORE DELETE ON cached_images FOR EACH ROW SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'no'"),
-        PostgreSql => c.db.sql("CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION ''no''; END'; CREATE TRIGGER t BEFORE DELETE ON cached_images FOR EACH ROW EXECUTE FUNCTION f()"),
-        SqliteFile => c.db.sql("CREATE TRIGGER t BEFORE DELETE ON cached_images BEGIN SELECT RAISE(ABORT, 'no'); END"),
+        MariaDb => c.db.sql(
+            "CREATE TRIGGER t BEFORE DELETE ON cached_images FOR EACH ROW SIGNAL SQLSTATE \
+                             '45000' SET MESSAGE_TEXT = 'no'",
+        ),
+        PostgreSql => c.db.sql(
+            "CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE \
+                                EXCEPTION ''no''; END'; CREATE TRIGGER t BEFORE DELETE ON cached_images FOR \
+                                EACH ROW EXECUTE FUNCTION f()",
+        ),
+        SqliteFile => c.db.sql(
+            "CREATE TRIGGER t BEFORE DELETE ON cached_images BEGIN SELECT RAISE(ABORT, \
+                                'no'); END",
+        ),
     }
     c.prune("3000").fails(3, &["no"]);
     assert_eq!(c.left(), "abcde", "an index that refuses costs no file");
@@ -82,14 +93,21 @@ fn a_row_that_cannot_be_deleted_on_postgresql() {
 fn a_row_whose_deletion_does_nothing(kind: Kind) {
     let c = five(kind);
     match kind {
-        // No trigger there can pass a row over. Rows that are not in the table itself are the nearest: they are not reached by
-        // its primary key.
+        // No trigger there can pass a row over. Rows that are not in the table itself are the nearest: they
+        // are not reached by its primary key.
         MariaDb => {
             c.db.sql("RENAME TABLE cached_images TO elsewhere");
             c.db.sql("CREATE VIEW cached_images AS SELECT * FROM elsewhere");
         }
-        PostgreSql => c.db.sql("CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'; CREATE TRIGGER t BEFORE DELETE ON cached_images FOR EACH ROW EXECUTE FUNCTION f()"),
-        SqliteFile => c.db.sql("CREATE TRIGGER t BEFORE DELETE ON cached_images BEGIN SELECT RAISE(IGNORE); END"),
+        PostgreSql => c.db.sql(
+            "CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; \
+                                END'; CREATE TRIGGER t BEFORE DELETE ON cached_images FOR EACH ROW EXECUTE \
+                                FUNCTION f()",
+        ),
+        SqliteFile => c.db.sql(
+            "CREATE TRIGGER t BEFORE DELETE ON cached_images BEGIN SELECT RAISE(IGNORE); \
+                                END",
+        ),
     }
     c.prune("3000").code(3);
     assert_eq!(c.left(), "abcde");
@@ -260,13 +278,17 @@ mod as_root {
 
     #[test]
     fn a_commit_that_is_refused_is_repeated_on_postgresql() {
-        // PostgreSQL can be made to refuse at COMMIT, as Galera does: here the first that deletes and the first that inserts.
+        // PostgreSQL can be made to refuse at COMMIT, as Galera does: here the first that deletes and the
+        // first that inserts.
         let (c, _mount) = with_an_old_orphan(PostgreSql);
         for event in ["delete", "insert"] {
             c.db.sql(&format!(
-                "CREATE SEQUENCE {event}s; CREATE FUNCTION refuse_{event}() RETURNS trigger LANGUAGE plpgsql AS \
-                 'BEGIN IF nextval(''{event}s'') = 1 THEN RAISE EXCEPTION ''certification failed'' USING ERRCODE = ''40001''; END IF; RETURN NULL; END'; \
-                 CREATE CONSTRAINT TRIGGER {event} AFTER {event} ON cached_images DEFERRABLE INITIALLY DEFERRED \
+                "CREATE SEQUENCE {event}s; CREATE FUNCTION refuse_{event}() RETURNS trigger LANGUAGE plpgsql \
+                 AS \
+                 'BEGIN IF nextval(''{event}s'') = 1 THEN RAISE EXCEPTION ''certification failed'' USING \
+                 ERRCODE = ''40001''; END IF; RETURN NULL; END'; \
+                 CREATE CONSTRAINT TRIGGER {event} AFTER {event} ON cached_images DEFERRABLE INITIALLY \
+                 DEFERRED \
                  FOR EACH ROW EXECUTE FUNCTION refuse_{event}()",
             ));
         }

@@ -1,5 +1,5 @@
-//! The central database, on real MariaDB and PostgreSQL servers and in SQLite files: each case is a function that takes the
-//! kind of database, and below it is a test for each kind.
+//! The central database, on real MariaDB and PostgreSQL servers and in SQLite files: each case is a function
+//! that takes the kind of database, and below it is a test for each kind.
 
 mod beside_glance;
 mod clean;

@@ -14,10 +14,10 @@ fn node_unset_unknown_or_nearly_right(kind: Kind) {
     let before = c.snapshot().1;
     for (node, says) in [
         ("", "worker_self_reference_url is not set"),
-        ("http://n1.example:9292/", "is http://n1.example:9292 meant?"),
-        ("https://n1.example:9292", "is http://n1.example:9292 meant?"),
-        ("http://n1.example:9293", "is http://n1.example:9292 meant?"),
-        ("http://other:9292", "a glance-api that is started with this URL registers it"),
+        ("http://n1.example:9292/", "did you mean http://n1.example:9292?"),
+        ("https://n1.example:9292", "did you mean http://n1.example:9292?"),
+        ("http://n1.example:9293", "did you mean http://n1.example:9292?"),
+        ("http://other:9292", "a node is registered when glance-api is started"),
     ] {
         let conf = c.conf_with(&c.db.url, node, "image_cache_max_size = 3000");
         for command in
@@ -56,7 +56,7 @@ fn database_unset_missing_or_without_tables(kind: Kind) {
         c.env.raw(&["prune", "--config-file", &conf])
     };
     tool("").fails(2, &["[database] connection is not set"]);
-    tool("nonsense s3cret").fails(2, &["is not understood"]);
+    tool("nonsense s3cret").fails(2, &["cannot use the URL of the database"]);
     if kind == SqliteFile {
         tool("sqlite:////nonexistent/dir/x").fails(3, &["/nonexistent/dir"]);
         tool(&format!("sqlite:///{}", c.env.outside("absent").display()))
@@ -186,9 +186,7 @@ fn without_a_driver_set_the_database_tells(kind: Kind) {
     // A node that it does not know: the directory tells, and shows nothing.
     let other = fs::read_to_string(&conf).unwrap().replace(NODE, "http://other");
     let other = c.env.write("other.conf", other);
-    c.env
-        .raw(&["prune", "--config-file", &other, "--max-size", "0"])
-        .fails(2, &["nothing shows which index"]);
+    c.env.raw(&["prune", "--config-file", &other, "--max-size", "0"]).fails(2, &["cannot tell which index"]);
     let down =
         fs::read_to_string(&conf).unwrap().replace(&c.db.url, "postgresql://g:s3cret@127.0.0.1:1/glance");
     let down = c.env.write("down.conf", down);

@@ -1,4 +1,5 @@
-//! Servers that stop, crash, hang or cut the connection while a prune works: at worst rows without files are left.
+//! Servers that stop, crash, hang or cut the connection while a prune works: at worst rows without files are
+//! left.
 
 use std::collections::BTreeSet;
 use std::time::Duration;

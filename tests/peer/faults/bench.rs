@@ -1,4 +1,5 @@
-//! A small cache that is put back before each fault, the command that runs on it, and all that can fail in that run.
+//! A small cache that is put back before each fault, the command that runs on it, and all that can fail in
+//! that run.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
@@ -28,7 +29,7 @@ use super::sweep::Fault;
 pub(super) struct Bench<'a> {
     pub(super) scenario: &'a Scenario,
     pub(super) env: TestEnv,
-    /// What a fault may touch, and how it looked at first.
+    /// The directory that a fault may touch, and a copy of it as it was at first.
     pub(super) work: PathBuf,
     pub(super) template: PathBuf,
     pub(super) times: Vec<(PathBuf, Timestamps)>,
@@ -37,13 +38,13 @@ pub(super) struct Bench<'a> {
     pub(super) ghosts: BTreeSet<String>,
     /// The central database, or the one with Glance's records of images.
     pub(super) database: Option<Database>,
-    /// What its table of images has where no copy of a file puts it back.
+    /// The rows of its table of images, where no copy of a file puts them back.
     pub(super) table: Table,
     pub(super) _web: Option<Nginx>,
-    /// What nobody may touch.
+    /// The entries that nobody may touch.
     pub(super) outside: BTreeMap<String, String>,
     pub(super) arguments: Vec<String>,
-    /// Where a file system of its own is mounted; undone before the directory goes.
+    /// A file system of its own, unmounted before the directory is removed.
     pub(super) _mount: Option<Mount>,
 }
 
@@ -154,7 +155,8 @@ impl<'a> Bench<'a> {
         (env, database)
     }
 
-    /// An image, a ghost, and a queue of three: of the second a row was left behind, of the third a claim and a private file.
+    /// Makes an image, a ghost, and a queue of three: of the second a row was left behind, of the third a
+    /// claim and a private file.
     pub(super) fn make_queue(
         scenario: &Scenario,
         root: TempDir,
@@ -224,7 +226,8 @@ impl<'a> Bench<'a> {
             let ironic = env.write(
                 "ironic.conf",
                 format!(
-                    "[deploy]\niso_master_path = {0}\niso_cache_size = 20480\niso_cache_ttl = 1000000\n[pxe]\n\
+                    "[deploy]\niso_master_path = {0}\niso_cache_size = 20480\niso_cache_ttl = \
+                     1000000\n[pxe]\n\
                      instance_master_path =\ntftp_master_path =\n",
                     base.join("work/iso").display()
                 ),
@@ -254,7 +257,7 @@ impl<'a> Bench<'a> {
         }
     }
 
-    /// The database, when it is a server's.
+    /// Returns the database, when it is a server's.
     pub(super) fn server(&self) -> Option<&Database> {
         self.database.as_ref().filter(|_| self.scenario.rows.are_served())
     }
@@ -387,7 +390,7 @@ impl<'a> Bench<'a> {
     }
 }
 
-/// The library that lets strace tell threads apart.
+/// Returns the library that lets strace tell threads apart.
 fn shifter() -> &'static Path {
     static LIBRARY: OnceLock<(TempDir, PathBuf)> = OnceLock::new();
     let (_, path) = LIBRARY.get_or_init(|| {

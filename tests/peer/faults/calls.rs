@@ -1,6 +1,6 @@
 //! The system calls of the program: the errors that each can meet, and those that cannot fail.
 
-/// How calls fail. Not `brk`, which tells its failure otherwise than strace can.
+/// The errors of each call. Not `brk`, which reports its failure otherwise than strace can.
 pub(super) const ERRORS: &[(&str, &[&str])] = &[
     ("open", &["EIO", "EACCES", "EMFILE", "EINTR"]),
     ("openat", &["EIO", "EACCES", "EMFILE", "EINTR"]),
@@ -70,13 +70,14 @@ pub(super) const ERRORS: &[(&str, &[&str])] = &[
 /// Calls that cannot fail, or whose failing means nothing.
 #[rustfmt::skip]
 pub(super) const NEVER_FAIL: &[&str] = &[
-    "brk", "exit", "exit_group", "futex", "geteuid", "getpid", "gettid", "madvise", "munmap", "prctl", "rseq", "rt_sigprocmask",
-    "sched_getaffinity", "set_robust_list", "setfsgid", "setfsuid", "sigaltstack",
+    "brk", "exit", "exit_group", "futex", "geteuid", "getpid", "gettid", "madvise", "munmap", "prctl", "rseq",
+    "rt_sigprocmask", "sched_getaffinity", "set_robust_list", "setfsgid", "setfsuid", "sigaltstack",
 ];
 /// Further ways for calls that would make or write something.
 pub(super) const WRITING: &[&str] = &["ENOSPC", "EROFS", "EDQUOT"];
 
-/// True for a call of a thread's start, or of the runtime of the clients for PostgreSQL and HTTP: neither takes a failure there for possible.
+/// Returns true if it is a call of a thread's start, or of the runtime of the clients for PostgreSQL and HTTP:
+/// neither expects a failure there.
 pub(super) fn is_the_runtimes(call: &str, line: &str) -> bool {
     match call {
         // The stack for signals, and the page before it.

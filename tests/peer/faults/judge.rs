@@ -16,7 +16,7 @@ use super::sweep::Fault;
 const OWNER: u32 = 65534;
 
 impl Bench<'_> {
-    /// The names that are gone since the beginning.
+    /// Returns the names that are gone since the beginning.
     pub(super) fn lost(&self) -> BTreeSet<String> {
         let now = state(&self.work);
         self.before.keys().filter(|name| !now.contains_key(*name)).cloned().collect()
@@ -73,7 +73,8 @@ impl Bench<'_> {
         // On a full disk other entries go first.
         let is_full = ["ENOSPC", "EDQUOT"].contains(&fault.error.unwrap_or_default());
         let done = if self.fetches() {
-            // A claim that could not be closed looks as if somebody else had taken it, for strace's faults leave it open.
+            // A claim that could not be closed looks as if somebody else had taken it, for strace's faults
+            // leave it open.
             let is_left = fault.call == "close" && run.stdout.contains("\"left_to_glance\"");
             is_left || (fetched.len() == WANTED.len() && self.env.names("queue").is_empty())
         } else {
@@ -147,8 +148,8 @@ impl Bench<'_> {
                 wrong.push(format!("the next run fetches {fetched:?} and leaves {left:?}"));
             }
         }
-        // What a journal without a header holds, SQLite drops with the next change. An empty place to set aside goes with the next
-        // image.
+        // What a journal without a header holds, SQLite drops with the next change. An empty place to set
+        // aside goes with the next image.
         let is_nothing = |name: &str| {
             let path = self.work.join(name);
             if path.is_dir() {
@@ -202,14 +203,14 @@ impl Bench<'_> {
         self.scenario.command == "prefetch"
     }
 
-    /// The images that were to be fetched and are in the cache.
+    /// Returns the images that were to be fetched and are in the cache.
     pub(super) fn fetched(&self) -> BTreeSet<String> {
         let images = self.images();
         let wanted = WANTED.iter().map(|(letter, _)| id(*letter));
         wanted.filter(|id| images.contains(id)).collect()
     }
 
-    /// Whether all that was fetched is what the store has.
+    /// Returns true if all that was fetched is what the store has.
     pub(super) fn are_whole(&self) -> bool {
         let store = self.env.outside("beside/store");
         self.fetched()

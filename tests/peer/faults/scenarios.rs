@@ -2,7 +2,7 @@
 
 use crate::support::servers::{Kind, MariaDb, PostgreSql, SqliteFile};
 
-/// Where the rows are.
+/// The index that has the rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Rows {
     Sqlite,
@@ -20,27 +20,27 @@ impl Rows {
         }
     }
 
-    /// Whether the rows are with a server, and not below the swept directory.
+    /// Returns true if the rows are with a server, and not below the swept directory.
     pub(super) fn are_served(self) -> bool {
         matches!(self, Rows::Central(MariaDb | PostgreSql))
     }
 }
 
-/// What a prefetch is to bring: the letters of the ids, and bytes.
+/// The images that a prefetch has to bring: the letters of the ids, and bytes.
 pub(super) const WANTED: [(char, usize); 3] = [('1', 700_000), ('2', 5000), ('3', 17)];
 
 /// A command on a small cache.
 pub(super) struct Scenario {
     pub(super) name: &'static str,
     pub(super) rows: Rows,
-    /// What comes before and after the options that say which cache.
+    /// The words before and after the options that say which cache.
     pub(super) command: &'static str,
     pub(super) arguments: &'static [&'static str],
-    /// Whether the command leaves rows and files in agreement.
+    /// True if the command leaves rows and files in agreement.
     pub(super) mends: bool,
-    /// Whether the cache is one of several on a file system of its own.
+    /// True if the cache is one of several on a file system of its own.
     pub(super) host: bool,
-    /// Whether images come over http.
+    /// True if images come over http.
     pub(super) web: bool,
 }
 

@@ -25,9 +25,9 @@ pub(super) struct Expected {
     pub(super) lost: BTreeSet<String>,
 }
 
-/// What is in the swept directory: kind, size and owner by name.
+/// The entries of the swept directory: kind, size and owner by name.
 pub(super) type State = BTreeMap<String, (char, u64, u32)>;
-/// What a server's table of images has, as text.
+/// The rows of a server's table of images, as text.
 pub(super) type Table = Vec<Vec<String>>;
 
 pub(super) const COLUMNS: &str = "id, image_id, last_accessed, last_modified, size, hits, node_reference_id";
@@ -99,7 +99,7 @@ impl States {
     }
 }
 
-/// Whether it is one of the lock files that are left for good.
+/// Returns true if it is one of the lock files that stay.
 pub(super) fn is_lock(name: &str) -> bool {
     name.strip_prefix("cache/").is_some_and(|name| LOCKS.contains(&name))
 }
@@ -110,7 +110,8 @@ pub(super) fn insert(db: &Database, image_id: &str, hour: usize) {
         db.sql(&format!("INSERT INTO node_reference (node_reference_url) VALUES ('{NODE}')"));
     }
     db.sql(&format!(
-        "INSERT INTO cached_images (image_id, last_accessed, last_modified, size, hits, node_reference_id) SELECT '{image_id}', \
+        "INSERT INTO cached_images (image_id, last_accessed, last_modified, size, hits, node_reference_id) \
+         SELECT '{image_id}', \
          '2024-01-12 {hour:02}:00:00', '2024-01-12 10:00:00', 1000, 0, node_reference_id FROM node_reference"
     ));
 }
@@ -124,7 +125,7 @@ pub(super) fn load(db: &Database, table: &Table) {
     }
 }
 
-/// Everything below a directory.
+/// Returns everything below a directory.
 pub(super) fn state(dir: &Path) -> State {
     let walk = walkdir::WalkDir::new(dir).min_depth(1);
     walk.into_iter()
@@ -146,7 +147,7 @@ pub(super) fn state(dir: &Path) -> State {
         .collect()
 }
 
-/// The times of everything below a directory, deepest first, to be set again.
+/// Returns the times of everything below a directory, deepest first, to be set again.
 pub(super) fn times(dir: &Path) -> Vec<(PathBuf, Timestamps)> {
     let walk = walkdir::WalkDir::new(dir).contents_first(true);
     walk.into_iter()

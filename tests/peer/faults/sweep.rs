@@ -9,7 +9,7 @@ use super::bench::Bench;
 use super::scenarios::Scenario;
 use super::states::States;
 
-/// How many faults a sweep tries unless told to try all.
+/// The number of faults that a sweep tries unless it has to try all.
 const SAMPLE: usize = 48;
 
 /// One thing that goes wrong: the `nth` call of that name in a thread fails, or is the last one.
@@ -43,7 +43,8 @@ pub(super) fn sweep(scenario: &Scenario) {
         bench.restore();
         let run = bench.run_with(fault);
         if !bench.was_injected() || run.stderr.contains(" alternative stack") {
-            // What other processes and threads do decides how often some calls are made; the runtime's may be hit instead.
+            // What other processes and threads do decides how often some calls are made; the runtime's may be
+            // hit instead.
             totals.unreached += 1;
             continue;
         }
@@ -92,7 +93,8 @@ impl Totals {
     pub(super) fn tell(&self, scenario: &Scenario, possible: usize) {
         let tried = self.errors + self.kills;
         let line = format!(
-            "faults: {}: {tried} of {possible} tried ({} errors, {} kills), {} held; exit codes {:?}; {} unreached; Glance went on \
+            "faults: {}: {tried} of {possible} tried ({} errors, {} kills), {} held; exit codes {:?}; {} \
+             unreached; Glance went on \
              with {} states\n",
             scenario.name,
             self.errors,

@@ -68,7 +68,8 @@ fn records_of_every_database_and_the_central_index(kind: Kind) {
     p.update('c', "size = 1");
     p.queue("abc");
     let conf = p.env.write("glance-api.conf", format!(
-        "[DEFAULT]\nimage_cache_dir = {}\nimage_cache_driver = centralized_db\nworker_self_reference_url = {node}\n\
+        "[DEFAULT]\nimage_cache_dir = {}\nimage_cache_driver = centralized_db\nworker_self_reference_url = \
+         {node}\n\
          [glance_store]\nfilesystem_store_datadir = {}\n[database]\nconnection = {}\n",
         p.env.dir().display(), p.env.outside("store").display(), p.db.url
     ));
@@ -113,8 +114,11 @@ fn what_glance_caches_meanwhile_is_glances() {
             let ours = p.start(&["-v", "--rate-limit", "1500000"]);
             let claim = p.env.path("incomplete").join(id('a'));
             until("the claim", || claim.exists());
-            let arguments = json!({"dir": p.env.dir(), "driver": driver.name(), "image_id": id('a'), "pause": if fail { 0.0 } else { 4.0 },
-                                   "size": 3_000_000, "fail": fail});
+            let pause = if fail { 0.0 } else { 4.0 };
+            let arguments = json!({
+                "dir": p.env.dir(), "driver": driver.name(), "image_id": id('a'), "pause": pause,
+                "size": 3_000_000, "fail": fail,
+            });
             glance.ask("slowly", arguments);
             if fail {
                 // Glance gives up, and moves what was our claim into invalid/: then it is ours again.

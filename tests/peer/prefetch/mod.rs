@@ -1,4 +1,5 @@
-//! `prefetch` with real parts: database servers, web servers, Ceph, Glance reading the result, small file systems.
+//! `prefetch` with real parts: database servers, web servers, Ceph, Glance reading the result, small file
+//! systems.
 
 mod databases;
 mod disk;

@@ -40,7 +40,7 @@ fn is_refused(nginx: &Nginx, settings: &str, url: &str, why: &str) {
     assert_eq!(p.queued(), "a");
 }
 
-/// The setting that trusts nginx's authority.
+/// Returns the setting that trusts nginx's authority.
 fn trusted(nginx: &Nginx) -> String {
     format!("https_ca_certificates_file = {}", nginx.ca().display())
 }

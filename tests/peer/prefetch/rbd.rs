@@ -41,12 +41,12 @@ fn is_refused(settings: &str, location: &str, why: &str) {
     p.holds(&[]);
 }
 
-/// The settings of the tests' Ceph, with more of them.
+/// Returns the settings of the tests' Ceph, with more of them.
 fn of(ceph: &Ceph, more: &str) -> String {
     format!("rbd_store_ceph_conf = {}\n{more}", ceph.conf().display())
 }
 
-/// The settings of the user `glance`.
+/// Returns the settings of the user `glance`.
 fn glances(ceph: &Ceph) -> String {
     of(ceph, "rbd_store_user = glance\n")
 }

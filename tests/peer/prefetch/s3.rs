@@ -34,7 +34,7 @@ impl Object {
         self.bare().replace("s3://", &format!("s3+http://{access}:{secret}@"))
     }
 
-    /// Where Glance's bucket is, as messages name it.
+    /// Returns the address of Glance's bucket, as messages name it.
     fn bucket(&self) -> String {
         format!("http://{}/glance/", self.ceph.s3())
     }
@@ -68,7 +68,7 @@ impl Object {
     }
 }
 
-/// The store's settings with these keys.
+/// Returns the store's settings with these keys.
 fn keys(access: &str, secret: &str) -> String {
     format!("s3_store_access_key = {access}\ns3_store_secret_key = {secret}\n")
 }
@@ -138,7 +138,8 @@ fn an_unknown_access_key() {
 fn wrong_keys_in_both_places() {
     let object = Object::new();
     let why = format!(
-        "{} answers 403 (SignatureDoesNotMatch: the secret key is wrong), with the store's keys and with the location's own",
+        "{} answers 403 (SignatureDoesNotMatch: the secret key is wrong), with the store's keys and with the \
+         location's own",
         object.bucket()
     );
     let location = object.with(ACCESS_KEY, "s3cret").replace("s3+http", "s3");

@@ -1,4 +1,5 @@
-//! All types of stores in one configuration: nginx, radosgw's S3, Ceph's rbd and a directory; with Glance reading the result.
+//! All types of stores in one configuration: nginx, radosgw's S3, Ceph's rbd and a directory; with Glance
+//! reading the result.
 
 use std::fs;
 
@@ -136,11 +137,18 @@ fn every_store_gives_its_images() {
         p.queue("fedcba");
         let conf = p.conf("").replace("glance-api.conf", "stores.conf");
         let text = p.env.conf_text(&format!(
-            "[glance_store]\nstores = file,http,s3,rbd\nfilesystem_store_datadir = {}\nhttps_ca_certificates_file = {}\n\
-             s3_store_host = http://{}\ns3_store_access_key = {ACCESS_KEY}\ns3_store_secret_key = {SECRET_KEY}\n\
-             s3_store_bucket = glance\nrbd_store_ceph_conf = {}\nrbd_store_user = glance\nrbd_store_pool = images\n\
+            "[glance_store]\nstores = file,http,s3,rbd\nfilesystem_store_datadir = \
+             {}\nhttps_ca_certificates_file = {}\n\
+             s3_store_host = http://{}\ns3_store_access_key = {ACCESS_KEY}\ns3_store_secret_key = \
+             {SECRET_KEY}\n\
+             s3_store_bucket = glance\nrbd_store_ceph_conf = {}\nrbd_store_user = glance\nrbd_store_pool = \
+             images\n\
              [database]\nconnection = {}",
-            p.env.outside("store").display(), nginx.ca().display(), ceph.s3(), ceph.conf().display(), p.db.url
+            p.env.outside("store").display(),
+            nginx.ca().display(),
+            ceph.s3(),
+            ceph.conf().display(),
+            p.db.url
         ));
         fs::write(&conf, text).unwrap();
         let mut command = p.env.command(BINARY);

@@ -1,4 +1,5 @@
-//! A prefetch that is killed or refused at each system call that changes something: the next run mends what is left.
+//! A prefetch that is killed or refused at each system call that changes something: the next run mends what
+//! is left.
 
 use std::fs;
 
@@ -24,7 +25,7 @@ fn an_image_that_cannot_be_published_leaves_no_row() {
     p.holds(&[('a', 1000)]);
 }
 
-/// The calls of a fetch that change something, and how often a thread makes each.
+/// Returns the calls of a fetch that change something, and how often a thread makes each.
 fn changing_calls(p: &Prefetch) -> Vec<(String, usize)> {
     needs::strace();
     let log = p.env.outside("strace");
@@ -47,7 +48,8 @@ fn changing_calls(p: &Prefetch) -> Vec<(String, usize)> {
     most.into_iter().collect()
 }
 
-const CHANGING: &str = "trace=openat,unlinkat,unlink,linkat,pwrite64,copy_file_range,ftruncate,fdatasync,fsync,utimensat,fsetxattr,ioctl";
+const CHANGING: &str = "trace=openat,unlinkat,unlink,linkat,pwrite64,copy_file_range,ftruncate,\
+                        fdatasync,fsync,utimensat,fsetxattr,ioctl";
 
 fn arguments(p: &Prefetch) -> Vec<String> {
     ["prefetch", "--config-file", &p.conf(""), "-j", "1"].map(str::to_owned).to_vec()

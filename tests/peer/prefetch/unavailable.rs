@@ -35,8 +35,8 @@ fn a_database_that_hangs_keeps_nobody_from_the_lock_on_mariadb() {
     p.holds(&[('a', 600_000)]);
 }
 
-/// Fetches an image whose row cannot be inserted for now; meanwhile `harm` is done to the server for so many seconds,
-/// and `mend` puts it right. The image is published, and not downloaded again.
+/// Fetches an image whose row cannot be inserted for now; meanwhile `harm` is done to the server for so many
+/// seconds, and `mend` puts it right. The image is published, and not downloaded again.
 fn while_it_is_published(kind: Kind, harm: fn(&Server, &Database), seconds: u64, mend: fn(&mut Server)) {
     let mut server = Server::private(kind);
     let p = Prefetch { db: Database::on(&server, "glance"), ..Prefetch::new(Xattr) };
