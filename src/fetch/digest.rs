@@ -1,7 +1,8 @@
-//! The digests that Glance's records name, computed piece by piece.
+//! The digests that Glance's records name, computed block by block.
 //!
-//! `os_hash_algo` is whatever name Python's hashlib was given: its own spelling or one of OpenSSL's. Those that make sense for
-//! an image are known here; under another name a record can still be verified by its MD5.
+//! `os_hash_algo` is the name that Glance passed to Python's hashlib, in hashlib's spelling or in OpenSSL's.
+//! This module knows the algorithms that make sense for an image. A record with any other name can still be
+//! verified by its MD5 checksum.
 
 use std::fmt::Write as _;
 
@@ -14,6 +15,7 @@ use sha3::{Sha3_224, Sha3_256, Sha3_384, Sha3_512};
 
 use crate::database::images::ImageRecord;
 
+/// A digest algorithm.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Algorithm {
     Md5,
@@ -32,7 +34,7 @@ pub(crate) enum Algorithm {
 }
 
 impl Algorithm {
-    /// Returns the digest that hashlib knows by this name.
+    /// Returns the algorithm that hashlib knows by this name.
     fn named(name: &str) -> Option<Self> {
         let plain: String =
             name.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).collect();
@@ -54,7 +56,8 @@ impl Algorithm {
         })
     }
 
-    pub(crate) fn start(self) -> Digest {
+    /// Returns the digest of no bytes, to be updated.
+    pub(super) fn start(self) -> Digest {
         let quick = |algorithm| Digest::Fast(Box::new(fast::Context::new(algorithm)));
         match self {
             Algorithm::Sha1 => quick(&fast::SHA1_FOR_LEGACY_USE_ONLY),
@@ -74,23 +77,24 @@ impl Algorithm {
     }
 }
 
-/// A digest under way.
-pub(crate) enum Digest {
-    /// In assembly: what nearly every record names.
+/// A digest in progress.
+pub(super) enum Digest {
+    /// Implemented in assembly; these are the algorithms of nearly all records.
     Fast(Box<fast::Context>),
     Plain(Box<dyn DynDigest + Send>),
 }
 
 impl Digest {
-    pub(crate) fn update(&mut self, bytes: &[u8]) {
+    /// Adds bytes to the digest.
+    pub(super) fn update(&mut self, bytes: &[u8]) {
         match self {
             Digest::Fast(digest) => digest.update(bytes),
             Digest::Plain(digest) => digest.update(bytes),
         }
     }
 
-    /// The digest in hexadecimal, lower case.
-    pub(crate) fn finish(self) -> String {
+    /// Returns the digest in lower-case hexadecimal.
+    pub(super) fn finish(self) -> String {
         match self {
             Digest::Fast(digest) => hexadecimal(digest.finish().as_ref()),
             Digest::Plain(digest) => hexadecimal(&digest.finalize()),
@@ -105,18 +109,18 @@ fn hexadecimal(bytes: &[u8]) -> String {
     })
 }
 
-/// What an image is verified against.
+/// The hash that an image must have.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Check {
     pub(crate) algorithm: Algorithm,
-    /// As the record calls it.
+    /// The algorithm's name in the record.
     pub(crate) name: String,
     /// In hexadecimal.
     pub(crate) expected: String,
 }
 
 impl Check {
-    /// Chooses the best check a record offers: its hash, else its MD5.
+    /// Returns the best check that a record offers: its hash, otherwise its MD5 checksum.
     pub(crate) fn of(record: &ImageRecord) -> Option<Self> {
         let hash = record.os_hash_algo.as_ref().zip(record.os_hash_value.as_ref());
         let hash = hash.and_then(|(name, value)| {
@@ -133,7 +137,9 @@ impl Check {
     }
 }
 
-/// Stands for everything of a record that a failure may be due to; shows nothing of it.
+/// Returns a digest of everything in a record that may cause a failure.
+///
+/// It is written to the queue, and as a digest it reveals no location.
 pub(crate) fn fingerprint(record: &ImageRecord) -> String {
     let mut digest = Algorithm::Sha256.start();
     digest.update(format!("{record:?}").as_bytes());
@@ -153,29 +159,31 @@ mod tests {
             ("SHA2-256", "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"),
             (
                 "sha384",
-                "cb00753f45a35e8bb5a03d699ac65007272c32ab0eded1631a8b605a43ff5bed8086072ba1e7cc2358baeca134c825a7",
+                "cb00753f45a35e8bb5a03d699ac65007272c32ab0eded1631a8b605a43ff5bed\
+                 8086072ba1e7cc2358baeca134c825a7",
             ),
             (
                 "sha512",
-                "ddaf35a193617abacc417349ae20413112e6fa4e89a97ea20a9eeee64b55d39a2192992a274fc1a836ba3c23a3feebbd\
-                 454d4423643ce80e2a9ac94fa54ca49f",
+                "ddaf35a193617abacc417349ae20413112e6fa4e89a97ea20a9eeee64b55d39a\
+                 2192992a274fc1a836ba3c23a3feebbd454d4423643ce80e2a9ac94fa54ca49f",
             ),
             ("sha512_256", "53048e2681941ef99b2e29b76b4c7dabe4c2d0c634fc6d46e0e2f13107e7af23"),
             ("sha3_224", "e642824c3f8cf24ad09234ee7d3c766fc9a3a5168d0c94ad73b46fdf"),
             ("sha3-256", "3a985da74fe225b2045c172d6bd390bd855f086e3e9d525b46bfe24511431532"),
             (
                 "sha3_384",
-                "ec01498288516fc926459f58e2c6ad8df9b473cb0fc08c2596da7cf0e49be4b298d88cea927ac7f539f1edf228376d25",
+                "ec01498288516fc926459f58e2c6ad8df9b473cb0fc08c2596da7cf0e49be4b2\
+                 98d88cea927ac7f539f1edf228376d25",
             ),
             (
                 "sha3_512",
-                "b751850b1a57168a5693cd924b6b096e08f621827444f70d884f5d0240d2712e10e116e9192af3c91a7ec57647e39340\
-                 57340b4cf408d5a56592f8274eec53f0",
+                "b751850b1a57168a5693cd924b6b096e08f621827444f70d884f5d0240d2712e\
+                 10e116e9192af3c91a7ec57647e3934057340b4cf408d5a56592f8274eec53f0",
             ),
             (
                 "blake2b",
-                "ba80a53f981c4d0d6a2797b69f12f6e94c212f14685ac4b74b12bb6fdbffa2d17d87c5392aab792dc252d5de4533cc95\
-                 18d38aa8dbf1925ab92386edd4009923",
+                "ba80a53f981c4d0d6a2797b69f12f6e94c212f14685ac4b74b12bb6fdbffa2d1\
+                 7d87c5392aab792dc252d5de4533cc9518d38aa8dbf1925ab92386edd4009923",
             ),
             ("blake2s", "508c5e8c327c14e2e1a72ba34eeb452f37458b209ed63a294d999b4c86675982"),
         ] {

@@ -1,119 +1,124 @@
-//! What is to become of an image that is wanted, decided without I/O.
+//! The decisions about a wanted image: may it be fetched, and does it fit?
+//!
+//! Decides from the image's record, from an earlier failure and from numbers of bytes. Nothing here does I/O.
 
 use super::digest::{Check, fingerprint};
 use crate::cache::queue::Memory;
 use crate::database::images::ImageRecord;
 
-/// What is to be done about an image.
+/// The decision about an image. The texts are reasons, which follow the image's id in a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// Fetch it; `None` when there is nothing to verify it against but its size.
+    /// Fetch it; `None` if nothing but its size can verify it.
     Fetch(Option<Check>),
-    /// There is no such image, or not any more, as the text says: it leaves the queue.
+    /// The image does not exist or was deleted: it leaves the queue.
     Gone(String),
-    /// It cannot be fetched as things are.
+    /// The image cannot be fetched now, but perhaps later.
     NotYet(String),
-    /// It failed before, with what the text says, and nothing has changed since.
+    /// The last fetch failed for this reason, and the record has not changed since.
     FailedBefore(String),
-    /// It can be verified against nothing, and has to be.
+    /// The record offers nothing to verify the image with, but verification is required.
     Unverifiable(String),
 }
 
-/// What one may want of a fetch.
+/// The user's choices about which images to fetch.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Wish {
-    /// Try again what failed before.
+pub(crate) struct FetchPolicy {
+    /// Try images again whose last fetch failed.
     pub(crate) retry: bool,
-    /// Fetch nothing that cannot be verified.
+    /// Fetch only images that can be verified by a hash or a checksum.
     pub(crate) require_checksum: bool,
 }
 
-/// Judges an image by its record and by what an earlier run remembers of it.
-pub(crate) fn judge(record: Option<&ImageRecord>, memory: Option<&Memory>, wish: Wish) -> Verdict {
+/// Decides about an image from its record and from the failure that an earlier run noted in the queue.
+pub(crate) fn judge(record: Option<&ImageRecord>, memory: Option<&Memory>, policy: FetchPolicy) -> Verdict {
     let Some(record) = record else {
         return Verdict::Gone("Glance's database has no such image".to_owned());
     };
     if record.deleted || record.status == "deleted" || record.status == "pending_delete" {
-        return Verdict::Gone("it is deleted".to_owned());
+        return Verdict::Gone("the image is deleted".to_owned());
     }
     if record.status != "active" {
         let status = crate::names::escaped(record.status.as_bytes());
-        return Verdict::NotYet(format!("its status is {status}, not active"));
+        return Verdict::NotYet(format!("the image has the status {status}, not active"));
     }
     if record.locations.is_empty() {
-        return Verdict::NotYet("it has no active location".to_owned());
+        return Verdict::NotYet("the image has no active location".to_owned());
     }
-    let failed = memory.filter(|memory| !wish.retry && memory.fingerprint == fingerprint(record));
+    let failed = memory.filter(|memory| !policy.retry && memory.fingerprint == fingerprint(record));
     if let Some(memory) = failed {
         return Verdict::FailedBefore(memory.failed.clone());
     }
     match Check::of(record) {
-        None if wish.require_checksum => Verdict::Unverifiable(unverifiable(record)),
+        None if policy.require_checksum => Verdict::Unverifiable(unverifiable(record)),
         check => Verdict::Fetch(check),
     }
 }
 
-/// Judges an image that was fetched by what its record says now. Its locations may have changed: the content is the same.
+/// Decides about a fetched image again, from its current record.
+///
+/// Its locations may have changed meanwhile, since the content remains the same.
 pub(crate) fn judge_again(record: Option<&ImageRecord>, fetched: &ImageRecord) -> Verdict {
-    let dropped = |why| format!("{why} by now: what was fetched is dropped");
+    let dropped = |why| format!("{why} (changed during the fetch; the fetched data is discarded)");
     let content = |record: &ImageRecord| {
         let ImageRecord { size, checksum, os_hash_algo, os_hash_value, .. } = record.clone();
         (size, checksum, os_hash_algo, os_hash_value)
     };
-    match judge(record, None, Wish::default()) {
+    match judge(record, None, FetchPolicy::default()) {
         Verdict::Gone(why) => Verdict::Gone(dropped(why)),
         Verdict::NotYet(why) => Verdict::NotYet(dropped(why)),
         Verdict::Fetch(_) if record.map(content) != Some(content(fetched)) => {
-            Verdict::NotYet(dropped("its record has another size or hash".to_owned()))
+            Verdict::NotYet(dropped("Glance's record now has another size or hash".to_owned()))
         }
         verdict => verdict,
     }
 }
 
-/// Why a record offers nothing to verify an image against.
+/// Returns the reason that a record cannot verify an image.
 pub(crate) fn unverifiable(record: &ImageRecord) -> String {
     match &record.os_hash_algo {
         Some(name) => format!(
-            "its record has a hash of the unknown kind {} and no checksum",
+            "Glance's record has a hash of the unknown kind {} and no checksum",
             crate::names::escaped(name.as_bytes())
         ),
-        None => "its record has neither a hash nor a checksum".to_owned(),
+        None => "Glance's record has neither a hash nor a checksum".to_owned(),
     }
 }
 
-/// What a fetch may take, all in bytes.
+/// The space for a fetch, all in bytes.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Space {
-    /// Free on the file system.
+pub(crate) struct SpaceBudget {
+    /// Free space of the file system.
     pub(crate) available: u64,
-    /// Of that, to be left free.
+    /// The part of it that must stay free.
     pub(crate) reserve: u64,
-    /// What the fetches under way will still take.
+    /// Space that the fetches in progress will still use.
     pub(crate) in_flight: u64,
-    /// What the cache holds, those included.
+    /// The size of the cache, fetches in progress included.
     pub(crate) cached: u64,
-    /// What it may hold, where that has to be kept to.
+    /// The cache's limit; `None` if it does not apply.
     pub(crate) limit: Option<u64>,
 }
 
-/// Whether an image fits.
+/// The answer to the question if an image fits.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Room {
-    Enough,
-    /// So many bytes of the disk are missing.
+pub(crate) enum Fit {
+    Fits,
+    /// The file system lacks this many bytes.
     DiskShort(u64),
-    /// The cache would be so many bytes over its limit.
+    /// The cache would exceed its limit by this many bytes.
     OverLimit(u64),
 }
 
-/// Tells whether an image of this size fits.
-pub(crate) fn room(size: u64, space: Space) -> Room {
+/// Decides if an image of this size fits into the space. If both the disk and the limit are short, reports
+/// the disk.
+pub(crate) fn fit(size: u64, space: SpaceBudget) -> Fit {
     let wanted = size.saturating_add(space.in_flight).saturating_add(space.reserve);
     let over = space.limit.map_or(0, |limit| space.cached.saturating_add(size).saturating_sub(limit));
     match (wanted.saturating_sub(space.available), over) {
-        (0, 0) => Room::Enough,
-        (0, over) => Room::OverLimit(over),
-        (short, _) => Room::DiskShort(short),
+        (0, 0) => Fit::Fits,
+        (0, over) => Fit::OverLimit(over),
+        (short, _) => Fit::DiskShort(short),
     }
 }
 
@@ -140,9 +145,9 @@ mod tests {
         let moved = ImageRecord { locations: [active().locations, active().locations].concat(), ..active() };
         let before = Memory { failed: "lies".into(), fingerprint: fingerprint(&good) };
         let with = |status: &str| ImageRecord { status: status.into(), ..active() };
-        let (usual, retry) = (Wish::default(), Wish { retry: true, ..Wish::default() });
-        let strict = Wish { require_checksum: true, ..Wish::default() };
-        for (what, record, memory, wish, expected) in [
+        let (usual, retry) = (FetchPolicy::default(), FetchPolicy { retry: true, ..FetchPolicy::default() });
+        let strict = FetchPolicy { require_checksum: true, ..FetchPolicy::default() };
+        for (case, record, memory, policy, expected) in [
             ("unknown", None, None, usual, "gone"),
             ("deleted", Some(&ImageRecord { deleted: true, ..active() }), None, usual, "gone"),
             ("deleted", Some(&with("deleted")), None, usual, "gone"),
@@ -156,30 +161,30 @@ mod tests {
             ("nothing to verify against", Some(&bare), None, usual, "fetch"),
             ("and that is not enough", Some(&bare), None, strict, "unverifiable"),
         ] {
-            let found = match judge(record, memory, wish) {
+            let found = match judge(record, memory, policy) {
                 Verdict::Fetch(_) => "fetch",
                 Verdict::Gone(_) => "gone",
                 Verdict::NotYet(_) => "not yet",
                 Verdict::FailedBefore(_) => "failed before",
                 Verdict::Unverifiable(_) => "unverifiable",
             };
-            assert_eq!(found, expected, "{what}");
+            assert_eq!(found, expected, "{case}");
         }
     }
 
     #[test]
-    fn room_is_what_is_free_and_not_promised() {
-        let space = Space { available: 100, reserve: 10, in_flight: 20, cached: 50, limit: None };
+    fn an_image_fits_into_free_space_that_is_not_promised() {
+        let space = SpaceBudget { available: 100, reserve: 10, in_flight: 20, cached: 50, limit: None };
         for (size, limit, expected) in [
-            (70, None, Room::Enough),
-            (71, None, Room::DiskShort(1)),
-            (u64::MAX, None, Room::DiskShort(u64::MAX - 100)),
-            (50, Some(100), Room::Enough),
-            (51, Some(100), Room::OverLimit(1)),
-            (0, Some(49), Room::OverLimit(1)),
-            (71, Some(0), Room::DiskShort(1)),
+            (70, None, Fit::Fits),
+            (71, None, Fit::DiskShort(1)),
+            (u64::MAX, None, Fit::DiskShort(u64::MAX - 100)),
+            (50, Some(100), Fit::Fits),
+            (51, Some(100), Fit::OverLimit(1)),
+            (0, Some(49), Fit::OverLimit(1)),
+            (71, Some(0), Fit::DiskShort(1)),
         ] {
-            assert_eq!(room(size, Space { limit, ..space }), expected, "{size}");
+            assert_eq!(fit(size, SpaceBudget { limit, ..space }), expected, "{size}");
         }
     }
 }

@@ -1,13 +1,18 @@
-//! Fetching one image: from the first of its locations that has it, into a staged file, verified.
+//! Fetching one image: from the first of its locations that has it into a staged file, verified.
 //!
-//! [`judge`] decides, without I/O, what is to be fetched and whether it fits; [`digest`] knows the digests; [`copy`] moves the
-//! bytes, at the [`pace`] that is allowed. Nothing here knows the index or the queue: who calls publishes what it gets, or
-//! drops it.
+//! Promises: an image is returned only if its size and its hash match the record, and only after its data is
+//! on the disk. If a location fails, the next one is tried; an error on the cache's own side ends the fetch,
+//! since no other location would help. A crash leaves at most the staged file, which `clean` removes once it
+//! has stalled.
+//!
+//! Nothing here knows the index or the queue: the caller publishes the staged file or drops it. The decision
+//! about an image is [`judge`]'s.
 
-pub(crate) mod copy;
+mod copy;
 pub(crate) mod digest;
+mod error;
 pub(crate) mod judge;
-pub(crate) mod pace;
+pub(crate) mod throttle;
 
 use std::fmt::Display;
 use std::os::fd::AsFd as _;
@@ -15,54 +20,53 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context as _, Result, anyhow};
 
+use self::copy::{Copied, Transfer};
 use self::digest::Check;
-use self::pace::Pace;
+use self::error::FetchError;
+use self::throttle::Throttle;
 use crate::cache::dir::CacheDir;
 use crate::cache::index::xattr;
 use crate::cache::stage::{self, Staged};
-use crate::fetch::pace::Trouble;
 use crate::names::{ImageId, escaped};
 use crate::os::space::available;
-use crate::source::{Refused, Source};
+use crate::source::{Opened, Refused, Source};
+use crate::units::human;
 
-/// How far an image has come; read by others while it is fetched.
+/// The progress of a fetch, which other threads may read.
 #[derive(Debug, Default)]
 pub(crate) struct Meter {
-    /// Bytes of the image that are there.
+    /// Bytes of the image fetched so far.
     pub(crate) moved: AtomicU64,
-    /// How large it will be, as far as anybody has said.
+    /// The image's size in bytes; 0 as long as it is unknown.
     pub(crate) size: AtomicU64,
 }
 
-/// An image that is to be fetched.
-pub(crate) struct Job<'a> {
+/// An image to fetch.
+pub(crate) struct Download<'a> {
     pub(crate) id: ImageId,
     pub(crate) dir: &'a CacheDir,
-    /// The locations in the order to try them; those that cannot be read say why.
-    pub(crate) sources: Vec<Candidate>,
-    /// Bytes, as the record says.
+    /// The locations in the order to try them, each as a source or as the reason that it cannot be read.
+    pub(crate) sources: Vec<Result<Box<dyn Source>, Refused>>,
+    /// The size in bytes according to the record.
     pub(crate) size: Option<u64>,
     pub(crate) check: Option<Check>,
-    /// Bytes of the file system to be left free.
+    /// Bytes of the file system that must stay free.
     pub(crate) reserve: u64,
-    /// Whether the image's metadata are attributes of its file.
+    /// True if the index keeps an image's metadata in attributes of its file.
     pub(crate) attributes: bool,
-    pub(crate) pace: &'a Pace,
+    pub(crate) throttle: &'a Throttle,
 }
 
-/// A location that can be read, or why it cannot.
-pub(crate) type Candidate = Result<Box<dyn Source>, Refused>;
-
-/// A location that did not give the image.
+/// A failed attempt to fetch an image from one location.
 #[derive(Clone, Debug)]
 pub(crate) struct Attempt {
-    /// Which, and what happened.
+    /// The location and the error.
     pub(crate) message: String,
-    /// Whether it would happen again at the cost of a download: worth remembering.
+    /// True if data was downloaded in vain: another attempt would probably fail again after the same effort.
     pub(crate) lasting: bool,
 }
 
-/// An image that was fetched, verified and put on the disk.
+/// An image that was fetched, verified and written to the disk.
 #[derive(Debug)]
 pub(crate) struct Fetched {
     pub(crate) staged: Staged,
@@ -70,82 +74,72 @@ pub(crate) struct Fetched {
     pub(crate) location: String,
 }
 
-/// How a fetch ended without an image.
+/// The reason that a fetch ended without an image.
 #[derive(Debug)]
-pub(crate) enum Failed {
-    /// No location gave it.
-    Nowhere,
-    /// It is our side that cannot go on, and no other location would help.
-    Here(anyhow::Error),
-    /// A signal came.
+pub(crate) enum Unfetched {
+    /// All locations failed.
+    NoSource,
+    /// The cache's own side failed, so no other location would help.
+    Cache(anyhow::Error),
+    /// A signal arrived.
     Interrupted,
 }
 
-/// Tries the locations in turn. What each failed with is told beside the result.
-pub(crate) fn fetch(job: &Job<'_>, meter: &Meter) -> (Result<Fetched, Failed>, Vec<Attempt>) {
+/// Tries the locations in turn, and returns the result together with the failed attempts.
+pub(crate) fn fetch(job: &Download<'_>, meter: &Meter) -> (Result<Fetched, Unfetched>, Vec<Attempt>) {
     let mut attempts = Vec::new();
     for source in &job.sources {
-        if job.pace.interrupt.raised() {
-            return (Err(Failed::Interrupted), attempts);
+        if job.throttle.interrupt.raised() {
+            return (Err(Unfetched::Interrupted), attempts);
         }
         let source = match source {
             Ok(source) => source,
             Err(e) => {
-                attempts.push(Attempt { message: told(e), lasting: false });
+                attempts.push(Attempt { message: one_line(e), lasting: false });
                 continue;
             }
         };
         let location = source.shown().to_owned();
         match one(job, source.as_ref(), meter) {
             Ok((staged, bytes)) => return (Ok(Fetched { staged, bytes, location }), attempts),
-            Err(Trouble::Interrupted) => return (Err(Failed::Interrupted), attempts),
-            Err(Trouble::Here(e)) => return (Err(Failed::Here(e)), attempts),
-            Err(Trouble::There(e)) => {
+            Err(FetchError::Interrupted) => return (Err(Unfetched::Interrupted), attempts),
+            Err(FetchError::Cache(e)) => return (Err(Unfetched::Cache(e)), attempts),
+            Err(FetchError::Source(e)) => {
                 let lasting = meter.moved.swap(0, Ordering::Relaxed) > 0;
-                attempts.push(Attempt { message: format!("{location}: {}", told(&e)), lasting });
+                attempts.push(Attempt { message: format!("{location}: {}", one_line(&e)), lasting });
             }
         }
     }
-    (Err(Failed::Nowhere), attempts)
+    (Err(Unfetched::NoSource), attempts)
 }
 
-/// A chain of causes in one line. Sources escape what servers say; this is for what they may have missed.
-fn told(error: &dyn Display) -> String {
+/// Returns a chain of causes as one line.
+///
+/// Sources escape the texts of servers themselves; this catches anything that they missed.
+fn one_line(error: &dyn Display) -> String {
     let text = format!("{error:#}");
     if text.chars().any(char::is_control) { escaped(text.as_bytes()) } else { text }
 }
 
 /// Fetches from one location.
-fn one(job: &Job<'_>, source: &dyn Source, meter: &Meter) -> Result<(Staged, u64), Trouble> {
-    let opened = source.open().map_err(|e| job.pace.or_interrupted(Trouble::There(e)))?;
-    let size = job.size.or(opened.size);
-    if let (Some(said), Some(wanted)) = (opened.size, job.size)
-        && said != wanted
-    {
-        return Err(Trouble::There(anyhow!("it has {said} bytes there, but {wanted} in Glance's record")));
-    }
-    if let (Some(encoding), None, None) = (&opened.encoding, job.size, &job.check) {
-        return Err(Trouble::There(anyhow!(
-            "the server says that what it sends is encoded ({encoding}), and Glance's record has neither the size nor \
-             the hash of the image to compare it with"
-        )));
-    }
+fn one(job: &Download<'_>, source: &dyn Source, meter: &Meter) -> Result<(Staged, u64), FetchError> {
+    let opened = source.open().map_err(|e| job.throttle.or_interrupted(FetchError::Source(e)))?;
+    let size = expected_size(job, &opened)?;
     meter.size.store(size.unwrap_or(0), Ordering::Relaxed);
-    if job.size.is_none() {
-        let free = available(&job.dir.statvfs().map_err(Trouble::Here)?).saturating_sub(job.reserve);
-        if let Some(size) = size.filter(|size| *size > free) {
-            return Err(Trouble::Here(anyhow!(
-                "it has {size} bytes, and the file system has room for {free}"
-            )));
-        }
+    let staged = Staged::make(job.dir, job.id).map_err(FetchError::Cache)?;
+    let copied = Transfer {
+        to: &staged.file,
+        size,
+        reserve: job.reserve,
+        algorithm: job.check.as_ref().map(|check| check.algorithm),
+        throttle: job.throttle,
+        moved: &meter.moved,
     }
-    let staged = Staged::make(job.dir, job.id).map_err(Trouble::Here)?;
-    let algorithm = job.check.as_ref().map(|check| check.algorithm);
-    let copied = copy::copy(opened.body, &staged.file, size, job.reserve, algorithm, job.pace, &meter.moved)?;
-    if let Err(e) = verdict(job, copied.bytes, copied.digest.as_deref()) {
-        // Whatever was moved, this is what the location has.
+    .copy(opened.body)?;
+    if let Err(e) = verify(job, &copied) {
+        // Even an empty image is wrong content at this location, and counts as a download in vain.
         meter.moved.fetch_max(1, Ordering::Relaxed);
-        return Err(Trouble::There(match reject(job, staged, &e) {
+        return Err(FetchError::Source(match reject(job, staged, &e) {
             Ok(()) => e,
             Err(lost) => anyhow!("{e:#} (and {lost:#})"),
         }));
@@ -153,21 +147,51 @@ fn one(job: &Job<'_>, source: &dyn Source, meter: &Meter) -> Result<(Staged, u64
     if job.attributes {
         xattr::set_unused(staged.file.as_fd())
             .context("cannot set user.hits on the staged image")
-            .map_err(Trouble::Here)?;
+            .map_err(FetchError::Cache)?;
     }
-    staged.settle().map_err(Trouble::Here)?;
+    staged.settle().map_err(FetchError::Cache)?;
     Ok((staged, copied.bytes))
 }
 
-/// Compares what was fetched with what the record says.
-fn verdict(job: &Job<'_>, bytes: u64, digest: Option<&str>) -> Result<()> {
-    if let Some(wanted) = job.size.filter(|wanted| *wanted != bytes) {
-        return Err(anyhow!("it gave {bytes} bytes instead of {wanted}"));
+/// Returns the size that the image should have, if it is known.
+///
+/// Fails if the location's size is wrong or does not fit, and if the location encodes the data and nothing
+/// could reveal that.
+fn expected_size(job: &Download<'_>, opened: &Opened) -> Result<Option<u64>, FetchError> {
+    match (job.size, opened.size) {
+        (Some(expected), Some(size)) if size != expected => Err(FetchError::Source(anyhow!(
+            "size mismatch: got {size} bytes, expected {expected} according to Glance's record"
+        ))),
+        (Some(expected), _) => Ok(Some(expected)),
+        (None, size) => {
+            if let (Some(encoding), None) = (&opened.encoding, &job.check) {
+                return Err(FetchError::Source(anyhow!(
+                    "the server sends the image encoded ({encoding}), and Glance's record has neither the \
+                     size nor the hash of the image to compare it with"
+                )));
+            }
+            let free = available(&job.dir.statvfs().map_err(FetchError::Cache)?).saturating_sub(job.reserve);
+            match size.filter(|size| *size > free) {
+                Some(size) => Err(FetchError::Cache(anyhow!(
+                    "the image has {}, but only {} of the file system may be used",
+                    human(size),
+                    human(free)
+                ))),
+                None => Ok(size),
+            }
+        }
     }
-    match (&job.check, digest) {
+}
+
+/// Compares the copy with the record.
+fn verify(job: &Download<'_>, copied: &Copied) -> Result<()> {
+    if let Some(expected) = job.size.filter(|expected| *expected != copied.bytes) {
+        return Err(anyhow!("size mismatch: got {} bytes, expected {expected}", copied.bytes));
+    }
+    match (&job.check, &copied.digest) {
         (Some(check), Some(digest)) if !check.expected.eq_ignore_ascii_case(digest) => Err(anyhow!(
-            "what it gave has the {} {} instead of {}",
-            check.name,
+            "{} mismatch: got {}, expected {}",
+            escaped(check.name.as_bytes()),
             short(digest),
             short(&escaped(check.expected.as_bytes()))
         )),
@@ -175,16 +199,16 @@ fn verdict(job: &Job<'_>, bytes: u64, digest: Option<&str>) -> Result<()> {
     }
 }
 
-/// Enough of a digest to tell it from another.
+/// Returns enough of a digest to tell it from another.
 fn short(digest: &str) -> String {
     let start: String = digest.chars().take(12).collect();
     if start.len() < digest.len() { start + "..." } else { start }
 }
 
-/// Keeps what is wrong for whoever wants to look at it, as Glance does.
-fn reject(job: &Job<'_>, staged: Staged, why: &anyhow::Error) -> Result<()> {
+/// Keeps a file with wrong content among the invalid ones for inspection, as Glance does.
+fn reject(job: &Download<'_>, staged: Staged, why: &anyhow::Error) -> Result<()> {
     if job.attributes {
-        // Where it cannot be written the file is invalid all the same.
+        // The error is ignored, because the file is invalid even without the attribute that says why.
         let _ = xattr::set_error(staged.file.as_fd(), &format!("{why:#}"));
     }
     stage::reject(job.dir, job.id, staged)

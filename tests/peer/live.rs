@@ -137,8 +137,8 @@ fn judge(runs: &[Run]) -> Ours {
                 }
                 // Images are deleted while they are wanted: their record first, their data after.
                 let deleted = [
-                    "it is deleted",
-                    "it has no active location",
+                    "the image is deleted",
+                    "the image has no active location",
                     "cannot open it: No such file or directory",
                 ];
                 let known = |line: &str| deleted.iter().any(|why| line.contains(why));

@@ -9,8 +9,8 @@ use crate::database::Refusal;
 use crate::database::images::ImageRecord;
 use crate::fetch::digest::Check;
 use crate::fetch::judge::{Verdict, judge, unverifiable};
-use crate::fetch::pace::Pace;
-use crate::fetch::{Job, Meter};
+use crate::fetch::throttle::Throttle;
+use crate::fetch::{Download, Meter};
 use crate::names::ImageId;
 use crate::ops::prefetch::outcome::ImageOutcome;
 use crate::ops::prefetch::report::ImageEnding;
@@ -20,12 +20,16 @@ use crate::source::{Refused, Source};
 
 impl<'a> PrefetchRun<'a> {
     /// Makes the job of fetching an image, if that is to be done; otherwise notes why not.
-    pub(crate) fn begin<'s>(&mut self, request: WantedImage, pace: &'s Pace) -> Option<(Job<'s>, Arc<Meter>)>
+    pub(crate) fn begin<'s>(
+        &mut self,
+        request: WantedImage,
+        throttle: &'s Throttle,
+    ) -> Option<(Download<'s>, Arc<Meter>)>
     where
         'a: 's,
     {
         match self.admit(&request) {
-            Ok((record, check, claim)) => Some(self.job(request, record, check, claim, pace)),
+            Ok((record, check, claim)) => Some(self.job(request, record, check, claim, throttle)),
             Err(ending) => {
                 self.end(&request, ending);
                 None
@@ -53,13 +57,13 @@ impl<'a> PrefetchRun<'a> {
         record: ImageRecord,
         check: Option<Check>,
         claim: Claim,
-        pace: &'s Pace,
-    ) -> (Job<'s>, Arc<Meter>)
+        throttle: &'s Throttle,
+    ) -> (Download<'s>, Arc<Meter>)
     where
         'a: 's,
     {
         let meter = Arc::new(Meter::default());
-        let job = Job {
+        let job = Download {
             id: request.id,
             dir: self.dir,
             sources: self.sources(&record),
@@ -67,7 +71,7 @@ impl<'a> PrefetchRun<'a> {
             check: check.clone(),
             reserve: self.means.reserve,
             attributes: self.cache.driver == Some(Driver::Xattr),
-            pace,
+            throttle,
         };
         let running =
             Running { request, claim, meter: Arc::clone(&meter), record, check, since: Instant::now() };
@@ -99,7 +103,7 @@ impl<'a> PrefetchRun<'a> {
             Refusal::Interrupted => ImageEnding::new(ImageOutcome::Pending, 0, "a signal came first"),
             refusal => failed(refusal.into_error()),
         })?;
-        let verdict = judge(record.as_ref(), request.memory.as_ref(), self.request.wish);
+        let verdict = judge(record.as_ref(), request.memory.as_ref(), self.request.policy);
         // What has no record is not fetched.
         let record = record.unwrap_or_default();
         let check = judged(verdict, record.size.unwrap_or(0))?;

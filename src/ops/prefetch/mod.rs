@@ -29,7 +29,7 @@ pub(crate) use self::wanted::enqueue;
 use self::wanted::{WantedImage, requests};
 use super::Change;
 use super::report::{Ending, Step};
-use crate::cache::dir::{CacheDir, Place};
+use crate::cache::dir::{CacheDir, CachePlace};
 use crate::cache::index::Driver;
 use crate::cache::inventory::{Inventory, Tracking};
 use crate::cache::lock::LockWait;
@@ -40,9 +40,9 @@ use crate::database::images::ImageRecord;
 use crate::database::{Database, Purpose};
 use crate::exit::Failure;
 use crate::fetch::digest::Check;
-use crate::fetch::judge::Wish;
-use crate::fetch::pace::Pace;
-use crate::fetch::{Attempt, Failed, Fetched, Job, Meter, fetch};
+use crate::fetch::judge::FetchPolicy;
+use crate::fetch::throttle::Throttle;
+use crate::fetch::{Attempt, Download, Fetched, Meter, Unfetched, fetch};
 use crate::host::glance::central::{check_records, open_records};
 use crate::host::glance::open::{Cache, Locked, refuse_strange, take_lock, take_stock};
 use crate::host::glance::settings::Settings;
@@ -72,7 +72,7 @@ pub(crate) struct PrefetchRequest {
     pub(crate) reserve: Amount,
     pub(crate) max_size: Option<Amount>,
     pub(crate) limit: Limit,
-    pub(crate) wish: Wish,
+    pub(crate) policy: FetchPolicy,
     pub(crate) stall_time: Option<TimeSpan>,
 }
 
@@ -87,7 +87,7 @@ impl PrefetchRequest {
             reserve: Amount::Bytes(16 << 20),
             max_size: None,
             limit: Limit::Ignored,
-            wish: Wish::default(),
+            policy: FetchPolicy::default(),
             stall_time: None,
         }
     }
@@ -109,7 +109,7 @@ fn existing(settings: &Settings<'_>) -> Result<CacheDir, Failure> {
     let cannot = |e: anyhow::Error| Failure::cannot_start(e).hint("glance-api makes it when it starts");
     let dir = settings.open()?.ok_or_else(|| cannot(anyhow!(settings.nothing_there())))?;
     refuse_strange(settings, &dir)?;
-    if dir.fd(Place::Incomplete).is_none() {
+    if dir.fd(CachePlace::Incomplete).is_none() {
         return Err(cannot(anyhow!("{} has no directory incomplete/", dir.path().display())));
     }
     Ok(dir)
@@ -156,10 +156,8 @@ fn fill(
         }
     }
     let pending = requests(run, &dir, request)?;
-    let session = match pending.is_empty() {
-        true => None,
-        false => Some(PrefetchRun::open(run, settings, &dir, means, request)?),
-    };
+    let session =
+        if pending.is_empty() { None } else { Some(PrefetchRun::open(run, settings, &dir, means, request)?) };
     if lock.flatten().is_some() {
         // From here on, nothing keeps the run from starting.
         stage::sweep(&dir);
@@ -242,7 +240,7 @@ impl Means {
         Ok(Means {
             locks: settings.lock_dir(dir, &run.output)?,
             wait: run.wait(request.change.lock_wait.limit),
-            stores: Stores::from_config(settings.config, waits).map_err(Failure::usage)?,
+            stores: Stores::from_config(settings.config, &waits).map_err(Failure::usage)?,
             max_size: settings.max_size(request.max_size, dir)?.value,
             reserve: request.reserve.of(whole),
             stalled_before: run.now.saturating_sub(stall_time),
@@ -311,7 +309,7 @@ impl<'a> PrefetchRun<'a> {
 
     /// Fetches everything there is to fetch, or as much as a signal allows.
     fn work(&mut self) {
-        let pace = Pace::new(self.run.interrupt.clone(), self.request.rate);
+        let throttle = Throttle::new(self.run.interrupt.clone(), self.request.rate);
         let ids: Vec<ImageId> = self.pending.iter().map(|request| request.id).collect();
         let total = || self.records.sizes(&ids).unwrap_or(0);
         let mut bars = Downloads::new(&self.run.output, total);
@@ -323,14 +321,18 @@ impl<'a> PrefetchRun<'a> {
                     && !self.run.interrupt.raised()
                 {
                     let Some(request) = self.pending.pop_front() else { break };
-                    let Some((job, meter)) = self.begin(request, &pace) else { continue };
+                    let Some((job, meter)) = self.begin(request, &throttle) else { continue };
                     bars.begin(job.id, job.size.unwrap_or(0), &meter);
                     let tell = tell.clone();
                     let id = job.id;
                     let fetch = move || drop(tell.send((id, fetch_unwinding(&job, &meter))));
                     if let Err(e) = Builder::new().spawn_scoped(scope, fetch) {
                         bars.end(id);
-                        self.finish(id, Err(Failed::Here(anyhow!(e).context("cannot start a thread"))), &[]);
+                        self.finish(
+                            id,
+                            Err(Unfetched::Cache(anyhow!(e).context("cannot start a thread"))),
+                            &[],
+                        );
                     }
                 }
                 if self.running.is_empty() && self.ready.is_empty() {
@@ -385,9 +387,9 @@ impl<'a> PrefetchRun<'a> {
 }
 
 /// Fetches; a bug in one fetch must not leave the others waiting for it for ever.
-fn fetch_unwinding(job: &Job<'_>, meter: &Meter) -> (Result<Fetched, Failed>, Vec<Attempt>) {
+fn fetch_unwinding(job: &Download<'_>, meter: &Meter) -> (Result<Fetched, Unfetched>, Vec<Attempt>) {
     catch_unwind(AssertUnwindSafe(|| fetch(job, meter))).unwrap_or_else(|_| {
-        (Err(Failed::Here(anyhow!("the fetch broke off by a fault of this program"))), Vec::new())
+        (Err(Unfetched::Cache(anyhow!("the fetch broke off by a fault of this program"))), Vec::new())
     })
 }
 

@@ -16,16 +16,16 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow};
 
-use crate::cache::dir::{Place, seen};
+use crate::cache::dir::{CachePlace, seen};
 use crate::cache::entry::Image;
-use crate::cache::index::{Condition, Victim};
+use crate::cache::index::{Condition, Deletion};
 use crate::cache::lock::{self, Lock, Locking};
 use crate::cache::queue;
 use crate::cache::stage::{self, Publication, Staged};
 use crate::database::Refusal;
 use crate::fetch::digest::fingerprint;
 use crate::fetch::judge::judge_again;
-use crate::fetch::{Attempt, Failed, Fetched};
+use crate::fetch::{Attempt, Fetched, Unfetched};
 use crate::host::glance::open::GLANCE_PATIENCE;
 use crate::interrupt::Wait;
 use crate::names::ImageId;
@@ -37,7 +37,7 @@ use crate::units::human;
 
 impl PrefetchRun<'_> {
     /// Publishes what was fetched, or notes why there is nothing to publish.
-    pub(crate) fn finish(&mut self, id: ImageId, result: Result<Fetched, Failed>, attempts: &[Attempt]) {
+    pub(crate) fn finish(&mut self, id: ImageId, result: Result<Fetched, Unfetched>, attempts: &[Attempt]) {
         let Some(running) = self.running.remove(&id) else { return };
         let last = if result.is_err() { attempts.split_last() } else { None };
         for attempt in last.map_or(attempts, |(_, others)| others) {
@@ -51,11 +51,11 @@ impl PrefetchRun<'_> {
                 self.ready.push_back(Ready { running, fetched, until: Instant::now() + patience });
                 return;
             }
-            Err(Failed::Interrupted) => {
+            Err(Unfetched::Interrupted) => {
                 ImageEnding::new(ImageOutcome::Pending, size, "a signal came while it was fetched")
             }
-            Err(Failed::Here(e)) => ImageEnding::new(ImageOutcome::Failed, size, format!("{e:#}")),
-            Err(Failed::Nowhere) => {
+            Err(Unfetched::Cache(e)) => ImageEnding::new(ImageOutcome::Failed, size, format!("{e:#}")),
+            Err(Unfetched::NoSource) => {
                 let why = last.map_or("it has no location", |(last, _)| last.message.as_str());
                 if running.request.queued && attempts.iter().any(|attempt| attempt.lasting) {
                     self.remember(id, why, fingerprint(&running.record));
@@ -163,7 +163,8 @@ impl PrefetchRun<'_> {
     /// Gives an image that has its row its name in the cache.
     fn give_name(&mut self, running: &Running, fetched: Fetched) -> anyhow::Result<ImageEnding> {
         let (id, Fetched { staged, bytes, location }) = (running.request.id, fetched);
-        let published = staged.publish(self.dir, Place::Base, id).inspect_err(|_| self.forget_row(id))?;
+        let published =
+            staged.publish(self.dir, CachePlace::Base, id).inspect_err(|_| self.forget_row(id))?;
         if published == Publication::AlreadyThere {
             return Ok(dropped(bytes));
         }
@@ -181,7 +182,7 @@ impl PrefetchRun<'_> {
     fn forget_row(&mut self, id: ImageId) {
         let Ok(inventory) = self.inventory() else { return };
         let Some(ghost) = inventory.ghosts.iter().find(|ghost| ghost.id == id) else { return };
-        let victim = Victim { id, only_if: Condition::Row(ghost.row.key) };
+        let victim = Deletion { id, only_if: Condition::Row(ghost.row.key) };
         let _ = self.cache.ledger.rows_only(|transaction| transaction.forget(&[victim]).map(drop));
     }
 

@@ -9,7 +9,7 @@ use crate::cache::execute::Executor;
 use crate::cache::inventory::Inventory;
 use crate::cache::plan::{self, CleanPlan, PruneLimits, PrunePlan};
 use crate::cache::queue::Queue;
-use crate::fetch::judge::{Room, Space, room};
+use crate::fetch::judge::{Fit, SpaceBudget, fit};
 use crate::host::cache::{Foreseen, PlannedRemoval};
 use crate::host::glance::open::misplaced;
 use crate::names::ImageId;
@@ -27,8 +27,8 @@ impl PrefetchRun<'_> {
             );
         };
         let space = self.space().map_err(|e| format!("{e:#}"))?;
-        let found = room(size, space);
-        if found == Room::Enough {
+        let found = fit(size, space);
+        if found == Fit::Fits {
             return Ok(());
         }
         if self.request.limit != Limit::MadeSpace {
@@ -42,8 +42,8 @@ impl PrefetchRun<'_> {
         }
         self.make_room(size, space)?;
         let space = self.space().map_err(|e| format!("{e:#}"))?;
-        match room(size, space) {
-            Room::Enough => Ok(()),
+        match fit(size, space) {
+            Fit::Fits => Ok(()),
             found => Err(no_room(size, &found, space)),
         }
     }
@@ -54,13 +54,13 @@ impl PrefetchRun<'_> {
         Ok(())
     }
 
-    fn space(&mut self) -> anyhow::Result<Space> {
+    fn space(&mut self) -> anyhow::Result<SpaceBudget> {
         if self.request.limit != Limit::Ignored {
             self.measure()?;
         }
         let promised =
             self.foreseen + self.under_way().filter_map(|running| running.record.size).sum::<u64>();
-        Ok(Space {
+        Ok(SpaceBudget {
             available: available(&self.dir.statvfs()?),
             reserve: self.means.reserve,
             in_flight: self.under_way().map(Running::to_come).sum::<u64>() + self.foreseen,
@@ -70,7 +70,7 @@ impl PrefetchRun<'_> {
     }
 
     /// Prunes for an image that does not fit.
-    fn make_room(&mut self, size: u64, space: Space) -> Result<(), String> {
+    fn make_room(&mut self, size: u64, space: SpaceBudget) -> Result<(), String> {
         let why_not = |e: anyhow::Error| format!("cannot make room for it: {e:#}");
         // The fetches before may have taken longer than a server keeps an idle connection.
         self.cache.ledger.reach().map_err(|refusal| why_not(refusal.into_error()))?;
@@ -90,7 +90,7 @@ impl PrefetchRun<'_> {
 
     /// Plans by prune's rules what goes for an image that does not fit, and how many bytes must be free then. Where even all
     /// that may go would not be enough, nothing does.
-    fn plan_room(&mut self, size: u64, space: Space) -> Result<(Inventory, PrunePlan, u64), String> {
+    fn plan_room(&mut self, size: u64, space: SpaceBudget) -> Result<(Inventory, PrunePlan, u64), String> {
         let why_not = |e: anyhow::Error| format!("cannot make room for it: {e:#}");
         let inventory = self.inventory().map_err(why_not)?;
         if let Some(error) = misplaced(self.dir, &inventory, false) {
@@ -126,21 +126,21 @@ impl PrefetchRun<'_> {
     }
 }
 
-fn no_room(size: u64, found: &Room, space: Space) -> String {
+fn no_room(size: u64, found: &Fit, space: SpaceBudget) -> String {
     let size = human(size);
     match found {
-        Room::DiskShort(short) => format!(
+        Fit::DiskShort(short) => format!(
             "it has {size}, which the file system has no room for: {} are missing ({} free, of which {} are to be left free)",
             human(*short),
             human(space.available),
             human(space.reserve)
         ),
-        Room::OverLimit(over) => format!(
+        Fit::OverLimit(over) => format!(
             "it has {size}, which would put the cache {} over its limit of {}",
             human(*over),
             human(space.limit.unwrap_or_default())
         ),
-        Room::Enough => String::new(),
+        Fit::Fits => String::new(),
     }
 }
 

@@ -20,7 +20,7 @@ fn what_somebody_else_caches_is_left() {
         p.image('b', 9);
         p.queue("ab");
         p.env.file(Path::new("incomplete").join(id('a')), 5, 1);
-        let run = p.run(&["-v"]).ok().says(&["somebody else is caching it"]);
+        let run = p.run(&["-v"]).ok().says(&["another process is caching it"]);
         assert_eq!(Prefetch::told(&run, 'a')["outcome"], "left_to_glance");
         assert_eq!((p.env.left().as_str(), p.queued().as_str()), ("b", "a"));
         // Stalled, but written to.
@@ -146,7 +146,7 @@ fn what_is_deleted_while_it_waits_is_not_published() {
     sleep(Duration::from_secs(1));
     p.db.sql("UPDATE images SET deleted = 1, status = 'deleted'");
     drop(held);
-    ours.wait().fails(1, &["it is deleted by now"]);
+    ours.wait().fails(1, &["the image is deleted (changed during the fetch"]);
     assert_eq!((p.env.left().as_str(), p.queued().as_str(), p.env.names("incomplete").len()), ("", "", 0));
 }
 
@@ -154,12 +154,27 @@ fn what_is_deleted_while_it_waits_is_not_published() {
 fn what_changes_in_glance_while_it_is_fetched_is_not_published() {
     // What changes, what is told, the outcome, whether it is still in the queue.
     let cases: &[(&str, &str, &str, bool)] = &[
-        ("UPDATE images SET deleted = 1, status = 'deleted'", "it is deleted by now", "gone", false),
-        ("DELETE FROM image_locations; DELETE FROM images", "has no such image by now", "gone", false),
-        ("UPDATE images SET status = 'deactivated'", "deactivated, not active by now", "not_ready", true),
-        ("UPDATE images SET size = 7", "another size or hash by now", "not_ready", true),
-        ("UPDATE images SET checksum = 'ffff'", "another size or hash by now", "not_ready", true),
-        ("UPDATE images SET os_hash_value = 'ffff'", "another size or hash by now", "not_ready", true),
+        (
+            "UPDATE images SET deleted = 1, status = 'deleted'",
+            "the image is deleted (changed during the fetch",
+            "gone",
+            false,
+        ),
+        (
+            "DELETE FROM image_locations; DELETE FROM images",
+            "has no such image (changed during the fetch",
+            "gone",
+            false,
+        ),
+        (
+            "UPDATE images SET status = 'deactivated'",
+            "deactivated, not active (changed during the fetch",
+            "not_ready",
+            true,
+        ),
+        ("UPDATE images SET size = 7", "now has another size or hash", "not_ready", true),
+        ("UPDATE images SET checksum = 'ffff'", "now has another size or hash", "not_ready", true),
+        ("UPDATE images SET os_hash_value = 'ffff'", "now has another size or hash", "not_ready", true),
         ("UPDATE image_locations SET value = value || '/elsewhere'", "fetched", "fetched", false),
     ];
     for driver in [Sqlite, Xattr] {

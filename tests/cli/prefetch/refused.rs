@@ -45,7 +45,7 @@ fn is_refused(make: fn(&Prefetch), words: &[&str], fate: &Fate) {
         assert_eq!(p.env.names("invalid"), if fate.invalid { vec![id('b')] } else { vec![] });
         if fate.invalid && driver == Xattr {
             let list = p.env.list();
-            assert!(list["invalid"][0].to_string().contains("instead of"), "{list}");
+            assert!(list["invalid"][0].to_string().contains("mismatch: got"), "{list}");
         }
     }
 }
@@ -84,7 +84,7 @@ fn a_deleted_image() {
             p.image('b', 9);
             p.update('b', "deleted = 1, status = 'deleted'");
         },
-        &["it is deleted", "leaves the queue"],
+        &["the image is deleted", "leaves the queue"],
         &GONE,
     );
 }
@@ -135,7 +135,7 @@ fn a_record_that_says_0_bytes() {
             p.image('b', 9);
             p.update('b', "size = 0");
         },
-        &["9 bytes there"],
+        &["got 9 bytes"],
         &FAILED,
     );
 }
@@ -147,7 +147,7 @@ fn a_record_that_says_more_bytes() {
             p.image('b', 9);
             p.update('b', "size = 10");
         },
-        &["9 bytes there", "10"],
+        &["got 9 bytes, expected 10"],
         &FAILED,
     );
 }
@@ -159,7 +159,7 @@ fn a_wrong_hash() {
             p.image('b', 9);
             p.update('b', "os_hash_value = 'ffff'");
         },
-        &["sha512", "instead of ffff", "stays in the queue"],
+        &["sha512", "expected ffff", "stays in the queue"],
         &INVALID,
     );
 }
@@ -171,7 +171,7 @@ fn a_wrong_checksum_beside_an_unknown_hash() {
             p.image('b', 9);
             p.update('b', "os_hash_algo = 'whirlpool', checksum = 'eeee'");
         },
-        &["md5", "instead of eeee"],
+        &["md5", "expected eeee"],
         &INVALID,
     );
 }
@@ -205,7 +205,7 @@ fn an_image_whose_name_a_directory_has() {
             p.image('b', 9);
             fs::create_dir(p.env.path(id('b'))).unwrap();
         },
-        &["is no file", "stays"],
+        &["is not a file", "stays"],
         &FAILED,
     );
 }
@@ -233,7 +233,7 @@ fn the_next_location_is_tried() {
         let wrong = format!("file://{}", wrong.display());
         p.record('a', &good, &["gopher://x/y", "file:///nowhere/at/all", &wrong, &p.location('a')]);
         p.queue("a");
-        let run = p.run(&[]).ok().says(&["gopher", "nowhere", "instead of", "the next location is tried"]);
+        let run = p.run(&[]).ok().says(&["gopher", "nowhere", "mismatch: got", "the next location is tried"]);
         assert_eq!(Prefetch::told(&run, 'a')["location"], p.location('a'));
         p.holds(&[('a', 5000)]);
         assert_eq!(p.env.names("invalid"), [id('a')]);
@@ -248,17 +248,17 @@ fn what_failed_is_not_downloaded_again_until_something_changes() {
     p.update('b', "os_hash_value = 'ffff'");
     p.queue("ba");
     let before = fs::metadata(p.env.path("queue").join(id('b'))).unwrap().mtime();
-    p.run(&[]).fails(1, &["instead of ffff"]);
+    p.run(&[]).fails(1, &["expected ffff"]);
     assert_eq!(fs::metadata(p.env.path("queue").join(id('b'))).unwrap().mtime(), before);
     fs::remove_file(p.env.path("invalid").join(id('b'))).unwrap();
-    let run = p.run(&[]).fails(1, &["in an earlier run", "instead of ffff", "--retry"]);
+    let run = p.run(&[]).fails(1, &["in an earlier run", "expected ffff", "--retry"]);
     assert_eq!(Prefetch::told(&run, 'b')["outcome"], "skipped");
     assert_eq!(p.env.names("invalid"), [""; 0]);
-    p.run(&["--retry"]).fails(1, &["instead of ffff"]);
+    p.run(&["--retry"]).fails(1, &["expected ffff"]);
     assert_eq!(p.env.names("invalid"), [id('b')]);
     // Who names it wants it tried.
     fs::remove_file(p.env.path("invalid").join(id('b'))).unwrap();
-    p.run(&[&id('b')]).fails(1, &["instead of ffff"]);
+    p.run(&[&id('b')]).fails(1, &["expected ffff"]);
     assert_eq!(p.env.names("invalid"), [id('b')]);
     p.update('b', &format!("os_hash_value = '{}'", digest("sha512sum", &content('b', 9))));
     p.run(&[]).ok();

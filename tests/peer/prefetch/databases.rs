@@ -39,8 +39,8 @@ fn odd_records(kind: Kind) {
     // What is told, exit code, whether it is cached then.
     let cases: &[(&str, &str, i32, bool)] = &[
         ("size = NULL", "", 0, true),
-        ("size = 0", "but 0 in Glance's record", 1, false),
-        ("size = -1", "but 0 in Glance's record", 1, false),
+        ("size = 0", "expected 0 according to Glance's record", 1, false),
+        ("size = -1", "expected 0 according to Glance's record", 1, false),
         ("size = 9223372036854775807", "", 1, false),
         ("checksum = UPPER(checksum), os_hash_algo = NULL", "md5", 0, true),
         ("os_hash_value = UPPER(os_hash_value), os_hash_algo = 'SHA512'", "SHA512", 0, true),
@@ -51,7 +51,7 @@ fn odd_records(kind: Kind) {
         ("os_hidden = 1", "", 0, true),
         ("visibility = 'private'", "", 0, true),
         ("checksum = 'ffff'", "", 0, true),
-        ("os_hash_value = 'ffff'", "instead of ffff", 1, false),
+        ("os_hash_value = 'ffff'", "expected ffff", 1, false),
     ];
     for (change, word, code, cached) in cases {
         let p = Prefetch::on(Xattr, kind);
