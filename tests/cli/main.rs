@@ -17,6 +17,7 @@ mod completion;
 mod config;
 mod documents;
 mod foreign_entries;
+mod house;
 mod index_in_use;
 mod legacy;
 mod list;

@@ -10,7 +10,7 @@ use crate::database::images::ImageRecord;
 use crate::fetch::digest::Check;
 use crate::fetch::judge::{Verdict, judge, unverifiable};
 use crate::fetch::throttle::Throttle;
-use crate::fetch::{Download, Meter};
+use crate::fetch::{FetchJob, Meter};
 use crate::names::ImageId;
 use crate::ops::prefetch::outcome::ImageOutcome;
 use crate::ops::prefetch::report::ImageEnding;
@@ -24,7 +24,7 @@ impl<'a> PrefetchRun<'a> {
         &mut self,
         request: WantedImage,
         throttle: &'s Throttle,
-    ) -> Option<(Download<'s>, Arc<Meter>)>
+    ) -> Option<(FetchJob<'s>, Arc<Meter>)>
     where
         'a: 's,
     {
@@ -58,12 +58,12 @@ impl<'a> PrefetchRun<'a> {
         check: Option<Check>,
         claim: Claim,
         throttle: &'s Throttle,
-    ) -> (Download<'s>, Arc<Meter>)
+    ) -> (FetchJob<'s>, Arc<Meter>)
     where
         'a: 's,
     {
         let meter = Arc::new(Meter::default());
-        let job = Download {
+        let job = FetchJob {
             id: request.id,
             dir: self.dir,
             sources: self.sources(&record),
