@@ -1,6 +1,8 @@
-//! `glance-cache`: acts on Glance's image cache directories.
+//! `glance-cache`: cleans, prunes, fills and inspects the image caches of OpenStack Glance and Ironic.
 //!
-//! Parse, run, exit code. The environment and the clock are read here, once.
+//! Parses the command line, runs the command, and returns the exit code. Under the name of a tool that this
+//! program replaces, [`legacy`] does the same with that tool's options. The failure of a run is printed only
+//! here and there.
 
 mod cache;
 mod cli;
@@ -59,6 +61,7 @@ fn main() -> ExitCode {
     ExitCode::from(exit.code())
 }
 
+/// Runs the command.
 fn dispatch(run: &Run, action: Command) -> Result<Exit, Failure> {
     match action {
         Command::Clean(args) => commands::clean::run(run, args),

@@ -1,7 +1,7 @@
-//! A run of the program: the clock, the environment, the interrupt and the voice that every operation is given.
+//! A run of the program: its clock, environment, signals and output, which every operation receives.
 //!
-//! Clock and environment are read here, once, so that a run never straddles two moments and nothing below has settings
-//! of its own.
+//! The clock and the environment are read once, here, so that the whole run uses the same time, and no other
+//! code reads settings behind its back.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -14,11 +14,11 @@ use crate::interrupt::{Interrupt, Wait};
 use crate::output::Output;
 use crate::units::Nanos;
 
-/// A run, as the operations see it.
+/// A run of the program.
 pub(crate) struct Run {
-    /// When the run began.
+    /// The time at which the run started, in nanoseconds since the epoch; or the time of `--now`.
     pub(crate) now: Nanos,
-    /// The name the program was called by. It decides which default configuration directories are read.
+    /// The name that the program was called by. It decides which configuration files are read by default.
     pub(crate) program: &'static str,
     pub(crate) environment: BTreeMap<OsString, OsString>,
     pub(crate) interrupt: Interrupt,
@@ -26,7 +26,7 @@ pub(crate) struct Run {
 }
 
 impl Run {
-    /// Begins a run: reads the clock and the environment.
+    /// Starts a run: reads the clock and the environment.
     pub(crate) fn new(program: &'static str, output: Output) -> Self {
         #[expect(clippy::disallowed_methods, reason = "the clock is read once, here")]
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos() as Nanos);
@@ -35,15 +35,15 @@ impl Run {
         Run { now, program, environment, interrupt: Interrupt::default(), output }
     }
 
-    /// From now on, a signal ends the run between two entries.
+    /// From now on, a signal ends the run only between two entries.
     ///
-    /// It is called once everything typed has been read. Until then, and in commands that only look, a signal ends
-    /// the process at once.
+    /// This is called after lists of ids were read. Before that, and in commands that change nothing, a
+    /// signal ends the process immediately.
     pub(crate) fn catch_signals(&self) -> Result<(), Failure> {
         self.interrupt.register().context("cannot catch SIGINT and SIGTERM").map_err(Failure::cannot_start)
     }
 
-    /// Returns a wait of this length, which a signal ends early.
+    /// Returns a wait of this length. A signal ends it early.
     pub(crate) fn wait(&self, limit: Duration) -> Wait {
         Wait { limit, interrupt: self.interrupt.clone() }
     }

@@ -1,11 +1,13 @@
-//! The cache directory, held by descriptors.
+//! The cache directory, held open by descriptors.
 //!
-//! The path the operator gave is followed once, when it is opened; after that everything happens relative to four
-//! descriptors (the directory and its `incomplete/`, `invalid/` and `queue/`, opened without following links) and single
-//! names. Whatever is swapped in the directory while a command runs, nothing outside it can be reached.
+//! The path that the operator gave is followed once, to open it. After that every file is addressed by a
+//! single name below one of four descriptors: the directory and its `incomplete/`, `invalid/` and `queue/`,
+//! opened without following links. Whatever is replaced in the directory while a command runs, nothing
+//! outside it can be reached.
 //!
-//! Removing looks once more and then unlinks. Between the two calls a name can still be replaced; what can be lost in that
-//! window is the one new entry of that name in this directory, which Glance would fetch again.
+//! To remove an entry is to look at it once more, then to unlink it. Between the two calls a name can still
+//! be replaced. All that can be lost then is one new entry of that name in this directory, and Glance would
+//! fetch it again.
 
 use std::ffi::CStr;
 use std::mem::MaybeUninit;
@@ -18,60 +20,62 @@ use anyhow::{Context, Result, bail};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, Stat, StatVfs, openat, statat, unlinkat};
 use rustix::io::Errno;
 
-use super::entry::{Kind, Seen};
+use super::entry::{EntryKind, Seen};
 use crate::names::{Name, NameBuf};
 use crate::os::owner::Owner;
 use crate::units::{Nanos, SECOND};
 
+/// The flags that open a directory for listing.
 pub(crate) const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
 /// One of the directories of a cache.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Place {
+pub(crate) enum CachePlace {
     Base,
     Incomplete,
     Invalid,
     Queue,
 }
 
-impl Place {
-    pub(crate) const SUBDIRECTORIES: [Place; 3] = [Place::Incomplete, Place::Invalid, Place::Queue];
+impl CachePlace {
+    pub(crate) const SUBDIRECTORIES: [CachePlace; 3] =
+        [CachePlace::Incomplete, CachePlace::Invalid, CachePlace::Queue];
 
-    /// The subdirectory's name, empty for the cache directory itself.
+    /// Returns the name of the subdirectory, empty for the cache directory itself.
     pub(crate) fn name(self) -> &'static str {
         match self {
-            Place::Base => "",
-            Place::Incomplete => "incomplete",
-            Place::Invalid => "invalid",
-            Place::Queue => "queue",
+            CachePlace::Base => "",
+            CachePlace::Incomplete => "incomplete",
+            CachePlace::Invalid => "invalid",
+            CachePlace::Queue => "queue",
         }
     }
 
     fn c_name(self) -> &'static CStr {
         match self {
-            Place::Base => c".",
-            Place::Incomplete => c"incomplete",
-            Place::Invalid => c"invalid",
-            Place::Queue => c"queue",
+            CachePlace::Base => c".",
+            CachePlace::Incomplete => c"incomplete",
+            CachePlace::Invalid => c"invalid",
+            CachePlace::Queue => c"queue",
         }
     }
 
-    /// How an entry of this place is shown: `invalid/NAME`, or `NAME` in the cache directory itself.
+    /// Returns an entry of this place for messages: `invalid/NAME`, or `NAME` in the cache directory itself.
     pub(crate) fn show(self, name: Name<'_>) -> String {
         match self {
-            Place::Base => name.to_string(),
+            CachePlace::Base => name.to_string(),
             place => format!("{}/{name}", place.name()),
         }
     }
 }
 
-/// What became of an entry that was to be removed.
+/// The result of removing an entry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Removal {
     Removed,
-    /// Somebody else was faster; nothing was done.
+    /// Another process had removed it; nothing was done.
     AlreadyGone,
-    /// It is not what was seen when the plan was made; nothing was done.
+    /// It is not the entry that the plan was made for; nothing was done.
     Changed,
 }
 
@@ -84,22 +88,19 @@ pub(crate) struct CacheDir {
     owner: Owner,
 }
 
-/// What a look at an entry found; `None` when nothing was there.
-type Look = Result<Option<(Kind, Seen)>, Errno>;
-
-/// Entries of a listing that are looked at together ...
+/// The number of entries of a listing that are looked at together.
 const PORTION: usize = 2048;
-/// ... and how many of them are worth a second thread.
+/// From this number of entries on a second thread saves time.
 const WORTH_TWO: usize = 256;
 
 /// An entry that could not be looked at, and why.
 pub(crate) type Unreadable = (NameBuf, Errno);
 
 impl CacheDir {
-    /// Opens the directory at `path`; `None` when there is none.
+    /// Opens the directory at `path`, or returns `None` if it does not exist.
     ///
-    /// Subdirectories may be missing. One that is a symlink or no directory is an error: following it would delete
-    /// elsewhere.
+    /// Subdirectories may be missing. One that is a symlink or no directory is an error: files would be
+    /// removed elsewhere.
     pub(crate) fn open(path: &Path) -> Result<Option<Self>> {
         let base = match rustix::fs::open(path, DIRECTORY, Mode::empty()) {
             Ok(fd) => fd,
@@ -111,8 +112,9 @@ impl CacheDir {
         let looked = rustix::fs::fstat(&base);
         let stat = looked.with_context(|| format!("cannot look at cache directory {}", path.display()))?;
         let mut subdirectories = [None, None, None];
-        for (slot, place) in subdirectories.iter_mut().zip(Place::SUBDIRECTORIES) {
-            // Only to hold: one that cannot be listed is no reason not to work on the others.
+        for (slot, place) in subdirectories.iter_mut().zip(CachePlace::SUBDIRECTORIES) {
+            // Opened without permission to list: a subdirectory that cannot be listed must not keep the
+            // others from work.
             let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             *slot = match openat(&base, place.c_name(), flags, Mode::empty()) {
                 Ok(fd) => Some(fd),
@@ -120,9 +122,9 @@ impl CacheDir {
                 Err(e) => {
                     let shown = path.join(place.name());
                     let is_link = statat(&base, place.c_name(), AtFlags::SYMLINK_NOFOLLOW)
-                        .is_ok_and(|s| kind_of(&s) == Kind::Symlink);
+                        .is_ok_and(|s| kind_of(&s) == EntryKind::Symlink);
                     if is_link {
-                        bail!("{} is a symlink, and links in a cache are not followed", shown.display());
+                        bail!("{} is a symlink; links in a cache are not followed", shown.display());
                     }
                     return Err(e).with_context(|| format!("cannot open {}", shown.display()));
                 }
@@ -132,37 +134,39 @@ impl CacheDir {
         Ok(Some(CacheDir { path: path.to_owned(), base, subdirectories, owner }))
     }
 
-    /// The path as the operator wrote it.
+    /// Returns the path as the operator wrote it.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The user and group that own the cache directory.
+    /// Returns the user and group that own the cache directory.
     pub(crate) fn owner(&self) -> Owner {
         self.owner
     }
 
-    /// The descriptor of a place, or `None` when that subdirectory does not exist.
-    pub(crate) fn fd(&self, place: Place) -> Option<BorrowedFd<'_>> {
+    /// Returns the descriptor of a place, or `None` if that subdirectory does not exist.
+    pub(crate) fn fd(&self, place: CachePlace) -> Option<BorrowedFd<'_>> {
         match place {
-            Place::Base => Some(self.base.as_fd()),
-            Place::Incomplete => self.subdirectories[0].as_ref().map(AsFd::as_fd),
-            Place::Invalid => self.subdirectories[1].as_ref().map(AsFd::as_fd),
-            Place::Queue => self.subdirectories[2].as_ref().map(AsFd::as_fd),
+            CachePlace::Base => Some(self.base.as_fd()),
+            CachePlace::Incomplete => self.subdirectories[0].as_ref().map(AsFd::as_fd),
+            CachePlace::Invalid => self.subdirectories[1].as_ref().map(AsFd::as_fd),
+            CachePlace::Queue => self.subdirectories[2].as_ref().map(AsFd::as_fd),
         }
     }
 
+    /// True if any of the three subdirectories exists.
     pub(crate) fn has_subdirectories(&self) -> bool {
         self.subdirectories.iter().any(Option::is_some)
     }
 
-    /// Calls `visit` for every entry of a place, in directory order, and returns those that could not be looked at.
+    /// Calls `visit` for every entry of a place, in directory order, and returns the entries that could not
+    /// be looked at.
     ///
-    /// An entry that vanishes meanwhile is none. A missing subdirectory is an empty one.
+    /// An entry that vanishes meanwhile is skipped. A missing subdirectory counts as empty.
     pub(crate) fn scan(
         &self,
-        place: Place,
-        mut visit: impl FnMut(Name<'_>, Kind, &Seen),
+        place: CachePlace,
+        mut visit: impl FnMut(Name<'_>, EntryKind, &Seen),
     ) -> Result<Vec<Unreadable>> {
         let Some(fd) = self.fd(place) else {
             return Ok(Vec::new());
@@ -170,11 +174,11 @@ impl CacheDir {
         list(fd, &self.path.join(place.name()), &mut visit)
     }
 
-    /// Calls `visit` for the names in a place, in directory order, until it breaks off. What stands there is not looked
-    /// at. A missing subdirectory has no names.
+    /// Calls `visit` for the names in a place, in directory order, until it breaks off. The entries are not
+    /// looked at. A missing subdirectory counts as empty.
     pub(crate) fn names(
         &self,
-        place: Place,
+        place: CachePlace,
         mut visit: impl FnMut(Name<'_>) -> ControlFlow<()>,
     ) -> Result<()> {
         let Some(fd) = self.fd(place) else { return Ok(()) };
@@ -190,25 +194,26 @@ impl CacheDir {
         Ok(())
     }
 
-    /// True if the cache directory holds nothing at all. One name answers it: the rest is not listed.
+    /// True if the cache directory holds nothing at all. The first name answers it, and the rest is not
+    /// listed.
     pub(crate) fn is_empty(&self) -> Result<bool> {
         let mut empty = true;
-        self.names(Place::Base, |_| {
+        self.names(CachePlace::Base, |_| {
             empty = false;
             ControlFlow::Break(())
         })?;
         Ok(empty)
     }
 
-    /// Looks at one entry; `None` when it is not there.
-    pub(crate) fn look(&self, place: Place, name: Name<'_>) -> Result<Option<(Kind, Seen)>, Errno> {
+    /// Looks at one entry, without following a link. Returns `None` if it does not exist.
+    pub(crate) fn look(&self, place: CachePlace, name: Name<'_>) -> Result<Option<(EntryKind, Seen)>, Errno> {
         self.fd(place).map_or(Ok(None), |fd| look(fd, name))
     }
 
-    /// Removes an entry if `unchanged` still says so of what stands there now.
+    /// Removes an entry if `unchanged` is true of it now.
     pub(crate) fn remove(
         &self,
-        place: Place,
+        place: CachePlace,
         name: Name<'_>,
         unchanged: impl FnOnce(&Seen) -> bool,
     ) -> Result<Removal, Errno> {
@@ -218,7 +223,7 @@ impl CacheDir {
         match self.look(place, name)? {
             None => return Ok(Removal::AlreadyGone),
             Some((_, now)) if !unchanged(&now) => {
-                // An unlink under way shows a changed file for a moment: who comes second must not take another one for it.
+                // While another process unlinks the file, it looks changed for a moment.
                 let gone = now.links == 0 || self.look(place, name)?.is_none_or(|(_, now)| now.links == 0);
                 return Ok(if gone { Removal::AlreadyGone } else { Removal::Changed });
             }
@@ -231,30 +236,32 @@ impl CacheDir {
         }
     }
 
-    /// Holds on to an image's inode without opening the file, so that its blocks are freed when the handle is dropped and
-    /// not by the unlink. `None` when that does not work: then the unlink frees them, which is only slower for others.
+    /// Holds an image's inode without opening the file, so that its blocks are freed when the handle is
+    /// dropped and not by the unlink. Returns `None` if that fails: then the unlink frees them, which only
+    /// makes others wait.
     pub(crate) fn hold(&self, name: Name<'_>) -> Option<OwnedFd> {
         openat(&self.base, name.as_c_str(), OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
             .ok()
     }
 
-    /// The file system's figures, for free space.
+    /// Returns the figures of the file system, for free space.
     pub(crate) fn statvfs(&self) -> Result<StatVfs> {
         rustix::fs::fstatvfs(&self.base)
-            .with_context(|| format!("cannot ask for the free space of {}", self.path.display()))
+            .with_context(|| format!("cannot find out the free space of {}", self.path.display()))
     }
 }
 
-/// Calls `visit` for every entry of an open directory, in its order, and returns those that could not be looked at.
+/// Calls `visit` for every entry of an open directory, in its order, and returns the entries that could not
+/// be looked at.
 ///
-/// An entry that vanishes meanwhile is none. `path` is for messages.
+/// An entry that vanishes meanwhile is skipped. `path` is for messages.
 pub(crate) fn list(
     fd: BorrowedFd<'_>,
     path: &Path,
-    visit: &mut dyn FnMut(Name<'_>, Kind, &Seen),
+    visit: &mut dyn FnMut(Name<'_>, EntryKind, &Seen),
 ) -> Result<Vec<Unreadable>> {
     let shown = || format!("cannot list {}", path.display());
-    // A descriptor of its own: the offset of a listing belongs to the open file.
+    // The listing has a descriptor of its own, because its offset belongs to the open file.
     let listing = openat(fd, c".", DIRECTORY, Mode::empty()).with_context(shown)?;
     let mut unreadable = Vec::new();
     let mut buffer = vec![MaybeUninit::uninit(); 128 * 1024];
@@ -284,9 +291,13 @@ pub(crate) fn list(
     Ok(unreadable)
 }
 
-/// Looks at several entries. Two threads share many of them: a look reads the inode, which may still be on the disk.
-fn look_at(fd: BorrowedFd<'_>, entries: &mut [(NameBuf, Look)]) {
-    let work = |entries: &mut [(NameBuf, Look)]| {
+/// An entry of a listing, and the result of looking at it.
+type Looked = (NameBuf, Result<Option<(EntryKind, Seen)>, Errno>);
+
+/// Looks at several entries. Two threads share them if there are many: the inode may have to be read from the
+/// disk.
+fn look_at(fd: BorrowedFd<'_>, entries: &mut [Looked]) {
+    let work = |entries: &mut [Looked]| {
         for (name, found) in entries {
             *found = look(fd, name.as_name());
         }
@@ -299,13 +310,13 @@ fn look_at(fd: BorrowedFd<'_>, entries: &mut [(NameBuf, Look)]) {
         spawned
     });
     if !is_shared {
-        // Too few to share, or no thread to be had.
+        // There are too few, or no thread could be started.
         work(first);
     }
 }
 
-/// Looks at one entry of an open directory; `None` when it is not there.
-pub(crate) fn look(fd: BorrowedFd<'_>, name: Name<'_>) -> Result<Option<(Kind, Seen)>, Errno> {
+/// Looks at one entry of an open directory, without following a link. Returns `None` if it does not exist.
+pub(crate) fn look(fd: BorrowedFd<'_>, name: Name<'_>) -> Result<Option<(EntryKind, Seen)>, Errno> {
     match statat(fd, name.as_c_str(), AtFlags::SYMLINK_NOFOLLOW) {
         Ok(stat) => Ok(Some((kind_of(&stat), seen(&stat)))),
         Err(Errno::NOENT) => Ok(None),
@@ -313,15 +324,16 @@ pub(crate) fn look(fd: BorrowedFd<'_>, name: Name<'_>) -> Result<Option<(Kind, S
     }
 }
 
-fn kind_of(stat: &Stat) -> Kind {
+fn kind_of(stat: &Stat) -> EntryKind {
     match FileType::from_raw_mode(stat.st_mode) {
-        FileType::RegularFile => Kind::File,
-        FileType::Symlink => Kind::Symlink,
-        FileType::Directory => Kind::Directory,
-        _ => Kind::Other,
+        FileType::RegularFile => EntryKind::File,
+        FileType::Symlink => EntryKind::Symlink,
+        FileType::Directory => EntryKind::Directory,
+        _ => EntryKind::Other,
     }
 }
 
+/// Returns what a look at a file saw.
 pub(crate) fn seen(stat: &Stat) -> Seen {
     Seen {
         inode: stat.st_ino,

@@ -1,18 +1,17 @@
-//! What stands in a cache directory: names, identities, images and the other entries.
+//! The entries of a cache: images, rows, ghosts, and the files of the subdirectories.
 //!
-//! No I/O and no clock here. A [`Name`] is the only way to address a file below an open directory; it is checked once,
-//! when it is made, so that nothing read from a directory or an index can lead out of the cache.
+//! No I/O and no clock here.
 
 use crate::names::{ImageId, NameBuf};
 use crate::units::{Nanos, nanos};
 
-/// What one look at a directory entry saw (lstat; no link is followed).
+/// A directory entry as one look saw it (lstat; no link is followed).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Seen {
     pub(crate) inode: u64,
     /// Length in bytes (`st_size`), as Glance counts.
     pub(crate) size: u64,
-    /// Bytes of disk in use (`st_blocks`): what removing the last link frees.
+    /// Bytes of disk in use (`st_blocks`): they are freed with the last link.
     pub(crate) allocated: u64,
     pub(crate) atime: Nanos,
     pub(crate) mtime: Nanos,
@@ -22,15 +21,15 @@ pub(crate) struct Seen {
 }
 
 impl Seen {
-    /// The last use as a file's own times tell it: the xattr index and orphans have nothing else.
+    /// Returns the last use by the file's own times. Orphans have nothing else.
     pub(crate) fn last_use(&self) -> Nanos {
         self.atime.max(self.mtime)
     }
 }
 
-/// What kind of directory entry a name is.
+/// The kind of a directory entry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Kind {
+pub(crate) enum EntryKind {
     File,
     Symlink,
     Directory,
@@ -40,11 +39,11 @@ pub(crate) enum Kind {
 
 /// A row of the index, without its image id.
 ///
-/// Times are epoch seconds as Glance keeps them. SQLite lets any type stand in any column: NULL reads as minus infinity and
-/// text or a blob as plus infinity, which is where SQLite's own order puts them.
+/// Times are epoch seconds, as Glance writes them. SQLite accepts any type in any column: NULL is read as
+/// minus infinity, text and blobs as plus infinity, which is where SQLite's own order puts them.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Row {
-    /// What names the row in its index and gives the order on ties: the SQLite rowid.
+    /// The key of the row in its index, which is also the order of ties. For SQLite it is the rowid.
     pub(crate) key: i64,
     pub(crate) last_accessed: f64,
     pub(crate) last_modified: f64,
@@ -52,17 +51,18 @@ pub(crate) struct Row {
     pub(crate) hits: i64,
 }
 
-/// A regular file in the cache directory that is named like an image.
+/// A regular file in the cache directory that has the name of an image.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Image {
     pub(crate) id: ImageId,
     pub(crate) seen: Seen,
-    /// `None` for orphans, and for every image under the xattr index.
+    /// `None` for orphans, and for every image with the xattr index.
     pub(crate) row: Option<Row>,
 }
 
 impl Image {
-    /// The last use: what the row says, else the file's own times (the xattr index: the access time alone, as Glance).
+    /// Returns the last use: by the row, or without one by the file's own times. With the xattr index it is
+    /// the access time alone, as for Glance.
     pub(crate) fn last_use(&self, tracked_by_file: bool) -> Nanos {
         match (&self.row, tracked_by_file) {
             (Some(row), _) => nanos(row.last_accessed),
@@ -72,18 +72,18 @@ impl Image {
     }
 }
 
-/// A row whose image is not there.
+/// A row whose image is missing.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ghost {
     pub(crate) id: ImageId,
     pub(crate) row: Row,
 }
 
-/// A row whose id is no UUID, and so can name no image.
+/// A row whose id is no UUID, and so names no image.
 #[derive(Clone, Debug)]
 pub(crate) struct BadRow {
     pub(crate) key: i64,
-    /// The id as it stands in the index, escaped.
+    /// The id in the index, escaped.
     pub(crate) shown: String,
 }
 
@@ -91,6 +91,6 @@ pub(crate) struct BadRow {
 #[derive(Clone, Debug)]
 pub(crate) struct Partial {
     pub(crate) name: NameBuf,
-    pub(crate) kind: Kind,
+    pub(crate) kind: EntryKind,
     pub(crate) seen: Seen,
 }

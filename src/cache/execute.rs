@@ -1,22 +1,29 @@
-//! Carries out a plan, entry by entry, and tells what came of it.
+//! Carries out a plan, entry by entry, and returns the outcome.
 //!
-//! **Order.** Of each batch the rows are forgotten first, in an open transaction whose commit can no longer be refused; then the
-//! files go; then it is committed. A file that cannot be removed keeps its row. Killed in between, the rows come back without
-//! their files: ghosts, which the next run forgets. Large files are held until after the commit, because freeing their blocks
-//! takes longer than Glance is willing to wait for its index.
+//! **Order.** The rows of each batch are deleted first, in an open transaction whose commit can no longer be
+//! refused; then the files are removed; then the transaction is committed. A file that cannot be removed
+//! keeps its row. Killed in between, the rows come back without their files: ghosts, which the next run
+//! forgets. Large files are held open until after the commit, because to free their blocks takes longer than
+//! Glance is willing to wait for its index.
 //!
-//! **Looking again.** The service goes on while we work. A row is forgotten only if it still says what the plan was made from,
-//! a file removed only if it is still the one that was seen; what was used or changed meanwhile stays, and the next in order
-//! takes its place.
+//! **Looking again.** Glance goes on meanwhile. A row is deleted only if last use and hits are what the plan
+//! was made from, and a file is removed only if it is still the same. Images that were used or changed stay,
+//! and the next in order are removed instead.
 //!
-//! **Very many images of an index with pages** go by where their rows lie, and not by last use: which ones go is decided, and a transaction
-//! costs by the pages it changes. A run that is ended early has then removed any of them, not the oldest. On a full disk, where
-//! others go out of their turn, what is left goes by last use again.
+//! **Very many images** of an index with pages are removed in the order of their rows, and not by last use:
+//! it is decided which ones are removed, and a transaction costs by the pages it changes. A run that ends
+//! early has then removed any of them, not the oldest. On a full disk, where some are removed out of turn,
+//! the rest goes by last use again.
 //!
-//! **A full disk** has no room for the index's journal. Then entries that need none go first (what clean would remove, then
-//! orphans), and after them one image at a time, file before row, under the index's lock, until the journal fits.
+//! **A full disk** has no space for the journal of the index. Then entries without a row are removed first
+//! (those that `clean` would remove, then orphans). After them images are removed one at a time, each file
+//! before its row, under the index's lock, until the journal fits.
 //!
-//! One entry that fails is recorded and passed over. Nothing here knows of dry runs: they do not come here.
+//! **A commit that is refused** leaves rows without files. Their deletion is repeated as long as the wait
+//! allows, in smaller parts where the server refuses them all at once. If rows stay all the same, the run
+//! ends there: at most half of the rows are without their files then, and the next run forgets them.
+//!
+//! An entry that fails is recorded, and the next follows. Dry runs never come here.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -29,9 +36,9 @@ use std::time::{Duration, Instant};
 use anyhow::anyhow;
 use rustix::io::Errno;
 
-use super::dir::{CacheDir, Place, Removal};
-use super::entry::{Ghost, Image, Kind, Partial, Seen};
-use super::index::{Condition, Victim};
+use super::dir::{CacheDir, CachePlace, Removal};
+use super::entry::{EntryKind, Ghost, Image, Partial, Seen};
+use super::index::{Condition, Deletion};
 use super::inventory::Inventory;
 use super::ledger::Ledger;
 use super::plan::{CleanPlan, CleanReason, Goal, PrunePlan, RepairPlan, frees};
@@ -41,27 +48,27 @@ use crate::interrupt::Interrupt;
 use crate::names::ImageId;
 use crate::os::space::available;
 
-/// Images of the first transaction; it is bounded in time as all are.
+/// The number of images in the first transaction. Like all of them, it is bounded in time.
 const FIRST_BATCH: usize = 1024;
 const SMALLEST_BATCH: usize = 16;
 const LARGEST_BATCH: usize = 20_000;
-/// Files of more than this many bytes on disk are held across their unlink.
+/// Files of more than this many bytes on disk are held open across their unlink.
 const LARGE: u64 = 8 << 20;
-/// Descriptors that may be held at a time.
+/// The number of descriptors that are held at a time.
 const HELD: usize = 200;
-/// Batches of this many images are worth a second thread.
+/// From this number of images in a batch on, a second thread saves time.
 const WORTH_TWO: usize = 128;
-/// Entries of the subdirectories go in portions of this many ...
+/// The number of entries of the subdirectories that are removed between two reports of progress, at most.
 const PARTIALS: usize = 1024;
-/// ... and are told of after each, which takes no longer.
+/// The time between two reports of progress.
 const TOLD: Duration = Duration::from_millis(100);
-/// Orphans that make room on a full disk go in portions of this many.
+/// The number of orphans that are removed at a time on a full disk.
 const ORPHANS: usize = 256;
-/// Ghosts and rows are forgotten in portions of this many: some milliseconds.
+/// The number of rows without files that are deleted at a time, in some milliseconds.
 const ROWS: usize = 5_000;
-/// How long a file system that frees in the background is waited for ...
+/// The time to wait, once, for blocks that the file system frees in the background.
 const SETTLE: Duration = Duration::from_secs(2);
-/// ... and how long in all: blocks that somebody holds never come.
+/// The time to wait for such blocks in all: those of a file that is still open are not freed.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Carries out plans on one cache.
@@ -71,7 +78,7 @@ pub(crate) struct Executor<'a> {
     pub(crate) progress: &'a dyn Progress,
 }
 
-/// Removes what a clean plans to remove. It needs no index.
+/// Removes the entries of a clean plan. No index is needed.
 pub(crate) fn clean(
     dir: &CacheDir,
     plan: &CleanPlan,
@@ -105,7 +112,7 @@ pub(crate) fn clean(
     }
 }
 
-/// Books what became of an entry that a clean was to remove.
+/// Adds the result of removing an entry of a clean plan to the outcome.
 fn account(
     reason: CleanReason,
     entry: &Partial,
@@ -121,8 +128,8 @@ fn account(
                 CleanReason::Stalled => (&mut outcome.stalled_files, "stalled"),
             };
             *count += 1;
-            // A link has a length, but frees no image's bytes.
-            let bytes = if entry.kind == Kind::File { entry.seen.size } else { 0 };
+            // A link has a length, but no image is behind it.
+            let bytes = if entry.kind == EntryKind::File { entry.seen.size } else { 0 };
             outcome.bytes_cleaned += bytes;
             progress.removed(Removed { place, name, bytes, reason: text });
         }
@@ -132,7 +139,8 @@ fn account(
     }
 }
 
-/// Whether the file of an image is the one the plan was made from, unused since. Without a row its access time is its last use.
+/// True if a file is still the one that the plan was made from, unused since. Without a row its access time
+/// is its last use.
 fn unchanged(image: &Image) -> impl Fn(&Seen) -> bool + '_ {
     let was = &image.seen;
     move |now| {
@@ -145,23 +153,25 @@ fn unchanged(image: &Image) -> impl Fn(&Seen) -> bool + '_ {
     }
 }
 
-/// What became of an image whose row is not what it was: somebody used it, or removed it.
+/// Returns if an image whose row has changed was removed by another process, or only used.
 fn lost(dir: &CacheDir, image: &Image) -> Result<Removal, Errno> {
-    let now = dir.look(Place::Base, image.id.as_name())?;
+    let now = dir.look(CachePlace::Base, image.id.as_name())?;
     Ok(if now.is_none() { Removal::AlreadyGone } else { Removal::Changed })
 }
 
-/// Removes an image; a large one is held, and goes with the handle.
+/// Removes an image. The blocks of a large one are freed when the returned handle is dropped.
 fn remove(dir: &CacheDir, image: &Image) -> (Result<Removal, Errno>, Option<OwnedFd>) {
     let handle = if image.seen.allocated > LARGE { dir.hold(image.id.as_name()) } else { None };
-    let removal = dir.remove(Place::Base, image.id.as_name(), unchanged(image));
+    let removal = dir.remove(CachePlace::Base, image.id.as_name(), unchanged(image));
     let handle = handle.filter(|_| matches!(removal, Ok(Removal::Removed)));
     (removal, handle)
 }
 
-/// Does things in turn, from the first of `count` on, and returns what came of them: of all, unless it is over before the next.
+/// Calls `one` for the numbers from 0 to `count` and returns the results in order: all of them, or the first
+/// ones if `is_over` becomes true.
 ///
-/// Two threads share many of them: half of an unlink is work on the inode, for which the directory is not locked.
+/// Two threads share the work if there is much of it: half of an unlink is work on the inode, which does not
+/// lock the directory.
 fn in_turn<T: Send>(
     count: usize,
     is_over: &(dyn Fn(usize) -> bool + Sync),
@@ -182,7 +192,7 @@ fn in_turn<T: Send>(
     let mut done = thread::scope(|scope| {
         let second = (count >= WORTH_TWO).then(|| thread::Builder::new().spawn_scoped(scope, work));
         let mut done = work();
-        // Where no thread can be had, this one does it all.
+        // If no thread can be started, this one does all the work.
         if let Some(Ok(second)) = second {
             done.extend(second.join().unwrap_or_else(|panic| resume_unwind(panic)));
         }
@@ -192,12 +202,12 @@ fn in_turn<T: Send>(
     done.into_iter().map(|(_, result)| result).collect()
 }
 
-fn victim(image: &Image) -> Victim {
-    Victim { id: image.id, only_if: image.row.map_or(Condition::NoRow, Condition::Unchanged) }
+fn victim(image: &Image) -> Deletion {
+    Deletion { id: image.id, only_if: image.row.map_or(Condition::NoRow, Condition::Unchanged) }
 }
 
-/// Removes the files of the images whose conditions held, and returns what became of the first of them: all, unless it gets
-/// late or a signal comes. Large ones are held.
+/// Removes the files of the images whose conditions held, until it is late or a signal comes. Returns the
+/// results for the images that were reached, and the handles of the large ones.
 fn remove_in_turn(
     dir: &CacheDir,
     images: &[&Image],
@@ -222,13 +232,14 @@ fn remove_in_turn(
 impl Executor<'_> {
     /// Prunes: forgets the ghosts, then removes images until the goal is reached.
     ///
-    /// `room` is what may go without the index when the disk is too full for its journal. `min_free` (bytes) is measured again
-    /// at the end: file systems and open files can give back less than they seem to.
+    /// `spare` returns what may be removed without the index if the disk is too full for its journal.
+    /// `min_free` (bytes) is measured again at the end: file systems and open files can give back less than
+    /// expected.
     pub(crate) fn prune(
         &mut self,
         inventory: &Inventory,
         plan: &PrunePlan,
-        room: &dyn Fn() -> CleanPlan,
+        spare: &dyn Fn() -> CleanPlan,
         min_free: Option<u64>,
     ) -> Outcome {
         let mut run = PruneRun {
@@ -238,8 +249,8 @@ impl Executor<'_> {
             freed: 0,
             rows: inventory.rows(),
             batch: FIRST_BATCH,
-            disk: Disk::HasRoom,
-            made_room: false,
+            disk: Disk::Enough,
+            made_space: false,
             taken: HashSet::new(),
             pending: Vec::new(),
             patience: PATIENCE,
@@ -249,21 +260,21 @@ impl Executor<'_> {
         let mut ghosts = &inventory.ghosts[..];
         let mut forgotten = self.forget_ghosts(ghosts, &mut run.outcome);
         if matches!(forgotten, Err(Refusal::Full(_))) {
-            clean(self.dir, &room(), self.ledger.interrupt(), self.progress, &mut run.outcome);
+            clean(self.dir, &spare(), self.ledger.interrupt(), self.progress, &mut run.outcome);
             forgotten = self.forget_ghosts(ghosts, &mut run.outcome);
         }
         match forgotten {
             Ok(()) => ghosts = &[],
-            // The images make room, and the ghosts are tried again after them.
+            // The removal of images frees space, and the ghosts are tried again after it.
             Err(Refusal::Full(_)) if !plan.goal.is_reached() => {}
             Err(refusal) => run.outcome.stopped = Some(refusal),
         }
         let forgotten = run.outcome.ghosts_forgotten;
         run.rows = run.rows.saturating_sub(usize::try_from(forgotten).unwrap_or(usize::MAX));
-        while run.outcome.stopped.is_none() {
+        while run.outcome.stopped.is_none() && run.outcome.rows_left == 0 {
             let step = match run.disk {
-                Disk::HasRoom => self.step(inventory, &mut run),
-                Disk::Full => self.make_room(inventory, plan, &mut run, room),
+                Disk::Enough => self.step(inventory, &mut run),
+                Disk::Full => self.make_space(inventory, plan, &mut run, spare),
                 Disk::Fuller => self.file_before_row(inventory, &mut run),
             };
             match step {
@@ -277,7 +288,7 @@ impl Executor<'_> {
         run.outcome
     }
 
-    /// One batch. `Ok(false)` when there is nothing more to do.
+    /// Removes one batch of images. Returns false if there is nothing more to do.
     fn step(&mut self, inventory: &Inventory, run: &mut PruneRun<'_>) -> Result<bool, Refusal> {
         let images: Vec<&Image> = run.next_batch(inventory, self.ledger.has_rows());
         if images.is_empty() {
@@ -285,25 +296,26 @@ impl Executor<'_> {
         }
         match self.batch(&images, run) {
             Err(Refusal::Full(_)) => {
-                run.disk = if run.made_room { Disk::Fuller } else { Disk::Full };
+                run.disk = if run.made_space { Disk::Fuller } else { Disk::Full };
                 Ok(true)
             }
             result => result.map(|_| true),
         }
     }
 
-    /// Forgets and removes images in one transaction, and returns how many of them were come to.
+    /// Removes images and their rows in one transaction, and returns how many of them were reached.
     fn batch(&mut self, images: &[&Image], run: &mut PruneRun<'_>) -> Result<usize, Refusal> {
         if self.ledger.interrupt().raised() {
             return Err(Refusal::Interrupted);
         }
-        let mut victims: Vec<Victim> = images.iter().map(|image| victim(image)).collect();
+        let mut victims: Vec<Deletion> = images.iter().map(|image| victim(image)).collect();
         let interrupt = self.ledger.interrupt().clone();
         let mut transaction = self.ledger.begin()?;
         let turn = transaction.turn();
         let holds = transaction.forget(&victims)?;
-        // Only the removals are bounded: a slow disk takes its time for the journal however small the batch is. Twice what was aimed
-        // at, because stopping early has its price: the rows of the rest are taken back page by page.
+        // Only the removals are bounded, because a slow disk needs its time for the journal however small the
+        // batch is. They get twice the aim: to stop early costs, too, because the rows of the rest are
+        // restored page by page.
         let removing = Instant::now();
         let is_late = || removing.elapsed() > turn * 2;
         let (done, held) = remove_in_turn(self.dir, images, &holds, &interrupt, &is_late);
@@ -311,7 +323,7 @@ impl Executor<'_> {
         let is_gone = |result: Option<&Result<Removal, Errno>>| {
             matches!(result, Some(Ok(Removal::Removed | Removal::AlreadyGone)))
         };
-        // Rows that were not forgotten because their condition did not hold need no taking back.
+        // Rows whose condition did not hold were not deleted, and need not be restored.
         let all = holds.iter().enumerate().all(|(i, holds)| !holds || is_gone(done.get(i)));
         let mut at = 0..;
         victims.retain(|_| is_gone(at.next().and_then(|at| done.get(at))));
@@ -325,10 +337,9 @@ impl Executor<'_> {
         Ok(done.len())
     }
 
-    /// After a commit that failed: the files are gone, so their rows are deleted again, on their own.
-    fn repeat(&mut self, gone: &[Victim], refusal: Refusal, run: &mut PruneRun<'_>) {
-        let count = gone.len();
-        // A conflict is nobody's fault, and nothing is amiss once this has worked.
+    /// After a commit that failed, deletes the rows again on their own: their files are removed.
+    fn repeat(&mut self, gone: &[Deletion], refusal: Refusal, run: &mut PruneRun<'_>) {
+        // A conflict is no error if the rows are deleted now.
         let is_conflict = matches!(refusal, Refusal::Busy(_));
         let why = format!("{:#}", refusal.into_error());
         if !is_conflict {
@@ -339,42 +350,45 @@ impl Executor<'_> {
             if is_conflict {
                 run.outcome.error("index", Action::Forget, why);
             }
-            let why = refusal.into_error();
-            run.outcome.error(
-                "index",
-                Action::Forget,
-                format!("{count} rows stay without their files until the next run: {why:#}"),
-            );
-            run.pending.clear();
+            run.give_up_rows(refusal);
         }
     }
 
-    /// Forgets rows whose files this run removed before them, unless Glance has cached the image anew.
+    /// Deletes rows whose files this run removed before, unless Glance has cached the image again.
     fn forget_pending(&mut self, run: &mut PruneRun<'_>) -> Result<(), Refusal> {
-        if run.pending.is_empty() {
-            return Ok(());
-        }
         let dir = self.dir;
-        self.ledger.rows_only(|transaction| {
-            let absent: Vec<Victim> =
-                run.pending.iter().copied().filter(|victim| is_absent(dir, victim)).collect();
-            transaction.forget(&absent).map(drop)
-        })?;
-        run.pending.clear();
+        let mut most = run.pending.len();
+        while !run.pending.is_empty() {
+            let from = run.pending.len().saturating_sub(most);
+            let forgotten = self.ledger.owed_rows(|transaction| {
+                let rows = run.pending[from..].iter().copied();
+                let absent: Vec<Deletion> = rows.filter(|row| is_absent(dir, row)).collect();
+                match transaction.forget(&absent)?.iter().filter(|is_forgotten| !**is_forgotten).count() {
+                    0 => Ok(()),
+                    count => Err(Refusal::Busy(anyhow!("{count} rows are locked by another session"))),
+                }
+            });
+            match forgotten {
+                Ok(()) => run.pending.truncate(from),
+                // A server can limit the size of a transaction.
+                Err(Refusal::Broken(_)) if most > 1 => most = most.div_ceil(2),
+                Err(refusal) => return Err(refusal),
+            }
+        }
         Ok(())
     }
 
-    /// The disk is full: removes what needs no index, as clean would, then the orphans among the candidates.
-    fn make_room(
+    /// Removes entries without a row from a full disk: those that `clean` would remove, then orphans.
+    fn make_space(
         &mut self,
         inventory: &Inventory,
         plan: &PrunePlan,
         run: &mut PruneRun<'_>,
-        room: &dyn Fn() -> CleanPlan,
+        spare: &dyn Fn() -> CleanPlan,
     ) -> Result<bool, Refusal> {
-        run.made_room = true;
+        run.made_space = true;
         run.go_by_last_use(plan);
-        clean(self.dir, &room(), self.ledger.interrupt(), self.progress, &mut run.outcome);
+        clean(self.dir, &spare(), self.ledger.interrupt(), self.progress, &mut run.outcome);
         let orphans: Vec<&Image> = run.order[run.at..]
             .iter()
             .map(|position| &inventory.images[*position as usize])
@@ -398,19 +412,23 @@ impl Executor<'_> {
             }
             let at = run.at;
             let done = match self.batch(&wanted, run) {
-                // Even reading needs room now: on to the images.
+                // Even reading needs space now. Images are next.
                 Err(Refusal::Full(_)) => break,
                 result => result?,
             };
-            // They were taken out of their turn.
+            // They were removed out of turn.
             run.at = at;
             run.taken.extend(wanted[..done].iter().map(|image| image.id));
+            if run.outcome.rows_left > 0 {
+                break;
+            }
         }
-        run.disk = Disk::HasRoom;
+        run.disk = Disk::Enough;
         Ok(true)
     }
 
-    /// The disk is still full: removes one image before its row, under the index's lock, then tries the row.
+    /// Removes one image before its row from a disk that is still full, under the index's lock, then tries to
+    /// delete the row.
     fn file_before_row(&mut self, inventory: &Inventory, run: &mut PruneRun<'_>) -> Result<bool, Refusal> {
         let Some(image) = run.next_batch(inventory, true).first().copied() else {
             return Ok(false);
@@ -419,19 +437,19 @@ impl Executor<'_> {
             return Err(Refusal::Interrupted);
         }
         if (run.pending.len() + 1) * 2 > inventory.rows() {
-            // More rows without files would make the next run take the directory for a wrong one.
+            // With more rows without files, the next run would refuse the directory as a wrong one.
             return Err(Refusal::Full(anyhow!(
-                "still no space left for the index's journal after {} images were removed: make room on the disk, and run \
-                 this again",
+                "still no space left for the journal of the index after {} images were removed: free some \
+                 space on the disk, and run this again",
                 run.pending.len()
             )));
         }
         let mut transaction = self.ledger.begin()?;
         let victim = victim(image);
         let holds = transaction.holds(&victim)?;
-        // Not held: it is the blocks that are needed.
+        // Large files are not held here: their blocks are needed now.
         let removal = if holds {
-            self.dir.remove(Place::Base, image.id.as_name(), unchanged(image))
+            self.dir.remove(CachePlace::Base, image.id.as_name(), unchanged(image))
         } else {
             lost(self.dir, image)
         };
@@ -441,32 +459,27 @@ impl Executor<'_> {
         }
         run.account(&[image], &[removal], self.progress);
         match self.forget_pending(run) {
-            Ok(()) => run.disk = Disk::HasRoom,
+            Ok(()) => run.disk = Disk::Enough,
             Err(Refusal::Full(_)) => {}
             Err(refusal) => return Err(refusal),
         }
         Ok(true)
     }
 
-    /// At the end: rows that are still owed, and ghosts for which there was no room before.
+    /// Deletes, at the end, the rows of removed files, and ghosts for which there was no space before.
     fn settle_rows(&mut self, ghosts: &[Ghost], run: &mut PruneRun<'_>) {
-        let count = run.pending.len();
         if let Err(refusal) = self.forget_pending(run) {
-            let why = refusal.into_error();
-            run.outcome.error(
-                "index",
-                Action::Forget,
-                format!("{count} rows stay without their files until the next run: {why:#}"),
-            );
+            run.give_up_rows(refusal);
         }
         if run.outcome.stopped.is_none()
+            && run.outcome.rows_left == 0
             && let Err(refusal) = self.forget_ghosts(ghosts, &mut run.outcome)
         {
             run.outcome.stopped = Some(refusal);
         }
     }
 
-    /// Forgets rows whose image is not there, looking for it again under the index's lock.
+    /// Deletes rows whose image is missing, after another look under the index's lock.
     fn forget_ghosts(&mut self, ghosts: &[Ghost], outcome: &mut Outcome) -> Result<(), Refusal> {
         let dir = self.dir;
         for portion in ghosts.chunks(ROWS) {
@@ -474,19 +487,21 @@ impl Executor<'_> {
                 return Err(Refusal::Interrupted);
             }
             let (victims, forgotten) = self.ledger.rows_only(|transaction| {
-                let victims: Vec<Victim> = portion
+                let victims: Vec<Deletion> = portion
                     .iter()
-                    .map(|ghost| Victim { id: ghost.id, only_if: Condition::Row(ghost.row.key) })
+                    .map(|ghost| Deletion { id: ghost.id, only_if: Condition::Row(ghost.row.key) })
                     .filter(|victim| is_absent(dir, victim))
                     .collect();
                 let forgotten = transaction.forget(&victims)?;
                 Ok((victims, forgotten))
             })?;
-            outcome.ghosts_forgotten += forgotten.iter().filter(|forgotten| **forgotten).count() as u64;
-            outcome.left_alone += (portion.len() - victims.len()) as u64;
-            for victim in &victims {
+            let gone = || victims.iter().zip(&forgotten).filter(|(_, is_forgotten)| **is_forgotten);
+            let count = gone().count();
+            outcome.ghosts_forgotten += count as u64;
+            outcome.left_alone += (portion.len() - count) as u64;
+            for (victim, _) in gone() {
                 self.progress.removed(Removed {
-                    place: Place::Base,
+                    place: CachePlace::Base,
                     name: victim.id.as_name(),
                     bytes: 0,
                     reason: "ghost",
@@ -496,7 +511,7 @@ impl Executor<'_> {
         Ok(())
     }
 
-    /// Repairs the index: forgets ghosts, adopts orphans, drops rows that can name no image.
+    /// Repairs the index: deletes ghosts, gives rows to orphans, deletes rows whose id is no UUID.
     pub(crate) fn repair(&mut self, inventory: &Inventory, plan: &RepairPlan, outcome: &mut Outcome) {
         let result = self
             .forget_ghosts(&inventory.ghosts, outcome)
@@ -517,8 +532,8 @@ impl Executor<'_> {
                 let there: Vec<Image> = portion
                     .iter()
                     .filter(|image| {
-                        let now = dir.look(Place::Base, image.id.as_name());
-                        matches!(now, Ok(Some((Kind::File, now))) if unchanged(image)(&now))
+                        let now = dir.look(CachePlace::Base, image.id.as_name());
+                        matches!(now, Ok(Some((EntryKind::File, now))) if unchanged(image)(&now))
                     })
                     .copied()
                     .collect();
@@ -538,14 +553,15 @@ impl Executor<'_> {
         Ok(())
     }
 
-    /// Bytes free on the file system, unless it does not tell.
+    /// Returns the free bytes of the file system, if they can be measured.
     fn available(&self) -> Option<u64> {
         self.dir.statvfs().ok().map(|fs| available(&fs))
     }
 
-    /// Whether less is free than was asked for although the goal is reached; then sets what is still missing.
+    /// True if the goal is reached, but less is free than was asked for. The goal then is what is missing.
     ///
-    /// File systems may free in the background: as long as less shows than the blocks just released, it is waited for a moment.
+    /// File systems may free blocks in the background. As long as fewer are free than were just released,
+    /// this waits a moment.
     fn is_short(&self, min_free: Option<u64>, before: u64, run: &mut PruneRun<'_>) -> bool {
         let Some(wanted) = min_free.filter(|_| run.goal.is_reached() && run.freed > 0) else {
             return false;
@@ -558,67 +574,84 @@ impl Executor<'_> {
             thread::sleep(Duration::from_millis(20));
         }
         run.patience = run.patience.saturating_sub(started.elapsed());
-        // When it cannot be told, no image goes for it; the report says so.
+        // If it cannot be measured, no image is removed for it; the report says so.
         run.goal.free = self.available().map_or(0, |free| wanted.saturating_sub(free));
         run.goal.free > 0
     }
 }
 
-/// What becomes of a victim once its file is gone: a row to forget whatever it says. Orphans leave none.
-fn as_ghost(victim: &Victim) -> Option<Victim> {
+/// Returns the ghost that a victim is once its file is removed. Orphans leave none.
+fn as_ghost(victim: &Deletion) -> Option<Deletion> {
     match victim.only_if {
-        Condition::Unchanged(row) => Some(Victim { id: victim.id, only_if: Condition::Row(row.key) }),
+        Condition::Unchanged(row) => Some(Deletion { id: victim.id, only_if: Condition::Row(row.key) }),
         Condition::Row(_) => Some(*victim),
         Condition::NoRow => None,
     }
 }
 
-/// True if the image of a row is not in the cache directory. When that cannot be told, it is taken to be there.
-fn is_absent(dir: &CacheDir, victim: &Victim) -> bool {
-    match dir.look(Place::Base, victim.id.as_name()) {
-        Ok(found) => !matches!(found, Some((Kind::File, _))),
+/// True if the image of a row is missing. If that is unknown, the image counts as present.
+fn is_absent(dir: &CacheDir, victim: &Deletion) -> bool {
+    match dir.look(CachePlace::Base, victim.id.as_name()) {
+        Ok(found) => !matches!(found, Some((EntryKind::File, _))),
         Err(_) => false,
     }
 }
 
-/// How much room the index's journal has.
+/// The space that is left for the journal of the index.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Disk {
-    HasRoom,
-    /// None: first what needs no row.
+    Enough,
+    /// None: entries without a row are removed first.
     Full,
-    /// None, and nothing left that needs no row.
+    /// None, and no entry without a row is left.
     Fuller,
 }
 
-/// The state of a prune under way.
+/// The state of a running prune.
 struct PruneRun<'a> {
-    /// The candidates, the first to go first; their positions in the inventory.
+    /// The candidates in their order, as positions in the inventory.
     order: Cow<'a, [u32]>,
-    /// The next candidate.
+    /// The position of the next candidate in `order`.
     at: usize,
-    /// What is still to be reached.
+    /// The rest of the goal.
     goal: Goal,
     /// Bytes of disk freed so far.
     freed: u64,
-    /// Rows in the index, about.
+    /// The number of rows in the index, about.
     rows: usize,
-    /// How many images to take at a time.
+    /// The number of images in the next transaction.
     batch: usize,
     disk: Disk,
-    /// Whether what needs no row has been tried.
-    made_room: bool,
-    /// Images that were dealt with out of their turn.
+    /// True if the entries without a row were removed already.
+    made_space: bool,
+    /// Images that were removed out of turn.
     taken: HashSet<ImageId>,
-    /// Rows of images that are gone already.
-    pending: Vec<Victim>,
-    /// How long blocks that are freed in the background may still be waited for.
+    /// Rows of images whose files are removed.
+    pending: Vec<Deletion>,
+    /// The rest of the time to wait for blocks that are freed in the background.
     patience: Duration,
     outcome: Outcome,
 }
 
 impl PruneRun<'_> {
-    /// Takes what is left by last use from here on: what goes out of its turn changes how many of the others have to.
+    /// Ends the run because rows of removed files cannot be deleted: with more of them the next run would
+    /// refuse the directory as a wrong one.
+    fn give_up_rows(&mut self, refusal: Refusal) {
+        let count = std::mem::take(&mut self.pending).len();
+        self.outcome.rows_left += count as u64;
+        if matches!(refusal, Refusal::Interrupted) {
+            self.outcome.stopped = Some(Refusal::Interrupted);
+        }
+        let why = refusal.into_error();
+        let message = format!(
+            "{count} rows stay without their files, so that no more images were removed; the next run forgets \
+             these rows: {why:#}"
+        );
+        self.outcome.error("index", Action::Forget, message);
+    }
+
+    /// Orders the rest by last use from here on: images removed out of turn change how many of the others
+    /// have to follow.
     fn go_by_last_use(&mut self, plan: &PrunePlan) {
         if let Cow::Owned(order) = &self.order {
             let left: HashSet<u32> = order[self.at..].iter().copied().collect();
@@ -627,10 +660,11 @@ impl PruneRun<'_> {
         }
     }
 
-    /// The next images, as many as one transaction should take and the goal needs; candidates that help nothing are passed over.
+    /// Returns the next images: as many as one transaction should take, and as the goal needs. Candidates
+    /// that would not help are skipped.
     ///
-    /// Never more than half of the rows: a crash would bring them all back without their files, and the next run would take the
-    /// directory for a wrong one.
+    /// Never more than half of the rows: after a crash all of them come back without their files, and the
+    /// next run would refuse the directory as a wrong one.
     fn next_batch<'a>(&mut self, inventory: &'a Inventory, transactional: bool) -> Vec<&'a Image> {
         let most = if transactional { self.batch.min((self.rows / 2).max(1)) } else { self.batch };
         let mut goal = self.goal;
@@ -654,7 +688,7 @@ impl PruneRun<'_> {
         images
     }
 
-    /// Books what became of a batch; what was not come to is left for the next.
+    /// Adds the results of a batch to the outcome. Images that were not reached are left for the next batch.
     fn account(&mut self, images: &[&Image], done: &[Result<Removal, Errno>], progress: &dyn Progress) {
         for (image, result) in images.iter().zip(done) {
             match result {
@@ -670,7 +704,7 @@ impl PruneRun<'_> {
                         "least recently used, without a row"
                     };
                     let (name, bytes) = (image.id.as_name(), image.seen.size);
-                    progress.removed(Removed { place: Place::Base, name, bytes, reason });
+                    progress.removed(Removed { place: CachePlace::Base, name, bytes, reason });
                 }
                 Ok(Removal::AlreadyGone) => {
                     self.outcome.bytes_gone = self.outcome.bytes_gone.saturating_add(image.seen.size);
@@ -683,10 +717,150 @@ impl PruneRun<'_> {
         self.at += done.len();
     }
 
-    /// Sizes the next batch by the pace of this one, a little below its limit because entries differ.
+    /// Sets the size of the next batch by the speed of this one, a little below its limit because entries
+    /// differ.
     fn adapt(&mut self, done: usize, elapsed: Duration, limit: Duration) {
         let rate = done as f64 / elapsed.as_secs_f64().max(1e-6);
         let next = (rate * limit.as_secs_f64() * 0.7) as usize;
         self.batch = next.clamp(SMALLEST_BATCH, LARGEST_BATCH).min(self.batch.saturating_mul(8));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+    use std::sync::{Arc, Mutex};
+
+    use anyhow::Result;
+
+    use super::super::entry::{BadRow, Row};
+    use super::super::index::Index;
+    use super::super::inventory::{Joiner, Tracking};
+    use super::super::plan::{self, PruneLimits};
+    use super::*;
+    use crate::interrupt::Wait;
+
+    /// An index of rows in memory, which refuses to commit.
+    struct Rows {
+        /// The keys of the rows.
+        committed: Arc<Mutex<HashSet<i64>>>,
+        forgotten: HashSet<i64>,
+        /// The number of commits that it still refuses.
+        refusals: usize,
+        /// Makes the refusal.
+        refusal: fn() -> Refusal,
+    }
+
+    impl Index for Rows {
+        fn read(&mut self, _: &Wait, _: &mut Joiner<'_>) -> Result<()> {
+            Ok(())
+        }
+
+        fn reach(&mut self, _: &Wait) -> Result<(), Refusal> {
+            Ok(())
+        }
+
+        fn begin(&mut self, _: &Wait) -> Result<bool, Refusal> {
+            self.forgotten.clear();
+            Ok(false)
+        }
+
+        fn forget(&mut self, deletions: &[Deletion]) -> Result<Vec<bool>, Refusal> {
+            let keys = deletions.iter().filter_map(|deletion| match deletion.only_if {
+                Condition::Unchanged(row) => Some(row.key),
+                Condition::Row(key) => Some(key),
+                Condition::NoRow => None,
+            });
+            self.forgotten.extend(keys);
+            Ok(vec![true; deletions.len()])
+        }
+
+        fn holds(&mut self, _: &Deletion) -> Result<bool, Refusal> {
+            Ok(true)
+        }
+
+        fn commit(&mut self, _: Option<&[Deletion]>) -> Result<(), Refusal> {
+            if self.refusals > 0 {
+                self.refusals -= 1;
+                return Err((self.refusal)());
+            }
+            self.committed.lock().unwrap().retain(|key| !self.forgotten.contains(key));
+            Ok(())
+        }
+
+        fn abandon(&mut self) {}
+
+        fn adopt(&mut self, _: &[Image]) -> Result<u64, Refusal> {
+            Ok(0)
+        }
+
+        fn record(&mut self, _: &Image) -> Result<(), Refusal> {
+            Ok(())
+        }
+
+        fn drop_bad_rows(&mut self, _: &[BadRow]) -> Result<u64, Refusal> {
+            Ok(0)
+        }
+    }
+
+    /// Prunes a cache of twenty images to nothing, and returns the outcome, the files and the rows that are
+    /// left.
+    fn prune_all(refusals: usize, refusal: fn() -> Refusal, limit: Duration) -> (Outcome, usize, usize) {
+        let temporary = tempfile::tempdir().unwrap();
+        for n in 0..20 {
+            let name = format!("{n:08x}-0000-0000-0000-000000000000");
+            std::fs::write(temporary.path().join(name), "image").unwrap();
+        }
+        let dir = CacheDir::open(temporary.path()).unwrap().unwrap();
+        let mut inventory = Inventory::scan(&dir, Tracking::ByRow).unwrap();
+        for (key, image) in (1..).zip(&mut inventory.images) {
+            image.row = Some(Row { key, last_accessed: 0.0, last_modified: 0.0, size: 5, hits: 0 });
+        }
+        let rows = Arc::new(Mutex::new((1..=20).collect()));
+        let index = Rows { committed: Arc::clone(&rows), forgotten: HashSet::new(), refusals, refusal };
+        let wait = Wait { limit, interrupt: Interrupt::default() };
+        let mut ledger = Ledger::new(Some(Box::new(index)), wait);
+        let plan = plan::prune(&inventory, &PruneLimits::default(), 0, 0);
+        let outcome = Executor { dir: &dir, ledger: &mut ledger, progress: &() }.prune(
+            &inventory,
+            &plan,
+            &CleanPlan::default,
+            None,
+        );
+        let rows = rows.lock().unwrap().len();
+        (outcome, std::fs::read_dir(temporary.path()).unwrap().count(), rows)
+    }
+
+    #[test]
+    fn after_a_commit_that_stays_refused_nothing_more_is_removed() {
+        for refusal in [
+            || Refusal::Broken(anyhow!("error 1105: transaction size limit exceeded")),
+            || Refusal::Busy(anyhow!("error 1213: deadlock")),
+            || Refusal::Lost(anyhow!("the database did not answer within 10 s")),
+        ] {
+            let (outcome, files, rows) = prune_all(usize::MAX, refusal, Duration::from_millis(200));
+            assert_eq!((outcome.files, files, rows), (10, 10, 20), "half of the rows, and no second batch");
+            let last = &outcome.errors.last().unwrap().message;
+            assert!(last.contains("10 rows") && last.contains("next run"), "{last}");
+        }
+    }
+
+    #[test]
+    fn a_commit_is_repeated_for_as_long_as_the_wait_allows() {
+        let conflict = || Refusal::Busy(anyhow!("error 1213: deadlock"));
+        let (outcome, files, rows) = prune_all(6, conflict, Duration::from_mins(1));
+        assert_eq!((outcome.files, files, rows, outcome.errors), (20, 0, 0, vec![]));
+        let lost = || Refusal::Lost(anyhow!("the connection is lost"));
+        let (outcome, files, rows) = prune_all(6, lost, Duration::from_mins(1));
+        assert_eq!((outcome.files, files, rows), (20, 0, 0));
+        assert!(!outcome.errors.is_empty(), "a lost connection is reported");
+    }
+
+    #[test]
+    fn rows_that_do_not_fit_into_one_transaction_are_deleted_in_several() {
+        // The first commit and its repetition are refused; each half of the rows is accepted.
+        let too_large = || Refusal::Broken(anyhow!("error 1105: transaction size limit exceeded"));
+        let (outcome, files, rows) = prune_all(2, too_large, Duration::from_mins(1));
+        assert_eq!((outcome.files, files, rows), (20, 0, 0));
     }
 }

@@ -1,75 +1,76 @@
-//! What a cache holds: the directory's entries joined with the index's rows.
+//! The inventory of a cache: the entries of the directory, joined with the rows of the index.
 //!
-//! Gathering is one pass over a directory and one over the rows; the join is pure. Nothing here decides what happens to an
-//! entry, and nothing is changed.
+//! It takes one pass over the directory and one over the rows. Nothing is decided here, and nothing is
+//! changed.
 
 use std::hash::BuildHasher;
 
 use anyhow::Result;
 use hashbrown::{DefaultHashBuilder, HashTable};
 
-use super::dir::{CacheDir, Place, Unreadable};
-use super::entry::{BadRow, Ghost, Image, Kind, Partial, Row, Seen};
+use super::dir::{CacheDir, CachePlace, Unreadable};
+use super::entry::{BadRow, EntryKind, Ghost, Image, Partial, Row, Seen};
 use crate::names::{ImageId, NameBuf, escaped};
 
-/// Entries that a list has room for from the start. So large a piece of memory is the allocator's own mapping, and grows without being
-/// copied and without leaving a hole; what is not used of it takes no memory.
+/// The number of entries for which a list has memory from the start. An allocation of this size is a mapping
+/// of its own, which grows without being copied and without leaving a hole. Its unused part takes no memory.
 const ROOM: usize = 4096;
 
-/// Something in the cache that is none of Glance's entries.
+/// An entry in the cache that is none of Glance's.
 #[derive(Clone, Debug)]
 pub(crate) struct Foreign {
-    pub(crate) place: Place,
+    pub(crate) place: CachePlace,
     pub(crate) name: NameBuf,
-    pub(crate) kind: Kind,
+    pub(crate) kind: EntryKind,
     pub(crate) size: u64,
 }
 
 /// The entries of the cache directory itself, joined with the rows of its index.
 #[derive(Debug, Default)]
 pub(crate) struct Inventory {
-    /// Every image, tracked or orphan, in directory order.
+    /// Every image, with a row or an orphan, in directory order.
     pub(crate) images: Vec<Image>,
     /// In row order.
     pub(crate) ghosts: Vec<Ghost>,
     pub(crate) bad_rows: Vec<BadRow>,
     pub(crate) foreign: Vec<Foreign>,
-    /// Entries that could not be looked at, with the place they stand in.
-    pub(crate) unreadable: Vec<(Place, Unreadable)>,
+    /// Entries that could not be looked at, with their directory.
+    pub(crate) unreadable: Vec<(CachePlace, Unreadable)>,
     pub(crate) tracking: Tracking,
     /// True if the cost of a transaction grows with the index pages on which its rows lie.
-    pub(crate) rows_on_pages: bool,
+    pub(super) rows_on_pages: bool,
 }
 
-/// How a cache knows its images.
+/// The way in which the index of a cache knows its images.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) enum Tracking {
-    /// By the rows of an index: an image without one is an orphan.
+    /// By rows: an image without one is an orphan.
     #[default]
     ByRow,
     /// By the files themselves (the xattr driver): there are no orphans and no ghosts.
     ByFile,
-    /// The index cannot be read without writing, for the reason told: nothing is known but the files.
+    /// The index cannot be read, for the reason given: only the files are known.
     Unknown(String),
 }
 
 impl Inventory {
-    /// Scans the cache directory itself. The rows are joined in afterwards: a file that Glance publishes between the two is
-    /// then a ghost that the second look finds alive, never an orphan that was a tracked image.
+    /// Scans the cache directory itself. The rows are joined afterwards. So a file that Glance publishes
+    /// between the two looks like a ghost until [`Inventory::look_again`]; a tracked image never looks like
+    /// an orphan.
     pub(crate) fn scan(dir: &CacheDir, tracking: Tracking) -> Result<Self> {
         let mut inventory = Inventory { tracking, images: Vec::with_capacity(ROOM), ..Inventory::default() };
         let unreadable =
-            dir.scan(Place::Base, |name, kind, seen| match (ImageId::new(name.as_bytes()), kind) {
-                (Some(id), Kind::File) => inventory.images.push(Image { id, seen: *seen, row: None }),
-                _ if kind == Kind::Directory && is_subdirectory(name.as_bytes()) => {}
+            dir.scan(CachePlace::Base, |name, kind, seen| match (ImageId::new(name.as_bytes()), kind) {
+                (Some(id), EntryKind::File) => inventory.images.push(Image { id, seen: *seen, row: None }),
+                _ if kind == EntryKind::Directory && is_subdirectory(name.as_bytes()) => {}
                 _ => inventory.foreign.push(Foreign {
-                    place: Place::Base,
+                    place: CachePlace::Base,
                     name: name.to_owned(),
                     kind,
                     size: seen.size,
                 }),
             })?;
-        inventory.unreadable.extend(unreadable.into_iter().map(|entry| (Place::Base, entry)));
+        inventory.unreadable.extend(unreadable.into_iter().map(|entry| (CachePlace::Base, entry)));
         Ok(inventory)
     }
 
@@ -78,45 +79,48 @@ impl Inventory {
         Joiner { inventory: self, hasher: DefaultHashBuilder::default(), by_id: None }
     }
 
-    /// Looks once more at what the join left over: between the scan and the rows Glance may have published an image, which is then
-    /// no ghost, or removed one, which is then no orphan.
+    /// Looks again at ghosts and orphans. Between the scan and the rows Glance may have published an image,
+    /// which is then no ghost, or removed one, which is then no orphan.
     pub(crate) fn look_again(&mut self, dir: &CacheDir) {
         let images = &mut self.images;
-        self.ghosts.retain(|ghost| match dir.look(Place::Base, ghost.id.as_name()) {
-            Ok(Some((Kind::File, seen))) => {
+        self.ghosts.retain(|ghost| match dir.look(CachePlace::Base, ghost.id.as_name()) {
+            Ok(Some((EntryKind::File, seen))) => {
                 images.push(Image { id: ghost.id, seen, row: Some(ghost.row) });
                 false
             }
             _ => true,
         });
         self.images.retain(|image| {
-            image.row.is_some() || !matches!(dir.look(Place::Base, image.id.as_name()), Ok(None))
+            image.row.is_some() || !matches!(dir.look(CachePlace::Base, image.id.as_name()), Ok(None))
         });
     }
 
-    /// The sizes of all images, orphans included: what the limit is about.
+    /// Returns the sum of the sizes of all images, orphans included. The limit is about this sum.
     pub(crate) fn size(&self) -> u64 {
         self.images.iter().fold(0, |sum, image| sum.saturating_add(image.seen.size))
     }
 
+    /// True if an image should have a row and has none.
     pub(crate) fn is_orphan(&self, image: &Image) -> bool {
         image.row.is_none() && self.tracking == Tracking::ByRow
     }
 
+    /// True if the files themselves are the index.
     pub(crate) fn tracked_by_file(&self) -> bool {
         self.tracking == Tracking::ByFile
     }
 
+    /// Returns the orphans.
     pub(crate) fn orphans(&self) -> impl Iterator<Item = &Image> {
         self.images.iter().filter(|image| self.is_orphan(image))
     }
 
-    /// How many rows name an image, whether its file is there or not.
+    /// Returns the number of rows that name an image, with or without its file.
     pub(crate) fn rows(&self) -> usize {
         self.ghosts.len() + self.images.iter().filter(|image| image.row.is_some()).count()
     }
 
-    /// Tells whether most of what the index knows is missing here: the directory is then more likely the wrong one, or not
+    /// True if the files of most rows are missing. The directory is then more likely the wrong one, or not
     /// mounted, than that many images lost.
     pub(crate) fn looks_misplaced(&self) -> bool {
         let rows = self.rows();
@@ -124,26 +128,27 @@ impl Inventory {
     }
 }
 
-/// Joins rows to images, one at a time, so that no second list of rows is ever in memory.
+/// Joins rows to images, one at a time, so that the rows are never in memory a second time.
 pub(crate) struct Joiner<'a> {
     inventory: &'a mut Inventory,
     hasher: DefaultHashBuilder,
-    /// Positions of the images by the hash of their id; made for the first row, because an index may have none.
+    /// The positions of the images by the hash of their id. Made for the first row, because an index may have
+    /// none.
     by_id: Option<HashTable<u32>>,
 }
 
 impl Joiner<'_> {
     /// Notes that the cost of a transaction grows with the index pages on which its rows lie.
-    pub(crate) fn rows_lie_on_pages(&mut self) {
+    pub(super) fn rows_lie_on_pages(&mut self) {
         self.inventory.rows_on_pages = true;
     }
 
-    /// Notes a row whose id can name no image, given as it is to be shown.
-    pub(crate) fn bad_row(&mut self, key: i64, shown: String) {
+    /// Adds a row whose id names no image. `shown` is the escaped id.
+    pub(super) fn bad_row(&mut self, key: i64, shown: String) {
         self.inventory.bad_rows.push(BadRow { key, shown });
     }
 
-    /// Joins a row; `id` is the raw image id.
+    /// Joins a row; `id` is the image id as it is in the index.
     pub(crate) fn row(&mut self, id: &[u8], row: Row) {
         let Some(id) = ImageId::new(id) else {
             self.bad_row(row.key, escaped(id));
@@ -168,21 +173,21 @@ fn by_id(images: &[Image], hasher: &DefaultHashBuilder) -> HashTable<u32> {
     by_id
 }
 
-/// What a subdirectory holds.
+/// The entries of a subdirectory.
 #[derive(Debug, Default)]
 pub(crate) struct Partials {
     /// Regular files and symlinks, in directory order.
     pub(crate) entries: Vec<Partial>,
     pub(crate) foreign: Vec<Foreign>,
-    pub(crate) unreadable: Vec<(Place, Unreadable)>,
+    pub(crate) unreadable: Vec<(CachePlace, Unreadable)>,
 }
 
 impl Partials {
-    /// Scans a subdirectory; one that does not exist is empty.
-    pub(crate) fn scan(dir: &CacheDir, place: Place) -> Result<Self> {
+    /// Scans a subdirectory. One that does not exist counts as empty.
+    pub(crate) fn scan(dir: &CacheDir, place: CachePlace) -> Result<Self> {
         let mut found = Partials { entries: Vec::with_capacity(ROOM), ..Partials::default() };
         let unreadable = dir.scan(place, |name, kind, seen: &Seen| match kind {
-            Kind::File | Kind::Symlink => {
+            EntryKind::File | EntryKind::Symlink => {
                 found.entries.push(Partial { name: name.to_owned(), kind, seen: *seen });
             }
             _ => found.foreign.push(Foreign { place, name: name.to_owned(), kind, size: seen.size }),
@@ -193,7 +198,7 @@ impl Partials {
 }
 
 fn is_subdirectory(name: &[u8]) -> bool {
-    Place::SUBDIRECTORIES.iter().any(|place| place.name().as_bytes() == name)
+    CachePlace::SUBDIRECTORIES.iter().any(|place| place.name().as_bytes() == name)
 }
 
 #[cfg(test)]

@@ -1,12 +1,12 @@
 //! The index of a cache as the rest of the program changes it: one transaction at a time, each with an end.
 //!
-//! A [`Transaction`] that is dropped without [`Transaction::commit`] is rolled back, so that no path out of a function leaves
-//! the index locked. Between transactions the ledger takes breaks: Glance asks for a locked index every 50 ms, for two
-//! seconds, and has to get in meanwhile.
+//! A [`Transaction`] that is dropped without [`Transaction::commit`] is rolled back, so that no early return
+//! leaves the index locked. Between transactions the ledger takes breaks: Glance asks for a locked index
+//! every 50 ms, for two seconds, and has to get in meanwhile.
 //!
-//! **Files are not touched here.** Whoever removes files does so between [`Transaction::forget`] and
-//! [`Transaction::commit`]; killed in between, the rows come back without their files (ghosts), which the next run
-//! forgets.
+//! **Files are not touched here.** A caller that removes files does so between [`Transaction::forget`] and
+//! [`Transaction::commit`]. Killed in between, the rows come back without their files: ghosts, which the next
+//! run forgets.
 
 use std::fmt;
 use std::thread;
@@ -15,17 +15,20 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 
 use super::entry::{BadRow, Image};
-use super::index::{Index, Victim};
+use super::index::{Deletion, Index};
 use super::inventory::Joiner;
 use crate::database::Refusal;
 use crate::interrupt::{Interrupt, Wait};
 
-/// How often a change of rows alone is repeated when its commit meets a conflict. (A Galera cluster finds it only there.)
-const REPEATS: usize = 3;
+/// The first pause before a change of rows is repeated. Each further one is twice as long.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+/// The longest such pause.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// The index of one cache, with how long it is waited for and how it is shared with Glance.
+/// The index of one cache, with the time to wait for it and the breaks for Glance.
 pub(crate) struct Ledger {
-    /// `None` where there are no rows: with xattr the files are the index, and a sqlite index may not exist yet.
+    /// `None` where there are no rows: with xattr the files are the index, and a sqlite index may not exist
+    /// yet.
     index: Option<Box<dyn Index>>,
     wait: Wait,
     turns: Turns,
@@ -45,7 +48,8 @@ impl Ledger {
         Ledger { index, wait, turns: Turns::default() }
     }
 
-    /// True if there is an index with rows: a crash before a commit then brings back rows whose files are gone.
+    /// True if there is an index with rows: a crash before a commit then brings back rows whose files are
+    /// gone.
     pub(crate) fn has_rows(&self) -> bool {
         self.index.is_some()
     }
@@ -60,22 +64,23 @@ impl Ledger {
         self.index.as_mut().map_or(Ok(()), |index| index.read(&self.wait, joiner))
     }
 
-    /// Makes sure that the index answers, which can take a server its time: to be asked before a lock is taken that
-    /// others wait for.
+    /// Makes sure that the index answers, which can take a server its time: to be asked before a lock is
+    /// taken that others wait for.
     pub(crate) fn reach(&mut self) -> Result<(), Refusal> {
         self.index.as_mut().map_or(Ok(()), |index| index.reach(&self.wait))
     }
 
     /// Takes the break that is due before the next transaction, if one is.
     ///
-    /// [`Ledger::begin`] does so itself. Whoever takes a lock before it rests earlier: others wait for the lock, too.
+    /// [`Ledger::begin`] does so, too. A caller that takes a lock before it rests first, because others wait
+    /// for that lock.
     pub(crate) fn rest(&mut self) {
         if self.has_rows() {
             self.turns.rest();
         }
     }
 
-    /// Begins a transaction that nobody can make fail later: all locks are held when it returns.
+    /// Begins a transaction that no other process can make fail later: all locks are held when this returns.
     pub(crate) fn begin(&mut self) -> Result<Transaction<'_>, Refusal> {
         self.begin_within(self.wait.limit)
     }
@@ -91,21 +96,60 @@ impl Ledger {
         Ok(Transaction { ledger: self, began: Instant::now(), is_open: true })
     }
 
-    /// Runs one transaction in which no file is touched: a commit that meets a conflict costs nothing, and `change` runs
-    /// again.
+    /// Runs one transaction in which no file is touched. A commit that meets a conflict costs nothing: after
+    /// a pause `change` runs again, as long as the wait allows. (A Galera cluster finds conflicts only
+    /// there.)
     pub(crate) fn rows_only<T>(
         &mut self,
         mut change: impl FnMut(&mut Transaction<'_>) -> Result<T, Refusal>,
     ) -> Result<T, Refusal> {
-        let mut repeats = REPEATS;
+        self.repeatedly(false, &mut change)
+    }
+
+    /// As [`Ledger::rows_only`], for rows whose files are removed already: a conflict or a lost connection is
+    /// no reason to give up before the wait is over, wherever in the transaction it comes.
+    pub(super) fn owed_rows(
+        &mut self,
+        mut change: impl FnMut(&mut Transaction<'_>) -> Result<(), Refusal>,
+    ) -> Result<(), Refusal> {
+        self.repeatedly(true, &mut change)
+    }
+
+    /// Runs a transaction until it is committed. Once a commit was refused, or from the start if `insists`,
+    /// it is repeated after conflicts and lost connections until the wait is over or a signal comes.
+    fn repeatedly<T>(
+        &mut self,
+        mut insists: bool,
+        change: &mut dyn FnMut(&mut Transaction<'_>) -> Result<T, Refusal>,
+    ) -> Result<T, Refusal> {
+        let deadline = self.wait.deadline();
+        let mut pause = FIRST_PAUSE;
         loop {
-            let mut transaction = self.begin()?;
-            let done = change(&mut transaction)?;
-            match transaction.commit(None) {
-                Err(Refusal::Busy(_)) if repeats > 0 && !self.wait.interrupt.raised() => repeats -= 1,
-                result => return result.map(|()| done),
+            let refusal = match self.begin().and_then(|mut open| change(&mut open).map(|done| (open, done))) {
+                Err(refusal) => refusal,
+                Ok((transaction, done)) => match transaction.commit(None) {
+                    Ok(()) => return Ok(done),
+                    Err(refusal) => {
+                        insists = true;
+                        refusal
+                    }
+                },
+            };
+            let passes = matches!(refusal, Refusal::Busy(_) | Refusal::Lost(_));
+            if !insists || !passes || Instant::now() + pause > deadline || !self.pause(pause) {
+                return Err(refusal);
             }
+            pause = (pause * 2).min(LONGEST_PAUSE);
         }
+    }
+
+    /// Sleeps. Returns false if a signal comes.
+    fn pause(&self, time: Duration) -> bool {
+        let until = Instant::now() + time;
+        while Instant::now() < until && !self.wait.interrupt.raised() {
+            thread::sleep(FIRST_PAUSE.min(until.saturating_duration_since(Instant::now())));
+        }
+        !self.wait.interrupt.raised()
     }
 }
 
@@ -120,48 +164,51 @@ pub(crate) struct Transaction<'a> {
 
 impl Transaction<'_> {
     /// Returns how long the transaction should take, so that others are not kept waiting.
-    pub(crate) fn turn(&self) -> Duration {
+    pub(super) fn turn(&self) -> Duration {
         self.ledger.turns.length()
     }
 
-    /// Looks at the condition of each victim again and deletes the rows of those whose condition holds. Returns one answer
-    /// for each victim: true if its condition holds.
+    /// Looks at the condition of each victim again and deletes the rows of those whose condition holds.
+    /// Returns one answer for each victim: true if its condition holds.
     ///
     /// When it returns, whatever the commit needs of the disk is already there.
-    pub(crate) fn forget(&mut self, victims: &[Victim]) -> Result<Vec<bool>, Refusal> {
+    pub(crate) fn forget(&mut self, victims: &[Deletion]) -> Result<Vec<bool>, Refusal> {
         self.on_index(vec![true; victims.len()], |index| index.forget(victims))
     }
 
     /// Looks at the condition of one victim, and changes nothing.
-    pub(crate) fn holds(&mut self, victim: &Victim) -> Result<bool, Refusal> {
+    pub(crate) fn holds(&mut self, victim: &Deletion) -> Result<bool, Refusal> {
         self.on_index(true, |index| index.holds(victim))
     }
 
-    /// Gives rows to orphans: the file's size and times, no hits. An orphan that has a row by now is skipped. Returns how
-    /// many rows were added.
+    /// Gives rows to orphans: the file's size and times, no hits. An orphan that has a row by now is skipped.
+    /// Returns how many rows were added.
     pub(crate) fn adopt(&mut self, orphans: &[Image]) -> Result<u64, Refusal> {
         self.on_index(0, |index| index.adopt(orphans))
     }
 
-    /// Gives an image that is being published its row, in place of whatever row it has: that one was left without a file.
+    /// Gives an image that is being published its row, in place of whatever row it has: that one was left
+    /// without a file.
     pub(crate) fn record(&mut self, image: &Image) -> Result<(), Refusal> {
         self.on_index((), |index| index.record(image))
     }
 
     /// Deletes rows whose id is no UUID, and returns how many were still there.
-    pub(crate) fn drop_bad_rows(&mut self, rows: &[BadRow]) -> Result<u64, Refusal> {
+    pub(super) fn drop_bad_rows(&mut self, rows: &[BadRow]) -> Result<u64, Refusal> {
         self.on_index(0, |index| index.drop_bad_rows(rows))
     }
 
-    /// Commits. Of what was forgotten in this transaction, only `gone` stays forgotten; `None` means all of it.
+    /// Commits. Of what was forgotten in this transaction, only `gone` stays forgotten; `None` means all of
+    /// it.
     ///
     /// On an error nothing is forgotten.
-    pub(crate) fn commit(mut self, gone: Option<&[Victim]>) -> Result<(), Refusal> {
+    pub(crate) fn commit(mut self, gone: Option<&[Deletion]>) -> Result<(), Refusal> {
         self.on_index((), |index| index.commit(gone))?;
         self.is_open = false;
         Ok(())
     }
 
+    /// Runs something on the index. Without rows the result is given.
     fn on_index<T>(
         &mut self,
         without_rows: T,
@@ -183,23 +230,24 @@ impl Drop for Transaction<'_> {
     }
 }
 
-/// How long the index is held, and how long it is left alone in between.
+/// The breaks between transactions, and the length of a transaction.
 ///
-/// Nobody sees who waits for the index, but whether others wrote in the last break can be seen. While they do, the index is
-/// held for shorter and left alone for longer; otherwise a break now and then is enough for the first of them to get in.
+/// It is not known if others wait for the index, but if they wrote in the last break. While they do, the
+/// index is held for shorter and left alone for longer. Otherwise a break now and then is enough to let the
+/// first of them in.
 #[derive(Debug, Default)]
 struct Turns {
-    /// How long it was held since the last break.
+    /// The time for which the index was held since the last break.
     held: Duration,
-    /// How many more transactions are kept short for the sake of others.
+    /// The number of transactions that are still kept short for the sake of others.
     shared: u32,
 }
 
 impl Turns {
-    /// Transactions for which others are remembered.
+    /// The number of transactions that are kept short after others wrote.
     const MEMORY: u32 = 20;
 
-    /// Returns how long a transaction may take.
+    /// Returns the aim for the length of a transaction.
     fn length(&self) -> Duration {
         Duration::from_millis(if self.shared > 0 { 80 } else { 250 })
     }
@@ -259,16 +307,16 @@ mod tests {
             Ok(false)
         }
 
-        fn forget(&mut self, victims: &[Victim]) -> Result<Vec<bool>, Refusal> {
+        fn forget(&mut self, victims: &[Deletion]) -> Result<Vec<bool>, Refusal> {
             self.call("forget");
             Ok(vec![true; victims.len()])
         }
 
-        fn holds(&mut self, _: &Victim) -> Result<bool, Refusal> {
+        fn holds(&mut self, _: &Deletion) -> Result<bool, Refusal> {
             Err(Refusal::Broken(anyhow!("cannot look")))
         }
 
-        fn commit(&mut self, _: Option<&[Victim]>) -> Result<(), Refusal> {
+        fn commit(&mut self, _: Option<&[Deletion]>) -> Result<(), Refusal> {
             self.call("commit");
             if self.refusals == 0 {
                 return Ok(());
@@ -296,7 +344,7 @@ mod tests {
 
     fn ledger(refusals: usize) -> (Ledger, Rc<RefCell<Vec<&'static str>>>) {
         let calls = Rc::new(RefCell::new(Vec::new()));
-        let wait = Wait { limit: Duration::ZERO, interrupt: Interrupt::default() };
+        let wait = Wait { limit: Duration::from_millis(500), interrupt: Interrupt::default() };
         (Ledger::new(Some(Box::new(Recorder { calls: Rc::clone(&calls), refusals })), wait), calls)
     }
 

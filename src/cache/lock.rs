@@ -1,10 +1,12 @@
-//! The locks that glance-api and its tools take, so that neither works while the other does.
+//! The locks that glance-api and its tools take, so that no two of them change a cache at the same time.
 //!
-//! oslo.concurrency's external locks are POSIX record locks (`fcntl`, the whole file, for writing) on files that are never
-//! removed by it; flock would not be seen. After taking one, the name must still lead to the locked inode, because
-//! `DELETE /v2/cache` removes the lock files of a cache with its images; otherwise the lock is taken again on the new file.
+//! They are oslo.concurrency's external locks: POSIX record locks (`fcntl`, the whole file, for writing). An
+//! flock would not be noticed. oslo never removes the files, but `DELETE /v2/cache` removes the lock files of
+//! a cache with its images. So after a lock is taken, its name must still lead to the locked inode; otherwise
+//! the lock is taken again on the new file.
 //!
-//! A POSIX lock is dropped when *any* descriptor of the file is closed in this process: nothing else here opens these files.
+//! A POSIX lock is released when *any* descriptor of the file is closed in this process. So nothing else here
+//! opens these files. After a crash the kernel releases the lock; the empty file stays.
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -17,26 +19,27 @@ use rustix::fs::{
 use rustix::io::Errno;
 use rustix::process::{Flock, FlockType, Pid, fcntl_getlk};
 
-use super::dir::{CacheDir, Place};
+use super::dir::{CacheDir, CachePlace};
 use crate::interrupt::Wait;
 use crate::os::locks::process;
 use crate::os::owner::Owner;
 
-/// The lock of a clean: `POST /v2/cache/clean` takes it too.
+/// The lock of a clean: `POST /v2/cache/clean` takes it, too.
 pub(crate) const CLEAN: &str = "glance-cache-clean";
-/// The lock of a prune and of a repair: `POST /v2/cache/prune` takes it too.
+/// The lock of a prune and of a repair: `POST /v2/cache/prune` takes it, too.
 pub(crate) const PRUNE: &str = "glance-cache-prune";
-/// The lock of a prefetch: Glance's own prefetcher takes it too.
+/// The lock of a prefetch: Glance's own prefetcher takes it, too.
 pub(crate) const PREFETCH: &str = "glance-cache";
 
-/// The lock under which Glance's sqlite driver looks for its table when it starts, without waiting for a busy index.
+/// The lock under which Glance's sqlite driver makes its table when it starts. It does not wait for a busy
+/// index then.
 pub(crate) const INDEX_START: &str = "image_cache_db_init";
 
-/// oslo.concurrency's pace: 10 ms, 10 ms more each time, up to about 100 ms.
+/// oslo.concurrency's own pauses: 10 ms, then 10 ms more each time, up to about 100 ms.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 
-/// The error of a lock that somebody else has; the text says who.
+/// The error of a lock that another process holds; the text says which.
 #[derive(Debug)]
 pub(crate) struct Held(pub(crate) String);
 
@@ -48,15 +51,15 @@ impl std::fmt::Display for Held {
 
 impl std::error::Error for Held {}
 
-/// How long an operation waits for a lock.
+/// The patience of an operation that needs a lock.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LockWait {
     pub(crate) limit: Duration,
-    /// Return at once when another process holds the lock.
+    /// True if the operation ends at once when another process holds the lock.
     pub(crate) skip_if_locked: bool,
 }
 
-/// Where lock files are.
+/// The directory of the lock files.
 #[derive(Debug)]
 pub(crate) struct LockDir {
     dir: OwnedFd,
@@ -72,15 +75,17 @@ pub(crate) struct Lock {
     _file: OwnedFd,
 }
 
-/// Keeps Glance's sqlite driver from starting up in the middle of a transaction: it would not wait for the index, but fail.
+/// Keeps Glance's sqlite driver from starting in the middle of a transaction: it would fail instead of
+/// waiting for the index.
 #[derive(Debug)]
 pub(crate) struct StartGate(OwnedFd);
 
 impl StartGate {
-    /// How long a Glance that is just starting is waited for. After that we go on: it may be hanging.
+    /// The time to wait for a Glance that is just starting. It may be hanging, so work goes on after that.
     const PATIENCE: Duration = Duration::from_millis(300);
 
-    pub(crate) fn shut(&self) {
+    /// Shuts the gate. A Glance that is starting is waited for, but not for long.
+    pub(super) fn shut(&self) {
         let deadline = Instant::now() + Self::PATIENCE;
         while fcntl_lock(&self.0, FlockOperation::NonBlockingLockExclusive).is_err()
             && Instant::now() < deadline
@@ -89,32 +94,33 @@ impl StartGate {
         }
     }
 
+    /// Opens the gate.
     pub(crate) fn open(&self) {
-        // What cannot be unlocked now is unlocked when the process ends.
+        // If this fails, the lock ends with the process.
         let _ = fcntl_lock(&self.0, FlockOperation::NonBlockingUnlock);
     }
 }
 
-/// What came of the wish for a lock.
+/// The result of asking for a lock.
 #[derive(Debug)]
 pub(crate) enum Locking {
     Held(Lock),
-    /// Somebody else has it, and the wait is over; the text says who.
+    /// Another process held it for longer than the wait allows; the text says which.
     Busy(String),
-    /// There is no room on the disk for a lock file: the work goes on without, as a warning says.
+    /// The disk is too full for a lock file. Work goes on without the lock, and a warning says so.
     NoSpace(String),
     Interrupted,
 }
 
 impl LockDir {
-    /// Opens the directory of the lock files: `[oslo_concurrency] lock_path`, or the cache directory where none is set.
+    /// Opens the directory of the lock files: `[oslo_concurrency] lock_path`, or else the cache directory.
     pub(crate) fn open(lock_path: Option<&Path>, cache: &CacheDir) -> Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let path = lock_path.unwrap_or(cache.path());
         let dir = match lock_path {
             Some(path) => rustix::fs::open(path, flags, Mode::empty()),
             None => openat(
-                cache.fd(Place::Base).context("the cache directory is always open")?,
+                cache.fd(CachePlace::Base).context("the cache directory is always open")?,
                 c".",
                 flags,
                 Mode::empty(),
@@ -125,12 +131,12 @@ impl LockDir {
         Ok(LockDir { dir, path: path.to_owned(), owner: cache.owner(), is_cache_directory })
     }
 
-    /// Whether it is the cache directory itself, for want of another.
+    /// True if the locks are in the cache directory itself.
     pub(crate) fn is_cache_directory(&self) -> bool {
         self.is_cache_directory
     }
 
-    /// Takes a lock, waiting for it as long as `wait` says.
+    /// Takes a lock. Waits for it as long as `wait` says.
     pub(crate) fn take(&self, name: &str, wait: &Wait) -> Result<Locking> {
         let deadline = wait.deadline();
         let mut pause = FIRST_PAUSE;
@@ -157,8 +163,9 @@ impl LockDir {
                 bail!("{} is no regular file, and so no lock file", self.path.join(name).display());
             }
             if self.is_cache_directory {
-                // To Glance's xattr driver every file here is an image, and it cannot list one without hits. Others do not mind.
-                // Who is killed just before this leaves it to the next run.
+                // For Glance's xattr driver every file here is an image, and it cannot list one without hits.
+                // Other drivers do not care. If this process is killed just before, the next run sets the
+                // attribute.
                 let _ = fsetxattr(&file, "user.hits", b"0", XattrFlags::CREATE);
             }
             match fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive) {
@@ -184,7 +191,8 @@ impl LockDir {
         }
     }
 
-    /// Opens the gate to the start of Glance's sqlite driver, if there is one: its lock file is never made here.
+    /// Returns the gate to the start of Glance's sqlite driver, if its lock file exists. The file is never
+    /// made here.
     pub(crate) fn start_gate(&self) -> Option<StartGate> {
         let _owner = self.owner.act().ok()?;
         let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
@@ -192,14 +200,15 @@ impl LockDir {
         FileType::from_raw_mode(fstat(&file).ok()?.st_mode).is_file().then_some(StartGate(file))
     }
 
-    /// Device and inode of a lock file, without opening it.
+    /// Returns device and inode of a lock file, without opening it.
     pub(crate) fn identity(&self, name: &str) -> Option<(u64, u64)> {
         let stat = statat(&self.dir, name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
         Some((stat.st_dev, stat.st_ino))
     }
 
     fn open_file(&self, name: &str) -> Result<OwnedFd, Errno> {
-        // Made by whoever owns the cache, or glance-api could not open it; NONBLOCK keeps a FIFO from holding us up.
+        // The file is made as the owner of the cache, or glance-api could not open it. NONBLOCK keeps a FIFO
+        // from blocking.
         let _owner = self.owner.act().map_err(|_| Errno::PERM)?;
         let flags = OFlags::WRONLY
             | OFlags::CREATE
@@ -210,6 +219,7 @@ impl LockDir {
         openat(&self.dir, name, flags, Mode::from_raw_mode(0o666))
     }
 
+    /// Returns the message for a lock that another process holds.
     fn busy(&self, name: &str, holder: Option<Pid>, waited: Duration) -> String {
         let who =
             holder.map_or_else(|| "another process".to_owned(), |pid| process(pid.as_raw_nonzero().get()));

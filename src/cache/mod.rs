@@ -1,18 +1,19 @@
-//! The shared core: image caches on disk, and what may happen to them.
+//! Image caches on the disk: what they hold, which of it is removed, and how.
 //!
-//! **Decide** (no I/O, no clock): [`entry`] names and identities; [`inventory`] joins a directory with its index; [`plan`]
-//! what goes, in which order and why.
+//! **Decisions**, without I/O and without a clock: [`entry`] (images, rows and other entries), [`inventory`]
+//! (a directory joined with its index), [`plan`] (what is removed, in which order and why).
 //!
-//! **Touch the world**: [`dir`] the cache directory by descriptor; [`index`] Glance's indexes, which [`ledger`] changes
-//! by transactions; [`lock`] oslo's locks;
-//! [`execute`] carries out a plan, [`outcome`] what came of it; [`queue`] what is to be fetched; [`stage`] a new image from its
-//! claim until it is published.
+//! **Actions**: [`dir`] (the directory by descriptors), [`index`] and [`ledger`] (Glance's indexes, and
+//! transactions on them), [`lock`] (oslo's locks), [`execute`] and [`outcome`] (carrying out a plan, and the
+//! result), [`queue`] (images to fetch), [`stage`] (a new image, from its claim until it is published).
 //!
-//! **Locks** keep two of ours, and the API calls of glance-api, from working at once. They do not keep Glance from caching,
-//! reading and deleting images meanwhile: before each unlink the file and its row are looked at again.
+//! **Locks** keep two of these programs, and the API calls of glance-api, from working at the same time. They
+//! do not keep Glance from caching, reading and deleting images meanwhile. So the file and its row are looked
+//! at again before each removal.
 //!
-//! **A crash** at any point leaves at worst ghosts (rows without files), and of a prefetch an empty claim. Glance's drivers accept
-//! such a cache as it is, and the next run mends it. The orders that make it so are in [`execute`] and [`stage`].
+//! **A crash** at any point leaves at worst ghosts (rows without files), and of a prefetch an empty claim.
+//! Glance's drivers accept such a cache as it is, and the next run repairs it. The orders of steps that make
+//! it so are in [`execute`] and [`stage`].
 
 pub(crate) mod dir;
 pub(crate) mod entry;

@@ -4,13 +4,13 @@ use std::fmt;
 
 use serde::{Serialize, Serializer};
 
-use crate::cache::dir::Place;
+use crate::cache::dir::CachePlace;
 use crate::database::Refusal;
 use crate::names::Name;
 
-/// Told of what is done while it is done. `()` is deaf.
+/// Receives each removal as it happens; `()` ignores them.
 pub(crate) trait Progress {
-    /// An entry is gone for good.
+    /// Reports an entry that was removed.
     fn removed(&self, _what: Removed<'_>) {}
 }
 
@@ -19,7 +19,7 @@ impl Progress for () {}
 /// An entry that was removed.
 #[derive(Clone, Copy)]
 pub(crate) struct Removed<'a> {
-    pub(crate) place: Place,
+    pub(crate) place: CachePlace,
     pub(crate) name: Name<'a>,
     pub(crate) bytes: u64,
     pub(crate) reason: &'static str,
@@ -105,14 +105,16 @@ impl fmt::Display for EntryError {
     }
 }
 
-/// What a run did.
+/// The outcome of a run.
 #[derive(Debug, Default)]
 pub(crate) struct Outcome {
     pub(crate) files: u64,
     /// The sizes of the removed files.
     pub(crate) bytes: u64,
-    /// The sizes of images that somebody else removed meanwhile.
+    /// The sizes of images that other processes removed meanwhile.
     pub(crate) bytes_gone: u64,
+    /// Rows of removed files that could not be deleted: ghosts, which the next run forgets.
+    pub(crate) rows_left: u64,
     pub(crate) ghosts_forgotten: u64,
     pub(crate) orphans_adopted: u64,
     pub(crate) rows_dropped: u64,
@@ -120,25 +122,26 @@ pub(crate) struct Outcome {
     pub(crate) stalled_files: u64,
     /// Bytes of invalid and stalled files.
     pub(crate) bytes_cleaned: u64,
-    /// Entries that were used or changed since the plan was made, and stay.
+    /// Entries that were used or changed since the plan was made. They stay.
     pub(crate) left_alone: u64,
     pub(crate) errors: Vec<EntryError>,
-    /// What ended the run early, if anything did.
+    /// The reason why the run ended early; `None` if it did not.
     pub(crate) stopped: Option<Refusal>,
 }
 
 impl Outcome {
-    /// Whether nothing at all was changed.
+    /// True if nothing was changed at all.
     pub(crate) fn is_untouched(&self) -> bool {
         self.files + self.ghosts_forgotten + self.orphans_adopted + self.rows_dropped == 0
             && self.invalid_files + self.stalled_files == 0
     }
 
-    /// Adds what another part of the run did. How that part ended is left out.
+    /// Adds the outcome of another part of the run, except how that part ended.
     pub(crate) fn add(&mut self, mut part: Outcome) {
         self.files += part.files;
         self.bytes = self.bytes.saturating_add(part.bytes);
         self.bytes_gone = self.bytes_gone.saturating_add(part.bytes_gone);
+        self.rows_left += part.rows_left;
         self.ghosts_forgotten += part.ghosts_forgotten;
         self.orphans_adopted += part.orphans_adopted;
         self.rows_dropped += part.rows_dropped;

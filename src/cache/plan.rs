@@ -1,43 +1,46 @@
-//! What is to happen to a cache, decided without I/O and without a clock.
+//! Plans: which entries of a cache are removed, in which order and why. Decided without I/O and without a
+//! clock.
 //!
-//! A plan holds the whole order of candidates and what is to be reached, so that an entry which cannot be removed is followed
-//! by the next, and a dry run prints the very plan that would be carried out. Each entry has its reason. Only the order among very many
-//! that go may be another in the end.
+//! A plan holds all candidates in their order, and the goal. So an entry that cannot be removed is followed
+//! by the next, and a dry run prints the same plan that would be carried out. Each entry has its reason. Only
+//! the order among very many removed images may differ in the end.
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::iter;
 
-use super::dir::Place;
+use super::dir::CachePlace;
 use super::entry::{Image, Partial};
 use super::inventory::{Inventory, Partials};
 use crate::names::ImageId;
 use crate::units::{Nanos, SECOND};
 
-/// Orphans younger than this are left to Glance, which renames an image into place and inserts its row after.
+/// Orphans younger than this are left to Glance: it renames an image into place and inserts its row after.
 const ADOPTION_AGE: Nanos = 600 * SECOND;
 
-/// So many images that go lie on most pages of an index in each batch, unless they are taken by where their rows are ...
+/// From this number of removed images on, their rows lie on most pages of an index in each batch, unless the
+/// images are taken in the order of their rows.
 const SCATTERED: usize = 10_000;
-/// ... in stripes, the more of them the more images: the square root of their number in these.
+/// The number of stripes is the square root of the number of removed images, divided by this.
 const STRIPE: usize = 14_000;
 
-/// What bounds a cache, and what of it must stay.
+/// The limits of a cache, and the images that must stay.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct PruneLimits {
-    /// Bytes; the cache is over when its images sum to more.
+    /// In bytes. The cache is over its limit if the sizes of its images sum up to more.
     pub(crate) max_size: u64,
-    /// Bytes to prune down to once the cache is over; never more than `max_size`.
+    /// In bytes. Once the cache is over its limit, it is pruned down to this, which is never more than
+    /// `max_size`.
     pub(crate) target_size: u64,
-    /// Bytes of the file system to keep free, if asked for.
+    /// Bytes of the file system that have to be free; `None` if no such limit is set.
     pub(crate) min_free: Option<u64>,
-    /// Images cached or used less than this ago stay.
+    /// Images that were cached or used less than this ago stay.
     pub(crate) min_age: Nanos,
-    /// Images that stay, whatever the case of their id: [`ImageId::folded`].
+    /// Images that stay. Their ids are [folded](ImageId::folded), so that case does not matter.
     pub(crate) keep: HashSet<ImageId>,
 }
 
-/// Why an image stays although it would be next.
+/// Why an image stays although it would be the next to be removed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Kept {
     /// Named by `--keep` or `--keep-from`.
@@ -46,12 +49,12 @@ pub(crate) enum Kept {
     Young,
 }
 
-/// What a prune has to reach; both parts in bytes that are still to go.
+/// The goal of a prune: the bytes that are still to be removed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Goal {
-    /// Of the images' sizes.
+    /// Bytes of the images' sizes.
     pub(crate) size: u64,
-    /// Of the disk.
+    /// Bytes of disk to be freed.
     pub(crate) free: u64,
 }
 
@@ -60,18 +63,18 @@ impl Goal {
         self.size == 0 && self.free == 0
     }
 
-    /// Whether removing this image brings the goal nearer.
+    /// True if the removal of this image brings the goal nearer.
     pub(crate) fn wants(self, image: &Image) -> bool {
         self.size > 0 || (self.free > 0 && frees(image) > 0)
     }
 
-    /// The goal after this image is gone.
+    /// Returns the goal after the removal of this image.
     pub(crate) fn without(self, image: &Image) -> Goal {
         Goal { size: self.size.saturating_sub(image.seen.size), free: self.free.saturating_sub(frees(image)) }
     }
 }
 
-/// Bytes of disk that removing an image frees: none while it has another link.
+/// Returns the bytes of disk that the removal of an image frees: none while it has another link.
 pub(crate) fn frees(image: &Image) -> u64 {
     if image.seen.links > 1 { 0 } else { image.seen.allocated }
 }
@@ -79,14 +82,14 @@ pub(crate) fn frees(image: &Image) -> u64 {
 /// The plan of a prune. Positions are those of [`Inventory::images`].
 #[derive(Debug, Default)]
 pub(crate) struct PrunePlan {
-    /// All images that may go, the first to go first.
+    /// All images that may be removed, in this order.
     pub(crate) candidates: Vec<u32>,
     pub(crate) kept: Vec<(u32, Kept)>,
     pub(crate) goal: Goal,
 }
 
 impl PrunePlan {
-    /// The images that go if nothing comes between.
+    /// Returns the images that are removed if all goes to plan.
     pub(crate) fn victims<'a>(&'a self, inventory: &'a Inventory) -> impl Iterator<Item = &'a Image> {
         let mut goal = self.goal;
         self.candidates.iter().map(|position| &inventory.images[*position as usize]).filter(move |image| {
@@ -98,24 +101,26 @@ impl PrunePlan {
         })
     }
 
-    /// The candidates, with those that go in an order that changes few pages of an index at a time: to the same effect, and
-    /// two to three times as fast where there are a million rows.
-    pub(crate) fn by_page(&self, inventory: &Inventory) -> Cow<'_, [u32]> {
+    /// Returns the candidates, the removed ones in an order that changes few pages of an index at a time. The
+    /// same images are removed, two to three times as fast in an index of a million rows.
+    pub(super) fn by_page(&self, inventory: &Inventory) -> Cow<'_, [u32]> {
         let victims = if inventory.rows_on_pages { self.victims(inventory).count() } else { 0 };
-        // What the disk has free is measured again and again, and may be enough before all of them are gone.
+        // Free space is measured again and again, and may be enough before all of them are removed.
         if victims < SCATTERED || self.goal.free > 0 {
             return Cow::Borrowed(&self.candidates);
         }
         Cow::Owned(self.striped(inventory, victims, (victims / STRIPE).isqrt() + 1))
     }
 
-    /// The candidates, all but the last of those that go sorted by stripes of ids, and in each by row.
+    /// Returns the candidates. All removed ones but the last are sorted by stripes of ids, and in each stripe
+    /// by row.
     ///
-    /// An index has its rows in the order of their keys, and a second tree in that of their ids: sorted by one of them, the rows of a
-    /// batch lie close together there and all over the other. In stripes they lie on some of the pages of both.
+    /// An index holds its rows in the order of their keys, and a second tree in the order of their ids.
+    /// Sorted by one of them, the rows of a batch lie close together there and are scattered over the other.
+    /// In stripes they lie on some of the pages of both.
     fn striped(&self, inventory: &Inventory, victims: usize, stripes: usize) -> Vec<u32> {
         let mut order = self.candidates.clone();
-        // Before the last one the goal is not reached: so all before it go, in whatever order.
+        // The goal is not reached before the last one. So all others are removed, in whatever order.
         order[..victims.saturating_sub(1)].sort_by_cached_key(|position| {
             let image = &inventory.images[*position as usize];
             (
@@ -127,10 +132,11 @@ impl PrunePlan {
     }
 }
 
-/// Plans a prune: nothing when the cache is within its limits, else images, least recently used first.
+/// Plans a prune: nothing if the cache is within its limits, else the least recently used images first.
 ///
-/// `available` is what the file system has free now, in bytes. Ties: by row order; images without rows by size, then name.
-/// Last use is what the index says; orphans, which have no row, count by the later of their access and modification time.
+/// `available` is the free space of the file system now, in bytes. The index says when an image was last
+/// used; for orphans, which have no row, it is the later of access and modification time. Ties are resolved
+/// by row order, for images without rows by size and then by name.
 pub(crate) fn prune(inventory: &Inventory, limits: &PruneLimits, available: u64, now: Nanos) -> PrunePlan {
     let size = inventory.size();
     let goal = Goal {
@@ -164,14 +170,14 @@ pub(crate) fn prune(inventory: &Inventory, limits: &PruneLimits, available: u64,
     plan
 }
 
-/// How long entries of the subdirectories are left alone.
+/// The ages from which on entries of the subdirectories are removed.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct CleanLimits {
     pub(crate) stall_time: Nanos,
     pub(crate) invalid_grace: Nanos,
 }
 
-/// What a clean does with an entry.
+/// Why a clean removes an entry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum CleanReason {
     Invalid,
@@ -183,19 +189,20 @@ pub(crate) enum CleanReason {
 pub(crate) struct CleanPlan {
     invalid: Vec<Partial>,
     stalled: Vec<Partial>,
-    /// Stalled entries that stay because a process still has them open for writing, with its pid.
+    /// Stalled entries that stay because a process has them open for writing, with the id of that process.
     pub(crate) kept_open: Vec<(Partial, i32)>,
 }
 
 impl CleanPlan {
-    /// What goes, in this order, and why.
+    /// Returns the entries to be removed, in this order, each with its reason.
     pub(crate) fn entries(&self) -> impl Iterator<Item = (CleanReason, &Partial)> {
         let invalid = self.invalid.iter().map(|entry| (CleanReason::Invalid, entry));
         invalid.chain(self.stalled.iter().map(|entry| (CleanReason::Stalled, entry)))
     }
 
-    /// As `entries`, from the two directories in turn: two threads seldom want the same one then.
-    pub(crate) fn alternating(&self) -> impl Iterator<Item = (CleanReason, &Partial)> {
+    /// As [`CleanPlan::entries`], but from the two directories in turn: two threads then seldom need the same
+    /// one.
+    pub(super) fn alternating(&self) -> impl Iterator<Item = (CleanReason, &Partial)> {
         let mut invalid = self.invalid.iter().map(|entry| (CleanReason::Invalid, entry));
         let mut stalled = self.stalled.iter().map(|entry| (CleanReason::Stalled, entry));
         let mut is_odd = false;
@@ -210,7 +217,7 @@ impl CleanPlan {
     }
 }
 
-/// Whether an incomplete entry was last written longer than the stall time ago. A time in the future is not.
+/// True if an incomplete entry was last written longer than the stall time ago. A time in the future is not.
 pub(crate) fn is_stalled(entry: &Partial, limits: CleanLimits, now: Nanos) -> bool {
     entry.seen.mtime < now.saturating_sub(limits.stall_time)
 }
@@ -224,7 +231,8 @@ pub(crate) fn clean(
     writers: &HashMap<u64, i32>,
 ) -> CleanPlan {
     let mut plan = CleanPlan { invalid: invalid.entries, stalled: incomplete.entries, kept_open: Vec::new() };
-    // In place: a second list would be the largest thing in memory. No grace at all takes entries with a time in the future, too.
+    // Filtered in place: a second list would be the largest thing in memory. Without any grace, entries with
+    // a time in the future are removed, too.
     plan.invalid.retain(|entry| {
         limits.invalid_grace == 0 || entry.seen.mtime < now.saturating_sub(limits.invalid_grace)
     });
@@ -242,24 +250,25 @@ pub(crate) fn clean(
 }
 
 impl CleanReason {
-    pub(crate) fn place(self) -> Place {
+    /// Returns the directory of such an entry.
+    pub(crate) fn place(self) -> CachePlace {
         match self {
-            CleanReason::Invalid => Place::Invalid,
-            CleanReason::Stalled => Place::Incomplete,
+            CleanReason::Invalid => CachePlace::Invalid,
+            CleanReason::Stalled => CachePlace::Incomplete,
         }
     }
 }
 
-/// The plan of a repair, next to the inventory's ghosts and bad rows, which all go.
+/// The plan of a repair. Besides, all ghosts and bad rows of the inventory are removed.
 #[derive(Debug, Default)]
 pub(crate) struct RepairPlan {
     /// Orphans that get a row.
     pub(crate) adopt: Vec<Image>,
-    /// Orphans that are too young to tell from an image that Glance is just publishing.
+    /// Orphans that are too young: Glance may be about to insert their rows.
     pub(crate) young: Vec<ImageId>,
 }
 
-/// Plans a repair.
+/// Plans a repair: which orphans get a row.
 pub(crate) fn repair(inventory: &Inventory, now: Nanos) -> RepairPlan {
     let mut plan = RepairPlan::default();
     for image in inventory.orphans() {
@@ -276,7 +285,7 @@ pub(crate) fn repair(inventory: &Inventory, now: Nanos) -> RepairPlan {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::entry::{Kind, Row, Seen};
+    use super::super::entry::{EntryKind, Row, Seen};
     use super::super::inventory::Tracking;
     use super::*;
     use crate::names::NameBuf;
@@ -446,7 +455,7 @@ mod tests {
                     let seen = Seen { inode: age.unsigned_abs(), ..seen(1, NOW / SECOND - age) };
                     Partial {
                         name: NameBuf::new(age.to_string().as_bytes()).unwrap(),
-                        kind: Kind::File,
+                        kind: EntryKind::File,
                         seen,
                     }
                 })
@@ -481,7 +490,7 @@ mod tests {
         assert_eq!(plan.young, [id('b')]);
     }
 
-    // -- What holds of every plan --
+    // -- Properties of every plan --
 
     /// Any cache, crowded with ties: up to twenty images with and without rows, links and blocks on disk.
     fn any_inventory() -> impl Strategy<Value = Inventory> {
@@ -521,7 +530,8 @@ mod tests {
             min_age in prop_oneof![Just(0), 0..6_i64, Just(i64::MAX / SECOND)],
             keep in prop::collection::hash_set(0..20_u32, 0..6),
         ) -> PruneLimits {
-            let id = |n| ImageId::new(format!("{n:08x}-0000-0000-0000-000000000000").as_bytes()).unwrap().folded();
+            let text = |n| format!("{n:08x}-0000-0000-0000-000000000000");
+            let id = |n| ImageId::new(text(n).as_bytes()).unwrap().folded();
             let target_size = (u128::from(max_size) * u128::from(target) / 100) as u64;
             let keep = keep.into_iter().map(id).collect();
             PruneLimits { max_size, target_size, min_free, min_age: min_age * SECOND, keep }
@@ -531,7 +541,11 @@ mod tests {
     const CLOCK: Nanos = 4 * SECOND;
 
     proptest! {
-        #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+        #![proptest_config(ProptestConfig {
+            cases: 2000,
+            failure_persistence: None,
+            ..ProptestConfig::default()
+        })]
 
         #[test]
         fn every_prune_keeps_its_promises(
@@ -546,16 +560,18 @@ mod tests {
             let victims: Vec<&Image> = plan.victims(&inventory).collect();
             let gone: HashSet<ImageId> = victims.iter().map(|image| image.id).collect();
 
-            // Nothing to reach is nothing to do; otherwise each image is a candidate or kept, once.
+            // With nothing to reach there is nothing to do; otherwise each image is a candidate or kept,
+            // once.
             if size <= limits.max_size && limits.min_free.is_none_or(|wanted| wanted <= available) {
                 prop_assert!(plan.goal.is_reached() && plan.candidates.is_empty() && plan.kept.is_empty());
                 return Ok(());
             }
-            let mut all: Vec<u32> = plan.candidates.iter().copied().chain(plan.kept.iter().map(|kept| kept.0)).collect();
+            let kept = plan.kept.iter().map(|kept| kept.0);
+            let mut all: Vec<u32> = plan.candidates.iter().copied().chain(kept).collect();
             all.sort_unstable();
             prop_assert!(all.into_iter().eq(0..inventory.images.len() as u32));
 
-            // What must stay stays, and nothing else is kept.
+            // The images that must stay are kept, and no others.
             for (position, image) in inventory.images.iter().enumerate() {
                 let listed = limits.keep.contains(&image.id);
                 let used = image.last_use(by_file).max(image.seen.mtime);
@@ -566,18 +582,20 @@ mod tests {
             }
 
             // Least recently used first.
-            let order: Vec<Nanos> =
-                plan.candidates.iter().map(|position| inventory.images[*position as usize].last_use(by_file)).collect();
+            let last_use = |position: &u32| inventory.images[*position as usize].last_use(by_file);
+            let order: Vec<Nanos> = plan.candidates.iter().map(last_use).collect();
             prop_assert!(order.is_sorted());
 
-            // The limits hold, or nothing is left that would help; and without its last image they would not.
+            // The limits are kept, or no image is left that would help; without the last removed image they
+            // would not be.
             let freed: u64 = victims.iter().map(|image| frees(image)).sum();
             let bytes: u64 = victims.iter().map(|image| image.seen.size).sum();
             let reached = |bytes: u64, freed: u64| {
                 (size <= limits.max_size || size - bytes <= limits.target_size)
                     && limits.min_free.is_none_or(|wanted| wanted <= available + freed)
             };
-            let helps = |image: &&Image| frees(image) > 0 || (size > limits.max_size && size - bytes > limits.target_size);
+            let too_large = size > limits.max_size && size - bytes > limits.target_size;
+            let helps = |image: &&Image| frees(image) > 0 || too_large;
             let left = plan.candidates.iter().map(|position| &inventory.images[*position as usize]);
             let helpful = left.filter(|image| !gone.contains(&image.id)).any(|image| helps(&image));
             prop_assert!(reached(bytes, freed) || !helpful);
@@ -585,15 +603,16 @@ mod tests {
                 prop_assert!(!reached(bytes - last.seen.size, freed - frees(last)));
             }
 
-            // By page, the same go.
+            // In the order of pages the same images are removed.
             if plan.goal.free == 0 {
                 let order = plan.striped(&inventory, victims.len(), stripes);
                 let by_page = PrunePlan { candidates: order, kept: Vec::new(), goal: plan.goal };
-                prop_assert_eq!(&by_page.victims(&inventory).map(|image| image.id).collect::<HashSet<_>>(), &gone);
+                let ids: HashSet<ImageId> = by_page.victims(&inventory).map(|image| image.id).collect();
+                prop_assert_eq!(&ids, &gone);
                 prop_assert_eq!(&by_page.candidates[victims.len()..], &plan.candidates[victims.len()..]);
             }
 
-            // Once more, on what is left: nothing more goes.
+            // A second plan for the rest removes nothing more.
             let images = inventory.images.iter().filter(|image| !gone.contains(&image.id)).copied().collect();
             let after = Inventory { images, tracking: inventory.tracking.clone(), ..Inventory::default() };
             let again = prune(&after, &limits, available + freed, CLOCK);
@@ -609,19 +628,20 @@ mod tests {
         ) {
             let partial = |(n, age): (usize, i64)| Partial {
                 name: NameBuf::new(n.to_string().as_bytes()).unwrap(),
-                kind: Kind::File,
+                kind: EntryKind::File,
                 seen: Seen { inode: n as u64, ..seen(1, NOW / SECOND - age) },
             };
             let of = |invalid: bool| {
                 let those = ages.iter().enumerate().filter(move |(_, (place, _))| *place == invalid);
-                Partials { entries: those.map(|(n, (_, age))| partial((n, *age))).collect(), ..Partials::default() }
+                let entries = those.map(|(n, (_, age))| partial((n, *age))).collect();
+                Partials { entries, ..Partials::default() }
             };
             let writers: HashMap<u64, i32> = open.iter().map(|inode| (*inode, 1)).collect();
             let limits = CleanLimits { stall_time: stall * SECOND, invalid_grace: grace * SECOND };
             let plan = clean(of(true), of(false), limits, NOW, &writers);
             for (n, (invalid, age)) in ages.iter().enumerate() {
-                let removed: Vec<CleanReason> =
-                    plan.entries().filter(|(_, e)| e.seen.inode == n as u64).map(|(reason, _)| reason).collect();
+                let of_this = plan.entries().filter(|(_, entry)| entry.seen.inode == n as u64);
+                let removed: Vec<CleanReason> = of_this.map(|(reason, _)| reason).collect();
                 let kept_open = plan.kept_open.iter().filter(|(e, _)| e.seen.inode == n as u64).count();
                 let stalled = !invalid && *age > stall;
                 let expected = match invalid {
@@ -642,7 +662,8 @@ mod tests {
             let mut orphans: Vec<ImageId> = inventory.orphans().map(|image| image.id).collect();
             orphans.sort_unstable();
             prop_assert_eq!(found, orphans);
-            prop_assert!(plan.adopt.iter().all(|image| image.row.is_none() && now * SECOND - image.seen.ctime > ADOPTION_AGE));
+            let is_old = |image: &Image| now * SECOND - image.seen.ctime > ADOPTION_AGE;
+            prop_assert!(plan.adopt.iter().all(|image| image.row.is_none() && is_old(image)));
         }
     }
 }

@@ -1,8 +1,11 @@
 //! The queue: one file in `queue/` for each image that is to be fetched, oldest first.
 //!
-//! Glance asks only whether an entry is there, and orders entries by their modification time. So what an earlier run found out
-//! about an image is written into its entry, and the time put back. An entry that cannot be read or written is simply one
-//! without memory.
+//! Glance only looks if an entry exists, and orders entries by their modification time. So the reason why an
+//! image failed is written into its entry, and the time is set back. An entry that cannot be read or written
+//! is an entry without a reason.
+//!
+//! An entry is made, written and removed by its name below the open directory; links are not followed. Killed
+//! while a reason is written, an entry may hold half of it and a new time: it is fetched again, later.
 
 use std::fs::File;
 use std::io::{Read as _, Write as _};
@@ -14,15 +17,16 @@ use rustix::fs::{
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-use super::dir::{CacheDir, Place, Removal};
-use super::entry::Kind;
+use super::dir::{CacheDir, CachePlace, Removal};
+use super::entry::EntryKind;
 use super::stage::{is_being_cached, is_cached};
 use crate::names::{ImageId, NameBuf};
 use crate::units::Nanos;
 
-/// What is longer was not written here.
+/// In bytes. A longer entry was not written by this program.
 const LONGEST: u64 = 4096;
-/// So many characters of a reason are remembered: however they are written, an entry is not longer than that.
+/// The number of characters of a reason that are kept. However they are encoded, the entry is not longer than
+/// `LONGEST`.
 const LONGEST_REASON: usize = 600;
 
 /// An image that is to be fetched.
@@ -32,39 +36,40 @@ pub(crate) struct Queued {
     pub(crate) memory: Option<Memory>,
 }
 
-/// Why an image could not be cached, as an earlier run found out.
+/// Why an earlier run could not cache an image.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Memory {
     pub(crate) failed: String,
-    /// Stands for the record and the locations that failed.
+    /// A digest of the record and the locations that failed.
     pub(crate) fingerprint: String,
 }
 
-/// What is in an entry, under our own name: others may want to remember something, too.
+/// The content of an entry. It is under the name of this program, because others may store something, too.
 #[derive(Serialize, Deserialize)]
 struct Content {
     #[serde(rename = "glance-cache")]
     memory: Memory,
 }
 
-/// What is in the queue.
+/// The queue as it is on the disk.
 #[derive(Debug, Default)]
 pub(crate) struct Queue {
     /// In the order in which Glance takes them.
     pub(crate) images: Vec<Queued>,
-    /// What is no image's entry.
+    /// Everything else in the directory.
     pub(crate) foreign: Vec<NameBuf>,
 }
 
 impl Queue {
+    /// Reads the queue.
     pub(crate) fn read(dir: &CacheDir) -> Result<Self> {
         let (mut found, mut foreign) = (Vec::new(), Vec::new());
         let unreadable =
-            dir.scan(Place::Queue, |name, kind, seen| match (ImageId::new(name.as_bytes()), kind) {
-                (Some(id), Kind::File) => found.push((seen.mtime, id, seen.size)),
+            dir.scan(CachePlace::Queue, |name, kind, seen| match (ImageId::new(name.as_bytes()), kind) {
+                (Some(id), EntryKind::File) => found.push((seen.mtime, id, seen.size)),
                 _ => foreign.push(name.to_owned()),
             })?;
-        // An entry that cannot be looked at is one all the same. Its turn is the last.
+        // An entry that cannot be looked at is an entry all the same. It comes last.
         let unknown = unreadable.iter().filter_map(|(name, _)| ImageId::new(name.as_name().as_bytes()));
         found.extend(unknown.map(|id| (Nanos::MAX, id, 0)));
         found.sort_unstable();
@@ -76,18 +81,20 @@ impl Queue {
     }
 }
 
+/// Reads why an image failed; `None` if its entry does not say so.
 fn recall(dir: &CacheDir, id: ImageId) -> Option<Memory> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = openat(dir.fd(Place::Queue)?, id.as_name().as_c_str(), flags, Mode::empty()).ok()?;
+    let file = openat(dir.fd(CachePlace::Queue)?, id.as_name().as_c_str(), flags, Mode::empty()).ok()?;
     let mut text = String::new();
     File::from(file).take(LONGEST).read_to_string(&mut text).ok()?;
     Some(serde_json::from_str::<Content>(&text).ok()?.memory)
 }
 
-/// Writes into an image's entry why it could not be cached; its time stays. No entry is none to write to.
+/// Writes into an image's entry why it could not be cached, and keeps the entry's time. Without an entry
+/// nothing is written.
 pub(crate) fn remember(dir: &CacheDir, id: ImageId, failed: &str, fingerprint: String) -> Result<()> {
     let shown = || format!("cannot write to queue/{id}");
-    let queue = dir.fd(Place::Queue).context("the directory queue/ is missing")?;
+    let queue = dir.fd(CachePlace::Queue).context("the directory queue/ is missing")?;
     let failed = failed.chars().take(LONGEST_REASON).collect();
     let text = serde_json::to_string(&Content { memory: Memory { failed, fingerprint } })?;
     let _owner = dir.owner().act()?;
@@ -98,7 +105,7 @@ pub(crate) fn remember(dir: &CacheDir, id: ImageId, failed: &str, fingerprint: S
     };
     let was = fstat(&file).with_context(shown)?;
     let is_own = FileType::from_raw_mode(was.st_mode).is_file() && was.st_nlink == 1;
-    ensure!(is_own, "{}: it is no file of its own", shown());
+    ensure!(is_own, "{}: it is not a regular file with one link", shown());
     ftruncate(&file, 0).with_context(shown)?;
     let mut file = File::from(file);
     let written = file.write_all(text.as_bytes()).with_context(shown);
@@ -108,13 +115,13 @@ pub(crate) fn remember(dir: &CacheDir, id: ImageId, failed: &str, fingerprint: S
     written
 }
 
-/// Takes an image out of the queue; one that is not in it is fine.
+/// Takes an image out of the queue. Returns false if it was not in it.
 pub(crate) fn remove(dir: &CacheDir, id: ImageId) -> Result<bool> {
-    let removal = dir.remove(Place::Queue, id.as_name(), |_| true);
+    let removal = dir.remove(CachePlace::Queue, id.as_name(), |_| true);
     Ok(removal.with_context(|| format!("cannot take {id} out of the queue"))? == Removal::Removed)
 }
 
-/// What came of queueing an image.
+/// The result of putting an image into the queue.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Enqueued {
     Queued,
@@ -123,7 +130,7 @@ pub(crate) enum Enqueued {
     BeingCached,
 }
 
-/// What would come of queueing an image.
+/// Returns what putting an image into the queue would do.
 pub(crate) fn would_add(dir: &CacheDir, id: ImageId) -> Result<Enqueued> {
     if is_cached(dir, id)? {
         return Ok(Enqueued::Cached);
@@ -131,18 +138,18 @@ pub(crate) fn would_add(dir: &CacheDir, id: ImageId) -> Result<Enqueued> {
     if is_being_cached(dir, id)? {
         return Ok(Enqueued::BeingCached);
     }
-    let entry = dir.look(Place::Queue, id.as_name());
+    let entry = dir.look(CachePlace::Queue, id.as_name());
     let entry = entry.with_context(|| format!("cannot look at queue/{id}"))?;
     Ok(if entry.is_some() { Enqueued::AlreadyQueued } else { Enqueued::Queued })
 }
 
-/// Puts an image into the queue, as Glance would: one that is cached, being cached or queued is not.
+/// Puts an image into the queue, unless it is cached, being cached or queued. Glance does the same.
 pub(crate) fn add(dir: &CacheDir, id: ImageId) -> Result<Enqueued> {
     let found = would_add(dir, id)?;
     if found != Enqueued::Queued {
         return Ok(found);
     }
-    let queue = dir.fd(Place::Queue).context("the directory queue/ is missing")?;
+    let queue = dir.fd(CachePlace::Queue).context("the directory queue/ is missing")?;
     let _owner = dir.owner().act()?;
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     match openat(queue, id.as_name().as_c_str(), flags, Mode::from_raw_mode(0o666)) {

@@ -1,22 +1,25 @@
 //! A new image, from the claim on its name until it is published.
 //!
-//! **The claim** is an empty file `incomplete/ID`: while it is there, Glance does not begin to cache that image. A Glance that
-//! had looked before opens that very file with truncation, writes into it and, once done, moves it into place. So nothing of
-//! ours is ever in it, and a claim that has bytes, or that somebody else has open for writing, is Glance's by now. A claim is
-//! marked by its sticky bit, which means nothing on a file: a run that holds the prefetch lock and finds an empty file with it
+//! **The claim** is an empty file `incomplete/ID`. While it exists, Glance does not begin to cache that
+//! image. A Glance that had looked before opens this file with truncation, writes into it and moves it into
+//! place when it is complete. So this program never writes to a claim, and a claim that has bytes, or that
+//! another process has open for writing, is Glance's by now. A claim of ours is marked by its sticky bit,
+//! which has no meaning for a file: a run that holds the prefetch lock and finds an empty file with this mark
 //! knows that its maker is dead.
 //!
-//! **The bytes** go into a file without a name (`O_TMPFILE`), or where the file system has none into `incomplete/ID.prefetch`,
-//! which `clean` removes like everything stalled there. The next prefetch sweeps away at once what a dead one left.
+//! **The bytes** go into a file without a name (`O_TMPFILE`), or where the file system has no such files into
+//! `incomplete/ID.prefetch`, which `clean` removes like everything stalled there. The next prefetch removes
+//! at once what a killed one left.
 //!
-//! **Publishing** gives that file the image's name in the cache directory, and never replaces one that is there.
+//! **Publishing** gives that file the name of the image in the cache directory. It never replaces a file that
+//! exists.
 //!
 //! | killed | what is left |
 //! |---|---|
 //! | before it is published | a claim, perhaps a private file, perhaps a row without a file (a ghost) |
-//! | after | a whole image with its row, its claim, perhaps its entry in the queue |
+//! | after | the complete image with its row, its claim, perhaps its entry in the queue |
 //!
-//! What is dropped without being published is gone: the claim, and the private file.
+//! A claim or a file that is dropped without being published is removed.
 
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -28,52 +31,54 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use super::dir::{CacheDir, Place, look};
-use super::entry::{Kind, Seen};
+use super::dir::{CacheDir, CachePlace, look};
+use super::entry::{EntryKind, Seen};
 use crate::names::{ImageId, Name, NameBuf};
 use crate::os::locks::process;
 use crate::os::owner::Owner;
 use crate::os::writers;
 use crate::units::{Nanos, SECOND};
 
-/// As Glance's own files, less the umask.
+/// The mode of Glance's own files, before the umask.
 const MODE: Mode = Mode::from_raw_mode(0o666);
-/// The mark of a claim of ours.
+/// The mark of our own claims.
 const MARK: Mode = Mode::SVTX;
-/// Behind the id, the name of a staged file where there can be none without a name.
-pub(crate) const PRIVATE: &str = ".prefetch";
+/// The end of the name of a staged file, after the id, on a file system that has no files without a name.
+const PRIVATE: &str = ".prefetch";
 
-/// What came of the wish for a claim.
+/// The result of claiming an image.
 #[derive(Debug)]
 pub(crate) enum Claiming {
     Ours(Claim),
     /// The image is in the cache.
     Cached,
-    /// Somebody else is at it, as the text says.
+    /// The image is left to another process, as the text says.
     Left(String),
 }
 
-/// What stands in the place of a claim.
+/// The file that is in the place of a claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Standing {
     is_file: bool,
     size: u64,
     mtime: Nanos,
-    /// Whether it has the mark of a claim of ours.
+    /// True if it has the mark of our own claims.
     marked: bool,
     /// A process that has it open for writing.
     writer: Option<i32>,
 }
 
 impl Standing {
-    /// Why it has to be left alone, or `None` when it is dead and may be taken over.
+    /// Returns why it must be left alone, or `None` if it is dead and may be taken over.
     fn stays(&self, stalled_before: Nanos) -> Option<String> {
         match (self.is_file, self.writer) {
-            (false, _) => Some("its place in incomplete/ is taken by something that is no file".to_owned()),
+            (false, _) => {
+                Some("its place in incomplete/ is taken by something that is not a file".to_owned())
+            }
             (true, Some(pid)) => Some(format!("{} is caching it", process(pid))),
             (true, None) if self.marked && self.size == 0 => None,
             (true, None) if self.mtime < stalled_before => None,
-            (true, None) => Some("somebody else is caching it, or was a short while ago".to_owned()),
+            (true, None) => Some("another process is caching it, or was a short while ago".to_owned()),
         }
     }
 }
@@ -85,16 +90,17 @@ pub(crate) struct Claim {
     incomplete: OwnedFd,
     owner: Owner,
     inode: u64,
-    /// Held open for writing, so that nobody takes it for stalled.
+    /// Held open for writing, so that others do not take it for stalled.
     file: Option<OwnedFd>,
 }
 
 impl Claim {
-    /// Claims an image. An entry in the way that was not written to since `stalled_before`, or is a dead run's, is taken over.
+    /// Claims an image. A file in its place is taken over if it was not written to since `stalled_before`, or
+    /// if a killed run left it.
     ///
     /// The caller holds the prefetch lock.
     pub(crate) fn make(dir: &CacheDir, id: ImageId, stalled_before: Nanos) -> Result<Claiming> {
-        let incomplete = dir.fd(Place::Incomplete).context("the directory incomplete/ is missing")?;
+        let incomplete = dir.fd(CachePlace::Incomplete).context("the directory incomplete/ is missing")?;
         for _ in 0..3 {
             if is_cached(dir, id)? {
                 return Ok(Claiming::Cached);
@@ -111,12 +117,13 @@ impl Claim {
                 return Ok(Claiming::Left(why));
             }
             let same = |now: &Seen| now.inode == inode && now.size == standing.size;
-            dir.remove(Place::Incomplete, id.as_name(), same)
+            dir.remove(CachePlace::Incomplete, id.as_name(), same)
                 .with_context(|| format!("cannot take over incomplete/{id}"))?;
         }
-        Ok(Claiming::Left("somebody else keeps beginning to cache it".to_owned()))
+        Ok(Claiming::Left("another process keeps beginning to cache it".to_owned()))
     }
 
+    /// Makes the file of a claim.
     fn create(incomplete: BorrowedFd<'_>, owner: Owner, id: ImageId) -> Result<Claim, Errno> {
         let _owner = owner.act().map_err(|_| Errno::PERM)?;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -124,7 +131,8 @@ impl Claim {
         let stat = fstat(&file)?;
         let mode = Mode::from_raw_mode(stat.st_mode);
         if !mode.contains(MARK) {
-            // A file system (bindfs) that drops the mark of a new file; where there is none the next run waits for the stall time.
+            // Some file systems (bindfs) drop the mark of a new file. If it cannot be set now, a next run
+            // waits for the stall time.
             let _ = fchmod(&file, mode | MARK);
         }
         let inode = stat.st_ino;
@@ -132,15 +140,17 @@ impl Claim {
         Ok(Claim { id, incomplete, owner, inode, file: Some(file) })
     }
 
-    /// Shows whoever goes by its time that somebody is at work.
+    /// Sets the time of the claim, so that others see that it is not stalled.
     pub(crate) fn touch(&self) {
         if let Some(file) = &self.file {
-            // A claim that ages is taken over by others, who look again before they publish.
+            // If this fails, another process may take the claim over. It is looked at again before the image
+            // is published.
             let _ = futimens(file, &at_once());
         }
     }
 
-    /// Whether the image is still ours to publish: nobody writes to the claim. One that was removed meanwhile is made again.
+    /// True if the image is still ours to publish: no process writes to the claim. A claim that was removed
+    /// meanwhile is made again.
     pub(crate) fn confirm(&mut self) -> Result<bool> {
         self.file = None;
         match standing(self.incomplete.as_fd(), self.id.as_name())? {
@@ -149,7 +159,7 @@ impl Claim {
                 Ok(mut again) => {
                     self.inode = again.inode;
                     self.file = again.file.take();
-                    // It is this claim now, and not released with the other.
+                    // The new claim is this one now, and must not be released when the other is dropped.
                     again.inode = 0;
                     Ok(true)
                 }
@@ -169,13 +179,13 @@ impl Drop for Claim {
             && now.inode == self.inode
             && now.size == 0
         {
-            // What cannot be removed now is a dead claim, which the next run takes over.
+            // If this fails, it is a dead claim, which the next run takes over.
             let _ = unlinkat(&self.incomplete, name.as_c_str(), AtFlags::empty());
         }
     }
 }
 
-/// Looks at what stands in the place of a claim, and tells its inode; `None` when nothing does.
+/// Looks at the file in the place of a claim and returns it with its inode, or `None` if there is none.
 fn standing(incomplete: BorrowedFd<'_>, name: Name<'_>) -> Result<Option<(Standing, u64)>> {
     let stat = match statat(incomplete, name.as_c_str(), AtFlags::SYMLINK_NOFOLLOW) {
         Ok(stat) => stat,
@@ -193,101 +203,104 @@ fn standing(incomplete: BorrowedFd<'_>, name: Name<'_>) -> Result<Option<(Standi
     Ok(Some((standing, stat.st_ino)))
 }
 
-/// Whether an image is in the cache. Something else of its name is an error: it can neither be served nor replaced.
+/// True if an image is in the cache. Anything else of its name is an error: it can neither be served nor
+/// replaced.
 pub(crate) fn is_cached(dir: &CacheDir, id: ImageId) -> Result<bool> {
-    let found = dir.look(Place::Base, id.as_name());
+    let found = dir.look(CachePlace::Base, id.as_name());
     match found.with_context(|| format!("cannot look for image {id} in the cache"))? {
         None => Ok(false),
-        Some((Kind::File, _)) => Ok(true),
-        Some(_) => bail!("what has its name in the cache directory is no file"),
+        Some((EntryKind::File, _)) => Ok(true),
+        Some(_) => bail!("its name in the cache directory is taken by something that is not a file"),
     }
 }
 
-/// What runs that are dead left in `incomplete/`: claims and private files.
+/// Returns what killed runs left in `incomplete/`: claims and private files.
 ///
-/// What cannot be looked at is left to `clean`.
-pub(crate) fn leftovers(dir: &CacheDir) -> Vec<Leftover> {
-    let Some(incomplete) = dir.fd(Place::Incomplete) else { return Vec::new() };
+/// Entries that cannot be looked at are left to `clean`.
+pub(crate) fn leftovers(dir: &CacheDir) -> Vec<Remnant> {
+    let Some(incomplete) = dir.fd(CachePlace::Incomplete) else { return Vec::new() };
     let mut left = Vec::new();
-    let _ = dir.scan(Place::Incomplete, |name, kind, seen| {
+    let _ = dir.scan(CachePlace::Incomplete, |name, kind, seen| {
         let stem = name.as_bytes().strip_suffix(PRIVATE.as_bytes());
         let is_private = stem.is_some_and(|stem| ImageId::new(stem).is_some());
-        if kind == Kind::File && (is_private || seen.size == 0) {
+        if kind == EntryKind::File && (is_private || seen.size == 0) {
             left.push((name.to_owned(), is_private));
         }
     });
     let dead = |(name, is_private): (NameBuf, bool)| {
         let (now, inode) = standing(incomplete, name.as_name()).ok()??;
         let ours = is_private || (now.marked && now.size == 0);
-        (ours && now.writer.is_none()).then_some(Leftover { name, inode, size: now.size })
+        (ours && now.writer.is_none()).then_some(Remnant { name, inode, size: now.size })
     };
     left.into_iter().filter_map(dead).collect()
 }
 
-/// Something that a run left behind.
+/// A claim or a private file that a killed run left.
 #[derive(Debug)]
-pub(crate) struct Leftover {
+pub(crate) struct Remnant {
     name: NameBuf,
     inode: u64,
     size: u64,
 }
 
-/// Removes what dead runs left behind. The caller holds the prefetch lock.
+/// Removes what killed runs left. The caller holds the prefetch lock.
 pub(crate) fn sweep(dir: &CacheDir) {
-    for Leftover { name, inode, size } in leftovers(dir) {
-        // What cannot be removed is left to `clean`.
-        let _ = dir.remove(Place::Incomplete, name.as_name(), |now| now.inode == inode && now.size == size);
+    for Remnant { name, inode, size } in leftovers(dir) {
+        // An entry that cannot be removed is left to `clean`.
+        let _ =
+            dir.remove(CachePlace::Incomplete, name.as_name(), |now| now.inode == inode && now.size == size);
     }
 }
 
-/// Whether somebody has begun to cache an image.
+/// True if another process has begun to cache an image.
 pub(crate) fn is_being_cached(dir: &CacheDir, id: ImageId) -> Result<bool> {
-    let found = dir.look(Place::Incomplete, id.as_name());
+    let found = dir.look(CachePlace::Incomplete, id.as_name());
     Ok(found.with_context(|| format!("cannot look at incomplete/{id}"))?.is_some())
 }
 
-/// What came of publishing.
+/// The result of publishing an image.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Publication {
     Published,
-    /// Something of that name was there; it stays.
+    /// A file of that name exists, and stays.
     AlreadyThere,
 }
 
-/// A file that is to become an image.
+/// A file that will become an image.
 #[derive(Debug)]
 pub(crate) struct Staged {
     pub(crate) file: File,
     owner: Owner,
-    /// Where it has a private name, and which.
+    /// The directory and the private name, if the file needs one.
     private: Option<(OwnedFd, NameBuf)>,
 }
 
 impl Staged {
-    /// Makes an empty file on the cache's file system.
+    /// Makes an empty file on the file system of the cache.
     pub(crate) fn make(dir: &CacheDir, id: ImageId) -> Result<Self> {
         let owner = dir.owner();
         let _owner = owner.act()?;
-        let base = dir.fd(Place::Base).context("the cache directory is always open")?;
+        let base = dir.fd(CachePlace::Base).context("the cache directory is always open")?;
         let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
         match openat(base, c".", flags, MODE) {
             Ok(file) => Ok(Staged { file: file.into(), owner, private: None }),
-            // A kernel or a file system that does not know the flag takes it for the opening of a directory.
+            // A kernel or a file system that does not know the flag tries to open the directory.
             Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::NOENT | Errno::INVAL) => Self::with_name(dir, id),
             Err(e) => Err(e).with_context(|| format!("cannot stage a file in {}", dir.path().display())),
         }
     }
 
+    /// Makes an empty file with a private name.
     fn with_name(dir: &CacheDir, id: ImageId) -> Result<Self> {
-        let incomplete = dir.fd(Place::Incomplete).context("the directory incomplete/ is missing")?;
+        let incomplete = dir.fd(CachePlace::Incomplete).context("the directory incomplete/ is missing")?;
         let name = NameBuf::new(format!("{id}{PRIVATE}").as_bytes()).context("an id is no long name")?;
-        let shown = || format!("cannot stage {}", Place::Incomplete.show(name.as_name()));
+        let shown = || format!("cannot stage {}", CachePlace::Incomplete.show(name.as_name()));
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let open = || openat(incomplete, name.as_name().as_c_str(), flags, MODE);
         let file = match open() {
-            // Under the prefetch lock it is nobody's but a dead run's.
+            // Under the prefetch lock it can only be that of a killed run.
             Err(Errno::EXIST) => {
-                dir.remove(Place::Incomplete, name.as_name(), |_| true).with_context(shown)?;
+                dir.remove(CachePlace::Incomplete, name.as_name(), |_| true).with_context(shown)?;
                 open()
             }
             result => result,
@@ -297,14 +310,15 @@ impl Staged {
         Ok(Staged { file, owner: dir.owner(), private: Some((incomplete, name)) })
     }
 
-    /// Makes the file's bytes outlast a power failure, and its times those of now: it was never used.
+    /// Writes the file to the disk, so that it survives a power failure, and sets its times to now: it was
+    /// never used.
     pub(crate) fn settle(&self) -> Result<()> {
         rustix::fs::fdatasync(&self.file).context("cannot write the staged image to the disk")?;
         futimens(&self.file, &at_once()).context("cannot set the times of the staged image")
     }
 
-    /// Gives the file the image's name in a place, without replacing what is there.
-    pub(crate) fn publish(mut self, dir: &CacheDir, place: Place, id: ImageId) -> Result<Publication> {
+    /// Gives the file the name of the image in a place, without replacing a file that exists.
+    pub(crate) fn publish(mut self, dir: &CacheDir, place: CachePlace, id: ImageId) -> Result<Publication> {
         let _owner = self.owner.act()?;
         let Some(to) = dir.fd(place) else { bail!("the directory {}/ is missing", place.name()) };
         let name = id.as_name();
@@ -315,15 +329,16 @@ impl Staged {
         }
     }
 
+    /// Links or moves the file to its new name.
     fn link(&mut self, to: BorrowedFd<'_>, name: Name<'_>) -> Result<(), Errno> {
         let Some((incomplete, private)) = &self.private else {
-            // The file has no name to link; its descriptor leads to it.
+            // The file has no name that could be linked, but its descriptor leads to it.
             let path = format!("/proc/self/fd/{}", self.file.as_raw_fd());
             return linkat(CWD, path.as_str(), to, name.as_c_str(), AtFlags::SYMLINK_FOLLOW);
         };
         let from = private.as_name().as_c_str();
         match renameat_with(incomplete, from, to, name.as_c_str(), RenameFlags::NOREPLACE) {
-            // A file system without that call (NFS) has links.
+            // A file system without this call (NFS) has links.
             Err(Errno::INVAL | Errno::NOSYS) => {
                 linkat(incomplete, from, to, name.as_c_str(), AtFlags::empty())
             }
@@ -341,22 +356,23 @@ impl Drop for Staged {
         if let Some((incomplete, name)) = &self.private
             && let Ok(_owner) = self.owner.act()
         {
-            // What cannot be removed now, clean removes.
+            // If this fails, `clean` removes it.
             let _ = unlinkat(incomplete, name.as_name().as_c_str(), AtFlags::empty());
         }
     }
 }
 
-/// Puts a file that is no good into `invalid/`, in place of what is there, as Glance does.
+/// Puts a bad file into `invalid/`, in place of a file of its name, as Glance does.
 pub(crate) fn reject(dir: &CacheDir, id: ImageId, staged: Staged) -> Result<()> {
     {
         let _owner = dir.owner().act()?;
-        dir.remove(Place::Invalid, id.as_name(), |_| true)
+        dir.remove(CachePlace::Invalid, id.as_name(), |_| true)
             .with_context(|| format!("cannot replace invalid/{id}"))?;
     }
-    staged.publish(dir, Place::Invalid, id).map(drop)
+    staged.publish(dir, CachePlace::Invalid, id).map(drop)
 }
 
+/// Returns the present time for both times of a file.
 fn at_once() -> Timestamps {
     let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
     Timestamps { last_access: now, last_modification: now }
@@ -388,7 +404,7 @@ mod tests {
 
     fn cache() -> (tempfile::TempDir, CacheDir, ImageId) {
         let temporary = tempfile::tempdir().unwrap();
-        for place in Place::SUBDIRECTORIES {
+        for place in CachePlace::SUBDIRECTORIES {
             fs::create_dir(temporary.path().join(place.name())).unwrap();
         }
         let dir = CacheDir::open(temporary.path()).unwrap().unwrap();
@@ -410,11 +426,11 @@ mod tests {
         assert_eq!(fs::metadata(&path).unwrap().len(), 0);
         assert!(matches!(Claim::make(&dir, id, 0).unwrap(), Claiming::Left(_)), "held by a living process");
         assert!(claim.confirm().unwrap());
-        // A dead run's claim is nobody's: confirming has closed the file.
+        // The file was closed when the claim was confirmed, so that this is the claim of a dead run.
         std::mem::forget(claim);
         let mut claim = claimed(&dir, id);
-        // Cleaned away under our hands.
-        dir.remove(Place::Incomplete, id.as_name(), |_| true).unwrap();
+        // The claim is removed by a third party.
+        dir.remove(CachePlace::Incomplete, id.as_name(), |_| true).unwrap();
         assert!(claim.confirm().unwrap());
         drop(claim);
         assert!(!path.exists());
@@ -445,9 +461,9 @@ mod tests {
         fs::write(path(id.to_string()), "").unwrap();
         fs::write(path("README.prefetch".to_owned()), "").unwrap();
         sweep(&dir);
-        // The claim that was forgotten is still open here, as that of a living run is.
+        // The forgotten claim is still open in this process, as that of a living run would be.
         assert!(path(other.to_string()).exists());
-        assert!(!path(other.to_string() + PRIVATE).exists(), "nobody's any more");
+        assert!(!path(other.to_string() + PRIVATE).exists(), "its maker is dead");
         assert!(path(id.to_string() + PRIVATE).exists(), "of a run that is alive");
         assert!(path(id.to_string()).exists() && path("README.prefetch".to_owned()).exists(), "not ours");
         drop(alive);
@@ -459,14 +475,14 @@ mod tests {
         for named in [false, true] {
             let stage = || if named { Staged::with_name(&dir, id) } else { Staged::make(&dir, id) }.unwrap();
             let path = temporary.path().join(id.as_str());
-            assert_eq!(stage().publish(&dir, Place::Base, id).unwrap(), Publication::Published);
+            assert_eq!(stage().publish(&dir, CachePlace::Base, id).unwrap(), Publication::Published);
             let inode = fs::metadata(&path).unwrap().ino();
-            assert_eq!(stage().publish(&dir, Place::Base, id).unwrap(), Publication::AlreadyThere);
+            assert_eq!(stage().publish(&dir, CachePlace::Base, id).unwrap(), Publication::AlreadyThere);
             assert_eq!(fs::metadata(&path).unwrap().ino(), inode);
             reject(&dir, id, stage()).unwrap();
             reject(&dir, id, stage()).unwrap();
             assert_eq!(fs::read_dir(temporary.path().join("incomplete")).unwrap().count(), 0);
-            dir.remove(Place::Base, id.as_name(), |_| true).unwrap();
+            dir.remove(CachePlace::Base, id.as_name(), |_| true).unwrap();
         }
     }
 }

@@ -1,10 +1,10 @@
-//! The completion scripts of bash, zsh and fish, rendered from the parser. Part of the tests: the program
-//! only contains the committed scripts.
+//! Renders the completion scripts of bash, zsh and fish from the parser. This is part of the tests: the
+//! program itself only contains the committed scripts.
 //!
-//! Each script has a fixed frame that finds the subcommand and the option under the cursor, and tables
-//! rendered here. An option that is the same in several commands stands there once, with the names of these
-//! commands. The old names are commands like the others. For ids of images the scripts ask the program
-//! itself.
+//! Each script has a fixed frame, which finds the subcommand and the option under the cursor, and tables,
+//! which are rendered here. If an option is the same in several commands, the tables have it once, with the
+//! names of these commands. The old names are commands like the others. The scripts get the ids of images
+//! from the program itself.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -16,20 +16,20 @@ use super::manual::{OLD_NAMES, OldOption, old_options};
 
 const NAME: &str = "glance-cache";
 
-/// An option as the shells have to know it.
+/// An option, as the shells need it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct ShellOption {
-    /// With their dashes, the long one first.
+    /// The names with their dashes, the long one first.
     names: Vec<String>,
     help: String,
     value: Option<OptionValue>,
     repeats: bool,
 }
 
-/// What can stand behind an option, or as an argument.
+/// The value of an option, or an argument.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum OptionValue {
-    /// One of these words, with what they mean.
+    /// One of these words, each with its meaning.
     Words(Vec<(String, String)>),
     /// Several of these words, separated by commas.
     List(Vec<(String, String)>),
@@ -37,7 +37,7 @@ enum OptionValue {
     Directory,
     /// The id of an image, `cached` or `queued`.
     Id(&'static str),
-    /// Something that no shell can know, such as a size.
+    /// A value that no shell can complete, such as a size.
     Free(String),
 }
 
@@ -50,6 +50,7 @@ struct ShellCommand {
     argument: Option<OptionValue>,
 }
 
+/// Returns the subcommands, in the order of the help.
 fn subcommands() -> Vec<ShellCommand> {
     let mut command = Cli::command();
     command.build();
@@ -62,6 +63,7 @@ fn subcommands() -> Vec<ShellCommand> {
     parts.collect()
 }
 
+/// Returns the old names, without the options that only older releases of the real tools had.
 fn old_names() -> Vec<ShellCommand> {
     let part = |name: &&str| {
         let flags = old_options().into_iter().filter(|option| !option.is_obsolete()).map(|option| {
@@ -121,7 +123,7 @@ fn value(command: &Command, arg: &Arg) -> OptionValue {
     }
 }
 
-/// Groups the flags that the same commands have, in the order in which they first come.
+/// Groups the options by the commands that have them, in the order in which the options first appear.
 fn grouped(parts: &[ShellCommand]) -> Vec<(Vec<&str>, Vec<&ShellOption>)> {
     let mut flags: Vec<(&ShellOption, Vec<&str>)> = Vec::new();
     for part in parts {
@@ -212,34 +214,12 @@ complete -F _glance_cache glance-cache @old@
 "#;
 
 fn bash() -> String {
-    let (new, old) = (subcommands(), old_names());
-    let all: Vec<ShellCommand> = new.into_iter().chain(old).collect();
-    let (new, old) = all.split_at(all.len() - OLD_NAMES.len());
-    // What follows an option is the same in every command that has it.
-    let mut values: Vec<(String, String)> = Vec::new();
-    for flag in all.iter().flat_map(|part| &part.flags) {
-        let Some(value) = &flag.value else { continue };
-        let action = bash_value(value);
-        for name in &flag.names {
-            match values.iter().find(|(known, _)| known == name) {
-                Some((_, known)) => assert_eq!(*known, action, "{name} differs between commands"),
-                None => values.push((name.clone(), action.clone())),
-            }
-        }
-    }
-    let mut by_action: Vec<(String, Vec<String>)> = Vec::new();
-    for (name, action) in values {
-        match by_action.iter_mut().find(|(known, _)| *known == action) {
-            Some((_, names)) => names.push(name),
-            None => by_action.push((action, vec![name])),
-        }
-    }
-    let mut table = String::new();
-    for (action, names) in by_action {
-        let _ = writeln!(table, "    {})\n        {action}\n        ;;", names.join(" | "));
-    }
+    let mut parts = subcommands();
+    let of_new = parts.len();
+    parts.extend(old_names());
+    let (new, old) = parts.split_at(of_new);
     let mut options = String::new();
-    for (commands, flags) in grouped(&all) {
+    for (commands, flags) in grouped(&parts) {
         let names: Vec<_> = flags.iter().flat_map(|flag| &flag.names).map(String::as_str).collect();
         let _ = writeln!(
             options,
@@ -248,32 +228,60 @@ fn bash() -> String {
             names.join(" ")
         );
     }
-    let mut arguments = String::new();
-    for part in new {
-        let action = match &part.argument {
-            _ if part.name == "help" => format!("options=\"{}\"", names(new)),
-            Some(OptionValue::Words(list)) => format!("options=\"{}\"", words(list)),
-            Some(OptionValue::Id(kind)) => format!("_glance_cache_ids {kind}\n            return"),
-            _ => continue,
-        };
-        let _ = writeln!(arguments, "        {})\n            {action}\n            ;;", part.name);
-    }
     filled(
         BASH,
         &[
             ("@commands@", names(new)),
-            ("@values@", table),
+            ("@values@", bash_values(&parts)),
             ("@options@", options),
-            ("@arguments@", arguments),
+            ("@arguments@", bash_arguments(new)),
             ("@old@", names(old)),
         ],
     )
 }
 
+/// The cases of what follows an option, which is the same in every command that has it.
+fn bash_values(parts: &[ShellCommand]) -> String {
+    let mut cases: Vec<(String, Vec<String>)> = Vec::new();
+    for flag in parts.iter().flat_map(|part| &part.flags) {
+        let Some(value) = &flag.value else { continue };
+        let action = bash_value(value);
+        for name in &flag.names {
+            match cases.iter().find(|(_, names)| names.contains(name)) {
+                Some((known, _)) => assert_eq!(*known, action, "{name} differs between commands"),
+                None => match cases.iter_mut().find(|(known, _)| *known == action) {
+                    Some((_, names)) => names.push(name.clone()),
+                    None => cases.push((action.clone(), vec![name.clone()])),
+                },
+            }
+        }
+    }
+    let mut table = String::new();
+    for (action, names) in cases {
+        let _ = writeln!(table, "    {})\n        {action}\n        ;;", names.join(" | "));
+    }
+    table
+}
+
+/// The cases of what is no option.
+fn bash_arguments(parts: &[ShellCommand]) -> String {
+    let mut table = String::new();
+    for part in parts {
+        let action = match &part.argument {
+            _ if part.name == "help" => format!("options=\"{}\"", names(parts)),
+            Some(OptionValue::Words(list)) => format!("options=\"{}\"", words(list)),
+            Some(OptionValue::Id(kind)) => format!("_glance_cache_ids {kind}\n            return"),
+            _ => continue,
+        };
+        let _ = writeln!(table, "        {})\n            {action}\n            ;;", part.name);
+    }
+    table
+}
+
 fn bash_value(value: &OptionValue) -> String {
     match value {
         OptionValue::Words(list) => format!("words=\"{}\"", words(list)),
-        // What is typed before the last comma stays in front of each word.
+        // The words before the last comma stay in front of each completion.
         OptionValue::List(list) => {
             format!("words=\"{}\"\n        before=${{cur%\"${{cur##*,}}\"}} cur=${{cur##*,}}", words(list))
         }

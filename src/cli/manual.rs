@@ -1,10 +1,9 @@
-//! The man pages, rendered from the parser and from the sections written by hand in `man/templates`. Part of
-//! the tests.
+//! Renders the man pages from the parser and from the hand-written templates in `man/templates`. This is part
+//! of the tests.
 //!
-//! A template is a page in man(7), in which a line that begins with `@` stands for something else: `@header`,
-//! `@synopsis`, `@description`, `@options` and `@exit` for what the parser knows, `@include FILE` for a
-//! section that several pages share, `@commands` for the list of subcommands. The pages of the old names have
-//! the options of their own `--help`.
+//! A template is a page in man(7) with directives: `@header`, `@synopsis`, `@description`, `@options` and
+//! `@exit` are replaced by text from the parser, `@commands` by the list of subcommands, and `@include FILE`
+//! by a section that several pages share. The pages of the old names have the options of their own `--help`.
 
 use std::fmt::Write as _;
 use std::fs::read_to_string;
@@ -37,7 +36,7 @@ impl OldOption {
     }
 }
 
-/// Reads the options of the old names, which are the same for all of them, from their help.
+/// Reads the options of the old names from their help. They are the same for all old names.
 pub(super) fn old_options() -> Vec<OldOption> {
     let Invocation::Print(help) = parse(Tool::Pruner, &["--help".into()]).unwrap() else {
         panic!("--help prints the help")
@@ -59,14 +58,14 @@ pub(super) fn old_options() -> Vec<OldOption> {
     options
 }
 
-/// Returns text as it stands in a page: hyphens can be copied, and nothing is taken for a macro.
+/// Escapes text for a page, so that hyphens can be copied and nothing is read as a macro.
 fn roff(text: &str) -> String {
     let text = text.replace('\\', "\\e").replace('-', "\\-");
     if text.starts_with(['.', '\'']) { format!("\\&{text}") } else { text }
 }
 
-/// The description of a command, without its first line, which is the page's name, and without the paragraph
-/// that refers to this page.
+/// Returns the description of a command. The first line, which is the name of the page, and the paragraph
+/// that refers to this page are left out.
 fn description(command: &Command, name: &str) -> String {
     let text = command.get_long_about().expect("every command has a description").to_string();
     let paragraphs =
@@ -75,6 +74,7 @@ fn description(command: &Command, name: &str) -> String {
     paragraphs.join("\n.PP\n")
 }
 
+/// Returns the names of an option, and its value.
 fn usage(arg: &Arg) -> String {
     let mut names = Vec::new();
     names.extend(arg.get_short().map(|short| format!("\\fB\\-{short}\\fR")));
@@ -88,6 +88,7 @@ fn usage(arg: &Arg) -> String {
     }
 }
 
+/// Appends an option with its help.
 fn option(arg: &Arg, page: &mut String) {
     let _ = writeln!(page, ".TP\n{}", usage(arg));
     let help = arg.get_long_help().or(arg.get_help()).cloned().unwrap_or_default();
@@ -115,6 +116,7 @@ fn option(arg: &Arg, page: &mut String) {
     let _ = writeln!(page, "{}", text.join("\n.sp\n"));
 }
 
+/// Returns all options of a command, below the headings of the help.
 fn options(command: &Command) -> String {
     let mut page = String::new();
     command.get_positionals().for_each(|arg| option(arg, &mut page));
@@ -135,6 +137,7 @@ fn options(command: &Command) -> String {
     page
 }
 
+/// Returns the line that shows how a command is called.
 fn synopsis(command: &Command) -> String {
     let name = command.get_bin_name().unwrap_or(command.get_name());
     let mut line = format!("\\fB{}\\fR", roff(name));
@@ -155,7 +158,7 @@ fn synopsis(command: &Command) -> String {
     line
 }
 
-/// The exit codes of the help, whose lines are a code and its meaning, as a list.
+/// Returns the exit codes of the help as a list.
 fn exit(command: &Command) -> String {
     let text = command.get_after_long_help().or(command.get_after_help());
     let text = text.map(ToString::to_string).unwrap_or_default();
@@ -173,6 +176,7 @@ fn exit(command: &Command) -> String {
     format!("{}\n", page.trim_start())
 }
 
+/// Returns the list of subcommands.
 fn commands(root: &Command) -> String {
     let mut page = String::new();
     for sub in root.get_subcommands().filter(|sub| !sub.is_hide_set() && sub.get_name() != "help") {
@@ -182,7 +186,7 @@ fn commands(root: &Command) -> String {
     page
 }
 
-/// The options of the old names, those first that their help shows first.
+/// Returns the options of the old names, in the order of their help.
 fn options_of_old_names() -> String {
     let mut page = String::new();
     for OldOption { names, value, help } in old_options() {
@@ -267,7 +271,7 @@ fn rendered_man_pages_are_current() {
     let pages = names.iter().map(|name| (format!("man/{name}.8").into(), page(name, &root, &templates)));
     super::tests::compare(pages.collect());
 
-    // No page is left over from a command that there is no more.
+    // Every page belongs to a command that still exists.
     let man = std::fs::read_dir(templates.parent().unwrap()).unwrap();
     for file in
         man.map(|file| file.unwrap().file_name().into_string().unwrap()).filter(|file| file != "templates")
@@ -277,7 +281,7 @@ fn rendered_man_pages_are_current() {
     }
 }
 
-/// `.BR name (8)` names a page; those of this program have to exist.
+/// `.BR name (8)` refers to a page. The pages of this program must exist.
 #[test]
 fn pages_refer_to_pages_that_exist() {
     let man = Path::new(env!("CARGO_MANIFEST_DIR")).join("man");

@@ -1,7 +1,7 @@
-//! The command line under the new name.
+//! The command line of `glance-cache`.
 //!
-//! Only what was typed: words become amounts and durations here, what they mean is found out in `commands`.
-//! The help texts are also in the man pages and in the completion scripts, which tests render from this
+//! The parser turns words into amounts and durations, and no more; [`crate::commands`] makes requests of
+//! them. The help texts are also in the man pages and in the completion scripts, which tests render from this
 //! parser and compare with the committed files.
 
 // The doc comments here are the help texts: no backticks in them.
@@ -40,6 +40,7 @@ pub(crate) struct Cli {
     pub(crate) command: Command,
 }
 
+// A subcommand with its options. This is not a doc comment, because clap would take it for a help text.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Clean(CleanArgs),
@@ -55,7 +56,7 @@ pub(crate) enum Command {
 /// Returns the configuration and the cache directory that a command line names while it is still being typed,
 /// or `None` if it does not get so far.
 ///
-/// The first thing that does not parse ends the line, without an error.
+/// Parsing stops without an error at the first word that is wrong.
 pub(crate) fn cache_on(line: &[OsString]) -> Option<(Sources, Option<PathBuf>)> {
     let matches = Cli::command().ignore_errors(true).try_get_matches_from(line).ok()?;
     let (_, matches) = matches.subcommand()?;

@@ -1,4 +1,4 @@
-//! `clean`: its options, and the request that they make.
+//! `clean`: the options, and the request that is made of them.
 
 // The doc comments of arguments are help texts: no backticks in them.
 #![allow(clippy::doc_markdown)]
@@ -15,7 +15,7 @@ use crate::ops::fleet;
 use crate::run::Run;
 use crate::units::TimeSpan;
 
-/// Cleans, as the command line says.
+/// Cleans with the options of the command line.
 pub(crate) fn run(run: &Run, args: CleanArgs) -> Result<Exit, Failure> {
     if let Some(url) = args.forget_node {
         let report = fleet::forget(run, &Selection::from(args.cache), &args.change.into(), &url)?;
@@ -47,37 +47,37 @@ pub(crate) fn run(run: &Run, args: CleanArgs) -> Result<Exit, Failure> {
 #[command(after_help = EXIT_CODES_IN_SHORT, after_long_help = EXIT_CODES)]
 pub(crate) struct CleanArgs {
     #[command(flatten)]
-    pub(crate) change: ChangeArgs,
+    pub(super) change: ChangeArgs,
     /// Repair the index
     ///
     /// Forgets rows whose file is missing, adds rows for images that have none, and drops rows whose id is
     /// not a UUID.
     #[arg(long, conflicts_with = "all_caches")]
-    pub(crate) repair: bool,
+    pub(super) repair: bool,
     /// With --repair: forget rows even if most of the images in the index are missing
     ///
     /// Without this option such an index is left alone, because the directory is probably the wrong one, or
     /// its file system is not mounted.
     #[arg(long, requires = "repair", hide_short_help = true)]
-    pub(crate) forget_all: bool,
+    pub(super) forget_all: bool,
     /// Only remove a decommissioned node and its rows from the central database
     #[arg(long, value_name = "URL", conflicts_with_all = ["repair", "stall_time", "all_caches"],
         hide_short_help = true)]
-    pub(crate) forget_node: Option<String>,
+    pub(super) forget_node: Option<String>,
     /// Age at which incomplete entries are removed
     ///
     /// The age is the time since the last write.
     ///
     /// [default: image_cache_stall_time]
     #[arg(long, value_name = "DURATION", help_heading = LIMITS)]
-    pub(crate) stall_time: Option<TimeSpan>,
+    pub(super) stall_time: Option<TimeSpan>,
     /// Age at which invalid entries are removed
     ///
     /// The age is the time since the last write.
     #[arg(long, value_name = "DURATION", default_value = "0", help_heading = LIMITS)]
-    pub(crate) invalid_grace: TimeSpan,
+    pub(super) invalid_grace: TimeSpan,
     #[command(flatten)]
     pub(crate) cache: CacheArgs,
     #[command(flatten)]
-    pub(crate) host: HostArgs,
+    pub(super) host: HostArgs,
 }

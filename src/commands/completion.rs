@@ -1,9 +1,9 @@
-//! `completion`: prints the script that completes command lines of this program in a shell, and the ids that
-//! such a script asks for.
+//! `completion`: prints the script with which a shell completes command lines of this program, and the ids of
+//! images that such a script asks for.
 //!
-//! The scripts are the files under `completions/`. The ids are a hidden command. It only reads the names in
-//! one directory of the cache: it opens no index and no database and takes no lock. If anything fails it
-//! prints nothing, because a shell would show that in the middle of the line that is being typed.
+//! The scripts are the files in `completions/`. A hidden command prints the ids. It only reads the names in
+//! one directory of the cache: it opens no index and no database, and takes no lock. If anything fails, it
+//! prints nothing, because a shell would show the message in the middle of the line that is being typed.
 
 // The doc comments of arguments are help texts: no backticks in them.
 #![allow(clippy::doc_markdown)]
@@ -14,17 +14,17 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use crate::cache::dir::Place;
+use crate::cache::dir::CachePlace;
 use crate::commands::flags::Sources;
 use crate::exit::{Exit, Failure};
 use crate::host::glance::settings::{Selection, Settings};
 use crate::names::ImageId;
 use crate::run::Run;
 
-/// At most so many ids are printed: more would not help whoever is typing.
+/// At most this many ids are printed. More would not help the person who is typing.
 const MOST_IDS: usize = 500;
 
-/// At most so many names are read, so that a huge cache does not keep the shell waiting.
+/// At most this many names are read, so that the shell does not have to wait for a huge cache.
 const MOST_NAMES: usize = 200_000;
 
 const EXIT_CODES_OF_COMPLETION: &str = "Exit codes:
@@ -43,11 +43,11 @@ const EXIT_CODES_OF_COMPLETION: &str = "Exit codes:
 pub(crate) struct CompletionArgs {
     /// The shell
     #[arg(value_name = "SHELL")]
-    pub(crate) shell: Shell,
+    pub(super) shell: Shell,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
-pub(crate) enum Shell {
+pub(super) enum Shell {
     Bash,
     Zsh,
     Fish,
@@ -67,21 +67,21 @@ pub(crate) fn run(run: &Run, args: &CompletionArgs) -> Exit {
 #[derive(Debug, Args)]
 pub(crate) struct IdsArgs {
     /// Which images
-    pub(crate) kind: IdKind,
+    pub(super) kind: IdKind,
     /// The word so far
-    pub(crate) word: String,
+    pub(super) word: String,
     /// The words before it, from the name of the program on
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     pub(crate) line: Vec<OsString>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
-pub(crate) enum IdKind {
+pub(super) enum IdKind {
     Cached,
     Queued,
 }
 
-/// Prints the ids that begin with a word, of the cache that this configuration or this directory means.
+/// Prints the ids that begin with a word, from the cache that the configuration or this directory names.
 pub(crate) fn ids(run: &Run, args: &IdsArgs, sources: Sources, cache_dir: Option<PathBuf>) {
     let cache_dir = cache_dir.map(|dir| below_home(run, dir));
     let selection = Selection { sources: sources.0, cache_dir, ..Selection::default() };
@@ -91,14 +91,15 @@ pub(crate) fn ids(run: &Run, args: &IdsArgs, sources: Sources, cache_dir: Option
     }
 }
 
+/// Returns the matching ids, one per line, in directory order.
 fn matching(run: &Run, args: &IdsArgs, selection: Selection) -> Result<Vec<String>, Failure> {
     let config = selection.read_to_look(run)?;
     let Some(dir) = Settings::new(&config, selection)?.open()? else {
         return Ok(Vec::new());
     };
     let place = match args.kind {
-        IdKind::Cached => Place::Base,
-        IdKind::Queued => Place::Queue,
+        IdKind::Cached => CachePlace::Base,
+        IdKind::Queued => CachePlace::Queue,
     };
     let (mut read, mut ids) = (0, Vec::new());
     let listed = dir.names(place, |name| {
@@ -115,7 +116,7 @@ fn matching(run: &Run, args: &IdsArgs, selection: Selection) -> Result<Vec<Strin
     Ok(ids)
 }
 
-/// Replaces a leading `~`, which the shell hands over as it was typed.
+/// Replaces a leading `~`, which the shell does not expand in a word that is being completed.
 fn below_home(run: &Run, path: PathBuf) -> PathBuf {
     match (path.strip_prefix("~"), run.environment.get(&OsString::from("HOME"))) {
         (Ok(rest), Some(home)) => PathBuf::from(home).join(rest),

@@ -1,6 +1,6 @@
-//! Options that several commands have.
+//! The options that several commands have.
 //!
-//! Only what was typed: what it means is found out by the commands. The doc comments are the help texts.
+//! They are only parsed here. The doc comments are the help texts.
 
 // The doc comments of arguments are help texts: no backticks in them.
 #![allow(clippy::doc_markdown)]
@@ -19,12 +19,12 @@ use crate::output::Format;
 use crate::output::Output;
 use crate::units::{Amount, Moment, TimeSpan};
 
-/// Ends the short help of a command.
+/// The end of the short help of a command.
 pub(crate) const EXIT_CODES_IN_SHORT: &str =
     "Exit codes: 0 done; 1 something failed, or over the limit; 2 wrong usage or
 configuration; 3 could not start. After 2 and 3 nothing was changed.";
 
-/// Ends the help of a command.
+/// The end of the help of a command.
 pub(crate) const EXIT_CODES: &str = "Exit codes:
   0    done, also if there was nothing to do
   1    finished, but something failed or the cache is still over its limit
@@ -33,7 +33,7 @@ pub(crate) const EXIT_CODES: &str = "Exit codes:
        changed
   130  ended by SIGINT, the index is consistent (143: ended by SIGTERM)";
 
-/// The headings of the help, of which each command has some.
+/// The headings of the help. Each command has some of them.
 pub(super) const LIMITS: &str = "Limits";
 const CACHE: &str = "Cache";
 const INDEX: &str = "Index";
@@ -43,18 +43,18 @@ const OUTPUT: &str = "Output";
 /// All caches of a host.
 #[derive(Debug, Args)]
 #[command(next_help_heading = ALL_CACHES)]
-pub(crate) struct HostArgs {
+pub(super) struct HostArgs {
     /// Include every image cache of this host
     ///
     /// These are Glance's cache, Ironic's master images, and the caches that the configuration declares in
     /// sections [image_cache:NAME].
     #[arg(long)]
-    pub(crate) all_caches: bool,
+    pub(super) all_caches: bool,
     #[command(flatten)]
-    pub(crate) ironic: IronicSources,
+    pub(super) ironic: IronicSources,
     /// In Ironic's caches, treat the files of a download as stale after this long without activity
     #[arg(long, value_name = "DURATION", default_value = "24h", hide_short_help = true)]
-    pub(crate) temp_grace: TimeSpan,
+    pub(super) temp_grace: TimeSpan,
 }
 
 /// Which cache, and how much is said.
@@ -63,28 +63,28 @@ pub(crate) struct HostArgs {
 pub(crate) struct CacheArgs {
     /// The cache directory [default: image_cache_dir]
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
-    pub(crate) cache_dir: Option<PathBuf>,
+    pub(super) cache_dir: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) sources: Sources,
     /// Type of the index [default: image_cache_driver, or detected from the directory]
     #[arg(long, value_name = "DRIVER", ignore_case = true, help_heading = INDEX, hide_short_help = true)]
-    pub(crate) driver: Option<DriverName>,
+    pub(super) driver: Option<DriverName>,
     /// File of the sqlite index, relative to the cache directory [default: image_cache_sqlite_db]
     #[arg(long, value_name = "FILE", help_heading = INDEX, hide_short_help = true)]
-    pub(crate) sqlite_db: Option<PathBuf>,
+    pub(super) sqlite_db: Option<PathBuf>,
     /// URL of this node in the central database [default: worker_self_reference_url]
     #[arg(long, value_name = "URL", help_heading = INDEX, hide_short_help = true)]
-    pub(crate) node: Option<String>,
+    pub(super) node: Option<String>,
     /// URL of the central database, without a password [default: connection in section database]
     ///
     /// A URL with a password is refused here, because every user of the host could read it in the list of
     /// processes. Write it to a file and use --database-file.
     #[arg(long, value_name = "URL", conflicts_with = "database_file", help_heading = INDEX,
         hide_short_help = true)]
-    pub(crate) database: Option<String>,
+    pub(super) database: Option<String>,
     /// Read the URL of the central database, with its password, from this file
     #[arg(long, value_name = "FILE", help_heading = INDEX, hide_short_help = true)]
-    pub(crate) database_file: Option<PathBuf>,
+    pub(super) database_file: Option<PathBuf>,
     /// Print the result as text or as json
     ///
     /// [default: text for list and status, json for the others]
@@ -105,49 +105,49 @@ pub(crate) struct CacheArgs {
 
 /// How a change is made.
 #[derive(Debug, Args)]
-pub(crate) struct ChangeArgs {
+pub(super) struct ChangeArgs {
     /// Show what would be done and why, and change nothing
     #[arg(short = 'n', long)]
-    pub(crate) dry_run: bool,
+    pub(super) dry_run: bool,
     /// How long to wait for a lock that another process holds, or for a busy index
     ///
     /// The locks are those that glance-api takes, too.
     #[arg(long, value_name = "DURATION", default_value = "60s", hide_short_help = true)]
-    pub(crate) lock_timeout: TimeSpan,
+    pub(super) lock_timeout: TimeSpan,
     /// If the lock is taken, do nothing and exit with 0
     #[arg(long)]
-    pub(crate) skip_if_locked: bool,
+    pub(super) skip_if_locked: bool,
 }
 
 #[derive(Debug, Args)]
 #[command(next_help_heading = LIMITS)]
-pub(crate) struct LimitArgs {
+pub(super) struct LimitArgs {
     /// Limit of the cache [default: image_cache_max_size]
     ///
     /// A percentage refers to the size of the file system.
     #[arg(long, value_name = "SIZE")]
-    pub(crate) max_size: Option<Amount>,
+    pub(super) max_size: Option<Amount>,
 }
 
 /// How sizes are shown.
 #[derive(Debug, Args)]
 #[command(next_help_heading = OUTPUT)]
-pub(crate) struct PrintArgs {
+pub(super) struct PrintArgs {
     /// Show sizes in bytes
     ///
     /// [default if the output is not a terminal]
     #[arg(long, conflicts_with = "human", hide_short_help = true)]
-    pub(crate) bytes: bool,
+    pub(super) bytes: bool,
     /// Show sizes in KiB, MiB and so on
     ///
     /// [default on a terminal]
     #[arg(long)]
-    pub(crate) human: bool,
+    pub(super) human: bool,
 }
 
 /// `image_cache_driver`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum DriverName {
+pub(super) enum DriverName {
     Sqlite,
     Xattr,
     #[value(name = "centralized_db")]
@@ -164,7 +164,7 @@ impl From<DriverName> for Driver {
     }
 }
 
-/// Configuration files and directories in the order they were given: oslo.config reads them from left to
+/// Configuration files and directories in the order of the command line: oslo.config reads them from left to
 /// right.
 #[derive(Debug, Default)]
 pub(crate) struct Sources(pub(crate) Vec<ConfigSource>);
@@ -183,7 +183,7 @@ struct SourceArgs {
     config_dir: Vec<PathBuf>,
 }
 
-/// Puts files and directories into the order in which they were given.
+/// Puts files and directories into the order of the command line.
 fn in_order(
     matches: &ArgMatches,
     files: (&str, Vec<PathBuf>),
@@ -196,7 +196,7 @@ fn in_order(
     in_order.into_values().collect()
 }
 
-/// Lets clap fill a list of sources from the arguments of another structure.
+/// Makes clap fill a list of sources from the arguments of another structure.
 macro_rules! sources {
     ($name:ident, $args:ident, $file:ident, $dir:ident) => {
         impl FromArgMatches for $name {
@@ -225,9 +225,9 @@ macro_rules! sources {
 
 sources!(Sources, SourceArgs, config_file, config_dir);
 
-/// The same for Ironic's configuration.
+/// The configuration files and directories of Ironic, in the order of the command line.
 #[derive(Debug, Default)]
-pub(crate) struct IronicSources(pub(crate) Vec<ConfigSource>);
+pub(super) struct IronicSources(pub(crate) Vec<ConfigSource>);
 
 #[derive(Debug, Args)]
 struct IronicSourceArgs {
@@ -267,7 +267,7 @@ impl From<ChangeArgs> for Change {
 }
 
 impl PrintArgs {
-    /// True if sizes are shown for people: on a terminal, unless the command line decides.
+    /// True if sizes are shown with units: on a terminal, unless an option decides.
     pub(super) fn is_human(&self, output: &Output) -> bool {
         self.human || (!self.bytes && output.stdout_is_terminal())
     }

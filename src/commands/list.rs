@@ -1,4 +1,4 @@
-//! `list`: its options, and the request that they make.
+//! `list`: the options, and the request that is made of them.
 
 // The doc comments of arguments are help texts: no backticks in them.
 #![allow(clippy::doc_markdown)]
@@ -15,7 +15,7 @@ use crate::ops::list::{EntryState, ListRequest, Order, SortKey, list};
 use crate::ops::look::Overview;
 use crate::run::Run;
 
-/// Lists, as the command line says.
+/// Lists with the options of the command line.
 pub(crate) fn run(run: &Run, args: ListArgs) -> Result<Exit, Failure> {
     let human = args.print.is_human(&run.output);
     let order = Order { by: args.sort.into(), reverse: args.reverse };
@@ -42,30 +42,30 @@ pub(crate) fn run(run: &Run, args: ListArgs) -> Result<Exit, Failure> {
 pub(crate) struct ListArgs {
     /// Show only entries in these states
     #[arg(long, value_name = "STATE", value_delimiter = ',')]
-    pub(crate) state: Vec<StateName>,
+    pub(super) state: Vec<StateName>,
     /// Sort the entries by this key
     #[arg(long, value_name = "KEY", default_value = "image")]
-    pub(crate) sort: SortName,
+    pub(super) sort: SortName,
     /// Reverse the order
     #[arg(long)]
-    pub(crate) reverse: bool,
+    pub(super) reverse: bool,
     /// Instead list the images in the central database, of all nodes
     #[arg(long, conflicts_with_all = ["state", "all_caches"])]
-    pub(crate) all_nodes: bool,
+    pub(super) all_nodes: bool,
     /// Instead list the nodes that have this image
     #[arg(long, value_name = "ID", conflicts_with_all = ["state", "all_caches"])]
-    pub(crate) image: Option<ImageId>,
+    pub(super) image: Option<ImageId>,
     #[command(flatten)]
     pub(crate) cache: CacheArgs,
     #[command(flatten)]
-    pub(crate) host: HostArgs,
+    pub(super) host: HostArgs,
     #[command(flatten)]
-    pub(crate) print: PrintArgs,
+    pub(super) print: PrintArgs,
 }
 
-/// What `list` can be narrowed to.
+/// The states of `--state`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum StateName {
+pub(super) enum StateName {
     /// Images, with or without a row
     Cached,
     /// Images that the index knows
@@ -76,14 +76,14 @@ pub(crate) enum StateName {
     Ghost,
     /// Images that wait to be fetched
     Queued,
-    /// Images that are being cached, or were when it failed
+    /// Images being cached, and what failed attempts left
     Incomplete,
     /// Images that turned out to be wrong
     Invalid,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum SortName {
+pub(super) enum SortName {
     Image,
     State,
     LastUse,

@@ -1,6 +1,7 @@
-//! The subcommands: one file each, with its options, which are its help, and the request that they make.
+//! The subcommands. Each has a file with its options, whose doc comments are the help texts, and with the
+//! request that it makes of them.
 //!
-//! Nothing is decided or done here: the operations are in [`crate::ops`].
+//! Nothing is decided or done here. The operations are in [`crate::ops`].
 
 pub(crate) mod clean;
 pub(crate) mod completion;
@@ -21,19 +22,19 @@ use crate::ops::report::ChangeReport;
 use crate::output::Report;
 use crate::run::Run;
 
-/// Reads the configuration, for an operation on this host.
-fn host_of<'a>(
-    run: &'a Run,
+/// Reads the configuration, and returns this host for an operation.
+fn host_of(
+    run: &Run,
     cache: CacheArgs,
     aim: (Scope, Task),
     lock_wait: LockWait,
-) -> Result<Host<'a>, Failure> {
+) -> Result<Host<'_>, Failure> {
     let selection = Selection::from(cache);
     let config = selection.read(run, aim.1 == Task::Look)?;
     Ok(Host::new(run, selection, config, aim, lock_wait))
 }
 
-/// Looks at every cache of the host.
+/// Surveys every cache of the host, and prints the errors.
 fn look_at_all(
     run: &Run,
     cache: CacheArgs,
@@ -51,7 +52,7 @@ fn look_at_all(
     Ok(report)
 }
 
-/// Shows the report of a change: its errors, then the result. Returns the exit code.
+/// Prints the report of a change: first its errors, then the result. Returns the exit code.
 pub(crate) fn conclude(run: &Run, report: &impl ChangeReport) -> Exit {
     let ending = report.ending();
     if !report.errors_were_reported() {
@@ -69,7 +70,7 @@ pub(crate) fn conclude(run: &Run, report: &impl ChangeReport) -> Exit {
     }
 }
 
-/// Shows the report of a command that only looks. Returns the exit code.
+/// Prints the report of a command that changes nothing. Returns the exit code.
 fn show(run: &Run, report: &impl Report, is_fine: bool) -> Exit {
     run.output.result(report);
     if is_fine && !run.output.has_failed() { Exit::Done } else { Exit::Incomplete }

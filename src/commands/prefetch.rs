@@ -1,4 +1,4 @@
-//! `prefetch`: its options, and the request that they make.
+//! `prefetch`: the options, and the request that is made of them.
 
 // The doc comments of arguments are help texts: no backticks in them.
 #![allow(clippy::doc_markdown)]
@@ -19,7 +19,7 @@ use crate::ops::prefetch::{Limit, PrefetchRequest, enqueue, prefetch};
 use crate::run::Run;
 use crate::units::{Amount, TimeSpan};
 
-/// Prefetches, as the command line says.
+/// Prefetches with the options of the command line.
 pub(crate) fn run(run: &Run, args: PrefetchArgs) -> Result<Exit, Failure> {
     let selection = Selection::from(args.cache);
     let config = selection.read(run, false)?;
@@ -35,7 +35,7 @@ pub(crate) fn run(run: &Run, args: PrefetchArgs) -> Result<Exit, Failure> {
     let rate = match args.rate_limit {
         Some(Amount::Percent(_) | Amount::Bytes(0)) => {
             return Err(Failure::usage(anyhow!(
-                "--rate-limit takes a size of at least one byte, for a second"
+                "--rate-limit takes a size of at least one byte; it is the rate per second"
             )));
         }
         Some(Amount::Bytes(bytes)) => Some(bytes),
@@ -89,60 +89,60 @@ pub(crate) struct PrefetchArgs {
     ///
     /// [default: the images in the queue]
     #[arg(value_name = "ID")]
-    pub(crate) images: Vec<Wanted>,
+    pub(super) images: Vec<Wanted>,
     #[command(flatten)]
-    pub(crate) change: ChangeArgs,
+    pub(super) change: ChangeArgs,
     /// Only put the images into the queue
     ///
     /// A later run fetches them, or Glance does.
     #[arg(long, requires = "images",
         conflicts_with_all = ["retry", "require_checksum", "within_limit", "make_room"])]
-    pub(crate) enqueue: bool,
+    pub(super) enqueue: bool,
     /// Retry images that failed before
     ///
     /// Without this option, an image whose data was wrong is not fetched again until its record changes.
     #[arg(long)]
-    pub(crate) retry: bool,
+    pub(super) retry: bool,
     /// Number of images to fetch at a time
     #[arg(short, long, value_name = "NUMBER", default_value = "2",
         value_parser = clap::value_parser!(u8).range(1..=64))]
-    pub(crate) jobs: u8,
+    pub(super) jobs: u8,
     /// Skip images whose record has neither a hash nor a checksum
     #[arg(long, hide_short_help = true)]
-    pub(crate) require_checksum: bool,
+    pub(super) require_checksum: bool,
     /// Fetch no more than this per second
     ///
     /// The rate is that of all images together.
     #[arg(long, value_name = "SIZE", help_heading = LIMITS)]
-    pub(crate) rate_limit: Option<Amount>,
+    pub(super) rate_limit: Option<Amount>,
     /// Keep this much disk space free
     ///
     /// A percentage refers to the size of the file system.
     #[arg(long, value_name = "SIZE", default_value = "16MiB", help_heading = LIMITS)]
-    pub(crate) reserve: Amount,
+    pub(super) reserve: Amount,
     #[command(flatten)]
-    pub(crate) limit: LimitArgs,
+    pub(super) limit: LimitArgs,
     /// Skip images that would put the cache over its limit
     #[arg(long, conflicts_with = "make_room", help_heading = LIMITS)]
-    pub(crate) within_limit: bool,
+    pub(super) within_limit: bool,
     /// If space is short, remove images as prune does
     ///
     /// Least recently used images are removed if the limit or the disk leaves no space for an image. Images
     /// that are in the queue or were asked for in this run are never removed.
     #[arg(long, help_heading = LIMITS)]
-    pub(crate) make_room: bool,
+    pub(super) make_room: bool,
     /// Take over an image that another process began to cache but has not written to for this long
     ///
     /// [default: image_cache_stall_time]
     #[arg(long, value_name = "DURATION", help_heading = LIMITS, hide_short_help = true)]
-    pub(crate) stall_time: Option<TimeSpan>,
+    pub(super) stall_time: Option<TimeSpan>,
     #[command(flatten)]
     pub(crate) cache: CacheArgs,
 }
 
-/// An image that was asked for, or a list of them.
+/// An image id on the command line, or `-` for a list on standard input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Wanted {
+pub(super) enum Wanted {
     Image(ImageId),
     Stdin,
 }

@@ -1,4 +1,4 @@
-//! `prune`: its options, and the request that they make.
+//! `prune`: the options, and the request that is made of them.
 
 // The doc comments of arguments are help texts: no backticks in them.
 #![allow(clippy::doc_markdown)]
@@ -19,12 +19,12 @@ use crate::ops::require::{SpaceRequest, require};
 use crate::run::Run;
 use crate::units::{Amount, TimeSpan};
 
-/// Prunes, as the command line says.
+/// Prunes with the options of the command line.
 pub(crate) fn run(run: &Run, args: PruneArgs) -> Result<Exit, Failure> {
     let is_one = !args.host.all_caches && args.space.require.is_none();
     if !is_one && args.limit.max_size.is_some() {
         return Err(Failure::usage(anyhow!(
-            "--max-size is the limit of one cache: here, each cache is held to its own limit"
+            "--max-size cannot be used with --all-caches or --require: each cache has its own limit there"
         )));
     }
     let request = PruneRequest {
@@ -72,68 +72,68 @@ const EXIT_CODES_OF_PRUNE: &str = "Exit codes:
 #[command(after_help = EXIT_CODES_IN_SHORT, after_long_help = EXIT_CODES_OF_PRUNE)]
 pub(crate) struct PruneArgs {
     #[command(flatten)]
-    pub(crate) change: ChangeArgs,
+    pub(super) change: ChangeArgs,
     #[command(flatten)]
-    pub(crate) limit: LimitArgs,
+    pub(super) limit: LimitArgs,
     /// Once over the limit, prune down to this size
     ///
     /// A percentage refers to the limit.
     #[arg(long, value_name = "SIZE", conflicts_with_all = ["all_caches", "require"], help_heading = LIMITS)]
-    pub(crate) target_size: Option<Amount>,
+    pub(super) target_size: Option<Amount>,
     /// Keep at least this much of the file system free
     ///
     /// A percentage refers to the size of the file system.
     #[arg(long, value_name = "SIZE", conflicts_with_all = ["all_caches", "require"], help_heading = LIMITS)]
-    pub(crate) min_free: Option<Amount>,
+    pub(super) min_free: Option<Amount>,
     /// Keep images cached or used within this time
     ///
     /// [default: 0, or 10m with --require or --all-caches]
     #[arg(long, value_name = "DURATION", help_heading = LIMITS)]
-    pub(crate) min_age: Option<TimeSpan>,
+    pub(super) min_age: Option<TimeSpan>,
     /// Keep this image; may be repeated
     #[arg(long, value_name = "ID", help_heading = LIMITS)]
-    pub(crate) keep: Vec<ImageId>,
+    pub(super) keep: Vec<ImageId>,
     /// Keep the images listed in this file
     ///
     /// The file has one id per line; # starts a comment. - is standard input. May be repeated.
     #[arg(long, value_name = "FILE", help_heading = LIMITS)]
-    pub(crate) keep_from: Vec<PathBuf>,
+    pub(super) keep_from: Vec<PathBuf>,
     /// Forget rows even if most of the images in the index are missing
     ///
     /// Without this option such an index is left alone, because the directory is probably the wrong one, or
     /// its file system is not mounted.
     #[arg(long, hide_short_help = true)]
-    pub(crate) forget_all: bool,
+    pub(super) forget_all: bool,
     /// If the disk is too full to change the index, first remove incomplete entries that are older than this
     ///
     /// [default: image_cache_stall_time]
     #[arg(long, value_name = "DURATION", help_heading = LIMITS, hide_short_help = true)]
-    pub(crate) stall_time: Option<TimeSpan>,
+    pub(super) stall_time: Option<TimeSpan>,
     #[command(flatten)]
     pub(crate) cache: CacheArgs,
     #[command(flatten)]
-    pub(crate) host: HostArgs,
+    pub(super) host: HostArgs,
     #[command(flatten)]
-    pub(crate) space: SpaceArgs,
+    pub(super) space: SpaceArgs,
 }
 
 /// Space that is needed, whichever cache gives it.
 #[derive(Debug, Args)]
 #[command(next_help_heading = ALL_CACHES)]
-pub(crate) struct SpaceArgs {
+pub(super) struct SpaceArgs {
     /// Make sure that this much of a file system is free
     ///
     /// Expired images go first, then by the priority of their cache, until this much is free. If all caches
     /// together cannot free that much, nothing is removed. A percentage refers to the size of the file
     /// system.
     #[arg(long, value_name = "SIZE", conflicts_with = "all_caches")]
-    pub(crate) require: Option<Amount>,
+    pub(super) require: Option<Amount>,
     /// With --require: a path on that file system
     ///
     /// [default: the Glance cache]
     #[arg(long, value_name = "PATH", requires = "require")]
-    pub(crate) on: Option<PathBuf>,
+    pub(super) on: Option<PathBuf>,
     /// With --require: remove images even if they cannot free enough
     #[arg(long, requires = "require", hide_short_help = true)]
-    pub(crate) best_effort: bool,
+    pub(super) best_effort: bool,
 }

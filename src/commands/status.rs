@@ -1,4 +1,4 @@
-//! `status`: its options, and the request that they make.
+//! `status`: the options, and the request that is made of them.
 
 // The doc comments of arguments are help texts: no backticks in them.
 #![allow(clippy::doc_markdown)]
@@ -15,7 +15,7 @@ use crate::ops::status::{StatusRequest, status};
 use crate::run::Run;
 use crate::units::TimeSpan;
 
-/// Reports, as the command line says.
+/// Reports the status with the options of the command line.
 pub(crate) fn run(run: &Run, args: StatusArgs) -> Result<Exit, Failure> {
     let human = args.print.is_human(&run.output);
     if args.all_nodes {
@@ -41,21 +41,21 @@ pub(crate) fn run(run: &Run, args: StatusArgs) -> Result<Exit, Failure> {
 pub(crate) struct StatusArgs {
     /// Exit with 1 if the cache is over its limit or needs attention
     #[arg(long)]
-    pub(crate) check: bool,
+    pub(super) check: bool,
     /// Instead sum up all nodes in the central database
     #[arg(long, conflicts_with_all = ["check", "max_size", "stall_time", "all_caches"])]
-    pub(crate) all_nodes: bool,
+    pub(super) all_nodes: bool,
     #[command(flatten)]
-    pub(crate) limit: LimitArgs,
+    pub(super) limit: LimitArgs,
     /// Count incomplete entries as stalled after this long without a write
     ///
     /// [default: image_cache_stall_time]
     #[arg(long, value_name = "DURATION", help_heading = LIMITS, hide_short_help = true)]
-    pub(crate) stall_time: Option<TimeSpan>,
+    pub(super) stall_time: Option<TimeSpan>,
     #[command(flatten)]
     pub(crate) cache: CacheArgs,
     #[command(flatten)]
-    pub(crate) host: HostArgs,
+    pub(super) host: HostArgs,
     #[command(flatten)]
-    pub(crate) print: PrintArgs,
+    pub(super) print: PrintArgs,
 }

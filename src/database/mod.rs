@@ -108,7 +108,7 @@ impl Refusal {
     }
 }
 
-/// How long, and how often, a connection to a database is tried.
+/// The limits of connecting to a database.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Patience {
     /// For all attempts together.
@@ -288,6 +288,11 @@ pub(crate) fn is_missing_table(refusal: &Refusal) -> bool {
     let Refusal::Broken(error) = refusal else { return false };
     let text = format!("{error:#}");
     ["error 1146:", "error 42P01:", "no such table"].iter().any(|sign| text.contains(sign))
+}
+
+/// True if a refusal means that the server does not know the syntax of a statement, because it is too old.
+pub(crate) fn is_unknown_syntax(refusal: &Refusal) -> bool {
+    matches!(refusal, Refusal::Broken(error) if format!("{error:#}").contains("error 1064:"))
 }
 
 /// Connects to a server, as often as the patience allows.

@@ -15,7 +15,7 @@ use mysql::prelude::Queryable as _;
 use mysql::{ClientIdentity, Conn, OptsBuilder, SslOpts, Value};
 
 use super::url::Address;
-use super::worker::Server;
+use super::worker::ServerConnection;
 use super::{Cell, Refusal};
 use crate::net::authorities::trusting_only;
 use crate::net::tls::{TlsMode, system_authorities};
@@ -80,7 +80,7 @@ impl MySql {
     }
 }
 
-impl Server for MySql {
+impl ServerConnection for MySql {
     fn query(&mut self, sql: &str, texts: &[String]) -> Result<Vec<Vec<Cell>>, Refusal> {
         let rows: mysql::Result<Vec<mysql::Row>> = if texts.is_empty() {
             self.connection.query(sql)

@@ -14,7 +14,7 @@ use postgres::{Config, NoTls};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::url::Address;
-use super::worker::Server;
+use super::worker::ServerConnection;
 use super::{Cell, Refusal};
 use crate::net::tls::{TlsMode, client_config};
 
@@ -88,7 +88,7 @@ impl PostgreSql {
     }
 }
 
-impl Server for PostgreSql {
+impl ServerConnection for PostgreSql {
     fn query(&mut self, sql: &str, texts: &[String]) -> Result<Vec<Vec<Cell>>, Refusal> {
         let numbered =
             (1..=texts.len()).fold(sql.to_owned(), |sql, n| sql.replacen('?', &format!("${n}"), 1));

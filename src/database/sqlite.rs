@@ -37,7 +37,8 @@ use crate::os::space::available;
 /// 100,000 images and the current part of the table.
 const PAGE_CACHE: u32 = 6 * 1024;
 
-/// How long SQLite itself waits for a lock at a time. Meanwhile new readers queue behind the waiting writer.
+/// The time for which SQLite itself waits for a lock at once. Meanwhile new readers queue behind the waiting
+/// writer.
 const SLICE: Duration = Duration::from_millis(200);
 
 /// The pause between two such waits, in which others get in. It is longer than Glance's own between two tries

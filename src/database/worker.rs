@@ -13,17 +13,17 @@ use anyhow::anyhow;
 use super::{Cell, Refusal};
 use crate::interrupt::Interrupt;
 
-/// How long a statement may take. Each is bounded by the size of a batch or a page, except the sums over the
+/// The limit for a statement. Each is bounded by the size of a batch or a page, except the sums over the
 /// whole table, which take this long with about ten million rows.
 const STATEMENT: Duration = Duration::from_secs(10);
 /// The time between two looks for a signal.
 const LOOK: Duration = Duration::from_millis(100);
-/// How long a statement may go on after a signal.
+/// The time that a statement still has after a signal.
 const GRACE: Duration = Duration::from_secs(2);
 
 /// A connection to a database server, as its thread uses it. Texts are given as parameters; numbers and image
 /// ids stand in the statement.
-pub(super) trait Server {
+pub(super) trait ServerConnection {
     /// Runs a query. Each `?` in it stands for one of the texts.
     fn query(&mut self, sql: &str, texts: &[String]) -> Result<Vec<Vec<Cell>>, Refusal>;
 
@@ -34,8 +34,8 @@ pub(super) trait Server {
     fn is_lost(&self) -> bool;
 }
 
-/// What the thread does with the connection.
-type Statement = Box<dyn FnOnce(&mut dyn Server) + Send>;
+/// A piece of work for the thread of the connection.
+type Statement = Box<dyn FnOnce(&mut dyn ServerConnection) + Send>;
 
 /// A connection and its thread.
 pub(super) struct Worker {
@@ -49,7 +49,7 @@ pub(super) struct Worker {
 
 impl Worker {
     /// Opens a connection on a new thread, within this time.
-    pub(super) fn open<C: Server>(
+    pub(super) fn open<C: ServerConnection>(
         shown: String,
         open: impl FnOnce() -> Result<C, Refusal> + Send + 'static,
         limit: Duration,
@@ -104,7 +104,7 @@ impl Worker {
     /// Runs something on the connection and waits for its result.
     fn run<T: Send + 'static>(
         &mut self,
-        job: impl FnOnce(&mut dyn Server) -> Result<T, Refusal> + Send + 'static,
+        job: impl FnOnce(&mut dyn ServerConnection) -> Result<T, Refusal> + Send + 'static,
     ) -> Result<T, Refusal> {
         let (tell, answer) = channel();
         let statement: Statement = Box::new(move |client| {

@@ -2,7 +2,7 @@
 //!
 //! A stream passes through a ring of blocks: one thread reads, one writes and one hashes, and each block goes
 //! from one to the next and back. The number of blocks is fixed, so memory does not depend on the image's
-//! size, and the slowest of the three threads alone limits the speed. Written data is on_disk to the disk
+//! size, and the slowest of the three threads alone limits the speed. Written data is flushed to the disk
 //! while the rest is still being read, so that little is left to flush at the end.
 //!
 //! A file is cloned if the file system can do that. Otherwise the kernel copies it and keeps its holes. The
@@ -36,7 +36,7 @@ const BLOCK: usize = 512 << 10;
 const BLOCKS: usize = 4;
 /// Bytes that the kernel copies at a time, and between two checks of the free space.
 const STEP: u64 = 4 << 20;
-/// Bytes after which written data is on_disk to the disk.
+/// Bytes after which written data is flushed to the disk.
 const FLUSH: u64 = 64 << 20;
 
 /// The result of a copy.

@@ -51,7 +51,7 @@ pub(crate) struct Limits {
 
 impl Limits {
     /// Returns how many bytes of images have to be removed from a cache of this size.
-    pub(crate) fn excess(&self, size: u64) -> u64 {
+    pub(super) fn excess(&self, size: u64) -> u64 {
         if size > self.size { size.saturating_sub(self.target) } else { 0 }
     }
 }
@@ -62,7 +62,7 @@ pub(crate) struct Item {
     pub(crate) last_use: Nanos,
     pub(crate) size: u64,
     /// Bytes of disk that its removal frees, as far as can be known beforehand.
-    pub(crate) frees: u64,
+    pub(super) frees: u64,
 }
 
 /// A number of entries, and the sum of their bytes.
@@ -73,7 +73,7 @@ pub(crate) struct Tally {
 }
 
 impl Tally {
-    pub(crate) fn add(&mut self, bytes: u64) {
+    pub(super) fn add(&mut self, bytes: u64) {
         self.count += 1;
         self.bytes = self.bytes.saturating_add(bytes);
     }
@@ -100,9 +100,9 @@ pub(crate) struct Stock {
     pub(crate) is_empty: bool,
     /// True if most images of the index are not in the directory. Then nothing is removed.
     pub(crate) is_misplaced: bool,
-    pub(crate) errors: Vec<EntryError>,
+    pub(super) errors: Vec<EntryError>,
     /// Warnings about the cache.
-    pub(crate) notes: Vec<String>,
+    pub(super) notes: Vec<String>,
 }
 
 /// A plan for one cache. Images are given by positions that only the cache itself can resolve.

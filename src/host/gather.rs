@@ -4,6 +4,8 @@
 //! runs can never wait for each other. With [`Scope::One`], the first failure ends the run. With
 //! [`Scope::All`], it becomes an error that names the cache, and only this cache is left out.
 
+use std::fmt::Write as _;
+
 use anyhow::{Context as _, Result};
 use rustix::fs::fstatvfs;
 
@@ -192,9 +194,9 @@ impl<'a> Gathered<'a> {
         let name = format!("{} ({})", declared.name, declared.directory.value.display());
         let mut message = format!("{:#}", failure.error);
         for hint in failure.hints {
-            message.push_str(&format!(" ({hint})"));
+            let _ = write!(message, " ({hint})");
         }
-        message.push_str(&format!(" (directory set by {})", declared.directory.origin));
+        let _ = write!(message, " (directory set by {})", declared.directory.origin);
         self.errors.push(EntryError { name, action, message });
         Ok(())
     }

@@ -57,10 +57,10 @@ pub(crate) trait CacheKind: Sync {
 /// A cache as its own service's configuration describes it.
 #[derive(Debug)]
 pub(crate) struct Configured {
-    pub(crate) directory: Setting<PathBuf>,
-    pub(crate) size: Setting<Amount>,
+    directory: Setting<PathBuf>,
+    size: Setting<Amount>,
     /// `None` if its images do not expire.
-    pub(crate) age: Option<Setting<Nanos>>,
+    age: Option<Setting<Nanos>>,
 }
 
 /// A cache of the host, with the values that the operator has set.
@@ -102,7 +102,7 @@ pub(crate) struct Host<'a> {
     pub(crate) config: Config,
     pub(crate) scope: Scope,
     pub(crate) task: Task,
-    pub(crate) lock_wait: LockWait,
+    lock_wait: LockWait,
     /// The limit of the one cache, from the command line.
     pub(crate) max_size: Option<Amount>,
     pub(crate) stall_time: Option<TimeSpan>,

@@ -1,7 +1,8 @@
-//! Clean: removes invalid and stalled entries and what crashed downloads left, and repairs an index on request.
+//! Clean: removes invalid and stalled entries and the files that crashed downloads left; repairs an index on
+//! request.
 //!
-//! A clean opens no index. A repair opens it after the entries are removed: on a full disk they make space for its
-//! journal.
+//! A clean alone opens no index. A repair opens the index after the entries are removed, because on a full
+//! disk their space is needed for the index's journal. A crash leaves entries that the next clean removes.
 
 use std::fmt::Write as _;
 
@@ -20,13 +21,13 @@ use crate::output::Report;
 use crate::output::progress::Bar;
 use crate::units::{Nanos, count, human, span, when};
 
-/// What a clean is asked for, besides the caches. [`Task::Repair`] asks for the index, too.
+/// The options of a clean. With [`Task::Repair`], the index is repaired, too.
 #[derive(Debug)]
 pub(crate) struct CleanRequest {
     pub(crate) change: Change,
-    /// Forget rows even if most images of the index are not in the directory.
+    /// Forget rows even if most images of the index are missing.
     pub(crate) forget_all: bool,
-    /// How long a download into one of Ironic's caches must have shown no sign of life to count as crashed.
+    /// A download into one of Ironic's caches counts as crashed after this long without a sign of life.
     pub(crate) temp_grace: Nanos,
 }
 
@@ -45,7 +46,7 @@ pub(crate) fn clean(host: &Host<'_>, request: &CleanRequest) -> Result<CleanRepo
     Ok(report)
 }
 
-/// Cleans, and fills in the report, which is shown whenever this ends without a failure.
+/// Cleans, and fills in the report. The report is shown unless this fails.
 fn fill(host: &Host<'_>, request: &CleanRequest, report: &mut CleanReport) -> Result<(), Failure> {
     let run = host.run;
     let rules = Rules {
@@ -65,7 +66,8 @@ fn fill(host: &Host<'_>, request: &CleanRequest, report: &mut CleanReport) -> Re
     gathered.survey(&rules)?;
     gathered.report_warnings(run);
     for (name, pid) in gathered.members.iter().flat_map(|member| &member.stock.kept_open) {
-        run.output.warning(&format!("{name} is stalled, but {} has it open for writing", process(*pid)));
+        let who = process(*pid);
+        run.output.warning(&format!("{name} is stalled, but stays: {who} has it open for writing"));
     }
     match report {
         CleanReport::One(one) => one.fill(host, &rules, gathered),
@@ -76,7 +78,7 @@ fn fill(host: &Host<'_>, request: &CleanRequest, report: &mut CleanReport) -> Re
     }
 }
 
-/// Removes what the survey of a cache found left over.
+/// Removes the leftovers that the survey of a cache found.
 fn remove(host: &Host<'_>, member: &mut Member<'_>) -> Outcome {
     let bar = Bar::new(&host.run.output, "cleaning", member.stock.leftovers.count, None);
     let mut removing =
@@ -122,15 +124,16 @@ impl Report for CleanReport {
     }
 }
 
-/// What a clean of one cache did, or would do.
+/// The report of a clean of one cache.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Cleaned {
     total_files_cleaned: u64,
     total_bytes_cleaned: u64,
     invalid_files: u64,
     stalled_files: u64,
-    /// Entries that are stalled by their age, but that a process has open for writing.
+    /// Stalled entries that stayed because a process has them open for writing.
     kept_open: Vec<KeptOpen>,
+    /// Entries that stayed because they changed after the plan was made.
     left_alone: u64,
     #[serde(flatten)]
     repair: Option<Repairs>,
@@ -138,17 +141,17 @@ pub(crate) struct Cleaned {
     ending: Ending,
 }
 
-/// What a clean did to the index, or would do.
+/// The changes of a repair to the index.
 #[derive(Debug, Default, Serialize)]
 struct Repairs {
     ghosts_forgotten: u64,
     orphans_adopted: u64,
     rows_dropped: u64,
-    /// Orphans too young to tell from an image that Glance is just publishing.
+    /// Orphans that were not adopted, because they are so young that Glance may just be publishing them.
     orphans_too_young: u64,
 }
 
-/// An incomplete entry that a process still writes to.
+/// An incomplete entry that a process still has open for writing.
 #[derive(Debug, Serialize)]
 struct KeptOpen {
     name: String,
@@ -156,6 +159,7 @@ struct KeptOpen {
 }
 
 impl Cleaned {
+    /// Cleans or plans, and fills in the result.
     fn fill(&mut self, host: &Host<'_>, rules: &Rules, mut gathered: Gathered<'_>) -> Result<(), Failure> {
         self.ending.errors = std::mem::take(&mut gathered.errors);
         self.ending.skipped = gathered.skipped.take();
@@ -172,6 +176,7 @@ impl Cleaned {
         if rules.changing { self.change(host, rules, &mut member) } else { self.plan(rules, &mut member) }
     }
 
+    /// Fills in the plan of a dry run.
     fn plan(&mut self, rules: &Rules, member: &mut Member<'_>) -> Result<(), Failure> {
         let mut steps = Vec::new();
         if let Some(repair) = &mut self.repair {
@@ -196,6 +201,7 @@ impl Cleaned {
         Ok(())
     }
 
+    /// Removes the leftovers, repairs the index on request, and fills in the outcome.
     fn change(&mut self, host: &Host<'_>, rules: &Rules, member: &mut Member<'_>) -> Result<(), Failure> {
         let mut outcome = remove(host, member);
         let mut too_young = 0;
@@ -209,7 +215,7 @@ impl Cleaned {
                     too_young = repaired.too_young.len() as u64;
                     self.ending.errors.extend(repaired.refused);
                 }
-                // What was cleaned before is reported all the same.
+                // Something was removed before the repair failed, so the report is still shown.
                 Err(_) if !outcome.is_untouched() && host.run.interrupt.raised() => {
                     outcome.stopped = Some(Refusal::Interrupted);
                 }
@@ -243,7 +249,7 @@ fn steps_of(repaired: Repaired, now: Nanos) -> Vec<Step> {
     let adopt = repaired.adopt.into_iter().map(|(name, size, used)| {
         Step::new("adopt", name, size, format!("the index has no row for it; last use {}", when(used)))
     });
-    let bad = "a row whose id is no UUID can name no image";
+    let bad = "its id is not a UUID, so it belongs to no image";
     let bad = repaired.bad_rows.into_iter().map(|name| Step::new("drop", name, 0, bad));
     let young = repaired.too_young.into_iter().map(|(name, size, changed)| {
         let age = span(now.saturating_sub(changed).max(0));
@@ -271,7 +277,7 @@ impl Report for Cleaned {
         );
         if !self.kept_open.is_empty() {
             let files = count(self.kept_open.len() as u64, "file");
-            let _ = write!(text, "; kept {files} that a process writes to");
+            let _ = write!(text, "; kept {files} that a process has open");
         }
         if let Some(repair) = &self.repair {
             let _ = write!(
@@ -289,7 +295,7 @@ impl Report for Cleaned {
     }
 }
 
-/// What a clean of all caches of a host did, or would do.
+/// The report of a clean of all caches of a host.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct AllCleaned {
     total_files_cleaned: u64,
@@ -307,6 +313,7 @@ impl AllCleaned {
         }
     }
 
+    /// Cleans or plans, and returns the report.
     fn filled(host: &Host<'_>, rules: &Rules, gathered: &mut Gathered<'_>) -> Self {
         let errors = std::mem::take(&mut gathered.errors);
         let mut run = HostRun::new(&gathered.members, &gathered.warnings, errors, !rules.changing);

@@ -1,7 +1,9 @@
-//! The whole fleet, as the central database knows it: `status --all-nodes`, `list --all-nodes` and `--image`,
+//! All nodes in the central database: `status --all-nodes`, `list --all-nodes`, `list --image` and
 //! `clean --forget-node`.
 //!
-//! No cache directory is looked at, so that it also works from another host.
+//! No cache directory is opened, so that this also works on another host. `forget` deletes the rows of a node
+//! in portions and the node last. After a crash, the node and the rest of its rows are still there, and it
+//! can be repeated.
 
 use std::cmp::Ordering;
 use std::fmt::Write as _;
@@ -26,7 +28,7 @@ use crate::output::table::table;
 use crate::run::Run;
 use crate::units::{Nanos, count, human, nanos, when};
 
-/// Images named one by one; more of a kind are only counted.
+/// At most this many images of a kind are listed; the rest is only counted.
 const NAMED: usize = 10;
 
 /// Returns the key of this host's node in the database.
@@ -76,7 +78,7 @@ struct NodeLine {
     hits: u64,
     oldest_use: Option<String>,
     newest_use: Option<String>,
-    /// Whether this is the node of this host.
+    /// True if this is the node of this host.
     this_node: bool,
 }
 
@@ -115,7 +117,7 @@ struct OnOneNode {
     largest: Vec<CopiesLine>,
 }
 
-/// The fleet, summed up. Sizes are bytes as the rows say, times RFC 3339 in UTC.
+/// The summary of all nodes. Sizes are in bytes and come from the rows. Times are RFC 3339 in UTC.
 #[derive(Debug, Serialize)]
 pub(crate) struct FleetReport {
     database: String,
@@ -189,7 +191,7 @@ pub(crate) fn list(
     Ok(PlacementReport { image_id, nodes, cached_images, human })
 }
 
-/// An image on a node, with the keys of Glance's API where it has them.
+/// An image on a node, with the keys of Glance's API as far as it has them.
 #[derive(Debug, Serialize)]
 struct PlacementLine {
     image_id: String,
@@ -219,7 +221,7 @@ impl PlacementLine {
 pub(crate) struct PlacementReport {
     #[serde(skip_serializing_if = "Option::is_none")]
     image_id: Option<String>,
-    /// For one image, what Glance's `GET /v2/cache/nodes/{id}` answers.
+    /// For one image, this is the answer of Glance's `GET /v2/cache/nodes/{id}`.
     nodes: Vec<String>,
     cached_images: Vec<PlacementLine>,
     #[serde(skip)]
@@ -255,6 +257,7 @@ pub(crate) fn forget(
     Ok(report)
 }
 
+/// Forgets the node, or plans it, and fills in the report. The report is shown unless this fails.
 fn fill(
     run: &Run,
     selection: &Selection,
@@ -269,7 +272,7 @@ fn fill(
     let mut database = existing(connect(&settings, purpose, &run.wait(change.lock_wait.limit))?)?;
     let own = own_key(&mut database, &settings)?;
     let summaries = database.summaries().map_err(cannot_start)?;
-    // To the letter: a database may take one URL for another that differs in case, accents or blanks.
+    // The URL must match exactly. A comparison in the database may ignore case, accents or trailing blanks.
     let Some(summary) = summaries.iter().find(|node| node.url == url) else {
         let named = Setting { value: url.to_owned(), origin: Origin::Flag("--forget-node") };
         let known: Vec<String> = summaries.into_iter().map(|node| node.url).collect();
@@ -277,10 +280,11 @@ fn fill(
     };
     if let Some(own) = settings.node()?.filter(|_| own == Some(summary.key)) {
         return Err(Failure::usage(anyhow!(
-            "{} is this node itself (set by {}): prune and clean --repair forget its rows",
+            "{} is the node of this host (set by {}), which is not decommissioned",
             escaped(url.as_bytes()),
             own.origin
-        )));
+        ))
+        .hint("to forget rows of this node whose images are missing, run prune or clean --repair"));
     }
     report.fill(summary);
     if change.dry_run {
@@ -309,7 +313,7 @@ fn fill(
 pub(crate) struct ForgetReport {
     node: String,
     rows_forgotten: u64,
-    /// The sizes in the rows.
+    /// The sum of the sizes in the rows.
     bytes: u64,
     node_removed: bool,
     #[serde(flatten)]
@@ -317,7 +321,7 @@ pub(crate) struct ForgetReport {
 }
 
 impl ForgetReport {
-    /// Fills in what is going to be done.
+    /// Fills in the expected result.
     fn fill(&mut self, summary: &NodeSummary) {
         self.node = escaped(summary.url.as_bytes());
         self.rows_forgotten = summary.images;
@@ -325,6 +329,7 @@ impl ForgetReport {
         self.node_removed = true;
     }
 
+    /// Returns the only step of the plan.
     fn step(&self, newest_use: Option<Nanos>) -> Step {
         let used =
             newest_use.map_or_else(|| "never used".to_owned(), |time| format!("last used {}", when(time)));

@@ -1,4 +1,4 @@
-//! Lists of image ids, one a line, in files and on standard input. `#` starts a comment.
+//! Reads lists of image ids from files and from standard input: one id per line, and `#` starts a comment.
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -12,10 +12,12 @@ use crate::names::ImageId;
 use crate::output::stdin;
 use crate::units::human;
 
-/// Bytes of the longest list that is read: more than a million ids.
+/// The longest list that is read, in bytes. It has more than a million ids.
 const LONGEST_LIST: u64 = 64 << 20;
 
-/// Returns the images to keep, [`ImageId::folded`]. A line that is no id fails the run: the image it meant would be lost.
+/// Returns the images to keep, each [`ImageId::folded`].
+///
+/// A line that is not an id fails the run, because the image that was meant would be removed otherwise.
 pub(crate) fn kept_ids(keep: &[ImageId], keep_from: &[PathBuf]) -> Result<HashSet<ImageId>, Failure> {
     let mut kept: HashSet<ImageId> = keep.iter().map(ImageId::folded).collect();
     for file in keep_from {
@@ -25,7 +27,7 @@ pub(crate) fn kept_ids(keep: &[ImageId], keep_from: &[PathBuf]) -> Result<HashSe
     Ok(kept)
 }
 
-/// Returns the images that were named, each once, in order; `None` among them stands for a list on standard input.
+/// Returns the named images, each once and in their order. `None` stands for a list on standard input.
 pub(crate) fn wanted_ids(given: impl IntoIterator<Item = Option<ImageId>>) -> Result<Vec<ImageId>, Failure> {
     let mut images = Vec::new();
     for wanted in given {
@@ -39,7 +41,7 @@ pub(crate) fn wanted_ids(given: impl IntoIterator<Item = Option<ImageId>>) -> Re
     Ok(images)
 }
 
-/// Reads a list from a file, or from standard input where the file is `-`.
+/// Reads a list from a file, or from standard input if the file is `-`.
 fn read_ids(what: &str, file: &Path) -> Result<Vec<ImageId>> {
     let is_stdin = file == Path::new("-");
     let shown = if is_stdin { "standard input".to_owned() } else { file.display().to_string() };
@@ -48,7 +50,7 @@ fn read_ids(what: &str, file: &Path) -> Result<Vec<ImageId>> {
         if is_stdin { Box::new(stdin()) } else { Box::new(File::open(file).with_context(doing)?) };
     let mut text = String::new();
     let length = source.take(LONGEST_LIST + 1).read_to_string(&mut text).with_context(doing)?;
-    ensure!(length as u64 <= LONGEST_LIST, "{}: it is longer than {}", doing(), human(LONGEST_LIST));
+    ensure!(length as u64 <= LONGEST_LIST, "{}: the list is longer than {}", doing(), human(LONGEST_LIST));
     let mut ids = Vec::new();
     for (number, line) in text.lines().enumerate() {
         let id = line.split('#').next().unwrap_or("").trim();

@@ -1,11 +1,12 @@
 //! List: the entries of a cache, in the form of Glance's `GET /v2/cache`.
 //!
-//! It changes nothing and takes no lock. Entries that Glance's API does not know have arrays of their own.
+//! Nothing is changed and no lock is taken. Entries that Glance's API does not report have arrays of their
+//! own. An index that cannot be read is a warning: the images are listed without hits and last use.
 
 use serde::{Serialize, Serializer};
 
-use crate::cache::dir::{CacheDir, Place};
-use crate::cache::entry::{Image, Kind, Partial};
+use crate::cache::dir::{CacheDir, CachePlace};
+use crate::cache::entry::{EntryKind, Image, Partial};
 use crate::cache::index::xattr::{self, Attribute, parse_hits};
 use crate::cache::inventory::{Inventory, Partials, Tracking};
 use crate::database::Purpose;
@@ -45,7 +46,7 @@ impl EntryState {
     }
 }
 
-/// What a list is sorted by.
+/// The key that a list is sorted by.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum SortKey {
     Image,
@@ -63,10 +64,10 @@ pub(crate) struct Order {
     pub(crate) reverse: bool,
 }
 
-/// What a list is asked for, besides the cache.
+/// The options of a list.
 #[derive(Debug)]
 pub(crate) struct ListRequest {
-    /// The states to show; none is all.
+    /// The states to show. An empty list stands for all states.
     pub(crate) states: Vec<EntryState>,
     pub(crate) order: Order,
     pub(crate) human: bool,
@@ -99,6 +100,7 @@ pub(crate) fn list(run: &Run, selection: Selection, request: &ListRequest) -> Re
     Ok(report)
 }
 
+/// Adds the entries of the cache to the report.
 fn gather(
     run: &Run,
     settings: &Settings<'_>,
@@ -116,17 +118,18 @@ fn gather(
     }
     images(dir, &cache, report);
     for (place, state) in [
-        (Place::Queue, EntryState::Queued),
-        (Place::Incomplete, EntryState::Incomplete),
-        (Place::Invalid, EntryState::Invalid),
+        (CachePlace::Queue, EntryState::Queued),
+        (CachePlace::Incomplete, EntryState::Incomplete),
+        (CachePlace::Invalid, EntryState::Invalid),
     ] {
         let mut partials = Partials::scan(dir, place).map_err(Failure::cannot_start)?;
-        partials.entries.retain(|entry| entry.kind == Kind::File || place != Place::Queue);
+        partials.entries.retain(|entry| entry.kind == EntryKind::File || place != CachePlace::Queue);
         report.entries.extend(partials.entries.iter().map(|entry| partial(dir, place, state, entry)));
     }
     Ok(())
 }
 
+/// Adds images and ghosts to the report.
 fn images(dir: &CacheDir, cache: &Cache, report: &mut ListReport) {
     let Inventory { images, ghosts, tracking, .. } = &cache.inventory;
     report.entries.extend(images.iter().map(|image| line(dir, image, tracking)));
@@ -142,6 +145,7 @@ fn images(dir: &CacheDir, cache: &Cache, report: &mut ListReport) {
     }));
 }
 
+/// Returns the line of an image. The fields depend on the index that tracks it.
 fn line(dir: &CacheDir, image: &Image, tracking: &Tracking) -> Line {
     let seen = &image.seen;
     let whole = |time: Nanos| Epoch::Whole(time.div_euclid(SECOND));
@@ -164,7 +168,7 @@ fn line(dir: &CacheDir, image: &Image, tracking: &Tracking) -> Line {
         }
         (None, Tracking::ByFile) => {
             line.last_use = Some(seen.atime);
-            line.hits = match dir.fd(Place::Base).map(|base| xattr::hits(base, image.id.as_name())) {
+            line.hits = match dir.fd(CachePlace::Base).map(|base| xattr::hits(base, image.id.as_name())) {
                 Some(Attribute::Value(value)) => Some(parse_hits(&value)),
                 Some(Attribute::Absent) => Some(0),
                 _ => None,
@@ -180,9 +184,11 @@ fn line(dir: &CacheDir, image: &Image, tracking: &Tracking) -> Line {
     line
 }
 
-fn partial(dir: &CacheDir, place: Place, state: EntryState, entry: &Partial) -> Line {
-    // Why Glance rejected it: the xattr driver leaves a word.
-    let error = match dir.fd(place).filter(|_| place == Place::Invalid && entry.kind == Kind::File) {
+/// Returns the line of an entry in a subdirectory.
+fn partial(dir: &CacheDir, place: CachePlace, state: EntryState, entry: &Partial) -> Line {
+    // Glance's xattr driver writes the reason for rejecting an image into an attribute.
+    let error = match dir.fd(place).filter(|_| place == CachePlace::Invalid && entry.kind == EntryKind::File)
+    {
         Some(fd) => match xattr::error(fd, entry.name.as_name()) {
             Attribute::Value(text) => Some(escaped(&text)),
             _ => None,
@@ -194,7 +200,7 @@ fn partial(dir: &CacheDir, place: Place, state: EntryState, entry: &Partial) -> 
         state,
         last_use: None,
         modified: Some(entry.seen.mtime),
-        size: (place != Place::Queue).then_some(entry.seen.size),
+        size: (place != CachePlace::Queue).then_some(entry.seen.size),
         hits: None,
         times: Some((Epoch::Whole(0), Epoch::Float(entry.seen.mtime as f64 / SECOND as f64))),
         error,
@@ -204,7 +210,7 @@ fn partial(dir: &CacheDir, place: Place, state: EntryState, entry: &Partial) -> 
 /// One entry of the list.
 #[derive(Debug)]
 struct Line {
-    /// The image's id, or the entry's name, escaped.
+    /// The id of the image, or the escaped name of the entry.
     name: String,
     state: EntryState,
     last_use: Option<Nanos>,
@@ -212,7 +218,7 @@ struct Line {
     /// Bytes.
     size: Option<u64>,
     hits: Option<i64>,
-    /// Last use and modification as Glance's driver tells them.
+    /// Last use and modification as Glance's driver reports them.
     times: Option<(Epoch, Epoch)>,
     error: Option<String>,
 }
@@ -221,13 +227,14 @@ struct Line {
 #[derive(Debug)]
 pub(crate) struct ListReport {
     entries: Vec<Line>,
+    /// The reason if the index could not be read.
     index_unreadable: Option<String>,
-    /// Whether everything could be looked at.
+    /// True if every entry could be examined.
     complete: bool,
     human: bool,
 }
 
-/// An image as Glance's API tells it.
+/// An image as Glance's API reports it.
 #[derive(Serialize)]
 struct ApiImage<'a> {
     image_id: &'a str,
@@ -238,11 +245,11 @@ struct ApiImage<'a> {
     size: Option<u64>,
 }
 
-/// A value that Glance tells, though perhaps unknown, or one that has no place here.
+/// A field that is reported, null if unknown, or left out.
 #[derive(Serialize)]
 #[serde(untagged)]
 enum Shape<T> {
-    Told(Option<T>),
+    Shown(Option<T>),
     LeftOut,
 }
 
@@ -253,7 +260,7 @@ fn is_left_out<T>(shape: &Shape<T>) -> bool {
 /// An entry of a subdirectory.
 #[derive(Serialize)]
 struct ApiPartial<'a> {
-    /// The entry's name, whatever it is.
+    /// The name of the entry, even if it is not an id.
     image_id: &'a str,
     size: Option<u64>,
     last_modified: Option<Epoch>,
@@ -280,7 +287,7 @@ impl Serialize for ListReport {
             of(state)
                 .map(|line| ApiImage {
                     image_id: &line.name,
-                    hits: if state == EntryState::Orphan { Shape::LeftOut } else { Shape::Told(line.hits) },
+                    hits: if state == EntryState::Orphan { Shape::LeftOut } else { Shape::Shown(line.hits) },
                     last_accessed: line.times.map(|times| times.0),
                     last_modified: line.times.map(|times| times.1),
                     size: line.size,
@@ -313,7 +320,7 @@ impl Serialize for ListReport {
 }
 
 impl ListReport {
-    /// True if everything could be looked at.
+    /// True if every entry could be examined.
     pub(crate) fn is_complete(&self) -> bool {
         self.complete
     }
@@ -338,7 +345,8 @@ impl Report for ListReport {
     }
 }
 
-/// A time of Glance's: epoch seconds as its drivers give them, whole for the xattr driver; null where it is no number.
+/// A time as Glance's drivers report it: seconds since the epoch, which are whole numbers for the xattr
+/// driver. It is null in JSON if it is not a number.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Epoch {
     Float(f64),

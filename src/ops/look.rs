@@ -1,6 +1,7 @@
-//! `list --all-caches` and `status --all-caches`: every cache of the host, in the order of the list.
+//! `list --all-caches` and `status --all-caches`: reports every cache of the host, by priority.
 //!
-//! They change and lock nothing.
+//! Nothing is changed or locked. A cache that cannot be opened is reported as an error, and the others are
+//! still shown.
 
 use std::collections::HashSet;
 use std::fmt::Write as _;
@@ -21,7 +22,7 @@ use crate::output::Report;
 use crate::output::table::table;
 use crate::units::{Nanos, human};
 
-/// Names listed one by one; more of a kind are only counted.
+/// At most this many names of a kind are listed; the rest is only counted.
 const NAMED: usize = 20;
 
 const HEADER: [&str; 10] = [
@@ -37,14 +38,14 @@ const HEADER: [&str; 10] = [
     "RECLAIMABLE",
 ];
 
-/// How much of the caches is shown.
+/// The amount of detail to show.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Overview {
     List,
     Status,
 }
 
-/// Surveys every cache of the host.
+/// Surveys every cache of the host. Images that were used within [`MIN_AGE`] are shown as kept.
 pub(crate) fn look(
     host: &Host<'_>,
     look: Overview,
@@ -75,12 +76,14 @@ pub(crate) fn look(
     })
 }
 
+/// Returns the configuration files that were read, those of Ironic included.
 fn files_read(host: &Host<'_>) -> Vec<String> {
     let ironic = host.ironic().ok();
     let files = host.config.files_read().chain(ironic.into_iter().flat_map(config::Config::files_read));
     files.map(|path| path.display().to_string()).collect()
 }
 
+/// Returns each file system that has caches on it, once.
 fn file_systems(members: &[Member<'_>]) -> Vec<FileSystemLine> {
     let mut found: Vec<FileSystemLine> = Vec::new();
     let mut seen = Vec::new();
@@ -108,7 +111,7 @@ struct FileSystemLine {
     mount_point: String,
     size: u64,
     available: u64,
-    /// Bytes that images which may be removed would free.
+    /// Bytes that the images on it would free if they were removed, as far as they may be removed.
     reclaimable: u64,
     caches: Vec<String>,
 }
@@ -135,7 +138,7 @@ impl Missing {
     }
 }
 
-/// All caches of a host.
+/// The report on all caches of a host.
 #[derive(Debug, Serialize)]
 pub(crate) struct LookReport {
     #[serde(skip)]
@@ -157,7 +160,7 @@ impl LookReport {
         self.caches.iter().any(CacheLine::is_over) || !self.warnings.is_empty()
     }
 
-    /// Returns the errors of caches that could not be looked at.
+    /// Returns the errors of caches that could not be surveyed.
     pub(crate) fn errors(&self) -> &[EntryError] {
         &self.errors
     }
@@ -189,7 +192,7 @@ impl LookReport {
         table(&rows)
     }
 
-    /// Returns the lines of a status besides the table, each with its name.
+    /// Returns the lines below the table of a status, each with its heading.
     fn details(&self) -> Vec<(&str, String)> {
         let mut lines = Vec::new();
         lines.extend(self.file_systems.iter().map(|fs| ("file system", self.file_system(fs))));
@@ -197,7 +200,7 @@ impl LookReport {
             self.cache(cache, &mut lines);
         }
         lines.extend(self.missing.iter().map(|Missing { name, directory, directory_set_by, .. }| {
-            ("not there", format!("{name} ({directory}, set by {directory_set_by})"))
+            ("missing", format!("{name} ({directory}, set by {directory_set_by})"))
         }));
         lines.extend(self.files_read.iter().flatten().map(|path| ("read", path.clone())));
         lines

@@ -1,10 +1,12 @@
-//! What can be done to the caches of a host: a request in, a report out.
+//! The operations on the caches of a host. Each takes a request and returns a report.
 //!
-//! Nothing here knows what was typed, and nothing prints a result: a command line, or a service, makes the request and
-//! shows the report. Notes and warnings go to the run's voice while an operation goes on.
+//! Nothing here knows the command line, and nothing prints a result: a command, or a service, makes the
+//! request and shows the report. Notes and warnings are printed during an operation, through
+//! [`Run::output`](crate::run::Run).
 //!
-//! Every change has the same outline: open the caches, lock them, survey them, plan, then describe the plan or carry it
-//! out. How it ended is one [`report::Ending`].
+//! Every change has the same steps: the caches are opened, locked and surveyed, then the change is planned,
+//! and then the plan is described (in a dry run) or carried out. Every report of a change contains a
+//! [`report::Ending`].
 
 pub(crate) mod clean;
 pub(crate) mod fleet;
@@ -20,12 +22,13 @@ pub(crate) mod status;
 use crate::cache::lock::LockWait;
 use crate::units::{Nanos, SECOND};
 
-/// How long images stay that were just cached or used, where all caches of a host are pruned.
-pub(crate) const MIN_AGE: Nanos = 600 * SECOND;
+/// The minimum age of images to remove if all caches of a host are pruned and no other is given.
+const MIN_AGE: Nanos = 600 * SECOND;
 
-/// How a change is made.
+/// The options of any change.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Change {
+    /// Only plan the change, and describe it.
     pub(crate) dry_run: bool,
     pub(crate) lock_wait: LockWait,
 }

@@ -1,7 +1,10 @@
-//! Prune: forgets rows without a file, then removes least recently used images until each cache is within its limits.
+//! Prune: forgets rows without a file, then removes least recently used images until each cache is within its
+//! limits.
 //!
-//! One cache is a list of one. The plan is made before anything is removed, a dry run describes that very plan, and it is
-//! consumed when it is carried out.
+//! One cache is handled like a list with one element. The plan is made before anything is removed. A dry run
+//! describes the same plan that a real run carries out. The order of rows and files, and the state after a
+//! crash, is that of [`crate::cache::execute`] and of the Ironic caches. Nothing is fetched, and foreign
+//! files are neither counted nor removed.
 
 use std::collections::HashSet;
 use std::fmt::Write as _;
@@ -22,28 +25,30 @@ use crate::output::Report;
 use crate::output::progress::Bar;
 use crate::units::{Amount, Nanos, count, human};
 
-/// What a prune is asked for, besides the caches.
+/// The options of a prune.
 #[derive(Debug)]
 pub(crate) struct PruneRequest {
     pub(crate) change: Change,
-    /// Bytes to prune down to once the cache is over its limit; a percentage is of the limit. Of one cache only.
+    /// The size to prune down to once the cache is over its limit. A percentage refers to the limit. For one
+    /// cache only.
     pub(crate) target_size: Option<Amount>,
-    /// Space to keep free; a percentage is of the file system. Of one cache only.
+    /// The space to keep free. A percentage refers to the file system. For one cache only.
     pub(crate) min_free: Option<Amount>,
-    /// `None` is the default: nothing for one cache, [`MIN_AGE`] for all caches of the host.
+    /// `None` stands for the default: 0 for one cache, [`MIN_AGE`] for all caches of the host.
     pub(crate) min_age: Option<Nanos>,
-    /// Images that stay, [`ImageId::folded`].
+    /// Images to keep, each [`ImageId::folded`].
     pub(crate) keep: HashSet<ImageId>,
+    /// Forget rows even if most images of the index are missing.
     pub(crate) forget_all: bool,
-    /// How long a download into one of Ironic's caches must have shown no sign of life to count as crashed.
+    /// A download into one of Ironic's caches counts as crashed after this long without a sign of life.
     pub(crate) temp_grace: Nanos,
-    /// Whether a cache within its limit is nothing to do even when its index cannot be known from the settings: the old
-    /// tool's cron jobs run without a node URL.
+    /// If the settings do not say which index the cache has, fail only if the cache is over its limit. Cron
+    /// jobs of the old pruner run without a node URL.
     pub(crate) only_when_over: bool,
 }
 
 impl PruneRequest {
-    /// Returns a request for nothing but the configured limits.
+    /// Returns a request that only enforces the configured limits.
     pub(crate) fn new(change: Change) -> Self {
         PruneRequest {
             change,
@@ -77,7 +82,7 @@ impl PruneRequest {
         let target = self.target_size.map_or(limits.size, |amount| amount.of(limits.size));
         if target > limits.size {
             return Err(Failure::usage(anyhow!(
-                "--target-size is {}, but the limit is {} (set by {}): the target cannot be above it",
+                "--target-size {} is above the limit of {} (set by {})",
                 human(target),
                 human(limits.size),
                 member.declared.size.origin
@@ -86,7 +91,7 @@ impl PruneRequest {
         let min_free = self.min_free.map(|amount| amount.of(member.capacity));
         if let Some(wanted) = min_free.filter(|wanted| *wanted > member.capacity) {
             return Err(Failure::usage(anyhow!(
-                "--min-free is {}, but the whole file system has {}",
+                "--min-free {} is more than the whole file system, which has {}",
                 human(wanted),
                 human(member.capacity)
             )));
@@ -107,7 +112,7 @@ pub(crate) fn prune(host: &Host<'_>, request: &PruneRequest) -> Result<PruneRepo
     Ok(report)
 }
 
-/// Prunes, and fills in the report, which is shown whenever this ends without a failure.
+/// Prunes, and fills in the report. The report is shown unless this fails.
 fn fill(host: &Host<'_>, request: &PruneRequest, report: &mut PruneReport) -> Result<(), Failure> {
     let run = host.run;
     run.catch_signals()?;
@@ -153,8 +158,8 @@ enum Pass {
     Done(Outcome),
 }
 
-/// Carries out the plan of one cache. It is a pass even when nothing is over: rows without a file are forgotten all the
-/// same.
+/// Carries out the plan of one cache, even if no image has to be removed: rows without a file are forgotten
+/// in any case.
 fn carry_out(host: &Host<'_>, member: &mut Member<'_>, planned: Planned, limits: &Limits) -> Outcome {
     let count = planned.expired.len() + planned.rest.candidates.len();
     let bytes = planned.rest.goal.size.max(planned.rest.goal.free);
@@ -165,7 +170,8 @@ fn carry_out(host: &Host<'_>, member: &mut Member<'_>, planned: Planned, limits:
     removing.outcome
 }
 
-/// The report of a prune: of one cache with the keys of Glance's `POST /v2/cache/prune`, or of all caches of a host.
+/// The report of a prune of one cache, with the keys of Glance's `POST /v2/cache/prune`, or of all caches of
+/// a host.
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
 pub(crate) enum PruneReport {
@@ -200,7 +206,7 @@ impl Report for PruneReport {
     }
 }
 
-/// What a prune of one cache did, or would do.
+/// The report of a prune of one cache.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Pruned {
     total_files_pruned: u64,
@@ -209,9 +215,9 @@ pub(crate) struct Pruned {
     cache_size_before: u64,
     cache_size_after: u64,
     max_size: u64,
-    /// Candidates that were used or changed since the plan was made, and stayed.
+    /// Candidates that stayed because they were used or changed after the plan was made.
     left_alone: u64,
-    /// Invalid and stalled files that were removed first because the disk was full.
+    /// Invalid and stalled files that were removed first, because the disk was full.
     #[serde(skip_serializing_if = "is_zero")]
     total_files_cleaned: u64,
     #[serde(skip_serializing_if = "is_zero")]
@@ -221,6 +227,7 @@ pub(crate) struct Pruned {
 }
 
 impl Pruned {
+    /// Fills in the result of the pass over the cache, if there was one.
     fn fill(
         &mut self,
         host: &Host<'_>,
@@ -250,6 +257,7 @@ impl Pruned {
         Ok(())
     }
 
+    /// Fills in the plan of a dry run.
     fn would(&mut self, foreseen: Vec<Foreseen>) {
         for entry in &foreseen {
             match entry {
@@ -265,6 +273,7 @@ impl Pruned {
         self.ending.plan = Some(foreseen.into_iter().map(Step::of).collect());
     }
 
+    /// Fills in the outcome of a run.
     fn did(&mut self, host: &Host<'_>, mut outcome: Outcome) -> Result<(), Failure> {
         self.ending.add(host.run, &mut outcome, true)?;
         self.total_files_pruned = outcome.files;
@@ -278,7 +287,7 @@ impl Pruned {
         Ok(())
     }
 
-    /// Adds to the errors which limit does not hold although the run is over.
+    /// Adds an error for each limit that is still exceeded at the end of the run.
     fn note_unmet(&mut self, member: &Member<'_>, limits: &Limits) {
         let name = member.declared.directory.value.display().to_string();
         let mut unmet =
@@ -288,12 +297,12 @@ impl Pruned {
             unmet(
                 Action::Limit,
                 format!(
-                    "the cache is still over its limit: {size} of {max} (the rest is in use, protected, or could not be \
-                     removed)"
+                    "the cache is still over its limit: {size} of {max} (the rest is in use, protected, or \
+                     could not be removed)"
                 ),
             );
         }
-        // Only what was done can be measured.
+        // A dry run frees nothing, so there is nothing to measure.
         let Some(wanted) = limits.min_free.filter(|_| !self.ending.dry_run) else { return };
         match rustix::fs::fstatvfs(member.cache.fd()).map(|fs| available(&fs)) {
             Ok(free) if free < wanted => {
@@ -301,13 +310,13 @@ impl Pruned {
                 unmet(
                     Action::Free,
                     format!(
-                        "{free} of the file system are free, not {wanted}: no image is left that may be removed and would \
-                         free space"
+                        "only {free} of the required {wanted} are free (no other image may be removed, or \
+                         its removal would free no space)"
                     ),
                 );
             }
             Ok(_) => {}
-            Err(e) => unmet(Action::Free, format!("cannot ask for the free space: {e}")),
+            Err(e) => unmet(Action::Free, format!("cannot get the free space: {e}")),
         }
     }
 }
@@ -339,13 +348,13 @@ impl Report for Pruned {
         }
         if self.left_alone > 0 {
             let images = count(self.left_alone, "image");
-            let _ = write!(text, "; left {images} alone, used or changed meanwhile");
+            let _ = write!(text, "; kept {images} that were used or changed meanwhile");
         }
         text + &ending.trailer()
     }
 }
 
-/// What a prune of all caches of a host did, or would do.
+/// The report of a prune of all caches of a host.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct AllPruned {
     total_files_pruned: u64,
@@ -363,6 +372,7 @@ impl AllPruned {
         }
     }
 
+    /// Returns the report of a run that was carried out or planned.
     fn filled(host: &Host<'_>, request: &PruneRequest, gathered: &Gathered<'_>, results: Vec<Pass>) -> Self {
         let (members, dry_run) = (&gathered.members, request.change.dry_run);
         let mut run = HostRun::new(members, &gathered.warnings, gathered.errors.clone(), dry_run);
@@ -374,7 +384,7 @@ impl AllPruned {
                     victims.extend(foreseen.into_iter().filter_map(|entry| match entry {
                         Foreseen::Removal(victim) => Some((position, victim)),
                         Foreseen::Ghost(_) | Foreseen::Kept { .. } => None,
-                    }))
+                    }));
                 }
             }
         }
@@ -395,7 +405,8 @@ impl Report for AllPruned {
         for line in &self.run.caches {
             let (files, bytes) = (count(line.files_pruned, "image"), human(line.bytes_pruned));
             let (name, size, limit) = (&line.name, human(line.size), human(line.limit));
-            let _ = writeln!(text, "prune: {name}: {verb} {files}, {bytes}; it holds {size} of {limit}");
+            let holds = self.run.ending.verb("holds", "would hold");
+            let _ = writeln!(text, "prune: {name}: {verb} {files}, {bytes}; it {holds} {size} of {limit}");
         }
         text
     }

@@ -1,4 +1,7 @@
-//! What the reports of several operations share: the steps of a plan, how a run ended, and one line for each cache.
+//! The common parts of reports: the steps of a plan, the ending of a run, and a line for each cache.
+//!
+//! Reports are data. They are serialized as JSON and can render themselves as text, but nothing here prints
+//! anything.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -21,30 +24,30 @@ use crate::units::{Nanos, SECOND, human, span, when};
 
 /// One step of a plan.
 #[derive(Debug, Serialize)]
-pub(crate) struct Step {
-    /// The cache it is in, where the plan is about several.
+pub(super) struct Step {
+    /// The name of the cache, if the plan covers several.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) cache: Option<String>,
-    /// The image's id; for what is no image, the entry's name.
-    pub(crate) image_id: String,
+    pub(super) cache: Option<String>,
+    /// The id of the image, or the name of an entry that is not an image.
+    pub(super) image_id: String,
     /// `remove`, `forget`, `adopt`, `drop`, `fetch` or `keep`.
-    pub(crate) action: &'static str,
-    pub(crate) reason: String,
-    pub(crate) bytes: u64,
+    pub(super) action: &'static str,
+    pub(super) reason: String,
+    pub(super) bytes: u64,
 }
 
 impl Step {
     /// Returns a step of a plan for one cache.
-    pub(crate) fn new(action: &'static str, image_id: String, bytes: u64, reason: impl Into<String>) -> Self {
+    pub(super) fn new(action: &'static str, image_id: String, bytes: u64, reason: impl Into<String>) -> Self {
         Step { cache: None, image_id, action, reason: reason.into(), bytes }
     }
 
-    /// Returns the step that comes of an entry of a plan.
-    pub(crate) fn of(foreseen: Foreseen) -> Self {
+    /// Returns the step for an entry in the plan for one cache.
+    pub(super) fn of(foreseen: Foreseen) -> Self {
         match foreseen {
             Foreseen::Ghost(name) => Step::new("forget", name, 0, "its file is missing"),
             Foreseen::Removal(PlannedRemoval { name, size, last_use, is_orphan, .. }) => {
-                let orphan = if is_orphan { "without a row in the index, and " } else { "" };
+                let orphan = if is_orphan { "without a row in the index, " } else { "" };
                 let used = when(last_use);
                 Step::new("remove", name, size, format!("{orphan}least recently used (last use {used})"))
             }
@@ -52,17 +55,17 @@ impl Step {
         }
     }
 
-    /// Returns the step that comes of an image that is removed from one of several caches.
-    pub(crate) fn among(declared: &Declared, victim: PlannedRemoval, now: Nanos) -> Self {
+    /// Returns the step for an image that is removed from one of several caches.
+    fn among(declared: &Declared, victim: PlannedRemoval, now: Nanos) -> Self {
         let PlannedRemoval { name, size, last_use, is_expired, .. } = victim;
         let unused = span(now.saturating_sub(last_use).max(0));
         let reason = match (is_expired, &declared.age) {
             (true, Some(age)) => {
-                format!("expired: not used for {unused}, and {} are allowed", span(age.value))
+                format!("expired: not used for {unused}, the age limit is {}", span(age.value))
             }
             _ => {
                 let (priority, used) = (declared.priority, when(last_use));
-                format!("least recently used of priority {priority}: last use {used}")
+                format!("least recently used in a cache of priority {priority} (last use {used})")
             }
         };
         Step { cache: Some(declared.name.clone()), ..Step::new("remove", name, size, reason) }
@@ -71,14 +74,14 @@ impl Step {
 
 fn kept(why: Kept) -> &'static str {
     match why {
-        Kept::Listed => "named by --keep or --keep-from",
-        Kept::Young => "cached or used less than --min-age ago",
+        Kept::Listed => "listed by --keep or --keep-from",
+        Kept::Young => "cached or used within --min-age",
     }
 }
 
-/// A signal that ended a run early. Its name is a value of our JSON.
+/// A signal that ended a run early. In JSON it appears by its name.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Signal(pub(crate) i32);
+pub(super) struct Signal(pub(crate) i32);
 
 impl Serialize for Signal {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -86,36 +89,36 @@ impl Serialize for Signal {
     }
 }
 
-/// How a change ended: for the exit code, for JSON, and in words.
+/// The ending of a change: it decides the exit code, and appears in JSON and in words.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Ending {
-    pub(crate) dry_run: bool,
+    pub(super) dry_run: bool,
     /// The plan of a dry run.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) plan: Option<Vec<Step>>,
-    /// Set where a run is about several caches.
+    pub(super) plan: Option<Vec<Step>>,
+    /// Set if the run covers several caches.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) warnings: Option<Vec<String>>,
+    pub(super) warnings: Option<Vec<String>>,
     pub(crate) errors: Vec<EntryError>,
-    /// Why nothing was done, when that was so.
+    /// The reason for doing nothing, if nothing was done.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) skipped: Option<String>,
+    pub(super) skipped: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) signal: Option<Signal>,
-    /// What was asked for and could not be reached, as sentences.
+    pub(super) signal: Option<Signal>,
+    /// The goals of the run that were not reached, as sentences.
     #[serde(skip)]
     pub(crate) shortfalls: Vec<String>,
 }
 
 impl Ending {
-    pub(crate) fn new(dry_run: bool) -> Self {
+    pub(super) fn new(dry_run: bool) -> Self {
         Ending { dry_run, ..Ending::default() }
     }
 
-    /// Adds the errors of an outcome, and what ended it early.
+    /// Adds the errors of an outcome, and the reason if it ended early.
     ///
-    /// A run of one cache fails with what stopped it, as long as nothing was changed.
-    pub(crate) fn add(&mut self, run: &Run, outcome: &mut Outcome, fails: bool) -> Result<(), Failure> {
+    /// With `fails`, and if nothing was changed yet, this reason is returned as the failure of the run.
+    pub(super) fn add(&mut self, run: &Run, outcome: &mut Outcome, fails: bool) -> Result<(), Failure> {
         let is_untouched = outcome.is_untouched();
         self.errors.append(&mut outcome.errors);
         match outcome.stopped.take() {
@@ -132,13 +135,13 @@ impl Ending {
         Ok(())
     }
 
-    /// Notes that a signal ended the run, if one came.
-    pub(crate) fn stopped(&mut self, run: &Run) {
+    /// Notes the signal that ended the run, if there was one.
+    pub(super) fn stopped(&mut self, run: &Run) {
         self.signal = run.interrupt.signal().map(Signal);
     }
 
-    /// Keeps the report of a run that a signal made fail: only a run that fails for another reason has none.
-    pub(crate) fn settle(&mut self, run: &Run, ended: Result<(), Failure>) -> Result<(), Failure> {
+    /// Turns a failure that a signal has caused into an ordinary ending, so that the report is still shown.
+    pub(super) fn settle(&mut self, run: &Run, ended: Result<(), Failure>) -> Result<(), Failure> {
         match ended {
             Err(_) if run.interrupt.raised() => {
                 self.stopped(run);
@@ -148,6 +151,7 @@ impl Ending {
         }
     }
 
+    /// Returns the exit code of the run.
     pub(crate) fn exit(&self) -> Exit {
         match self.signal {
             Some(Signal(number)) => Exit::Signal(number),
@@ -156,13 +160,13 @@ impl Ending {
         }
     }
 
-    /// Returns one of two verbs: what was done, or what a dry run would do.
-    pub(crate) fn verb<'a>(&self, did: &'a str, would: &'a str) -> &'a str {
+    /// Returns the first verb, or the second one in a dry run.
+    pub(super) fn verb<'a>(&self, did: &'a str, would: &'a str) -> &'a str {
         if self.dry_run { would } else { did }
     }
 
-    /// Returns the lines before the summary: the plan of a dry run, or why nothing was done.
-    pub(crate) fn preamble(&self) -> String {
+    /// Returns the lines before the summary: the plan of a dry run, or the reason for doing nothing.
+    pub(super) fn preamble(&self) -> String {
         let mut text = String::new();
         for Step { cache, image_id, action, reason, bytes } in self.plan.iter().flatten() {
             let cache = cache.as_ref().map(|cache| format!("{cache} ")).unwrap_or_default();
@@ -174,9 +178,10 @@ impl Ending {
         text
     }
 
-    /// Returns the end of the summary's line: how many entries failed, and the signal that ended the run.
-    pub(crate) fn trailer(&self) -> String {
-        // A limit that is not held is no entry that failed.
+    /// Returns the end of the summary's line: the number of entries that failed, and the signal that ended
+    /// the run.
+    pub(super) fn trailer(&self) -> String {
+        // A limit that is exceeded is an error, but not an entry that failed.
         let is_entry = |error: &&EntryError| !matches!(error.action, Action::Limit | Action::Free);
         let failed = match self.errors.iter().filter(is_entry).count() {
             0 => String::new(),
@@ -185,8 +190,8 @@ impl Ending {
         failed + &self.line_end()
     }
 
-    /// Returns the signal that ended the run, if one did, and the end of the line.
-    pub(crate) fn line_end(&self) -> String {
+    /// Returns the signal that ended the run, if there was one, and a newline.
+    pub(super) fn line_end(&self) -> String {
         match self.signal {
             Some(Signal(number)) => format!("; stopped by {}\n", signal_name(number)),
             None => "\n".to_owned(),
@@ -198,7 +203,7 @@ impl Ending {
 pub(crate) trait ChangeReport: Report {
     fn ending(&self) -> &Ending;
 
-    /// True if the errors were reported while the run went on.
+    /// True if the errors were already printed during the run.
     fn errors_were_reported(&self) -> bool {
         false
     }
@@ -206,47 +211,48 @@ pub(crate) trait ChangeReport: Report {
 
 /// One cache in a report. Sizes are bytes.
 #[derive(Debug, Serialize)]
-pub(crate) struct CacheLine {
-    pub(crate) name: String,
-    pub(crate) kind: &'static str,
-    pub(crate) priority: u32,
-    pub(crate) directory: String,
-    pub(crate) directory_set_by: String,
+pub(super) struct CacheLine {
+    pub(super) name: String,
+    pub(super) kind: &'static str,
+    pub(super) priority: u32,
+    pub(super) directory: String,
+    pub(super) directory_set_by: String,
     /// The mount point.
-    pub(crate) file_system: String,
+    pub(super) file_system: String,
     /// The sizes of all images.
-    pub(crate) size: u64,
-    pub(crate) limit: u64,
-    pub(crate) limit_set_by: String,
+    pub(super) size: u64,
+    pub(super) limit: u64,
+    pub(super) limit_set_by: String,
     /// Seconds, or null if its images do not expire.
-    pub(crate) age_limit: Option<i64>,
-    /// With the bytes of disk they hold, as the following.
-    pub(crate) in_use: Tally,
+    pub(super) age_limit: Option<i64>,
+    /// Images in use. The bytes of this tally and of the following ones are disk space.
+    pub(super) in_use: Tally,
     /// Images that may be removed now.
-    pub(crate) reclaimable: Tally,
-    /// Images too young to be removed, or listed to be kept.
-    pub(crate) kept: Tally,
-    pub(crate) leftovers: Tally,
-    pub(crate) foreign: Vec<String>,
+    pub(super) reclaimable: Tally,
+    /// Images that are too young to be removed, or are listed to be kept.
+    pub(super) kept: Tally,
+    pub(super) leftovers: Tally,
+    pub(super) foreign: Vec<String>,
     #[serde(skip_serializing_if = "is_zero")]
-    pub(crate) files_pruned: u64,
+    pub(super) files_pruned: u64,
     #[serde(skip_serializing_if = "is_zero")]
-    pub(crate) bytes_pruned: u64,
+    pub(super) bytes_pruned: u64,
     #[serde(skip_serializing_if = "is_zero")]
-    pub(crate) files_cleaned: u64,
+    pub(super) files_cleaned: u64,
     #[serde(skip_serializing_if = "is_zero")]
-    pub(crate) bytes_cleaned: u64,
+    pub(super) bytes_cleaned: u64,
     #[serde(skip_serializing_if = "is_zero")]
-    pub(crate) ghosts_forgotten: u64,
+    pub(super) ghosts_forgotten: u64,
 }
 
+/// True for zero. Counters that are zero are left out of some reports.
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
-pub(crate) fn is_zero(number: &u64) -> bool {
+pub(super) fn is_zero(number: &u64) -> bool {
     *number == 0
 }
 
 impl CacheLine {
-    pub(crate) fn of(member: &Member<'_>) -> Self {
+    pub(super) fn of(member: &Member<'_>) -> Self {
         let Declared { name, kind, priority, directory, size, age } = &member.declared;
         let stock = &member.stock;
         CacheLine {
@@ -273,7 +279,7 @@ impl CacheLine {
         }
     }
 
-    /// Accounts for what was done to the cache.
+    /// Fills in the outcome of a run.
     fn add(&mut self, outcome: &Outcome) {
         self.files_pruned = outcome.files;
         self.bytes_pruned = outcome.bytes;
@@ -283,39 +289,40 @@ impl CacheLine {
         self.size = self.size.saturating_sub(outcome.bytes).saturating_sub(outcome.bytes_gone);
     }
 
-    pub(crate) fn is_over(&self) -> bool {
+    pub(super) fn is_over(&self) -> bool {
         self.size > self.limit
     }
 
-    pub(crate) fn age(&self) -> String {
+    /// Returns the age limit in words.
+    pub(super) fn age(&self) -> String {
         self.age_limit.map_or_else(|| "-".to_owned(), |seconds| span(seconds.saturating_mul(SECOND)))
     }
 }
 
-/// Returns where the file system of a path is mounted.
-pub(crate) fn mounted_at(path: &Path) -> String {
+/// Returns the mount point of the file system of a path.
+pub(super) fn mounted_at(path: &Path) -> String {
     mount_of(path).map_or_else(|| "unknown".to_owned(), |mount| escaped(mount.point.as_bytes()))
 }
 
-/// What the reports of changes to several caches have in common.
+/// The common part of reports about changes to several caches.
 #[derive(Debug, Default, Serialize)]
-pub(crate) struct HostRun {
-    /// Images that were used or changed since the plan was made, and stayed.
-    pub(crate) left_alone: u64,
-    pub(crate) caches: Vec<CacheLine>,
+pub(super) struct HostRun {
+    /// Images that stayed because they were used or changed after the plan was made.
+    pub(super) left_alone: u64,
+    pub(super) caches: Vec<CacheLine>,
     #[serde(flatten)]
-    pub(crate) ending: Ending,
+    pub(super) ending: Ending,
 }
 
 impl HostRun {
-    /// Returns the report of a run that has not begun.
-    pub(crate) fn empty(dry_run: bool) -> Self {
+    /// Returns the report of a run that has not started.
+    pub(super) fn empty(dry_run: bool) -> Self {
         let ending = Ending { warnings: Some(Vec::new()), ..Ending::new(dry_run) };
         HostRun { ending, ..HostRun::default() }
     }
 
-    /// Returns the report of a run that has done nothing yet to these caches.
-    pub(crate) fn new(
+    /// Returns the report of a run that has not yet changed these caches.
+    pub(super) fn new(
         members: &[Member<'_>],
         warnings: &[String],
         errors: Vec<EntryError>,
@@ -325,8 +332,8 @@ impl HostRun {
         HostRun { left_alone: 0, caches: members.iter().map(CacheLine::of).collect(), ending }
     }
 
-    /// Makes it the report of a dry run that would remove these images, each from the cache at that position.
-    pub(crate) fn would_prune(
+    /// Fills in the plan of a dry run: the images to remove, each with the position of its cache.
+    pub(super) fn would_prune(
         &mut self,
         members: &[Member<'_>],
         victims: impl IntoIterator<Item = (usize, PlannedRemoval)>,
@@ -343,8 +350,8 @@ impl HostRun {
         self.ending.plan = Some(plan);
     }
 
-    /// Makes it the report of a dry run that would remove what crashed downloads left.
-    pub(crate) fn would_clean(&mut self, members: &[Member<'_>]) {
+    /// Fills in the plan of a dry run: the files that crashed downloads left.
+    pub(super) fn would_clean(&mut self, members: &[Member<'_>]) {
         let mut plan = Vec::new();
         for (member, line) in members.iter().zip(&mut self.caches) {
             for remains in member.cache.remains() {
@@ -357,35 +364,35 @@ impl HostRun {
         self.ending.plan = Some(plan);
     }
 
-    /// Accounts for what was done, in the order of the caches.
-    pub(crate) fn did(&mut self, run: &Run, members: &[Member<'_>], outcomes: Vec<Outcome>) {
+    /// Fills in the outcomes, in the order of the caches.
+    pub(super) fn did(&mut self, run: &Run, members: &[Member<'_>], outcomes: Vec<Outcome>) {
         for ((member, line), mut outcome) in members.iter().zip(&mut self.caches).zip(outcomes) {
             line.add(&outcome);
             self.left_alone += outcome.left_alone;
             let errors = std::mem::take(&mut outcome.errors);
             self.ending.errors.extend(errors.into_iter().map(|error| member.located(error)));
-            // One cache of many is an error, not a failure of the run.
+            // If one cache of several stops early, this is an error, but the run does not fail.
             let _ = self.ending.add(run, &mut outcome, false);
         }
-        // A signal may have come while locks were waited for.
+        // A signal may have come while the run waited for locks.
         if run.interrupt.raised() {
             self.ending.stopped(run);
         }
     }
 
-    pub(crate) fn sum(&self, figure: fn(&CacheLine) -> u64) -> u64 {
+    pub(super) fn sum(&self, figure: fn(&CacheLine) -> u64) -> u64 {
         self.caches.iter().map(figure).fold(0, u64::saturating_add)
     }
 
-    /// Notes which caches are still over their limit, unless a signal is the reason.
-    pub(crate) fn note_over_limit(&mut self) {
+    /// Notes the caches that are still over their limit, unless a signal ended the run.
+    pub(super) fn note_over_limit(&mut self) {
         if self.ending.signal.is_some() {
             return;
         }
         let over = self.caches.iter().filter(|line| line.is_over()).map(|line| {
             format!(
-                "{} ({}) is still over its limit: {} of {} (the rest is in use, too young, protected, or could not be \
-                 removed)",
+                "{} ({}) is still over its limit: {} of {} (the rest is in use, too young, protected, or \
+                 could not be removed)",
                 line.name,
                 line.directory,
                 human(line.size),

@@ -1,7 +1,9 @@
-//! `prune --require SIZE [--on PATH]`: frees space on one file system, from all image caches that are on it.
+//! `prune --require SIZE [--on PATH]`: frees space on one file system by removing images from all caches on
+//! it.
 //!
-//! The whole order of removal is planned first. If all images that may be removed cannot be enough, none is removed,
-//! unless the request says to remove what there is.
+//! The whole order of removal is planned first. If all images together could not free enough, none is
+//! removed, unless the request allows it. If enough space is free already, no lock is taken and nothing is
+//! opened.
 
 use std::fmt::Write as _;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -25,15 +27,15 @@ use crate::output::Report;
 use crate::output::progress::Bar;
 use crate::units::{Amount, count, human};
 
-/// The space that is asked for.
+/// The options of a request for space.
 #[derive(Debug)]
 pub(crate) struct SpaceRequest {
     pub(crate) amount: Amount,
-    /// Anything on the file system that is meant; `None` is the Glance cache.
+    /// Any path on the file system; `None` stands for the Glance cache.
     pub(crate) on: Option<PathBuf>,
-    /// Remove what there is even if it cannot be enough.
+    /// Remove images even if all of them together cannot free enough.
     pub(crate) best_effort: bool,
-    /// How images are chosen: its limits are not used.
+    /// The rules for choosing images. Its limits are not used.
     pub(crate) prune: PruneRequest,
 }
 
@@ -49,7 +51,7 @@ pub(crate) fn require(host: &Host<'_>, request: &SpaceRequest) -> Result<SpaceRe
     let dry_run = request.prune.change.dry_run;
     let mut report = SpaceReport::new(&path, required, space.base, dry_run);
     let rules = request.prune.rules(host);
-    // Enough is free already: no lock is taken, and no other run is kept waiting.
+    // If enough space is free already, no lock is taken, so that no other run has to wait.
     if space.base >= required {
         if dry_run {
             report.run.would_prune(&[], [], rules.now);
@@ -79,28 +81,28 @@ pub(crate) fn require(host: &Host<'_>, request: &SpaceRequest) -> Result<SpaceRe
     Ok(report)
 }
 
-/// Returns the directory of the Glance cache, whose file system is meant where no other is named.
+/// Returns the directory of the Glance cache. Its file system is the one to free space on if no other is
+/// named.
 fn glance_directory(host: &Host<'_>) -> Result<PathBuf, Failure> {
     let directory = host.selection.directory(&host.config)?;
     directory.map(|setting| setting.value).ok_or_else(|| {
         Failure::usage(anyhow!(
-            "image_cache_dir is not set, so --require does not know which file system is meant"
+            "--require needs a file system: image_cache_dir is not set, and --on is not given"
         ))
-        .hint("name a directory on it with --on PATH")
+        .hint("give --on PATH, with any path on that file system")
     })
 }
 
-/// Returns the file system that is meant, and how many bytes are to be free there.
+/// Opens a path on the file system, and returns it with the number of bytes that are to be free there.
 fn find(path: &Path, amount: Amount) -> Result<(OwnedFd, u64), Failure> {
     let shown = path.display();
-    let cannot =
-        |e: rustix::io::Errno| Failure::usage(anyhow!("cannot tell the file system of {shown}: {e}"));
+    let cannot = |e: rustix::io::Errno| Failure::usage(anyhow!("cannot get the file system of {shown}: {e}"));
     let fd = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(cannot)?;
     let whole = capacity(&fstatvfs(&fd).map_err(cannot)?);
     let required = amount.of(whole);
     if required > whole {
         return Err(Failure::usage(anyhow!(
-            "--require is {}, but the whole file system of {shown} has {}",
+            "--require {} is more than the whole file system of {shown}, which has {}",
             human(required),
             human(whole)
         )));
@@ -108,7 +110,7 @@ fn find(path: &Path, amount: Amount) -> Result<(OwnedFd, u64), Failure> {
     Ok((fd, required))
 }
 
-/// Removes images in this order until the space is there, and returns what was done to each cache.
+/// Removes images in this order until enough space is free. Returns the outcome for each cache.
 fn remove(
     host: &Host<'_>,
     gathered: &mut Gathered<'_>,
@@ -124,7 +126,7 @@ fn remove(
     removing.into_iter().map(|removing| removing.outcome).collect()
 }
 
-/// What `prune --require` did, or would do.
+/// The report of `prune --require`.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct SpaceReport {
     total_files_pruned: u64,
@@ -133,13 +135,13 @@ pub(crate) struct SpaceReport {
     required: u64,
     available_before: u64,
     available_after: u64,
-    /// Bytes of disk that all images that may be removed would have freed.
+    /// Bytes of disk that the removal of all images that may be removed would have freed.
     reclaimable: u64,
-    /// Bytes that are missing even so.
+    /// Bytes that would be missing even then.
     missing: u64,
-    /// True if nothing was removed because it could not have been enough.
+    /// True if nothing was removed because all images together could not have freed enough.
     refused: bool,
-    /// Invalid and stalled files that were removed first because the disk was full.
+    /// Invalid and stalled files that were removed first, because the disk was full.
     #[serde(skip_serializing_if = "is_zero")]
     total_files_cleaned: u64,
     #[serde(skip_serializing_if = "is_zero")]
@@ -160,7 +162,7 @@ impl SpaceReport {
         }
     }
 
-    /// Plans over what was gathered, and fills in what would come of it. Returns the whole order of removal.
+    /// Plans the removal, and fills in the expected result. Returns the whole order of removal.
     fn plan(
         &mut self,
         gathered: &mut Gathered<'_>,
@@ -197,12 +199,12 @@ impl SpaceReport {
         order
     }
 
-    /// Asks the file system what is free now.
+    /// Fills in the space that is free now.
     fn measure(&mut self, space: &Space<'_>) {
         match space.figures() {
             Ok(fs) => self.available_after = available(&fs),
             Err(e) => {
-                let message = format!("cannot ask for the free space: {e}");
+                let message = format!("cannot get the free space: {e}");
                 let name = self.path.clone();
                 self.run.ending.errors.push(EntryError { name, action: Action::Measure, message });
             }
@@ -210,6 +212,7 @@ impl SpaceReport {
         self.missing = self.required.saturating_sub(self.available_after);
     }
 
+    /// Sums up the lines of the caches.
     fn count(&mut self) {
         self.total_files_pruned = self.run.sum(|line| line.files_pruned);
         self.total_bytes_pruned = self.run.sum(|line| line.bytes_pruned);
@@ -217,7 +220,7 @@ impl SpaceReport {
         self.total_bytes_cleaned = self.run.sum(|line| line.bytes_cleaned);
     }
 
-    /// Notes how much is missing, unless a signal is the reason.
+    /// Notes the missing space, unless a signal ended the run.
     fn note_shortage(&mut self) {
         if self.missing > 0 && self.run.ending.signal.is_none() {
             self.run.ending.shortfalls = vec![self.shortage()];
@@ -227,7 +230,8 @@ impl SpaceReport {
     fn shortage(&self) -> String {
         if self.total_files_pruned > 0 && !self.run.ending.dry_run {
             return format!(
-                "{} has {} free, not {}: {} are missing; no image is left that may be removed and would free space",
+                "{} has {} free instead of {}: {} are missing (no other image may be removed, or its removal \
+                 would free no space)",
                 self.path,
                 human(self.available_after),
                 human(self.required),
@@ -235,17 +239,17 @@ impl SpaceReport {
             );
         }
         format!(
-            "{} cannot have {} free: {} are free, removing every image that may be removed would free {}, {} are missing; \
-             nothing was removed",
-            self.path,
+            "cannot get {} free on {}: {} are free, all images that may be removed would free {}, and {} \
+             would still be missing; nothing was removed",
             human(self.required),
+            self.path,
             human(self.available_before),
             human(self.reclaimable),
             human(self.missing)
         )
     }
 
-    /// Returns a line for each cache: how much it could free, and what holds the rest.
+    /// Returns a line for each cache, with the space that it could free and the space that it cannot.
     fn holders(&self) -> String {
         let mut text = String::new();
         for line in &self.run.caches {
@@ -257,13 +261,14 @@ impl SpaceReport {
                 count(line.reclaimable.count, "image"),
                 human(line.reclaimable.bytes)
             );
-            for (part, what) in [
-                (line.in_use, "in use"),
-                (line.kept, "too young or protected"),
-                (line.leftovers, "left by crashed downloads (clean --all-caches removes them)"),
+            for (part, noun, what) in [
+                (line.in_use, "image", "in use"),
+                (line.kept, "image", "too young or protected"),
+                (line.leftovers, "file", "left by crashed downloads (clean --all-caches removes them)"),
             ] {
                 if part.count > 0 {
-                    let _ = write!(text, "; {} held by {} {what}", human(part.bytes), part.count);
+                    let _ =
+                        write!(text, "; {} held by {} {what}", human(part.bytes), count(part.count, noun));
                 }
             }
             text.push('\n');

@@ -1,15 +1,15 @@
-//! Status: the state of a cache, and what needs attention.
+//! Status: reports the state of a cache, and everything that needs attention.
 //!
-//! It changes nothing, takes no lock and makes nothing. A value that is wrong in the configuration is one of the things
-//! that need attention, not a failure.
+//! Nothing is changed, created or locked. A wrong value in the configuration, or an index that cannot be
+//! read, is reported among the things that need attention; it does not fail the run.
 
 use std::fmt::Write as _;
 
 use rustix::fs::{AtFlags, statat};
 use serde::Serialize;
 
-use crate::cache::dir::{CacheDir, Place};
-use crate::cache::entry::Kind;
+use crate::cache::dir::{CacheDir, CachePlace};
+use crate::cache::entry::EntryKind;
 use crate::cache::index::Driver;
 use crate::cache::index::sqlite::{Sqlite, locate};
 use crate::cache::inventory::{Foreign, Inventory, Partials, Tracking};
@@ -34,10 +34,10 @@ use crate::output::Report;
 use crate::run::Run;
 use crate::units::{Amount, Nanos, TimeSpan, count, human, when};
 
-/// Names listed one by one; more of a kind are only counted.
+/// At most this many names of a kind are listed; the rest is only counted.
 const NAMED: usize = 20;
 
-/// What a status is asked for, besides the cache.
+/// The options of a status.
 #[derive(Debug)]
 pub(crate) struct StatusRequest {
     pub(crate) max_size: Option<Amount>,
@@ -45,7 +45,7 @@ pub(crate) struct StatusRequest {
     pub(crate) human: bool,
 }
 
-/// Looks at a cache and everything around it.
+/// Reports the state of a cache and of its surroundings.
 pub(crate) fn status(
     run: &Run,
     selection: Selection,
@@ -65,7 +65,7 @@ pub(crate) fn status(
         None => report.notes.push(settings.nothing_there()),
         Some(dir) => {
             report.exists = true;
-            // A wrong value is among the problems already.
+            // A wrong value is already among the problems.
             let max = settings.max_size(request.max_size, &dir).ok();
             report.max_size = max.as_ref().map(|max| max.value);
             report.max_size_set_by = max.map(|max| max.origin.to_string());
@@ -81,6 +81,7 @@ pub(crate) fn status(
     Ok(report)
 }
 
+/// Surveys the cache, and fills in the report.
 fn gather(
     run: &Run,
     settings: &Settings<'_>,
@@ -91,7 +92,7 @@ fn gather(
     let wait = run.wait(GLANCE_PATIENCE);
     let cache = match take_stock(run, settings, dir, Purpose::Look, &wait) {
         Ok(cache) => cache,
-        // This is no image cache, or its index cannot be known: there is nothing else to report.
+        // The directory is not an image cache, or its index is not known. There is nothing else to report.
         Err(failure) if failure.exit == Exit::Usage && settings.driver().is_ok() => {
             return Err(failure);
         }
@@ -113,19 +114,20 @@ fn gather(
     Ok(())
 }
 
-/// Returns the cache without its index, which could not be read.
+/// Returns the cache without an index that could not be read.
 fn files_only(dir: &CacheDir, wait: Wait, failure: &Failure) -> Result<Cache, Failure> {
     let tracking = Tracking::Unknown(format!("{:#}", failure.error));
     Ok(Cache {
         inventory: Inventory::scan(dir, tracking).map_err(Failure::cannot_start)?,
         ledger: Ledger::new(None, wait),
         driver: None,
-        why: "it cannot be read".to_owned(),
+        why: "cannot be read".to_owned(),
         place: IndexPlace::Files,
         warning: None,
     })
 }
 
+/// Counts images, orphans and ghosts.
 fn images(cache: &Cache, report: &mut StatusReport) {
     let inventory = &cache.inventory;
     for image in &inventory.images {
@@ -145,12 +147,12 @@ fn images(cache: &Cache, report: &mut StatusReport) {
     }
     if report.over_limit {
         report.attention.push(
-            "the cache is over its limit: glance-cache prune removes what was not used for longest".into(),
+            "the cache is over its limit: glance-cache prune removes the least recently used images".into(),
         );
     }
     if report.orphans.count > 0 {
         let images = count(report.orphans.count, "image");
-        report.attention.push(format!("{images} without a row in the index: clean --repair adopts them"));
+        report.attention.push(format!("{images} without a row in the index: clean --repair adds the rows"));
     }
     if report.ghosts > 0 {
         let rows = count(report.ghosts, "row");
@@ -158,17 +160,20 @@ fn images(cache: &Cache, report: &mut StatusReport) {
     }
     if inventory.looks_misplaced() {
         report.attention.push(
-            "most images of the index are not here: is this the right directory, and is it mounted?".into(),
+            "most images of the index are missing: is this the right directory, and is its file system \
+             mounted?"
+                .into(),
         );
     }
     for row in inventory.bad_rows.iter().take(NAMED) {
         report.attention.push(format!(
-            "the index has a row with the impossible id '{}': clean --repair drops it",
+            "the index has a row with the id '{}', which is not a UUID: clean --repair drops it",
             row.shown
         ));
     }
 }
 
+/// Reports which index the cache has, and where it is.
 fn index(cache: &Cache, report: &mut StatusReport) {
     report.driver = cache.driver.map(|driver| driver.to_string());
     report.driver_why.clone_from(&cache.why);
@@ -189,7 +194,8 @@ fn index(cache: &Cache, report: &mut StatusReport) {
     }
 }
 
-/// Names what another driver has left behind: it would be taken for the index if the setting were removed.
+/// Reports an index that another driver has left behind. If the setting were removed, it would be used as the
+/// index.
 fn leftovers_of_drivers(
     run: &Run,
     settings: &Settings<'_>,
@@ -201,11 +207,12 @@ fn leftovers_of_drivers(
     let file = file.value;
     match cache.driver {
         Some(Driver::CentralizedDb) if has_sqlite_file(settings, dir) => report.attention.push(format!(
-            "{} is a leftover of the sqlite driver: without a database or a node URL it would be taken for the index",
+            "{} is a leftover of the sqlite driver: without the settings of the central database it would be \
+             used as the index",
             file.display()
         )),
         Some(Driver::Sqlite | Driver::CentralizedDb) if has_attributes(dir, &cache.inventory) => {
-            report.notes.push("images carry user.hits, a leftover of the xattr driver".into());
+            report.notes.push("images have the attribute user.hits, a leftover of the xattr driver".into());
         }
         Some(Driver::Xattr) => {
             let wait = run.wait(GLANCE_PATIENCE);
@@ -214,7 +221,8 @@ fn leftovers_of_drivers(
                 .is_ok_and(|found| !matches!(found, Opening::Nothing(_)));
             if leftover {
                 report.attention.push(format!(
-                    "{} is a leftover of the sqlite driver: with image_cache_driver unset it would be taken for the index",
+                    "{} is a leftover of the sqlite driver: without image_cache_driver it would be used as \
+                     the index",
                     file.display()
                 ));
             }
@@ -223,6 +231,7 @@ fn leftovers_of_drivers(
     }
 }
 
+/// Counts the entries of the subdirectories.
 fn partials(
     run: &Run,
     dir: &CacheDir,
@@ -230,7 +239,7 @@ fn partials(
     foreign: &mut Vec<Foreign>,
     report: &mut StatusReport,
 ) {
-    for place in Place::SUBDIRECTORIES {
+    for place in CachePlace::SUBDIRECTORIES {
         let found = match Partials::scan(dir, place) {
             Ok(found) => found,
             Err(e) => {
@@ -240,13 +249,13 @@ fn partials(
         };
         for entry in &found.entries {
             let part = match place {
-                Place::Queue => &mut report.queued,
-                Place::Invalid => &mut report.invalid,
-                Place::Incomplete if is_stalled(entry, limits, run.now) => &mut report.stalled,
+                CachePlace::Queue => &mut report.queued,
+                CachePlace::Invalid => &mut report.invalid,
+                CachePlace::Incomplete if is_stalled(entry, limits, run.now) => &mut report.stalled,
                 _ => &mut report.incomplete,
             };
             part.count += 1;
-            part.bytes += if entry.kind == Kind::File { entry.seen.size } else { 0 };
+            part.bytes += if entry.kind == EntryKind::File { entry.seen.size } else { 0 };
         }
         for error in unreadable_errors(&found.unreadable) {
             report.attention.push(error.to_string());
@@ -255,19 +264,20 @@ fn partials(
     }
 }
 
+/// Returns a foreign entry as the report shows it.
 fn shown(dir: &CacheDir, entry: &Foreign) -> ForeignEntry {
     let name = entry.place.show(entry.name.as_name());
     let kind = match entry.kind {
-        Kind::File => "file",
-        Kind::Symlink => "symlink",
-        Kind::Directory => "directory",
-        Kind::Other => "special file",
+        EntryKind::File => "file",
+        EntryKind::Symlink => "symlink",
+        EntryKind::Directory => "directory",
+        EntryKind::Other => "special file",
     };
-    let bytes = if entry.kind == Kind::Directory { below(dir, entry) } else { entry.size };
+    let bytes = if entry.kind == EntryKind::Directory { below(dir, entry) } else { entry.size };
     ForeignEntry { name, kind, bytes }
 }
 
-/// The sizes of all files below a foreign directory.
+/// Returns the sum of the sizes of all files below a foreign directory.
 fn below(dir: &CacheDir, entry: &Foreign) -> u64 {
     use std::os::unix::ffi::OsStrExt as _;
     let name = std::ffi::OsStr::from_bytes(entry.name.as_name().as_bytes());
@@ -282,6 +292,7 @@ fn below(dir: &CacheDir, entry: &Foreign) -> u64 {
         .sum()
 }
 
+/// Reports the file system: its free space, and how it records access times.
 fn file_system(dir: &CacheDir, cache: &Cache, report: &mut StatusReport) {
     let mount = mount_of(dir.path());
     let stat = dir.statvfs().ok();
@@ -297,7 +308,9 @@ fn file_system(dir: &CacheDir, cache: &Cache, report: &mut StatusReport) {
     };
     if has("noatime") && cache.driver == Some(Driver::Xattr) {
         report.attention.push(
-            "the file system is mounted noatime, so the xattr index never learns of a use: images go first in, first out".into(),
+            "the file system is mounted noatime, so that uses are not recorded for the xattr driver: the \
+             images that were cached first are removed first"
+                .into(),
         );
     }
     report.file_system = Some(FileSystem {
@@ -309,12 +322,13 @@ fn file_system(dir: &CacheDir, cache: &Cache, report: &mut StatusReport) {
     });
 }
 
+/// Reports entries that do not belong to the owner of the cache directory.
 fn owners(dir: &CacheDir, cache: &Cache, report: &mut StatusReport) {
     let owner = dir.owner().uid;
-    let mut count = 0;
+    let mut number = 0;
     let mut wrong = |name: String, uid: u32| {
         if uid != owner {
-            count += 1;
+            number += 1;
             if report.wrong_owners.len() < NAMED {
                 report.wrong_owners.push(WrongOwner { name, uid });
             }
@@ -323,25 +337,27 @@ fn owners(dir: &CacheDir, cache: &Cache, report: &mut StatusReport) {
     for image in &cache.inventory.images {
         wrong(image.id.to_string(), image.seen.owner);
     }
-    for place in Place::SUBDIRECTORIES {
+    for place in CachePlace::SUBDIRECTORIES {
         if let Some(stat) = dir.fd(place).and_then(|fd| rustix::fs::fstat(fd).ok()) {
             wrong(format!("{}/", place.name()), stat.st_uid);
         }
     }
     for entry in &cache.inventory.foreign {
-        if let Ok(Some((Kind::File, seen))) = dir.look(Place::Base, entry.name.as_name()) {
+        if let Ok(Some((EntryKind::File, seen))) = dir.look(CachePlace::Base, entry.name.as_name()) {
             wrong(entry.name.to_string(), seen.owner);
         }
     }
-    if count > 0 {
+    if number > 0 {
+        let entries = count(number, "entry");
         report.attention.push(format!(
-            "{count} entries do not belong to user {owner}, who owns the cache directory (for example {}): Glance may not be \
-             able to change them",
+            "{entries} not owned by user {owner}, the owner of the cache directory (for example {}): Glance \
+             may not be able to change or remove them",
             report.wrong_owners[0].name
         ));
     }
 }
 
+/// Reports locks that processes hold.
 fn locks(settings: &Settings<'_>, dir: &CacheDir, cache: &Cache, report: &mut StatusReport) {
     let Ok(table) = std::fs::read_to_string("/proc/locks") else {
         return;
@@ -367,7 +383,7 @@ fn locks(settings: &Settings<'_>, dir: &CacheDir, cache: &Cache, report: &mut St
     }
 }
 
-/// Returns every setting that is set, with where it came from.
+/// Returns every setting that is set, with its origin.
 fn settings_in_use(settings: &Settings<'_>) -> SettingsInUse {
     let values = config::KNOWN
         .iter()
@@ -440,11 +456,11 @@ struct SettingsInUse {
     files_read: Vec<String>,
     files_missing: Vec<String>,
     values: Vec<SettingInUse>,
-    /// Whether the index settings of the configuration were left out because they belong to another directory.
+    /// True if the configured index settings are not used because they belong to another directory.
     index_settings_dropped: bool,
 }
 
-/// How a cache is doing. Sizes are bytes, times RFC 3339 in UTC.
+/// The state of a cache. Sizes are in bytes. Times are RFC 3339 in UTC.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct StatusReport {
     cache_dir: String,
@@ -453,20 +469,21 @@ pub(crate) struct StatusReport {
     driver: Option<String>,
     driver_why: String,
     index_path: Option<String>,
-    /// Where the central index is, and as whose.
+    /// The URL of the central database, without credentials; `node` is this host's node in it.
     #[serde(skip_serializing_if = "Option::is_none")]
     database: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     node: Option<String>,
+    /// The reason if the index could not be read.
     index_unreadable: Option<String>,
-    /// The sizes of all images, orphans included: what the limit is about.
+    /// The sizes of all images, including orphans. The limit refers to this.
     cache_size: u64,
     max_size: Option<u64>,
     max_size_set_by: Option<String>,
-    /// What decides from when on an incomplete entry is stalled.
+    /// The origin of the time after which an incomplete entry counts as stalled.
     stall_time_set_by: Option<String>,
     over_limit: bool,
-    /// Bytes of disk the images take.
+    /// Bytes of disk that the images hold.
     allocated: u64,
     tracked: Tally,
     orphans: Tally,
@@ -484,12 +501,14 @@ pub(crate) struct StatusReport {
     locks: Vec<HeldLock>,
     #[serde(skip_serializing_if = "Option::is_none")]
     settings: Option<SettingsInUse>,
-    /// What somebody should look at.
+    /// Problems that somebody should look at.
     attention: Vec<String>,
-    /// What is good to know.
+    /// Remarks that need no action.
     notes: Vec<String>,
+    /// Show sizes with units in the text.
     #[serde(skip)]
     human: bool,
+    /// Draw a bar of the size against the limit in the text.
     #[serde(skip)]
     bar: bool,
 }
@@ -522,75 +541,97 @@ impl StatusReport {
     }
 }
 
-impl Report for StatusReport {
-    fn text(&self) -> String {
-        let mut text = String::new();
-        let mut line = |name: &str, value: String| {
-            let _ = writeln!(text, "{name:<14}{value}");
-        };
-        line("cache", format!("{} (set by {})", self.cache_dir, self.cache_dir_set_by));
-        if self.exists {
-            let driver = self.driver.as_deref().unwrap_or("none");
-            let path = self.index_path.as_ref().map(|path| format!(", {path}")).unwrap_or_default();
-            line("index", format!("{driver}{path} ({})", self.driver_why));
-            if let (Some(database), Some(node)) = (&self.database, &self.node) {
-                line("database", database.clone());
-                line("node", node.clone());
-            }
-            line("size", self.size_line());
-            line("tracked", self.part(self.tracked));
-            line("orphans", self.part(self.orphans));
-            line("ghosts", self.ghosts.to_string());
-            line("queued", self.queued.count.to_string());
-            line("incomplete", self.part(self.incomplete));
-            let stall = self.stall_time_set_by.as_deref().unwrap_or("default");
-            line("stalled", format!("{} (stall time set by {stall})", self.part(self.stalled)));
-            line("invalid", self.part(self.invalid));
-            if let (Some(oldest), Some(newest)) = (&self.oldest_use, &self.newest_use) {
-                line("used", format!("{oldest} to {newest}"));
-            }
+/// The lines of a status as text, each with its heading.
+struct Lines(String);
+
+impl Lines {
+    fn add(&mut self, heading: &str, value: impl std::fmt::Display) {
+        let _ = writeln!(self.0, "{heading:<14}{value}");
+    }
+}
+
+impl StatusReport {
+    fn index_lines(&self, lines: &mut Lines) {
+        let driver = self.driver.as_deref().unwrap_or("none");
+        let path = self.index_path.as_ref().map(|path| format!(", {path}")).unwrap_or_default();
+        lines.add("index", format!("{driver}{path} ({})", self.driver_why));
+        if let (Some(database), Some(node)) = (&self.database, &self.node) {
+            lines.add("database", database);
+            lines.add("node", node);
         }
-        if let Some(fs) = &self.file_system {
-            let unknown = || "unknown".to_owned();
-            let size = |bytes: Option<u64>| bytes.map_or_else(unknown, |bytes| self.size(bytes));
-            let kind = fs.kind.clone().unwrap_or_else(unknown);
-            let point = fs.mount_point.clone().unwrap_or_else(unknown);
-            line(
-                "file system",
-                format!("{kind} at {point}, {} of {} free", size(fs.available), size(fs.size)),
-            );
-            line("access times", fs.access_times.to_owned());
+    }
+
+    fn entry_lines(&self, lines: &mut Lines) {
+        lines.add("size", self.size_line());
+        lines.add("tracked", self.part(self.tracked));
+        lines.add("orphans", self.part(self.orphans));
+        lines.add("ghosts", self.ghosts);
+        lines.add("queued", self.queued.count);
+        lines.add("incomplete", self.part(self.incomplete));
+        let stall = self.stall_time_set_by.as_deref().unwrap_or("default");
+        lines.add("stalled", format!("{} (stall time set by {stall})", self.part(self.stalled)));
+        lines.add("invalid", self.part(self.invalid));
+        if let (Some(oldest), Some(newest)) = (&self.oldest_use, &self.newest_use) {
+            lines.add("used", format!("{oldest} to {newest}"));
         }
+    }
+
+    fn file_system_lines(&self, lines: &mut Lines) {
+        let Some(fs) = &self.file_system else { return };
+        let unknown = || "unknown".to_owned();
+        let size = |bytes: Option<u64>| bytes.map_or_else(unknown, |bytes| self.size(bytes));
+        let kind = fs.kind.clone().unwrap_or_else(unknown);
+        let point = fs.mount_point.clone().unwrap_or_else(unknown);
+        let (free, whole) = (size(fs.available), size(fs.size));
+        lines.add("file system", format!("{kind} at {point}, {free} of {whole} free"));
+        lines.add("access times", fs.access_times);
+    }
+
+    fn other_lines(&self, lines: &mut Lines) {
         for lock in &self.locks {
             let who: Vec<String> = lock.holders.iter().map(|pid| process(*pid)).collect();
-            line("lock", format!("{} is held by {}", lock.name, who.join(", ")));
+            lines.add("lock", format!("{} is held by {}", lock.name, who.join(", ")));
         }
         for entry in self.foreign.iter().take(NAMED) {
-            line("foreign", format!("{} ({}, {})", entry.name, entry.kind, self.size(entry.bytes)));
+            lines.add("foreign", format!("{} ({}, {})", entry.name, entry.kind, self.size(entry.bytes)));
         }
         if self.foreign.len() > NAMED {
-            line("foreign", format!("... and {} more", self.foreign.len() - NAMED));
+            lines.add("foreign", format!("... and {} more", self.foreign.len() - NAMED));
         }
+    }
+}
+
+impl SettingsInUse {
+    fn lines(&self, lines: &mut Lines) {
+        self.files_read.iter().for_each(|path| lines.add("read", path));
+        self.files_missing.iter().for_each(|path| lines.add("missing", path));
+        for setting in &self.values {
+            lines.add("setting", format!("{} = {} ({})", setting.name, setting.value, setting.set_by));
+        }
+        if self.index_settings_dropped {
+            lines.add(
+                "setting",
+                "the configured index settings are not used: they belong to another directory",
+            );
+        }
+    }
+}
+
+impl Report for StatusReport {
+    fn text(&self) -> String {
+        let mut lines = Lines(String::new());
+        lines.add("cache", format!("{} (set by {})", self.cache_dir, self.cache_dir_set_by));
+        if self.exists {
+            self.index_lines(&mut lines);
+            self.entry_lines(&mut lines);
+        }
+        self.file_system_lines(&mut lines);
+        self.other_lines(&mut lines);
         if let Some(settings) = &self.settings {
-            for path in &settings.files_read {
-                line("read", path.clone());
-            }
-            for path in &settings.files_missing {
-                line("not there", path.clone());
-            }
-            for setting in &settings.values {
-                line("setting", format!("{} = {} ({})", setting.name, setting.value, setting.set_by));
-            }
-            if settings.index_settings_dropped {
-                line("setting", "the index settings belong to another directory and are left out".to_owned());
-            }
+            settings.lines(&mut lines);
         }
-        for note in &self.notes {
-            line("note", note.clone());
-        }
-        for attention in &self.attention {
-            line("attention", attention.clone());
-        }
-        text
+        self.notes.iter().for_each(|note| lines.add("note", note));
+        self.attention.iter().for_each(|attention| lines.add("attention", attention));
+        lines.0
     }
 }

@@ -1,9 +1,10 @@
-//! The only place that speaks.
+//! The output of the program. No other folder prints anything.
 //!
-//! Results go to stdout, everything else to stderr. What quiet, verbose, a terminal and an old name mean is decided once, when
-//! the [`Output`] is made; nobody asks again. Under an old name the same words go to the log sinks of oslo.log's options.
+//! Results are printed on stdout, everything else on stderr. The effect of quiet, verbose, a terminal and an
+//! old name is decided once, in [`Output`]; callers never ask for it. Under an old name, the same messages
+//! are written to the log that oslo.log's options choose. Errors while printing never end a run.
 
-// The one module that may print.
+// Only this module may print.
 #![allow(clippy::print_stderr)]
 
 pub(crate) mod log;
@@ -22,7 +23,7 @@ use self::log::Log;
 use crate::exit::Failure;
 use crate::output::oslo::Level;
 
-/// How a result is printed.
+/// The form of a printed result.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub(crate) enum Format {
     /// For people
@@ -31,35 +32,36 @@ pub(crate) enum Format {
     Json,
 }
 
-/// How much is said on stderr.
+/// The amount of messages on stderr.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Debug)]
 pub(crate) enum Verbosity {
-    /// Errors alone.
+    /// Only errors.
     Quiet,
     Normal,
     Verbose,
 }
 
-/// A result that can be shown to people and to programs.
+/// A result that can be shown as text and as JSON.
 pub(crate) trait Report: Serialize {
-    /// The same in words: lines, each ended.
+    /// Returns the result as text, in lines that each end with a newline.
     fn text(&self) -> String;
 }
 
-/// Where and how this run speaks.
+/// The output of this run.
 #[derive(Debug)]
 pub(crate) struct Output {
     format: Format,
     verbosity: Verbosity,
-    /// Under an old name nothing goes to stdout.
+    /// False under an old name: then nothing is printed on stdout.
     stdout_is_ours: bool,
     stdout_is_terminal: bool,
     stderr_is_terminal: bool,
     log: RefCell<Option<Log>>,
-    /// The logger that records are filed under, as Glance's own tools do.
+    /// The name of the logger in log records, as in those of Glance's own tools.
     logger: &'static str,
+    /// True once the result could not be written.
     failed: Cell<bool>,
-    /// The bars that are being drawn, if any: lines have to go above them.
+    /// The progress bars on the terminal, if any. Messages are printed above them.
     bars: RefCell<Option<MultiProgress>>,
 }
 
@@ -78,12 +80,12 @@ impl Output {
         }
     }
 
-    /// The voice of an old tool: silent on stdout, and on stderr unless something is wrong.
+    /// Returns the output of an old tool. It prints nothing on stdout, and only problems on stderr.
     pub(crate) fn legacy(logger: &'static str) -> Self {
         Output { stdout_is_ours: false, logger, ..Output::new(Format::Json, Verbosity::Normal) }
     }
 
-    /// Sends what is said from now on to these sinks, too.
+    /// From now on, also writes all messages to this log.
     pub(crate) fn set_log(&self, log: Log) {
         *self.log.borrow_mut() = Some(log);
     }
@@ -96,12 +98,13 @@ impl Output {
         self.verbosity == Verbosity::Verbose
     }
 
-    /// Whether somebody is there to watch progress.
+    /// True if progress bars are shown.
     fn shows_progress(&self) -> bool {
         self.stderr_is_terminal && self.stdout_is_ours && self.verbosity == Verbosity::Normal
     }
 
-    /// Prints the result, and on a terminal or when verbose its words on stderr.
+    /// Prints the result of a change. If it is printed as JSON, a terminal or verbose output also gets it as
+    /// text, on stderr.
     pub(crate) fn summary(&self, report: &impl Report) {
         let text = report.text();
         if !self.stdout_is_ours {
@@ -119,7 +122,7 @@ impl Output {
         }
     }
 
-    /// Prints the result of a command that only looks.
+    /// Prints the result of a command that changes nothing.
     pub(crate) fn result(&self, report: &impl Report) {
         match self.format {
             Format::Text => self.print(&report.text()),
@@ -128,13 +131,13 @@ impl Output {
     }
 
     fn json(&self, report: &impl Serialize) {
-        let mut line =
-            serde_json::to_string(report).expect("reports have no maps with other keys than strings");
+        let mut line = serde_json::to_string(report).expect("the keys of all maps in reports are strings");
         line.push('\n');
         self.print(&line);
     }
 
-    /// Writes to stdout. A reader that has gone away is nobody's fault; a full disk behind stdout is reported.
+    /// Writes to stdout. It is not an error if the reader has closed the pipe, but any other failure, such as
+    /// a full disk, is reported.
     pub(crate) fn print(&self, text: &str) {
         let mut out = stdout().lock();
         match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
@@ -146,16 +149,18 @@ impl Output {
         }
     }
 
-    /// Whether the result could not be told.
+    /// True if the result could not be written to stdout.
     pub(crate) fn has_failed(&self) -> bool {
         self.failed.get()
     }
 
+    /// Reports an error.
     pub(crate) fn error(&self, message: &str) {
         self.record(Level::Error, message);
         self.say(&format!("error: {message}\n"));
     }
 
+    /// Reports a warning, unless only errors are wanted.
     pub(crate) fn warning(&self, message: &str) {
         self.record(Level::Warning, message);
         if self.verbosity >= Verbosity::Normal {
@@ -163,7 +168,7 @@ impl Output {
         }
     }
 
-    /// Says something that only who asked for more wants to know.
+    /// Reports a detail, if the output is verbose.
     pub(crate) fn note(&self, message: &str) {
         self.record(Level::Debug, message);
         if self.is_verbose() {
@@ -171,14 +176,15 @@ impl Output {
         }
     }
 
-    /// One line that an old tool was called, for people only.
+    /// Reports to a person at a terminal that an old name was used.
     pub(crate) fn deprecation(&self, message: &str) {
         if self.stderr_is_terminal {
             self.say(&format!("{message}\n"));
         }
     }
 
-    /// Tells that something was done to an entry, if anybody listens: there may be a million of them.
+    /// Reports that an entry was changed, if the output is verbose or there is a log. The message is made
+    /// only then, because there may be a million entries.
     pub(crate) fn did(&self, message: impl FnOnce() -> String) {
         if !self.is_verbose() && self.log.borrow().is_none() {
             return;
@@ -190,7 +196,8 @@ impl Output {
         }
     }
 
-    /// Ends a run that could not be made: the error on stderr, and where a result is awaited, in its place.
+    /// Reports the failure of a run, with its hints. If JSON is expected on stdout, the error is also printed
+    /// there.
     pub(crate) fn failure(&self, failure: &Failure) {
         self.error(&format!("{:#}", failure.error));
         for hint in &failure.hints {
@@ -202,7 +209,7 @@ impl Output {
         }
     }
 
-    /// Writes to stderr. There is nowhere to complain when that fails.
+    /// Writes to stderr. If that fails, nothing can be done about it.
     fn say(&self, text: &str) {
         let write = || drop(stderr().lock().write_all(text.as_bytes()));
         match &*self.bars.borrow() {
@@ -211,7 +218,7 @@ impl Output {
         }
     }
 
-    /// Hands a record to the log; a sink that fails is told of once, as the log promises.
+    /// Writes a record to the log. If the log cannot be written, a warning is printed once.
     #[track_caller]
     fn record(&self, level: Level, message: &str) {
         let warnings = match &*self.log.borrow() {
@@ -224,7 +231,7 @@ impl Output {
     }
 }
 
-/// Standard input, for options that take a file.
+/// Returns standard input, for options that take a file.
 pub(crate) fn stdin() -> impl std::io::Read {
     std::io::stdin()
 }

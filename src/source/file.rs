@@ -1,8 +1,8 @@
 //! Images in directories of this host: local disks and mounted stores.
 //!
-//! A location is read only when the file it leads to lies in a directory of the store, whatever symlinks it went through, and
-//! is a regular file itself. Nothing is opened for reading before that is known: the file is first held by a descriptor
-//! that can only be looked at, and what was looked at is what is read.
+//! A location is read only if the file it leads to lies in a directory of the store, whatever symlinks it went
+//! through, and is a regular file itself. Nothing is opened for reading before that is known: the file is first held
+//! by a descriptor that can only be looked at, and what was looked at is what is read.
 
 use std::fs::{self, File};
 use std::io;
@@ -12,16 +12,70 @@ use std::path::{Component, Path, PathBuf};
 use anyhow::{Context as _, Result, bail, ensure};
 use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, openat};
 
+use super::location::{scheme, split};
+use super::stores::{Options, Store, Wanted};
 use super::{Body, Opened, Source};
+use crate::config::{FILESYSTEM_STORE_DATADIR, FILESYSTEM_STORE_DATADIRS, Opt};
 use crate::net::wire::Waits;
 
+/// Stores of this type that Glance has beside the configured ones.
+pub(super) const RESERVED: [&str; 2] = ["os_glance_staging_store", "os_glance_tasks_store"];
+
+/// A store of files.
+struct FileStore {
+    directories: Vec<PathBuf>,
+    waits: Waits,
+}
+
+/// Reads where a store of files may have them. The default counts only where no list is set.
+pub(super) fn set_up(options: &Options<'_>, waits: &Waits) -> Result<Box<dyn Store>> {
+    let config = options.config;
+    let mut directories = Vec::new();
+    for entry in config.every(&options.of(FILESYSTEM_STORE_DATADIRS))? {
+        let path = entry.value.rsplit_once(':').map_or(entry.value.as_str(), |(path, _)| path).trim();
+        directories.extend(Some(PathBuf::from(path)).filter(|_| !path.is_empty()));
+    }
+    let single = options.of(FILESYSTEM_STORE_DATADIR);
+    if directories.is_empty() || config.is_set(&single) {
+        // The default of a reserved store has its own name.
+        let reserved = options.groups.first().filter(|id| RESERVED.contains(id));
+        let default = reserved.map(|id| format!("/var/lib/glance/{id}"));
+        let single = Opt { default: default.as_deref().or(single.default), ..single };
+        directories.extend(config.optional(&single)?.map(|setting| setting.value.into()));
+    }
+    Ok(Box::new(FileStore { directories, waits: waits.clone() }))
+}
+
+impl Store for FileStore {
+    fn directories(&self) -> &[PathBuf] {
+        &self.directories
+    }
+
+    fn owns(&self, url: &str) -> bool {
+        parse(url).is_ok_and(|path| self.directories.iter().any(|directory| path.starts_with(directory)))
+    }
+
+    fn source(&self, wanted: Wanted<'_>) -> Result<Box<dyn Source>> {
+        let path = parse(wanted.url)?;
+        let Wanted { shown, directories, .. } = wanted;
+        Ok(Box::new(FileSource { shown, path, directories, waits: self.waits.clone() }))
+    }
+}
+
+/// Returns the path of a location as it is written, without whitespace around it.
+pub(super) fn parse(url: &str) -> Result<PathBuf> {
+    let path = split(scheme(url)?.1).0.trim();
+    ensure!(!path.is_empty(), "it names no file");
+    Ok(path.into())
+}
+
 /// A file of a store.
-pub(super) struct FileSource {
-    pub(super) shown: String,
-    pub(super) path: PathBuf,
-    /// The store's directories; the file has to be in one.
-    pub(super) directories: Vec<PathBuf>,
-    pub(super) waits: Waits,
+struct FileSource {
+    shown: String,
+    path: PathBuf,
+    /// The directories of the store; the file has to be in one of them.
+    directories: Vec<PathBuf>,
+    waits: Waits,
 }
 
 impl Source for FileSource {
@@ -35,7 +89,7 @@ impl Source for FileSource {
             bail!("the path must be absolute and without ..");
         }
         let (path, directories) = (self.path.clone(), self.directories.clone());
-        // A file server that is gone would keep us for ever.
+        // A file server that does not answer would keep the run for ever.
         let file = self.waits.apart(move || Ok(open(&path, &directories))).context("cannot open it")??;
         let size = file.metadata()?.len();
         Ok(Opened { size: Some(size), encoding: None, body: Body::File(file) })
@@ -51,7 +105,7 @@ fn open(path: &Path, directories: &[PathBuf]) -> Result<File> {
     ensure_inside(&found, directories)?;
     ensure!(
         FileType::from_raw_mode(fstat(&held)?.st_mode) == FileType::RegularFile,
-        "it is no regular file (a symlink in a store is not followed)"
+        "it is not a regular file (a symlink in a store is not followed)"
     );
     File::open(&number).map_err(|e| cannot_open(&e))
 }
@@ -65,7 +119,8 @@ fn ensure_inside(found: &Path, directories: &[PathBuf]) -> Result<()> {
     }
     let shown: Vec<_> = directories.iter().map(|directory| directory.display().to_string()).collect();
     bail!(
-        "it is outside of the store, which is {}: it is not read (set filesystem_store_datadir if it belongs to the store)",
+        "it is outside of the store, which is {}, and is not read (set filesystem_store_datadir if it belongs to the \
+         store)",
         shown.join(", ")
     )
 }
@@ -87,7 +142,7 @@ mod tests {
     use super::*;
     use crate::interrupt::Interrupt;
 
-    /// The content, or why it is not read.
+    /// Returns the content, or why it is not read.
     fn read(directory: &Path, path: &str) -> String {
         let source = FileSource {
             shown: String::new(),
@@ -123,7 +178,7 @@ mod tests {
         symlink(&store, root.join("other-name")).unwrap();
         rustix::fs::mknodat(CWD, store.join("fifo"), FileType::Fifo, Mode::RUSR, 0).unwrap();
         let outside = "it is outside of the store";
-        let irregular = "it is no regular file";
+        let irregular = "it is not a regular file";
         for (path, expected) in [
             ("store/image", "store/image"),
             ("store/sub/image", "store/sub/image"),

@@ -1,88 +1,25 @@
-//! What a location's URL means, by the grammar of Glance's store drivers.
+//! Locations as text: how they are taken apart, and the one way to show them.
 //!
-//! Pure. Accepts what those drivers accept as far as something can be read from it, and takes it apart into the same
-//! parts. Refuses what they let pass and no request can be made of: control characters, a host that is none, a port beyond 65535, a
-//! second `@`, an empty bucket, a name that is not UTF-8 once its percent codes are replaced. [`shown`] is the one way to
-//! show a location: without credentials, query and fragment.
+//! Pure. Each store's file has the grammar of its own locations, which follows Glance's driver: it accepts what the
+//! driver accepts as far as something can be read from it, and takes it apart into the same parts. It refuses what the
+//! driver lets pass and no request can be made of: control characters, a missing host, a port beyond 65535, a second
+//! `@`, an empty bucket, a name that is not UTF-8 once its percent codes are replaced.
 
-use std::path::PathBuf;
+use anyhow::{Context as _, Result, ensure};
 
-use anyhow::{Context as _, Result, bail, ensure};
-use percent_encoding::percent_decode_str;
-use url::Url;
-
+use super::stores::store_type;
+use super::web;
 use crate::names::escaped;
-use crate::net::http::Credentials;
 
-/// The schemes of the stores that Glance has, and the type of store each is read by.
-const SCHEMES: [(&str, &str); 14] = [
-    ("file", "file"),
-    ("filesystem", "file"),
-    ("http", "http"),
-    ("https", "http"),
-    ("rbd", "rbd"),
-    ("s3", "s3"),
-    ("s3+http", "s3"),
-    ("s3+https", "s3"),
-    ("swift", "swift"),
-    ("swift+http", "swift"),
-    ("swift+https", "swift"),
-    ("swift+config", "swift"),
-    ("cinder", "cinder"),
-    ("vsphere", "vmware"),
-];
-
-/// Where an image is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Place {
-    /// As written, whitespace around it left out.
-    File(PathBuf),
-    Http {
-        /// Without credentials and fragment.
-        url: Url,
-        /// As written, not decoded.
-        credentials: Option<Credentials>,
-    },
-    S3(Object),
-    Rbd(RbdImage),
-    /// In a store of a type that is not read here.
-    Elsewhere,
-}
-
-/// An object in a bucket.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Object {
-    pub(super) scheme: String,
-    pub(super) credentials: Option<Credentials>,
-    /// Host, perhaps port and path.
-    pub(super) service: String,
-    pub(super) bucket: String,
-    pub(super) key: String,
-}
-
-/// An RBD image or a snapshot of it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct RbdImage {
-    /// Without it, the store's.
-    pub(super) pool: Option<String>,
-    pub(super) image: String,
-    pub(super) snapshot: Option<String>,
-}
-
-/// Returns the type of store for a URL, or `None` when it is no URL of a scheme that Glance has.
-pub(super) fn store_type(url: &str) -> Option<&'static str> {
-    let (scheme, _) = url.split_once("://")?;
-    SCHEMES.iter().find(|(name, _)| *name == scheme).map(|(_, kind)| *kind)
-}
-
-/// Shows a URL without anything that may be secret; what is no URL of a known form is not shown at all.
+/// Returns a URL as it may be shown: without credentials, query and fragment. A URL of no known form is not shown at
+/// all.
 pub(super) fn shown(url: &str) -> String {
     const HIDDEN: &str = "a location that is not shown";
     let Some((scheme, rest)) = url.split_once("://") else { return HIDDEN.to_owned() };
     if scheme.is_empty() || !scheme.bytes().all(|b| b.is_ascii_alphanumeric() || b"+.-".contains(&b)) {
         return HIDDEN.to_owned();
     }
-    // A secret may hold any of `/?#:`, so that nothing before the last @ is certain to be none.
+    // A secret may hold any of `/?#:`, so that everything before the last @ may be part of one.
     let rest = match (store_type(url), rest.rsplit_once('@')) {
         (None, _) => "...",
         (Some("file" | "rbd"), _) | (_, None) => rest,
@@ -93,122 +30,25 @@ pub(super) fn shown(url: &str) -> String {
     escaped(format!("{scheme}://{rest}").as_bytes())
 }
 
-/// Shows a URL that has an @ behind its first slash, which may be in its path or in a password.
+/// Shows a URL that has an @ behind its first slash, where it may be part of the path or of a password.
 fn shown_host(url: &str) -> String {
-    match parse(url) {
-        Ok(Place::Http { url, .. }) => format!("{}/...", url.origin().ascii_serialization()),
-        _ => format!("{}://...", url.split_once(':').unwrap_or_default().0),
+    match web::parse(url) {
+        Ok((url, _)) => format!("{}/...", url.origin().ascii_serialization()),
+        Err(_) => format!("{}://...", url.split_once(':').unwrap_or_default().0),
     }
 }
 
-/// Takes a URL apart.
-pub(super) fn parse(url: &str) -> Result<Place> {
-    let kind = store_type(url).context("its scheme is none of a store that Glance has")?;
-    let (scheme, rest) = url.split_once("://").unwrap_or_default();
-    ensure!(!rest.contains(char::is_control), "it holds control characters");
-    match kind {
-        "file" => file(rest),
-        "http" => http(scheme, rest),
-        "s3" => s3(scheme, rest),
-        "rbd" => rbd(rest),
-        _ => Ok(Place::Elsewhere),
-    }
+/// Returns the scheme of a URL, and what follows it.
+pub(super) fn scheme(url: &str) -> Result<(&str, &str)> {
+    let (scheme, rest) = url.split_once("://").context("it is not a URL")?;
+    ensure!(!rest.contains(char::is_control), "it contains control characters");
+    Ok((scheme, rest))
 }
 
-/// Host and path together, and the query.
-fn split(rest: &str) -> (&str, Option<&str>) {
+/// Splits what follows the scheme into host and path together, and the query.
+pub(super) fn split(rest: &str) -> (&str, Option<&str>) {
     let rest = rest.split_once('#').map_or(rest, |(rest, _)| rest);
     rest.split_once('?').map_or((rest, None), |(rest, query)| (rest, Some(query)))
-}
-
-fn file(rest: &str) -> Result<Place> {
-    let path = split(rest).0.trim();
-    ensure!(!path.is_empty(), "it names no file");
-    Ok(Place::File(path.into()))
-}
-
-fn http(scheme: &str, rest: &str) -> Result<Place> {
-    let (place, query) = split(rest);
-    let (authority, path) = place.find('/').map_or((place, ""), |slash| place.split_at(slash));
-    let (credentials, host) = match authority.split_once('@') {
-        None => (None, authority),
-        Some((credentials, host)) => (Some(credentials), host),
-    };
-    ensure!(!host.is_empty() && !host.contains(['\\', '%', ' ']), "its host or port is none");
-    ensure!(!host.contains('@'), "it has more than one @ before its host: write one in a password as %40");
-    let credentials = match credentials.filter(|text| !text.is_empty()) {
-        None => None,
-        Some(text) => {
-            let (user, password) = text.split_once(':').context("its credentials are not user:password")?;
-            ensure!(
-                !password.contains(':'),
-                "its credentials are not user:password: write a : in one as %3A"
-            );
-            Some((user.to_owned(), password.to_owned())).filter(|_| !user.is_empty())
-        }
-    };
-    // As Python's urlparse does, and so Glance: parameters of the last segment are left out.
-    let last = path.rfind('/').unwrap_or_default();
-    let path = path[last..].find(';').map_or(path, |end| &path[..last + end]);
-    let query =
-        query.filter(|query| !query.is_empty()).map_or(String::new(), |query| format!("?{}", coded(query)));
-    // Its own message could repeat parts of the URL.
-    let url = Url::parse(&format!("{scheme}://{host}{}{query}", coded(path))).ok();
-    Ok(Place::Http { url: url.context("its host or port is none")?, credentials })
-}
-
-/// Codes what the URL's parser would drop, turn or pass on, as Glance's client does: where one % begins no code, none does.
-fn coded(text: &str) -> String {
-    let is_code = |rest: &str| rest.bytes().take(2).filter(u8::is_ascii_hexdigit).count() == 2;
-    let text = if text.split('%').skip(1).all(is_code) { text.to_owned() } else { text.replace('%', "%25") };
-    text.replace(' ', "%20").replace('\\', "%5C")
-}
-
-fn s3(scheme: &str, rest: &str) -> Result<Place> {
-    ensure!(!rest.contains("://"), "it has two schemes: write s3+https://HOST for s3://https://HOST");
-    let (credentials, place) = match split(rest).0.trim_matches('/').split_once('@') {
-        None => (None, split(rest).0.trim_matches('/')),
-        Some((credentials, place)) => {
-            ensure!(!place.contains('@'), "it has more than one @");
-            let (access, secret) =
-                credentials.split_once(':').context("its credentials are not access:secret")?;
-            (Some((access.to_owned(), secret.to_owned())), place)
-        }
-    };
-    let mut parts = place.rsplitn(3, '/');
-    match (parts.next(), parts.next(), parts.next().map(|service| service.trim_end_matches('/'))) {
-        (Some(key), Some(bucket), Some(service))
-            if ![key, bucket].contains(&"") && !service.is_empty() && !service.starts_with('/') =>
-        {
-            Ok(Place::S3(Object {
-                scheme: scheme.to_owned(),
-                credentials,
-                service: service.to_owned(),
-                bucket: bucket.to_owned(),
-                key: key.to_owned(),
-            }))
-        }
-        _ => bail!("it is not HOST/BUCKET/KEY"),
-    }
-}
-
-fn rbd(rest: &str) -> Result<Place> {
-    let parts: Vec<&str> = rest.split('/').collect();
-    ensure!(!parts.contains(&""), "one of its parts is empty");
-    let decoded = |text: &str| -> Result<String> {
-        let text = percent_decode_str(text).decode_utf8();
-        Ok(text.context("one of its names is not UTF-8 once its percent codes are replaced")?.into_owned())
-    };
-    match parts[..] {
-        [image] => Ok(Place::Rbd(RbdImage { pool: None, image: image.to_owned(), snapshot: None })),
-        // The fsid does not choose the cluster, the store does.
-        [_, pool, image, snapshot] => Ok(Place::Rbd(RbdImage {
-            pool: Some(decoded(pool)?),
-            image: decoded(image)?,
-            snapshot: Some(decoded(snapshot)?),
-        })),
-        _ => bail!("it is neither IMAGE nor FSID/POOL/IMAGE/SNAPSHOT"),
-    }
 }
 
 #[cfg(test)]
@@ -219,24 +59,31 @@ mod tests {
 
     use serde_json::{Value, json};
 
+    use anyhow::{anyhow, bail};
+    use percent_encoding::percent_decode_str;
+
     use super::*;
-    use crate::net::http::basic;
-    use crate::source::sealed;
+    use crate::net::http::{Credentials, basic};
+    use crate::source::{file, rbd, s3, sealed};
 
     /// The parts on one line, or the refusal.
     fn parts(url: &str) -> String {
         let or = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".into());
         let secret = |c: &Option<Credentials>| c.as_ref().map_or("-".into(), |(a, b)| format!("{a} {b}"));
-        match parse(url) {
-            Err(error) => format!("refused: {error:#}"),
-            Ok(Place::File(path)) => format!("file {}", path.display()),
-            Ok(Place::Http { url, credentials }) => format!("{url} {}", secret(&credentials)),
-            Ok(Place::S3(s3)) => {
-                format!("{} {} {} {}", s3.service, s3.bucket, s3.key, secret(&s3.credentials))
+        let found = match store_type(url) {
+            None => Err(anyhow!("unknown scheme")),
+            Some("file") => file::parse(url).map(|path| format!("file {}", path.display())),
+            Some("http") => {
+                web::parse(url).map(|(url, credentials)| format!("{url} {}", secret(&credentials)))
             }
-            Ok(Place::Rbd(rbd)) => format!("{} {} {}", or(&rbd.pool), rbd.image, or(&rbd.snapshot)),
-            Ok(Place::Elsewhere) => "elsewhere".into(),
-        }
+            Some("s3") => s3::parse(url)
+                .map(|s3| format!("{} {} {} {}", s3.service, s3.bucket, s3.key, secret(&s3.credentials))),
+            Some("rbd") => {
+                rbd::parse(url).map(|rbd| format!("{} {} {}", or(&rbd.pool), rbd.image, or(&rbd.snapshot)))
+            }
+            Some(_) => Ok("elsewhere".into()),
+        };
+        found.unwrap_or_else(|error| format!("refused: {error:#}"))
     }
 
     #[test]
@@ -248,7 +95,7 @@ mod tests {
             ("file:///a%20b;c?q#f", "file /a%20b;c"),
             ("file:// /x ", "file /x"),
             ("file://", "refused: it names no file"),
-            ("file:///x\n", "refused: it holds control characters"),
+            ("file:///x\n", "refused: it contains control characters"),
             ("http://h/x", "http://h/x -"),
             ("https://h:8443", "https://h:8443/ -"),
             ("http://u:p@h:80/a/b?q=1#f", "http://h/a/b?q=1 u p"),
@@ -258,8 +105,8 @@ mod tests {
             ("http://h/a@b", "http://h/a@b -"),
             ("http://h/a\\b", "http://h/a%5Cb -"),
             ("http://h/a%20b%zz ?%20 ", "http://h/a%2520b%25zz%20?%20%20 -"),
-            ("http://h%41/a", "refused: its host or port is none"),
-            ("http://h\\b/a", "refused: its host or port is none"),
+            ("http://h%41/a", "refused: its host or port is invalid"),
+            ("http://h\\b/a", "refused: its host or port is invalid"),
             ("http://@h/x", "http://h/x -"),
             ("http://:p@h/x", "http://h/x -"),
             ("http://u@h/x", "refused: its credentials are not user:password"),
@@ -268,10 +115,10 @@ mod tests {
                 "http://u:p@q@h/x",
                 "refused: it has more than one @ before its host: write one in a password as %40",
             ),
-            ("http:///x", "refused: its host or port is none"),
-            ("http://:80/x", "refused: its host or port is none"),
-            ("http://h:x/", "refused: its host or port is none"),
-            ("http://h:70000/", "refused: its host or port is none"),
+            ("http:///x", "refused: its host or port is invalid"),
+            ("http://:80/x", "refused: its host or port is invalid"),
+            ("http://h:x/", "refused: its host or port is invalid"),
+            ("http://h:70000/", "refused: its host or port is invalid"),
             ("s3://h:7480/glance/ID", "h:7480 glance ID -"),
             ("s3+https://AK:SE/C:RET+=@h/p/glance/ID?x#y", "h/p glance ID AK SE/C:RET+="),
             ("s3+http:///h/b/k/", "h b k -"),
@@ -299,10 +146,10 @@ mod tests {
             ("swift://a:b:c@h/v1/glance/ID", "elsewhere"),
             ("cinder://store/volume", "elsewhere"),
             ("vsphere://h/folder/x?dcPath=d&dsName=e", "elsewhere"),
-            ("ftp://h/x", "refused: its scheme is none of a store that Glance has"),
-            ("FILE:///x", "refused: its scheme is none of a store that Glance has"),
-            (" file:///x", "refused: its scheme is none of a store that Glance has"),
-            ("", "refused: its scheme is none of a store that Glance has"),
+            ("ftp://h/x", "refused: unknown scheme"),
+            ("FILE:///x", "refused: unknown scheme"),
+            (" file:///x", "refused: unknown scheme"),
+            ("", "refused: unknown scheme"),
         ] {
             assert_eq!(parts(url), expected, "{url}");
         }
@@ -332,20 +179,26 @@ mod tests {
     /// The parts as `tests/peer/python/locations.py` names them.
     fn ours(url: &str) -> Result<Value> {
         let decoded = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
-        Ok(match parse(url)? {
-            Place::File(path) => json!([path]),
-            Place::Http { url, credentials } => {
+        Ok(match store_type(url) {
+            None => bail!("unknown scheme"),
+            Some("file") => json!([file::parse(url)?]),
+            Some("http") => {
+                let (url, credentials) = web::parse(url)?;
                 let target = decoded(&url[url::Position::BeforePath..]);
                 let host = url.host_str().map(|host| host.trim_matches(['[', ']']));
                 json!([url.scheme(), host, url.port(), target, credentials.as_ref().map(basic)])
             }
-            Place::S3(s3) => {
+            Some("s3") => {
+                let s3 = s3::parse(url)?;
                 let keys =
                     s3.credentials.map_or(String::new(), |(access, secret)| format!("{access}:{secret}@"));
                 json!([s3.scheme, keys + &s3.service, s3.bucket, s3.key])
             }
-            Place::Rbd(rbd) => json!([rbd.pool, rbd.image, rbd.snapshot]),
-            Place::Elsewhere => json!(null),
+            Some("rbd") => {
+                let rbd = rbd::parse(url)?;
+                json!([rbd.pool, rbd.image, rbd.snapshot])
+            }
+            Some(_) => json!(null),
         })
     }
 
@@ -356,12 +209,12 @@ mod tests {
         let why = ours.as_ref().err().map(|error| format!("{error:#}")).unwrap_or_default();
         let brackets = authority.contains(['[', ']']);
         match scheme {
-            _ if why == "it holds control characters" => Some("control characters"),
+            _ if why == "it contains control characters" => Some("control characters"),
             // Python's parser takes them for an address, wherever they stand before the first slash.
             _ if ours.is_ok() && brackets => Some("brackets"),
             "http" | "https" => match (why.as_str(), theirs["refused"].as_str().unwrap_or_default()) {
                 ("", theirs) if theirs.contains("label") => Some("a host that only we try"),
-                ("its host or port is none", _) => Some("a host that no request can be made to"),
+                ("its host or port is invalid", _) => Some("a host that no request can be made to"),
                 (why, _) if why.starts_with("it has more than one @") => Some("a second @ before the host"),
                 _ => None,
             },

@@ -2,11 +2,13 @@
 //!
 //! Promises: nothing here writes; a location's credentials appear in no message; TLS is verified unless a setting
 //! says otherwise in so many words; every wait is bounded and ends soon after the run is interrupted. A stream that
-//! breaks heals itself where that is safe (the same content, proven by its validator); otherwise its reader gets the
-//! error. What the bytes are worth, the caller decides: size and digest are checked where they are written.
+//! breaks is resumed where that is safe, that is, where a validator proves that the content is still the same;
+//! otherwise its reader gets the error. Whether the bytes are the image is for the caller to check, where it writes
+//! them: by size and digest.
 //!
-//! `location` and `sealed` say what a row of the database means, `stores` by which store and settings it is read; `file`, `web`,
-//! `s3` and `rbd` read. `download` is what the two over HTTP have in common.
+//! `stores` says by which stores a location is read; `file`, `web`, `s3` and `rbd` are one type of store each: its
+//! options, its locations, its images. `location` and `sealed` are about a location as text, `download` is what the two
+//! stores over HTTP have in common.
 
 mod download;
 mod file;
@@ -29,10 +31,10 @@ pub(crate) use self::stores::Stores;
 
 /// One place an image can be read from.
 pub(crate) trait Source: Send + Sync {
-    /// The location as it may be shown: without credentials.
+    /// Returns the location as it may be shown: without credentials.
     fn shown(&self) -> &str;
 
-    /// What is unsafe about reading it, because a setting says so; the same text for all locations that setting is used for.
+    /// Returns what a setting makes unsafe about reading it; the same text for all locations it is used for.
     fn warning(&self) -> Option<&str> {
         None
     }
@@ -43,9 +45,9 @@ pub(crate) trait Source: Send + Sync {
 
 /// An image that is being read.
 pub(crate) struct Opened {
-    /// What the store says its size is, in bytes, where it says so before the data.
+    /// Size in bytes, where the store says it before the data.
     pub(crate) size: Option<u64>,
-    /// How the store says the bytes are encoded (`gzip`), where it does: then they may not be the image.
+    /// The encoding that the store says the bytes have (`gzip`), where it does: then they may not be the image.
     pub(crate) encoding: Option<String>,
     pub(crate) body: Body,
 }

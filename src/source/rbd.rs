@@ -1,59 +1,80 @@
 //! Images in Ceph, through the `rbd` command of ceph-common.
 //!
-//! `rbd export` runs as a child that writes to a pipe. It gets names as options of their own, so that none is taken for another;
-//! it reads nothing from us, and it does not outlive its reader. Its last words go into the error when it fails.
+//! `rbd export` runs as a child that writes to a pipe. It gets names as options of their own, so that none is taken for
+//! another option. It reads nothing from this process and does not outlive its reader. When it fails, its last lines are part of
+//! the error.
 
+use std::env;
 use std::io::{self, ErrorKind, Read};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::process::{Child, ChildStderr, ChildStdout, Command, Stdio};
 use std::sync::mpsc::{self, Receiver};
+use std::thread;
 use std::time::Duration;
-use std::{env, thread};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use percent_encoding::percent_decode_str;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::location::RbdImage;
+use super::location::scheme;
+use super::stores::{Options, Store, Wanted};
 use super::{Body, Opened, Source};
+use crate::config::{RADOS_CONNECT_TIMEOUT, RBD_STORE_CEPH_CONF, RBD_STORE_POOL, RBD_STORE_USER};
 use crate::names::escaped;
 use crate::net::wire::Waits;
 
-/// Reads of 4 MiB that an export has under way at once: with Ceph's own 10 it takes up to 300 MiB of memory, and nothing here
-/// takes what it reads so fast ...
+/// Limits the reads of 4 MiB that an export has under way at once. With Ceph's own limit of 10 it takes up to 300 MiB
+/// of memory, and an image is not written as fast as that is read.
 const READS: &str = "--rbd_concurrent_management_ops=4";
-/// ... and how large a block of memory, in bytes, it gives back as soon as it is done with it. glibc's own rule learns to keep all of
-/// them: three times the memory.
+/// Size in bytes of a block of memory that the export returns to the system as soon as it is done with it. Otherwise
+/// glibc learns to keep all such blocks, which takes three times the memory.
 const GIVEN_BACK: (&str, &str) = ("MALLOC_MMAP_THRESHOLD_", "131072");
-/// So much of what the command says is kept.
-const MAX_WORDS: usize = 4096;
+/// How much of the command's messages is kept, in bytes.
+const MAX_MESSAGES: usize = 4096;
 
-/// The options of a store.
-#[derive(Clone, Debug)]
-pub(super) struct Settings {
-    pub(super) conf: Option<String>,
-    pub(super) user: Option<String>,
-    pub(super) pool: String,
-    /// In seconds; below 0 is Ceph's own.
-    pub(super) timeout: i64,
-}
-
-/// An RBD image or a snapshot of it.
-pub(super) struct RbdSource {
-    shown: String,
-    program: &'static str,
-    arguments: Vec<String>,
+/// A pool of RBD images.
+struct RbdStore {
+    conf: Option<String>,
+    user: Option<String>,
+    pool: String,
+    /// In seconds; Ceph's own if negative.
+    timeout: i64,
     waits: Waits,
 }
 
-impl RbdSource {
-    pub(super) fn new(shown: String, settings: &Settings, image: RbdImage, waits: &Waits) -> Result<Self> {
-        let pool = image.pool.unwrap_or_else(|| settings.pool.clone());
+/// Reads the options of a store.
+pub(super) fn set_up(options: &Options<'_>, waits: &Waits) -> Result<Box<dyn Store>> {
+    Ok(Box::new(RbdStore {
+        conf: options.value(RBD_STORE_CEPH_CONF)?,
+        user: options.value(RBD_STORE_USER)?,
+        pool: options.config.text(&options.of(RBD_STORE_POOL))?.value,
+        timeout: options.config.integer(&options.of(RADOS_CONNECT_TIMEOUT))?.value,
+        waits: waits.clone(),
+    }))
+}
+
+impl Store for RbdStore {
+    fn owns(&self, url: &str) -> bool {
+        parse(url).is_ok_and(|image| image.pool.as_ref() == Some(&self.pool))
+    }
+
+    fn source(&self, wanted: Wanted<'_>) -> Result<Box<dyn Source>> {
+        let arguments = self.arguments(parse(wanted.url)?)?;
+        let waits = self.waits.clone();
+        Ok(Box::new(RbdSource { shown: wanted.shown, program: "rbd", arguments, waits }))
+    }
+}
+
+impl RbdStore {
+    /// Returns the arguments of the command that writes an image to its standard output.
+    fn arguments(&self, image: RbdImage) -> Result<Vec<String>> {
+        let pool = image.pool.unwrap_or_else(|| self.pool.clone());
         let names = [Some(&pool), Some(&image.image), image.snapshot.as_ref()];
         for name in names.into_iter().flatten() {
             // In a name these would begin another one; Ceph itself allows none of them.
             ensure!(
                 !name.is_empty() && !name.contains(['/', '@', '\0']),
-                "one of its names is none of Ceph's"
+                "one of its names is not a valid name of Ceph's"
             );
         }
         let mut arguments = ["export", "--no-progress", READS].map(str::to_owned).to_vec();
@@ -63,20 +84,57 @@ impl RbdSource {
         if let Some(snapshot) = &image.snapshot {
             option("snap", snapshot);
         }
-        if let Some(user) = &settings.user {
+        if let Some(user) = &self.user {
             option("id", user);
         }
-        if let Some(conf) = &settings.conf {
+        if let Some(conf) = &self.conf {
             option("conf", conf);
         }
-        if settings.timeout >= 0 {
+        if self.timeout >= 0 {
             for name in ["rados_osd_op_timeout", "rados_mon_op_timeout", "client_mount_timeout"] {
-                option(name, &settings.timeout.to_string());
+                option(name, &self.timeout.to_string());
             }
         }
         option("path", "-");
-        Ok(RbdSource { shown, program: "rbd", arguments, waits: waits.clone() })
+        Ok(arguments)
     }
+}
+
+/// The parts of a location.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct RbdImage {
+    /// Without it, the store's.
+    pub(super) pool: Option<String>,
+    pub(super) image: String,
+    pub(super) snapshot: Option<String>,
+}
+
+/// Takes a location apart: `IMAGE` or `FSID/POOL/IMAGE/SNAPSHOT`.
+pub(super) fn parse(url: &str) -> Result<RbdImage> {
+    let parts: Vec<&str> = scheme(url)?.1.split('/').collect();
+    ensure!(!parts.contains(&""), "one of its parts is empty");
+    let decoded = |text: &str| -> Result<String> {
+        let text = percent_decode_str(text).decode_utf8();
+        Ok(text.context("one of its names is not UTF-8 once its percent codes are replaced")?.into_owned())
+    };
+    match parts[..] {
+        [image] => Ok(RbdImage { pool: None, image: image.to_owned(), snapshot: None }),
+        // The fsid does not choose the cluster, the store does.
+        [_, pool, image, snapshot] => Ok(RbdImage {
+            pool: Some(decoded(pool)?),
+            image: decoded(image)?,
+            snapshot: Some(decoded(snapshot)?),
+        }),
+        _ => bail!("it is neither IMAGE nor FSID/POOL/IMAGE/SNAPSHOT"),
+    }
+}
+
+/// An RBD image or a snapshot of it, to be exported.
+struct RbdSource {
+    shown: String,
+    program: &'static str,
+    arguments: Vec<String>,
+    waits: Waits,
 }
 
 impl Source for RbdSource {
@@ -87,12 +145,12 @@ impl Source for RbdSource {
     fn open(&self) -> Result<Opened> {
         let mut command = Command::new(self.program);
         command.args(&self.arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        // Settings in the environment are ours, and may hold passwords.
+        // Settings in the environment are for this program, and may hold passmessages.
         for (name, _) in env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"OS_")) {
             command.env_remove(name);
         }
         command.env(GIVEN_BACK.0, GIVEN_BACK.1);
-        // A key typed at the terminal is for us, not for it.
+        // A key typed at the terminal is for this program, not for the child.
         let child = command.process_group(0).spawn();
         let mut child = match child {
             Err(e) if e.kind() == ErrorKind::NotFound => {
@@ -101,9 +159,9 @@ impl Source for RbdSource {
             child => child.with_context(|| format!("cannot run {}", self.program))?,
         };
         let (output, errors) = (child.stdout.take(), child.stderr.take());
-        let words = listen(errors);
-        let mut export = Export { child, output, words, waits: self.waits.clone() };
-        // What is wrong with the image is said before its first byte.
+        let messages = listen(errors);
+        let mut export = Export { child, output, messages, waits: self.waits.clone() };
+        // If something is wrong with the image, the command says so before the first byte.
         let mut first = vec![0; 64 * 1024];
         let read = export.read(&mut first)?;
         first.truncate(read);
@@ -115,27 +173,27 @@ impl Source for RbdSource {
     }
 }
 
-/// Reads all that a child says, so that it is never kept waiting, and keeps the beginning.
+/// Reads all messages of a child, so that it never waits for a reader, and keeps the beginning.
 fn listen(errors: Option<ChildStderr>) -> Receiver<Vec<u8>> {
     let (sender, receiver) = mpsc::channel();
-    // Without a thread its words are lost, and it finds nobody to tell them to.
+    // If there can be no thread, the messages are lost and the child cannot write them.
     let _ = thread::Builder::new().spawn(move || {
-        let mut words = Vec::new();
+        let mut messages = Vec::new();
         if let Some(mut errors) = errors {
-            let _ = (&mut errors).take(MAX_WORDS as u64).read_to_end(&mut words);
+            let _ = (&mut errors).take(MAX_MESSAGES as u64).read_to_end(&mut messages);
             let _ = io::copy(&mut errors, &mut io::sink());
         }
-        sender.send(words)
+        sender.send(messages)
     });
     receiver
 }
 
-/// A child that writes an image; ended when dropped.
+/// A child that writes an image. It is killed when this is dropped.
 struct Export {
     child: Child,
-    /// `None` once all was read.
+    /// `None` once everything was read.
     output: Option<ChildStdout>,
-    words: Receiver<Vec<u8>>,
+    messages: Receiver<Vec<u8>>,
     waits: Waits,
 }
 
@@ -162,7 +220,7 @@ impl Read for Export {
 }
 
 impl Export {
-    /// Waits for the child, which has closed its output, and says why it failed when it did.
+    /// Waits for the child, which has closed its output. Fails if it failed.
     fn finish(&mut self) -> io::Result<()> {
         self.output = None;
         let child = &mut self.child;
@@ -183,11 +241,11 @@ impl Export {
         Err(self.failed(message))
     }
 
-    /// An error with what the child said last.
+    /// Returns an error with the last lines of the child's messages.
     fn failed(&self, message: String) -> io::Error {
-        let words = self.words.recv_timeout(Duration::from_secs(1)).unwrap_or_default();
-        let words = String::from_utf8_lossy(&words);
-        let lines = words.lines().map(str::trim).filter(|line| !line.is_empty());
+        let messages = self.messages.recv_timeout(Duration::from_secs(1)).unwrap_or_default();
+        let messages = String::from_utf8_lossy(&messages);
+        let lines = messages.lines().map(str::trim).filter(|line| !line.is_empty());
         let lines: Vec<String> = lines.map(|line| escaped(line.as_bytes())).collect();
         let last = [vec![message], lines[lines.len().saturating_sub(3)..].to_vec()].concat();
         io::Error::other(last.join(": "))
@@ -196,7 +254,7 @@ impl Export {
 
 impl Drop for Export {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // It fails if the child has ended by itself.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

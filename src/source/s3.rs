@@ -1,56 +1,80 @@
-//! Images in S3 and what speaks like it.
+//! Images in S3 and in services that speak its protocol.
 //!
-//! Each request is signed when it is made and good for a minute, so that a stream can be taken up again after hours. The
-//! signature stands in the query, which is never shown. The endpoint is the store's (`s3_store_host`), else the location's. Keys come
-//! from the location and from the store; where both have some, the store's are tried first, for those in old locations may be withdrawn.
-//! Redirects are not followed: a signature is for one host.
+//! Each request is signed when it is made and valid for a minute, so that a stream can be resumed after hours. The
+//! signature is part of the query, which is never shown. The endpoint is the store's (`s3_store_host`), else the
+//! location's. Keys come from the location and from the store; where they differ, the store's are tried first, because
+//! those in old locations may have been withdrawn. Redirects are not followed: a signature is for one host.
 
 use std::fmt;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, anyhow, ensure};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use rusty_s3::{Bucket, Credentials as Keys, S3Action as _, UrlStyle};
 use url::{Host, Url};
 
 use super::download;
-use super::location::{Object, shown};
+use super::location::{scheme, shown, split};
+use super::stores::{Options, Store, Wanted};
 use super::{Opened, Source};
-use crate::config::Setting;
+use crate::config::{
+    S3_STORE_ACCESS_KEY, S3_STORE_BUCKET, S3_STORE_BUCKET_URL_FORMAT, S3_STORE_CACERT, S3_STORE_HOST,
+    S3_STORE_REGION_NAME, S3_STORE_SECRET_KEY, Setting,
+};
 use crate::names::escaped;
 use crate::net::http::{Client, Credentials, Request, Response};
 use crate::net::tls::Trust;
 use crate::net::wire::Waits;
 
+/// How long a signature is valid.
 const VALID: Duration = Duration::from_mins(1);
 
 /// The options of a store.
 #[derive(Clone, Debug)]
-pub(super) struct Settings {
-    pub(super) host: Option<Setting<String>>,
-    pub(super) credentials: Option<Credentials>,
-    pub(super) region: Option<String>,
-    pub(super) bucket: Option<String>,
+struct S3Store {
+    host: Option<Setting<String>>,
+    credentials: Option<Credentials>,
+    region: Option<String>,
+    bucket: Option<String>,
     /// `auto`, `virtual` or `path`.
-    pub(super) addressing: String,
-    pub(super) trust: Trust,
+    addressing: String,
+    trust: Trust,
+    waits: Waits,
 }
 
-/// An object in a bucket.
-pub(super) struct S3Source {
-    shown: String,
-    bucket: Bucket,
-    key: String,
-    /// In the order to try.
-    credentials: Vec<Credentials>,
-    client: Client,
+/// Reads the options of a store.
+pub(super) fn set_up(options: &Options<'_>, waits: &Waits) -> Result<Box<dyn Store>> {
+    let keys = (options.value(S3_STORE_ACCESS_KEY)?, options.value(S3_STORE_SECRET_KEY)?);
+    let format = options.of(S3_STORE_BUCKET_URL_FORMAT);
+    Ok(Box::new(S3Store {
+        host: options.optional(S3_STORE_HOST)?,
+        credentials: keys.0.zip(keys.1),
+        region: options.value(S3_STORE_REGION_NAME)?,
+        bucket: options.value(S3_STORE_BUCKET)?,
+        addressing: options.config.text(&format)?.value,
+        trust: options.value(S3_STORE_CACERT)?.map_or(Trust::System, |file| Trust::Only(file.into())),
+        waits: waits.clone(),
+    }))
 }
 
-impl S3Source {
-    pub(super) fn new(shown: String, settings: &Settings, object: Object, waits: &Waits) -> Result<Self> {
-        // A URL has no such names of files: they would lead to another object.
-        ensure!(![".", ".."].contains(&object.key.as_str()), "its key is none that a request can name");
-        let endpoint = endpoint(settings, &object)?;
-        let virtual_host = match settings.addressing.as_str() {
+impl Store for S3Store {
+    fn owns(&self, url: &str) -> bool {
+        let Ok(Object { service, bucket, .. }) = parse(url) else { return false };
+        self.host.as_ref().is_some_and(|host| without_scheme(&host.value) == service)
+            && self.bucket.as_ref() == Some(&bucket)
+    }
+
+    fn source(&self, wanted: Wanted<'_>) -> Result<Box<dyn Source>> {
+        Ok(Box::new(self.object(wanted.shown, parse(wanted.url)?)?))
+    }
+}
+
+impl S3Store {
+    /// Returns an object to be read with the store's settings, and with its own keys where they differ.
+    fn object(&self, shown: String, object: Object) -> Result<S3Source> {
+        // In a URL these are not names of files: they would lead to another object.
+        ensure!(![".", ".."].contains(&object.key.as_str()), "its key cannot stand in a request");
+        let endpoint = endpoint(self.host.as_ref(), &object)?;
+        let virtual_host = match self.addressing.as_str() {
             "virtual" => true,
             "path" => false,
             // As boto does it: custom endpoints are asked by path.
@@ -61,18 +85,75 @@ impl S3Source {
         };
         let style = if virtual_host { UrlStyle::VirtualHost } else { UrlStyle::Path };
         let region =
-            settings.region.clone().or_else(|| region_of(&endpoint)).unwrap_or_else(|| "us-east-1".into());
-        let bucket = Bucket::new(endpoint, style, object.bucket, region)
-            .context("its bucket's name cannot stand in a host's: set s3_store_bucket_url_format = path")?;
-        let mut credentials: Vec<Credentials> = settings.credentials.clone().into_iter().collect();
+            self.region.clone().or_else(|| region_of(&endpoint)).unwrap_or_else(|| "us-east-1".into());
+        let bucket = Bucket::new(endpoint, style, object.bucket, region).context(
+            "its bucket's name cannot be part of a host name: set s3_store_bucket_url_format = path",
+        )?;
+        let mut credentials: Vec<Credentials> = self.credentials.clone().into_iter().collect();
         credentials.extend(object.credentials.filter(|own| !credentials.contains(own)));
         ensure!(
             !credentials.is_empty(),
             "there are no keys for it: set s3_store_access_key and s3_store_secret_key for its store"
         );
-        let client = Client { trust: settings.trust.clone(), proxies: Vec::new(), waits: waits.clone() };
+        let client = Client { trust: self.trust.clone(), proxies: Vec::new(), waits: self.waits.clone() };
         Ok(S3Source { shown, bucket, key: object.key, credentials, client })
     }
+}
+
+/// The parts of a location.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Object {
+    pub(super) scheme: String,
+    pub(super) credentials: Option<Credentials>,
+    /// Host, perhaps port and path.
+    pub(super) service: String,
+    pub(super) bucket: String,
+    pub(super) key: String,
+}
+
+/// Takes a location apart: `[ACCESS:SECRET@]HOST/BUCKET/KEY`.
+pub(super) fn parse(url: &str) -> Result<Object> {
+    let (scheme, rest) = scheme(url)?;
+    ensure!(!rest.contains("://"), "it has two schemes: write s3+https://HOST for s3://https://HOST");
+    let (credentials, place) = match split(rest).0.trim_matches('/').split_once('@') {
+        None => (None, split(rest).0.trim_matches('/')),
+        Some((credentials, place)) => {
+            ensure!(!place.contains('@'), "it has more than one @");
+            let (access, secret) =
+                credentials.split_once(':').context("its credentials are not access:secret")?;
+            (Some((access.to_owned(), secret.to_owned())), place)
+        }
+    };
+    let mut parts = place.rsplitn(3, '/');
+    match (parts.next(), parts.next(), parts.next().map(|service| service.trim_end_matches('/'))) {
+        (Some(key), Some(bucket), Some(service))
+            if ![key, bucket].contains(&"") && !service.is_empty() && !service.starts_with('/') =>
+        {
+            Ok(Object {
+                scheme: scheme.to_owned(),
+                credentials,
+                service: service.to_owned(),
+                bucket: bucket.to_owned(),
+                key: key.to_owned(),
+            })
+        }
+        _ => bail!("it is not HOST/BUCKET/KEY"),
+    }
+}
+
+/// Returns a service as locations have it.
+fn without_scheme(url: &str) -> &str {
+    url.split_once("://").map_or(url, |(_, rest)| rest).trim_matches('/')
+}
+
+/// An object in a bucket.
+struct S3Source {
+    shown: String,
+    bucket: Bucket,
+    key: String,
+    /// In the order to try.
+    credentials: Vec<Credentials>,
+    client: Client,
 }
 
 impl Source for S3Source {
@@ -98,7 +179,7 @@ impl Source for S3Source {
     }
 }
 
-/// The server does not accept the keys; other keys may do.
+/// The server refused the keys; others may be accepted.
 #[derive(Debug)]
 struct Forbidden(String);
 
@@ -130,10 +211,10 @@ fn ask(
         206 | 416 if rest.is_some() => return Ok(response),
         _ => {}
     }
-    let words = response.message();
-    let code = element(&words, "Code").unwrap_or_default();
+    let message = response.message();
+    let code = element(&message, "Code").unwrap_or_default();
     let hint = match (code.as_str(), status) {
-        ("NoSuchBucket", _) => "its bucket is not there: is s3_store_host right?",
+        ("NoSuchBucket", _) => "its bucket does not exist: is s3_store_host right?",
         ("NoSuchKey", _) | (_, 404) => "it is not there",
         ("SignatureDoesNotMatch", _) => "the secret key is wrong",
         ("InvalidAccessKeyId", _) => "the access key is unknown",
@@ -150,9 +231,10 @@ fn ask(
     Err(if status == 403 { Forbidden(message).into() } else { anyhow!(message) })
 }
 
-/// The store's server, else the location's. Without a scheme of its own it is http, as in Glance, unless the location says https.
-fn endpoint(settings: &Settings, object: &Object) -> Result<Url> {
-    let (text, origin) = match &settings.host {
+/// Returns the store's server, else the location's. Without a scheme of its own it is http, as in Glance, unless the
+/// location says https.
+fn endpoint(host: Option<&Setting<String>>, object: &Object) -> Result<Url> {
+    let (text, origin) = match host {
         Some(host) => (host.value.as_str(), format!("{}: s3_store_host", host.origin)),
         None => (object.service.as_str(), "the location's server".to_owned()),
     };
@@ -160,14 +242,15 @@ fn endpoint(settings: &Settings, object: &Object) -> Result<Url> {
     let full = if text.contains("://") { text.to_owned() } else { format!("{scheme}://{text}") };
     let url =
         Url::parse(&full).ok().filter(|url| ["http", "https"].contains(&url.scheme()) && url.has_host());
-    url.with_context(|| format!("{origin} is no http or https URL"))
+    url.with_context(|| format!("{origin} is not an http or https URL"))
 }
 
 fn is_amazon(endpoint: &Url) -> bool {
-    matches!(endpoint.host(), Some(Host::Domain(name)) if name.ends_with(".amazonaws.com") || name.ends_with(".amazonaws.com.cn"))
+    let Some(Host::Domain(name)) = endpoint.host() else { return false };
+    [".amazonaws.com", ".amazonaws.com.cn"].iter().any(|domain| name.ends_with(domain))
 }
 
-/// The region that a server of Amazon has in its name: `s3.REGION.amazonaws.com`, `s3-REGION.amazonaws.com`.
+/// Returns the region in the name of one of Amazon's servers: `s3.REGION.amazonaws.com`, `s3-REGION.amazonaws.com`.
 fn region_of(endpoint: &Url) -> Option<String> {
     let name = endpoint.host_str().filter(|_| is_amazon(endpoint))?;
     let (before, _) = name.split_once(".amazonaws.com")?;
@@ -175,7 +258,7 @@ fn region_of(endpoint: &Url) -> Option<String> {
     (region != "s3").then(|| region.to_owned())
 }
 
-/// The text between two tags of a server's XML, escaped and cut.
+/// Returns the text between two tags of a server's XML, escaped and cut.
 fn element(xml: &str, name: &str) -> Option<String> {
     let (_, rest) = xml.split_once(&format!("<{name}>"))?;
     let (text, _) = rest.split_once(&format!("</{name}>"))?;
@@ -189,13 +272,14 @@ mod tests {
     use crate::interrupt::Interrupt;
 
     fn source(host: Option<&str>, addressing: &str, service: &str, scheme: &str) -> Result<S3Source> {
-        let settings = Settings {
+        let store = S3Store {
             host: host.map(|host| Setting { value: host.to_owned(), origin: Origin::Default }),
             credentials: Some(("AK".into(), "SK".into())),
             region: None,
             bucket: None,
             addressing: addressing.to_owned(),
             trust: Trust::System,
+            waits: Waits::new(Interrupt::default()),
         };
         let object = Object {
             scheme: scheme.to_owned(),
@@ -204,7 +288,7 @@ mod tests {
             bucket: "glance".into(),
             key: "ID".into(),
         };
-        S3Source::new(String::new(), &settings, object, &Waits::new(Interrupt::default()))
+        store.object(String::new(), object)
     }
 
     #[test]
@@ -251,9 +335,9 @@ mod tests {
             assert_eq!(source.bucket.region(), region, "{url}");
         }
         for (host, addressing, service, why) in [
-            (Some("ftp://h"), "auto", "h", "default: s3_store_host is no http or https URL"),
-            (None, "auto", "h:x", "the location's server is no http or https URL"),
-            (None, "virtual", "127.0.0.1", "its bucket's name cannot stand in a host's"),
+            (Some("ftp://h"), "auto", "h", "default: s3_store_host is not an http or https URL"),
+            (None, "auto", "h:x", "the location's server is not an http or https URL"),
+            (None, "virtual", "127.0.0.1", "its bucket's name cannot be part of a host name"),
         ] {
             let error = format!("{:#}", source(host, addressing, service, "s3").err().unwrap());
             assert!(error.starts_with(why), "{error}");

@@ -13,7 +13,7 @@ use crate::database::images::Location;
 use crate::net::double::{Double, impatient};
 use crate::net::wire::{Least, Waits};
 
-fn stores(config: &str, waits: Waits) -> Result<Stores> {
+fn stores(config: &str, waits: &Waits) -> Result<Stores> {
     let root = tempfile::tempdir()?;
     std::fs::create_dir_all(root.path().join("etc/glance"))?;
     std::fs::write(root.path().join("etc/glance/glance-api.conf"), config)?;
@@ -33,14 +33,14 @@ fn location(value: &str, store: Option<&str>) -> Location {
 }
 
 /// The only source of a location.
-fn source(config: &str, url: &str, waits: Waits) -> Result<Box<dyn Source>, Refused> {
+fn source(config: &str, url: &str, waits: &Waits) -> Result<Box<dyn Source>, Refused> {
     let mut sources = stores(config, waits).unwrap().sources(&[location(url, None)]);
     assert_eq!(sources.len(), 1);
     sources.remove(0)
 }
 
 /// The size announced and the content, or all that is said about the failure.
-fn fetch(config: &str, url: &str, waits: Waits) -> Result<(Option<u64>, String), String> {
+fn fetch(config: &str, url: &str, waits: &Waits) -> Result<(Option<u64>, String), String> {
     let source = source(config, url, waits).map_err(|refused| refused.to_string())?;
     let opened = source.open().map_err(|error| format!("{error:#}"))?;
     let Body::Stream(mut stream) = opened.body else { panic!("no stream") };
@@ -103,10 +103,10 @@ fn reads_bodies_however_their_end_is_known() {
         ("HTTP/1.1 404 Not Found\r\n\r\n", Err("URL answers 404 (it is not there)")),
         (
             "HTTP/1.1 401 No\r\n\r\n",
-            Err("URL answers 401 (it wants credentials: put user:password@ into the location)"),
+            Err("URL answers 401 (it requires credentials: put user:password@ into the location)"),
         ),
         ("HTTP/1.1 503 No\r\n\r\n", Err("URL answers 503 (it is busy: try again later)")),
-        ("HTTP/1.1 301 No\r\n\r\n", Err("it redirects, but says not where")),
+        ("HTTP/1.1 301 No\r\n\r\n", Err("it redirects without saying where")),
         (
             "HTTP/1.1 301 No\r\nLocation: file:///etc/shadow\r\n\r\n",
             Err("it redirects to file:///etc/shadow, which is not read"),
@@ -115,7 +115,7 @@ fn reads_bodies_however_their_end_is_known() {
     ] {
         let double = Double::says(answer);
         let url = double.url("/x");
-        let found = fetch("", &url, impatient());
+        let found = fetch("", &url, &impatient());
         let expected =
             expected.map(|(size, text)| (size, text.to_owned())).map_err(|why| why.replace("URL", &url));
         assert_eq!(found, expected, "{answer}");
@@ -201,7 +201,7 @@ fn takes_a_broken_stream_up_again_where_that_is_safe() {
     ] {
         let double = breaking(breaks, head, resumed);
         let url = double.url("/x");
-        match (fetch("", &url, impatient()), expected) {
+        match (fetch("", &url, &impatient()), expected) {
             (Ok((size, text)), None) => assert_eq!((size, text.len()), (Some(10_000), 10_000)),
             (Err(why), Some(expected)) => assert!(why.starts_with(&expected.replace("URL", &url)), "{why}"),
             (found, _) => panic!("{resumed}: {found:?}"),
@@ -232,13 +232,13 @@ fn ends_in_time_whatever_the_server_does() {
         (&endless_head, "the head of the answer is too long"),
     ] {
         let start = Instant::now();
-        let why = fetch("", &double.url("/x"), impatient()).unwrap_err();
+        let why = fetch("", &double.url("/x"), &impatient()).unwrap_err();
         assert!(why.ends_with(expected), "{why}");
         assert!(start.elapsed() < Duration::from_secs(2), "{expected}: {:?}", start.elapsed());
     }
-    let why = fetch("", "http://127.0.0.1:1/x", impatient()).unwrap_err();
+    let why = fetch("", "http://127.0.0.1:1/x", &impatient()).unwrap_err();
     assert!(why.starts_with("cannot connect to 127.0.0.1 port 1: Connection refused"), "{why}");
-    let why = fetch("", "http://no-such-host.invalid/x", impatient()).unwrap_err();
+    let why = fetch("", "http://no-such-host.invalid/x", &impatient()).unwrap_err();
     assert!(why.starts_with("cannot connect to no-such-host.invalid port 80: "), "{why}");
 }
 
@@ -251,7 +251,7 @@ fn says_which_encoding_a_server_claims() {
             let _ = stream
                 .write_all(format!("HTTP/1.1 200 OK\r\n{header}Content-Length: 5\r\n\r\nimage").as_bytes());
         });
-        let opened = source("", &double.url("/x"), impatient()).ok().unwrap().open().unwrap();
+        let opened = source("", &double.url("/x"), &impatient()).ok().unwrap().open().unwrap();
         assert_eq!(opened.encoding.as_deref(), expected);
     }
 }
@@ -266,7 +266,7 @@ fn a_server_that_is_too_slow_is_not_asked_again() {
     });
     let least = Least { bytes: 1000, within: Duration::from_millis(400) };
     let start = Instant::now();
-    let why = fetch("", &drip.url("/x"), Waits { least, ..impatient() }).unwrap_err();
+    let why = fetch("", &drip.url("/x"), &Waits { least, ..impatient() }).unwrap_err();
     assert!(why.starts_with("the server is too slow: ") && why.ends_with(" bytes in 0 s"), "{why}");
     assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
     assert_eq!(drip.heads().len(), 1);
@@ -285,7 +285,7 @@ fn an_interrupt_ends_every_wait() {
         interrupt.raise(signal_hook::consts::SIGTERM);
         Instant::now()
     });
-    let why = fetch("", &double.url("/x"), waits).unwrap_err();
+    let why = fetch("", &double.url("/x"), &waits).unwrap_err();
     let late = raiser.join().unwrap().elapsed();
     assert_eq!(why, "interrupted");
     assert!(late < Duration::from_secs(1), "{late:?}");
@@ -306,15 +306,15 @@ fn follows_a_few_redirects_and_keeps_credentials_to_their_server() {
         let _ = stream.write_all(format!("HTTP/1.1 302 Found\r\nLocation: {to}\r\n\r\n").as_bytes());
     });
     let url = first.url("/x").replace("http://", "http://u:p%40w@");
-    assert_eq!(fetch("", &url, impatient()), Ok((Some(5), "image".into())));
+    assert_eq!(fetch("", &url, &impatient()), Ok((Some(5), "image".into())));
     for head in first.heads() {
         assert!(head.contains("\nAuthorization: Basic dTpwQHc=\n"), "{head}");
     }
     assert!(other.heads()[0].starts_with("GET /there?token=s3cret HTTP/1.1\n"), "{:?}", other.heads());
     assert!(!other.heads()[0].contains("Authorization"), "{:?}", other.heads());
-    let why = fetch("", &first.url("/loop"), impatient()).unwrap_err();
+    let why = fetch("", &first.url("/loop"), &impatient()).unwrap_err();
     assert_eq!(why, format!("it redirects in a loop, to {}", first.url("/loop")));
-    let why = fetch("", &first.url("/far"), impatient()).unwrap_err();
+    let why = fetch("", &first.url("/far"), &impatient()).unwrap_err();
     assert!(why.starts_with("more than 5 redirects, now to"), "{why}");
 }
 
@@ -330,8 +330,8 @@ fn asks_proxies_for_what_they_are_set_for() {
     });
     let place = format!("u:s3cret@127.0.0.1:{}", proxy.port);
     let config = format!("[glance_store]\nhttp_proxy_information = http:{place}, https:http://{place}\n");
-    assert_eq!(fetch(&config, "http://h.example:8080/x?y", impatient()), Ok((Some(5), "image".into())));
-    let why = fetch(&config, "https://h.example/x", impatient()).unwrap_err();
+    assert_eq!(fetch(&config, "http://h.example:8080/x?y", &impatient()), Ok((Some(5), "image".into())));
+    let why = fetch(&config, "https://h.example/x", &impatient()).unwrap_err();
     assert_eq!(why, format!("through the proxy 127.0.0.1:{}: it answers 403 to CONNECT", proxy.port));
     let heads = proxy.heads();
     assert!(
@@ -343,12 +343,12 @@ fn asks_proxies_for_what_they_are_set_for() {
         heads.iter().all(|head| head.contains("\nProxy-Authorization: Basic dTpzM2NyZXQ=\n")),
         "{heads:?}"
     );
-    let error = stores("[glance_store]\nhttp_proxy_information = http:socks5://u:s3cret@h\n", impatient())
+    let error = stores("[glance_store]\nhttp_proxy_information = http:socks5://u:s3cret@h\n", &impatient())
         .err()
         .unwrap();
     assert!(
         error.to_string().ends_with(
-            "glance-api.conf:2: http_proxy_information: the proxy for http is no http proxy (host:port)"
+            "glance-api.conf:2: http_proxy_information: the proxy for http is not an http proxy (host:port)"
         ),
         "{error}"
     );
@@ -381,7 +381,7 @@ s3_store_secret_key = s3cret
 
 #[test]
 fn orders_by_weight_and_chooses_the_store() {
-    let stores = stores(SEVERAL, impatient()).unwrap();
+    let stores = stores(SEVERAL, &impatient()).unwrap();
     let swift = "swift+https://h/v1/c/o: stores of the type swift are not read by this tool yet";
     for (locations, expected) in [
         (
@@ -404,7 +404,7 @@ fn orders_by_weight_and_chooses_the_store() {
         (
             &[("not-sealed-by-that-key", Some("fast")), ("swift+https://t:u:s3cret@h/v1/c/o", Some("old"))],
             &[
-                "a location that is not shown: it is no URL of a store that Glance has, and metadata_encryption_key",
+                "a location that is not shown: it is not a URL of a store that Glance has, and metadata_encryption_key",
                 swift,
             ],
         ),
@@ -412,8 +412,11 @@ fn orders_by_weight_and_chooses_the_store() {
             &[("cinder://x/y", None)],
             &["cinder://x/y: no store of the type cinder is enabled: add one to enabled_backends"],
         ),
-        (&[("ftp://u:s3cret@h/x", None)], &["ftp://...: it is no URL of a store that Glance has"]),
-        (&[("rbd://f/a%2Fb/i/s", Some("ceph"))], &["rbd://f/a%2Fb/i/s: one of its names is none of Ceph's"]),
+        (&[("ftp://u:s3cret@h/x", None)], &["ftp://...: it is not a URL of a store that Glance has"]),
+        (
+            &[("rbd://f/a%2Fb/i/s", Some("ceph"))],
+            &["rbd://f/a%2Fb/i/s: one of its names is not a valid name of Ceph's"],
+        ),
         (&[], &[]),
     ] {
         let rows: Vec<_> = locations.iter().map(|(value, store)| location(value, *store)).collect();
@@ -454,10 +457,10 @@ fn one_store_of_each_type_is_what_stores_enables() {
         (
             "",
             "c2VhbGVk",
-            "a location that is not shown: it is no URL of a store that Glance has, or it is encrypted",
+            "a location that is not shown: it is not a URL of a store that Glance has, or it is encrypted",
         ),
     ] {
-        let found = match source(config, url, impatient()) {
+        let found = match source(config, url, &impatient()) {
             Ok(source) => source.shown().to_owned(),
             Err(refused) => refused.to_string(),
         };
@@ -474,7 +477,7 @@ fn bad_settings_are_named_with_their_place() {
         ),
         (
             "[DEFAULT]\nmetadata_encryption_key = s3cret\n",
-            "glance-api.conf:2: metadata_encryption_key is no key: it has 6 bytes, but a key has 16, 24 or 32",
+            "glance-api.conf:2: metadata_encryption_key is not a key: it has 6 bytes, but a key has 16, 24 or 32",
         ),
         (
             "[DEFAULT]\nenabled_backends = a:file\n[a]\nweight = much\n",
@@ -485,7 +488,7 @@ fn bad_settings_are_named_with_their_place() {
             "glance-api.conf:4: [backend_defaults] https_insecure is \"maybe\", but must be true or false",
         ),
     ] {
-        let error = format!("{:#}", stores(config, impatient()).err().unwrap());
+        let error = format!("{:#}", stores(config, &impatient()).err().unwrap());
         assert!(error.contains(expected) && !error.contains("s3cret"), "{error}");
     }
 }
@@ -499,7 +502,7 @@ fn only_an_explicit_setting_switches_verification_off() {
         ("https_insecure = True\nhttps_ca_certificates_file = /ca", false),
     ] {
         let source =
-            source(&format!("[glance_store]\n{settings}\n"), "https://h/x", impatient()).ok().unwrap();
+            source(&format!("[glance_store]\n{settings}\n"), "https://h/x", &impatient()).ok().unwrap();
         assert_eq!(
             source.warning().is_some_and(|text| text.contains("glance-api.conf:2: https_insecure")),
             warned

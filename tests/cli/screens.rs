@@ -41,7 +41,7 @@ fn screen(run: &Run, places: &[(&Path, &str)]) -> String {
     let mut text = format!("exit code {}\n", run.code);
     for (name, stream) in [("stdout", &run.stdout), ("stderr", &run.stderr)] {
         if !stream.is_empty() {
-            text += &format!("---- {name}\n{stream}");
+            text.extend(["---- ", name, "\n", stream]);
         }
     }
     for (path, word) in places {
@@ -220,7 +220,6 @@ fn host() -> HostEnv {
         }
     }
     env.use_image("instance", &master(4));
-    let _ = env.leftover("iso", &format!("{}.part", master(9)), MIB);
     env
 }
 

@@ -227,10 +227,10 @@ impl Database {
     }
 
     /// Makes a copy at `file` of what is made once.
-    fn copy(made: &OnceLock<TempDir>, file: &Path, make: impl Fn(&Path)) -> Self {
+    fn copy(made: &OnceLock<TempDir>, file: &Path, make_it: impl Fn(&Path)) -> Self {
         let made = made.get_or_init(|| {
             let dir = tempfile::tempdir().unwrap();
-            make(&dir.path().join("empty"));
+            make_it(&dir.path().join("empty"));
             dir
         });
         fs::copy(made.path().join("empty"), file).unwrap();

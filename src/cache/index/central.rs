@@ -8,6 +8,9 @@
 //! snapshot under REPEATABLE READ. After it rows are deleted, then the caller removes the files, then the
 //! transaction is committed. Last use has whole seconds on MariaDB, but Glance counts a hit with every use.
 //!
+//! **Rows in use.** A row that another session has locked is left out of the locking read (`SKIP LOCKED`), so
+//! that one idle session does not keep all others from being deleted. Its image stays, and counts as used.
+//!
 //! **Conflicts.** After a deadlock, a lock timeout, a serialization failure or a row that another process has
 //! just inserted, the transaction starts again, as long as the caller is ready to wait; before the commit
 //! nothing else was done in it. A commit that is refused (Galera detects conflicts only there) is for the
@@ -23,10 +26,10 @@ use std::collections::{HashMap, HashSet};
 
 use anyhow::{Result, anyhow};
 
-use super::{Condition, Index, Victim};
+use super::{Condition, Deletion, Index};
 use crate::cache::entry::{BadRow, Image, Row};
 use crate::cache::inventory::Joiner;
-use crate::database::{CHUNK, Cell, Database, PAGE, Refusal, joined, naive};
+use crate::database::{CHUNK, Cell, Database, PAGE, Refusal, is_unknown_syntax, joined, naive};
 use crate::interrupt::Wait;
 use crate::names::ImageId;
 
@@ -36,6 +39,8 @@ pub(crate) struct Central {
     node: i64,
     /// Keys of the rows that the open transaction has locked and deleted.
     locked: HashSet<i64>,
+    /// False once the server has turned out to be too old to leave out locked rows.
+    skips_locked: bool,
 }
 
 /// A row of this node, as a locking read saw it.
@@ -48,22 +53,54 @@ struct LockedRow {
 impl Central {
     /// Makes the index of the node with this key.
     pub(crate) fn new(database: Database, node: i64) -> Self {
-        Central { database, node, locked: HashSet::new() }
+        Central { database, node, locked: HashSet::new(), skips_locked: true }
     }
 
-    /// Reads and locks rows of this node.
-    fn lock(&mut self, keys: &[i64]) -> Result<HashMap<i64, LockedRow>, Refusal> {
+    /// Reads and locks rows of this node, except those that another session has locked. An old server lets a
+    /// locked row fail the statement instead, and the transaction starts again.
+    fn lock_free_rows(&mut self, keys: &[i64]) -> Result<HashMap<i64, LockedRow>, Refusal> {
+        if self.skips_locked {
+            match self.lock(keys, self.database.dialect().skipping()) {
+                Err(refusal) if is_unknown_syntax(&refusal) => self.skips_locked = false,
+                result => return result,
+            }
+        }
+        self.lock(keys, ("", self.database.dialect().locking()))
+    }
+
+    /// Returns those of these rows that exist, whoever has locked them.
+    fn existing(&mut self, keys: &[i64]) -> Result<HashSet<i64>, Refusal> {
+        let mut found = HashSet::new();
+        for chunk in keys.chunks(CHUNK) {
+            let sql = format!(
+                "SELECT id FROM {} WHERE id IN ({}) AND node_reference_id = {}",
+                self.database.dialect().by_key(),
+                joined(chunk),
+                self.node
+            );
+            found.extend(
+                self.database.query(&sql, &[])?.iter().filter_map(|row| Some(row.first()?.integer())),
+            );
+        }
+        Ok(found)
+    }
+
+    /// Reads and locks rows of this node, with the beginning and the end of the statement.
+    fn lock(
+        &mut self,
+        keys: &[i64],
+        (read, locking): (&str, &str),
+    ) -> Result<HashMap<i64, LockedRow>, Refusal> {
         let dialect = self.database.dialect();
         let mut found = HashMap::with_capacity(keys.len());
         for chunk in keys.chunks(CHUNK) {
             let sql = format!(
-                "SELECT id, image_id, {}, hits FROM {} \
-                 WHERE id IN ({}) AND node_reference_id = {} ORDER BY id{}",
+                "{read}SELECT id, image_id, {}, hits FROM {} \
+                 WHERE id IN ({}) AND node_reference_id = {} ORDER BY id{locking}",
                 dialect.epoch("last_accessed"),
                 dialect.by_key(),
                 joined(chunk),
                 self.node,
-                dialect.locking()
             );
             for row in self.database.query(&sql, &[])? {
                 let [key, id, used, hits] = four(row);
@@ -91,21 +128,23 @@ impl Central {
     }
 
     /// Looks at every condition again, and locks the rows there are. Returns which conditions hold, and the
-    /// keys of the rows to delete.
-    fn check(&mut self, victims: &[Victim]) -> Result<(Vec<bool>, Vec<i64>), Refusal> {
-        let keys: Vec<i64> = victims.iter().filter_map(Victim::key).collect();
-        let rows = self.lock(&keys)?;
+    /// keys of the rows to delete. A row that another session has locked is in use: no condition on it holds.
+    fn check(&mut self, victims: &[Deletion]) -> Result<(Vec<bool>, Vec<i64>), Refusal> {
+        let keys: Vec<i64> = victims.iter().filter_map(Deletion::key).collect();
+        let rows = self.lock_free_rows(&keys)?;
+        let missing: Vec<i64> = keys.into_iter().filter(|key| !rows.contains_key(key)).collect();
+        let in_use = if self.skips_locked { self.existing(&missing)? } else { HashSet::new() };
         let orphans: Vec<ImageId> = victims
             .iter()
             .filter(|victim| matches!(victim.only_if, Condition::NoRow))
             .map(|victim| victim.id)
             .collect();
         let tracked = self.tracked(&orphans)?;
-        let same = |victim: &Victim, row: &LockedRow| row.id == victim.id.as_str();
+        let same = |victim: &Deletion, row: &LockedRow| row.id == victim.id.as_str();
         let holds: Vec<bool> = victims
             .iter()
             .map(|victim| match victim.only_if {
-                Condition::Row(_) => true,
+                Condition::Row(key) => !in_use.contains(&key),
                 Condition::NoRow => !tracked.contains(victim.id.as_str()),
                 Condition::Unchanged(was) => rows.get(&was.key).is_some_and(|row| {
                     let unused =
@@ -146,7 +185,7 @@ impl Central {
         Ok(())
     }
 
-    fn try_forget(&mut self, victims: &[Victim]) -> Result<Vec<bool>, Refusal> {
+    fn try_forget(&mut self, victims: &[Deletion]) -> Result<Vec<bool>, Refusal> {
         let (holds, keys) = self.check(victims)?;
         // The locks were taken before the savepoint, so that they outlive a return to it.
         self.database.execute("SAVEPOINT batch")?;
@@ -158,11 +197,11 @@ impl Central {
         Ok(holds)
     }
 
-    fn try_commit(&mut self, gone: Option<&[Victim]>) -> Result<(), Refusal> {
+    fn try_commit(&mut self, gone: Option<&[Deletion]>) -> Result<(), Refusal> {
         if let Some(gone) = gone {
             self.database.execute("ROLLBACK TO SAVEPOINT batch")?;
             let keys: Vec<i64> =
-                gone.iter().filter_map(Victim::key).filter(|key| self.locked.contains(key)).collect();
+                gone.iter().filter_map(Deletion::key).filter(|key| self.locked.contains(key)).collect();
             self.delete(&keys)?;
         }
         self.database.execute("COMMIT").map(drop)
@@ -202,7 +241,8 @@ impl Central {
         );
         let keys: Vec<i64> = self.database.query(&sql, &[])?.iter().map(|row| row[0].integer()).collect();
         // Another process may have deleted the row meanwhile.
-        let left: Vec<i64> = self.lock(&keys)?.into_keys().collect();
+        let locking = self.database.dialect().locking();
+        let left: Vec<i64> = self.lock(&keys, ("", locking))?.into_keys().collect();
         self.delete(&left)?;
         // Not as for orphans: MySQL's IGNORE silently skips whatever the database refuses. A row that another
         // process has inserted meanwhile is a conflict.
@@ -211,7 +251,7 @@ impl Central {
 
     fn try_drop(&mut self, rows: &[BadRow]) -> Result<u64, Refusal> {
         let keys: Vec<i64> = rows.iter().map(|row| row.key).collect();
-        let rows = self.lock(&keys)?;
+        let rows = self.lock_free_rows(&keys)?;
         let bad: Vec<i64> = rows
             .into_iter()
             .filter(|(_, row)| ImageId::new(row.id.as_bytes()).is_none())
@@ -279,15 +319,15 @@ impl Index for Central {
         begun.map(|()| false).map_err(|refusal| self.database.told(refusal, "cannot begin a transaction"))
     }
 
-    fn forget(&mut self, victims: &[Victim]) -> Result<Vec<bool>, Refusal> {
+    fn forget(&mut self, victims: &[Deletion]) -> Result<Vec<bool>, Refusal> {
         self.change("cannot delete rows", |index| index.try_forget(victims))
     }
 
-    fn holds(&mut self, victim: &Victim) -> Result<bool, Refusal> {
+    fn holds(&mut self, victim: &Deletion) -> Result<bool, Refusal> {
         self.change("cannot look at a row", |index| Ok(index.check(&[*victim])?.0[0]))
     }
 
-    fn commit(&mut self, gone: Option<&[Victim]>) -> Result<(), Refusal> {
+    fn commit(&mut self, gone: Option<&[Deletion]>) -> Result<(), Refusal> {
         self.try_commit(gone)
             .map_err(|refusal| self.database.told(refusal, "cannot commit the deletion of rows"))
     }

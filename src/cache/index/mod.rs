@@ -42,7 +42,7 @@ impl fmt::Display for Driver {
     }
 }
 
-/// What a transaction must find in the index before it may forget an image.
+/// The condition on which a transaction may forget an image.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Condition {
     /// The row is there and the image was not used since: last use and hits are what they were.
@@ -55,12 +55,12 @@ pub(crate) enum Condition {
 
 /// An image to forget, and the condition.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Victim {
+pub(crate) struct Deletion {
     pub(crate) id: ImageId,
     pub(crate) only_if: Condition,
 }
 
-impl Victim {
+impl Deletion {
     /// Returns the key of its row, if it has one.
     fn key(&self) -> Option<i64> {
         match self.only_if {
@@ -88,16 +88,16 @@ pub(crate) trait Index {
     /// Returns one answer for each victim.
     ///
     /// When this returns, the commit needs no more space on the disk.
-    fn forget(&mut self, victims: &[Victim]) -> Result<Vec<bool>, Refusal>;
+    fn forget(&mut self, victims: &[Deletion]) -> Result<Vec<bool>, Refusal>;
 
     /// Looks at one condition, in the open transaction, and changes nothing.
-    fn holds(&mut self, victim: &Victim) -> Result<bool, Refusal>;
+    fn holds(&mut self, victim: &Deletion) -> Result<bool, Refusal>;
 
     /// Commits. Of what was forgotten in the transaction, only `gone` stays forgotten; `None` means all of
     /// it.
     ///
     /// After an error the transaction may still be open: it is abandoned.
-    fn commit(&mut self, gone: Option<&[Victim]>) -> Result<(), Refusal>;
+    fn commit(&mut self, gone: Option<&[Deletion]>) -> Result<(), Refusal>;
 
     /// Rolls the transaction back, if one is open.
     fn abandon(&mut self);

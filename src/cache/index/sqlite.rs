@@ -14,8 +14,8 @@ use anyhow::{Context as _, Result};
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::{Condition, Index, Victim};
-use crate::cache::dir::{CacheDir, Place};
+use super::{Condition, Deletion, Index};
+use crate::cache::dir::{CacheDir, CachePlace};
 use crate::cache::entry::{BadRow, Image, Row};
 use crate::cache::inventory::Joiner;
 use crate::cache::lock::StartGate;
@@ -51,7 +51,7 @@ const PAGE: i64 = 20_000;
 ///
 /// Fails if the directory of the file does not exist.
 pub(crate) fn locate(dir: &CacheDir, file: &Path) -> Result<SqlitePath> {
-    let base = dir.fd(Place::Base).context("the cache directory is always open")?;
+    let base = dir.fd(CachePlace::Base).context("the cache directory is always open")?;
     SqlitePath::below(base, dir.path(), file, dir.owner(), CONTENTS)
 }
 
@@ -105,7 +105,7 @@ impl Sqlite {
         self.file.change(|_| run(self))
     }
 
-    fn try_forget(&self, victims: &[Victim]) -> rusqlite::Result<Vec<bool>> {
+    fn try_forget(&self, victims: &[Deletion]) -> rusqlite::Result<Vec<bool>> {
         let mut forgotten = vec![false; victims.len()];
         // In the order of the table, so that each of its pages is read once.
         let mut order: Vec<usize> = (0..victims.len()).collect();
@@ -126,7 +126,7 @@ impl Sqlite {
     /// Deletes the row of a victim whose condition holds, and returns true if it did.
     ///
     /// A trigger may keep the row: then it is not forgotten, and its file stays.
-    fn delete(&self, victim: &Victim) -> rusqlite::Result<bool> {
+    fn delete(&self, victim: &Deletion) -> rusqlite::Result<bool> {
         let Some(key) = victim.key() else { return Ok(false) };
         let id = victim.id.as_str();
         if let Condition::Unchanged(row) = victim.only_if {
@@ -142,7 +142,7 @@ impl Sqlite {
     }
 
     /// True if the condition of a victim holds.
-    fn condition_holds(&self, victim: &Victim) -> rusqlite::Result<bool> {
+    fn condition_holds(&self, victim: &Deletion) -> rusqlite::Result<bool> {
         let id = victim.id.as_str();
         match victim.only_if {
             Condition::Row(_) => Ok(true),
@@ -181,7 +181,7 @@ impl Sqlite {
         Ok(inserted)
     }
 
-    fn try_commit(&self, gone: Option<&[Victim]>) -> rusqlite::Result<()> {
+    fn try_commit(&self, gone: Option<&[Deletion]>) -> rusqlite::Result<()> {
         if let Some(gone) = gone {
             self.file.db().execute_batch("ROLLBACK TO batch")?;
             let mut delete = self.file.db().prepare_cached(DELETE)?;
@@ -223,15 +223,15 @@ impl Index for Sqlite {
         begun.map(|()| self.others_wrote())
     }
 
-    fn forget(&mut self, victims: &[Victim]) -> Result<Vec<bool>, Refusal> {
+    fn forget(&mut self, victims: &[Deletion]) -> Result<Vec<bool>, Refusal> {
         self.change(|index| index.try_forget(victims))
     }
 
-    fn holds(&mut self, victim: &Victim) -> Result<bool, Refusal> {
+    fn holds(&mut self, victim: &Deletion) -> Result<bool, Refusal> {
         self.change(|index| index.condition_holds(victim))
     }
 
-    fn commit(&mut self, gone: Option<&[Victim]>) -> Result<(), Refusal> {
+    fn commit(&mut self, gone: Option<&[Deletion]>) -> Result<(), Refusal> {
         // Files are removed by now, so that their rows must be deleted, even after a signal.
         self.file.mind(None)?;
         let committed = self.change(|index| index.try_commit(gone));

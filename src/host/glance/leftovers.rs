@@ -3,8 +3,8 @@
 //!
 //! Nothing is removed here. The processes that write to stalled entries are found in one pass over `/proc`.
 
-use crate::cache::dir::{CacheDir, Place};
-use crate::cache::entry::Kind;
+use crate::cache::dir::{CacheDir, CachePlace};
+use crate::cache::entry::EntryKind;
 use crate::cache::inventory::Partials;
 use crate::cache::outcome::{Action, EntryError};
 use crate::cache::plan::{self, CleanLimits, CleanPlan};
@@ -30,7 +30,7 @@ pub(super) fn plan_clean(run: &Run, dir: &CacheDir, limits: CleanLimits) -> (Cle
             Partials::default()
         }
     };
-    let (invalid, incomplete) = (scan(Place::Invalid), scan(Place::Incomplete));
+    let (invalid, incomplete) = (scan(CachePlace::Invalid), scan(CachePlace::Incomplete));
     (plan_with_writers(run, dir, invalid, incomplete, limits), errors)
 }
 
@@ -38,7 +38,7 @@ pub(super) fn plan_clean(run: &Run, dir: &CacheDir, limits: CleanLimits) -> (Cle
 /// remove.
 pub(super) fn on_full_disk(run: &Run, dir: &CacheDir, limits: CleanLimits) -> CleanPlan {
     let scan = |place| Partials::scan(dir, place).unwrap_or_default();
-    plan_with_writers(run, dir, scan(Place::Invalid), scan(Place::Incomplete), limits)
+    plan_with_writers(run, dir, scan(CachePlace::Invalid), scan(CachePlace::Incomplete), limits)
 }
 
 fn plan_with_writers(
@@ -51,8 +51,8 @@ fn plan_with_writers(
     let stalled = incomplete
         .entries
         .iter()
-        .filter(|entry| entry.kind == Kind::File && plan::is_stalled(entry, limits, run.now));
-    let writers = match dir.fd(Place::Incomplete) {
+        .filter(|entry| entry.kind == EntryKind::File && plan::is_stalled(entry, limits, run.now));
+    let writers = match dir.fd(CachePlace::Incomplete) {
         Some(fd) => writers::find(fd, stalled.map(|entry| (entry.name.as_name(), entry.seen.inode))),
         None => Writers::default(),
     };

@@ -24,7 +24,7 @@ use super::cache::{
     Unlocked, Until,
 };
 use super::{CacheKind, Configured, Declared, Host, Scope, Task};
-use crate::cache::dir::{CacheDir, Place};
+use crate::cache::dir::{CacheDir, CachePlace};
 use crate::cache::entry;
 use crate::cache::execute::{self, Executor};
 use crate::cache::index::Driver;
@@ -131,7 +131,7 @@ impl GlanceCache<'_> {
         stock.kept_open = plan
             .kept_open
             .iter()
-            .map(|(entry, pid)| (Place::Incomplete.show(entry.name.as_name()), *pid))
+            .map(|(entry, pid)| (CachePlace::Incomplete.show(entry.name.as_name()), *pid))
             .collect();
         self.clean = plan;
         stock.errors = errors;
@@ -220,6 +220,10 @@ impl GlanceCache<'_> {
         let done = executor.prune(inventory, plan, &|| on_full_disk(run, dir, limits), min_free);
         // Ghosts are forgotten only once, even if images are removed from this cache several times.
         inventory.ghosts.clear();
+        if done.rows_left > 0 {
+            // With more rows without files the next run would refuse the directory as a wrong one.
+            self.cache = None;
+        }
         done
     }
 }
@@ -240,7 +244,7 @@ fn add(mut done: Outcome, outcome: &mut Outcome) {
 
 impl ImageCache for GlanceCache<'_> {
     fn fd(&self) -> BorrowedFd<'_> {
-        self.dir.fd(Place::Base).expect("the cache directory itself is always open")
+        self.dir.fd(CachePlace::Base).expect("the cache directory itself is always open")
     }
 
     fn lock(&mut self, wait: &LockWait) -> Result<(), Unlocked> {
@@ -409,7 +413,7 @@ impl ImageCache for GlanceCache<'_> {
                 },
                 is_invalid: reason == CleanReason::Invalid,
                 files: 1,
-                bytes: if entry.kind == entry::Kind::File { entry.seen.size } else { 0 },
+                bytes: if entry.kind == entry::EntryKind::File { entry.seen.size } else { 0 },
             }
         });
         remains.collect()

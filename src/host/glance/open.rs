@@ -10,7 +10,7 @@ use anyhow::anyhow;
 use rustix::fs::{AtFlags, statat};
 use rustix::io::Errno;
 
-use crate::cache::dir::{CacheDir, Place, Unreadable};
+use crate::cache::dir::{CacheDir, CachePlace, Unreadable};
 use crate::cache::index::sqlite::{Sqlite, locate};
 use crate::cache::index::xattr::{Attribute, hits};
 use crate::cache::index::{Driver, Index};
@@ -205,7 +205,7 @@ fn require_cache(
 
 /// True if there is a file, which is not empty, at the path of the sqlite index.
 pub(crate) fn has_sqlite_file(settings: &Settings<'_>, dir: &CacheDir) -> bool {
-    let (Ok(file), Some(base)) = (settings.sqlite_db(), dir.fd(Place::Base)) else { return false };
+    let (Ok(file), Some(base)) = (settings.sqlite_db(), dir.fd(CachePlace::Base)) else { return false };
     statat(base, &file.value, AtFlags::SYMLINK_NOFOLLOW).is_ok_and(|stat| stat.st_size > 0)
 }
 
@@ -216,7 +216,7 @@ pub(super) fn is_empty(dir: &CacheDir) -> Result<bool, Failure> {
 
 /// True if an image has an attribute of Glance's xattr driver.
 pub(crate) fn has_attributes(dir: &CacheDir, inventory: &Inventory) -> bool {
-    let Some(base) = dir.fd(Place::Base) else {
+    let Some(base) = dir.fd(CachePlace::Base) else {
         return false;
     };
     inventory.images.iter().any(|image| matches!(hits(base, image.id.as_name()), Attribute::Value(_)))
@@ -224,7 +224,7 @@ pub(crate) fn has_attributes(dir: &CacheDir, inventory: &Inventory) -> bool {
 
 /// Refuses the xattr driver if the file system has no extended attributes.
 fn need_attributes(dir: &CacheDir) -> Result<(), Failure> {
-    let Some(base) = dir.fd(Place::Base) else {
+    let Some(base) = dir.fd(CachePlace::Base) else {
         return Ok(());
     };
     let mut value = [0_u8; 1];
@@ -281,8 +281,8 @@ pub(crate) fn take_lock(
             .hint("wait longer with --lock-timeout, or give --skip-if-locked")),
         Ok(Locking::Interrupted) => Ok(Locked::Interrupted),
         Err(e) => Err(Failure::cannot_start(e).hint(format!(
-            "run as the user that glance-api runs as; if root has created the lock file, chown it to user {}, \
-             the owner of the cache directory",
+            "run as the user that glance-api runs as; if root has created the lock file, chown it to user \
+             {}, the owner of the cache directory",
             dir.owner().uid
         ))),
     }
@@ -295,9 +295,9 @@ pub(crate) fn misplaced(dir: &CacheDir, inventory: &Inventory, forget_all: bool)
         name: dir.path().display().to_string(),
         action: Action::Forget,
         message: format!(
-            "{} of {} images in the index are not in this directory: it is probably the wrong directory, or its \
-             file system is not mounted (the directory is on the one mounted at {}); no row was forgotten and no \
-             image was removed; give --forget-all if the images are really lost",
+            "{} of {} images in the index are not in this directory: it is probably the wrong directory, or \
+             its file system is not mounted (the directory is on the one mounted at {}); no row was \
+             forgotten and no image was removed; give --forget-all if the images are really lost",
             inventory.ghosts.len(),
             inventory.rows(),
             mount_point(dir.path())
@@ -307,7 +307,7 @@ pub(crate) fn misplaced(dir: &CacheDir, inventory: &Inventory, forget_all: bool)
 
 /// Returns the errors of entries that could not be examined.
 pub(crate) fn unreadable_errors<'a>(
-    unreadable: impl IntoIterator<Item = &'a (Place, Unreadable)>,
+    unreadable: impl IntoIterator<Item = &'a (CachePlace, Unreadable)>,
 ) -> Vec<EntryError> {
     unreadable
         .into_iter()

@@ -253,7 +253,7 @@ impl<'a> DatabaseSettings<'a> {
     }
 
     /// Returns the URL of the database that holds the index, with its credentials.
-    pub(crate) fn index(&self) -> Result<Option<Setting<String>>, Failure> {
+    pub(super) fn index(&self) -> Result<Option<Setting<String>>, Failure> {
         match self.given()? {
             Some(given) => Ok(Some(given)),
             None => self.configured(&config::DATABASE_CONNECTION),
@@ -261,13 +261,13 @@ impl<'a> DatabaseSettings<'a> {
     }
 
     /// Returns the address of the database that holds the index.
-    pub(crate) fn index_address(&self) -> Result<Address, Failure> {
+    pub(super) fn index_address(&self) -> Result<Address, Failure> {
         address(self.index()?)
     }
 
     /// Returns the address of the database with Glance's records of the images. It is the same database, but
     /// this setting does not depend on the cache directory.
-    pub(crate) fn records_address(&self) -> Result<Address, Failure> {
+    pub(super) fn records_address(&self) -> Result<Address, Failure> {
         let url = match self.given()? {
             Some(given) => Some(given),
             None => self.config.optional(&config::DATABASE_CONNECTION).map_err(Failure::usage)?,
@@ -277,7 +277,7 @@ impl<'a> DatabaseSettings<'a> {
 
     /// Returns oslo.db's options for connecting, with a time limit of our own, because its defaults would
     /// wait for a hundred seconds.
-    pub(crate) fn patience(&self) -> Result<Patience, Failure> {
+    pub(super) fn patience(&self) -> Result<Patience, Failure> {
         let retries = self.config.integer(&config::DATABASE_MAX_RETRIES).map_err(Failure::usage)?.value;
         let interval = self.config.integer(&config::DATABASE_RETRY_INTERVAL).map_err(Failure::usage)?.value;
         let interval = Duration::from_secs(u64::try_from(interval).unwrap_or(0));

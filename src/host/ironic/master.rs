@@ -49,7 +49,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use crate::cache::dir::{DIRECTORY, Removal, list, look};
-use crate::cache::entry::{Kind, Seen};
+use crate::cache::entry::{EntryKind, Seen};
 use crate::cache::lock;
 use crate::cache::outcome::{Action, EntryError};
 use crate::interrupt::{Interrupt, Wait};
@@ -271,7 +271,7 @@ impl MasterDir {
         let mut names = Vec::new();
         let mut strange = None;
         list(aside.as_fd(), &self.path, &mut |name, kind, _| match MasterName::new(name.as_bytes()) {
-            Some(name) if kind == Kind::File => names.push(name),
+            Some(name) if kind == EntryKind::File => names.push(name),
             _ => strange = Some(name.to_owned()),
         })
         .with_context(shown)?;
@@ -297,13 +297,15 @@ impl MasterDir {
         let unreadable = list(self.fd(), &self.path, &mut |name, kind, seen| {
             let bytes = name.as_bytes();
             match (MasterName::new(bytes), kind) {
-                (Some(name), Kind::File) if seen.links == 1 => {
+                (Some(name), EntryKind::File) if seen.links == 1 => {
                     survey.unused.push(Master { name, seen: *seen });
                 }
-                (Some(name), Kind::File) => linked.push(Master { name, seen: *seen }),
-                (_, Kind::Directory) if bytes == ASIDE.to_bytes() => survey.has_aside = true,
-                (_, Kind::Directory) if is_temporary(bytes) => directories.push((name.to_owned(), *seen)),
-                (_, Kind::File) if is_part(bytes) && seen.links == 1 => {
+                (Some(name), EntryKind::File) => linked.push(Master { name, seen: *seen }),
+                (_, EntryKind::Directory) if bytes == ASIDE.to_bytes() => survey.has_aside = true,
+                (_, EntryKind::Directory) if is_temporary(bytes) => {
+                    directories.push((name.to_owned(), *seen));
+                }
+                (_, EntryKind::File) if is_part(bytes) && seen.links == 1 => {
                     let part = PartFile { name: name.to_owned(), seen: *seen, state: LeftoverState::Young };
                     survey.parts.push(part);
                 }
@@ -360,7 +362,7 @@ impl MasterDir {
             // The ctime of an image also changes when an instance's link to it is removed, so that only the
             // times of its contents show that the download was alive.
             found.newest = found.newest.max(seen.mtime).max(if seen.links == 1 { seen.ctime } else { 0 });
-            if kind == Kind::File && is_downloaded(name.as_bytes()) {
+            if kind == EntryKind::File && is_downloaded(name.as_bytes()) {
                 found.files.push((name.to_owned(), *seen));
             } else {
                 found.is_strange = true;
@@ -377,7 +379,7 @@ impl MasterDir {
         let was = &image.seen;
         match look(self.fd(), image.name.as_name())? {
             None => return Ok(Removal::AlreadyGone),
-            Some((Kind::File, now)) if is_same(was, &now) && now.ctime == was.ctime => {}
+            Some((EntryKind::File, now)) if is_same(was, &now) && now.ctime == was.ctime => {}
             Some((_, now)) => return Ok(gone_or_changed(self.fd(), image.name.as_name(), &now)?),
         }
         let Some(aside) = &self.aside else {
@@ -391,7 +393,7 @@ impl MasterDir {
         }
         // From here on no process can make a link to it, and links made before are counted in its inode.
         let removal = match look(aside.as_fd(), image.name.as_name()) {
-            Ok(Some((Kind::File, now))) if is_same(was, &now) => self
+            Ok(Some((EntryKind::File, now))) if is_same(was, &now) => self
                 .remove_stale_links(survey, was.inode)
                 .and_then(|()| unlinkat(aside, name, AtFlags::empty()).map_err(Into::into))
                 .map(|()| Removal::Removed),
@@ -411,7 +413,7 @@ impl MasterDir {
         self.remove_stale_links(survey, image.seen.inode)?;
         match look(self.fd(), image.name.as_name())? {
             None => Ok(Removal::AlreadyGone),
-            Some((Kind::File, now))
+            Some((EntryKind::File, now))
                 if now.inode == image.seen.inode && now.links == 1 && now.mtime == image.seen.mtime =>
             {
                 unlinkat(&self.fd, image.name.as_c_str(), AtFlags::empty())?;
@@ -483,7 +485,7 @@ impl MasterDir {
     pub(super) fn remove_part(&self, part: &PartFile) -> Result<Removal> {
         match look(self.fd(), part.name.as_name())? {
             None => Ok(Removal::AlreadyGone),
-            Some((Kind::File, now)) if now == part.seen => {
+            Some((EntryKind::File, now)) if now == part.seen => {
                 unlinkat(&self.fd, part.name.as_name().as_c_str(), AtFlags::empty())?;
                 Ok(Removal::Removed)
             }

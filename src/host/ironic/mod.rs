@@ -17,7 +17,7 @@ use super::cache::{
     Tally, Unlocked, Until,
 };
 use super::{CacheKind, Configured, Declared, Host, scaled};
-use crate::cache::dir::{Place, Removal};
+use crate::cache::dir::{CachePlace, Removal};
 use crate::cache::entry::Seen;
 use crate::cache::lock::Held;
 use crate::cache::lock::LockWait;
@@ -184,7 +184,7 @@ impl MasterCache<'_> {
                 outcome.files += 1;
                 outcome.bytes = outcome.bytes.saturating_add(size);
                 until.removed(size, allocated);
-                let (place, name) = (Place::Base, image.name.as_name());
+                let (place, name) = (CachePlace::Base, image.name.as_name());
                 removing.progress.removed(Removed { place, name, bytes: size, reason });
             }
             Ok(Removal::AlreadyGone) => {
@@ -436,5 +436,5 @@ impl ImageCache for MasterCache<'_> {
 
 /// Returns the progress report of a file or directory that a crashed download left.
 fn leftover(name: Name<'_>, bytes: u64) -> Removed<'_> {
-    Removed { place: Place::Base, name, bytes, reason: "left by a crashed download" }
+    Removed { place: CachePlace::Base, name, bytes, reason: "left by a crashed download" }
 }

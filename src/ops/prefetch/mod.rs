@@ -29,7 +29,7 @@ pub(crate) use self::wanted::enqueue;
 use self::wanted::{WantedImage, requests};
 use super::Change;
 use super::report::{Ending, Step};
-use crate::cache::dir::{CacheDir, Place};
+use crate::cache::dir::{CacheDir, CachePlace};
 use crate::cache::index::Driver;
 use crate::cache::inventory::{Inventory, Tracking};
 use crate::cache::lock::LockWait;
@@ -109,7 +109,7 @@ fn existing(settings: &Settings<'_>) -> Result<CacheDir, Failure> {
     let cannot = |e: anyhow::Error| Failure::cannot_start(e).hint("glance-api makes it when it starts");
     let dir = settings.open()?.ok_or_else(|| cannot(anyhow!(settings.nothing_there())))?;
     refuse_strange(settings, &dir)?;
-    if dir.fd(Place::Incomplete).is_none() {
+    if dir.fd(CachePlace::Incomplete).is_none() {
         return Err(cannot(anyhow!("{} has no directory incomplete/", dir.path().display())));
     }
     Ok(dir)
@@ -156,10 +156,8 @@ fn fill(
         }
     }
     let pending = requests(run, &dir, request)?;
-    let session = match pending.is_empty() {
-        true => None,
-        false => Some(PrefetchRun::open(run, settings, &dir, means, request)?),
-    };
+    let session =
+        if pending.is_empty() { None } else { Some(PrefetchRun::open(run, settings, &dir, means, request)?) };
     if lock.flatten().is_some() {
         // From here on, nothing keeps the run from starting.
         stage::sweep(&dir);
@@ -242,7 +240,7 @@ impl Means {
         Ok(Means {
             locks: settings.lock_dir(dir, &run.output)?,
             wait: run.wait(request.change.lock_wait.limit),
-            stores: Stores::from_config(settings.config, waits).map_err(Failure::usage)?,
+            stores: Stores::from_config(settings.config, &waits).map_err(Failure::usage)?,
             max_size: settings.max_size(request.max_size, dir)?.value,
             reserve: request.reserve.of(whole),
             stalled_before: run.now.saturating_sub(stall_time),

@@ -16,9 +16,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow};
 
-use crate::cache::dir::{Place, seen};
+use crate::cache::dir::{CachePlace, seen};
 use crate::cache::entry::Image;
-use crate::cache::index::{Condition, Victim};
+use crate::cache::index::{Condition, Deletion};
 use crate::cache::lock::{self, Lock, Locking};
 use crate::cache::queue;
 use crate::cache::stage::{self, Publication, Staged};
@@ -163,7 +163,8 @@ impl PrefetchRun<'_> {
     /// Gives an image that has its row its name in the cache.
     fn give_name(&mut self, running: &Running, fetched: Fetched) -> anyhow::Result<ImageEnding> {
         let (id, Fetched { staged, bytes, location }) = (running.request.id, fetched);
-        let published = staged.publish(self.dir, Place::Base, id).inspect_err(|_| self.forget_row(id))?;
+        let published =
+            staged.publish(self.dir, CachePlace::Base, id).inspect_err(|_| self.forget_row(id))?;
         if published == Publication::AlreadyThere {
             return Ok(dropped(bytes));
         }
@@ -181,7 +182,7 @@ impl PrefetchRun<'_> {
     fn forget_row(&mut self, id: ImageId) {
         let Ok(inventory) = self.inventory() else { return };
         let Some(ghost) = inventory.ghosts.iter().find(|ghost| ghost.id == id) else { return };
-        let victim = Victim { id, only_if: Condition::Row(ghost.row.key) };
+        let victim = Deletion { id, only_if: Condition::Row(ghost.row.key) };
         let _ = self.cache.ledger.rows_only(|transaction| transaction.forget(&[victim]).map(drop));
     }
 

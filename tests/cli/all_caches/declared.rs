@@ -270,10 +270,10 @@ fn wrong_usage_is_refused() {
     let env = HostEnv::new();
     for (arguments, says) in [
         (&["--require", "1G"][..], "image_cache_dir is not set"),
-        (&["--require", "1G", "--on", "/nonexistent/x"], "cannot tell the file system of /nonexistent/x"),
+        (&["--require", "1G", "--on", "/nonexistent/x"], "cannot get the file system of /nonexistent/x"),
         (&["--require=-1", "--on", "/"], "'-1' is not a size"),
         (&["--require", "many", "--on", "/"], "'many' is not a size"),
-        (&["--require", "1P", "--on", "/"], "but the whole file system of / has"),
+        (&["--require", "1P", "--on", "/"], "is more than the whole file system of /"),
         (&["--on", "/"], "--require"),
         (&["--best-effort"], "--require"),
         (&["--all-caches", "--require", "1"], "cannot be used with"),

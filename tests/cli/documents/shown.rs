@@ -41,7 +41,7 @@ pattern!(MOUNT, r"^(file system +)\S+ at \S+, .* free");
 pattern!(MOUNTED_AT, r"mounted at [^ ,;]+");
 pattern!(MOUNTS, r"^(file system +)\S+: \S+ \S+ of \S+ \S+ free");
 pattern!(NOW_FREE, r"\S+ has [0-9.]+ [KMGT]iB free, [0-9.]+ [KMGT]iB required");
-pattern!(CANNOT_HAVE, r"(cannot have) [0-9.]+ [KMGT]iB free: [0-9.]+ [KMGT]iB are free");
+pattern!(CANNOT_GET, r"(cannot get) [0-9.]+ [KMGT]iB (free on \S+): [0-9.]+ [KMGT]iB are free");
 pattern!(
     JSON_FILE_SYSTEM,
     r#""file_system":\{"mount_point":"[^"]*","type":"[^"]*","size":\d+,"available":\d+"#
@@ -96,7 +96,7 @@ pub(super) fn shown(line: &str, output: &str, host: &Host) -> Vec<String> {
         .into_owned();
     if let Some(required) = REQUIRED.captures(line) {
         let required = format!("{} {}", &required[1], &required[2]);
-        text = CANNOT_HAVE.replace_all(&text, format!("$1 {required} free: 19.8 GiB are free")).into_owned();
+        text = CANNOT_GET.replace_all(&text, format!("$1 {required} $2: 19.8 GiB are free")).into_owned();
         let has = format!("/var has 19.8 GiB free, {required} required");
         text = NOW_FREE.replace_all(&text, has).into_owned();
     }

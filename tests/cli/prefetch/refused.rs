@@ -205,7 +205,7 @@ fn an_image_whose_name_a_directory_has() {
             p.image('b', 9);
             fs::create_dir(p.env.path(id('b'))).unwrap();
         },
-        &["is no file", "stays"],
+        &["is not a file", "stays"],
         &FAILED,
     );
 }

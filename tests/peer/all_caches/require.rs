@@ -50,7 +50,7 @@ mod as_root {
         let before = tree(&env.base);
         let wanted = env.available() + 5 * MIB as u64;
         for arguments in [&["--dry-run"][..], &[], &["--format", "text"]] {
-            let run = env.require(wanted, arguments).fails(1, &["cannot have", "nothing was removed"]);
+            let run = env.require(wanted, arguments).fails(1, &["cannot get", "nothing was removed"]);
             if arguments == ["--format", "text"] {
                 assert!(run.stdout.contains("in use"), "{}", run.stdout);
                 assert!(run.stdout.contains("left by crashed downloads"), "{}", run.stdout);

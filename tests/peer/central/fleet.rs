@@ -110,7 +110,7 @@ fn a_dead_node_is_forgotten(kind: Kind) {
         .ok()
         .has(&json!({"rows_forgotten": 2000, "node_removed": true, "dry_run": true}));
     assert_eq!(count(), "100000");
-    forget(&[NODE]).fails(2, &["is this node itself"]);
+    forget(&[NODE]).fails(2, &["is the node of this host"]);
     for other in ["http://f07:9292/", "HTTP://F07:9292", "http://f07:9292 "] {
         forget(&[other]).fails(2, &["did you mean http://f07:9292?"]);
     }

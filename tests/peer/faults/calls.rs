@@ -76,8 +76,8 @@ pub(super) const NEVER_FAIL: &[&str] = &[
 /// Further ways for calls that would make or write something.
 pub(super) const WRITING: &[&str] = &["ENOSPC", "EROFS", "EDQUOT"];
 
-/// Returns true if it is a call of a thread's start, or of the runtime of the clients for PostgreSQL and HTTP:
-/// neither expects a failure there.
+/// Returns true for a call of a thread's start, or of the runtime of the clients for PostgreSQL and HTTP: neither
+/// expects a failure there.
 pub(super) fn is_the_runtimes(call: &str, line: &str) -> bool {
     match call {
         // The stack for signals, and the page before it.

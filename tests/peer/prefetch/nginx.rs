@@ -103,7 +103,7 @@ fn a_password_in_the_location() {
 #[test]
 fn a_wrong_password_in_the_location() {
     let nginx = Nginx::start();
-    let why = format!("{} answers 401 (it wants credentials", nginx.url("/auth/x"));
+    let why = format!("{} answers 401 (it requires credentials", nginx.url("/auth/x"));
     is_refused(&nginx, "", &nginx.url("/auth/x").replace("http://", "http://u:s3cret@"), &why);
 }
 
@@ -111,7 +111,7 @@ fn a_wrong_password_in_the_location() {
 fn a_password_that_is_missing() {
     let nginx = Nginx::start();
     let url = nginx.url("/auth/x");
-    is_refused(&nginx, "", &url, &format!("{url} answers 401 (it wants credentials"));
+    is_refused(&nginx, "", &url, &format!("{url} answers 401 (it requires credentials"));
 }
 
 #[test]

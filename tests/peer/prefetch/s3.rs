@@ -165,7 +165,7 @@ fn an_object_that_is_not_there() {
 fn a_bucket_that_is_not_there() {
     let object = Object::new();
     let s3 = object.ceph.s3();
-    let why = format!("http://{s3}/none/ answers 404 (NoSuchBucket: its bucket is not there");
+    let why = format!("http://{s3}/none/ answers 404 (NoSuchBucket: its bucket does not exist");
     object.is_refused(&right(), &format!("s3://{s3}/none/one"), &why);
 }
 
