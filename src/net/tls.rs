@@ -60,6 +60,7 @@ pub(crate) enum Trust {
 }
 
 /// Returns the file of the authorities that the system trusts, from where distributions keep it.
+#[expect(clippy::disallowed_methods, reason = "the distribution's own files, below directories of root")]
 pub(crate) fn system_authorities() -> Option<PathBuf> {
     [
         "/etc/ssl/certs/ca-certificates.crt",

@@ -88,6 +88,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::too_many_lines, reason = "a table of cases")]
     fn takes_urls_apart() {
         for (url, expected) in [
             ("file:///var/lib/glance/images/x", "file /var/lib/glance/images/x"),
@@ -232,6 +233,7 @@ mod tests {
     }
 
     /// URLs put together from what they are made of, and from what they should not be.
+    #[expect(clippy::too_many_lines, reason = "a table of cases")]
     fn urls() -> Vec<String> {
         const SCHEMES: [&str; 8] =
             ["file", "filesystem", "http", "https", "rbd", "s3", "s3+http", "s3+https"];

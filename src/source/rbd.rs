@@ -145,7 +145,8 @@ impl Source for RbdSource {
     fn open(&self) -> Result<Opened> {
         let mut command = Command::new(self.program);
         command.args(&self.arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        // Settings in the environment are for this program, and may hold passmessages.
+        // Settings in the environment are for this program, and may hold passwords.
+        #[expect(clippy::disallowed_methods, reason = "the child inherits the environment of the process")]
         for (name, _) in env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"OS_")) {
             command.env_remove(name);
         }

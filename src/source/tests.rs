@@ -50,6 +50,7 @@ fn fetch(config: &str, url: &str, waits: &Waits) -> Result<(Option<u64>, String)
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn reads_bodies_however_their_end_is_known() {
     for (answer, expected) in [
         ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nimage", Ok((Some(5), "image"))),
@@ -132,6 +133,7 @@ fn breaking(breaks: usize, head: &'static str, resumed: &'static str) -> Double 
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn takes_a_broken_stream_up_again_where_that_is_safe() {
     const TAGGED: &str = "HTTP/1.1 200 OK\r\nContent-Length: 10000\r\nETag: \"v1\"";
     const DATED: &str = "HTTP/1.1 200 OK\r\nContent-Length: 10000\r\nDate: Mon, 02 Nov 2026 10:00:00 GMT\r\n\

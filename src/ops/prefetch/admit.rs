@@ -10,7 +10,7 @@ use crate::database::images::ImageRecord;
 use crate::fetch::digest::Check;
 use crate::fetch::judge::{Verdict, judge, unverifiable};
 use crate::fetch::throttle::Throttle;
-use crate::fetch::{Download, Meter};
+use crate::fetch::{FetchJob, Meter};
 use crate::names::ImageId;
 use crate::ops::prefetch::outcome::ImageOutcome;
 use crate::ops::prefetch::report::ImageEnding;
@@ -18,18 +18,25 @@ use crate::ops::prefetch::wanted::WantedImage;
 use crate::ops::prefetch::{PrefetchRun, Running};
 use crate::source::{Refused, Source};
 
+/// An image that may be fetched: its record, the check it must pass and its claim.
+struct Admitted {
+    record: ImageRecord,
+    check: Option<Check>,
+    claim: Claim,
+}
+
 impl<'a> PrefetchRun<'a> {
     /// Makes the job of fetching an image, if that is to be done; otherwise notes why not.
     pub(crate) fn begin<'s>(
         &mut self,
         request: WantedImage,
         throttle: &'s Throttle,
-    ) -> Option<(Download<'s>, Arc<Meter>)>
+    ) -> Option<(FetchJob<'s>, Arc<Meter>)>
     where
         'a: 's,
     {
         match self.admit(&request) {
-            Ok((record, check, claim)) => Some(self.job(request, record, check, claim, throttle)),
+            Ok(admitted) => Some(self.job(request, admitted, throttle)),
             Err(ending) => {
                 self.end(&request, ending);
                 None
@@ -38,7 +45,7 @@ impl<'a> PrefetchRun<'a> {
     }
 
     /// Judges an image, claims it and makes sure that it fits.
-    fn admit(&mut self, request: &WantedImage) -> Result<(ImageRecord, Option<Check>, Claim), ImageEnding> {
+    fn admit(&mut self, request: &WantedImage) -> Result<Admitted, ImageEnding> {
         let (record, check) = self.examine(request)?;
         let size = record.size.unwrap_or(0);
         let claim = match Claim::make(self.dir, request.id, self.means.stalled_before) {
@@ -48,22 +55,20 @@ impl<'a> PrefetchRun<'a> {
             Err(e) => return Err(ImageEnding::new(ImageOutcome::Failed, size, format!("{e:#}"))),
         };
         self.find_room(record.size).map_err(|why| ImageEnding::new(ImageOutcome::Refused, size, why))?;
-        Ok((record, check, claim))
+        Ok(Admitted { record, check, claim })
     }
 
     fn job<'s>(
         &mut self,
         request: WantedImage,
-        record: ImageRecord,
-        check: Option<Check>,
-        claim: Claim,
+        Admitted { record, check, claim }: Admitted,
         throttle: &'s Throttle,
-    ) -> (Download<'s>, Arc<Meter>)
+    ) -> (FetchJob<'s>, Arc<Meter>)
     where
         'a: 's,
     {
         let meter = Arc::new(Meter::default());
-        let job = Download {
+        let job = FetchJob {
             id: request.id,
             dir: self.dir,
             sources: self.sources(&record),
