@@ -11,7 +11,7 @@ use crate::units::{count, human};
 /// The result for an image.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum ImageOutcome {
+pub(super) enum ImageOutcome {
     /// The image was fetched; in a dry run, it would be.
     Fetched,
     /// The image was in the cache already.
@@ -49,46 +49,46 @@ impl ImageOutcome {
 
 /// One image of a prefetch.
 #[derive(Debug, Serialize)]
-pub(crate) struct ImageReport {
-    pub(crate) image_id: String,
-    pub(crate) outcome: ImageOutcome,
+pub(super) struct ImageReport {
+    pub(super) image_id: String,
+    pub(super) outcome: ImageOutcome,
     /// Its size, or 0 if it is not known.
-    pub(crate) bytes: u64,
+    pub(super) bytes: u64,
     /// The location that it came from, without credentials.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) location: Option<String>,
+    pub(super) location: Option<String>,
     /// The hash that it was verified by, or `size`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) verified_by: Option<String>,
+    pub(super) verified_by: Option<String>,
     /// The reason for this result.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) message: Option<String>,
+    pub(super) message: Option<String>,
     /// True if it is in the queue now.
-    pub(crate) queued: bool,
+    pub(super) queued: bool,
 }
 
 /// The report of a prefetch.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct PrefetchReport {
-    pub(crate) total_files_prefetched: u64,
-    pub(crate) total_bytes_prefetched: u64,
-    pub(crate) images: Vec<ImageReport>,
+    pub(super) total_files_prefetched: u64,
+    pub(super) total_bytes_prefetched: u64,
+    pub(super) images: Vec<ImageReport>,
     /// The number of images that stay in the queue.
-    pub(crate) still_queued: u64,
+    pub(super) still_queued: u64,
     /// The size of the cache in bytes, if it was measured.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) cache_size_after: Option<u64>,
+    pub(super) cache_size_after: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) max_size: Option<u64>,
+    pub(super) max_size: Option<u64>,
     /// True if the cache is now over this limit. A prune enforces it.
-    pub(crate) over_limit: bool,
+    pub(super) over_limit: bool,
     /// Images that were removed to make space.
     #[serde(skip_serializing_if = "is_zero")]
-    pub(crate) total_files_pruned: u64,
+    pub(super) total_files_pruned: u64,
     #[serde(skip_serializing_if = "is_zero")]
-    pub(crate) total_bytes_pruned: u64,
+    pub(super) total_bytes_pruned: u64,
     #[serde(flatten)]
-    pub(crate) ending: Ending,
+    pub(super) ending: Ending,
 }
 
 impl PrefetchReport {
