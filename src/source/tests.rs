@@ -33,14 +33,14 @@ fn location(value: &str, store: Option<&str>) -> Location {
 }
 
 /// The only source of a location.
-fn source(config: &str, url: &str, waits: Waits) -> Result<Box<dyn Source>, Refused> {
-    let mut sources = stores(config, &waits).unwrap().sources(&[location(url, None)]);
+fn source(config: &str, url: &str, waits: &Waits) -> Result<Box<dyn Source>, Refused> {
+    let mut sources = stores(config, waits).unwrap().sources(&[location(url, None)]);
     assert_eq!(sources.len(), 1);
     sources.remove(0)
 }
 
 /// The size announced and the content, or all that is said about the failure.
-fn fetch(config: &str, url: &str, waits: Waits) -> Result<(Option<u64>, String), String> {
+fn fetch(config: &str, url: &str, waits: &Waits) -> Result<(Option<u64>, String), String> {
     let source = source(config, url, waits).map_err(|refused| refused.to_string())?;
     let opened = source.open().map_err(|error| format!("{error:#}"))?;
     let Body::Stream(mut stream) = opened.body else { panic!("no stream") };
@@ -115,7 +115,7 @@ fn reads_bodies_however_their_end_is_known() {
     ] {
         let double = Double::says(answer);
         let url = double.url("/x");
-        let found = fetch("", &url, impatient());
+        let found = fetch("", &url, &impatient());
         let expected =
             expected.map(|(size, text)| (size, text.to_owned())).map_err(|why| why.replace("URL", &url));
         assert_eq!(found, expected, "{answer}");
@@ -201,7 +201,7 @@ fn takes_a_broken_stream_up_again_where_that_is_safe() {
     ] {
         let double = breaking(breaks, head, resumed);
         let url = double.url("/x");
-        match (fetch("", &url, impatient()), expected) {
+        match (fetch("", &url, &impatient()), expected) {
             (Ok((size, text)), None) => assert_eq!((size, text.len()), (Some(10_000), 10_000)),
             (Err(why), Some(expected)) => assert!(why.starts_with(&expected.replace("URL", &url)), "{why}"),
             (found, _) => panic!("{resumed}: {found:?}"),
@@ -232,13 +232,13 @@ fn ends_in_time_whatever_the_server_does() {
         (&endless_head, "the head of the answer is too long"),
     ] {
         let start = Instant::now();
-        let why = fetch("", &double.url("/x"), impatient()).unwrap_err();
+        let why = fetch("", &double.url("/x"), &impatient()).unwrap_err();
         assert!(why.ends_with(expected), "{why}");
         assert!(start.elapsed() < Duration::from_secs(2), "{expected}: {:?}", start.elapsed());
     }
-    let why = fetch("", "http://127.0.0.1:1/x", impatient()).unwrap_err();
+    let why = fetch("", "http://127.0.0.1:1/x", &impatient()).unwrap_err();
     assert!(why.starts_with("cannot connect to 127.0.0.1 port 1: Connection refused"), "{why}");
-    let why = fetch("", "http://no-such-host.invalid/x", impatient()).unwrap_err();
+    let why = fetch("", "http://no-such-host.invalid/x", &impatient()).unwrap_err();
     assert!(why.starts_with("cannot connect to no-such-host.invalid port 80: "), "{why}");
 }
 
@@ -251,7 +251,7 @@ fn says_which_encoding_a_server_claims() {
             let _ = stream
                 .write_all(format!("HTTP/1.1 200 OK\r\n{header}Content-Length: 5\r\n\r\nimage").as_bytes());
         });
-        let opened = source("", &double.url("/x"), impatient()).ok().unwrap().open().unwrap();
+        let opened = source("", &double.url("/x"), &impatient()).ok().unwrap().open().unwrap();
         assert_eq!(opened.encoding.as_deref(), expected);
     }
 }
@@ -266,7 +266,7 @@ fn a_server_that_is_too_slow_is_not_asked_again() {
     });
     let least = Least { bytes: 1000, within: Duration::from_millis(400) };
     let start = Instant::now();
-    let why = fetch("", &drip.url("/x"), Waits { least, ..impatient() }).unwrap_err();
+    let why = fetch("", &drip.url("/x"), &Waits { least, ..impatient() }).unwrap_err();
     assert!(why.starts_with("the server is too slow: ") && why.ends_with(" bytes in 0 s"), "{why}");
     assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
     assert_eq!(drip.heads().len(), 1);
@@ -285,7 +285,7 @@ fn an_interrupt_ends_every_wait() {
         interrupt.raise(signal_hook::consts::SIGTERM);
         Instant::now()
     });
-    let why = fetch("", &double.url("/x"), waits).unwrap_err();
+    let why = fetch("", &double.url("/x"), &waits).unwrap_err();
     let late = raiser.join().unwrap().elapsed();
     assert_eq!(why, "interrupted");
     assert!(late < Duration::from_secs(1), "{late:?}");
@@ -306,15 +306,15 @@ fn follows_a_few_redirects_and_keeps_credentials_to_their_server() {
         let _ = stream.write_all(format!("HTTP/1.1 302 Found\r\nLocation: {to}\r\n\r\n").as_bytes());
     });
     let url = first.url("/x").replace("http://", "http://u:p%40w@");
-    assert_eq!(fetch("", &url, impatient()), Ok((Some(5), "image".into())));
+    assert_eq!(fetch("", &url, &impatient()), Ok((Some(5), "image".into())));
     for head in first.heads() {
         assert!(head.contains("\nAuthorization: Basic dTpwQHc=\n"), "{head}");
     }
     assert!(other.heads()[0].starts_with("GET /there?token=s3cret HTTP/1.1\n"), "{:?}", other.heads());
     assert!(!other.heads()[0].contains("Authorization"), "{:?}", other.heads());
-    let why = fetch("", &first.url("/loop"), impatient()).unwrap_err();
+    let why = fetch("", &first.url("/loop"), &impatient()).unwrap_err();
     assert_eq!(why, format!("it redirects in a loop, to {}", first.url("/loop")));
-    let why = fetch("", &first.url("/far"), impatient()).unwrap_err();
+    let why = fetch("", &first.url("/far"), &impatient()).unwrap_err();
     assert!(why.starts_with("more than 5 redirects, now to"), "{why}");
 }
 
@@ -330,8 +330,8 @@ fn asks_proxies_for_what_they_are_set_for() {
     });
     let place = format!("u:s3cret@127.0.0.1:{}", proxy.port);
     let config = format!("[glance_store]\nhttp_proxy_information = http:{place}, https:http://{place}\n");
-    assert_eq!(fetch(&config, "http://h.example:8080/x?y", impatient()), Ok((Some(5), "image".into())));
-    let why = fetch(&config, "https://h.example/x", impatient()).unwrap_err();
+    assert_eq!(fetch(&config, "http://h.example:8080/x?y", &impatient()), Ok((Some(5), "image".into())));
+    let why = fetch(&config, "https://h.example/x", &impatient()).unwrap_err();
     assert_eq!(why, format!("through the proxy 127.0.0.1:{}: it answers 403 to CONNECT", proxy.port));
     let heads = proxy.heads();
     assert!(
@@ -460,7 +460,7 @@ fn one_store_of_each_type_is_what_stores_enables() {
             "a location that is not shown: it is not a URL of a store that Glance has, or it is encrypted",
         ),
     ] {
-        let found = match source(config, url, impatient()) {
+        let found = match source(config, url, &impatient()) {
             Ok(source) => source.shown().to_owned(),
             Err(refused) => refused.to_string(),
         };
@@ -502,7 +502,7 @@ fn only_an_explicit_setting_switches_verification_off() {
         ("https_insecure = True\nhttps_ca_certificates_file = /ca", false),
     ] {
         let source =
-            source(&format!("[glance_store]\n{settings}\n"), "https://h/x", impatient()).ok().unwrap();
+            source(&format!("[glance_store]\n{settings}\n"), "https://h/x", &impatient()).ok().unwrap();
         assert_eq!(
             source.warning().is_some_and(|text| text.contains("glance-api.conf:2: https_insecure")),
             warned
