@@ -32,7 +32,7 @@ complete -c glance-cache -n '__fish_seen_subcommand_from completion' -f -a "bash
 complete -c glance-cache -n '__fish_seen_subcommand_from help' -f -a 'clean prune prefetch list status completion help'
 
 complete -c glance-cache -n '__fish_seen_subcommand_from clean prune prefetch' -l dry-run -s n -d 'Show what would be done and why, and change nothing'
-complete -c glance-cache -n '__fish_seen_subcommand_from clean prune prefetch' -l lock-timeout -x -d 'How long to wait for a lock that another process holds, or for a busy index'
+complete -c glance-cache -n '__fish_seen_subcommand_from clean prune prefetch' -l lock-timeout -x -d 'Time to wait for a lock that another process holds, or for a busy index'
 complete -c glance-cache -n '__fish_seen_subcommand_from clean prune prefetch' -l skip-if-locked -d 'If the lock is taken, do nothing and exit with 0'
 complete -c glance-cache -n '__fish_seen_subcommand_from clean' -l repair -d 'Repair the index'
 complete -c glance-cache -n '__fish_seen_subcommand_from clean' -l forget-all -d 'With --repair: forget rows even if most of the images in the index are missing'

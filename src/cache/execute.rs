@@ -644,8 +644,8 @@ impl PruneRun<'_> {
         }
         let why = refusal.into_error();
         let message = format!(
-            "{count} rows stay without their files, so that no more images were removed; the next run forgets \
-             these rows: {why:#}"
+            "{count} rows stay without their files, so that no more images were removed; the next run \
+             forgets these rows: {why:#}"
         );
         self.outcome.error("index", Action::Forget, message);
     }

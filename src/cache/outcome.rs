@@ -25,7 +25,7 @@ pub(crate) struct Removed<'a> {
     pub(crate) reason: &'static str,
 }
 
-/// What was being done to an entry when it failed. Its word is a value of our JSON.
+/// The thing that was being done to an entry when it failed. Its word is a value of our JSON.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Action {
     Change,

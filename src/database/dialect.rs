@@ -57,7 +57,7 @@ impl Dialect {
     /// locked. MariaDB knows this since 10.6, MySQL since 8.0, PostgreSQL since 9.5.
     ///
     /// In a session that does not wait for locks, MariaDB 10.11 fails such a read with error 1180. So the
-    /// setting is another for this statement; no lock is waited for all the same. MySQL takes it for a comment.
+    /// setting differs for this statement; no lock is waited for all the same. MySQL takes it for a comment.
     pub(crate) fn skipping(self) -> (&'static str, &'static str) {
         match self {
             Dialect::Sqlite => ("", ""),

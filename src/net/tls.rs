@@ -187,7 +187,7 @@ impl ServerCertVerifier for Verifier {
     ) -> Result<HandshakeSignatureValid, TlsError> {
         let algorithms = ring::default_provider().signature_verification_algorithms;
         if self.authorities.is_none() {
-            // Whoever is at the other end is accepted, so that there is nothing to prove.
+            // Any certificate is accepted, so that there is nothing to prove.
             return Ok(HandshakeSignatureValid::assertion());
         }
         if pinned::is_version_1(certificate) {

@@ -28,7 +28,8 @@ const FLOORS: &[&[&str]] = &[
     &["host"],
     &["ops"],
     &["serve"],
-    &["legacy", "commands"],
+    &["commands"],
+    &["legacy"],
     &["cli"],
     &["main"],
 ];

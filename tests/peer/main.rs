@@ -13,6 +13,7 @@
 
 // Clocks set the ages of test images, the environment says how long and how much, and what was compared is
 // printed; fixtures unwrap as the tests do.
+#![allow(clippy::too_many_lines, reason = "a test reads from top to bottom")]
 #![allow(clippy::disallowed_methods, clippy::print_stdout, clippy::unwrap_used)]
 
 mod all_caches;
