@@ -25,8 +25,8 @@ pub(crate) fn run(run: &Run, args: PrefetchArgs) -> Result<Exit, Failure> {
     let config = selection.read(run, false)?;
     let settings = Settings::new(&config, selection)?;
     let images = wanted_ids(args.images.iter().map(|wanted| match wanted {
-        Wanted::Image(id) => Some(*id),
-        Wanted::Stdin => None,
+        ImageArg::Image(id) => Some(*id),
+        ImageArg::Stdin => None,
     }))?;
     let change = args.change.into();
     if args.enqueue {
@@ -89,7 +89,7 @@ pub(crate) struct PrefetchArgs {
     ///
     /// [default: the images in the queue]
     #[arg(value_name = "ID")]
-    pub(super) images: Vec<Wanted>,
+    pub(super) images: Vec<ImageArg>,
     #[command(flatten)]
     pub(super) change: ChangeArgs,
     /// Only put the images into the queue
@@ -142,15 +142,15 @@ pub(crate) struct PrefetchArgs {
 
 /// An image id on the command line, or `-` for a list on standard input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Wanted {
+pub(super) enum ImageArg {
     Image(ImageId),
     Stdin,
 }
 
-impl FromStr for Wanted {
+impl FromStr for ImageArg {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        if text == "-" { Ok(Wanted::Stdin) } else { text.parse().map(Wanted::Image) }
+        if text == "-" { Ok(ImageArg::Stdin) } else { text.parse().map(ImageArg::Image) }
     }
 }

@@ -44,7 +44,7 @@ pub(crate) trait CacheKind: Sync {
     fn priority(&self) -> u32;
 
     /// Returns the cache of this kind in the host's configuration, or `None` if there is none.
-    fn find(&self, host: &Host<'_>) -> Result<Option<Configured>>;
+    fn find(&self, host: &Host<'_>) -> Result<Option<ConfiguredCache>>;
 
     /// Opens a cache of this kind. Returns `None` if the directory does not exist.
     fn open<'a>(
@@ -56,7 +56,7 @@ pub(crate) trait CacheKind: Sync {
 
 /// A cache as its own service's configuration describes it.
 #[derive(Debug)]
-pub(crate) struct Configured {
+pub(crate) struct ConfiguredCache {
     directory: Setting<PathBuf>,
     size: Setting<Amount>,
     /// `None` if its images do not expire.
@@ -213,7 +213,7 @@ fn kind_of(name: &str) -> Option<&'static dyn CacheKind> {
 
 /// Returns the cache that a kind finds, with the values that the operator's section sets.
 fn found(host: &Host<'_>, kind: &'static dyn CacheKind) -> Result<Option<Declared>> {
-    let Some(Configured { directory, size, age }) = kind.find(host)? else { return Ok(None) };
+    let Some(ConfiguredCache { directory, size, age }) = kind.find(host)? else { return Ok(None) };
     let section = format!("{SECTION}{}", kind.name());
     for name in ["directory", "kind"] {
         if let Some(set) = host.config.optional(&text(&section, name))? {

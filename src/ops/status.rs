@@ -542,16 +542,16 @@ impl StatusReport {
 }
 
 /// The lines of a status as text, each with its heading.
-struct Lines(String);
+struct StatusText(String);
 
-impl Lines {
+impl StatusText {
     fn add(&mut self, heading: &str, value: impl std::fmt::Display) {
         let _ = writeln!(self.0, "{heading:<14}{value}");
     }
 }
 
 impl StatusReport {
-    fn index_lines(&self, lines: &mut Lines) {
+    fn index_lines(&self, lines: &mut StatusText) {
         let driver = self.driver.as_deref().unwrap_or("none");
         let path = self.index_path.as_ref().map(|path| format!(", {path}")).unwrap_or_default();
         lines.add("index", format!("{driver}{path} ({})", self.driver_why));
@@ -561,7 +561,7 @@ impl StatusReport {
         }
     }
 
-    fn entry_lines(&self, lines: &mut Lines) {
+    fn entry_lines(&self, lines: &mut StatusText) {
         lines.add("size", self.size_line());
         lines.add("tracked", self.part(self.tracked));
         lines.add("orphans", self.part(self.orphans));
@@ -576,7 +576,7 @@ impl StatusReport {
         }
     }
 
-    fn file_system_lines(&self, lines: &mut Lines) {
+    fn file_system_lines(&self, lines: &mut StatusText) {
         let Some(fs) = &self.file_system else { return };
         let unknown = || "unknown".to_owned();
         let size = |bytes: Option<u64>| bytes.map_or_else(unknown, |bytes| self.size(bytes));
@@ -587,7 +587,7 @@ impl StatusReport {
         lines.add("access times", fs.access_times);
     }
 
-    fn other_lines(&self, lines: &mut Lines) {
+    fn other_lines(&self, lines: &mut StatusText) {
         for lock in &self.locks {
             let who: Vec<String> = lock.holders.iter().map(|pid| process(*pid)).collect();
             lines.add("lock", format!("{} is held by {}", lock.name, who.join(", ")));
@@ -602,7 +602,7 @@ impl StatusReport {
 }
 
 impl SettingsInUse {
-    fn lines(&self, lines: &mut Lines) {
+    fn lines(&self, lines: &mut StatusText) {
         self.files_read.iter().for_each(|path| lines.add("read", path));
         self.files_missing.iter().for_each(|path| lines.add("missing", path));
         for setting in &self.values {
@@ -619,7 +619,7 @@ impl SettingsInUse {
 
 impl Report for StatusReport {
     fn text(&self) -> String {
-        let mut lines = Lines(String::new());
+        let mut lines = StatusText(String::new());
         lines.add("cache", format!("{} (set by {})", self.cache_dir, self.cache_dir_set_by));
         if self.exists {
             self.index_lines(&mut lines);

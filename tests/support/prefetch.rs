@@ -152,7 +152,7 @@ impl Prefetch {
     ) {
         let told = |letter| Self::told(run, letter);
         assert_eq!(run.code, 1, "{run:?}");
-        for words in [why, "the next location is tried", "stays in the queue"] {
+        for words in [why, "trying the next location", "stays in the queue"] {
             assert!(run.stderr.contains(words), "{words}: {run:?}");
         }
         assert!(!run.stderr.contains("s3cret"), "{}", run.stderr);

@@ -23,7 +23,7 @@ use super::cache::{
     Foreseen, ImageCache, Item, Limits, Planned, PlannedRemoval, Remains, Removing, Repaired, Rules, Stock,
     Unlocked, Until,
 };
-use super::{CacheKind, Configured, Declared, Host, Scope, Task};
+use super::{CacheKind, ConfiguredCache, Declared, Host, Scope, Task};
 use crate::cache::dir::{CacheDir, CachePlace};
 use crate::cache::entry;
 use crate::cache::execute::{self, Executor};
@@ -54,12 +54,12 @@ impl CacheKind for Glance {
         60
     }
 
-    fn find(&self, host: &Host<'_>) -> Result<Option<Configured>> {
+    fn find(&self, host: &Host<'_>) -> Result<Option<ConfiguredCache>> {
         let directory = host.selection.directory(&host.config).map_err(|failure| failure.error)?;
         let Some(directory) = directory else { return Ok(None) };
         let size = host.config.integer(&crate::config::IMAGE_CACHE_MAX_SIZE)?;
         let size = size.map(|bytes| Amount::Bytes(bytes.unsigned_abs()));
-        Ok(Some(Configured { directory, size, age: None }))
+        Ok(Some(ConfiguredCache { directory, size, age: None }))
     }
 
     fn open<'a>(

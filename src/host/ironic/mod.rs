@@ -16,7 +16,7 @@ use super::cache::{
     Distance, Foreseen, ImageCache, Item, Limits, Planned, PlannedRemoval, Remains, Removing, Rules, Stock,
     Tally, Unlocked, Until,
 };
-use super::{CacheKind, Configured, Declared, Host, scaled};
+use super::{CacheKind, ConfiguredCache, Declared, Host, scaled};
 use crate::cache::dir::{CachePlace, Removal};
 use crate::cache::entry::Seen;
 use crate::cache::lock::Held;
@@ -76,13 +76,13 @@ impl CacheKind for MasterImages {
         self.priority
     }
 
-    fn find(&self, host: &Host<'_>) -> Result<Option<Configured>> {
+    fn find(&self, host: &Host<'_>) -> Result<Option<ConfiguredCache>> {
         let config = host.ironic()?;
         // With an empty path, Ironic caches nothing.
         let Some(directory) = config.optional(&self.directory)? else { return Ok(None) };
         let size = scaled(config.integer(&self.size)?, 1 << 20);
         let age = scaled(config.integer(&self.ttl)?, 60 * SECOND);
-        Ok(Some(Configured {
+        Ok(Some(ConfiguredCache {
             directory: directory.map(PathBuf::from),
             size: size.map(|bytes| Amount::Bytes(bytes.unsigned_abs())),
             age: Some(age),

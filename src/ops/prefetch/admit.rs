@@ -1,4 +1,6 @@
-//! Judging one image: what its record says, whether it can be claimed, whether it fits; then it is a job.
+//! Decides about one image and prepares its fetch: reads its record, claims it, and makes sure that it fits.
+//!
+//! Nothing is fetched here. If the image is not fetched, the reason is noted and its claim is released.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -18,7 +20,7 @@ use crate::ops::prefetch::wanted::WantedImage;
 use crate::ops::prefetch::{PrefetchRun, Running};
 use crate::source::{Refused, Source};
 
-/// An image that may be fetched: its record, the check it must pass and its claim.
+/// An image that is going to be fetched: its record, the hash to verify it by, and its claim.
 struct Admitted {
     record: ImageRecord,
     check: Option<Check>,
@@ -26,8 +28,8 @@ struct Admitted {
 }
 
 impl<'a> PrefetchRun<'a> {
-    /// Makes the job of fetching an image, if that is to be done; otherwise notes why not.
-    pub(crate) fn begin<'s>(
+    /// Returns the fetch of an image. If the image is not to be fetched, notes the reason and returns `None`.
+    pub(super) fn begin<'s>(
         &mut self,
         request: WantedImage,
         throttle: &'s Throttle,
@@ -44,20 +46,21 @@ impl<'a> PrefetchRun<'a> {
         }
     }
 
-    /// Judges an image, claims it and makes sure that it fits.
+    /// Decides about an image, claims it and makes sure that it fits.
     fn admit(&mut self, request: &WantedImage) -> Result<Admitted, ImageEnding> {
         let (record, check) = self.examine(request)?;
         let size = record.size.unwrap_or(0);
-        let claim = match Claim::make(self.dir, request.id, self.means.stalled_before) {
+        let claim = match Claim::make(self.dir, request.id, self.settings.stalled_before) {
             Ok(Claiming::Ours(claim)) => claim,
             Ok(Claiming::Cached) => return Err(ImageEnding::cached()),
             Ok(Claiming::Left(why)) => return Err(ImageEnding::new(ImageOutcome::LeftToGlance, size, why)),
             Err(e) => return Err(ImageEnding::new(ImageOutcome::Failed, size, format!("{e:#}"))),
         };
-        self.find_room(record.size).map_err(|why| ImageEnding::new(ImageOutcome::Refused, size, why))?;
+        self.find_space(record.size).map_err(|why| ImageEnding::new(ImageOutcome::Refused, size, why))?;
         Ok(Admitted { record, check, claim })
     }
 
+    /// Returns the fetch of an image that was admitted, and notes that it is running.
     fn job<'s>(
         &mut self,
         request: WantedImage,
@@ -74,7 +77,7 @@ impl<'a> PrefetchRun<'a> {
             sources: self.sources(&record),
             size: record.size,
             check: check.clone(),
-            reserve: self.means.reserve,
+            reserve: self.settings.reserve,
             attributes: self.cache.driver == Some(Driver::Xattr),
             throttle,
         };
@@ -84,9 +87,10 @@ impl<'a> PrefetchRun<'a> {
         (job, meter)
     }
 
-    /// What an image can be read from, in the order to try. What is unsafe about it is told once.
-    pub(crate) fn sources(&mut self, record: &ImageRecord) -> Vec<Result<Box<dyn Source>, Refused>> {
-        let sources = self.means.stores.sources(&record.locations);
+    /// Returns the sources of an image, in the order in which they are tried. Warns once about each unsafe
+    /// one.
+    pub(super) fn sources(&mut self, record: &ImageRecord) -> Vec<Result<Box<dyn Source>, Refused>> {
+        let sources = self.settings.stores.sources(&record.locations);
         for warning in sources.iter().flatten().filter_map(|source| source.warning()) {
             if self.warned.insert(warning.to_owned()) {
                 self.run.output.warning(warning);
@@ -95,8 +99,9 @@ impl<'a> PrefetchRun<'a> {
         sources
     }
 
-    /// Looks an image up and judges it.
-    pub(crate) fn examine(
+    /// Reads the record of an image and decides if it is fetched. Returns the record and the hash to verify
+    /// it by.
+    pub(super) fn examine(
         &mut self,
         request: &WantedImage,
     ) -> Result<(ImageRecord, Option<Check>), ImageEnding> {
@@ -105,11 +110,15 @@ impl<'a> PrefetchRun<'a> {
             return Err(ImageEnding::cached());
         }
         let record = self.records.record(request.id).map_err(|refusal| match refusal {
-            Refusal::Interrupted => ImageEnding::new(ImageOutcome::Pending, 0, "a signal came first"),
+            Refusal::Interrupted => ImageEnding::new(
+                ImageOutcome::Pending,
+                0,
+                "a signal ended the run before the image was fetched",
+            ),
             refusal => failed(refusal.into_error()),
         })?;
         let verdict = judge(record.as_ref(), request.memory.as_ref(), self.request.policy);
-        // What has no record is not fetched.
+        // Without a record, the verdict is never to fetch the image.
         let record = record.unwrap_or_default();
         let check = judged(verdict, record.size.unwrap_or(0))?;
         self.warn_unverified(request.id, &record, check.as_ref());
@@ -118,21 +127,22 @@ impl<'a> PrefetchRun<'a> {
 
     fn warn_unverified(&self, id: ImageId, record: &ImageRecord, check: Option<&Check>) {
         if check.is_none() {
-            let by = if record.size.is_some() { "by its size alone" } else { "by nothing" };
+            let how = if record.size.is_some() { "only by its size" } else { "in no way" };
             let why = unverifiable(record);
-            self.run.output.warning(&format!("image {id} can be verified {by}: {why}"));
+            self.run.output.warning(&format!("image {id} can be verified {how}: {why}"));
         }
     }
 }
 
-/// What an image is to be verified by, if it is to be fetched; otherwise how it ends with it.
-pub(crate) fn judged(verdict: Verdict, size: u64) -> Result<Option<Check>, ImageEnding> {
+/// Returns the hash to verify an image by if the verdict is to fetch it, and otherwise the result for this
+/// image.
+pub(super) fn judged(verdict: Verdict, size: u64) -> Result<Option<Check>, ImageEnding> {
     let (outcome, why) = match verdict {
         Verdict::Fetch(check) => return Ok(check),
         Verdict::Gone(why) => (ImageOutcome::Gone, why),
         Verdict::FailedBefore(why) => (
             ImageOutcome::Skipped,
-            format!("{why} (in an earlier run, and nothing has changed since: --retry tries again)"),
+            format!("{why} (in an earlier run; its record has not changed since, use --retry to try again)"),
         ),
         Verdict::Unverifiable(why) => (ImageOutcome::Refused, why),
         Verdict::NotYet(why) => (ImageOutcome::NotReady, why),

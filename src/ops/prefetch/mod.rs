@@ -1,10 +1,12 @@
-//! `prefetch`: fetches images into the cache, from the queue or by name.
+//! Prefetch: fetches images into the cache, those in the queue or those that are named.
 //!
-//! One thread decides, publishes and speaks; it alone has the index, the database and the queue. Each image is fetched and
-//! verified by a thread of its own, so many at a time as `--jobs` says, and comes back as a staged file.
+//! One thread makes all decisions, publishes images and prints messages. Only this thread uses the index, the
+//! database and the queue. Each image is fetched and verified by a thread of its own, which returns a staged
+//! file. At most `--jobs` images are fetched at a time.
 //!
-//! [`mod@wanted`] says which images; [`admit`] judges one and [`space`] whether it fits; [`publish`] is what follows its fetch;
-//! [`report`] is told how it ended.
+//! For each image in [`mod@wanted`], [`admit`] decides if it is fetched and [`space`] if it fits; [`publish`]
+//! gives it its row and its name; [`report`] notes the result. The order of these steps, and the state after
+//! a crash, is described in [`publish`]. An image that is not complete and verified is never published.
 
 mod admit;
 pub(crate) mod outcome;
@@ -55,20 +57,22 @@ use crate::run::Run;
 use crate::source::Stores;
 use crate::units::{Amount, Nanos, TimeSpan};
 
-/// How often bars move and signals are looked for.
+/// The time between two updates of the progress bars and checks for signals.
 const TICK: Duration = Duration::from_millis(100);
-/// How often claims are touched: far less than any sensible stall time.
+/// The time between two touches of a claim. It is far shorter than any sensible stall time.
 const TOUCH: Duration = Duration::from_secs(10);
 
-/// What a prefetch is asked for, besides the cache.
+/// The options of a prefetch.
 #[derive(Debug)]
 pub(crate) struct PrefetchRequest {
     pub(crate) change: Change,
-    /// `None` is what is in the queue.
+    /// The images to fetch; `None` stands for those in the queue.
     pub(crate) images: Option<Vec<ImageId>>,
+    /// The number of images to fetch at a time.
     pub(crate) jobs: usize,
-    /// Bytes per second.
+    /// Bytes per second, for all fetches together.
     pub(crate) rate: Option<u64>,
+    /// The space to keep free. A percentage refers to the file system.
     pub(crate) reserve: Amount,
     pub(crate) max_size: Option<Amount>,
     pub(crate) limit: Limit,
@@ -77,7 +81,7 @@ pub(crate) struct PrefetchRequest {
 }
 
 impl PrefetchRequest {
-    /// Returns a request for what is in the queue.
+    /// Returns a request for the images in the queue.
     pub(crate) fn new(change: Change) -> Self {
         PrefetchRequest {
             change,
@@ -93,20 +97,20 @@ impl PrefetchRequest {
     }
 }
 
-/// What the cache's limit means for a prefetch.
+/// The effect of the cache's limit on a prefetch.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Limit {
-    /// It is prune's business.
+    /// The limit is ignored; a later prune enforces it.
     Ignored,
-    /// What does not fit is not fetched.
+    /// Images that would exceed the limit are not fetched.
     Kept,
-    /// What does not fit has room made for it.
+    /// Other images are removed to make space, by the rules of prune.
     MadeSpace,
 }
 
-/// Opens a cache that images are put into. It has to be there.
+/// Opens the cache that images are put into. Fails if it does not exist.
 fn existing(settings: &Settings<'_>) -> Result<CacheDir, Failure> {
-    let cannot = |e: anyhow::Error| Failure::cannot_start(e).hint("glance-api makes it when it starts");
+    let cannot = |e: anyhow::Error| Failure::cannot_start(e).hint("glance-api creates it when it starts");
     let dir = settings.open()?.ok_or_else(|| cannot(anyhow!(settings.nothing_there())))?;
     refuse_strange(settings, &dir)?;
     if dir.fd(CachePlace::Incomplete).is_none() {
@@ -128,7 +132,7 @@ pub(crate) fn prefetch(
     Ok(report)
 }
 
-/// Prefetches, and fills in the report, which is shown whenever this ends without a failure.
+/// Prefetches, and fills in the report. The report is shown unless this fails.
 fn fill(
     run: &Run,
     settings: &Settings<'_>,
@@ -143,10 +147,10 @@ fn fill(
     if request.images.is_some() || !Queue::read(&dir).map_err(Failure::cannot_start)?.images.is_empty() {
         check_records(&settings.database)?;
     }
-    let means = Means::of(run, settings, &dir, request)?;
+    let resolved = PrefetchSettings::of(run, settings, &dir, request)?;
     let mut lock = None;
     if !request.change.dry_run {
-        match take_lock(run, &dir, &means.locks, lock::PREFETCH, &request.change.lock_wait)? {
+        match take_lock(run, &dir, &resolved.locks, lock::PREFETCH, &request.change.lock_wait)? {
             Locked::Go(held) => lock = Some(held),
             Locked::Busy(who) => report.ending.skipped = Some(who),
             Locked::Interrupted => report.ending.stopped(run),
@@ -156,10 +160,13 @@ fn fill(
         }
     }
     let pending = requests(run, &dir, request)?;
-    let session =
-        if pending.is_empty() { None } else { Some(PrefetchRun::open(run, settings, &dir, means, request)?) };
+    let session = if pending.is_empty() {
+        None
+    } else {
+        Some(PrefetchRun::open(run, settings, &dir, resolved, request)?)
+    };
     if lock.flatten().is_some() {
-        // From here on, nothing keeps the run from starting.
+        // The run can no longer fail to start, so files may be removed now.
         stage::sweep(&dir);
     }
     let Some(session) = session else { return Ok(()) };
@@ -176,7 +183,8 @@ fn fill(
     Ok(())
 }
 
-/// True if the queue is empty and no dead run left anything: then no lock, index or database is asked for.
+/// True if the queue is empty and no killed run left anything behind. Then no lock, index or database is
+/// needed.
 fn is_nothing_to_do(run: &Run, settings: &Settings<'_>) -> Result<bool, Failure> {
     let Some(dir) = settings.open()? else {
         run.output.note(&settings.nothing_there());
@@ -192,14 +200,14 @@ struct Running {
     request: WantedImage,
     claim: Claim,
     meter: Arc<Meter>,
-    /// As it was when the fetch began.
+    /// Glance's record of the image at the start of the fetch.
     record: ImageRecord,
     check: Option<Check>,
     since: Instant,
 }
 
 impl Running {
-    /// Bytes that it will still take.
+    /// Returns how many bytes are still to be fetched.
     fn to_come(&self) -> u64 {
         let moved = self.meter.moved.load(Ordering::Relaxed);
         self.record.size.unwrap_or(0).saturating_sub(moved)
@@ -210,23 +218,24 @@ impl Running {
 struct Ready {
     running: Running,
     fetched: Fetched,
-    /// When it is given up.
+    /// The time at which the image is given up.
     until: Instant,
 }
 
-/// What the settings say. All of it is read before anything is made.
-struct Means {
+/// The settings of a prefetch. All of them are read before anything is created.
+struct PrefetchSettings {
     locks: LockDir,
     wait: Wait,
     stores: Stores,
-    /// Bytes that the cache may hold.
+    /// The limit of the cache, in bytes.
     max_size: u64,
-    /// Bytes of the file system to be left free.
+    /// The space to keep free on the file system, in bytes.
     reserve: u64,
+    /// An entry that was not written to since this time has stalled.
     stalled_before: Nanos,
 }
 
-impl Means {
+impl PrefetchSettings {
     fn of(
         run: &Run,
         settings: &Settings<'_>,
@@ -237,7 +246,7 @@ impl Means {
         let whole = capacity(&dir.statvfs().map_err(Failure::cannot_start)?);
         let stall_time = settings.stall_time(request.stall_time)?.value;
         let waits = Waits::new(run.interrupt.clone());
-        Ok(Means {
+        Ok(PrefetchSettings {
             locks: settings.lock_dir(dir, &run.output)?,
             wait: run.wait(request.change.lock_wait.limit),
             stores: Stores::from_config(settings.config, &waits).map_err(Failure::usage)?,
@@ -248,27 +257,28 @@ impl Means {
     }
 }
 
-/// One run, seen from the thread that decides.
+/// One prefetch, as the deciding thread sees it.
 struct PrefetchRun<'a> {
     run: &'a Run,
     dir: &'a CacheDir,
     cache: Cache,
     records: Database,
-    means: Means,
+    settings: PrefetchSettings,
     request: &'a PrefetchRequest,
-    /// Bytes that the cache holds.
+    /// The size of the cache, in bytes.
     cached: u64,
     pending: VecDeque<WantedImage>,
     running: HashMap<ImageId, Running>,
-    /// What is fetched and not yet published.
+    /// Images that are fetched but not yet published.
     ready: VecDeque<Ready>,
-    /// What was fetched, or was wanted and is there: not to go for other images.
+    /// Images that were fetched, or that were wanted and in the cache already. They are not removed to make
+    /// space.
     held: HashSet<ImageId>,
-    /// What was warned of already.
+    /// Warnings that were printed already.
     warned: HashSet<String>,
-    /// Bytes that a dry run would have fetched.
+    /// Bytes that a dry run would have fetched so far.
     foreseen: u64,
-    /// What a dry run would have removed to make room.
+    /// Images that a dry run would have removed to make space.
     doomed: Vec<Step>,
     report: PrefetchReport,
 }
@@ -278,21 +288,22 @@ impl<'a> PrefetchRun<'a> {
         run: &'a Run,
         settings: &Settings<'_>,
         dir: &'a CacheDir,
-        means: Means,
+        resolved: PrefetchSettings,
         request: &'a PrefetchRequest,
     ) -> Result<Self, Failure> {
-        // Before any fetch: SQLite's descriptors are told apart by being new. The index comes last, because it may be
-        // made. Only where both are one file does it come first: it rolls back what a killed run left, which a look may
-        // not.
-        let stock = || stock(run, settings, dir, &means.wait, request.change.dry_run);
+        // Both databases are opened before any fetch, because SQLite's descriptors are recognized by being
+        // new. The index is opened last, because this may create it. Only if both are the same file, it is
+        // opened first: opening it for a change rolls back an unfinished transaction of a killed run, which a
+        // reader may not do.
+        let stock = || stock(run, settings, dir, &resolved.wait, request.change.dry_run);
         let first = if settings.names(Driver::CentralizedDb) { Some(stock()?) } else { None };
-        let records = open_records(&settings.database, &means.wait)?;
+        let records = open_records(&settings.database, &resolved.wait)?;
         let cache = first.map_or_else(stock, Ok)?;
         Ok(PrefetchRun {
             run,
             dir,
             records,
-            means,
+            settings: resolved,
             request,
             cached: cache.inventory.size(),
             cache,
@@ -307,7 +318,7 @@ impl<'a> PrefetchRun<'a> {
         })
     }
 
-    /// Fetches everything there is to fetch, or as much as a signal allows.
+    /// Fetches all pending images, or as many as it can before a signal.
     fn work(&mut self) {
         let throttle = Throttle::new(self.run.interrupt.clone(), self.request.rate);
         let ids: Vec<ImageId> = self.pending.iter().map(|request| request.id).collect();
@@ -357,14 +368,15 @@ impl<'a> PrefetchRun<'a> {
             }
         });
         if let Err(e) = self.measure() {
-            self.run.output.warning(&format!("{e:#}: what the cache holds is as it was before"));
+            self.run.output.warning(&format!("{e:#}; the reported size of the cache may be outdated"));
         }
         for request in std::mem::take(&mut self.pending) {
-            self.end(&request, ImageEnding::new(ImageOutcome::Pending, 0, "a signal came first"));
+            let why = "a signal ended the run before the image was fetched";
+            self.end(&request, ImageEnding::new(ImageOutcome::Pending, 0, why));
         }
     }
 
-    /// Scans the cache anew.
+    /// Scans the cache again, and joins it with the index.
     fn inventory(&mut self) -> anyhow::Result<Inventory> {
         let mut inventory = Inventory::scan(self.dir, self.cache.inventory.tracking.clone())?;
         self.cache.ledger.read(&mut inventory.joiner())?;
@@ -374,27 +386,27 @@ impl<'a> PrefetchRun<'a> {
         Ok(inventory)
     }
 
-    /// What is being fetched, or waits to be published.
+    /// Returns the images that are being fetched or wait to be published.
     fn under_way(&self) -> impl Iterator<Item = &Running> {
         self.running.values().chain(self.ready.iter().map(|ready| &ready.running))
     }
 
-    /// Takes prune's lock; if somebody else has it, that is the answer at once where it is not to be waited for.
+    /// Takes prune's lock. If another process holds it, this waits, or returns at once without `waits`.
     fn prune_lock(&self, waits: bool) -> Result<Locked, Failure> {
-        let lock_wait = LockWait { limit: self.means.wait.limit, skip_if_locked: !waits };
-        take_lock(self.run, self.dir, &self.means.locks, lock::PRUNE, &lock_wait)
+        let lock_wait = LockWait { limit: self.settings.wait.limit, skip_if_locked: !waits };
+        take_lock(self.run, self.dir, &self.settings.locks, lock::PRUNE, &lock_wait)
     }
 }
 
-/// Fetches; a bug in one fetch must not leave the others waiting for it for ever.
+/// Fetches an image. A panic becomes an error, so that the other fetches do not wait for this one for ever.
 fn fetch_unwinding(job: &FetchJob<'_>, meter: &Meter) -> (Result<Fetched, Unfetched>, Vec<Attempt>) {
     catch_unwind(AssertUnwindSafe(|| fetch(job, meter))).unwrap_or_else(|_| {
-        (Err(Unfetched::Cache(anyhow!("the fetch broke off by a fault of this program"))), Vec::new())
+        (Err(Unfetched::Cache(anyhow!("the fetch was aborted by a bug in this program"))), Vec::new())
     })
 }
 
-/// Opens the cache's index, to look at it or to add to it. To add to it, one that is configured and does not exist yet is
-/// made, as Glance would make it.
+/// Opens the index of the cache, and reads it. If it is configured but does not exist yet, it is created as
+/// Glance would create it, except in a dry run.
 fn stock(
     run: &Run,
     settings: &Settings<'_>,
@@ -410,10 +422,13 @@ fn stock(
     let cache = take_stock(run, settings, dir, purpose, wait)?;
     match (&cache.inventory.tracking, cache.driver) {
         (Tracking::Unknown(why), _) if !dry_run => {
-            Err(Failure::cannot_start(anyhow!("the index cannot be added to: {why}")))
+            Err(Failure::cannot_start(anyhow!("cannot add images to the index: {why}")))
         }
-        (_, None) => Err(Failure::usage(anyhow!("nothing shows which index {} has", dir.path().display()))
-            .hint("set image_cache_driver, or give --driver")),
+        (_, None) => Err(Failure::usage(anyhow!(
+            "cannot tell which index {} has: image_cache_driver is not set, and the directory shows none",
+            dir.path().display()
+        ))
+        .hint("set image_cache_driver, or give --driver")),
         _ => Ok(cache),
     }
 }

@@ -1,4 +1,4 @@
-//! The report of a prefetch.
+//! The report of a prefetch, and its text. Nothing is decided here.
 
 use std::fmt::Write as _;
 
@@ -8,34 +8,34 @@ use crate::ops::report::{ChangeReport, Ending, is_zero};
 use crate::output::Report;
 use crate::units::{count, human};
 
-/// What became of an image that was to be fetched.
+/// The result for an image.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum ImageOutcome {
-    /// It is in the cache now; in a dry run it would be.
+pub(super) enum ImageOutcome {
+    /// The image was fetched; in a dry run, it would be.
     Fetched,
-    /// It was in the cache already.
+    /// The image was in the cache already.
     Cached,
-    /// Glance is just caching it, or has while we fetched it.
+    /// Glance is caching the image right now, or has cached it during the fetch.
     LeftToGlance,
-    /// Glance's database has no such image, or not any more.
+    /// Glance's database has no such image, or it is deleted.
     Gone,
-    /// Its record does not allow it now.
+    /// The record does not allow to fetch the image now.
     NotReady,
-    /// It failed in an earlier run, and nothing has changed since.
+    /// The image failed in an earlier run, and its record has not changed since.
     Skipped,
-    /// It does not fit, or cannot be verified and has to be.
+    /// The image does not fit, or cannot be verified although this is required.
     Refused,
     Failed,
-    /// It was put into the queue.
+    /// The image was put into the queue.
     Enqueued,
-    /// A signal ended the run before it was its turn, or while it was fetched.
+    /// A signal ended the run before or while the image was fetched.
     Pending,
 }
 
 impl ImageOutcome {
-    /// Whether what was asked for has come true.
-    pub(crate) fn is_good(self) -> bool {
+    /// True if nothing went wrong with the image.
+    pub(super) fn is_good(self) -> bool {
         matches!(
             self,
             ImageOutcome::Fetched
@@ -49,49 +49,50 @@ impl ImageOutcome {
 
 /// One image of a prefetch.
 #[derive(Debug, Serialize)]
-pub(crate) struct ImageReport {
-    pub(crate) image_id: String,
-    pub(crate) outcome: ImageOutcome,
-    /// Its size, where it is known.
-    pub(crate) bytes: u64,
-    /// Where it came from, without credentials.
+pub(super) struct ImageReport {
+    pub(super) image_id: String,
+    pub(super) outcome: ImageOutcome,
+    /// Its size, or 0 if it is not known.
+    pub(super) bytes: u64,
+    /// The location that it came from, without credentials.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) location: Option<String>,
-    /// The hash it was verified by, or `size`.
+    pub(super) location: Option<String>,
+    /// The hash that it was verified by, or `size`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) verified_by: Option<String>,
-    /// Why it ended so.
+    pub(super) verified_by: Option<String>,
+    /// The reason for this result.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) message: Option<String>,
-    /// Whether it is in the queue now.
-    pub(crate) queued: bool,
+    pub(super) message: Option<String>,
+    /// True if it is in the queue now.
+    pub(super) queued: bool,
 }
 
-/// What a prefetch did, or would do.
+/// The report of a prefetch.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct PrefetchReport {
-    pub(crate) total_files_prefetched: u64,
-    pub(crate) total_bytes_prefetched: u64,
-    pub(crate) images: Vec<ImageReport>,
-    /// Images that stay in the queue.
-    pub(crate) still_queued: u64,
-    /// Bytes of all images in the cache, where they were counted.
+    pub(super) total_files_prefetched: u64,
+    pub(super) total_bytes_prefetched: u64,
+    pub(super) images: Vec<ImageReport>,
+    /// The number of images that stay in the queue.
+    pub(super) still_queued: u64,
+    /// The size of the cache in bytes, if it was measured.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) cache_size_after: Option<u64>,
+    pub(super) cache_size_after: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) max_size: Option<u64>,
-    /// Whether the cache holds more than that now: prune's business.
-    pub(crate) over_limit: bool,
-    /// What went to make room.
+    pub(super) max_size: Option<u64>,
+    /// True if the cache is now over this limit. A prune enforces it.
+    pub(super) over_limit: bool,
+    /// Images that were removed to make space.
     #[serde(skip_serializing_if = "is_zero")]
-    pub(crate) total_files_pruned: u64,
+    pub(super) total_files_pruned: u64,
     #[serde(skip_serializing_if = "is_zero")]
-    pub(crate) total_bytes_pruned: u64,
+    pub(super) total_bytes_pruned: u64,
     #[serde(flatten)]
-    pub(crate) ending: Ending,
+    pub(super) ending: Ending,
 }
 
 impl PrefetchReport {
+    /// Returns the number of images with one of these results.
     fn having(&self, outcomes: &[ImageOutcome]) -> u64 {
         self.images.iter().filter(|image| outcomes.contains(&image.outcome)).count() as u64
     }
@@ -119,10 +120,10 @@ impl Report for PrefetchReport {
         for (outcomes, what) in [
             (&[ImageOutcome::Enqueued][..], "queued"),
             (&[ImageOutcome::Cached], "in the cache already"),
-            (&[ImageOutcome::LeftToGlance], "left to Glance"),
+            (&[ImageOutcome::LeftToGlance], "being cached by Glance"),
             (&[ImageOutcome::Gone], "unknown or deleted"),
             (&[ImageOutcome::NotReady, ImageOutcome::Refused], "not possible now"),
-            (&[ImageOutcome::Skipped], "failed before"),
+            (&[ImageOutcome::Skipped], "skipped after an earlier failure"),
             (&[ImageOutcome::Failed], "failed"),
         ] {
             match self.having(outcomes) {
@@ -136,14 +137,16 @@ impl Report for PrefetchReport {
         }
         if self.total_files_pruned > 0 {
             let images = count(self.total_files_pruned, "image");
-            let _ = write!(text, "; removed {images}, {}, for them", human(self.total_bytes_pruned));
+            let removed = self.ending.verb("removed", "would remove");
+            let bytes = human(self.total_bytes_pruned);
+            let _ = write!(text, "; {removed} {images}, {bytes}, to make space");
         }
         if let (Some(size), Some(max)) = (self.cache_size_after, self.max_size) {
             let verb = self.ending.verb("holds", "would hold");
             let _ = write!(text, "; the cache {verb} {} of {}", human(size), human(max));
         }
         if self.over_limit {
-            text.push_str(", and is over its limit: prune holds it");
+            text.push_str(", which is over its limit: run prune to enforce it");
         }
         text + &self.ending.line_end()
     }

@@ -1,15 +1,23 @@
-//! The end of a fetch: what was verified is published with its row, what failed is told and remembered.
+//! The end of a fetch: publishes an image that was verified, or reports why the fetch failed.
 //!
-//! **Publishing an image**: its record is read again; then, under prune's lock, its claim is looked at again, its row recorded and
-//! committed, its file given its name, its entry taken from the queue, its claim released. Killed in between, what is left is a ghost
-//! or a dead claim.
+//! **An image is published** in these steps:
 //!
-//! **The record comes before the lock**, for which prune and glance-api wait: a database that hangs takes ten seconds and more. It comes
-//! right before, and while somebody else has the lock, the database is not asked. A server of the index that was lost is found again
-//! before the lock, too.
+//! 1. Its record in Glance's database is read again.
+//! 2. Prune's lock is taken, and the claim of the image is checked again.
+//! 3. Its row is written to the index and committed.
+//! 4. The staged file gets the name of the image.
+//! 5. Its entry is removed from the queue, and its claim is released.
 //!
-//! **While somebody else has the lock or the index**, or the index's server is lost, what was fetched waits, and the other fetches go
-//! on: thrown away, it would have to be fetched again.
+//! A crash after step 3 leaves a ghost, which the next prune forgets. A crash at any other point leaves at
+//! most a staged file, a claim without a process and the entry in the queue, which the next prefetch removes.
+//!
+//! **The record is read before the lock is taken**, because prune and glance-api wait for this lock, and a
+//! database that hangs may take more than ten seconds. While another process holds the lock, the database is
+//! not asked. A lost connection to the index is restored before the lock is taken, too.
+//!
+//! **An image that cannot be published yet waits**, because another process has the lock or the index, or
+//! because the server of the index is lost. Meanwhile other fetches continue. Otherwise its data would have
+//! to be fetched again.
 
 use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
@@ -36,27 +44,26 @@ use crate::ops::prefetch::{Locked, PrefetchRun, Ready, Running};
 use crate::units::human;
 
 impl PrefetchRun<'_> {
-    /// Publishes what was fetched, or notes why there is nothing to publish.
-    pub(crate) fn finish(&mut self, id: ImageId, result: Result<Fetched, Unfetched>, attempts: &[Attempt]) {
+    /// Queues a fetched image to be published, or notes why its fetch failed.
+    pub(super) fn finish(&mut self, id: ImageId, result: Result<Fetched, Unfetched>, attempts: &[Attempt]) {
         let Some(running) = self.running.remove(&id) else { return };
         let last = if result.is_err() { attempts.split_last() } else { None };
         for attempt in last.map_or(attempts, |(_, others)| others) {
-            let next = "the next location is tried";
-            self.run.output.warning(&format!("image {id}: {}: {next}", attempt.message));
+            self.run.output.warning(&format!("image {id}: {}; trying the next location", attempt.message));
         }
         let size = running.record.size.unwrap_or(0);
         let ending = match result {
             Ok(fetched) => {
-                let patience = self.means.wait.limit.max(running.since.elapsed());
+                let patience = self.settings.wait.limit.max(running.since.elapsed());
                 self.ready.push_back(Ready { running, fetched, until: Instant::now() + patience });
                 return;
             }
             Err(Unfetched::Interrupted) => {
-                ImageEnding::new(ImageOutcome::Pending, size, "a signal came while it was fetched")
+                ImageEnding::new(ImageOutcome::Pending, size, "a signal ended the run while it was fetched")
             }
             Err(Unfetched::Cache(e)) => ImageEnding::new(ImageOutcome::Failed, size, format!("{e:#}")),
             Err(Unfetched::NoSource) => {
-                let why = last.map_or("it has no location", |(last, _)| last.message.as_str());
+                let why = last.map_or("the image has no location", |(last, _)| last.message.as_str());
                 if running.request.queued && attempts.iter().any(|attempt| attempt.lasting) {
                     self.remember(id, why, fingerprint(&running.record));
                 }
@@ -66,15 +73,17 @@ impl PrefetchRun<'_> {
         self.end(&running.request, ending);
     }
 
-    /// Writes into the image's entry in the queue why it failed, so that it is not downloaded in vain again.
+    /// Writes the reason for the failure into the image's entry in the queue, so that later runs do not
+    /// download it in vain.
     fn remember(&mut self, id: ImageId, failed: &str, fingerprint: String) {
         if let Err(e) = queue::remember(self.dir, id, failed, fingerprint) {
-            self.run.output.note(&format!("{e:#}: the next run will try it again"));
+            self.run.output.note(&format!("{e:#}; the next run will fetch the image again"));
         }
     }
 
-    /// Publishes what waits for it, as far as that can be done now. What has waited long enough is given up.
-    pub(crate) fn publish_ready(&mut self) {
+    /// Publishes the waiting images, as far as this is possible now. An image that has waited too long is
+    /// given up.
+    pub(super) fn publish_ready(&mut self) {
         while let Some(mut ready) = self.ready.pop_front() {
             let bytes = ready.fetched.bytes;
             let ending = match self.prepare(&mut ready) {
@@ -88,7 +97,7 @@ impl PrefetchRun<'_> {
                 Err(Unprepared::Later(why)) => {
                     if Instant::now() < ready.until && !self.run.interrupt.raised() {
                         if self.warned.insert("waiting to publish".to_owned()) {
-                            self.run.output.note(&format!("what was fetched waits to be published: {why:#}"));
+                            self.run.output.note(&format!("fetched images wait to be published: {why:#}"));
                         }
                         self.ready.push_front(ready);
                         return;
@@ -101,22 +110,25 @@ impl PrefetchRun<'_> {
         }
     }
 
+    /// Returns the result for an image that was fetched but could not be published.
     fn unpublished(&self, bytes: u64, why: &anyhow::Error) -> ImageEnding {
         if self.run.interrupt.raised() {
-            return ImageEnding::new(ImageOutcome::Pending, bytes, "a signal came before it was published");
+            let why = "a signal ended the run before the fetched image was published";
+            return ImageEnding::new(ImageOutcome::Pending, bytes, why);
         }
-        let why = format!("it was fetched, but cannot be published: {why:#}");
+        let why = format!("the image was fetched, but cannot be published: {why:#}");
         ImageEnding::new(ImageOutcome::Failed, bytes, why)
     }
 
-    /// Does all that comes before an image gets its name; prune's lock is to be held until it has it.
+    /// Takes all steps before the one that gives the file its name. The caller holds prune's lock until that
+    /// is done.
     fn prepare(&mut self, ready: &mut Ready) -> Result<Option<Lock>, Unprepared> {
         let Ready { running, fetched: Fetched { staged, bytes, .. }, .. } = ready;
         let (id, bytes) = (running.request.id, *bytes);
-        // Glance is let at the index between images, too.
+        // Between two images, Glance may use the index.
         self.cache.ledger.rest();
-        let at_once = Wait { limit: Duration::ZERO, ..self.means.wait.clone() };
-        if let Ok(Locking::Busy(who)) = self.means.locks.take(lock::PRUNE, &at_once) {
+        let at_once = Wait { limit: Duration::ZERO, ..self.settings.wait.clone() };
+        if let Ok(Locking::Busy(who)) = self.settings.locks.take(lock::PRUNE, &at_once) {
             return Err(Unprepared::Later(anyhow!(who)));
         }
         let reached = self.cache.ledger.reach();
@@ -142,25 +154,27 @@ impl PrefetchRun<'_> {
         }
         self.record_row(id, staged).map_err(|refusal| self.refused(bytes, refusal))?;
         if let Some(why) = unread {
-            // Glance itself goes by its record, whatever is cached.
-            let line = format!("image {id}: what its record said before the fetch has to do: {why:#}");
+            // This is safe: glance-api reads the record before it serves an image from the cache.
+            let line = format!("image {id}: published without reading its record again: {why:#}");
             self.run.output.warning(&line);
         }
         Ok(lock)
     }
 
-    /// What an index that refuses means. Where nothing came of it, or what did is replaced, it can be done again.
+    /// Decides if an image is tried again after the index has refused a change. This is safe if the change
+    /// did not happen, or if the next one replaces it.
     fn refused(&self, bytes: u64, refusal: Refusal) -> Unprepared {
         let passes = matches!(refusal, Refusal::Busy(_) | Refusal::Lost(_) | Refusal::Interrupted);
         let why = refusal.into_error();
         if passes { Unprepared::Later(why) } else { self.never(bytes, &why) }
     }
 
+    /// Gives an image up.
     fn never(&self, bytes: u64, why: &anyhow::Error) -> Unprepared {
         Unprepared::Never(self.unpublished(bytes, why))
     }
 
-    /// Gives an image that has its row its name in the cache.
+    /// Gives the staged file the name of its image. The row is already in the index.
     fn give_name(&mut self, running: &Running, fetched: Fetched) -> anyhow::Result<ImageEnding> {
         let (id, Fetched { staged, bytes, location }) = (running.request.id, fetched);
         let published =
@@ -178,7 +192,8 @@ impl PrefetchRun<'_> {
         Ok(ImageEnding::fetched(bytes, location, by))
     }
 
-    /// Takes back the row of an image that got no file. Where that fails too, whoever comes next forgets it.
+    /// Removes the row of an image whose file could not be published. If this fails, too, the next prune
+    /// forgets it.
     fn forget_row(&mut self, id: ImageId) {
         let Ok(inventory) = self.inventory() else { return };
         let Some(ghost) = inventory.ghosts.iter().find(|ghost| ghost.id == id) else { return };
@@ -186,31 +201,32 @@ impl PrefetchRun<'_> {
         let _ = self.cache.ledger.rows_only(|transaction| transaction.forget(&[victim]).map(drop));
     }
 
-    /// Gives an image its row, as Glance's driver does, in the place of one that was left without a file, whenever that was.
+    /// Writes the row of an image, as Glance's driver does. It replaces a row that was left without a file.
     fn record_row(&mut self, id: ImageId, staged: &Staged) -> Result<(), Refusal> {
         if !self.cache.ledger.has_rows() {
             return Ok(());
         }
-        let stat = rustix::fs::fstat(staged.file.as_fd()).context("cannot look at the staged image");
+        let stat = rustix::fs::fstat(staged.file.as_fd()).context("cannot examine the staged file");
         let seen = seen(&stat.map_err(Refusal::Broken)?);
-        // Meanwhile the others wait; the next look is not far.
+        // A busy index is tried again soon, and the other fetches must not wait for it.
         let begun = self.cache.ledger.begin_within(GLANCE_PATIENCE);
         let recorded = begun.and_then(|mut transaction| {
             transaction.record(&Image { id, seen, row: None })?;
             transaction.commit(None)
         });
-        recorded.map_err(|refusal| refusal.context("cannot record it in the index".to_owned()))
+        recorded.map_err(|refusal| refusal.context("cannot write its row to the index".to_owned()))
     }
 }
 
-/// Why an image was not prepared to be published.
+/// The reason that an image cannot be published now.
 enum Unprepared {
-    /// Somebody else has the lock or the index, or its server is lost.
+    /// Another process has the lock or the index, or the server of the index is lost.
     Later(anyhow::Error),
     Never(ImageEnding),
 }
 
+/// Returns the result for a fetched image that Glance itself caches.
 fn dropped(bytes: u64) -> ImageEnding {
-    let why = "Glance has cached it meanwhile, or is at it: what was fetched is dropped";
+    let why = "Glance has cached the image meanwhile, or is caching it; the fetched data is discarded";
     ImageEnding::new(ImageOutcome::LeftToGlance, bytes, why)
 }

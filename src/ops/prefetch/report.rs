@@ -1,4 +1,5 @@
-//! What became of each image: the report, the words for people, and what a dry run foresees.
+//! Notes the result for each image in the report, prints it, and removes images from the queue that need not
+//! be there any more. Also describes the prefetch for a dry run, which changes nothing.
 
 use std::fmt::Display;
 
@@ -12,34 +13,35 @@ use crate::ops::prefetch::wanted::WantedImage;
 use crate::ops::report::Step;
 use crate::source::Refused;
 
-/// How it ended with an image.
-pub(crate) struct ImageEnding {
+/// The result for an image, before it is noted.
+pub(super) struct ImageEnding {
     outcome: ImageOutcome,
     bytes: u64,
     location: Option<String>,
     verified_by: Option<String>,
-    /// Why it ended so, where that is worth telling.
+    /// The reason for the result, if there is something to say.
     message: Option<String>,
 }
 
 impl ImageEnding {
-    pub(crate) fn new(outcome: ImageOutcome, bytes: u64, why: impl Into<String>) -> Self {
+    pub(super) fn new(outcome: ImageOutcome, bytes: u64, why: impl Into<String>) -> Self {
         ImageEnding { outcome, bytes, location: None, verified_by: None, message: Some(why.into()) }
     }
 
-    pub(crate) fn cached() -> Self {
-        ImageEnding::new(ImageOutcome::Cached, 0, "it is in the cache already")
+    pub(super) fn cached() -> Self {
+        ImageEnding::new(ImageOutcome::Cached, 0, "the image is in the cache already")
     }
 
-    pub(crate) fn fetched(bytes: u64, location: String, verified_by: Option<String>) -> Self {
+    pub(super) fn fetched(bytes: u64, location: String, verified_by: Option<String>) -> Self {
         let outcome = ImageOutcome::Fetched;
         ImageEnding { outcome, bytes, location: Some(location), verified_by, message: None }
     }
 }
 
 impl PrefetchRun<'_> {
-    /// Books what became of an image, and tells whoever should know. What is cached or gone leaves the queue.
-    pub(crate) fn end(&mut self, request: &WantedImage, ending: ImageEnding) {
+    /// Notes and prints the result for an image. If it is cached or does not exist, it is removed from the
+    /// queue.
+    pub(super) fn end(&mut self, request: &WantedImage, ending: ImageEnding) {
         let ImageEnding { outcome, bytes, location, verified_by, message } = ending;
         let leaves = matches!(outcome, ImageOutcome::Fetched | ImageOutcome::Cached | ImageOutcome::Gone);
         let queued = request.queued && !(leaves && self.dequeue(request.id));
@@ -49,7 +51,8 @@ impl PrefetchRun<'_> {
         if let Some(why) = &message {
             let next = match (outcome, request.queued, queued) {
                 (ImageOutcome::Pending, ..) | (_, false, _) => "",
-                (_, true, false) => "; it leaves the queue",
+                (_, true, false) if self.report.ending.dry_run => "; it would be removed from the queue",
+                (_, true, false) => "; it was removed from the queue",
                 (_, true, true) => "; it stays in the queue",
             };
             let line = format!("image {}: {why}{next}", request.id);
@@ -75,7 +78,8 @@ impl PrefetchRun<'_> {
         });
     }
 
-    /// Takes an image from the queue, unless this only looks; tells whether it has left it.
+    /// Removes an image from the queue. Returns true if it was removed, and always in a dry run, which
+    /// removes nothing.
     fn dequeue(&mut self, id: ImageId) -> bool {
         if self.report.ending.dry_run {
             return true;
@@ -87,14 +91,15 @@ impl PrefetchRun<'_> {
         removed.is_ok()
     }
 
+    /// Prints an error about an image, and notes it.
     fn error(&mut self, id: ImageId, action: Action, error: &anyhow::Error) {
         let message = format!("{error:#}");
         self.run.output.error(&format!("image {id}: {message}"));
         self.report.ending.errors.push(EntryError { name: id.to_string(), action, message });
     }
 
-    /// Describes what would be fetched, and from where.
-    pub(crate) fn dry_run(&mut self) {
+    /// Describes the images that would be fetched, and from where.
+    pub(super) fn dry_run(&mut self) {
         let mut entries = Vec::new();
         while let Some(request) = self.pending.pop_front() {
             let ending = self.foresee(&request).unwrap_or_else(|ending| ending);
@@ -103,7 +108,7 @@ impl PrefetchRun<'_> {
                 self.report.total_files_prefetched += 1;
                 self.report.total_bytes_prefetched += ending.bytes;
                 let by = ending.verified_by.as_deref().unwrap_or("nothing");
-                let reason = format!("from {location}, to be verified by {by}");
+                let reason = format!("from {location}, verified by {by}");
                 let image_id = request.id.to_string();
                 entries.push(Step::new("fetch", image_id, ending.bytes, reason));
             }
@@ -116,35 +121,37 @@ impl PrefetchRun<'_> {
         self.report.ending.plan = Some(doomed.into_iter().chain(entries).collect());
     }
 
-    /// What would become of an image.
+    /// Returns the result that an image would have.
     fn foresee(&mut self, request: &WantedImage) -> Result<ImageEnding, ImageEnding> {
         let (record, check) = self.examine(request)?;
         let size = record.size.unwrap_or(0);
         let failed = |e: &dyn Display| ImageEnding::new(ImageOutcome::Failed, size, format!("{e:#}"));
         if stage::is_being_cached(self.dir, request.id).map_err(|e| failed(&e))? {
-            return Err(ImageEnding::new(ImageOutcome::LeftToGlance, size, "somebody is caching it"));
+            let why = "another process is caching the image right now";
+            return Err(ImageEnding::new(ImageOutcome::LeftToGlance, size, why));
         }
         let sources = self.sources(&record);
         let Some(source) = sources.iter().find_map(|source| source.as_ref().ok()) else {
             return Err(sources
                 .iter()
                 .find_map(|source| source.as_ref().err())
-                .map_or_else(|| failed(&"it has no location"), |refused: &Refused| failed(refused)));
+                .map_or_else(|| failed(&"the image has no location"), |refused: &Refused| failed(refused)));
         };
-        self.find_room(record.size).map_err(|why| ImageEnding::new(ImageOutcome::Refused, size, why))?;
+        self.find_space(record.size).map_err(|why| ImageEnding::new(ImageOutcome::Refused, size, why))?;
         let by = verified_by(check.as_ref(), record.size);
         Ok(ImageEnding::fetched(size, source.shown().to_owned(), by))
     }
 
-    pub(crate) fn sum_up(&mut self) {
+    /// Fills in the sums of the report.
+    pub(super) fn sum_up(&mut self) {
         self.report.still_queued = self.report.images.iter().filter(|image| image.queued).count() as u64;
         self.report.cache_size_after = Some(self.cached);
-        self.report.max_size = Some(self.means.max_size);
-        self.report.over_limit = self.cached > self.means.max_size;
+        self.report.max_size = Some(self.settings.max_size);
+        self.report.over_limit = self.cached > self.settings.max_size;
     }
 }
 
-/// What an image is verified by, if by anything.
-pub(crate) fn verified_by(check: Option<&Check>, size: Option<u64>) -> Option<String> {
+/// Returns the name of the hash that verifies an image, or `size`, or `None` if nothing does.
+pub(super) fn verified_by(check: Option<&Check>, size: Option<u64>) -> Option<String> {
     check.map(|check| check.name.clone()).or_else(|| size.map(|_| "size".to_owned()))
 }

@@ -1,4 +1,7 @@
-//! Whether an image fits on the disk and into the cache's limit, and making room for it where that is wanted.
+//! Checks that an image fits on the disk and within the cache's limit, and makes space for it on request.
+//!
+//! Space is made by the rules of prune and in its order of steps, under prune's lock. If all images that may
+//! be removed could not free enough, none is removed.
 
 use std::collections::HashSet;
 
@@ -19,12 +22,11 @@ use crate::os::space::available;
 use crate::units::human;
 
 impl PrefetchRun<'_> {
-    /// Makes sure that an image of this size fits, by making room for it where that is wanted.
-    pub(crate) fn find_room(&mut self, size: Option<u64>) -> Result<(), String> {
+    /// Makes sure that an image of this size fits, and makes space for it on request. The error is the reason
+    /// that the image does not fit.
+    pub(super) fn find_space(&mut self, size: Option<u64>) -> Result<(), String> {
         let Some(size) = size.or((self.request.limit == Limit::Ignored).then_some(0)) else {
-            return Err(
-                "its record has no size, so nobody can tell whether it fits into the cache".to_owned()
-            );
+            return Err("Glance's record has no size, so it is not known if the image fits".to_owned());
         };
         let space = self.space().map_err(|e| format!("{e:#}"))?;
         let found = fit(size, space);
@@ -32,24 +34,24 @@ impl PrefetchRun<'_> {
             return Ok(());
         }
         if self.request.limit != Limit::MadeSpace {
-            return Err(no_room(size, &found, space));
+            return Err(too_large(size, &found, space));
         }
         if self.report.ending.dry_run {
-            let (inventory, plan, _) = self.plan_room(size, space)?;
-            // What is foreseen counts in it, so it goes on from the plan before.
+            let (inventory, plan, _) = self.plan_space(size, space)?;
+            // The images foreseen so far are part of the space, so this plan includes the one before.
             self.doomed = removals(&inventory, &plan);
             return Ok(());
         }
-        self.make_room(size, space)?;
+        self.make_space(size, space)?;
         let space = self.space().map_err(|e| format!("{e:#}"))?;
         match fit(size, space) {
             Fit::Fits => Ok(()),
-            found => Err(no_room(size, &found, space)),
+            found => Err(too_large(size, &found, space)),
         }
     }
 
-    /// Measures how much the cache holds now: Glance fills it, too.
-    pub(crate) fn measure(&mut self) -> anyhow::Result<()> {
+    /// Measures the size of the cache, because Glance adds images, too.
+    pub(super) fn measure(&mut self) -> anyhow::Result<()> {
         self.cached = Inventory::scan(self.dir, self.cache.inventory.tracking.clone())?.size();
         Ok(())
     }
@@ -62,24 +64,24 @@ impl PrefetchRun<'_> {
             self.foreseen + self.under_way().filter_map(|running| running.record.size).sum::<u64>();
         Ok(SpaceBudget {
             available: available(&self.dir.statvfs()?),
-            reserve: self.means.reserve,
+            reserve: self.settings.reserve,
             in_flight: self.under_way().map(Running::to_come).sum::<u64>() + self.foreseen,
             cached: self.cached.saturating_add(promised),
-            limit: (self.request.limit != Limit::Ignored).then_some(self.means.max_size),
+            limit: (self.request.limit != Limit::Ignored).then_some(self.settings.max_size),
         })
     }
 
-    /// Prunes for an image that does not fit.
-    fn make_room(&mut self, size: u64, space: SpaceBudget) -> Result<(), String> {
-        let why_not = |e: anyhow::Error| format!("cannot make room for it: {e:#}");
-        // The fetches before may have taken longer than a server keeps an idle connection.
+    /// Removes images so that an image of this size fits.
+    fn make_space(&mut self, size: u64, space: SpaceBudget) -> Result<(), String> {
+        let why_not = |e: anyhow::Error| format!("cannot make space for the image: {e:#}");
+        // The connection to the index may have been closed because it was idle during a long fetch.
         self.cache.ledger.reach().map_err(|refusal| why_not(refusal.into_error()))?;
         let _lock = match self.prune_lock(true) {
             Ok(Locked::Go(lock)) => lock,
-            Ok(_) => return Err(why_not(anyhow!("a signal came while waiting for the lock"))),
+            Ok(_) => return Err(why_not(anyhow!("a signal ended the wait for the lock"))),
             Err(failure) => return Err(why_not(failure.error)),
         };
-        let (inventory, plan, free) = self.plan_room(size, space)?;
+        let (inventory, plan, free) = self.plan_space(size, space)?;
         let mut executor = Executor { dir: self.dir, ledger: &mut self.cache.ledger, progress: &() };
         let outcome = executor.prune(&inventory, &plan, &CleanPlan::default, Some(free));
         self.report.total_files_pruned += outcome.files;
@@ -88,16 +90,16 @@ impl PrefetchRun<'_> {
         outcome.stopped.map_or(Ok(()), |refusal| Err(why_not(refusal.into_error())))
     }
 
-    /// Plans by prune's rules what goes for an image that does not fit, and how many bytes must be free then. Where even all
-    /// that may go would not be enough, nothing does.
-    fn plan_room(&mut self, size: u64, space: SpaceBudget) -> Result<(Inventory, PrunePlan, u64), String> {
-        let why_not = |e: anyhow::Error| format!("cannot make room for it: {e:#}");
+    /// Plans which images to remove, by prune's rules, so that an image of this size fits. Also returns how
+    /// many bytes must be free then. Fails if removing all images that may be removed would not be enough.
+    fn plan_space(&mut self, size: u64, space: SpaceBudget) -> Result<(Inventory, PrunePlan, u64), String> {
+        let why_not = |e: anyhow::Error| format!("cannot make space for the image: {e:#}");
         let inventory = self.inventory().map_err(why_not)?;
         if let Some(error) = misplaced(self.dir, &inventory, false) {
-            return Err(format!("cannot make room for it: {}", error.message));
+            return Err(format!("cannot make space for the image: {}", error.message));
         }
         let promised = space.cached.saturating_sub(self.cached);
-        let most = self.means.max_size.saturating_sub(size).saturating_sub(promised);
+        let most = self.settings.max_size.saturating_sub(size).saturating_sub(promised);
         let free = size.saturating_add(space.in_flight).saturating_add(space.reserve);
         let limits = PruneLimits {
             max_size: most,
@@ -108,16 +110,18 @@ impl PrefetchRun<'_> {
         };
         let plan = plan::prune(&inventory, &limits, space.available, self.run.now);
         let reached = plan.victims(&inventory).fold(plan.goal, plan::Goal::without).is_reached();
-        if reached && size.saturating_add(promised) <= self.means.max_size {
+        if reached && size.saturating_add(promised) <= self.settings.max_size {
             return Ok((inventory, plan, free));
         }
-        let (size, max) = (human(size), human(self.means.max_size));
+        let (size, max) = (human(size), human(self.settings.max_size));
         Err(format!(
-            "it has {size} and does not fit, whatever may be removed for it (the cache may hold {max})"
+            "the image has {size} and does not fit, even if every image that may be removed were removed \
+             (the limit of the cache is {max})"
         ))
     }
 
-    /// What must not go to make room: what was fetched or found in the cache, and what is to be.
+    /// Returns the images that must not be removed to make space: those that were fetched or found in the
+    /// cache by this run, and those that it will still fetch.
     fn spared(&self) -> anyhow::Result<HashSet<ImageId>> {
         let wanted = self.pending.iter().chain(self.under_way().map(|running| &running.request));
         let wanted = wanted.map(|request| request.id);
@@ -126,17 +130,19 @@ impl PrefetchRun<'_> {
     }
 }
 
-fn no_room(size: u64, found: &Fit, space: SpaceBudget) -> String {
+/// Returns the reason that an image does not fit.
+fn too_large(size: u64, found: &Fit, space: SpaceBudget) -> String {
     let size = human(size);
     match found {
         Fit::DiskShort(short) => format!(
-            "it has {size}, which the file system has no room for: {} are missing ({} free, of which {} are to be left free)",
+            "the image has {size} and does not fit on the file system: {} are missing ({} are free, of which \
+             {} must stay free)",
             human(*short),
             human(space.available),
             human(space.reserve)
         ),
         Fit::OverLimit(over) => format!(
-            "it has {size}, which would put the cache {} over its limit of {}",
+            "the image has {size} and would put the cache {} over its limit of {}",
             human(*over),
             human(space.limit.unwrap_or_default())
         ),

@@ -1,4 +1,5 @@
-//! The images to fetch: those that were named, or what is in the queue; and the request that only puts them there.
+//! The images to fetch: those that are named, or those in the queue. Also puts images into the queue without
+//! fetching them.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -15,7 +16,7 @@ use crate::ops::Change;
 use crate::ops::report::Ending;
 use crate::run::Run;
 
-/// Puts images into the queue and does nothing else.
+/// Puts images into the queue, and does not fetch them.
 pub(crate) fn enqueue(
     run: &Run,
     settings: &Settings<'_>,
@@ -29,7 +30,9 @@ pub(crate) fn enqueue(
         let added = if change.dry_run { queue::would_add(&dir, *id) } else { queue::add(&dir, *id) };
         let (outcome, message) = match added {
             Ok(Enqueued::Queued) => (ImageOutcome::Enqueued, None),
-            Ok(Enqueued::AlreadyQueued) => (ImageOutcome::Enqueued, Some("it was queued already".to_owned())),
+            Ok(Enqueued::AlreadyQueued) => {
+                (ImageOutcome::Enqueued, Some("the image was in the queue already".to_owned()))
+            }
             Ok(Enqueued::Cached) => (ImageOutcome::Cached, None),
             Ok(Enqueued::BeingCached) => (ImageOutcome::LeftToGlance, None),
             Err(e) => (ImageOutcome::Failed, Some(format!("{e:#}"))),
@@ -49,17 +52,19 @@ pub(crate) fn enqueue(
     Ok(report)
 }
 
-/// An image that was asked for.
+/// An image to fetch.
 #[derive(Clone, Debug)]
-pub(crate) struct WantedImage {
-    pub(crate) id: ImageId,
-    /// Whether it is in the queue.
-    pub(crate) queued: bool,
-    pub(crate) memory: Option<Memory>,
+pub(super) struct WantedImage {
+    pub(super) id: ImageId,
+    /// True if it is in the queue.
+    pub(super) queued: bool,
+    /// The failure of an earlier run, if it has noted one.
+    pub(super) memory: Option<Memory>,
 }
 
-/// What is to be fetched, in order. Names in the queue that are no image's are told, and left.
-pub(crate) fn requests(
+/// Returns the images to fetch, in order. Entries of the queue that are not an image's are reported, and
+/// stay.
+pub(super) fn requests(
     run: &Run,
     dir: &CacheDir,
     wanted: &PrefetchRequest,
@@ -68,13 +73,13 @@ pub(crate) fn requests(
     let entry = |entry: queue::Queued| WantedImage { id: entry.id, queued: true, memory: entry.memory };
     let Some(images) = &wanted.images else {
         for name in &queue.foreign {
-            run.output.warning(&format!("queue/{name} is no image's entry, and is left alone"));
+            run.output.warning(&format!("queue/{name} is not the entry of an image, and is ignored"));
         }
         return Ok(queue.images.into_iter().map(entry).collect());
     };
     let mut known: HashMap<ImageId, WantedImage> =
         queue.images.into_iter().map(|found| (found.id, entry(found))).collect();
-    // Who names an image wants it tried, whatever happened before.
+    // An image that is named is fetched even if it failed before.
     let named = |id: &ImageId| match known.remove(id) {
         Some(request) => WantedImage { memory: None, ..request },
         None => WantedImage { id: *id, queued: false, memory: None },

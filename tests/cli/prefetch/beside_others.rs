@@ -132,7 +132,7 @@ fn while_one_waits_for_a_prune_the_others_are_fetched() {
     );
     drop(held);
     let run = ours.wait().ok();
-    assert!(run.stderr.contains("waits to be published: "), "{}", run.stderr);
+    assert!(run.stderr.contains("wait to be published: "), "{}", run.stderr);
     p.holds(&[('a', 1000), ('b', 1_000_000), ('c', 1000)]);
 }
 
@@ -202,6 +202,6 @@ fn a_database_that_is_gone_by_the_end_costs_no_download() {
     let ours = p.start(&["--rate-limit", "1MB"]);
     until("the claim", || p.env.path("incomplete").join(id('a')).exists());
     p.db.sql("ALTER TABLE images RENAME TO gone");
-    ours.wait().ok().says(&["what its record said before the fetch has to do", "images"]);
+    ours.wait().ok().says(&["published without reading its record again", "images"]);
     p.holds(&[('a', 600_000)]);
 }

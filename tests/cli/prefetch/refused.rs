@@ -74,7 +74,7 @@ fn an_encoded_image_whose_size_is_known_is_fetched() {
 
 #[test]
 fn an_unknown_image() {
-    is_refused(|_| {}, &["has no such image", "leaves the queue"], &GONE);
+    is_refused(|_| {}, &["has no such image", "removed from the queue"], &GONE);
 }
 
 #[test]
@@ -84,7 +84,7 @@ fn a_deleted_image() {
             p.image('b', 9);
             p.update('b', "deleted = 1, status = 'deleted'");
         },
-        &["the image is deleted", "leaves the queue"],
+        &["the image is deleted", "removed from the queue"],
         &GONE,
     );
 }
@@ -233,7 +233,7 @@ fn the_next_location_is_tried() {
         let wrong = format!("file://{}", wrong.display());
         p.record('a', &good, &["gopher://x/y", "file:///nowhere/at/all", &wrong, &p.location('a')]);
         p.queue("a");
-        let run = p.run(&[]).ok().says(&["gopher", "nowhere", "mismatch: got", "the next location is tried"]);
+        let run = p.run(&[]).ok().says(&["gopher", "nowhere", "mismatch: got", "trying the next location"]);
         assert_eq!(Prefetch::told(&run, 'a')["location"], p.location('a'));
         p.holds(&[('a', 5000)]);
         assert_eq!(p.env.names("invalid"), [id('a')]);
@@ -285,7 +285,7 @@ fn what_cannot_be_verified_is_told_or_refused() {
     p.queue("a");
     p.run(&["--require-checksum"]).fails(1, &["neither a hash nor a checksum", "stays in the queue"]);
     assert_eq!(p.env.images(), "");
-    let run = p.run(&[]).ok().says(&["by its size alone"]);
+    let run = p.run(&[]).ok().says(&["only by its size"]);
     assert_eq!(Prefetch::told(&run, 'a')["verified_by"], "size");
     p.holds(&[('a', 9)]);
 }

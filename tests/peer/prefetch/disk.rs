@@ -48,7 +48,7 @@ mod as_root {
             p.queue("abc");
             let run = p
                 .run(&["--reserve", "8MiB", "-j", "1"])
-                .fails(1, &["which the file system has no room for", "of the file system may be used"]);
+                .fails(1, &["does not fit on the file system", "of the file system may be used"]);
             println!("{}", run.stderr);
             assert_eq!(
                 (p.env.left().as_str(), p.queued().as_str(), p.env.names("incomplete").len()),
