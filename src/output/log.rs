@@ -98,12 +98,12 @@ pub(crate) struct Log {
     level: Level,
     sinks: Vec<Sink>,
     /// `None` if there are no sinks.
-    lines: Option<Lines>,
+    lines: Option<LogLines>,
 }
 
 /// The data from which lines are formatted.
 #[derive(Debug)]
-struct Lines {
+struct LogLines {
     layout: Layout,
     /// The time at which the log was opened, in the time zone of the log.
     opened: Zoned,
@@ -170,7 +170,7 @@ impl Log {
             ));
         }
 
-        let lines = (!sinks.is_empty()).then(|| Lines {
+        let lines = (!sinks.is_empty()).then(|| LogLines {
             layout: settings.layout(),
             opened: Timestamp::now().to_zoned(TimeZone::system()),
         });
@@ -183,7 +183,7 @@ impl Log {
     #[track_caller]
     #[must_use]
     pub(crate) fn write(&self, level: Level, logger: &str, message: impl Display) -> Vec<String> {
-        let Some(Lines { layout, opened }) = self.lines.as_ref().filter(|_| level >= self.level) else {
+        let Some(LogLines { layout, opened }) = self.lines.as_ref().filter(|_| level >= self.level) else {
             return Vec::new();
         };
         let message = message.to_string();

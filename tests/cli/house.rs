@@ -36,7 +36,7 @@ const FLOORS: &[&[&str]] = &[
 
 const ARROWS_UP: usize = 1;
 const CIRCLES: usize = 4;
-const TYPES_TWICE: usize = 3;
+const TYPES_TWICE: usize = 2;
 const WIDE_LINES: usize = 158;
 const RIDDLES: usize = 51;
 const UNUSED_FACES: usize = 17;
