@@ -103,13 +103,13 @@ pub(crate) struct CacheArgs {
     pub(crate) now: Option<Moment>,
 }
 
-/// How a change is made.
+/// Options of any change.
 #[derive(Debug, Args)]
 pub(super) struct ChangeArgs {
     /// Show what would be done and why, and change nothing
     #[arg(short = 'n', long)]
     pub(super) dry_run: bool,
-    /// How long to wait for a lock that another process holds, or for a busy index
+    /// Time to wait for a lock that another process holds, or for a busy index
     ///
     /// The locks are those that glance-api takes, too.
     #[arg(long, value_name = "DURATION", default_value = "60s", hide_short_help = true)]
@@ -129,7 +129,7 @@ pub(super) struct LimitArgs {
     pub(super) max_size: Option<Amount>,
 }
 
-/// How sizes are shown.
+/// The form of sizes in the output.
 #[derive(Debug, Args)]
 #[command(next_help_heading = OUTPUT)]
 pub(super) struct PrintArgs {
