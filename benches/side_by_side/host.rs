@@ -29,7 +29,8 @@ const ROUNDS_OF_IRONIC: usize = 3;
 
 pub(super) fn table(bench: &mut Bench, sizes: &[usize]) -> Result<()> {
     let work = "prune --all-caches removes half of N images in each of three caches of Ironic's";
-    let mut table = Table::new("Host", work, &[Who::Ours, Who::Bare, Who::Ironic, Who::IronicStart]);
+    let columns = bench.present(&[Who::Ours, Who::Bare, Who::Ironic, Who::IronicStart]);
+    let mut table = Table::new("Host", work, &columns);
     for images in sizes.iter().copied() {
         let rounds = bench.rounds(ROUNDS);
         let mut everybody = bench.builds(rounds);

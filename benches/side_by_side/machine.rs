@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 
-/// Returns for example `2 processors (x86_64), 8 GiB of memory, ext4, Linux 6.1`.
+/// Returns for example `2 processors (x86_64), 8 GiB of memory, ext4, Linux 6.1, load average 0.05`.
 pub(super) fn describe(dir: &Path) -> Result<String> {
     let processors = std::thread::available_parallelism()?;
     let meminfo = fs::read_to_string("/proc/meminfo")?;
@@ -17,18 +17,13 @@ pub(super) fn describe(dir: &Path) -> Result<String> {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease")?;
     let release: Vec<&str> = release.trim().split(['.', '-', '+']).take(2).collect();
     Ok(format!(
-        "{processors} processors ({}), {:.0} GiB of memory, {}, Linux {}",
+        "{processors} processors ({}), {:.0} GiB of memory, {}, Linux {}, load average {}",
         std::env::consts::ARCH,
         kib / (1024.0 * 1024.0),
         file_system.lines().last().unwrap_or("an unknown file system").trim(),
-        release.join(".")
+        release.join("."),
+        fs::read_to_string("/proc/loadavg")?.split(' ').next().unwrap_or_default()
     ))
-}
-
-/// Returns the load average of the last minute.
-pub(super) fn load() -> Result<String> {
-    let text = fs::read_to_string("/proc/loadavg")?;
-    Ok(text.split(' ').next().unwrap_or_default().to_owned())
 }
 
 /// Returns the version of a package of Python's, as the environment of `python` has it.

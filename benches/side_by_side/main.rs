@@ -57,7 +57,7 @@ fn main() -> ExitCode {
 fn bench(arguments: &[String]) -> Result<()> {
     let wanted = wanted::read(arguments)?;
     let machine = machine::describe(&wanted.dir)?;
-    println!("{machine}; load {}\n", machine::load()?);
+    println!("{machine}\n");
     let mut bench = Bench {
         dir: wanted.dir,
         myself: std::env::current_exe()?,
@@ -127,6 +127,19 @@ impl Bench {
     fn builds(&self, rounds: usize) -> Vec<(Who, usize)> {
         let before = self.programs.before.is_some().then_some((Who::Before, rounds));
         [(Who::Ours, rounds)].into_iter().chain(before).collect()
+    }
+
+    /// Returns those of the programs that are there.
+    fn present(&self, wanted: &[Who]) -> Vec<Who> {
+        let programs = &self.programs;
+        let is_there = |who: &Who| match who {
+            Who::Before => programs.before.is_some(),
+            Who::Glance | Who::Glance33 => programs.glance.is_some(),
+            Who::Glance31 => programs.glance31.is_some(),
+            Who::Ironic | Who::IronicStart => programs.ironic.is_some(),
+            _ => true,
+        };
+        wanted.iter().copied().filter(is_there).collect()
     }
 
     /// Returns how often glance-cache runs. Two builds that are compared run more often: small differences

@@ -39,6 +39,12 @@ much memory.
 
 ";
 
+const AFTER_START: &str = "\
+`/bin/true` shows the cost of starting any process, and `open index` that of a program that only opens the
+sqlite index, as glance-cache has to.
+
+";
+
 const AFTER_WORK: &str = "\
 glance-cache can be faster than the bare program because two threads share the looks and the unlinks. It also
 does more: it reads the index, keeps the rows and the files consistent, and looks at each file again before it
@@ -64,7 +70,7 @@ const AGAIN: &str = "\
 ## Run it again
 
 ```sh
-tests/run agrees_with_the_real      # installs the real tools in target/peer
+tests/run beside_                   # installs the real tools in target/peer
 benches/run --quick --markdown      # writes this page: about ten minutes
 benches/run --markdown              # the same with 100,000 images
 benches/run --help
@@ -108,11 +114,7 @@ fn compared(machine: &str, bench: &Bench) -> Result<String> {
             compared.push(format!("{name} {}", machine::version(python, &name.to_lowercase())?));
         }
     }
-    Ok(format!(
-        "Compared: {}. Machine: {machine}; its load average was {} at the end of the run.",
-        compared.join(", "),
-        machine::load()?
-    ))
+    Ok(format!("Compared: {}. Machine, before the run: {machine}.", compared.join(", ")))
 }
 
 /// Returns the text in lines that fit the house.
@@ -133,7 +135,7 @@ fn wrapped(text: &str) -> String {
 
 fn section(page: &mut String, table: &Table) {
     let (title, work, after) = match table.title {
-        "Start" => ("Nothing to do", "Ten images in a cache that is within its limit.", ""),
+        "Start" => ("Nothing to do", "Ten images in a cache that is within its limit.", AFTER_START),
         "Work" => (
             "Prune and clean",
             "A prune removes half of the bytes of so many images. A clean removes so many invalid and as \
@@ -170,8 +172,8 @@ fn rows(page: &mut String, table: &Table) {
     for who in &columns {
         let _ = write!(page, " {} |", who.label());
     }
-    for _ in &real {
-        *page += " its memory |";
+    for who in &real {
+        let _ = write!(page, " memory of {} |", who.label());
     }
     let _ = writeln!(page, "\n|---|{}", "---:|".repeat(4 + columns.len() + real.len()));
     for row in &table.rows {

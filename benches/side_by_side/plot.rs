@@ -11,7 +11,7 @@ use super::results::{Who, count};
 
 const PANEL: [f64; 2] = [250.0, 220.0];
 /// Left of a panel (the labels of its axis), above (title and legend), below (labels), and right of it.
-const MARGIN: [f64; 4] = [62.0, 66.0, 50.0, 10.0];
+const MARGIN: [f64; 4] = [64.0, 66.0, 50.0, 30.0];
 const INK: &str = "#6e7781";
 
 #[derive(Clone, Debug)]

@@ -87,7 +87,7 @@ const MENDED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/side_by_side/
 /// Measures fetching the smaller images, then those and the larger ones.
 pub(super) fn table(bench: &mut Bench, [small, large]: [Batch; 2]) -> Result<()> {
     let work = "images from a file store on the same disk, verified by SHA-512 and on disk at the end";
-    let columns = [&[Who::Ours], &BOUNDS[..], &GLANCES[..]].concat();
+    let columns = bench.present(&[&[Who::Ours], &BOUNDS[..], &GLANCES[..]].concat());
     let mut table = Table::new("Prefetch", work, &columns);
     for batches in [&[small][..], &[large, small]] {
         let store = bench.dir.join("store");

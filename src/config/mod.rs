@@ -574,6 +574,7 @@ fn expand<'a>(path: &'a Path, home: Option<&Path>) -> Cow<'a, Path> {
 }
 
 /// True if a path does not exist or is hidden from this user; false if it exists and cannot be read.
+#[expect(clippy::disallowed_methods, reason = "a configuration file is given by its path")]
 fn is_missing(path: &Path, error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound || std::fs::metadata(path).is_err()
 }

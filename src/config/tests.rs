@@ -190,6 +190,7 @@ fn first_place_wins() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn fails_on_unreadable_files() {
     let with_fifo = |name: &str| {
         let case = tool().size("own.d/a.conf", 1);

@@ -619,6 +619,7 @@ mod tests {
     #[test]
     #[ignore = "needs GLANCE_CACHE_TEST_PYTHON, a Python with glance 33"]
     #[expect(clippy::disallowed_methods, reason = "a test finds its peer through the environment")]
+    #[expect(clippy::too_many_lines, reason = "a table of cases")]
     fn agrees_with_the_real_sqlalchemy() {
         let python = std::env::var_os("GLANCE_CACHE_TEST_PYTHON").expect("GLANCE_CACHE_TEST_PYTHON is set");
         let cases = std::env::var("GLANCE_CACHE_TEST_CASES").map_or(5000, |text| text.parse().unwrap());

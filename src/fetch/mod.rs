@@ -42,7 +42,7 @@ pub(crate) struct Meter {
 }
 
 /// An image to fetch.
-pub(crate) struct Download<'a> {
+pub(crate) struct FetchJob<'a> {
     pub(crate) id: ImageId,
     pub(crate) dir: &'a CacheDir,
     /// The locations in the order to try them, each as a source or as the reason that it cannot be read.
@@ -86,7 +86,7 @@ pub(crate) enum Unfetched {
 }
 
 /// Tries the locations in turn, and returns the result together with the failed attempts.
-pub(crate) fn fetch(job: &Download<'_>, meter: &Meter) -> (Result<Fetched, Unfetched>, Vec<Attempt>) {
+pub(crate) fn fetch(job: &FetchJob<'_>, meter: &Meter) -> (Result<Fetched, Unfetched>, Vec<Attempt>) {
     let mut attempts = Vec::new();
     for source in &job.sources {
         if job.throttle.interrupt.raised() {
@@ -122,7 +122,7 @@ fn one_line(error: &dyn Display) -> String {
 }
 
 /// Fetches from one location.
-fn one(job: &Download<'_>, source: &dyn Source, meter: &Meter) -> Result<(Staged, u64), FetchError> {
+fn one(job: &FetchJob<'_>, source: &dyn Source, meter: &Meter) -> Result<(Staged, u64), FetchError> {
     let opened = source.open().map_err(|e| job.throttle.or_interrupted(FetchError::Source(e)))?;
     let size = expected_size(job, &opened)?;
     meter.size.store(size.unwrap_or(0), Ordering::Relaxed);
@@ -157,7 +157,7 @@ fn one(job: &Download<'_>, source: &dyn Source, meter: &Meter) -> Result<(Staged
 ///
 /// Fails if the location's size is wrong or does not fit, and if the location encodes the data and nothing
 /// could reveal that.
-fn expected_size(job: &Download<'_>, opened: &Opened) -> Result<Option<u64>, FetchError> {
+fn expected_size(job: &FetchJob<'_>, opened: &Opened) -> Result<Option<u64>, FetchError> {
     match (job.size, opened.size) {
         (Some(expected), Some(size)) if size != expected => Err(FetchError::Source(anyhow!(
             "size mismatch: got {size} bytes, expected {expected} according to Glance's record"
@@ -184,7 +184,7 @@ fn expected_size(job: &Download<'_>, opened: &Opened) -> Result<Option<u64>, Fet
 }
 
 /// Compares the copy with the record.
-fn verify(job: &Download<'_>, copied: &Copied) -> Result<()> {
+fn verify(job: &FetchJob<'_>, copied: &Copied) -> Result<()> {
     if let Some(expected) = job.size.filter(|expected| *expected != copied.bytes) {
         return Err(anyhow!("size mismatch: got {} bytes, expected {expected}", copied.bytes));
     }
@@ -206,7 +206,7 @@ fn short(digest: &str) -> String {
 }
 
 /// Keeps a file with wrong content among the invalid ones for inspection, as Glance does.
-fn reject(job: &Download<'_>, staged: Staged, why: &anyhow::Error) -> Result<()> {
+fn reject(job: &FetchJob<'_>, staged: Staged, why: &anyhow::Error) -> Result<()> {
     if job.attributes {
         // The error is ignored, because the file is invalid even without the attribute that says why.
         let _ = xattr::set_error(staged.file.as_fd(), &format!("{why:#}"));

@@ -1,11 +1,11 @@
 //! Keeps a library from trusting the public authorities that it has built in.
 //!
-//! The client for MySQL always adds the public authorities of the crate `webpki-roots` to those it is given. A
-//! database has to be verified against the file that is set for it (`ssl_ca`) and nothing else: otherwise, where the
-//! host name is not checked, anybody's public certificate would do. The client has no option for that and takes no
-//! verifier. But it checks every signature of a certificate with the algorithms of rustls' default provider, and those
-//! are replaced here: while [`trusting_only`] runs, only an authority that the settings name may sign, or one that was
-//! signed by it. Outside of it none may.
+//! The client for MySQL always adds the public authorities of the crate `webpki-roots` to those it is given.
+//! A database has to be verified against the file that is set for it (`ssl_ca`) and nothing else: otherwise,
+//! where the host name is not checked, anybody's public certificate would do. The client has no option for
+//! that and takes no verifier. But it checks every signature of a certificate with the algorithms of rustls'
+//! default provider, and those are replaced here: while [`trusting_only`] runs, only an authority that the
+//! settings name may sign, or one that was signed by it. Outside of it none may.
 //!
 //! This tool's own TLS ([`super::tls`]) does not use the default provider and is not affected.
 
@@ -18,15 +18,16 @@ use rustls::pki_types::{AlgorithmIdentifier, InvalidSignature, SignatureVerifica
 use super::tls::{Tls, TlsMode, authorities};
 
 thread_local! {
-    /// The keys of the authorities that may sign for this thread, each at the end of its entry, and all certificates
-    /// that have been found to be signed by them.
+    /// The keys of the authorities that may sign for this thread, each at the end of its entry, and all
+    /// certificates that have been found to be signed by them.
     static TRUSTED: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Opens a connection that trusts no other authorities than the settings name: those of the file, or else the system's.
+/// Opens a connection that trusts no other authorities than the settings name: those of the file, or else the
+/// system's.
 ///
-/// `connect` has to verify on the thread that called it, as the client for MySQL does. Fails if the authorities cannot
-/// be read.
+/// `connect` has to verify on the thread that called it, as the client for MySQL does. Fails if the
+/// authorities cannot be read.
 pub(crate) fn trusting_only<T>(tls: &Tls, connect: impl FnOnce() -> T) -> Result<T> {
     guard()?;
     let verified = matches!(tls.mode, TlsMode::Authority | TlsMode::Full);
@@ -100,7 +101,8 @@ mod tests {
         [env!("CARGO_MANIFEST_DIR"), "tests/certificates", name].iter().collect()
     }
 
-    /// A server that speaks MySQL as far as TLS goes, and then refuses the password of anybody. Serves one client.
+    /// A server that speaks MySQL as far as TLS goes, and then refuses the password of anybody. Serves one
+    /// client.
     fn server() -> u16 {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();

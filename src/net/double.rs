@@ -1,4 +1,5 @@
-//! Doubles of web servers for tests: a few lines on a socket of this process that break off, lie and keep silent at will.
+//! Doubles of web servers for tests: a few lines on a socket of this process that break off, lie and keep
+//! silent at will.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};

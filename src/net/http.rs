@@ -1,14 +1,16 @@
-//! An HTTP/1.1 client with a blocking face: a request, the head of the answer, and its body to be read byte for byte.
+//! An HTTP/1.1 client with a blocking face: a request, the head of the answer, and its body to be read byte
+//! for byte.
 //!
-//! Hyper speaks the protocol; each connection has a small runtime of its own, which runs only while something is waited
-//! for. Every wait ends in time and soon after a signal ([`super::wire`]).
+//! Hyper speaks the protocol; each connection has a small runtime of its own, which runs only while something
+//! is waited for. Every wait ends in time and soon after a signal ([`super::wire`]).
 //!
-//! Promises: a body that ends before its announced end is an error. Nothing is decompressed, because an image is what
-//! the server has. Plain http is asked of a proxy by the absolute URL, https through CONNECT. A server cannot hold the
-//! caller for ever: heads, interim answers and trailers are bounded, and a body that comes too slowly is given up.
+//! Promises: a body that ends before its announced end is an error. Nothing is decompressed, because an image
+//! is what the server has. Plain http is asked of a proxy by the absolute URL, https through CONNECT. A
+//! server cannot hold the caller for ever: heads, interim answers and trailers are bounded, and a body that
+//! comes too slowly is given up.
 //!
-//! It does not follow redirects, answer challenges, keep cookies, resume broken bodies or keep connections for later
-//! requests. Credentials are sent only where the caller puts them into a header.
+//! It does not follow redirects, answer challenges, keep cookies, resume broken bodies or keep connections
+//! for later requests. Credentials are sent only where the caller puts them into a header.
 
 use std::error::Error as _;
 use std::future::poll_fn;
@@ -42,13 +44,13 @@ const MAX_HEAD: usize = 256 * 1024;
 const MAX_HEADERS: usize = 128;
 /// Limit of answers like `100 Continue` before the one that counts.
 const MAX_INTERIM: usize = 100;
-/// How much of a server's message about a failure is read, in bytes.
+/// Limit of a server's message about a failure, in bytes; the rest is not read.
 const MAX_MESSAGE: u64 = 4096;
 
 /// A name and its password or key.
 pub(crate) type Credentials = (String, String);
 
-/// How servers are reached.
+/// The way to servers: whom to trust, which proxies to ask, how long to wait.
 #[derive(Clone, Debug)]
 pub(crate) struct Client {
     pub(crate) trust: Trust,
@@ -57,7 +59,7 @@ pub(crate) struct Client {
     pub(crate) waits: Waits,
 }
 
-/// What is asked of a server.
+/// A request to a server.
 #[derive(Debug)]
 pub(crate) struct Request<'a> {
     method: Method,
@@ -107,7 +109,7 @@ impl Response {
     /// Returns the beginning of a body that is a message to people.
     pub(crate) fn message(mut self) -> String {
         let mut message = Vec::new();
-        // What came before an error is enough.
+        // The part before an error is enough.
         let _ = (&mut self.body).take(MAX_MESSAGE).read_to_end(&mut message);
         String::from_utf8_lossy(&message).into_owned()
     }
@@ -281,7 +283,7 @@ impl Session {
         builder.title_case_headers(true).max_headers(MAX_HEADERS).max_buf_size(MAX_HEAD);
         let answer = async {
             let (mut sender, connection) = builder.handshake(TokioIo::new(stream)).await?;
-            // What it ends with, the request or the body is told.
+            // Its error is also that of the request or of the body.
             drop(self.runtime.spawn(connection.with_upgrades()));
             let mut answer = pin!(sender.send_request(message));
             poll_fn(|context| match answer.as_mut().poll(context) {
@@ -318,7 +320,7 @@ fn failure(error: &hyper::Error) -> Error {
 pub(crate) struct HttpBody {
     body: Incoming,
     session: Session,
-    /// What has come and was not read.
+    /// Bytes that have come and were not read.
     chunk: Bytes,
     pace: Pace,
     /// It broke, and nothing behind that is its end.

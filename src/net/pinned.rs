@@ -1,9 +1,10 @@
 //! Certificates that a file of authorities holds themselves: trusted as they are, without an authority.
 //!
-//! Self-signed certificates of servers are commonly pinned so (`openssl req -x509`, and its file as the authority), and
-//! webpki, which rustls verifies with, refuses them: they are authorities, or of X.509 version 1. Of a certificate that
-//! is the pinned one to the last byte, only two things are left to check: that it is valid now, and that it names the
-//! host. As OpenSSL does, a common name counts where there are no alternative names.
+//! Self-signed certificates of servers are commonly pinned so (`openssl req -x509`, and its file as the
+//! authority), and webpki, which rustls verifies with, refuses them: they are authorities, or of X.509
+//! version 1. Of a certificate that is the pinned one to the last byte, only two things are left to check:
+//! that it is valid now, and that it names the host. As OpenSSL does, a common name counts where there are no
+//! alternative names.
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified};
 use rustls::crypto::ring;
@@ -24,10 +25,11 @@ pub(super) fn is_version_1(certificate: &CertificateDer<'_>) -> bool {
     parsed(certificate).is_some_and(|parts| parts.tbs_certificate.version == x509_cert::Version::V1)
 }
 
-/// Says what to do about a certificate of version 1 that is not pinned.
+/// Returns the error for a certificate of version 1 that is not pinned: what to do about it.
 pub(super) fn unsupported(error: &Error) -> Error {
     Error::General(format!(
-        "{error}: the server's certificate is of X.509 version 1, which is not supported: issue one of version 3"
+        "{error}: the server's certificate is of X.509 version 1, which is not supported: issue one of \
+         version 3"
     ))
 }
 
@@ -67,7 +69,8 @@ fn is_common_name(parts: &Certificate, host: &str) -> bool {
     })
 }
 
-/// Verifies what the holder of a certificate has signed, without webpki, which reads no certificates of version 1.
+/// Verifies what the holder of a certificate has signed, without webpki, which reads no certificates of
+/// version 1.
 pub(super) fn verify_signature(
     message: &[u8],
     certificate: &CertificateDer<'_>,

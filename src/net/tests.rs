@@ -1,6 +1,7 @@
-//! The HTTP client against doubles that hold, hang up and lie; TLS against one that has each kind of certificate.
+//! The HTTP client against doubles that hold, hang up and lie; TLS against one that has each kind of
+//! certificate.
 //!
-//! What an image's stream does with the same client, the tests of `source` show.
+//! The tests of `source` show an image's stream over the same client.
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -165,7 +166,7 @@ impl Server {
             for socket in listener.incoming() {
                 let mut stream =
                     StreamOwned::new(ServerConnection::new(Arc::clone(&config)).unwrap(), socket.unwrap());
-                // Who does not trust it ends the handshake.
+                // A client that does not trust it ends the handshake.
                 if stream.read(&mut [0; 4096]).is_ok() {
                     let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nimage");
                     stream.conn.send_close_notify();

@@ -1,10 +1,10 @@
-//! TLS as the settings ask for it, for databases and for HTTP: rustls, with the system's authorities unless a file is
-//! named.
+//! TLS as the settings ask for it, for databases and for HTTP: rustls, with the system's authorities unless a
+//! file is named.
 //!
-//! Nothing is left unverified unless a setting says so in so many words, or the setting would have accepted no
-//! encryption at all. A certificate that the file holds itself is trusted without an authority, if it has not expired
-//! and names the host; that is how self-signed certificates of servers are pinned. X.509 version 1 is supported for
-//! pinned certificates only.
+//! Nothing is left unverified unless a setting says so in so many words, or the setting would have accepted
+//! no encryption at all. A certificate that the file holds itself is trusted without an authority, if it has
+//! not expired and names the host; that is how self-signed certificates of servers are pinned. X.509 version
+//! 1 is supported for pinned certificates only.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use tokio_rustls::TlsConnector;
 
 use super::pinned;
 
-/// How the connection is encrypted.
+/// The encryption of a connection.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Tls {
     pub(crate) mode: TlsMode,
@@ -32,7 +32,7 @@ pub(crate) struct Tls {
     pub(crate) identity: Option<(PathBuf, PathBuf)>,
 }
 
-/// How much of TLS the settings ask for.
+/// The part of TLS that the settings ask for, from none to all.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 pub(crate) enum TlsMode {
     /// Not asked for.
@@ -60,6 +60,7 @@ pub(crate) enum Trust {
 }
 
 /// Returns the file of the authorities that the system trusts, from where distributions keep it.
+#[expect(clippy::disallowed_methods, reason = "the distribution's own files, below directories of root")]
 pub(crate) fn system_authorities() -> Option<PathBuf> {
     [
         "/etc/ssl/certs/ca-certificates.crt",
@@ -105,7 +106,8 @@ pub(crate) fn client_config(tls: &Tls) -> Result<ClientConfig> {
                 CertificateDer::pem_file_iter(certificate).and_then(Iterator::collect).with_context(shown)?;
             ensure!(
                 !chain.first().is_some_and(pinned::is_version_1),
-                "the client certificate {} is of X.509 version 1, which is not supported: issue one of version 3",
+                "the client certificate {} is of X.509 version 1, which is not supported: issue one of \
+                 version 3",
                 certificate.display()
             );
             let key = PrivateKeyDer::from_pem_file(key).with_context(shown)?;

@@ -1,8 +1,8 @@
 //! Waits that always end: bounded in time, and given up soon after the run is interrupted.
 //!
-//! Whatever waits wakes up several times a second to look at the [`Interrupt`]. Work that the system cannot interrupt
-//! (resolving a name, opening a file of a server that does not answer) runs on a thread that is left behind when it
-//! takes too long; it ends with the process.
+//! Whatever waits wakes up several times a second to look at the [`Interrupt`]. Work that the system cannot
+//! interrupt (resolving a name, opening a file of a server that does not answer) runs on a thread that is
+//! left behind when it takes too long; it ends with the process.
 
 use std::future::Future;
 use std::io::{self, ErrorKind};
@@ -17,10 +17,10 @@ use tokio::time::timeout;
 
 use crate::interrupt::Interrupt;
 
-/// How often a wait looks whether it should end.
+/// Interval at which a wait looks if it should end.
 const LOOK: Duration = Duration::from_millis(200);
 
-/// How long to wait for others.
+/// The limits of all waits for others.
 #[derive(Clone, Debug)]
 pub(crate) struct Waits {
     /// For a host name to be resolved and a connection to be made, and for a file to be opened.
@@ -45,7 +45,7 @@ pub(crate) struct Least {
 }
 
 impl Waits {
-    /// Returns what suits a run that nobody watches.
+    /// Returns the limits that suit a run that nobody watches.
     pub(crate) fn new(interrupt: Interrupt) -> Self {
         Waits {
             connect: Duration::from_secs(10),

@@ -51,7 +51,7 @@ impl Owner {
             let gid = setfsgid(Gid::from_raw(self.gid)).as_raw();
             ensure!(
                 (uid, gid) == (self.uid, self.gid),
-                "cannot act as user {} and group {}, the owners of the cache directory: the kernel refuses them",
+                "cannot act as user {} and group {}, who own the cache directory",
                 self.uid,
                 self.gid
             );

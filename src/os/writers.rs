@@ -48,6 +48,7 @@ pub(crate) fn find_open<'a>(suspects: impl Iterator<Item = (Name<'a>, u64)>) -> 
 ///
 /// `which` gets the process, the descriptor, its name and attributes, and the inodes of the suspects of that
 /// name. It returns the inode that the descriptor stands for, if any.
+#[expect(clippy::disallowed_methods, reason = "paths of /proc cannot be exchanged by another user")]
 fn look_through<'a>(
     suspects: impl Iterator<Item = (Name<'a>, u64)>,
     which: impl Fn(i32, &str, &[u8], &Stat, &[u64]) -> Option<u64>,

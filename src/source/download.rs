@@ -1,8 +1,9 @@
-//! A stream over HTTP that heals itself.
+//! A stream over HTTP that is resumed when it breaks.
 //!
-//! When it breaks, the rest is asked for with `Range`, and only if a validator proves that the content is still the same:
-//! a strong `ETag`, else `Last-Modified` when it is older than the answer. A few tries in a row without progress end it, with
-//! growing pauses between them. Without a validator or without ranges, what broke it is the reader's.
+//! When it breaks, the rest is asked for with `Range`, and only if a validator proves that the content is
+//! still the same: a strong `ETag`, else `Last-Modified` when it is older than the answer. A few tries in a
+//! row without progress end it, with growing pauses between them. Without a validator or without ranges, the
+//! reader gets the error that broke the stream; likewise when the server is too slow.
 
 use std::io::{self, ErrorKind, Read};
 use std::time::Duration;
@@ -19,7 +20,8 @@ const TRIES: u32 = 4;
 const PROGRESS: u64 = 1024 * 1024;
 const MAX_PAUSE: Duration = Duration::from_secs(15);
 
-/// Asks for the whole, or for the rest from a position as long as a validator matches. Answers other than 200, 206 and 416 are errors.
+/// Asks for the whole, or for the rest from a position as long as a validator matches. Answers other than
+/// 200, 206 and 416 are errors.
 pub(super) type Ask = dyn Fn(Option<(u64, &str)>) -> Result<Response> + Send;
 
 /// Opens an image at its start.
@@ -45,11 +47,11 @@ pub(super) fn open(ask: Box<Ask>, waits: Waits) -> Result<Opened> {
     Ok(Opened { size, encoding, body: Body::Stream(Box::new(download)) })
 }
 
-/// What proves that a later answer is of the same content.
+/// Returns the header that proves that a later answer is of the same content.
 fn validator(response: &Response) -> Option<String> {
     let tag = response.header("etag").filter(|tag| tag.starts_with('"'));
     let date = response.header("date");
-    // Of one second there may be two contents.
+    // Content that is as new as the answer may change within the same second.
     let modified =
         response.header("last-modified").filter(|modified| date.is_some_and(|date| date != *modified));
     tag.or(modified).map(str::to_owned)
@@ -58,16 +60,16 @@ fn validator(response: &Response) -> Option<String> {
 struct Download {
     ask: Box<Ask>,
     waits: Waits,
-    /// As the server said at first, in bytes.
+    /// In bytes, as the server said in its first answer.
     size: Option<u64>,
     validator: Option<String>,
     body: HttpBody,
-    /// So much was read.
+    /// Position up to which it was read, in bytes.
     at: u64,
-    /// Where the last try began.
+    /// Position at which the last try began.
     resumed_at: u64,
     tries: u32,
-    /// It failed for good.
+    /// True once it failed for good.
     over: bool,
 }
 
@@ -78,7 +80,7 @@ impl Read for Download {
         }
         loop {
             let error = match self.body.read(buffer) {
-                // Only the first answer need have said how much there is.
+                // A later answer need not have said its length again.
                 Ok(0) if !buffer.is_empty() && self.size.is_some_and(|size| self.at < size) => {
                     ErrorKind::UnexpectedEof.into()
                 }
@@ -102,9 +104,9 @@ impl Read for Download {
 }
 
 impl Download {
-    /// Takes the stream up again where it broke, or says why it cannot.
+    /// Resumes the stream where it broke. Fails with the reason if it cannot.
     fn resume(&mut self, broken: &io::Error) -> Result<()> {
-        let mut why = self.what_broke(broken);
+        let mut why = self.reason(broken);
         let Some(validator) = self.validator.clone() else {
             return Err(
                 why.context("not resumed: the server gives no strong ETag and no older Last-Modified")
@@ -129,10 +131,11 @@ impl Download {
                 }
             }
         }
-        Err(why.context(format!("given up after {} bytes and {TRIES} tries to go on", self.at)))
+        Err(why.context(format!("given up after {} bytes and {TRIES} tries to resume", self.at)))
     }
 
-    fn what_broke(&self, broken: &io::Error) -> anyhow::Error {
+    /// Returns the error for a stream that broke, with how far it came.
+    fn reason(&self, broken: &io::Error) -> anyhow::Error {
         match (broken.kind(), self.size) {
             (ErrorKind::UnexpectedEof, Some(size)) => {
                 anyhow!("the server ended the stream after {} of the {size} bytes it had announced", self.at)
@@ -144,7 +147,7 @@ impl Download {
         }
     }
 
-    /// The body, if it goes on exactly where the last one broke.
+    /// Returns the body, if it goes on exactly where the last one broke.
     fn checked(&self, response: Response) -> Result<HttpBody> {
         let range = response.header("content-range").and_then(|range| range.strip_prefix("bytes "));
         let (place, total) = range.and_then(|range| range.split_once('/')).unwrap_or_default();
@@ -152,13 +155,13 @@ impl Download {
         match response.status {
             206 => {
                 let from = place.split_once('-').and_then(|(from, _)| from.parse().ok());
-                ensure!(from == Some(self.at), "the server goes on at another place than asked");
+                ensure!(from == Some(self.at), "the server resumes at another place than asked");
                 let size = self.size.or(total);
                 ensure!(
                     total.is_none_or(|total| Some(total) == size),
                     "the image has another size than before"
                 );
-                // Not all servers heed If-Range.
+                // Not all servers honour If-Range.
                 let validator = self.validator.as_deref().unwrap_or_default();
                 let name = if validator.starts_with('"') { "etag" } else { "last-modified" };
                 ensure!(
@@ -169,11 +172,12 @@ impl Download {
             }
             416 => {
                 let size = self.size.map_or("more".to_owned(), |size| format!("{size} bytes"));
-                let total = total.context("the server refuses to go on where the stream broke")?;
+                let total = total.context("the server refuses to resume where the stream broke")?;
                 Err(anyhow!("the server had announced {size}, but it has only {total}"))
             }
             _ => Err(anyhow!(
-                "not resumed after {} bytes: the image changed while it was read, or the server knows no ranges",
+                "not resumed after {} bytes: the image changed while it was read, or the server does not \
+                 support ranges",
                 self.at
             )),
         }

@@ -1,8 +1,8 @@
 //! Images in directories of this host: local disks and mounted stores.
 //!
-//! A location is read only if the file it leads to lies in a directory of the store, whatever symlinks it went
-//! through, and is a regular file itself. Nothing is opened for reading before that is known: the file is first held
-//! by a descriptor that can only be looked at, and what was looked at is what is read.
+//! A location is read only if the file it leads to lies in a directory of the store, whatever symlinks it
+//! went through, and is a regular file itself. Nothing is opened for reading before that is known: the file
+//! is first held by a descriptor that can only be looked at, and what was looked at is what is read.
 
 use std::fs::{self, File};
 use std::io;
@@ -119,8 +119,8 @@ fn ensure_inside(found: &Path, directories: &[PathBuf]) -> Result<()> {
     }
     let shown: Vec<_> = directories.iter().map(|directory| directory.display().to_string()).collect();
     bail!(
-        "it is outside of the store, which is {}, and is not read (set filesystem_store_datadir if it belongs to the \
-         store)",
+        "it is outside of the store, which is {}, and is not read (set filesystem_store_datadir if it \
+         belongs to the store)",
         shown.join(", ")
     )
 }

@@ -1,9 +1,10 @@
 //! Locations as text: how they are taken apart, and the one way to show them.
 //!
-//! Pure. Each store's file has the grammar of its own locations, which follows Glance's driver: it accepts what the
-//! driver accepts as far as something can be read from it, and takes it apart into the same parts. It refuses what the
-//! driver lets pass and no request can be made of: control characters, a missing host, a port beyond 65535, a second
-//! `@`, an empty bucket, a name that is not UTF-8 once its percent codes are replaced.
+//! Pure. Each store's file has the grammar of its own locations, which follows Glance's driver: it accepts
+//! what the driver accepts as far as something can be read from it, and takes it apart into the same parts.
+//! It refuses what the driver lets pass and no request can be made of: control characters, a missing host, a
+//! port beyond 65535, a second `@`, an empty bucket, a name that is not UTF-8 once its percent codes are
+//! replaced.
 
 use anyhow::{Context as _, Result, ensure};
 
@@ -11,8 +12,8 @@ use super::stores::store_type;
 use super::web;
 use crate::names::escaped;
 
-/// Returns a URL as it may be shown: without credentials, query and fragment. A URL of no known form is not shown at
-/// all.
+/// Returns a URL as it may be shown: without credentials, query and fragment. A URL of no known form is not
+/// shown at all.
 pub(super) fn shown(url: &str) -> String {
     const HIDDEN: &str = "a location that is not shown";
     let Some((scheme, rest)) = url.split_once("://") else { return HIDDEN.to_owned() };
@@ -87,6 +88,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::too_many_lines, reason = "a table of cases")]
     fn takes_urls_apart() {
         for (url, expected) in [
             ("file:///var/lib/glance/images/x", "file /var/lib/glance/images/x"),
@@ -137,7 +139,8 @@ mod tests {
             ("rbd://f/p%2Fq/-i%40j/s%20t", "p/q -i@j s t"),
             (
                 "rbd://f/p/i/%ff",
-                "refused: one of its names is not UTF-8 once its percent codes are replaced: invalid utf-8 sequence of 1 bytes from index 0",
+                "refused: one of its names is not UTF-8 once its percent codes are replaced: invalid utf-8 \
+                 sequence of 1 bytes from index 0",
             ),
             ("rbd://pool/image", "refused: it is neither IMAGE nor FSID/POOL/IMAGE/SNAPSHOT"),
             ("rbd://f//i/s", "refused: one of its parts is empty"),
@@ -230,6 +233,7 @@ mod tests {
     }
 
     /// URLs put together from what they are made of, and from what they should not be.
+    #[expect(clippy::too_many_lines, reason = "a table of cases")]
     fn urls() -> Vec<String> {
         const SCHEMES: [&str; 8] =
             ["file", "filesystem", "http", "https", "rbd", "s3", "s3+http", "s3+https"];
@@ -302,8 +306,9 @@ mod tests {
         urls
     }
 
-    /// Every URL is the same place to us and to the drivers of the Python named by `GLANCE_CACHE_TEST_PYTHON`, or both refuse
-    /// it; what differs on purpose is named. Every location that Glance seals is opened.
+    /// Every URL is the same place to us and to the drivers of the Python named by
+    /// `GLANCE_CACHE_TEST_PYTHON`, or both refuse it; what differs on purpose is named. Every location that
+    /// Glance seals is opened.
     #[test]
     #[ignore = "needs GLANCE_CACHE_TEST_PYTHON, a Python with glance 33"]
     #[expect(clippy::disallowed_methods, reason = "a test finds its peer through the environment")]

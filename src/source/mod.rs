@@ -1,14 +1,14 @@
 //! Where images come from: the stores that Glance's locations name, opened for reading.
 //!
-//! Promises: nothing here writes; a location's credentials appear in no message; TLS is verified unless a setting
-//! says otherwise in so many words; every wait is bounded and ends soon after the run is interrupted. A stream that
-//! breaks is resumed where that is safe, that is, where a validator proves that the content is still the same;
-//! otherwise its reader gets the error. Whether the bytes are the image is for the caller to check, where it writes
-//! them: by size and digest.
+//! Promises: nothing here writes; a location's credentials appear in no message; TLS is verified unless a
+//! setting says otherwise in so many words; every wait is bounded and ends soon after the run is interrupted.
+//! A stream that breaks is resumed where that is safe, that is, where a validator proves that the content is
+//! still the same; otherwise its reader gets the error. Whether the bytes are the image is for the caller to
+//! check, where it writes them: by size and digest.
 //!
-//! `stores` says by which stores a location is read; `file`, `web`, `s3` and `rbd` are one type of store each: its
-//! options, its locations, its images. `location` and `sealed` are about a location as text, `download` is what the two
-//! stores over HTTP have in common.
+//! `stores` says by which stores a location is read; `file`, `web`, `s3` and `rbd` are one type of store
+//! each: its options, its locations, its images. `location` and `sealed` are about a location as text,
+//! `download` is what the two stores over HTTP have in common.
 
 mod download;
 mod file;
@@ -47,7 +47,8 @@ pub(crate) trait Source: Send + Sync {
 pub(crate) struct Opened {
     /// Size in bytes, where the store says it before the data.
     pub(crate) size: Option<u64>,
-    /// The encoding that the store says the bytes have (`gzip`), where it does: then they may not be the image.
+    /// The encoding that the store says the bytes have (`gzip`), where it does: then they may not be the
+    /// image.
     pub(crate) encoding: Option<String>,
     pub(crate) body: Body,
 }

@@ -1,8 +1,8 @@
 //! Images in Ceph, through the `rbd` command of ceph-common.
 //!
-//! `rbd export` runs as a child that writes to a pipe. It gets names as options of their own, so that none is taken for
-//! another option. It reads nothing from this process and does not outlive its reader. When it fails, its last lines are part of
-//! the error.
+//! `rbd export` runs as a child that writes to a pipe. It gets names as options of their own, so that none is
+//! taken for another option. It reads nothing from this process and does not outlive its reader. When it
+//! fails, its last lines are part of the error.
 
 use std::env;
 use std::io::{self, ErrorKind, Read};
@@ -23,13 +23,13 @@ use crate::config::{RADOS_CONNECT_TIMEOUT, RBD_STORE_CEPH_CONF, RBD_STORE_POOL, 
 use crate::names::escaped;
 use crate::net::wire::Waits;
 
-/// Limits the reads of 4 MiB that an export has under way at once. With Ceph's own limit of 10 it takes up to 300 MiB
-/// of memory, and an image is not written as fast as that is read.
+/// Limits the reads of 4 MiB that an export has under way at once. With Ceph's own limit of 10 it takes up to
+/// 300 MiB of memory, and an image is not written as fast as that is read.
 const READS: &str = "--rbd_concurrent_management_ops=4";
-/// Size in bytes of a block of memory that the export returns to the system as soon as it is done with it. Otherwise
-/// glibc learns to keep all such blocks, which takes three times the memory.
+/// Size in bytes of a block of memory that the export returns to the system as soon as it is done with it.
+/// Otherwise glibc learns to keep all such blocks, which takes three times the memory.
 const GIVEN_BACK: (&str, &str) = ("MALLOC_MMAP_THRESHOLD_", "131072");
-/// How much of the command's messages is kept, in bytes.
+/// Limit of the messages of the command that are kept, in bytes.
 const MAX_MESSAGES: usize = 4096;
 
 /// A pool of RBD images.
@@ -145,7 +145,8 @@ impl Source for RbdSource {
     fn open(&self) -> Result<Opened> {
         let mut command = Command::new(self.program);
         command.args(&self.arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        // Settings in the environment are for this program, and may hold passmessages.
+        // Settings in the environment are for this program, and may hold passwords.
+        #[expect(clippy::disallowed_methods, reason = "the child inherits the environment of the process")]
         for (name, _) in env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"OS_")) {
             command.env_remove(name);
         }

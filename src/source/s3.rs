@@ -1,9 +1,10 @@
 //! Images in S3 and in services that speak its protocol.
 //!
-//! Each request is signed when it is made and valid for a minute, so that a stream can be resumed after hours. The
-//! signature is part of the query, which is never shown. The endpoint is the store's (`s3_store_host`), else the
-//! location's. Keys come from the location and from the store; where they differ, the store's are tried first, because
-//! those in old locations may have been withdrawn. Redirects are not followed: a signature is for one host.
+//! Each request is signed when it is made and valid for a minute, so that a stream can be resumed after
+//! hours. The signature is part of the query, which is never shown. The endpoint is the store's
+//! (`s3_store_host`), else the location's. Keys come from the location and from the store; where they differ,
+//! the store's are tried first, because those in old locations may have been withdrawn. Redirects are not
+//! followed: a signature is for one host.
 
 use std::fmt;
 use std::time::Duration;
@@ -25,7 +26,7 @@ use crate::net::http::{Client, Credentials, Request, Response};
 use crate::net::tls::Trust;
 use crate::net::wire::Waits;
 
-/// How long a signature is valid.
+/// Time for which a signature is valid.
 const VALID: Duration = Duration::from_mins(1);
 
 /// The options of a store.
@@ -231,8 +232,8 @@ fn ask(
     Err(if status == 403 { Forbidden(message).into() } else { anyhow!(message) })
 }
 
-/// Returns the store's server, else the location's. Without a scheme of its own it is http, as in Glance, unless the
-/// location says https.
+/// Returns the store's server, else the location's. Without a scheme of its own it is http, as in Glance,
+/// unless the location says https.
 fn endpoint(host: Option<&Setting<String>>, object: &Object) -> Result<Url> {
     let (text, origin) = match host {
         Some(host) => (host.value.as_str(), format!("{}: s3_store_host", host.origin)),
@@ -250,7 +251,8 @@ fn is_amazon(endpoint: &Url) -> bool {
     [".amazonaws.com", ".amazonaws.com.cn"].iter().any(|domain| name.ends_with(domain))
 }
 
-/// Returns the region in the name of one of Amazon's servers: `s3.REGION.amazonaws.com`, `s3-REGION.amazonaws.com`.
+/// Returns the region in the name of one of Amazon's servers: `s3.REGION.amazonaws.com`,
+/// `s3-REGION.amazonaws.com`.
 fn region_of(endpoint: &Url) -> Option<String> {
     let name = endpoint.host_str().filter(|_| is_amazon(endpoint))?;
     let (before, _) = name.split_once(".amazonaws.com")?;

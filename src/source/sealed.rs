@@ -1,9 +1,9 @@
 //! Encrypted locations: decrypts what Glance's `metadata_encryption_key` makes of a URL.
 //!
-//! Glance uses AES in CBC mode with the option's bytes as the key, and stores URL-safe base64 of the initial vector
-//! and the blocks. The text ends at its last NUL byte; random bytes fill the block. It is encrypted but not signed:
-//! another key decrypts it to noise, which the caller has to tell from a URL. In one table, Glance may have encrypted
-//! some rows and not others.
+//! Glance uses AES in CBC mode with the option's bytes as the key, and stores URL-safe base64 of the initial
+//! vector and the blocks. The text ends at its last NUL byte; random bytes fill the block. It is encrypted
+//! but not signed: another key decrypts it to noise, which the caller has to tell from a URL. In one table,
+//! Glance may have encrypted some rows and not others.
 
 use aes::cipher::block_padding::NoPadding;
 use aes::cipher::{BlockCipherDecrypt, BlockModeDecrypt as _, KeyInit, KeyIvInit as _};

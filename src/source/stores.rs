@@ -1,12 +1,13 @@
 //! The configured stores, and which of them a location is read by.
 //!
-//! With `enabled_backends` there is a section for each store, and `[backend_defaults]` has what a section leaves out.
-//! Without it, each of the types in `stores` is one store with all its options in `[glance_store]`. Values are judged
-//! once, when the configuration is read; an option that a store lacks is reported when a location needs it.
+//! With `enabled_backends` there is a section for each store, and `[backend_defaults]` has what a section
+//! leaves out. Without it, each of the types in `stores` is one store with all its options in
+//! `[glance_store]`. Values are judged once, when the configuration is read; an option that a store lacks is
+//! reported when a location needs it.
 //!
-//! A location is read by the store that its row names. Where that is unknown or of another type, it is read by the
-//! stores whose own locations begin as it does, and where there are none, by all of its type, one after the other. A
-//! file may be in a directory of any of them.
+//! A location is read by the store that its row names. Where that is unknown or of another type, it is read
+//! by the stores whose own locations begin as it does, and where there are none, by all of its type, one
+//! after the other. A file may be in a directory of any of them.
 
 use std::path::PathBuf;
 
@@ -18,7 +19,8 @@ use crate::config::{Config, ENABLED_BACKENDS, METADATA_ENCRYPTION_KEY, Opt, STOR
 use crate::database::images::Location;
 use crate::net::wire::Waits;
 
-/// The types of stores that Glance has, and how a store of each is set up. Another one is a file beside this and a line.
+/// The types of stores that Glance has, and how a store of each is set up. Another one is a file beside this
+/// and a line.
 #[rustfmt::skip]
 const KINDS: [Kind; 7] = [
     Kind { name: "file", schemes: &["file", "filesystem"], set_up: Some(file::set_up) },
@@ -44,7 +46,8 @@ struct Kind {
 
 /// A configured store.
 pub(super) trait Store: Send + Sync {
-    /// Returns the directories of a store of files. A location of several such stores may be in any of theirs.
+    /// Returns the directories of a store of files. A location of several such stores may be in any of
+    /// theirs.
     fn directories(&self) -> &[PathBuf] {
         &[]
     }
@@ -68,7 +71,7 @@ pub(super) struct Wanted<'a> {
     pub(super) directories: Vec<PathBuf>,
 }
 
-/// What one location can be read from by one store, or why it cannot.
+/// A location as one store reads it, or the reason why it does not.
 pub(crate) type Readable = Result<Box<dyn Source>, Refused>;
 
 /// All stores of a Glance.
@@ -127,8 +130,8 @@ impl Stores {
         Ok(Stores { stores, several, key })
     }
 
-    /// Returns what the locations of an image can be read from, in the order to try: by the weight of their stores, the
-    /// highest first, those of equal weight in the order given.
+    /// Returns what the locations of an image can be read from, in the order to try: by the weight of their
+    /// stores, the highest first, those of equal weight in the order given.
     pub(crate) fn sources(&self, locations: &[Location]) -> Vec<Readable> {
         let mut weighed: Vec<_> = locations.iter().map(|location| self.read_by(location)).collect();
         weighed.sort_by_key(|(weight, _)| std::cmp::Reverse(*weight));
@@ -169,15 +172,15 @@ impl Stores {
         }
         let Some(key) = &self.key else {
             bail!(
-                "it is not a URL of a store that Glance has, or it is encrypted: then metadata_encryption_key has to \
-                 be set as it is for glance-api"
+                "it is not a URL of a store that Glance has, or it is encrypted: then \
+                 metadata_encryption_key has to be set as it is for glance-api"
             );
         };
         let opened = sealed::open(&key.value, value).ok().filter(|url| store_type(url).is_some());
         opened.with_context(|| {
             format!(
-                "it is not a URL of a store that Glance has, and metadata_encryption_key ({}) does not decrypt it: \
-                 use the key that glance-api used",
+                "it is not a URL of a store that Glance has, and metadata_encryption_key ({}) does not \
+                 decrypt it: use the key that glance-api used",
                 key.origin
             )
         })
@@ -210,8 +213,8 @@ impl Store for Unread {
         let readable: Vec<_> =
             KINDS.iter().filter(|kind| kind.set_up.is_some()).map(|kind| kind.name).collect();
         bail!(
-            "stores of the type {} are not read by this tool yet: let glance-api cache the image (boot from it, or PUT \
-             /v2/cache/ID), or copy it to a store of one of the types {}",
+            "stores of the type {} are not read by this tool yet: let glance-api cache the image (boot from \
+             it, or PUT /v2/cache/ID), or copy it to a store of one of the types {}",
             self.0,
             readable.join(", ")
         )

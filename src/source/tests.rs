@@ -1,7 +1,7 @@
 //! Reading over HTTP from servers that misbehave, and choosing among stores.
 //!
-//! The servers are doubles: a few lines on a socket of this process that break off, lie and keep silent at will. How real
-//! ones behave, the tests of the binary show.
+//! The servers are doubles: a few lines on a socket of this process that break off, lie and keep silent at
+//! will. How real ones behave, the tests of the binary show.
 
 use std::io::{Read as _, Write as _};
 use std::thread;
@@ -50,6 +50,7 @@ fn fetch(config: &str, url: &str, waits: &Waits) -> Result<(Option<u64>, String)
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn reads_bodies_however_their_end_is_known() {
     for (answer, expected) in [
         ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nimage", Ok((Some(5), "image"))),
@@ -59,27 +60,24 @@ fn reads_bodies_however_their_end_is_known() {
         ("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", Ok((Some(0), ""))),
         ("HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 200 OK\r\n\r\nimage", Ok((None, "image"))),
         (
-            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2;x=y\r\nim\r\n003\r\nage\r\n0\r\nTrailer: x\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n\
+             2;x=y\r\nim\r\n003\r\nage\r\n0\r\nTrailer: x\r\n\r\n",
             Ok((None, "image")),
         ),
         (
             "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nimage\r\n",
-            Err(
-                "not resumed: the server gives no strong ETag and no older Last-Modified: the server ended the stream \
-                 after 5 bytes, before its end",
-            ),
+            Err("not resumed: the server gives no strong ETag and no older Last-Modified: the server ended \
+                 the stream after 5 bytes, before its end"),
         ),
         (
             "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
-            Err("not resumed: the server gives no strong \
-          ETag and no older Last-Modified: the server's chunks are malformed: Invalid chunk size line: missing size digit (after 0 bytes)"),
+            Err("not resumed: the server gives no strong ETag and no older Last-Modified: the server's \
+                 chunks are malformed: Invalid chunk size line: missing size digit (after 0 bytes)"),
         ),
         (
             "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nimage",
-            Err(
-                "not resumed: the server gives no strong ETag and no older Last-Modified: the server ended the stream \
-                 after 5 of the 9 bytes it had announced",
-            ),
+            Err("not resumed: the server gives no strong ETag and no older Last-Modified: the server ended \
+                 the stream after 5 of the 9 bytes it had announced"),
         ),
         (
             "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\n",
@@ -135,6 +133,7 @@ fn breaking(breaks: usize, head: &'static str, resumed: &'static str) -> Double 
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn takes_a_broken_stream_up_again_where_that_is_safe() {
     const TAGGED: &str = "HTTP/1.1 200 OK\r\nContent-Length: 10000\r\nETag: \"v1\"";
     const DATED: &str = "HTTP/1.1 200 OK\r\nContent-Length: 10000\r\nDate: Mon, 02 Nov 2026 10:00:00 GMT\r\n\
@@ -150,7 +149,8 @@ fn takes_a_broken_stream_up_again_where_that_is_safe() {
             TAGGED,
             "HTTP/1.1 503 No",
             Some(
-                "given up after 3000 bytes and 4 tries to go on: URL answers 503 (it is busy: try again later)",
+                "given up after 3000 bytes and 4 tries to resume: \
+                 URL answers 503 (it is busy: try again later)",
             ),
         ),
         (
@@ -158,15 +158,16 @@ fn takes_a_broken_stream_up_again_where_that_is_safe() {
             TAGGED,
             "HTTP/1.1 200 OK",
             Some(
-                "not resumed after 3000 bytes: the image changed while it was read, or the server knows no ranges",
+                "not resumed after 3000 bytes: the image changed while it was read, or the \
+                 server does not support ranges",
             ),
         ),
-        (1, TAGGED, "HTTP/1.1 206 Partial", Some("the server goes on at another place than asked")),
+        (1, TAGGED, "HTTP/1.1 206 Partial", Some("the server resumes at another place than asked")),
         (
             1,
             TAGGED,
             "HTTP/1.1 206 Partial\r\nContent-Range: bytes 0-9999/10000",
-            Some("the server goes on at another place than asked"),
+            Some("the server resumes at another place than asked"),
         ),
         (
             1,
@@ -194,7 +195,8 @@ fn takes_a_broken_stream_up_again_where_that_is_safe() {
         ),
         (
             1,
-            "HTTP/1.1 200 OK\r\nContent-Length: 10000\r\nDate: Sun, 01 Nov 2026 10:00:00 GMT\r\nLast-Modified: Sun, 01 Nov 2026 10:00:00 GMT",
+            "HTTP/1.1 200 OK\r\nContent-Length: 10000\r\nDate: Sun, 01 Nov 2026 10:00:00 GMT\r\n\
+             Last-Modified: Sun, 01 Nov 2026 10:00:00 GMT",
             REST,
             Some("not resumed: the server gives no strong ETag"),
         ),
@@ -404,7 +406,8 @@ fn orders_by_weight_and_chooses_the_store() {
         (
             &[("not-sealed-by-that-key", Some("fast")), ("swift+https://t:u:s3cret@h/v1/c/o", Some("old"))],
             &[
-                "a location that is not shown: it is not a URL of a store that Glance has, and metadata_encryption_key",
+                "a location that is not shown: it is not a URL of a store that Glance has, and \
+                 metadata_encryption_key",
                 swift,
             ],
         ),
@@ -477,7 +480,8 @@ fn bad_settings_are_named_with_their_place() {
         ),
         (
             "[DEFAULT]\nmetadata_encryption_key = s3cret\n",
-            "glance-api.conf:2: metadata_encryption_key is not a key: it has 6 bytes, but a key has 16, 24 or 32",
+            "glance-api.conf:2: metadata_encryption_key is not a key: it has 6 bytes, but a key has 16, 24 \
+             or 32",
         ),
         (
             "[DEFAULT]\nenabled_backends = a:file\n[a]\nweight = much\n",

@@ -1,8 +1,8 @@
 //! Images on web servers.
 //!
-//! A few redirects are followed, never in a loop and never from https to http. The location's credentials are sent to
-//! the server that the location names and to no other. A stream that breaks begins again at the location itself: what
-//! it redirects to may have expired.
+//! A few redirects are followed, never in a loop and never from https to http. The location's credentials are
+//! sent to the server that the location names and to no other. A stream that breaks begins again at the
+//! location itself: what it redirects to may have expired.
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use url::Url;
@@ -31,8 +31,8 @@ pub(super) fn set_up(options: &Options<'_>, waits: &Waits) -> Result<Box<dyn Sto
         Some(file) => (Trust::Only(file.into()), None),
         None if insecure.value => {
             let warning = format!(
-                "{}: https_insecure is set: servers of images are not verified, and anybody on the way to them can \
-                 change the images",
+                "{}: https_insecure is set: servers of images are not verified, and anybody on the way to \
+                 them can change the images",
                 insecure.origin
             );
             (Trust::Anybody, Some(warning))
@@ -101,8 +101,8 @@ fn credentials(text: &str) -> Result<Option<Credentials>> {
     Ok(Some((user.to_owned(), password.to_owned())).filter(|_| !user.is_empty()))
 }
 
-/// Codes what the URL's parser would drop, turn or pass on, as Glance's client does: where one % begins no code, none
-/// does.
+/// Codes what the URL's parser would drop, turn or pass on, as Glance's client does: where one % begins no
+/// code, none does.
 fn coded(text: &str) -> String {
     let is_code = |rest: &str| rest.bytes().take(2).filter(u8::is_ascii_hexdigit).count() == 2;
     let text = if text.split('%').skip(1).all(is_code) { text.to_owned() } else { text.replace('%', "%25") };

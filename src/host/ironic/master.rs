@@ -212,6 +212,7 @@ impl MasterDir {
     pub(super) fn open(path: &Path) -> Result<Option<Self>> {
         let fd = match rustix::fs::open(path, DIRECTORY, Mode::empty()) {
             Ok(fd) => fd,
+            #[expect(clippy::disallowed_methods, reason = "for the message alone")]
             Err(Errno::NOENT) if rustix::fs::lstat(path).is_ok() => {
                 bail!("cannot open {}: it is a symlink to a path that does not exist", path.display())
             }

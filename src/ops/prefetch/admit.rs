@@ -12,7 +12,7 @@ use crate::database::images::ImageRecord;
 use crate::fetch::digest::Check;
 use crate::fetch::judge::{Verdict, judge, unverifiable};
 use crate::fetch::throttle::Throttle;
-use crate::fetch::{Download, Meter};
+use crate::fetch::{FetchJob, Meter};
 use crate::names::ImageId;
 use crate::ops::prefetch::outcome::ImageOutcome;
 use crate::ops::prefetch::report::ImageEnding;
@@ -21,7 +21,11 @@ use crate::ops::prefetch::{PrefetchRun, Running};
 use crate::source::{Refused, Source};
 
 /// An image that is going to be fetched: its record, the hash to verify it by, and its claim.
-type Admitted = (ImageRecord, Option<Check>, Claim);
+struct Admitted {
+    record: ImageRecord,
+    check: Option<Check>,
+    claim: Claim,
+}
 
 impl<'a> PrefetchRun<'a> {
     /// Returns the fetch of an image. If the image is not to be fetched, notes the reason and returns `None`.
@@ -29,7 +33,7 @@ impl<'a> PrefetchRun<'a> {
         &mut self,
         request: WantedImage,
         throttle: &'s Throttle,
-    ) -> Option<(Download<'s>, Arc<Meter>)>
+    ) -> Option<(FetchJob<'s>, Arc<Meter>)>
     where
         'a: 's,
     {
@@ -53,21 +57,21 @@ impl<'a> PrefetchRun<'a> {
             Err(e) => return Err(ImageEnding::new(ImageOutcome::Failed, size, format!("{e:#}"))),
         };
         self.find_space(record.size).map_err(|why| ImageEnding::new(ImageOutcome::Refused, size, why))?;
-        Ok((record, check, claim))
+        Ok(Admitted { record, check, claim })
     }
 
     /// Returns the fetch of an image that was admitted, and notes that it is running.
     fn job<'s>(
         &mut self,
         request: WantedImage,
-        (record, check, claim): Admitted,
+        Admitted { record, check, claim }: Admitted,
         throttle: &'s Throttle,
-    ) -> (Download<'s>, Arc<Meter>)
+    ) -> (FetchJob<'s>, Arc<Meter>)
     where
         'a: 's,
     {
         let meter = Arc::new(Meter::default());
-        let job = Download {
+        let job = FetchJob {
             id: request.id,
             dir: self.dir,
             sources: self.sources(&record),

@@ -44,7 +44,7 @@ use crate::exit::Failure;
 use crate::fetch::digest::Check;
 use crate::fetch::judge::FetchPolicy;
 use crate::fetch::throttle::Throttle;
-use crate::fetch::{Attempt, Download, Fetched, Meter, Unfetched, fetch};
+use crate::fetch::{Attempt, FetchJob, Fetched, Meter, Unfetched, fetch};
 use crate::host::glance::central::{check_records, open_records};
 use crate::host::glance::open::{Cache, Locked, refuse_strange, take_lock, take_stock};
 use crate::host::glance::settings::Settings;
@@ -399,7 +399,7 @@ impl<'a> PrefetchRun<'a> {
 }
 
 /// Fetches an image. A panic becomes an error, so that the other fetches do not wait for this one for ever.
-fn fetch_unwinding(job: &Download<'_>, meter: &Meter) -> (Result<Fetched, Unfetched>, Vec<Attempt>) {
+fn fetch_unwinding(job: &FetchJob<'_>, meter: &Meter) -> (Result<Fetched, Unfetched>, Vec<Attempt>) {
     catch_unwind(AssertUnwindSafe(|| fetch(job, meter))).unwrap_or_else(|_| {
         (Err(Unfetched::Cache(anyhow!("the fetch was aborted by a bug in this program"))), Vec::new())
     })

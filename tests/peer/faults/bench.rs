@@ -16,7 +16,7 @@ use crate::support::images::content;
 use crate::support::mounts::{Ext4, Mount};
 use crate::support::needs;
 use crate::support::prefetch::Prefetch;
-use crate::support::rights::give_to_nobody;
+use crate::support::rights::give_away_as_root;
 use crate::support::servers::{Database, SqliteFile};
 use crate::support::stores::Nginx;
 
@@ -67,9 +67,7 @@ impl<'a> Bench<'a> {
             Self::make(scenario, root, &base)
         };
         let (work, template) = (base.join("work"), env.outside("template"));
-        if rustix::process::geteuid().is_root() {
-            give_to_nobody(&work);
-        }
+        give_away_as_root(&work);
         system(&["cp", "-a", "--sparse=always", work.to_str().unwrap(), template.to_str().unwrap()]);
         fs::create_dir_all(env.outside("beside")).unwrap();
         for n in 0..5 {
