@@ -278,7 +278,7 @@ fn wrong_usage_is_refused() {
         (&["--best-effort"], "--require"),
         (&["--all-caches", "--require", "1"], "cannot be used with"),
         (&["--all-caches", "--min-free", "1"], "cannot be used with"),
-        (&["--all-caches", "--max-size", "1"], "of one cache"),
+        (&["--all-caches", "--max-size", "1"], "each cache has its own limit"),
         (&["--all-caches", "--now", "yesterday"], "'yesterday' is not a time"),
     ] {
         let run = env.run("prune", arguments).code(2);
