@@ -78,7 +78,8 @@ const EXIT_CODES_OF_PREFETCH: &str = "Exit codes:
 /// is skipped. Needs to read Glance's database, which knows the images and their locations.
 ///
 /// An image that could not be cached stays in the queue. If its data was wrong, it is not fetched again until
-/// its record changes or --retry is given. An image that Glance's database does not have leaves the queue.
+/// its record changes or --retry is given. An image that Glance's database does not have is removed from the
+/// queue.
 ///
 /// Like Glance, prefetch fills the cache beyond its limit and leaves it to prune to enforce it, unless
 /// --within-limit or --make-room is given.

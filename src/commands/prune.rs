@@ -123,9 +123,9 @@ pub(crate) struct PruneArgs {
 pub(super) struct SpaceArgs {
     /// Make sure that this much of a file system is free
     ///
-    /// Expired images go first, then by the priority of their cache, until this much is free. If all caches
-    /// together cannot free that much, nothing is removed. A percentage refers to the size of the file
-    /// system.
+    /// Expired images are removed first, then others by the priority of their cache, until this much is
+    /// free. If all caches together cannot free that much, nothing is removed. A percentage refers to the
+    /// size of the file system.
     #[arg(long, value_name = "SIZE", conflicts_with = "all_caches")]
     pub(super) require: Option<Amount>,
     /// With --require: a path on that file system

@@ -296,7 +296,7 @@ pub(crate) fn misplaced(dir: &CacheDir, inventory: &Inventory, forget_all: bool)
         action: Action::Forget,
         message: format!(
             "{} of {} images in the index are not in this directory: it is probably the wrong directory, or \
-             its file system is not mounted (the directory is on the one mounted at {}); no row was \
+             its file system is not mounted; the directory is on the file system mounted at {}; no row was \
              forgotten and no image was removed; give --forget-all if the images are really lost",
             inventory.ghosts.len(),
             inventory.rows(),

@@ -155,7 +155,7 @@ impl<'a> Settings<'a> {
         let opened = CacheDir::open(path).map_err(|e| match e.downcast_ref::<Errno>() {
             Some(&Errno::NOTDIR | &Errno::LOOP) => {
                 let origin = &self.cache_dir.origin;
-                Failure::usage(e.context(format!("cannot use {} (set by {origin})", path.display())))
+                Failure::usage(e.context(format!("cannot use the directory set by {origin}")))
             }
             Some(&Errno::ACCESS | &Errno::PERM) => {
                 Failure::cannot_start(e).hint("run as the user that glance-api runs as")

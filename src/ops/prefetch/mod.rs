@@ -326,7 +326,7 @@ impl<'a> PrefetchRun<'a> {
         let mut bars = Downloads::new(&self.run.output, total);
         let mut touched = Instant::now();
         scope(|scope| {
-            let (tell, told) = channel();
+            let (sender, finished) = channel();
             loop {
                 while self.running.len() + self.ready.len() < self.request.jobs
                     && !self.run.interrupt.raised()
@@ -334,9 +334,9 @@ impl<'a> PrefetchRun<'a> {
                     let Some(request) = self.pending.pop_front() else { break };
                     let Some((job, meter)) = self.begin(request, &throttle) else { continue };
                     bars.begin(job.id, job.size.unwrap_or(0), &meter);
-                    let tell = tell.clone();
+                    let sender = sender.clone();
                     let id = job.id;
-                    let fetch = move || drop(tell.send((id, fetch_unwinding(&job, &meter))));
+                    let fetch = move || drop(sender.send((id, fetch_unwinding(&job, &meter))));
                     if let Err(e) = Builder::new().spawn_scoped(scope, fetch) {
                         bars.end(id);
                         self.finish(
@@ -349,7 +349,7 @@ impl<'a> PrefetchRun<'a> {
                 if self.running.is_empty() && self.ready.is_empty() {
                     break;
                 }
-                match told.recv_timeout(TICK) {
+                match finished.recv_timeout(TICK) {
                     Ok((id, (result, attempts))) => {
                         bars.end(id);
                         self.finish(id, result, &attempts);

@@ -217,7 +217,7 @@ fn an_image_too_large_for_the_disk() {
             p.image('b', 9);
             p.update('b', "size = 1000000000000000");
         },
-        &["no room", "stays"],
+        &["does not fit", "stays"],
         &REFUSED,
     );
 }
