@@ -29,13 +29,12 @@ use crate::cache::entry;
 use crate::cache::execute::{self, Executor};
 use crate::cache::index::Driver;
 use crate::cache::inventory::{Inventory, Tracking};
-use crate::cache::lock::LockWait;
-use crate::cache::lock::{CLEAN, Lock, PRUNE};
+use crate::cache::lock::{CLEAN, Lock, LockWait, PRUNE};
 use crate::cache::outcome::Outcome;
 use crate::cache::plan::{
     self, CleanLimits, CleanPlan, CleanReason, Goal, PruneLimits, PrunePlan, RepairPlan, frees,
 };
-use crate::database::Purpose;
+use crate::database::opening::Purpose;
 use crate::exit::{Exit, Failure};
 use crate::os::space::available;
 use crate::units::{Amount, Nanos, span};
