@@ -47,7 +47,7 @@ pub(super) struct HostArgs {
     /// Include every image cache of this host
     ///
     /// These are Glance's cache, Ironic's master images, and the caches that the configuration declares in
-    /// sections [image_cache:NAME].
+    /// its sections image_cache:NAME.
     #[arg(long)]
     pub(super) all_caches: bool,
     #[command(flatten)]

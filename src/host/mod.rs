@@ -1,7 +1,8 @@
 //! The image caches of a host: the kinds of caches, and where the configuration puts them.
 //!
 //! A kind of cache has a name and a priority, finds its cache in the configuration, and opens it. Nothing
-//! outside this folder names a kind. **A new kind needs a file here and a line in [`KINDS`].**
+//! outside this folder names a kind. **A new kind needs a file here and a line in `KINDS` of
+//! [`kinds`].**
 //!
 //! In a section `[image_cache:NAME]` of the configuration, an operator sets the priority, size and age of the
 //! cache that a kind finds (NAME is the name of the kind), or declares a further cache. Nothing in this file
