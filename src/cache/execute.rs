@@ -43,7 +43,7 @@ use super::inventory::Inventory;
 use super::ledger::Ledger;
 use super::plan::{CleanPlan, CleanReason, Goal, PrunePlan, RepairPlan, frees};
 use crate::cache::outcome::{Action, Outcome, Progress, Removed};
-use crate::database::Refusal;
+use crate::database::refusal::Refusal;
 use crate::interrupt::Interrupt;
 use crate::names::ImageId;
 use crate::os::space::available;

@@ -8,16 +8,15 @@
 //! [`Transaction::commit`]. Killed in between, the rows come back without their files: ghosts, which the next
 //! run forgets.
 
-use std::fmt;
-use std::thread;
 use std::time::{Duration, Instant};
+use std::{fmt, thread};
 
 use anyhow::Result;
 
 use super::entry::{BadRow, Image};
 use super::index::{Deletion, Index};
 use super::inventory::Joiner;
-use crate::database::Refusal;
+use crate::database::refusal::Refusal;
 use crate::interrupt::{Interrupt, Wait};
 
 /// The first pause before a change of rows is repeated. Each further one is twice as long.

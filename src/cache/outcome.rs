@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Serialize, Serializer};
 
 use crate::cache::dir::CachePlace;
-use crate::database::Refusal;
+use crate::database::refusal::Refusal;
 use crate::names::Name;
 
 /// Receives each removal as it happens; `()` ignores them.

@@ -64,7 +64,7 @@ impl Goal {
     }
 
     /// True if the removal of this image brings the goal nearer.
-    pub(crate) fn wants(self, image: &Image) -> bool {
+    pub(super) fn wants(self, image: &Image) -> bool {
         self.size > 0 || (self.free > 0 && frees(image) > 0)
     }
 

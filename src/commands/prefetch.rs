@@ -15,7 +15,8 @@ use crate::fetch::judge::FetchPolicy;
 use crate::host::glance::settings::{Selection, Settings};
 use crate::names::ImageId;
 use crate::ops::ids::wanted_ids;
-use crate::ops::prefetch::{Limit, PrefetchRequest, enqueue, prefetch};
+use crate::ops::prefetch::request::{Limit, PrefetchRequest};
+use crate::ops::prefetch::{enqueue, prefetch};
 use crate::run::Run;
 use crate::units::{Amount, TimeSpan};
 

@@ -3,7 +3,7 @@
 //! Times are asked for as numbers ([`Dialect::epoch`]), so that neither the session's nor the server's time
 //! zone matters. No I/O here.
 
-use super::Dialect;
+use super::dialect::Dialect;
 use crate::units::{self, Nanos, SECOND};
 
 /// A value as a database returns it.

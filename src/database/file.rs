@@ -8,8 +8,10 @@ use anyhow::{Context as _, Result};
 use rusqlite::params_from_iter;
 use rusqlite::types::ValueRef;
 
+use super::cell::Cell;
 use super::sqlite::{Contents, SqliteFile, SqlitePath};
-use super::{Cell, Opening, Purpose, Refusal};
+use crate::database::opening::{Opening, Purpose};
+use crate::database::refusal::Refusal;
 use crate::interrupt::Wait;
 
 const CONTENTS: Contents = Contents { name: "database", table: None };

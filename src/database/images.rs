@@ -3,7 +3,9 @@
 //! A record is read again for each image when its turn comes, because hours may lie between the first and the
 //! last image of a queue. Nothing is written here.
 
-use super::{CHUNK, Cell, Database, Link, Refusal};
+use super::cell::Cell;
+use super::{CHUNK, Database, Link};
+use crate::database::refusal::Refusal;
 use crate::names::ImageId;
 
 /// An image's row in `images`, with the places where its data is.

@@ -12,7 +12,9 @@ mod cell;
 mod dialect;
 mod file;
 mod mysql;
+pub(crate) mod opening;
 mod postgres;
+pub(crate) mod refusal;
 mod worker;
 
 pub(crate) mod images;
@@ -21,10 +23,8 @@ pub(crate) mod sqlite;
 pub(crate) mod url;
 
 use std::fmt::Display;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
-
-use anyhow::anyhow;
 
 pub(crate) use self::cell::{Cell, naive};
 pub(crate) use self::dialect::Dialect;
@@ -33,6 +33,8 @@ use self::mysql::MySql;
 use self::postgres::PostgreSql;
 use self::url::Address;
 use self::worker::Worker;
+use crate::database::opening::{Opening, Purpose};
+use crate::database::refusal::Refusal;
 use crate::interrupt::Wait;
 
 /// The number of rows read at a time.
@@ -43,70 +45,6 @@ pub(crate) const CHUNK: usize = 500;
 const PAUSE: Duration = Duration::from_millis(50);
 /// The time for which a server that could not be reached again is not asked.
 const AGAIN: Duration = Duration::from_secs(10);
-
-/// Why a database or an index is opened.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Purpose {
-    /// To look: nothing is written, not even to recover.
-    Look,
-    Change,
-    /// To change, and the table is made if it is missing.
-    Create,
-}
-
-/// The result of opening a database or an index.
-#[derive(Debug)]
-pub(crate) enum Opening<T> {
-    Open(T),
-    /// The file does not exist, is empty, or has no table.
-    Nothing(PathBuf),
-    /// The file cannot be read without writing; the text says why.
-    Unreadable(String),
-}
-
-/// Why a database or an index did not do what it was asked.
-#[derive(Debug)]
-pub(crate) enum Refusal {
-    /// Another process held it for longer than the wait allows.
-    Busy(anyhow::Error),
-    /// The disk is full: the journal does not fit.
-    Full(anyhow::Error),
-    /// A signal came while waiting.
-    Interrupted,
-    /// It was opened for looking, and would have to be written before it can be read.
-    NeedsWrite(anyhow::Error),
-    /// The connection was lost, with everything done in the open transaction. A later transaction may connect
-    /// again.
-    Lost(anyhow::Error),
-    /// It cannot be opened, read or written.
-    Broken(anyhow::Error),
-}
-
-impl Refusal {
-    /// Adds what was being done.
-    pub(crate) fn context(self, what: String) -> Self {
-        match self {
-            Refusal::Busy(e) => Refusal::Busy(e.context(what)),
-            Refusal::Full(e) => Refusal::Full(e.context(what)),
-            Refusal::NeedsWrite(e) => Refusal::NeedsWrite(e.context(what)),
-            Refusal::Lost(e) => Refusal::Lost(e.context(what)),
-            Refusal::Broken(e) => Refusal::Broken(e.context(what)),
-            Refusal::Interrupted => Refusal::Interrupted,
-        }
-    }
-
-    /// Returns the error to report.
-    pub(crate) fn into_error(self) -> anyhow::Error {
-        match self {
-            Refusal::Busy(e)
-            | Refusal::Full(e)
-            | Refusal::NeedsWrite(e)
-            | Refusal::Lost(e)
-            | Refusal::Broken(e) => e,
-            Refusal::Interrupted => anyhow!("stopped by a signal"),
-        }
-    }
-}
 
 /// The limits of connecting to a database.
 #[derive(Clone, Copy, Debug)]
@@ -281,18 +219,6 @@ impl Database {
     pub(crate) fn told(&self, refusal: Refusal, what: impl Display) -> Refusal {
         refusal.context(format!("{what} in the database ({})", self.address))
     }
-}
-
-/// True if a refusal means that the database is not Glance's, or older than the central index.
-pub(crate) fn is_missing_table(refusal: &Refusal) -> bool {
-    let Refusal::Broken(error) = refusal else { return false };
-    let text = format!("{error:#}");
-    ["error 1146:", "error 42P01:", "no such table"].iter().any(|sign| text.contains(sign))
-}
-
-/// True if a refusal means that the server does not know the syntax of a statement, because it is too old.
-pub(crate) fn is_unknown_syntax(refusal: &Refusal) -> bool {
-    matches!(refusal, Refusal::Broken(error) if format!("{error:#}").contains("error 1064:"))
 }
 
 /// Connects to a server, as often as the patience allows.

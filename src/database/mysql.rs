@@ -14,9 +14,10 @@ use anyhow::anyhow;
 use mysql::prelude::Queryable as _;
 use mysql::{ClientIdentity, Conn, OptsBuilder, SslOpts, Value};
 
+use super::cell::Cell;
 use super::url::Address;
 use super::worker::ServerConnection;
-use super::{Cell, Refusal};
+use crate::database::refusal::Refusal;
 use crate::net::authorities::trusting_only;
 use crate::net::tls::{TlsMode, system_authorities};
 

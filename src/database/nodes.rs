@@ -8,7 +8,9 @@
 
 use std::collections::HashMap;
 
-use super::{CHUNK, Cell, Database, PAGE, Refusal, joined};
+use super::cell::Cell;
+use super::{CHUNK, Database, PAGE, joined};
+use crate::database::refusal::Refusal;
 use crate::units::Nanos;
 
 /// The sums of one node's rows.

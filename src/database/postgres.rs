@@ -13,9 +13,10 @@ use postgres::types::{ToSql, Type};
 use postgres::{Config, NoTls};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
+use super::cell::Cell;
 use super::url::Address;
 use super::worker::ServerConnection;
-use super::{Cell, Refusal};
+use crate::database::refusal::Refusal;
 use crate::net::tls::{TlsMode, client_config};
 
 /// The time without an answer after which the kernel gives a connection up.

@@ -25,7 +25,8 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat, openat, statat};
 use rustix::io::Errno;
 
-use super::{Opening, Purpose, Refusal};
+use crate::database::opening::{Opening, Purpose};
+use crate::database::refusal::Refusal;
 use crate::interrupt::{Interrupt, Wait};
 use crate::names::{Name, NameBuf, escaped};
 use crate::os::locks::{holders, process};

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 
-use super::Dialect;
+use super::dialect::Dialect;
 use crate::names::escaped;
 use crate::net::tls::{Tls, TlsMode};
 
@@ -37,7 +37,7 @@ pub(crate) struct Address {
     /// libpq's `options`: settings of the session.
     pub(crate) options: Option<String>,
     /// True if only a host that accepts writes will do.
-    pub(crate) writable: bool,
+    pub(super) writable: bool,
 }
 
 impl fmt::Display for Address {

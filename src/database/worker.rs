@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
 
-use super::{Cell, Refusal};
+use super::cell::Cell;
+use crate::database::refusal::Refusal;
 use crate::interrupt::Interrupt;
 
 /// The limit for a statement. Each is bounded by the size of a batch or a page, except the sums over the

@@ -12,7 +12,8 @@ use rustix::fs::fstatvfs;
 use crate::cache::outcome::{Action, EntryError};
 use crate::exit::Failure;
 use crate::host::cache::{ImageCache, Limits, Rules, Stock, Unlocked};
-use crate::host::{Declared, Host, Scope, find_all};
+use crate::host::kinds::{find_all, the_one};
+use crate::host::{Declared, Host, Scope};
 use crate::os::mounts::{identity, parents};
 use crate::os::space::capacity;
 use crate::run::Run;
@@ -81,7 +82,7 @@ impl<'a> Gathered<'a> {
     /// Opens the caches, or only those on one device.
     pub(crate) fn open(host: &'a Host<'a>, device: Option<u64>) -> Result<Self, Failure> {
         let (declared, errors) = match host.scope {
-            Scope::One => (vec![host.the_one()?], Vec::new()),
+            Scope::One => (vec![the_one(host)?], Vec::new()),
             Scope::All => find_all(host),
         };
         let mut gathered = Gathered {

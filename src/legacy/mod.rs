@@ -11,24 +11,23 @@ mod options;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use self::options::LegacyOptions;
+pub(crate) use self::options::{Invocation, Tool, parse};
 use crate::cache::lock::LockWait;
 use crate::commands::conclude;
 use crate::config::{self, Config};
 use crate::exit::{Exit, Failure};
 use crate::host::glance::settings::{Selection, Settings};
 use crate::host::{Host, Scope, Task};
-
-use self::options::LegacyOptions;
 use crate::ops::Change;
 use crate::ops::clean::{CleanRequest, clean};
-use crate::ops::prefetch::{PrefetchRequest, prefetch};
+use crate::ops::prefetch::prefetch;
+use crate::ops::prefetch::request::PrefetchRequest;
 use crate::ops::prune::{PruneRequest, prune};
 use crate::output::Output;
 use crate::output::log::{Log, LogSettings};
 use crate::output::oslo::{Encoding, Level};
 use crate::run::Run;
-
-pub(crate) use self::options::{Invocation, Tool, parse};
 
 /// The wait for a lock; the same as the default of the new commands.
 const LOCK_WAIT: LockWait = LockWait { limit: Duration::from_mins(1), skip_if_locked: false };

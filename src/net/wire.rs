@@ -95,7 +95,7 @@ impl Waits {
     }
 
     /// Waits for a future, for as long as silence is allowed. The future may be in any state afterwards.
-    pub(crate) async fn within_silence<T>(&self, work: impl Future<Output = T>) -> io::Result<T> {
+    pub(super) async fn within_silence<T>(&self, work: impl Future<Output = T>) -> io::Result<T> {
         let end = Instant::now() + self.silence;
         let mut work = pin!(work);
         loop {
@@ -154,7 +154,7 @@ fn silent(limit: Duration) -> io::Error {
 
 /// A measure of how fast a stream comes, while it is waited for: a slow reader is not the stream's fault.
 #[derive(Debug, Default)]
-pub(crate) struct Pace {
+pub(super) struct Pace {
     waited: Duration,
     bytes: u64,
 }

@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::Change;
 use super::report::{ChangeReport, Ending, HostRun, Step};
 use crate::cache::outcome::{Action, EntryError, Outcome};
-use crate::database::Refusal;
+use crate::database::refusal::Refusal;
 use crate::exit::Failure;
 use crate::host::cache::{Removing, Repaired, Rules};
 use crate::host::gather::{Gathered, Member};

@@ -9,7 +9,7 @@ use crate::cache::dir::{CacheDir, CachePlace};
 use crate::cache::entry::{EntryKind, Image, Partial};
 use crate::cache::index::xattr::{self, Attribute, parse_hits};
 use crate::cache::inventory::{Inventory, Partials, Tracking};
-use crate::database::Purpose;
+use crate::database::opening::Purpose;
 use crate::exit::Failure;
 use crate::host::glance::open::{Cache, GLANCE_PATIENCE, take_stock, unreadable_errors};
 use crate::host::glance::settings::{Selection, Settings};

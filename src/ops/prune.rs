@@ -237,7 +237,7 @@ impl Pruned {
     ) -> Result<(), Failure> {
         self.ending.errors = std::mem::take(&mut gathered.errors);
         self.ending.skipped = gathered.skipped.take();
-        let (Some(member), Some(result)) = (gathered.members.pop(), results.pop()) else {
+        let Some(member) = gathered.members.pop() else {
             if host.run.interrupt.raised() {
                 self.ending.stopped(host.run);
             } else if request.change.dry_run {
@@ -247,9 +247,11 @@ impl Pruned {
         };
         self.cache_size_before = member.stock.size;
         self.cache_size_after = member.stock.size;
-        match result {
-            Pass::Planned(foreseen) => self.would(foreseen),
-            Pass::Done(outcome) => self.did(host, outcome)?,
+        match results.pop() {
+            Some(Pass::Planned(foreseen)) => self.would(foreseen),
+            Some(Pass::Done(outcome)) => self.did(host, outcome)?,
+            // A signal came between the survey and the plan.
+            None => self.ending.stopped(host.run),
         }
         if self.ending.signal.is_none() && !member.stock.is_misplaced && !member.stock.is_empty {
             self.note_unmet(&member, &request.limits(&member)?);

@@ -10,7 +10,7 @@ use serde::{Serialize, Serializer};
 
 use crate::cache::outcome::{Action, EntryError, Outcome};
 use crate::cache::plan::Kept;
-use crate::database::Refusal;
+use crate::database::refusal::Refusal;
 use crate::exit::{Exit, Failure};
 use crate::host::Declared;
 use crate::host::cache::{Foreseen, PlannedRemoval, Tally};

@@ -17,7 +17,7 @@ use crate::cache::ledger::Ledger;
 use crate::cache::lock::{CLEAN, INDEX_START, LockDir, PREFETCH, PRUNE};
 use crate::cache::plan::{CleanLimits, is_stalled};
 use crate::config::{self, Origin, Setting};
-use crate::database::{Opening, Purpose};
+use crate::database::opening::{Opening, Purpose};
 use crate::exit::{Exit, Failure};
 use crate::host::cache::Tally;
 use crate::host::glance::index::IndexPlace;

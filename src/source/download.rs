@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 
-use super::{Body, Opened};
 use crate::names::escaped;
 use crate::net::http::{HttpBody, Response};
 use crate::net::wire::{TooSlow, Waits};
+use crate::source::opened::{Body, Opened};
 
 /// Tries in a row that bring less than [`PROGRESS`].
 const TRIES: u32 = 4;

@@ -13,10 +13,10 @@ use anyhow::{Context as _, Result, bail, ensure};
 use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, openat};
 
 use super::location::{scheme, split};
-use super::stores::{Options, Store, Wanted};
-use super::{Body, Opened, Source};
 use crate::config::{FILESYSTEM_STORE_DATADIR, FILESYSTEM_STORE_DATADIRS, Opt};
 use crate::net::wire::Waits;
+use crate::source::opened::{Body, Opened, Source};
+use crate::source::store::{Options, Store, Wanted};
 
 /// Stores of this type that Glance has beside the configured ones.
 pub(super) const RESERVED: [&str; 2] = ["os_glance_staging_store", "os_glance_tasks_store"];

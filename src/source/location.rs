@@ -7,10 +7,21 @@
 //! replaced.
 
 use anyhow::{Context as _, Result, ensure};
+use url::Url;
 
-use super::stores::store_type;
-use super::web;
 use crate::names::escaped;
+use crate::net::http::Credentials;
+
+/// The types of stores that Glance has, each with the schemes of its locations.
+const SCHEMES: [(&str, &[&str]); 7] = [
+    ("file", &["file", "filesystem"]),
+    ("http", &["http", "https"]),
+    ("rbd", &["rbd"]),
+    ("s3", &["s3", "s3+http", "s3+https"]),
+    ("swift", &["swift", "swift+http", "swift+https", "swift+config"]),
+    ("cinder", &["cinder"]),
+    ("vmware", &["vsphere"]),
+];
 
 /// Returns a URL as it may be shown: without credentials, query and fragment. A URL of no known form is not
 /// shown at all.
@@ -33,7 +44,7 @@ pub(super) fn shown(url: &str) -> String {
 
 /// Shows a URL that has an @ behind its first slash, where it may be part of the path or of a password.
 fn shown_host(url: &str) -> String {
-    match web::parse(url) {
+    match parse(url) {
         Ok((url, _)) => format!("{}/...", url.origin().ascii_serialization()),
         Err(_) => format!("{}://...", url.split_once(':').unwrap_or_default().0),
     }
@@ -50,6 +61,52 @@ pub(super) fn scheme(url: &str) -> Result<(&str, &str)> {
 pub(super) fn split(rest: &str) -> (&str, Option<&str>) {
     let rest = rest.split_once('#').map_or(rest, |(rest, _)| rest);
     rest.split_once('?').map_or((rest, None), |(rest, query)| (rest, Some(query)))
+}
+
+/// Returns the type of store for a URL, or `None` if it is not a URL of a scheme that Glance has.
+pub(super) fn store_type(url: &str) -> Option<&'static str> {
+    let (scheme, _) = url.split_once("://")?;
+    SCHEMES.iter().find(|(_, schemes)| schemes.contains(&scheme)).map(|(name, _)| *name)
+}
+
+/// Returns a location's URL without credentials and fragment, and its credentials as they are written.
+pub(super) fn parse(url: &str) -> Result<(Url, Option<Credentials>)> {
+    let (scheme, rest) = scheme(url)?;
+    let (place, query) = split(rest);
+    let (authority, path) = place.find('/').map_or((place, ""), |slash| place.split_at(slash));
+    let (user, host) = match authority.split_once('@') {
+        None => (None, authority),
+        Some((user, host)) => (Some(user), host),
+    };
+    ensure!(!host.is_empty() && !host.contains(['\\', '%', ' ']), "its host or port is invalid");
+    ensure!(!host.contains('@'), "it has more than one @ before its host: write one in a password as %40");
+    let credentials = match user.filter(|text| !text.is_empty()) {
+        None => None,
+        Some(text) => credentials(text)?,
+    };
+    // As Python's urlparse does, and so Glance: parameters of the last segment are left out.
+    let last = path.rfind('/').unwrap_or_default();
+    let path = path[last..].find(';').map_or(path, |end| &path[..last + end]);
+    let query =
+        query.filter(|query| !query.is_empty()).map_or(String::new(), |query| format!("?{}", coded(query)));
+    // The parser's own message could repeat parts of the URL.
+    let url = Url::parse(&format!("{scheme}://{host}{}{query}", coded(path))).ok();
+    Ok((url.context("its host or port is invalid")?, credentials))
+}
+
+/// Takes `user:password` apart. Glance sends none where the user is empty.
+fn credentials(text: &str) -> Result<Option<Credentials>> {
+    let (user, password) = text.split_once(':').context("its credentials are not user:password")?;
+    ensure!(!password.contains(':'), "its credentials are not user:password: write a : in one as %3A");
+    Ok(Some((user.to_owned(), password.to_owned())).filter(|_| !user.is_empty()))
+}
+
+/// Codes what the URL's parser would drop, turn or pass on, as Glance's client does: where one % begins no
+/// code, none does.
+fn coded(text: &str) -> String {
+    let is_code = |rest: &str| rest.bytes().take(2).filter(u8::is_ascii_hexdigit).count() == 2;
+    let text = if text.split('%').skip(1).all(is_code) { text.to_owned() } else { text.replace('%', "%25") };
+    text.replace(' ', "%20").replace('\\', "%5C")
 }
 
 #[cfg(test)]
@@ -74,9 +131,7 @@ mod tests {
         let found = match store_type(url) {
             None => Err(anyhow!("unknown scheme")),
             Some("file") => file::parse(url).map(|path| format!("file {}", path.display())),
-            Some("http") => {
-                web::parse(url).map(|(url, credentials)| format!("{url} {}", secret(&credentials)))
-            }
+            Some("http") => parse(url).map(|(url, credentials)| format!("{url} {}", secret(&credentials))),
             Some("s3") => s3::parse(url)
                 .map(|s3| format!("{} {} {} {}", s3.service, s3.bucket, s3.key, secret(&s3.credentials))),
             Some("rbd") => {
@@ -186,7 +241,7 @@ mod tests {
             None => bail!("unknown scheme"),
             Some("file") => json!([file::parse(url)?]),
             Some("http") => {
-                let (url, credentials) = web::parse(url)?;
+                let (url, credentials) = parse(url)?;
                 let target = decoded(&url[url::Position::BeforePath..]);
                 let host = url.host_str().map(|host| host.trim_matches(['[', ']']));
                 json!([url.scheme(), host, url.port(), target, credentials.as_ref().map(basic)])

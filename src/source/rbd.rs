@@ -4,24 +4,23 @@
 //! taken for another option. It reads nothing from this process and does not outlive its reader. When it
 //! fails, its last lines are part of the error.
 
-use std::env;
 use std::io::{self, ErrorKind, Read};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::process::{Child, ChildStderr, ChildStdout, Command, Stdio};
 use std::sync::mpsc::{self, Receiver};
-use std::thread;
 use std::time::Duration;
+use std::{env, thread};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use percent_encoding::percent_decode_str;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::location::scheme;
-use super::stores::{Options, Store, Wanted};
-use super::{Body, Opened, Source};
 use crate::config::{RADOS_CONNECT_TIMEOUT, RBD_STORE_CEPH_CONF, RBD_STORE_POOL, RBD_STORE_USER};
 use crate::names::escaped;
 use crate::net::wire::Waits;
+use crate::source::opened::{Body, Opened, Source};
+use crate::source::store::{Options, Store, Wanted};
 
 /// Limits the reads of 4 MiB that an export has under way at once. With Ceph's own limit of 10 it takes up to
 /// 300 MiB of memory, and an image is not written as fast as that is read.

@@ -15,8 +15,6 @@ use url::{Host, Url};
 
 use super::download;
 use super::location::{scheme, shown, split};
-use super::stores::{Options, Store, Wanted};
-use super::{Opened, Source};
 use crate::config::{
     S3_STORE_ACCESS_KEY, S3_STORE_BUCKET, S3_STORE_BUCKET_URL_FORMAT, S3_STORE_CACERT, S3_STORE_HOST,
     S3_STORE_REGION_NAME, S3_STORE_SECRET_KEY, Setting,
@@ -25,6 +23,8 @@ use crate::names::escaped;
 use crate::net::http::{Client, Credentials, Request, Response};
 use crate::net::tls::Trust;
 use crate::net::wire::Waits;
+use crate::source::opened::{Opened, Source};
+use crate::source::store::{Options, Store, Wanted};
 
 /// Time for which a signature is valid.
 const VALID: Duration = Duration::from_mins(1);

@@ -9,27 +9,28 @@
 //! by the stores whose own locations begin as it does, and where there are none, by all of its type, one
 //! after the other. A file may be in a directory of any of them.
 
-use std::path::PathBuf;
-
 use anyhow::{Context as _, Result, bail};
 
 use super::location::shown;
-use super::{Refused, Source, file, rbd, s3, sealed, web};
-use crate::config::{Config, ENABLED_BACKENDS, METADATA_ENCRYPTION_KEY, Opt, STORES, Setting, WEIGHT};
+use super::{file, rbd, s3, sealed, web};
+use crate::config::{Config, ENABLED_BACKENDS, METADATA_ENCRYPTION_KEY, STORES, Setting, WEIGHT};
 use crate::database::images::Location;
 use crate::net::wire::Waits;
+use crate::source::location::store_type;
+use crate::source::opened::{Refused, Source};
+use crate::source::store::{Options, Readable, Store, Wanted};
 
 /// The types of stores that Glance has, and how a store of each is set up. Another one is a file beside this
 /// and a line.
 #[rustfmt::skip]
 const KINDS: [Kind; 7] = [
-    Kind { name: "file", schemes: &["file", "filesystem"], set_up: Some(file::set_up) },
-    Kind { name: "http", schemes: &["http", "https"], set_up: Some(web::set_up) },
-    Kind { name: "rbd", schemes: &["rbd"], set_up: Some(rbd::set_up) },
-    Kind { name: "s3", schemes: &["s3", "s3+http", "s3+https"], set_up: Some(s3::set_up) },
-    Kind { name: "swift", schemes: &["swift", "swift+http", "swift+https", "swift+config"], set_up: None },
-    Kind { name: "cinder", schemes: &["cinder"], set_up: None },
-    Kind { name: "vmware", schemes: &["vsphere"], set_up: None },
+    Kind { name: "file", set_up: Some(file::set_up) },
+    Kind { name: "http", set_up: Some(web::set_up) },
+    Kind { name: "rbd", set_up: Some(rbd::set_up) },
+    Kind { name: "s3", set_up: Some(s3::set_up) },
+    Kind { name: "swift", set_up: None },
+    Kind { name: "cinder", set_up: None },
+    Kind { name: "vmware", set_up: None },
 ];
 
 /// Sets a store up from its options.
@@ -38,41 +39,9 @@ type SetUp = fn(&Options<'_>, &Waits) -> Result<Box<dyn Store>>;
 /// A type of store.
 struct Kind {
     name: &'static str,
-    /// Those of its locations.
-    schemes: &'static [&'static str],
     /// Reads the options of one store, or `None` for a type that is not read here.
     set_up: Option<SetUp>,
 }
-
-/// A configured store.
-pub(super) trait Store: Send + Sync {
-    /// Returns the directories of a store of files. A location of several such stores may be in any of
-    /// theirs.
-    fn directories(&self) -> &[PathBuf] {
-        &[]
-    }
-
-    /// True if the store's own locations begin as this one does.
-    fn owns(&self, _url: &str) -> bool {
-        false
-    }
-
-    /// Returns what a location is read from. Opens nothing.
-    fn source(&self, wanted: Wanted<'_>) -> Result<Box<dyn Source>>;
-}
-
-/// A location that a store is to read.
-pub(super) struct Wanted<'a> {
-    /// Decrypted, of one of the schemes of the store's type.
-    pub(super) url: &'a str,
-    /// Without credentials.
-    pub(super) shown: String,
-    /// Directories of all stores that may have it.
-    pub(super) directories: Vec<PathBuf>,
-}
-
-/// A location as one store reads it, or the reason why it does not.
-pub(crate) type Readable = Result<Box<dyn Source>, Refused>;
 
 /// All stores of a Glance.
 pub(crate) struct Stores {
@@ -221,12 +190,6 @@ impl Store for Unread {
     }
 }
 
-/// Returns the type of store for a URL, or `None` if it is not a URL of a scheme that Glance has.
-pub(super) fn store_type(url: &str) -> Option<&'static str> {
-    let (scheme, _) = url.split_once("://")?;
-    KINDS.iter().find(|kind| kind.schemes.contains(&scheme)).map(|kind| kind.name)
-}
-
 /// Returns a type of store by its usual name.
 fn short(kind: &str) -> &str {
     match kind.strip_prefix("glance.store.").and_then(|kind| kind.strip_suffix(".Store")) {
@@ -234,31 +197,5 @@ fn short(kind: &str) -> &str {
         Some("filesystem") => "file",
         Some("vmware_datastore") => "vmware",
         Some(kind) => kind,
-    }
-}
-
-/// The options of one store.
-pub(super) struct Options<'a> {
-    pub(super) config: &'a Config,
-    /// The sections that may have an option; the first that sets it wins.
-    pub(super) groups: &'a [&'a str],
-}
-
-impl<'a> Options<'a> {
-    /// Returns an option in the section that sets it.
-    pub(super) fn of(&self, option: Opt<'static>) -> Opt<'a> {
-        let in_group = |group: &&'a str| Opt { group, ..option };
-        let set = self.groups.iter().map(in_group).find(|option| self.config.is_set(option));
-        set.or(self.groups.first().map(in_group)).unwrap_or(option)
-    }
-
-    /// Returns the setting of an option that may be missing.
-    pub(super) fn optional(&self, option: Opt<'static>) -> Result<Option<Setting<String>>> {
-        self.config.optional(&self.of(option))
-    }
-
-    /// Returns the value of an option that may be missing.
-    pub(super) fn value(&self, option: Opt<'static>) -> Result<Option<String>> {
-        Ok(self.optional(option)?.map(|setting| setting.value))
     }
 }

@@ -7,6 +7,8 @@ use std::io::{Read as _, Write as _};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use anyhow::Result;
+
 use super::*;
 use crate::config::{Config, ConfigSearch, GLANCE};
 use crate::database::images::Location;

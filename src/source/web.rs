@@ -8,13 +8,14 @@ use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use url::Url;
 
 use super::download;
-use super::location::{scheme, shown, split};
-use super::stores::{Options, Store, Wanted};
-use super::{Opened, Source};
+use super::location::shown;
 use crate::config::{HTTP_PROXY_INFORMATION, HTTPS_CA_CERTIFICATES_FILE, HTTPS_INSECURE};
 use crate::net::http::{Client, Credentials, Request, Response, basic};
 use crate::net::tls::Trust;
 use crate::net::wire::Waits;
+use crate::source::location::parse;
+use crate::source::opened::{Opened, Source};
+use crate::source::store::{Options, Store, Wanted};
 
 const MAX_REDIRECTS: usize = 5;
 
@@ -67,46 +68,6 @@ impl Store for WebStore {
         let (client, warning) = (self.client.clone(), self.warning.clone());
         Ok(Box::new(WebSource { shown: wanted.shown, warning, url, credentials, client }))
     }
-}
-
-/// Returns a location's URL without credentials and fragment, and its credentials as they are written.
-pub(super) fn parse(url: &str) -> Result<(Url, Option<Credentials>)> {
-    let (scheme, rest) = scheme(url)?;
-    let (place, query) = split(rest);
-    let (authority, path) = place.find('/').map_or((place, ""), |slash| place.split_at(slash));
-    let (user, host) = match authority.split_once('@') {
-        None => (None, authority),
-        Some((user, host)) => (Some(user), host),
-    };
-    ensure!(!host.is_empty() && !host.contains(['\\', '%', ' ']), "its host or port is invalid");
-    ensure!(!host.contains('@'), "it has more than one @ before its host: write one in a password as %40");
-    let credentials = match user.filter(|text| !text.is_empty()) {
-        None => None,
-        Some(text) => credentials(text)?,
-    };
-    // As Python's urlparse does, and so Glance: parameters of the last segment are left out.
-    let last = path.rfind('/').unwrap_or_default();
-    let path = path[last..].find(';').map_or(path, |end| &path[..last + end]);
-    let query =
-        query.filter(|query| !query.is_empty()).map_or(String::new(), |query| format!("?{}", coded(query)));
-    // The parser's own message could repeat parts of the URL.
-    let url = Url::parse(&format!("{scheme}://{host}{}{query}", coded(path))).ok();
-    Ok((url.context("its host or port is invalid")?, credentials))
-}
-
-/// Takes `user:password` apart. Glance sends none where the user is empty.
-fn credentials(text: &str) -> Result<Option<Credentials>> {
-    let (user, password) = text.split_once(':').context("its credentials are not user:password")?;
-    ensure!(!password.contains(':'), "its credentials are not user:password: write a : in one as %3A");
-    Ok(Some((user.to_owned(), password.to_owned())).filter(|_| !user.is_empty()))
-}
-
-/// Codes what the URL's parser would drop, turn or pass on, as Glance's client does: where one % begins no
-/// code, none does.
-fn coded(text: &str) -> String {
-    let is_code = |rest: &str| rest.bytes().take(2).filter(u8::is_ascii_hexdigit).count() == 2;
-    let text = if text.split('%').skip(1).all(is_code) { text.to_owned() } else { text.replace('%', "%25") };
-    text.replace(' ', "%20").replace('\\', "%5C")
 }
 
 /// An image on a web server.

@@ -34,12 +34,12 @@ const FLOORS: &[&[&str]] = &[
     &["main"],
 ];
 
-const ARROWS_UP: usize = 1;
-const CIRCLES: usize = 4;
-const TYPES_TWICE: usize = 2;
-const WIDE_LINES: usize = 158;
-const RIDDLES: usize = 51;
-const UNUSED_FACES: usize = 17;
+const ARROWS_UP: usize = 0;
+const CIRCLES: usize = 0;
+const TYPES_TWICE: usize = 0;
+const WIDE_LINES: usize = 0;
+const RIDDLES: usize = 0;
+const UNUSED_FACES: usize = 0;
 
 /// Visible to all rooms without being used there by name: a constant with `..` needs all fields of a struct.
 const FACES_BY_NEED: &[&str] = &["older_names"];
@@ -295,8 +295,13 @@ fn no_line_is_wider_than_a_screen() {
     collect(&root().join("docs"), "md", &mut files);
     let (mut wide, mut widest) = (Vec::new(), 0);
     for path in files {
+        let mut is_console = false;
         for (n, line) in fs::read_to_string(&path).unwrap().lines().enumerate() {
-            let width = line.chars().count();
+            is_console ^= line.starts_with("```");
+            // A row of a Markdown table cannot be broken, and a console shows what the program prints.
+            let is_bound = path.extension().is_some_and(|extension| extension == "md")
+                && (is_console || line.starts_with('|'));
+            let width = if is_bound { 0 } else { line.chars().count() };
             widest = widest.max(width);
             if width > WIDTH {
                 wide.push(format!("{}:{}: {width}", path.strip_prefix(root()).unwrap().display(), n + 1));

@@ -297,7 +297,9 @@ mod as_root {
             let run = full.run("prefetch", &["--reserve", "0"]);
             println!("{full:?}: prefetch ends with {}: {}", run.code, run.stderr.trim());
             assert!(run.code == 1 || run.code == 3, "{full:?}: {run:?}");
-            let says_so = ["room", "No space left", "full"].iter().any(|words| run.stderr.contains(words));
+            let says_so = ["does not fit on the file system", "No space left", "full"]
+                .iter()
+                .any(|words| run.stderr.contains(words));
             assert!(says_so, "{run:?}");
             assert_eq!((full.env().images(), full.rows()), before, "{full:?}");
             let left = ["incomplete", "invalid"].map(|sub| full.env().names(sub)).concat();

@@ -29,7 +29,8 @@ use anyhow::{Result, anyhow};
 use super::{Condition, Deletion, Index};
 use crate::cache::entry::{BadRow, Image, Row};
 use crate::cache::inventory::Joiner;
-use crate::database::{CHUNK, Cell, Database, PAGE, Refusal, is_unknown_syntax, joined, naive};
+use crate::database::refusal::{Refusal, is_unknown_syntax};
+use crate::database::{CHUNK, Cell, Database, PAGE, joined, naive};
 use crate::interrupt::Wait;
 use crate::names::ImageId;
 

@@ -20,7 +20,7 @@ use anyhow::Result;
 
 use super::entry::{BadRow, Image, Row};
 use super::inventory::Joiner;
-use crate::database::Refusal;
+use crate::database::refusal::Refusal;
 use crate::interrupt::Wait;
 use crate::names::ImageId;
 

@@ -29,13 +29,12 @@ use crate::cache::entry;
 use crate::cache::execute::{self, Executor};
 use crate::cache::index::Driver;
 use crate::cache::inventory::{Inventory, Tracking};
-use crate::cache::lock::LockWait;
-use crate::cache::lock::{CLEAN, Lock, PRUNE};
+use crate::cache::lock::{CLEAN, Lock, LockWait, PRUNE};
 use crate::cache::outcome::Outcome;
 use crate::cache::plan::{
     self, CleanLimits, CleanPlan, CleanReason, Goal, PruneLimits, PrunePlan, RepairPlan, frees,
 };
-use crate::database::Purpose;
+use crate::database::opening::Purpose;
 use crate::exit::{Exit, Failure};
 use crate::os::space::available;
 use crate::units::{Amount, Nanos, span};
@@ -163,16 +162,9 @@ impl GlanceCache<'_> {
             stock.is_misplaced = true;
             return Ok(());
         }
-        let by_file = inventory.tracked_by_file();
-        for image in &inventory.images {
-            let used = image.last_use(by_file).max(image.seen.mtime);
-            let is_kept = rules.keep.contains(&image.id.folded())
-                || (rules.min_age > 0 && used > rules.now.saturating_sub(rules.min_age));
-            if is_kept {
-                stock.kept.add(image.seen.allocated);
-            } else {
-                stock.reclaimable.add(frees(image));
-            }
+        // Only reports of several caches show it: one cache of a million images is not looked through for nothing.
+        if self.host.scope == Scope::All {
+            tally(inventory, rules, stock);
         }
         self.cache = Some(cache);
         Ok(())
@@ -225,6 +217,20 @@ impl GlanceCache<'_> {
             self.cache = None;
         }
         done
+    }
+}
+
+/// Adds up the images that may be removed, and those that the rules protect.
+fn tally(inventory: &Inventory, rules: &Rules, stock: &mut Stock) {
+    let by_file = inventory.tracked_by_file();
+    for image in &inventory.images {
+        let used = image.last_use(by_file).max(image.seen.mtime);
+        let is_young = rules.min_age > 0 && used > rules.now.saturating_sub(rules.min_age);
+        if is_young || (!rules.keep.is_empty() && rules.keep.contains(&image.id.folded())) {
+            stock.kept.add(image.seen.allocated);
+        } else {
+            stock.reclaimable.add(frees(image));
+        }
     }
 }
 

@@ -19,7 +19,7 @@ use crate::cache::ledger::Ledger;
 use crate::cache::lock::{Lock, LockDir, LockWait, Locking};
 use crate::cache::outcome::{Action, EntryError};
 use crate::config::Setting;
-use crate::database::{Opening, Purpose};
+use crate::database::opening::{Opening, Purpose};
 use crate::exit::Failure;
 use crate::host::glance::central;
 use crate::host::glance::index::{IndexPlace, OpenIndex};

@@ -19,12 +19,11 @@ use super::cache::{
 use super::{CacheKind, ConfiguredCache, Declared, Host, scaled};
 use crate::cache::dir::{CachePlace, Removal};
 use crate::cache::entry::Seen;
-use crate::cache::lock::Held;
-use crate::cache::lock::LockWait;
+use crate::cache::lock::{Held, LockWait};
 use crate::cache::outcome::{Action, EntryError, Removed};
 use crate::cache::plan::{Goal, Kept, PrunePlan};
 use crate::config::{self, Opt};
-use crate::database::Refusal;
+use crate::database::refusal::Refusal;
 use crate::exit::Failure;
 use crate::interrupt::Interrupt;
 use crate::names::Name;

@@ -7,15 +7,15 @@ use std::time::Instant;
 
 use crate::cache::index::Driver;
 use crate::cache::stage::{self, Claim, Claiming};
-use crate::database::Refusal;
 use crate::database::images::ImageRecord;
+use crate::database::refusal::Refusal;
 use crate::fetch::digest::Check;
 use crate::fetch::judge::{Verdict, judge, unverifiable};
 use crate::fetch::throttle::Throttle;
 use crate::fetch::{FetchJob, Meter};
 use crate::names::ImageId;
+use crate::ops::prefetch::ending::ImageEnding;
 use crate::ops::prefetch::outcome::ImageOutcome;
-use crate::ops::prefetch::report::ImageEnding;
 use crate::ops::prefetch::wanted::WantedImage;
 use crate::ops::prefetch::{PrefetchRun, Running};
 use crate::source::{Refused, Source};

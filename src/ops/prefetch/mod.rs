@@ -9,9 +9,11 @@
 //! a crash, is described in [`publish`]. An image that is not complete and verified is never published.
 
 mod admit;
+mod ending;
 pub(crate) mod outcome;
 mod publish;
 mod report;
+pub(crate) mod request;
 mod space;
 pub(crate) mod wanted;
 
@@ -26,23 +28,20 @@ use std::time::{Duration, Instant};
 use anyhow::anyhow;
 
 use self::outcome::{ImageOutcome, PrefetchReport};
-use self::report::ImageEnding;
 pub(crate) use self::wanted::enqueue;
 use self::wanted::{WantedImage, requests};
-use super::Change;
 use super::report::{Ending, Step};
-use crate::cache::dir::{CacheDir, CachePlace};
+use crate::cache::dir::CacheDir;
 use crate::cache::index::Driver;
 use crate::cache::inventory::{Inventory, Tracking};
-use crate::cache::lock::LockWait;
-use crate::cache::lock::{self, LockDir};
+use crate::cache::lock::{self, LockDir, LockWait};
 use crate::cache::queue::Queue;
 use crate::cache::stage::{self, Claim};
+use crate::database::Database;
 use crate::database::images::ImageRecord;
-use crate::database::{Database, Purpose};
+use crate::database::opening::Purpose;
 use crate::exit::Failure;
 use crate::fetch::digest::Check;
-use crate::fetch::judge::FetchPolicy;
 use crate::fetch::throttle::Throttle;
 use crate::fetch::{Attempt, FetchJob, Fetched, Meter, Unfetched, fetch};
 use crate::host::glance::central::{check_records, open_records};
@@ -51,73 +50,18 @@ use crate::host::glance::settings::Settings;
 use crate::interrupt::Wait;
 use crate::names::ImageId;
 use crate::net::wire::Waits;
+use crate::ops::prefetch::ending::ImageEnding;
+use crate::ops::prefetch::request::{PrefetchRequest, existing};
 use crate::os::space::capacity;
 use crate::output::progress::Downloads;
 use crate::run::Run;
 use crate::source::Stores;
-use crate::units::{Amount, Nanos, TimeSpan};
+use crate::units::Nanos;
 
 /// The time between two updates of the progress bars and checks for signals.
 const TICK: Duration = Duration::from_millis(100);
 /// The time between two touches of a claim. It is far shorter than any sensible stall time.
 const TOUCH: Duration = Duration::from_secs(10);
-
-/// The options of a prefetch.
-#[derive(Debug)]
-pub(crate) struct PrefetchRequest {
-    pub(crate) change: Change,
-    /// The images to fetch; `None` stands for those in the queue.
-    pub(crate) images: Option<Vec<ImageId>>,
-    /// The number of images to fetch at a time.
-    pub(crate) jobs: usize,
-    /// Bytes per second, for all fetches together.
-    pub(crate) rate: Option<u64>,
-    /// The space to keep free. A percentage refers to the file system.
-    pub(crate) reserve: Amount,
-    pub(crate) max_size: Option<Amount>,
-    pub(crate) limit: Limit,
-    pub(crate) policy: FetchPolicy,
-    pub(crate) stall_time: Option<TimeSpan>,
-}
-
-impl PrefetchRequest {
-    /// Returns a request for the images in the queue.
-    pub(crate) fn new(change: Change) -> Self {
-        PrefetchRequest {
-            change,
-            images: None,
-            jobs: 2,
-            rate: None,
-            reserve: Amount::Bytes(16 << 20),
-            max_size: None,
-            limit: Limit::Ignored,
-            policy: FetchPolicy::default(),
-            stall_time: None,
-        }
-    }
-}
-
-/// The effect of the cache's limit on a prefetch.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Limit {
-    /// The limit is ignored; a later prune enforces it.
-    Ignored,
-    /// Images that would exceed the limit are not fetched.
-    Kept,
-    /// Other images are removed to make space, by the rules of prune.
-    MadeSpace,
-}
-
-/// Opens the cache that images are put into. Fails if it does not exist.
-fn existing(settings: &Settings<'_>) -> Result<CacheDir, Failure> {
-    let cannot = |e: anyhow::Error| Failure::cannot_start(e).hint("glance-api creates it when it starts");
-    let dir = settings.open()?.ok_or_else(|| cannot(anyhow!(settings.nothing_there())))?;
-    refuse_strange(settings, &dir)?;
-    if dir.fd(CachePlace::Incomplete).is_none() {
-        return Err(cannot(anyhow!("{} has no directory incomplete/", dir.path().display())));
-    }
-    Ok(dir)
-}
 
 /// Fetches images into the cache.
 pub(crate) fn prefetch(

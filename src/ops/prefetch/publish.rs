@@ -30,7 +30,7 @@ use crate::cache::index::{Condition, Deletion};
 use crate::cache::lock::{self, Lock, Locking};
 use crate::cache::queue;
 use crate::cache::stage::{self, Publication, Staged};
-use crate::database::Refusal;
+use crate::database::refusal::Refusal;
 use crate::fetch::digest::fingerprint;
 use crate::fetch::judge::judge_again;
 use crate::fetch::{Attempt, Fetched, Unfetched};
@@ -38,8 +38,8 @@ use crate::host::glance::open::GLANCE_PATIENCE;
 use crate::interrupt::Wait;
 use crate::names::ImageId;
 use crate::ops::prefetch::admit::judged;
+use crate::ops::prefetch::ending::{ImageEnding, verified_by};
 use crate::ops::prefetch::outcome::ImageOutcome;
-use crate::ops::prefetch::report::{ImageEnding, verified_by};
 use crate::ops::prefetch::{Locked, PrefetchRun, Ready, Running};
 use crate::units::human;
 

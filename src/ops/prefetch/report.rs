@@ -5,38 +5,13 @@ use std::fmt::Display;
 
 use crate::cache::outcome::{Action, EntryError};
 use crate::cache::{queue, stage};
-use crate::fetch::digest::Check;
 use crate::names::ImageId;
 use crate::ops::prefetch::PrefetchRun;
+use crate::ops::prefetch::ending::{ImageEnding, verified_by};
 use crate::ops::prefetch::outcome::{ImageOutcome, ImageReport};
 use crate::ops::prefetch::wanted::WantedImage;
 use crate::ops::report::Step;
 use crate::source::Refused;
-
-/// The result for an image, before it is noted.
-pub(super) struct ImageEnding {
-    outcome: ImageOutcome,
-    bytes: u64,
-    location: Option<String>,
-    verified_by: Option<String>,
-    /// The reason for the result, if there is something to say.
-    message: Option<String>,
-}
-
-impl ImageEnding {
-    pub(super) fn new(outcome: ImageOutcome, bytes: u64, why: impl Into<String>) -> Self {
-        ImageEnding { outcome, bytes, location: None, verified_by: None, message: Some(why.into()) }
-    }
-
-    pub(super) fn cached() -> Self {
-        ImageEnding::new(ImageOutcome::Cached, 0, "the image is in the cache already")
-    }
-
-    pub(super) fn fetched(bytes: u64, location: String, verified_by: Option<String>) -> Self {
-        let outcome = ImageOutcome::Fetched;
-        ImageEnding { outcome, bytes, location: Some(location), verified_by, message: None }
-    }
-}
 
 impl PrefetchRun<'_> {
     /// Notes and prints the result for an image. If it is cached or does not exist, it is removed from the
@@ -149,9 +124,4 @@ impl PrefetchRun<'_> {
         self.report.max_size = Some(self.settings.max_size);
         self.report.over_limit = self.cached > self.settings.max_size;
     }
-}
-
-/// Returns the name of the hash that verifies an image, or `size`, or `None` if nothing does.
-pub(super) fn verified_by(check: Option<&Check>, size: Option<u64>) -> Option<String> {
-    check.map(|check| check.name.clone()).or_else(|| size.map(|_| "size".to_owned()))
 }

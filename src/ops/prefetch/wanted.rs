@@ -3,8 +3,6 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use super::PrefetchRequest;
-use super::existing;
 use super::outcome::{ImageOutcome, ImageReport, PrefetchReport};
 use crate::cache::dir::CacheDir;
 use crate::cache::outcome::{Action, EntryError};
@@ -13,6 +11,7 @@ use crate::exit::Failure;
 use crate::host::glance::settings::Settings;
 use crate::names::ImageId;
 use crate::ops::Change;
+use crate::ops::prefetch::request::{PrefetchRequest, existing};
 use crate::ops::report::Ending;
 use crate::run::Run;
 

@@ -105,7 +105,7 @@ mod as_root {
         let ours = env.command("clean");
         let mut command = Command::new(&copy);
         command.env_clear().args(ours.get_args()).arg("--all-caches").stdin(Stdio::null());
-        env.finish(command.uid(65534).gid(65534)).ok().says(&["put back 1 image that"]);
+        env.finish(command.uid(65534).gid(65534)).ok().says(&["put back 1 image, which"]);
         assert_eq!(env.names("iso"), [master(1)]);
     }
 

@@ -128,16 +128,38 @@ fn a_row_whose_deletion_does_nothing_on_postgresql() {
     a_row_whose_deletion_does_nothing(PostgreSql);
 }
 
+/// Locks the whole table of a server against changes, not against reading.
+fn hold_the_table(session: &mut Session, kind: Kind) {
+    if kind == PostgreSql {
+        session.sql("BEGIN");
+        session.sql("LOCK TABLE cached_images IN EXCLUSIVE MODE");
+    } else {
+        session.sql("LOCK TABLES cached_images READ");
+    }
+}
+
+fn release_the_table(session: &mut Session, kind: Kind) {
+    session.sql(if kind == PostgreSql { "ROLLBACK" } else { "UNLOCK TABLES" });
+}
+
 fn the_index_is_held_by_a_writer(kind: Kind) {
     for begin in ["BEGIN IMMEDIATE", "BEGIN EXCLUSIVE"] {
         let c = five(kind);
         let before = c.snapshot();
         let mut other = Session::open(&c.db);
-        other.sql(if kind == SqliteFile { begin } else { "BEGIN" });
-        other.sql(&format!("UPDATE cached_images SET hits = hits + 1 WHERE image_id = '{}'", id('a')));
+        if kind == SqliteFile {
+            other.sql(begin);
+            other.sql(&format!("UPDATE cached_images SET hits = hits + 1 WHERE image_id = '{}'", id('a')));
+        } else {
+            hold_the_table(&mut other, kind);
+        }
         let run = c.prune("3000").code(3);
         assert!(run.took < Duration::from_secs(8), "{:?}", run.took);
-        other.sql("ROLLBACK");
+        if kind == SqliteFile {
+            other.sql("ROLLBACK");
+        } else {
+            release_the_table(&mut other, kind);
+        }
         assert_eq!(c.snapshot().1, before.1);
         c.prunes_to_cde();
     }
@@ -161,8 +183,7 @@ fn the_index_is_held_by_a_writer_on_postgresql() {
 fn a_limit_for_connecting_does_not_limit_what_comes_after(kind: Kind) {
     let c = five(kind);
     let mut glance = Session::open(&c.db);
-    glance.sql("BEGIN");
-    glance.sql(&format!("UPDATE cached_images SET hits = hits + 1 WHERE image_id = '{}'", id('a')));
+    hold_the_table(&mut glance, kind);
     let conf = c.conf_with(&format!("{}?connect_timeout=1", c.db.url), NODE, "");
     let mut command = c.env.command(BINARY);
     let run = Running::start(
@@ -170,7 +191,7 @@ fn a_limit_for_connecting_does_not_limit_what_comes_after(kind: Kind) {
         &c.env.outside(""),
     );
     std::thread::sleep(Duration::from_secs(4));
-    glance.sql("ROLLBACK");
+    release_the_table(&mut glance, kind);
     run.wait().ok().has(&json!({"total_files_pruned": 2}));
     assert_eq!(c.left(), "cde");
 }
