@@ -162,8 +162,8 @@ impl GlanceCache<'_> {
             stock.is_misplaced = true;
             return Ok(());
         }
-        // Only reports on several caches show the tallies. A prune of one cache with a million images does not
-        // need another pass over them.
+        // Only reports on several caches show the tallies. A prune of one cache with a million images does
+        // not need another pass over them.
         if self.host.scope == Scope::All {
             tally(inventory, rules, stock);
         }
