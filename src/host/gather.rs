@@ -13,7 +13,7 @@ use crate::cache::outcome::{Action, EntryError};
 use crate::exit::Failure;
 use crate::host::cache::{ImageCache, Limits, Rules, Stock, Unlocked};
 use crate::host::kinds::{find_all, the_one};
-use crate::host::{Declared, Host, Scope};
+use crate::host::{Declared, Host, Scope, Task};
 use crate::os::mounts::{identity, parents};
 use crate::os::space::capacity;
 use crate::run::Run;
@@ -34,13 +34,20 @@ impl<'a> Member<'a> {
     fn open(host: &'a Host<'a>, declared: &Declared) -> Result<Option<Self>, Failure> {
         let Some(cache) = declared.kind.open(host, declared)? else { return Ok(None) };
         let identity = identity(cache.fd()).map_err(Failure::cannot_start)?;
-        let figures = fstatvfs(cache.fd())
-            .with_context(|| {
-                format!("cannot get the size of the file system of {}", declared.directory.value.display())
-            })
-            .map_err(Failure::cannot_start)?;
+        // A clean of one cache has no limit that could be a part of it.
+        let has_limits = host.scope == Scope::All || host.task == Task::Prune;
+        let capacity = if has_limits { Self::whole(&*cache, declared)? } else { 0 };
         let (declared, stock) = (declared.clone(), Stock::default());
-        Ok(Some(Member { declared, cache, identity, capacity: capacity(&figures), stock }))
+        Ok(Some(Member { declared, cache, identity, capacity, stock }))
+    }
+
+    /// Returns the bytes of the whole file system that a cache is on.
+    fn whole(cache: &dyn ImageCache, declared: &Declared) -> Result<u64, Failure> {
+        let path = declared.directory.value.display();
+        let figures = fstatvfs(cache.fd())
+            .with_context(|| format!("cannot get the size of the file system of {path}"))
+            .map_err(Failure::cannot_start)?;
+        Ok(capacity(&figures))
     }
 
     /// Returns the limit in bytes.
