@@ -115,6 +115,11 @@ impl Host {
         self.root.path().join(page.as_ref().strip_prefix("/").unwrap())
     }
 
+    /// The home directory of the one who types.
+    pub(super) fn home(&self) -> PathBuf {
+        self.path("/root")
+    }
+
     pub(super) fn root(&self) -> &str {
         self.root.path().to_str().unwrap()
     }
@@ -159,10 +164,10 @@ impl Host {
             .args(["-c", line])
             .env_clear()
             .env("PATH", format!("{}:/usr/bin:/bin", bin.display()))
-            .env("HOME", self.path("/root"))
+            .env("HOME", self.home())
             .env("TMPDIR", self.root.path())
             .env("LC_ALL", "C")
-            .current_dir(self.path("/root"))
+            .current_dir(self.home())
             .stdin(Stdio::null())
             .stdout(output.try_clone().unwrap())
             .stderr(output.try_clone().unwrap())
@@ -303,7 +308,8 @@ impl Host {
             fs::create_dir_all(self.root.path().join(directory)).unwrap();
         }
         for project in ["glance", "ironic"] {
-            symlink(self.path(format!("/etc/{project}")), self.path(format!("/root/.{project}"))).unwrap();
+            let own = self.home().join(format!(".{project}"));
+            symlink(self.path(format!("/etc/{project}")), own).unwrap();
         }
         for name in ["", "-cleaner", "-pruner", "-prefetcher"] {
             symlink(BINARY, self.path(format!("/usr/libexec/glance-cache{name}"))).unwrap();

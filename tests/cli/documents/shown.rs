@@ -82,7 +82,8 @@ pub(super) fn available(host: &Host) -> u64 {
 pub(super) fn shown(line: &str, output: &str, host: &Host) -> Vec<String> {
     let mut text = output.to_owned();
     for (project, directory) in [("glance", "/etc/glance"), ("ironic", "/etc/ironic")] {
-        text = text.replace(&format!("{}/root/.{project}", host.root()), directory);
+        let own = host.home().join(format!(".{project}"));
+        text = text.replace(own.to_str().unwrap(), directory);
     }
     let (root, mount) = (host.root(), mount(host));
     text = text.replace(&format!("{root}/usr/libexec/"), "").replace(root, "").replace(host.mirror(), MIRROR);
