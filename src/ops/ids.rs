@@ -5,8 +5,9 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, anyhow, ensure};
+use anyhow::{Context as _, Error, Result, anyhow, ensure};
 
+use crate::config::{self, Config};
 use crate::exit::Failure;
 use crate::names::ImageId;
 use crate::output::stdin;
@@ -17,23 +18,57 @@ const LONGEST_LIST: u64 = 64 << 20;
 
 /// Returns the images to keep, each [`ImageId::folded`].
 ///
-/// A line that is not an id fails the run, because the image that was meant would be removed otherwise.
+/// A line that is not an id fails the run, because the image that was meant would be removed otherwise. So
+/// does a list without any id: probably the command that was to write it failed.
 pub(crate) fn kept_ids(keep: &[ImageId], keep_from: &[PathBuf]) -> Result<HashSet<ImageId>, Failure> {
     let mut kept: HashSet<ImageId> = keep.iter().map(ImageId::folded).collect();
     for file in keep_from {
-        let ids = read_ids("the images to keep", file).map_err(Failure::usage)?;
-        kept.extend(ids.iter().map(ImageId::folded));
+        kept.extend(kept_list(file).map_err(with_hint)?);
     }
     Ok(kept)
 }
 
-/// Returns the named images, each once and in their order. `None` stands for a list on standard input.
-pub(crate) fn wanted_ids(given: impl IntoIterator<Item = Option<ImageId>>) -> Result<Vec<ImageId>, Failure> {
+/// Returns the images of the configured list, each [`ImageId::folded`]. A list that cannot be read fails the
+/// run.
+pub(super) fn configured_keep(config: &Config) -> Result<HashSet<ImageId>, Failure> {
+    let Some(file) = config.optional(&config::KEEP_FROM).map_err(Failure::usage)? else {
+        return Ok(HashSet::new());
+    };
+    let refused = |error: Error| with_hint(error.context(format!("cannot use keep_from ({})", file.origin)));
+    if file.value == "-" {
+        return Err(refused(anyhow!("standard input is only for --keep-from")));
+    }
+    kept_list(Path::new(&file.value)).map_err(refused)
+}
+
+fn with_hint(error: Error) -> Failure {
+    Failure::usage(error).hint(
+        "check that the command that writes the list succeeds; a list that is missing or empty is refused",
+    )
+}
+
+/// Reads a list of images to keep.
+fn kept_list(file: &Path) -> Result<HashSet<ImageId>> {
+    let ids = read_ids("the images to keep", file)?;
+    let list = if file == Path::new("-") { "standard input".into() } else { file.to_string_lossy() };
+    ensure!(
+        !ids.is_empty(),
+        "the list of images to keep ({list}) has no id, so that it would protect no image"
+    );
+    Ok(ids.iter().map(ImageId::folded).collect())
+}
+
+/// Returns the named images, each once and in their order. `None` stands for a list on standard input. `what`
+/// names them in an error.
+pub(crate) fn named_ids(
+    what: &str,
+    given: impl IntoIterator<Item = Option<ImageId>>,
+) -> Result<Vec<ImageId>, Failure> {
     let mut images = Vec::new();
     for wanted in given {
         match wanted {
             Some(id) => images.push(id),
-            None => images.extend(read_ids("the images to fetch", Path::new("-")).map_err(Failure::usage)?),
+            None => images.extend(read_ids(what, Path::new("-")).map_err(Failure::usage)?),
         }
     }
     let mut known = HashSet::new();

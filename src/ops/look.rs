@@ -12,6 +12,7 @@ use serde::Serialize;
 use super::MIN_AGE;
 use super::report::{CacheLine, mounted_at};
 use crate::cache::outcome::EntryError;
+use crate::cache::plan::Choice;
 use crate::config;
 use crate::exit::Failure;
 use crate::host::cache::{Rules, Tally};
@@ -59,6 +60,7 @@ pub(crate) fn look(
         keep: HashSet::default(),
         changing: false,
         forget_all: true,
+        choice: Choice::OverLimit,
         fits_without_index: None,
     };
     let mut gathered = Gathered::open(host, None)?;
