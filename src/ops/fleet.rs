@@ -255,7 +255,7 @@ pub(crate) fn forget(
 ) -> Result<ForgetReport, Failure> {
     let mut report = ForgetReport { ending: Ending::new(change.dry_run), ..ForgetReport::default() };
     let ended = fill(run, selection, change, url, &mut report);
-    report.ending.settle(run, ended)?;
+    report.ending.settle(run, change, ended)?;
     Ok(report)
 }
 
@@ -335,7 +335,7 @@ impl ForgetReport {
     fn step(&self, newest_use: Option<Nanos>) -> Step {
         let used =
             newest_use.map_or_else(|| "never used".to_owned(), |time| format!("last used {}", when(time)));
-        let reason = format!("the node and its {}, {used}", count(self.rows_forgotten, "row"));
+        let reason = format!("a node with {}, {used}", count(self.rows_forgotten, "row"));
         Step::new("forget", self.node.clone(), self.bytes, reason)
     }
 }
@@ -348,13 +348,11 @@ impl ChangeReport for ForgetReport {
 
 impl Report for ForgetReport {
     fn text(&self) -> String {
-        let did = if self.ending.dry_run { "would forget" } else { "forgot" };
+        if self.ending.dry_run {
+            return self.ending.preamble();
+        }
         let node = if self.node_removed { "node" } else { "rows of node" };
         let rows = count(self.rows_forgotten, "row");
-        let mut text = format!("{did} {node} {} ({rows}, {})\n", self.node, human(self.bytes));
-        for entry in self.ending.plan.iter().flatten() {
-            let _ = writeln!(text, "{} {}: {}", entry.action, entry.image_id, entry.reason);
-        }
-        text
+        format!("forgot {node} {} ({rows}, {})\n", self.node, human(self.bytes))
     }
 }

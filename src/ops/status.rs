@@ -12,20 +12,16 @@ use crate::cache::dir::{CacheDir, CachePlace};
 use crate::cache::entry::EntryKind;
 use crate::cache::index::Driver;
 use crate::cache::index::sqlite::{Sqlite, locate};
-use crate::cache::inventory::{Foreign, Inventory, Partials, Tracking};
-use crate::cache::ledger::Ledger;
+use crate::cache::inventory::{Foreign, Partials, Tracking};
 use crate::cache::lock::{CLEAN, INDEX_START, LockDir, PREFETCH, PRUNE};
 use crate::cache::plan::{CleanLimits, is_stalled};
 use crate::config::{self, Origin, Setting};
 use crate::database::opening::{Opening, Purpose};
 use crate::exit::{Exit, Failure};
 use crate::host::cache::Tally;
-use crate::host::glance::index::IndexPlace;
-use crate::host::glance::open::{
-    Cache, GLANCE_PATIENCE, has_attributes, has_sqlite_file, take_stock, unreadable_errors,
-};
+use crate::host::glance::index::{IndexPlace, has_attributes};
+use crate::host::glance::open::{Cache, GLANCE_PATIENCE, has_sqlite_file, take_stock, unreadable_errors};
 use crate::host::glance::settings::{Selection, Settings};
-use crate::interrupt::Wait;
 use crate::names::escaped;
 use crate::os::locks::{holders, process};
 use crate::os::mounts::mount_of;
@@ -96,7 +92,7 @@ fn gather(
         Err(failure) if failure.exit == Exit::Usage && settings.driver().is_ok() => {
             return Err(failure);
         }
-        Err(failure) => files_only(dir, wait, &failure)?,
+        Err(failure) => Cache::files_only(dir, wait, format!("{:#}", failure.error))?,
     };
     images(&cache, report);
     index(&cache, report);
@@ -112,19 +108,6 @@ fn gather(
         report.attention.push(error.to_string());
     }
     Ok(())
-}
-
-/// Returns the cache without an index that could not be read.
-fn files_only(dir: &CacheDir, wait: Wait, failure: &Failure) -> Result<Cache, Failure> {
-    let tracking = Tracking::Unknown(format!("{:#}", failure.error));
-    Ok(Cache {
-        inventory: Inventory::scan(dir, tracking).map_err(Failure::cannot_start)?,
-        ledger: Ledger::new(None, wait),
-        driver: None,
-        why: "cannot be read".to_owned(),
-        place: IndexPlace::Files,
-        warning: None,
-    })
 }
 
 /// Counts images, orphans and ghosts.
@@ -189,7 +172,9 @@ fn index(cache: &Cache, report: &mut StatusReport) {
         report.index_unreadable = Some(why.clone());
         report.attention.push(format!("hits and last use are unknown: {why}"));
     }
-    if !cache.inventory.images.is_empty() {
+    if let Some(doubt) = cache.doubt() {
+        report.attention.push(doubt);
+    } else if !cache.inventory.images.is_empty() {
         report.attention.extend(cache.warning.clone());
     }
 }

@@ -5,7 +5,7 @@ use crate::support::env::*;
 #[test]
 fn text_says_which_cache_which_index_and_how_full() {
     for env in TestEnv::both(FIVE) {
-        let run = env.run("status", &["--max-size", "10000"]).ok();
+        let run = env.run("status", &["--max-size", "10000B"]).ok();
         assert!(run.stdout.contains(env.dir().to_str().unwrap()), "{}", run.stdout);
         assert!(run.stdout.contains(env.driver.name()), "{}", run.stdout);
         assert_eq!(run.stderr, "");
@@ -35,9 +35,9 @@ fn verbose_says_where_each_setting_came_from() {
 #[test]
 fn check_is_silent_about_a_healthy_cache_and_fails_over_the_limit() {
     for env in TestEnv::both(FIVE) {
-        env.run("status", &["--check", "--max-size", "5000"]).ok();
-        env.run("status", &["--check", "--max-size", "4999"]).code(1);
-        env.run("status", &["--max-size", "4999"]).ok();
+        env.run("status", &["--check", "--max-size", "5000B"]).ok();
+        env.run("status", &["--check", "--max-size", "4999B"]).code(1);
+        env.run("status", &["--max-size", "4999B"]).ok();
     }
 }
 
