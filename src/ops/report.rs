@@ -22,6 +22,9 @@ use crate::output::Report;
 use crate::run::Run;
 use crate::units::{Nanos, SECOND, count, human, span, when};
 
+/// The version of the JSON of `list` and `status`. It changes if a key changes its meaning or its type.
+pub(super) const SCHEMA_VERSION: u32 = 1;
+
 /// The thing that a step of a plan is about. In JSON, its key says which it is.
 #[derive(Debug, Serialize)]
 pub(super) enum Subject {
