@@ -33,3 +33,4 @@ mod signals;
 mod status;
 #[path = "../support/mod.rs"]
 mod support;
+mod unknown;

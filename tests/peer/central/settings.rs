@@ -183,10 +183,12 @@ fn without_a_driver_set_the_database_tells(kind: Kind) {
     status.has(&json!({"driver": "centralized_db", "driver_why": "found this node in the database"}));
     c.env.raw(&["prune", "--config-file", &conf, "--max-size", "3000B"]).ok();
     assert_eq!(c.left(), "cde");
-    // A node that it does not know: the directory tells, and shows nothing.
+    // A node that it does not know, where the directory shows no index with rows of the images.
     let other = fs::read_to_string(&conf).unwrap().replace(NODE, "http://other");
     let other = c.env.write("other.conf", other);
-    c.env.raw(&["prune", "--config-file", &other, "--max-size", "0"]).fails(2, &["cannot tell which index"]);
+    c.env
+        .raw(&["prune", "--config-file", &other, "--max-size", "0"])
+        .fails(2, &["does not know the node", NODE]);
     let down =
         fs::read_to_string(&conf).unwrap().replace(&c.db.url, "postgresql://g:s3cret@127.0.0.1:1/glance");
     let down = c.env.write("down.conf", down);
