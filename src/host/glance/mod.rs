@@ -17,8 +17,8 @@ use anyhow::Result;
 
 use self::leftovers::{on_full_disk, plan_clean};
 use self::open::{
-    Cache, Locked, check_index, check_opens, foreign, is_empty, may_be_wrong, misplaced, refuse_strange,
-    take_lock, take_stock, unreadable_errors,
+    Cache, Locked, Making, check_index, check_opens, foreign, is_empty, may_be_wrong, misplaced,
+    refuse_strange, take_lock, take_stock, unreadable_errors,
 };
 use self::settings::{Selection, Settings};
 use super::cache::{
@@ -189,7 +189,8 @@ impl GlanceCache<'_> {
         if self.host.run.is_old_name() || !(is_repair || is_prune) {
             return Ok(());
         }
-        check_index(self.host.run, &self.settings, &self.dir, is_repair)
+        let making = if is_repair { Making::ForImages } else { Making::Never };
+        check_index(self.host.run, &self.settings, &self.dir, making)
     }
 
     /// Fails if an index would have to be made beside another one.

@@ -294,18 +294,28 @@ fn require_cache(
     )))
 }
 
-/// Fails if this is probably the wrong index, or with `may_make` if an index would be made beside another
-/// one. Other failures are left to the operation itself.
+/// The cases in which an operation makes an index that does not exist.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Making {
+    Never,
+    /// If there are images, which get rows.
+    ForImages,
+    Always,
+}
+
+/// Fails if this is probably the wrong index, or if an index would be made beside another one. Other failures
+/// are left to the operation itself.
 pub(crate) fn check_index(
     run: &Run,
     settings: &Settings<'_>,
     dir: &CacheDir,
-    may_make: bool,
+    making: Making,
 ) -> Result<(), Failure> {
     let wait = run.wait(GLANCE_PATIENCE);
     let checked = take_stock(run, settings, dir, Purpose::Look, &wait).and_then(Cache::certain);
     let checked = checked.and_then(|cache| {
-        let is_made = may_make && !cache.inventory.images.is_empty();
+        let has_images = !cache.inventory.images.is_empty();
+        let is_made = making == Making::Always || (making == Making::ForImages && has_images);
         if is_made { cache.refuse_second(run, settings, dir) } else { Ok(()) }
     });
     match checked {
