@@ -163,8 +163,8 @@ fn unsupported_login(error: &DriverError) -> Option<String> {
         _ => return None,
     };
     Some(format!(
-        "the account logs in with '{name}', which is not supported: use an account with caching_sha2_password, \
-         mysql_native_password, ed25519 or parsec"
+        "the account logs in with '{name}', which is not supported: use an account with \
+         caching_sha2_password, mysql_native_password, ed25519 or parsec"
     ))
 }
 

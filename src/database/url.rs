@@ -391,10 +391,9 @@ fn postgresql_tls(option: &mut impl FnMut(&str) -> Option<String>) -> Result<Tls
             bail!("sslrootcert=system needs sslmode=verify-full")
         }
         Some("disable") => TlsMode::Off,
-        None if system => TlsMode::Full,
+        None | Some("verify-ca") if system => TlsMode::Full,
         None | Some("allow" | "prefer") => TlsMode::Offered,
         Some("require") if ca.is_none() => TlsMode::Full,
-        Some("verify-ca") if system => TlsMode::Full,
         Some("require" | "verify-ca") => TlsMode::Authority,
         Some("verify-full") => TlsMode::Full,
         Some(_) => bail!("sslmode must be disable, allow, prefer, require, verify-ca or verify-full"),
