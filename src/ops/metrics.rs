@@ -162,6 +162,7 @@ fn of_state(report: &Value, samples: &mut Samples) {
 const STATES: &[(&str, &str)] = &[
     ("tracked", "tracked"),
     ("orphan", "orphans"),
+    ("ghost", "ghosts"),
     ("queued", "queued"),
     ("incomplete", "incomplete"),
     ("stalled", "stalled"),
@@ -188,7 +189,6 @@ fn of_cache(report: &Value, samples: &mut Samples) {
         samples.number("glance_cache_entries", &labels, &report[*key]["count"]);
         samples.number("glance_cache_entries_bytes", &labels, &report[*key]["bytes"]);
     }
-    samples.number("glance_cache_entries", &[cache, ("state", "ghost")], &report["ghosts"]);
     samples.number("glance_cache_hits", &[cache], &report["hits"]);
     samples.time("glance_cache_oldest_use_timestamp_seconds", &[cache], &report["oldest_use"]);
     samples.time("glance_cache_newest_use_timestamp_seconds", &[cache], &report["newest_use"]);

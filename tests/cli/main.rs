@@ -32,3 +32,4 @@ mod signals;
 mod status;
 #[path = "../support/mod.rs"]
 mod support;
+mod unknown;
