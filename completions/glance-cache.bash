@@ -34,7 +34,7 @@ _glance_cache() {
     fi
 
     case $prev in
-    --lock-timeout | --forget-node | --stall-time | --invalid-grace | --node | --database | --now | --temp-grace | --max-size | --target-size | --min-free | --min-age | --require | --jobs | -j | --rate-limit | --reserve | --log-date-format | --syslog-log-facility)
+    --lock-timeout | --forget-node | --stall-time | --invalid-grace | --node | --database | --now | --temp-grace | --max-size | --target-size | --min-free | --min-age | --require | --jobs | -j | --rate-limit | --reserve | --max-invalid | --max-stalled | --log-date-format | --syslog-log-facility)
         return
         ;;
     --cache-dir | --config-dir | --ironic-config-dir | --log-dir | --logdir)
@@ -113,17 +113,12 @@ _glance_cache() {
     esac
     case $command in
     list)
-        options+=" --state --sort --reverse --all-nodes --image"
-        ;;
-    esac
-    case $command in
-    list | status)
-        options+=" --bytes --human"
+        options+=" --state --sort --reverse --all-nodes --image --bytes --human"
         ;;
     esac
     case $command in
     status)
-        options+=" --check --all-nodes --stall-time"
+        options+=" --check --max-invalid --max-stalled --all-nodes --stall-time --bytes"
         ;;
     esac
     case $command in

@@ -81,11 +81,14 @@ complete -c glance-cache -n '__fish_seen_subcommand_from list' -l sort -x -a "im
 complete -c glance-cache -n '__fish_seen_subcommand_from list' -l reverse -d 'Reverse the order'
 complete -c glance-cache -n '__fish_seen_subcommand_from list' -l all-nodes -d 'Instead list the images in the central database, of all nodes'
 complete -c glance-cache -n '__fish_seen_subcommand_from list' -l image -x -a '(__glance_cache_ids cached)' -d 'Instead list the nodes that have this image'
-complete -c glance-cache -n '__fish_seen_subcommand_from list status' -l bytes -d 'Show sizes in bytes'
-complete -c glance-cache -n '__fish_seen_subcommand_from list status' -l human -d 'Show sizes in KiB, MiB and so on'
+complete -c glance-cache -n '__fish_seen_subcommand_from list' -l bytes -d 'Show sizes in bytes'
+complete -c glance-cache -n '__fish_seen_subcommand_from list' -l human -d 'Show sizes in KiB, MiB and so on'
 complete -c glance-cache -n '__fish_seen_subcommand_from status' -l check -d 'Exit with 1 if the cache is over its limit or needs attention'
+complete -c glance-cache -n '__fish_seen_subcommand_from status' -l max-invalid -x -d 'Needs attention if there are more invalid files, or an older one'
+complete -c glance-cache -n '__fish_seen_subcommand_from status' -l max-stalled -x -d 'Needs attention if there are more stalled downloads, or an older one'
 complete -c glance-cache -n '__fish_seen_subcommand_from status' -l all-nodes -d 'Instead sum up all nodes in the central database'
 complete -c glance-cache -n '__fish_seen_subcommand_from status' -l stall-time -x -d 'Count incomplete entries as stalled after this long without a write'
+complete -c glance-cache -n '__fish_seen_subcommand_from status' -l bytes -d 'Show sizes in bytes, not in KiB, MiB and so on'
 
 complete -c glance-cache-cleaner -c glance-cache-pruner -c glance-cache-prefetcher -f
 complete -c glance-cache-cleaner -c glance-cache-pruner -c glance-cache-prefetcher -l help -s h -d 'show this help and exit'

@@ -38,7 +38,7 @@ pub(super) const LIMITS: &str = "Limits";
 const CACHE: &str = "Cache";
 const INDEX: &str = "Index";
 pub(super) const ALL_CACHES: &str = "All caches";
-const OUTPUT: &str = "Output";
+pub(super) const OUTPUT: &str = "Output";
 
 /// All caches of a host.
 #[derive(Debug, Args)]

@@ -17,6 +17,7 @@ use std::io::{ErrorKind, IsTerminal, Write, stderr, stdout};
 
 use clap::ValueEnum;
 use indicatif::MultiProgress;
+use rustix::termios::tcgetwinsize;
 use serde::Serialize;
 
 use self::log::Log;
@@ -92,6 +93,21 @@ impl Output {
 
     pub(crate) fn stdout_is_terminal(&self) -> bool {
         self.stdout_is_terminal
+    }
+
+    /// Returns the number of columns of the terminal that stdout is, if it is one.
+    pub(crate) fn stdout_width(&self) -> Option<usize> {
+        let columns = self.stdout_is_terminal.then(|| tcgetwinsize(stdout()).ok()).flatten()?.ws_col;
+        (columns > 0).then_some(usize::from(columns))
+    }
+
+    /// True if results are printed as text.
+    pub(crate) fn shows_text(&self) -> bool {
+        self.format == Format::Text
+    }
+
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.verbosity == Verbosity::Quiet
     }
 
     pub(crate) fn is_verbose(&self) -> bool {
