@@ -15,7 +15,7 @@ use std::os::fd::BorrowedFd;
 
 use anyhow::Result;
 
-use self::leftovers::{on_full_disk, plan_clean};
+use self::leftovers::{Leftovers, on_full_disk, plan_clean};
 use self::open::{
     Cache, Locked, Making, check_index, check_opens, foreign, is_empty, may_be_wrong, misplaced,
     refuse_strange, take_lock, take_stock, unreadable_errors,
@@ -125,7 +125,7 @@ impl GlanceCache<'_> {
 
     /// Finds the invalid and stalled entries, and counts them.
     fn survey_leftovers(&mut self, stock: &mut Stock) -> Result<(), Failure> {
-        let (plan, errors) = plan_clean(self.host.run, &self.dir, self.clean_limits()?);
+        let Leftovers { plan, errors, blocking } = plan_clean(self.host.run, &self.dir, self.clean_limits()?);
         for (_, entry) in plan.entries() {
             stock.leftovers.add(entry.seen.allocated);
         }
@@ -136,6 +136,7 @@ impl GlanceCache<'_> {
             .collect();
         self.clean = plan;
         stock.errors = errors;
+        stock.notes.extend(blocking);
         Ok(())
     }
 

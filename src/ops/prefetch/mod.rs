@@ -267,7 +267,14 @@ impl<'a> PrefetchRun<'a> {
         let stock = || stock(run, settings, dir, &resolved.wait, request.change.dry_run);
         let first = if settings.names(Driver::CentralizedDb) { Some(stock()?) } else { None };
         let records = open_records(&settings.database, &resolved.wait)?;
-        let cache = first.map_or_else(stock, Ok)?;
+        let mut cache = first.map_or_else(stock, Ok)?;
+        if !request.change.dry_run {
+            // A read-only index would be found out only after the first image was downloaded.
+            cache.ledger.check_writable().map_err(|refusal| {
+                Failure::cannot_start(refusal.into_error().context("cannot write to the index"))
+                    .hint("nothing was downloaded")
+            })?;
+        }
         Ok(PrefetchRun {
             run,
             dir,

@@ -30,7 +30,7 @@ fn every_way_to_a_server_is_really_taken(kind: Kind) {
             // Nothing to encrypt on a socket.
             format!(
                 "mysql://g:s3cret@/{name}?unix_socket={socket}&ssl_ca={ca}\
-                 &charset=utf8&charset=utf8mb4&unheard_of=1"
+                 &charset=utf8&charset=utf8mb4&plugin=dbcounter"
             ),
             format!("mariadb+pymysql://nopass:@127.0.0.1:{port}/{name}"),
             format!("mysql+pymysql://nopass@127.0.0.1:{port}/{name}"),
@@ -42,7 +42,7 @@ fn every_way_to_a_server_is_really_taken(kind: Kind) {
             format!("postgresql://g:s3cret@/{name}?host={directory}&port={port}"),
             format!("postgresql://g:s3cret@/{name}?host=127.0.0.1:1&host=127.0.0.1:{port}"),
             format!(
-                "postgresql://g:s3cret@127.0.0.1:{port}/{name}?connect_timeout=0&unheard_of=1&unheard_of=2"
+                "postgresql://g:s3cret@127.0.0.1:{port}/{name}?connect_timeout=0&application_name=a&application_name=b"
             ),
             format!("postgresql://g:s3cret@[::1]:{port}/{name}?sslmode=verify-full&sslrootcert={ca}"),
             format!("postgresql://o%40d:{encoded}@127.0.0.1:{port}/{name}"),
