@@ -26,6 +26,7 @@ mod odd_index;
 mod output;
 mod prefetch;
 mod prune;
+mod schemas;
 mod screens;
 mod signals;
 mod status;
