@@ -24,14 +24,13 @@ mod os;
 mod output;
 mod run;
 mod source;
+mod spelling;
 mod units;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::Parser;
-
-use crate::cli::{Cli, Command};
+use crate::cli::Command;
 use crate::commands::flags::CacheArgs;
 use crate::exit::{Exit, Failure};
 use crate::output::{Format, Output, Verbosity};
@@ -43,7 +42,7 @@ fn main() -> ExitCode {
     if let Some(tool) = tool {
         return ExitCode::from(legacy::run(tool, &args[1..]).legacy_code());
     }
-    let cli = Cli::parse_from(args);
+    let cli = cli::parse(args);
     let (cache, default) = match &cli.command {
         Command::Clean(args) => (Some(&args.cache), Format::Json),
         Command::Prune(args) => (Some(&args.cache), Format::Json),

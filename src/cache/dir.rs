@@ -324,7 +324,8 @@ pub(crate) fn look(fd: BorrowedFd<'_>, name: Name<'_>) -> Result<Option<(EntryKi
     }
 }
 
-fn kind_of(stat: &Stat) -> EntryKind {
+/// Returns the kind of the entry that a look at a file saw.
+pub(super) fn kind_of(stat: &Stat) -> EntryKind {
     match FileType::from_raw_mode(stat.st_mode) {
         FileType::RegularFile => EntryKind::File,
         FileType::Symlink => EntryKind::Symlink,

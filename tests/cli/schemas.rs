@@ -54,7 +54,7 @@ fn of_one_cache() -> Vec<Run> {
     for command in ["list", "status"] {
         run(&env, &[command, "--format", "json"]);
     }
-    run(&env, &["status", "-v", "--format", "json", "--max-size", "10"]);
+    run(&env, &["status", "-v", "--format", "json", "--max-size", "10B"]);
     for command in [&["prune"][..], &["clean"], &["clean", "--repair"]] {
         run(&env, &[command, &["--dry-run"]].concat());
     }
@@ -163,8 +163,8 @@ fn of_a_host() -> Vec<Run> {
     for command in ["clean", "prune"] {
         runs.push(env.later(command, &["--all-caches", "--dry-run"]));
     }
-    runs.push(env.require(1, &[]));
-    runs.push(env.require(1, &["--dry-run"]));
+    runs.push(env.require(1 << 20, &[]));
+    runs.push(env.require(1 << 20, &["--dry-run"]));
     runs.push(env.require(free + (3 << 19), &["--dry-run"]));
     runs.push(env.require(free + (1 << 40), &[]));
     runs.push(env.require(free + (100 << 20), &[]));
@@ -209,7 +209,7 @@ fn a_key_that_no_schema_has_is_a_mistake_and_so_is_one_that_is_missing() {
         env.status(),
         env.list(),
         env.clean(&["--repair", "--dry-run"]).json(),
-        env.prune(&["--dry-run", "--max-size", "10"]).json(),
+        env.prune(&["--dry-run", "--max-size", "10B"]).json(),
         HostEnv::new().status(),
     ];
     for result in results {
