@@ -26,6 +26,9 @@ use crate::commands::prefetch::PrefetchArgs;
 use crate::commands::prune::PruneArgs;
 use crate::commands::status::StatusArgs;
 
+/// The version, and what it was built from: the commit and the target.
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("GLANCE_CACHE_BUILD"), ")");
+
 /// Clean, prune, fill and inspect the image caches of OpenStack Glance
 ///
 /// Works directly on the cache directory: no running glance-api, no token and no Python is needed. The
@@ -36,7 +39,7 @@ use crate::commands::status::StatusArgs;
 /// Called as glance-cache-cleaner, glance-cache-pruner or glance-cache-prefetcher, it takes the options of
 /// that tool and does its work.
 #[derive(Debug, Parser)]
-#[command(name = "glance-cache", version, max_term_width = 100)]
+#[command(name = "glance-cache", version = VERSION, max_term_width = 100)]
 #[command(after_help = EXIT_CODES_IN_SHORT, after_long_help = EXIT_CODES)]
 pub(crate) struct Cli {
     #[command(subcommand)]
@@ -96,6 +99,21 @@ fn options_last(mut line: Vec<OsString>) -> Vec<OsString> {
         }
     }
     line
+}
+
+impl Command {
+    /// Returns the name of the command.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Command::Clean(_) => "clean",
+            Command::Prune(_) => "prune",
+            Command::Prefetch(_) => "prefetch",
+            Command::List(_) => "list",
+            Command::Status(_) => "status",
+            Command::Completion(_) => "completion",
+            Command::Ids(_) => "__ids",
+        }
+    }
 }
 
 /// Returns the configuration and the cache directory that a command line names while it is still being typed,

@@ -48,7 +48,7 @@ pub(crate) fn run(run: &Run, args: CleanArgs) -> Result<Exit, Failure> {
 #[command(after_help = EXIT_CODES_IN_SHORT, after_long_help = EXIT_CODES)]
 pub(crate) struct CleanArgs {
     #[command(flatten)]
-    pub(super) change: ChangeArgs,
+    pub(crate) change: ChangeArgs,
     /// Repair the index
     ///
     /// Forgets rows whose file is missing, adds rows for images that have none, and drops rows whose id is

@@ -6,6 +6,7 @@
 #![allow(clippy::doc_markdown)]
 
 use std::collections::BTreeMap;
+use std::hash::{BuildHasher as _, RandomState};
 use std::path::PathBuf;
 
 use anyhow::anyhow;
@@ -19,7 +20,7 @@ use crate::host::glance::settings::Selection;
 use crate::ops::Change;
 use crate::output::Format;
 use crate::output::Output;
-use crate::units::{Amount, Moment, TimeSpan, given_size};
+use crate::units::{Amount, Moment, Nanos, TimeSpan, given_size, span};
 
 /// The end of the short help of a command.
 pub(crate) const EXIT_CODES_IN_SHORT: &str =
@@ -95,6 +96,8 @@ pub(crate) struct CacheArgs {
     pub(super) ignore_other_index: bool,
     /// Print the result as text or as json
     ///
+    /// status also has prometheus: metrics in its text format.
+    ///
     /// [default: text for list and status, json for the others]
     #[arg(long, value_name = "FORMAT", help_heading = OUTPUT, hide_possible_values = true)]
     pub(crate) format: Option<Format>,
@@ -104,6 +107,13 @@ pub(crate) struct CacheArgs {
     /// Print what is done and why
     #[arg(short, long, help_heading = OUTPUT)]
     pub(crate) verbose: bool,
+    /// Write metrics to this file, for the textfile collector of Prometheus' node exporter
+    ///
+    /// Its name should end in .prom. The file is replaced at once, and readable by all users. Its counters go
+    /// on from the numbers in it. Commands may share a file.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with = "now",
+        help_heading = OUTPUT, hide_short_help = true)]
+    pub(crate) textfile: Option<PathBuf>,
     /// Use this as the current time, to preview a later run
     ///
     /// The time is in RFC 3339, such as 2026-11-22T13:00:00Z, or in seconds since the epoch. Commands that
@@ -114,9 +124,9 @@ pub(crate) struct CacheArgs {
 
 /// The options of every command that changes something.
 #[derive(Debug, Args)]
-pub(super) struct ChangeArgs {
+pub(crate) struct ChangeArgs {
     /// Show what would be done and why, and change nothing
-    #[arg(short = 'n', long)]
+    #[arg(short = 'n', long, conflicts_with = "textfile")]
     pub(super) dry_run: bool,
     /// Time to wait for a lock that another process holds, or for a busy index
     ///
@@ -128,6 +138,23 @@ pub(super) struct ChangeArgs {
     /// The same holds if the index stays locked for longer than --lock-timeout.
     #[arg(long)]
     pub(super) skip_if_locked: bool,
+    /// Before the run starts, wait for a random time of up to this long
+    ///
+    /// This spreads the cron jobs of many hosts. Nothing is read or locked meanwhile. A dry run does not
+    /// wait.
+    #[arg(long, value_name = "DURATION", hide_short_help = true)]
+    pub(super) splay: Option<TimeSpan>,
+}
+
+impl ChangeArgs {
+    /// Waits for the random time of `--splay`. A signal ends the process meanwhile, as before any change.
+    pub(crate) fn wait_for_splay(&self, output: &Output) {
+        let Some(splay) = self.splay.filter(|splay| !self.dry_run && splay.0 > 0) else { return };
+        let random = RandomState::new().hash_one(std::process::id());
+        let wait = TimeSpan((random % splay.0.unsigned_abs()) as Nanos);
+        output.note(&format!("waiting {} of at most {} (--splay)", span(wait.0), span(splay.0)));
+        std::thread::sleep(wait.as_std());
+    }
 }
 
 #[derive(Debug, Args)]

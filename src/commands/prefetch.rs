@@ -94,7 +94,7 @@ pub(crate) struct PrefetchArgs {
     #[arg(value_name = "ID")]
     pub(super) images: Vec<ImageArg>,
     #[command(flatten)]
-    pub(super) change: ChangeArgs,
+    pub(crate) change: ChangeArgs,
     /// Only put the images into the queue
     ///
     /// A later run fetches them, or Glance does.

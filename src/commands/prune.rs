@@ -73,7 +73,7 @@ const EXIT_CODES_OF_PRUNE: &str = "Exit codes:
 #[command(after_help = EXIT_CODES_IN_SHORT, after_long_help = EXIT_CODES_OF_PRUNE)]
 pub(crate) struct PruneArgs {
     #[command(flatten)]
-    pub(super) change: ChangeArgs,
+    pub(crate) change: ChangeArgs,
     #[command(flatten)]
     pub(super) limit: LimitArgs,
     /// Once over the limit, prune down to this size

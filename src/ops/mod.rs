@@ -14,6 +14,7 @@ pub(crate) mod fleet;
 pub(crate) mod ids;
 pub(crate) mod list;
 pub(crate) mod look;
+pub(crate) mod metrics;
 pub(crate) mod prefetch;
 pub(crate) mod prune;
 pub(crate) mod report;

@@ -466,8 +466,8 @@ pub(crate) fn misplaced(dir: &CacheDir, inventory: &Inventory, forget_all: bool)
         action: Action::Forget,
         message: format!(
             "{} of {} images in the index are not in this directory: it is probably the wrong directory, or \
-             its file system is not mounted; the directory is on the file system mounted at {}; no row was \
-             forgotten and no image was removed; give --forget-all if the images are really lost",
+             its file system is not mounted (it is on the file system mounted at {} now); no row and no image \
+             was removed; give --forget-all if the images are really gone",
             inventory.ghosts.len(),
             inventory.rows(),
             mount_point(dir.path())

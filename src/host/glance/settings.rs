@@ -200,7 +200,8 @@ impl<'a> Settings<'a> {
             _ => Failure::cannot_start(e),
         })?;
         if opened.is_none() && self.cache_dir.origin == Origin::Flag("--cache-dir") {
-            return Err(Failure::usage(anyhow!("cache directory {} does not exist", path.display())));
+            return Err(Failure::usage(anyhow!("{}", self.nothing_there()))
+                .hint("check the path, and that its file system is mounted"));
         }
         Ok(opened)
     }
@@ -359,7 +360,9 @@ impl<'a> DatabaseSettings<'a> {
         let Some(file) = &self.database_file else { return Ok(None) };
         let text = std::fs::read_to_string(file)
             .with_context(|| format!("cannot read the URL of the database from {}", file.display()))
-            .map_err(Failure::usage)?;
+            .map_err(|e| {
+                Failure::usage(e).hint("--database-file is a file with one line: the URL, with its password")
+            })?;
         Ok(Some(Setting { value: text.trim().to_owned(), origin: Origin::Flag("--database-file") }))
     }
 }
