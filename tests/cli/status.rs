@@ -163,9 +163,8 @@ fn a_configured_directory_that_is_missing_needs_attention() {
         env.write("gone.conf", format!("[DEFAULT]\nimage_cache_dir = {}\n", env.outside("gone").display()));
     let run = env.raw(&["status", "--check", "--config-file", &conf]).code(1);
     assert!(
-        run.stdout.starts_with(
-            "GLANCE-CACHE WARNING - no cache directory; unknown in the cache of 10 GiB | size=U "
-        ),
+        run.stdout
+            .starts_with("GLANCE-CACHE WARNING - no cache directory; size unknown, limit 10 GiB | size=U "),
         "{}",
         run.stdout
     );
