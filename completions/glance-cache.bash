@@ -83,7 +83,7 @@ _glance_cache() {
     esac
     case $command in
     clean | prune | prefetch | list | status)
-        options+=" --cache-dir --config-file --config-dir --driver --sqlite-db --node --database --database-file --format --quiet -q --verbose -v --textfile --now"
+        options+=" --cache-dir --config-file --config-dir --driver --sqlite-db --node --database --database-file --ignore-other-index --format --quiet -q --verbose -v --textfile --now"
         ;;
     esac
     case $command in

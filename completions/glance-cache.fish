@@ -48,6 +48,7 @@ complete -c glance-cache -n '__fish_seen_subcommand_from clean prune prefetch li
 complete -c glance-cache -n '__fish_seen_subcommand_from clean prune prefetch list status' -l node -x -d 'URL of this node in the central database [default: worker_self_reference_url]'
 complete -c glance-cache -n '__fish_seen_subcommand_from clean prune prefetch list status' -l database -x -d 'URL of the central database, without a password [default: connection in section database]'
 complete -c glance-cache -n '__fish_seen_subcommand_from clean prune prefetch list status' -l database-file -r -F -d 'Read the URL of the central database, with its password, from this file'
+complete -c glance-cache -n '__fish_seen_subcommand_from clean prune prefetch list status' -l ignore-other-index -d 'Use this index even if another one in the directory knows the images'
 complete -c glance-cache -n '__fish_seen_subcommand_from clean prune prefetch list status' -l format -x -a "text\t'For people' json\t'One object for programs' prometheus\t'Metrics in the text format of Prometheus, of status only'" -d 'Print the result as text or as json'
 complete -c glance-cache -n '__fish_seen_subcommand_from clean prune prefetch list status' -l quiet -s q -d 'Print only errors'
 complete -c glance-cache -n '__fish_seen_subcommand_from clean prune prefetch list status' -l verbose -s v -d 'Print what is done and why'

@@ -24,6 +24,7 @@ mod os;
 mod output;
 mod run;
 mod source;
+mod spelling;
 mod units;
 
 use std::ffi::OsString;
@@ -31,9 +32,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::anyhow;
-use clap::Parser;
 
-use crate::cli::{Cli, Command};
+use crate::cli::Command;
 use crate::commands::flags::CacheArgs;
 use crate::commands::record::Record;
 use crate::exit::{Exit, Failure};
@@ -46,7 +46,7 @@ fn main() -> ExitCode {
     if let Some(tool) = tool {
         return ExitCode::from(legacy::run(tool, &args[1..]).legacy_code());
     }
-    let cli = Cli::parse_from(args);
+    let cli = cli::parse(args);
     let (cache, change, default) = match &cli.command {
         Command::Clean(args) => (Some(&args.cache), Some(&args.change), Format::Json),
         Command::Prune(args) => (Some(&args.cache), Some(&args.change), Format::Json),

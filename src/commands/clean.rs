@@ -17,6 +17,7 @@ use crate::units::TimeSpan;
 
 /// Cleans with the options of the command line.
 pub(crate) fn run(run: &Run, args: CleanArgs) -> Result<Exit, Failure> {
+    args.change.check(&args.cache)?;
     if let Some(url) = args.forget_node {
         let report = fleet::forget(run, &Selection::from(args.cache), &args.change.into(), &url)?;
         return Ok(conclude(run, &report));

@@ -9,16 +9,18 @@ use std::collections::BTreeMap;
 use std::hash::{BuildHasher as _, RandomState};
 use std::path::PathBuf;
 
+use anyhow::anyhow;
 use clap::{ArgMatches, Args, Command, FromArgMatches, ValueEnum, ValueHint};
 
 use crate::cache::index::Driver;
 use crate::cache::lock::LockWait;
 use crate::config::ConfigSource;
+use crate::exit::Failure;
 use crate::host::glance::settings::Selection;
 use crate::ops::Change;
 use crate::output::Format;
 use crate::output::Output;
-use crate::units::{Amount, Moment, Nanos, TimeSpan, span};
+use crate::units::{Amount, Moment, Nanos, TimeSpan, given_size, span};
 
 /// The end of the short help of a command.
 pub(crate) const EXIT_CODES_IN_SHORT: &str =
@@ -86,6 +88,12 @@ pub(crate) struct CacheArgs {
     /// Read the URL of the central database, with its password, from this file
     #[arg(long, value_name = "FILE", help_heading = INDEX, hide_short_help = true)]
     pub(super) database_file: Option<PathBuf>,
+    /// Use this index even if another one in the directory knows the images
+    ///
+    /// Without this option, an index that has no row of any image of the cache is refused if the directory
+    /// shows another one that has: it is probably the wrong one. list and status warn instead.
+    #[arg(long, help_heading = INDEX, hide_short_help = true)]
+    pub(super) ignore_other_index: bool,
     /// Print the result as text or as json
     ///
     /// status also has prometheus: metrics in its text format.
@@ -108,7 +116,8 @@ pub(crate) struct CacheArgs {
     pub(crate) textfile: Option<PathBuf>,
     /// Use this as the current time, to preview a later run
     ///
-    /// The time is in RFC 3339, such as 2026-11-22T13:00:00Z, or in seconds since the epoch.
+    /// The time is in RFC 3339, such as 2026-11-22T13:00:00Z, or in seconds since the epoch. Commands that
+    /// change something accept it only with --dry-run.
     #[arg(long, value_name = "TIME", help_heading = OUTPUT, hide_short_help = true)]
     pub(crate) now: Option<Moment>,
 }
@@ -125,6 +134,8 @@ pub(crate) struct ChangeArgs {
     #[arg(long, value_name = "DURATION", default_value = "60s", hide_short_help = true)]
     pub(super) lock_timeout: TimeSpan,
     /// If the lock is taken, do nothing and exit with 0
+    ///
+    /// The same holds if the index stays locked for longer than --lock-timeout.
     #[arg(long)]
     pub(super) skip_if_locked: bool,
     /// Before the run starts, wait for a random time of up to this long
@@ -152,7 +163,7 @@ pub(super) struct LimitArgs {
     /// Limit of the cache [default: image_cache_max_size]
     ///
     /// A percentage refers to the size of the file system.
-    #[arg(long, value_name = "SIZE")]
+    #[arg(long, value_name = "SIZE", value_parser = given_size)]
     pub(super) max_size: Option<Amount>,
 }
 
@@ -282,7 +293,19 @@ impl From<CacheArgs> for Selection {
             node: args.node,
             database: args.database,
             database_file: args.database_file,
+            ignore_other_index: args.ignore_other_index,
         }
+    }
+}
+
+impl ChangeArgs {
+    /// Fails if a run that changes something was given another time than now: what is in use would look old.
+    pub(super) fn check(&self, cache: &CacheArgs) -> Result<(), Failure> {
+        if cache.now.is_some() && !self.dry_run {
+            return Err(Failure::usage(anyhow!("--now is only for dry runs, list and status"))
+                .hint("add --dry-run to see what would be done at that time"));
+        }
+        Ok(())
     }
 }
 

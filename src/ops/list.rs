@@ -116,6 +116,9 @@ fn gather(
         run.output.warning(&format!("hits and last use are unknown: {why}"));
         report.index_unreadable = Some(why.clone());
     }
+    if let Some(doubt) = cache.doubt() {
+        run.output.warning(&doubt);
+    }
     images(dir, &cache, report);
     for (place, state) in [
         (CachePlace::Queue, EntryState::Queued),
