@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use super::Change;
 use super::list::{Order, SortKey};
-use super::report::{ChangeReport, Ending, Step, human_or_unknown};
+use super::report::{ChangeReport, Ending, SCHEMA_VERSION, Step, human_or_unknown};
 use crate::cache::outcome::{Action, EntryError};
 use crate::config::{Config, Origin, Setting};
 use crate::database::Database;
@@ -47,6 +47,7 @@ pub(crate) fn status(run: &Run, selection: &Selection, human: bool) -> Result<Fl
     let spread = database.spread(NAMED).map_err(cannot_start)?;
     let own = own_key(&mut database, &settings)?;
     Ok(FleetReport {
+        schema_version: SCHEMA_VERSION,
         database: database.shown(),
         total: Total {
             nodes: summaries.len() as u64,
@@ -122,6 +123,7 @@ struct OnOneNode {
 /// The summary of all nodes. Sizes are in bytes and come from the rows. Times are RFC 3339 in UTC.
 #[derive(Debug, Serialize)]
 pub(crate) struct FleetReport {
+    schema_version: u32,
     database: String,
     nodes: Vec<NodeLine>,
     total: Total,
@@ -190,7 +192,7 @@ pub(crate) fn list(
     nodes.sort_unstable();
     nodes.dedup();
     let cached_images = found.iter().map(PlacementLine::new).collect();
-    Ok(PlacementReport { image_id, nodes, cached_images, human })
+    Ok(PlacementReport { schema_version: SCHEMA_VERSION, image_id, nodes, cached_images, human })
 }
 
 /// An image on a node, with the keys of Glance's API as far as it has them.
@@ -221,6 +223,7 @@ impl PlacementLine {
 
 #[derive(Debug, Serialize)]
 pub(crate) struct PlacementReport {
+    schema_version: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
     image_id: Option<String>,
     /// For one image, this is the answer of Glance's `GET /v2/cache/nodes/{id}`.
@@ -257,7 +260,7 @@ pub(crate) fn forget(
     let (node, ending) = (escaped(url.as_bytes()), Ending::new(change.dry_run));
     let mut report = ForgetReport { node, ending, ..ForgetReport::default() };
     let ended = fill(run, &DatabaseSettings::new(config, selection), change, url, &mut report);
-    report.ending.settle(run, ended)?;
+    report.ending.settle(run, change, ended)?;
     Ok(report)
 }
 
@@ -334,7 +337,7 @@ impl ForgetReport {
     fn step(&self, summary: &NodeSummary) -> Step {
         let used =
             summary.newest_use.map_or("never used".to_owned(), |time| format!("last used {}", when(time)));
-        let reason = format!("the node and its {}, {used}", count(summary.images, "row"));
+        let reason = format!("a node with {}, {used}", count(summary.images, "row"));
         Step::other("forget", self.node.clone(), summary.bytes, reason)
     }
 }
@@ -347,14 +350,12 @@ impl ChangeReport for ForgetReport {
 
 impl Report for ForgetReport {
     fn text(&self) -> String {
-        let did = if self.ending.dry_run { "would forget" } else { "forgot" };
+        if self.ending.dry_run {
+            return self.ending.preamble();
+        }
         let node = if self.node_removed { "node" } else { "rows of node" };
         let rows = count(self.rows_forgotten, "row");
         let bytes = human_or_unknown(self.bytes);
-        let mut text = format!("{did} {node} {} ({rows}, {bytes})\n", self.node);
-        for entry in self.ending.plan.iter().flatten() {
-            let _ = writeln!(text, "{} {}: {}", entry.action, entry.subject, entry.reason);
-        }
-        text
+        format!("forgot {node} {} ({rows}, {bytes})\n", self.node)
     }
 }

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Error, Result, anyhow, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 
 use crate::config::{self, Config};
 use crate::exit::Failure;
@@ -23,38 +23,37 @@ const LONGEST_LIST: u64 = 64 << 20;
 pub(crate) fn kept_ids(keep: &[ImageId], keep_from: &[PathBuf]) -> Result<HashSet<ImageId>, Failure> {
     let mut kept: HashSet<ImageId> = keep.iter().map(ImageId::folded).collect();
     for file in keep_from {
-        kept.extend(kept_list(file).map_err(with_hint)?);
+        kept.extend(kept_list(file)?);
     }
     Ok(kept)
 }
 
-/// Returns the images of the configured list, each [`ImageId::folded`]. A list that cannot be read fails the
+/// Returns the images of the configured list, each [`ImageId::folded`]. A list that cannot be used fails the
 /// run.
 pub(super) fn configured_keep(config: &Config) -> Result<HashSet<ImageId>, Failure> {
     let Some(file) = config.optional(&config::KEEP_FROM).map_err(Failure::usage)? else {
         return Ok(HashSet::new());
     };
-    let refused = |error: Error| with_hint(error.context(format!("cannot use keep_from ({})", file.origin)));
-    if file.value == "-" {
-        return Err(refused(anyhow!("standard input is only for --keep-from")));
-    }
-    kept_list(Path::new(&file.value)).map_err(refused)
-}
-
-fn with_hint(error: Error) -> Failure {
-    Failure::usage(error).hint(
-        "check that the command that writes the list succeeds; a list that is missing or empty is refused",
-    )
+    let list = match file.value.as_str() {
+        "-" => Err(Failure::usage(anyhow!("standard input is only for --keep-from"))),
+        path => kept_list(Path::new(path)),
+    };
+    list.map_err(|failure| Failure {
+        error: failure.error.context(format!("cannot use keep_from (set by {})", file.origin)),
+        ..failure
+    })
 }
 
 /// Reads a list of images to keep.
-fn kept_list(file: &Path) -> Result<HashSet<ImageId>> {
-    let ids = read_ids("the images to keep", file)?;
-    let list = if file == Path::new("-") { "standard input".into() } else { file.to_string_lossy() };
-    ensure!(
-        !ids.is_empty(),
-        "the list of images to keep ({list}) has no id, so that it would protect no image"
-    );
+fn kept_list(file: &Path) -> Result<HashSet<ImageId>, Failure> {
+    let ids = read_ids("the images to keep", file).map_err(Failure::usage)?;
+    if ids.is_empty() {
+        let list = if file == Path::new("-") { "standard input".into() } else { file.to_string_lossy() };
+        return Err(Failure::usage(anyhow!(
+            "the list of images to keep ({list}) has no id, so that it would protect no image"
+        ))
+        .hint("check that the command that writes the list succeeds; an empty list is not accepted"));
+    }
     Ok(ids.iter().map(ImageId::folded).collect())
 }
 

@@ -8,6 +8,7 @@ use std::path::Path;
 
 use serde::{Serialize, Serializer};
 
+use super::Change;
 use crate::cache::outcome::{Action, EntryError, Outcome};
 use crate::cache::plan::{Kept, PruneReason};
 use crate::database::refusal::Refusal;
@@ -21,6 +22,9 @@ use crate::os::mounts::mount_of;
 use crate::output::Report;
 use crate::run::Run;
 use crate::units::{Nanos, SECOND, count, human, span, when};
+
+/// The version of the JSON of `list` and `status`. It changes if a key changes its meaning or its type.
+pub(super) const SCHEMA_VERSION: u32 = 1;
 
 /// The thing that a step of a plan is about. In JSON, its key says which it is.
 #[derive(Debug, Serialize)]
@@ -77,7 +81,7 @@ impl Step {
     pub(super) fn of(foreseen: Foreseen) -> Self {
         match foreseen {
             Foreseen::Ghost(name) => Step::new("forget", name, 0, "its file is missing"),
-            Foreseen::Removal(PlannedRemoval { name, size, last_use, is_orphan, reason }) => {
+            Foreseen::Removal(PlannedRemoval { name, size, last_use, is_orphan, reason, .. }) => {
                 let orphan = if is_orphan { "without a row in the index, " } else { "" };
                 let (why, used) = (reason.text(), when(last_use));
                 Step::new("remove", name, size, format!("{orphan}{why} (last use {used})"))
@@ -173,10 +177,20 @@ impl Ending {
     }
 
     /// Turns a failure that a signal has caused into an ordinary ending, so that the report is still shown.
-    pub(super) fn settle(&mut self, run: &Run, ended: Result<(), Failure>) -> Result<(), Failure> {
+    /// The same is done with an index that stays locked, if a run that cannot lock is to be skipped.
+    pub(super) fn settle(
+        &mut self,
+        run: &Run,
+        change: &Change,
+        ended: Result<(), Failure>,
+    ) -> Result<(), Failure> {
         match ended {
             Err(_) if run.interrupt.raised() => {
                 self.stopped(run);
+                Ok(())
+            }
+            Err(failure) if change.lock_wait.skips(&failure.error) => {
+                self.skipped = Some(format!("{:#}", failure.error));
                 Ok(())
             }
             ended => ended,

@@ -191,10 +191,10 @@ impl SpaceReport {
         if dry_run {
             let picks = if self.refused { &[][..] } else { enough(&order, &views, space.missing()) };
             let victim = |pick: &Pick| {
-                let Item { last_use, size, .. } = items[pick.cache][pick.item as usize];
+                let Item { last_use, size, frees } = items[pick.cache][pick.item as usize];
                 let name = members[pick.cache].cache.name(pick.item);
                 let reason = if pick.expired { PruneReason::Expired } else { PruneReason::LeastRecentlyUsed };
-                (pick.cache, PlannedRemoval { name, size, last_use, is_orphan: false, reason })
+                (pick.cache, PlannedRemoval { name, size, frees, last_use, is_orphan: false, reason })
             };
             self.run.would_prune(members, picks.iter().map(victim), rules.now);
             self.count();

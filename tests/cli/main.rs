@@ -4,8 +4,9 @@
 //! database server, root ...) is in `tests/peer`. `clean`, `prune`, `list`, `status` and `prefetch` follow
 //! the commands, `all_caches` their runs over a whole host, `choose` images that are named instead of chosen,
 //! `audit` the logs, `config` the configuration, `legacy` the old names, `screens` what a person sees,
-//! `documents` the examples of README.md and docs, `house` the rules of the source. The others are about what can be in the way: `cache_dir`, `foreign_entries`, `index_in_use`,
-//! `odd_index`, `locks`, `signals`, `output`.
+//! `documents` the examples of README.md and docs, `house` the rules of the source. The others are about what
+//! can be in the way: `cache_dir`, `foreign_entries`, `index_in_use`, `odd_index`, `right_index`, `locks`,
+//! `signals`, `output`. `metrics` is about what Prometheus reads.
 
 // Clocks set the ages of test images, and what was compared is printed; fixtures unwrap as the tests do.
 #![allow(clippy::disallowed_methods, clippy::print_stdout, clippy::unwrap_used)]
@@ -24,10 +25,14 @@ mod index_in_use;
 mod legacy;
 mod list;
 mod locks;
+mod metrics;
+mod mistakes;
 mod odd_index;
 mod output;
 mod prefetch;
 mod prune;
+mod right_index;
+mod schemas;
 mod screens;
 mod signals;
 mod status;

@@ -1,6 +1,7 @@
 //! What a run did not look at: null in JSON and "unknown" in text, never 0; and what a plan or an error says
 //! it is about.
 
+use std::fs;
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -26,7 +27,7 @@ fn without_directory(env: &TestEnv) -> String {
 fn a_prune_that_was_skipped_knows_no_sizes() {
     let env = TestEnv::sqlite(FIVE);
     let _held = env.lock("glance-cache-prune");
-    let run = env.prune(&["--skip-if-locked", "--max-size", "9000"]).ok();
+    let run = env.prune(&["--skip-if-locked", "--max-size", "9000B"]).ok();
     run.has(&json!({"cache_size_before": null, "cache_size_after": null, "max_size": 9000,
         "total_files_pruned": 0}));
 }
@@ -37,7 +38,7 @@ fn a_signal_while_waiting_knows_no_sizes() {
         let env = TestEnv::sqlite(FIVE);
         let _held = env.lock("glance-cache-prune");
         let mut command = env.of_cache("prune");
-        command.args(["--max-size", "9000", "--format", format]);
+        command.args(["--max-size", "9000B", "--format", format]);
         let running = Running::start(&mut command, &env.outside(""));
         sleep(Duration::from_millis(300));
         running.signal(Signal::TERM);
@@ -200,7 +201,7 @@ fn the_reason_why_a_limit_is_not_held_is_named() {
     let env = TestEnv::sqlite(FIVE);
     let keep = ["--keep", &id('a'), "--keep", &id('b'), "--min-age", "15h"];
     for extra in [&[][..], &["--dry-run"]] {
-        let run = env.prune(&[&keep[..], &["--max-size", "500"], extra].concat());
+        let run = env.prune(&[&keep[..], &["--max-size", "500B"], extra].concat());
         let run = run.fails(1, &["the cache is still over its limit: 2.93 KiB of 500 B ("]);
         let run = run.says(&["2 images, 1.95 KiB, listed by --keep or --keep-from; 1 image, 1000 B, cached"]);
         for wrong in ["in use", "could not be removed", "failed"] {
@@ -227,6 +228,63 @@ fn nothing_failed_if_no_entry_did() {
     for n in 0..20 {
         env.row(&nth_id(n), 5);
     }
-    let run = env.prune(&["--max-size", "1000", "--format", "text"]).code(1);
+    let run = env.prune(&["--max-size", "1000B", "--format", "text"]).code(1);
     assert!(run.stderr.contains("--forget-all") && !run.stdout.contains("failed"), "{run:?}");
+}
+
+// -- Status --
+
+/// Runs a status, and returns its JSON and its text.
+fn status(env: &TestEnv, arguments: &[&str]) -> (Value, String) {
+    let json = env.raw(&[&["status", "--format", "json"], arguments].concat()).ok().json();
+    (json, env.raw(&[&["status"], arguments].concat()).ok().stdout)
+}
+
+#[test]
+fn a_missing_directory_has_no_numbers() {
+    let env = TestEnv::sqlite(&[]);
+    let conf = without_directory(&env);
+    let (json, text) = status(&env, &["--config-file", &conf]);
+    for key in ["cache_size", "allocated", "over_limit", "tracked", "orphans", "ghosts", "impossible_rows"]
+        .iter()
+        .chain(&["queued", "incomplete", "stalled", "invalid", "by_last_use", "file_system", "driver"])
+    {
+        assert_eq!(json[key], Value::Null, "{key} in {json}");
+    }
+    assert_eq!((&json["exists"], &json["max_size"]), (&json!(false), &json!(9000)));
+    assert!(!text.contains("0 B"), "{text}");
+}
+
+#[test]
+fn an_index_that_cannot_be_read_has_no_ghosts_and_no_orphans_to_count() {
+    let env = TestEnv::sqlite(FIVE);
+    fs::write(env.path("cache.db"), vec![7; 8192]).unwrap();
+    let arguments = ["--cache-dir", env.dir().to_str().unwrap(), "--driver", "sqlite"];
+    let (json, text) = status(&env, &arguments);
+    for key in ["tracked", "orphans", "ghosts", "impossible_rows", "oldest_use", "newest_use", "by_last_use"]
+    {
+        assert_eq!(json[key], Value::Null, "{key} in {json}");
+    }
+    assert_eq!(json["cache_size"], 5000);
+    for line in ["tracked       unknown", "orphans       unknown", "ghosts        unknown"] {
+        assert!(text.contains(line), "{line} in {text}");
+    }
+}
+
+#[test]
+fn without_a_stall_time_no_entry_is_called_stalled_or_not() {
+    let env = TestEnv::sqlite(FIVE);
+    env.file(format!("incomplete/{}", id('2')), 10, 500);
+    let conf = env.conf("image_cache_stall_time = soon");
+    let (json, text) = status(&env, &["--config-file", &conf]);
+    assert_eq!((&json["stalled"], &json["incomplete"]["count"]), (&Value::Null, &json!(1)));
+    assert!(text.contains("stalled       unknown"), "{text}");
+}
+
+#[test]
+fn images_that_were_never_used_have_no_time_of_use() {
+    let env = TestEnv::sqlite(FIVE);
+    env.sql("UPDATE cached_images SET last_accessed = 0");
+    let json = env.status();
+    assert_eq!((&json["oldest_use"], &json["newest_use"]), (&Value::Null, &Value::Null));
 }
