@@ -17,7 +17,7 @@ const FREE: u64 = (198 << 30) / 10;
 
 /// Directories of the page that are below the host's own directory. `/dev`, `/proc` and `/bin` are the
 /// machine's.
-const OURS: &[&str] = &["/var/", "/etc/", "/usr/local/", "/usr/bin/glance-cache", "/root"];
+const OURS: &[&str] = &["/var/", "/etc/", "/usr/local/", "/usr/bin/glance-cache", "/openstack/", "/root"];
 
 const MIRROR: &str = "http://mirror.example.org";
 
