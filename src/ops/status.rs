@@ -98,7 +98,7 @@ fn gather(
         }
         Err(failure) => files_only(dir, wait, &failure)?,
     };
-    images(&cache, report);
+    images(dir, &cache, report);
     index(&cache, report);
     leftovers_of_drivers(run, settings, dir, &cache, report);
     let mut foreign = cache.inventory.foreign.clone();
@@ -128,7 +128,7 @@ fn files_only(dir: &CacheDir, wait: Wait, failure: &Failure) -> Result<Cache, Fa
 }
 
 /// Counts images, orphans and ghosts.
-fn images(cache: &Cache, report: &mut StatusReport) {
+fn images(dir: &CacheDir, cache: &Cache, report: &mut StatusReport) {
     let inventory = &cache.inventory;
     for image in &inventory.images {
         let part = if inventory.is_orphan(image) { &mut report.orphans } else { &mut report.tracked };
@@ -158,7 +158,7 @@ fn images(cache: &Cache, report: &mut StatusReport) {
         let rows = count(report.ghosts, "row");
         report.attention.push(format!("{rows} without an image: prune or clean --repair forgets them"));
     }
-    if inventory.looks_misplaced() {
+    if inventory.looks_misplaced(dir) {
         report.attention.push(
             "most images of the index are missing: is this the right directory, and is its file system \
              mounted?"
