@@ -34,14 +34,14 @@ _glance_cache() {
     fi
 
     case $prev in
-    --lock-timeout | --forget-node | --stall-time | --invalid-grace | --node | --database | --now | --temp-grace | --max-size | --target-size | --min-free | --min-age | --require | --jobs | -j | --rate-limit | --reserve | --log-date-format | --syslog-log-facility)
+    --lock-timeout | --splay | --forget-node | --stall-time | --invalid-grace | --node | --database | --now | --temp-grace | --max-size | --target-size | --min-free | --min-age | --require | --jobs | -j | --rate-limit | --reserve | --max-invalid | --max-stalled | --log-date-format | --syslog-log-facility)
         return
         ;;
     --cache-dir | --config-dir | --ironic-config-dir | --log-dir | --logdir)
         compopt -o dirnames
         return
         ;;
-    --config-file | --sqlite-db | --database-file | --ironic-config-file | --keep-from | --on | --log-config-append | --log-config | --log-file | --logfile)
+    --config-file | --sqlite-db | --database-file | --textfile | --ironic-config-file | --keep-from | --on | --log-config-append | --log-config | --log-file | --logfile)
         compopt -o default
         return
         ;;
@@ -49,7 +49,7 @@ _glance_cache() {
         words="sqlite xattr centralized_db"
         ;;
     --format)
-        words="text json"
+        words="text json prometheus"
         ;;
     --keep | --image)
         _glance_cache_ids cached
@@ -73,7 +73,7 @@ _glance_cache() {
 
     case $command in
     clean | prune | prefetch)
-        options+=" --dry-run -n --lock-timeout --skip-if-locked"
+        options+=" --dry-run -n --lock-timeout --skip-if-locked --splay"
         ;;
     esac
     case $command in
@@ -83,7 +83,7 @@ _glance_cache() {
     esac
     case $command in
     clean | prune | prefetch | list | status)
-        options+=" --cache-dir --config-file --config-dir --driver --sqlite-db --node --database --database-file --format --quiet -q --verbose -v --now"
+        options+=" --cache-dir --config-file --config-dir --driver --sqlite-db --node --database --database-file --ignore-other-index --format --quiet -q --verbose -v --textfile --now"
         ;;
     esac
     case $command in
@@ -113,17 +113,12 @@ _glance_cache() {
     esac
     case $command in
     list)
-        options+=" --state --sort --reverse --all-nodes --image"
-        ;;
-    esac
-    case $command in
-    list | status)
-        options+=" --bytes --human"
+        options+=" --state --sort --reverse --all-nodes --image --bytes --human"
         ;;
     esac
     case $command in
     status)
-        options+=" --check --all-nodes --stall-time"
+        options+=" --check --max-invalid --max-stalled --all-nodes --stall-time --bytes"
         ;;
     esac
     case $command in

@@ -31,8 +31,19 @@ impl Run {
         #[expect(clippy::disallowed_methods, reason = "the clock is read once, here")]
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos() as Nanos);
         #[allow(clippy::disallowed_methods, reason = "the environment is read once, here")]
-        let environment = std::env::vars_os().collect();
+        let environment: BTreeMap<OsString, OsString> = std::env::vars_os().collect();
+        // Tests cannot make files old enough. The released program has no such variable.
+        #[cfg(debug_assertions)]
+        let now = environment
+            .get(std::ffi::OsStr::new("GLANCE_CACHE_TEST_NOW"))
+            .and_then(|time| time.to_str()?.parse().ok())
+            .map_or(now, |crate::units::Moment(time)| time);
         Run { now, program, environment, interrupt: Interrupt::default(), output }
+    }
+
+    /// True if the program was called by the name of one of the tools that it replaces.
+    pub(crate) fn is_old_name(&self) -> bool {
+        self.program != "glance-cache"
     }
 
     /// From now on, a signal ends the run only between two entries.

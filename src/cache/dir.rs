@@ -124,7 +124,7 @@ impl CacheDir {
                     let is_link = statat(&base, place.c_name(), AtFlags::SYMLINK_NOFOLLOW)
                         .is_ok_and(|s| kind_of(&s) == EntryKind::Symlink);
                     if is_link {
-                        bail!("{} is a symlink; links in a cache are not followed", shown.display());
+                        bail!("{} is a symlink: it must be a directory itself", shown.display());
                     }
                     return Err(e).with_context(|| format!("cannot open {}", shown.display()));
                 }

@@ -17,6 +17,7 @@ use crate::units::TimeSpan;
 
 /// Cleans with the options of the command line.
 pub(crate) fn run(run: &Run, args: CleanArgs) -> Result<Exit, Failure> {
+    args.change.check(&args.cache)?;
     if let Some(url) = args.forget_node {
         let report = fleet::forget(run, &Selection::from(args.cache), &args.change.into(), &url)?;
         return Ok(conclude(run, &report));
@@ -35,7 +36,7 @@ pub(crate) fn run(run: &Run, args: CleanArgs) -> Result<Exit, Failure> {
     Ok(conclude(run, &clean(&host, &request)?))
 }
 
-/// Remove invalid and stalled entries
+/// Remove failed and stalled downloads
 ///
 /// Removes every file and symlink in invalid/. Removes those in incomplete/ that have not been written to for
 /// the stall time and that no process has open for writing. Needs neither an index nor a database. With
@@ -47,11 +48,11 @@ pub(crate) fn run(run: &Run, args: CleanArgs) -> Result<Exit, Failure> {
 #[command(after_help = EXIT_CODES_IN_SHORT, after_long_help = EXIT_CODES)]
 pub(crate) struct CleanArgs {
     #[command(flatten)]
-    pub(super) change: ChangeArgs,
+    pub(crate) change: ChangeArgs,
     /// Repair the index
     ///
-    /// Forgets rows whose file is missing, adds rows for images that have none, and drops rows whose id is
-    /// not a UUID.
+    /// Removes rows whose file is missing, adds rows for images that have none, and removes rows whose id
+    /// cannot be that of an image.
     #[arg(long, conflicts_with = "all_caches")]
     pub(super) repair: bool,
     /// With --repair: forget rows even if most of the images in the index are missing

@@ -471,8 +471,10 @@ impl Url {
     /// Other than there, some mistakes are refused: text after the bracket of an IPv6 address (ignored
     /// there), percent codes that are no UTF-8, and ports that are not plain digits.
     fn split(url: &str) -> Result<Self> {
-        let (name, rest) =
-            url.trim().split_once("://").context("it must be a URL of the form dialect://...")?;
+        let (name, rest) = url
+            .trim()
+            .split_once("://")
+            .context("it must be a URL such as mysql+pymysql://USER@HOST/DATABASE")?;
         let driver = |c: char| c.is_alphanumeric() || c == '_' || c == '+';
         let dialect = match name.split('+').next() {
             Some("mysql" | "mariadb") if name.chars().all(driver) => Dialect::MySql,

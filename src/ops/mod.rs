@@ -8,11 +8,13 @@
 //! and then the plan is described (in a dry run) or carried out. Every report of a change contains a
 //! [`report::Ending`].
 
+pub(crate) mod attention;
 pub(crate) mod clean;
 pub(crate) mod fleet;
 pub(crate) mod ids;
 pub(crate) mod list;
 pub(crate) mod look;
+pub(crate) mod metrics;
 pub(crate) mod prefetch;
 pub(crate) mod prune;
 pub(crate) mod report;

@@ -11,13 +11,16 @@ pub(crate) mod log;
 pub(crate) mod oslo;
 pub(crate) mod progress;
 pub(crate) mod table;
+pub(crate) mod textfile;
 
 use std::cell::{Cell, RefCell};
 use std::io::{ErrorKind, IsTerminal, Write, stderr, stdout};
 
 use clap::ValueEnum;
 use indicatif::MultiProgress;
+use rustix::termios::tcgetwinsize;
 use serde::Serialize;
+use serde_json::Value;
 
 use self::log::Log;
 use crate::exit::Failure;
@@ -30,6 +33,8 @@ pub(crate) enum Format {
     Text,
     /// One object for programs
     Json,
+    /// Metrics in the text format of Prometheus, of status only
+    Prometheus,
 }
 
 /// The amount of messages on stderr.
@@ -63,6 +68,8 @@ pub(crate) struct Output {
     failed: Cell<bool>,
     /// The progress bars on the terminal, if any. Messages are printed above them.
     bars: RefCell<Option<MultiProgress>>,
+    /// The report of the run for `--textfile`, if it is to be kept.
+    report: RefCell<Option<Value>>,
 }
 
 impl Output {
@@ -77,7 +84,30 @@ impl Output {
             logger: "glance-cache",
             failed: Cell::new(false),
             bars: RefCell::new(None),
+            report: RefCell::new(None),
         }
+    }
+
+    /// From now on, keeps the report of the run.
+    pub(crate) fn keep_report(&self, keep: bool) {
+        *self.report.borrow_mut() = keep.then_some(Value::Null);
+    }
+
+    /// Returns the report that was kept; null if there was none.
+    pub(crate) fn kept_report(&self) -> Value {
+        self.report.borrow().clone().unwrap_or(Value::Null)
+    }
+
+    /// Keeps this report, if one is to be kept.
+    pub(crate) fn keep(&self, report: &impl Serialize) {
+        if let Some(kept) = &mut *self.report.borrow_mut() {
+            *kept = serde_json::to_value(report).expect("the keys of all maps in reports are strings");
+        }
+    }
+
+    /// True if metrics are printed as the result.
+    pub(crate) fn prints_metrics(&self) -> bool {
+        self.format == Format::Prometheus
     }
 
     /// Returns the output of an old tool. It prints nothing on stdout, and only problems on stderr.
@@ -94,6 +124,21 @@ impl Output {
         self.stdout_is_terminal
     }
 
+    /// Returns the number of columns of the terminal that stdout is, if it is one.
+    pub(crate) fn stdout_width(&self) -> Option<usize> {
+        let columns = self.stdout_is_terminal.then(|| tcgetwinsize(stdout()).ok()).flatten()?.ws_col;
+        (columns > 0).then_some(usize::from(columns))
+    }
+
+    /// True if results are printed as text.
+    pub(crate) fn shows_text(&self) -> bool {
+        self.format == Format::Text
+    }
+
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.verbosity == Verbosity::Quiet
+    }
+
     pub(crate) fn is_verbose(&self) -> bool {
         self.verbosity == Verbosity::Verbose
     }
@@ -106,13 +151,14 @@ impl Output {
     /// Prints the result of a change. If it is printed as JSON, a terminal or verbose output also gets it as
     /// text, on stderr.
     pub(crate) fn summary(&self, report: &impl Report) {
+        self.keep(report);
         let text = report.text();
         if !self.stdout_is_ours {
             self.record(Level::Info, text.trim_end());
             return;
         }
         match self.format {
-            Format::Text => self.print(&text),
+            Format::Text | Format::Prometheus => self.print(&text),
             Format::Json => {
                 self.json(report);
                 if self.is_verbose() || (self.stderr_is_terminal && self.verbosity == Verbosity::Normal) {
@@ -125,7 +171,7 @@ impl Output {
     /// Prints the result of a command that changes nothing.
     pub(crate) fn result(&self, report: &impl Report) {
         match self.format {
-            Format::Text => self.print(&report.text()),
+            Format::Text | Format::Prometheus => self.print(&report.text()),
             Format::Json => self.json(report),
         }
     }

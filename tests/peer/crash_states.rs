@@ -158,7 +158,6 @@ impl Bench {
 /// Builds the state after the subset of the files was removed.
 fn removed(bench: &Bench, subset: usize, committed: bool) -> String {
     bench.clear();
-    let mut note = String::new();
     for (n, letter) in LETTERS.into_iter().enumerate() {
         let (hours, is_removed) = (50 - 10 * n as i64, subset >> n & 1 == 1);
         if !is_removed {
@@ -167,9 +166,8 @@ fn removed(bench: &Bench, subset: usize, committed: bool) -> String {
         if !is_removed || !committed {
             bench.row(letter, hours);
         }
-        note += &format!("{}\n", id(letter));
     }
-    bench.note(&note);
+    bench.note(&LETTERS.map(id).join("\n"));
     format!("files {subset:05b} removed, committed: {committed}")
 }
 

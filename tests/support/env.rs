@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 pub(crate) use super::cache::*;
+use super::schemas;
 
 /// The binary under test.
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_glance-cache");
@@ -34,7 +35,7 @@ pub(crate) const FIVE: &[Image] =
     &[('a', 1000, 50, 0), ('b', 1000, 40, 0), ('c', 1000, 30, 0), ('d', 1000, 20, 0), ('e', 1000, 10, 0)];
 
 /// The options that prune [`FIVE`] to `c`, `d` and `e`, without long waits.
-pub(crate) const TO_3000: &[&str] = &["--max-size", "3000", "--lock-timeout", "500ms"];
+pub(crate) const TO_3000: &[&str] = &["--max-size", "3000B", "--lock-timeout", "500ms"];
 
 /// The options that prune everything, without long waits.
 pub(crate) const TO_NOTHING: &[&str] = &["--max-size", "0", "--lock-timeout", "300ms"];
@@ -266,6 +267,12 @@ impl TestEnv {
         self.run("prune", arguments)
     }
 
+    /// `prune --cache-dir DIR ARGUMENTS`, without a driver.
+    #[must_use = "check the exit code: ok(), code(), fails()"]
+    pub(crate) fn prune_with(&self, arguments: &[&str]) -> Run {
+        self.raw(&[&["prune", "--cache-dir", self.cache.to_str().unwrap()], arguments].concat())
+    }
+
     #[must_use = "check the exit code: ok(), code(), fails()"]
     pub(crate) fn clean(&self, arguments: &[&str]) -> Run {
         self.run("clean", arguments)
@@ -421,12 +428,14 @@ impl Run {
         self
     }
 
-    /// Returns the one JSON object on stdout.
+    /// Returns the one JSON object on stdout, which has to be as its schema says.
     #[track_caller]
     pub(crate) fn json(&self) -> Value {
-        serde_json::from_str(&self.stdout).unwrap_or_else(|error| {
+        let json = serde_json::from_str(&self.stdout).unwrap_or_else(|error| {
             panic!("{}: {error}: {:?}; stderr: {}", self.what, self.stdout, self.stderr)
-        })
+        });
+        schemas::check(&json, &self.what);
+        json
     }
 
     /// Asserts that the JSON object has these values.

@@ -8,15 +8,17 @@ pub(crate) mod central;
 pub(crate) mod index;
 mod leftovers;
 pub(crate) mod open;
+mod others;
 pub(crate) mod settings;
 
 use std::os::fd::BorrowedFd;
 
-use anyhow::{Result, anyhow};
+use anyhow::Result;
 
 use self::leftovers::{Leftovers, on_full_disk, plan_clean};
 use self::open::{
-    Cache, Locked, is_empty, misplaced, refuse_strange, take_lock, take_stock, unreadable_errors,
+    Cache, Locked, Making, check_index, check_opens, foreign, is_empty, may_be_wrong, misplaced,
+    refuse_strange, take_lock, take_stock, unreadable_errors,
 };
 use self::settings::{Selection, Settings};
 use super::cache::{
@@ -32,7 +34,7 @@ use crate::cache::inventory::{Inventory, Tracking};
 use crate::cache::lock::{CLEAN, Lock, LockWait, PRUNE};
 use crate::cache::outcome::Outcome;
 use crate::cache::plan::{
-    self, CleanLimits, CleanPlan, CleanReason, Goal, PruneLimits, PrunePlan, RepairPlan, frees,
+    self, CleanLimits, CleanPlan, CleanReason, Goal, Kept, PruneLimits, PrunePlan, RepairPlan, frees,
 };
 use crate::database::opening::Purpose;
 use crate::exit::{Exit, Failure};
@@ -141,23 +143,22 @@ impl GlanceCache<'_> {
     /// Opens the index, and counts the images that may be removed and those that stay.
     fn survey_images(&mut self, rules: &Rules, stock: &mut Stock) -> Result<(), Failure> {
         let purpose = if rules.changing { Purpose::Change } else { Purpose::Look };
-        let cache = match self.take_stock(purpose) {
+        let mut cache = match self.take_stock(purpose) {
             Err(failure) if self.is_nothing_to_do(&failure, rules, stock) => return Ok(()),
             result => result?,
         };
         let inventory = &cache.inventory;
-        stock.size = inventory.size();
+        stock.size = Some(inventory.size());
         stock.errors.extend(unreadable_errors(&inventory.unreadable));
-        stock.foreign =
-            inventory.foreign.iter().map(|entry| entry.place.show(entry.name.as_name())).collect();
+        let strangers = foreign(&self.settings, &self.dir, &cache);
+        stock.foreign = strangers.map(|entry| entry.place.show(entry.name.as_name())).collect();
         if !inventory.images.is_empty() {
             stock.notes.extend(cache.warning.clone());
         }
-        if let Tracking::Unknown(why) = &inventory.tracking {
-            let what =
-                if self.host.task == Task::Prune { "cannot plan a prune" } else { "last use is unknown" };
-            return Err(Failure::cannot_start(anyhow!("{what}: {why}")));
-        }
+        stock.notes.extend(cache.doubt());
+        let what = if self.host.task == Task::Prune { "cannot plan a prune" } else { "last use is unknown" };
+        cache.readable(what)?;
+        let inventory = &cache.inventory;
         if let Some(error) = misplaced(&self.dir, inventory, rules.forget_all) {
             stock.errors.push(error);
             stock.is_misplaced = true;
@@ -167,6 +168,7 @@ impl GlanceCache<'_> {
         // not need another pass over them.
         if self.host.scope == Scope::All {
             tally(inventory, rules, stock);
+            stock.is_tallied = true;
         }
         self.cache = Some(cache);
         Ok(())
@@ -174,7 +176,28 @@ impl GlanceCache<'_> {
 
     fn take_stock(&self, purpose: Purpose) -> Result<Cache, Failure> {
         let wait = self.host.run.wait(self.host.lock_wait.limit);
-        take_stock(self.host.run, &self.settings, &self.dir, purpose, &wait)
+        let cache = take_stock(self.host.run, &self.settings, &self.dir, purpose, &wait)?;
+        if self.host.task == Task::Look { Ok(cache) } else { cache.certain() }
+    }
+
+    /// Fails if the index is missing and another one knows the images, or if a repair would make an index
+    /// beside another one. Nothing was created by then. A repair removes leftovers first, and so asks in any
+    /// case.
+    fn check_index(&self) -> Result<(), Failure> {
+        let is_repair = self.host.task == Task::Repair;
+        let is_prune = self.host.task == Task::Prune && may_be_wrong(&self.settings, &self.dir);
+        // An old name is content with any index as long as the cache is within its limit.
+        if self.host.run.is_old_name() || !(is_repair || is_prune) {
+            return Ok(());
+        }
+        let making = if is_repair { Making::ForImages } else { Making::Never };
+        check_index(self.host.run, &self.settings, &self.dir, making)
+    }
+
+    /// Fails if an index would have to be made beside another one.
+    fn refuse_second(&self, cache: &Cache) -> Result<(), Failure> {
+        let is_made = !cache.inventory.images.is_empty();
+        if is_made { cache.refuse_second(self.host.run, &self.settings, &self.dir) } else { Ok(()) }
     }
 
     /// True if the settings do not say which index the cache has, but its files are within the limit, and the
@@ -185,8 +208,9 @@ impl GlanceCache<'_> {
             return false;
         }
         let Ok(inventory) = Inventory::scan(&self.dir, Tracking::ByRow) else { return false };
-        stock.size = inventory.size();
-        let fits = stock.size <= limit;
+        let size = inventory.size();
+        stock.size = Some(size);
+        let fits = size <= limit;
         if fits {
             let why = &failure.error;
             self.host.run.output.note(&format!("{why:#}; nothing to do, as the cache is within its limit"));
@@ -264,6 +288,7 @@ impl ImageCache for GlanceCache<'_> {
         if is_empty(&self.dir).map_err(Unlocked::Failed)? {
             return Ok(());
         }
+        self.check_index().map_err(Unlocked::Failed)?;
         let run = self.host.run;
         let locks = self.settings.lock_dir(&self.dir, &run.output).map_err(Unlocked::Failed)?;
         let names = match self.host.task {
@@ -271,6 +296,10 @@ impl ImageCache for GlanceCache<'_> {
             Task::Repair => &[CLEAN, PRUNE],
             Task::Prune | Task::Look => &[PRUNE],
         };
+        if self.host.task == Task::Prune && !run.is_old_name() && locks.identity(PRUNE).is_none() {
+            // A run that cannot start should not make the first lock file.
+            check_opens(run, &self.settings, &self.dir).map_err(Unlocked::Failed)?;
+        }
         for name in names {
             match take_lock(run, &self.dir, &locks, name, wait).map_err(Unlocked::Failed)? {
                 Locked::Go(lock) => self.locks.push(lock),
@@ -285,8 +314,7 @@ impl ImageCache for GlanceCache<'_> {
         let mut stock = Stock::default();
         refuse_strange(&self.settings, &self.dir)?;
         if is_empty(&self.dir)? {
-            stock.is_empty = true;
-            return Ok(stock);
+            return Ok(Stock { size: Some(0), is_tallied: true, is_empty: true, ..stock });
         }
         match self.host.task {
             // A clean needs no index; a repair opens it after the leftovers are removed.
@@ -334,6 +362,7 @@ impl ImageCache for GlanceCache<'_> {
             Foreseen::Removal(PlannedRemoval {
                 name: image.id.to_string(),
                 size: image.seen.size,
+                frees: frees(image),
                 last_use: image.last_use(by_file),
                 is_orphan: inventory.is_orphan(image),
                 is_expired,
@@ -348,6 +377,12 @@ impl ImageCache for GlanceCache<'_> {
             Foreseen::Kept { name: image.id.to_string(), size: image.seen.size, why: *why }
         });
         ghosts.chain(expired).chain(victims).chain(kept).collect()
+    }
+
+    fn kept(&self, planned: &Planned) -> Vec<(Kept, u64)> {
+        let Some(Cache { inventory, .. }) = &self.cache else { return Vec::new() };
+        let size = |position: u32| inventory.images[position as usize].seen.size;
+        planned.rest.kept.iter().map(|(position, why)| (*why, size(*position))).collect()
     }
 
     fn carry_out(&mut self, planned: Planned, limits: &Limits, removing: &mut Removing<'_>) {
@@ -433,14 +468,13 @@ impl ImageCache for GlanceCache<'_> {
     }
 
     fn plan_repair(&mut self, rules: &Rules) -> Result<Repaired, Failure> {
-        let cache = self.take_stock(Purpose::Look)?;
+        let mut cache = self.take_stock(Purpose::Look)?;
+        cache.readable("cannot plan a repair")?;
         let inventory = &cache.inventory;
-        if let Tracking::Unknown(why) = &inventory.tracking {
-            return Err(Failure::cannot_start(anyhow!("cannot plan a repair: {why}")));
-        }
         if let Some(refused) = misplaced(&self.dir, inventory, rules.forget_all) {
             return Ok(Repaired { refused: Some(refused), ..Repaired::default() });
         }
+        self.refuse_second(&cache)?;
         let plan = plan::repair(inventory, rules.now);
         Ok(Repaired {
             too_young: too_young(inventory, &plan),
@@ -461,6 +495,7 @@ impl ImageCache for GlanceCache<'_> {
             return Ok(Repaired { refused: Some(refused), ..Repaired::default() });
         }
         let plan = plan::repair(&cache.inventory, rules.now);
+        self.refuse_second(&cache)?;
         if cache.driver == Some(Driver::Sqlite) && !cache.ledger.has_rows() && !plan.adopt.is_empty() {
             // The configured index does not exist yet, or has no table. Only here a clean creates it, as
             // Glance would.

@@ -45,7 +45,9 @@ use crate::fetch::digest::Check;
 use crate::fetch::throttle::Throttle;
 use crate::fetch::{Attempt, FetchJob, Fetched, Meter, Unfetched, fetch};
 use crate::host::glance::central::{check_records, open_records};
-use crate::host::glance::open::{Cache, Locked, refuse_strange, take_lock, take_stock};
+use crate::host::glance::open::{
+    Cache, Locked, Making, check_index, check_opens, may_be_wrong, refuse_strange, take_lock, take_stock,
+};
 use crate::host::glance::settings::Settings;
 use crate::interrupt::Wait;
 use crate::names::ImageId;
@@ -72,7 +74,7 @@ pub(crate) fn prefetch(
     let mut report =
         PrefetchReport { ending: Ending::new(request.change.dry_run), ..PrefetchReport::default() };
     let ended = fill(run, settings, request, &mut report);
-    report.ending.settle(run, ended)?;
+    report.ending.settle(run, &request.change, ended)?;
     Ok(report)
 }
 
@@ -84,7 +86,7 @@ fn fill(
     report: &mut PrefetchReport,
 ) -> Result<(), Failure> {
     run.catch_signals()?;
-    if request.images.is_none() && is_nothing_to_do(run, settings)? {
+    if request.images.is_none() && is_nothing_to_do(run, settings, report)? {
         return Ok(());
     }
     let dir = existing(settings)?;
@@ -92,8 +94,16 @@ fn fill(
         check_records(&settings.database)?;
     }
     let resolved = PrefetchSettings::of(run, settings, &dir, request)?;
+    report.max_size = Some(resolved.max_size);
     let mut lock = None;
     if !request.change.dry_run {
+        if may_be_wrong(settings, &dir) {
+            // Before a lock file is made: another index may be the right one.
+            check_index(run, settings, &dir, Making::Always)?;
+        }
+        if resolved.locks.identity(lock::PREFETCH).is_none() {
+            check_opens(run, settings, &dir)?;
+        }
         match take_lock(run, &dir, &resolved.locks, lock::PREFETCH, &request.change.lock_wait)? {
             Locked::Go(held) => lock = Some(held),
             Locked::Busy(who) => report.ending.skipped = Some(who),
@@ -103,8 +113,8 @@ fn fill(
             return Ok(());
         }
     }
-    let pending = requests(run, &dir, request)?;
-    let session = if pending.is_empty() {
+    let wanted = requests(run, &dir, request)?;
+    let session = if wanted.images.is_empty() {
         None
     } else {
         Some(PrefetchRun::open(run, settings, &dir, resolved, request)?)
@@ -113,8 +123,11 @@ fn fill(
         // The run can no longer fail to start, so files may be removed now.
         stage::sweep(&dir);
     }
-    let Some(session) = session else { return Ok(()) };
-    let mut session = PrefetchRun { pending, ..session };
+    let Some(session) = session else {
+        report.nothing_to_do();
+        return Ok(());
+    };
+    let mut session = PrefetchRun { pending: wanted.images, others: wanted.others, ..session };
     session.report.ending = std::mem::take(&mut report.ending);
     if request.change.dry_run {
         session.dry_run();
@@ -128,15 +141,25 @@ fn fill(
 }
 
 /// True if the queue is empty and no killed run left anything behind. Then no lock, index or database is
-/// needed.
-fn is_nothing_to_do(run: &Run, settings: &Settings<'_>) -> Result<bool, Failure> {
+/// needed, and the report says so.
+fn is_nothing_to_do(
+    run: &Run,
+    settings: &Settings<'_>,
+    report: &mut PrefetchReport,
+) -> Result<bool, Failure> {
     let Some(dir) = settings.open()? else {
         run.output.note(&settings.nothing_there());
+        report.nothing_to_do();
+        report.still_queued = None;
         return Ok(true);
     };
     refuse_strange(settings, &dir)?;
     let queue = Queue::read(&dir).map_err(Failure::cannot_start)?;
-    Ok(queue.images.is_empty() && queue.foreign.is_empty() && stage::leftovers(&dir).is_empty())
+    let is_nothing = queue.images.is_empty() && queue.foreign.is_empty() && stage::leftovers(&dir).is_empty();
+    if is_nothing {
+        report.nothing_to_do();
+    }
+    Ok(is_nothing)
 }
 
 /// An image that is being fetched.
@@ -212,6 +235,8 @@ struct PrefetchRun<'a> {
     /// The size of the cache, in bytes.
     cached: u64,
     pending: VecDeque<WantedImage>,
+    /// The number of images in the queue that are not wanted in this run.
+    others: u64,
     running: HashMap<ImageId, Running>,
     /// Images that are fetched but not yet published.
     ready: VecDeque<Ready>,
@@ -259,6 +284,7 @@ impl<'a> PrefetchRun<'a> {
             cached: cache.inventory.size(),
             cache,
             pending: VecDeque::new(),
+            others: 0,
             running: HashMap::new(),
             ready: VecDeque::new(),
             held: HashSet::new(),
@@ -323,7 +349,7 @@ impl<'a> PrefetchRun<'a> {
         }
         for request in std::mem::take(&mut self.pending) {
             let why = "a signal ended the run before the image was fetched";
-            self.end(&request, ImageEnding::new(ImageOutcome::Pending, 0, why));
+            self.end(&request, ImageEnding::new(ImageOutcome::Pending, None, why));
         }
     }
 
@@ -365,12 +391,13 @@ fn stock(
     wait: &Wait,
     dry_run: bool,
 ) -> Result<Cache, Failure> {
-    let purpose = match (dry_run, settings.names(Driver::Sqlite)) {
-        (true, _) => Purpose::Look,
-        (false, true) => Purpose::Create,
-        (false, false) => Purpose::Change,
-    };
-    let cache = take_stock(run, settings, dir, purpose, wait)?;
+    let purpose = if dry_run { Purpose::Look } else { Purpose::Change };
+    let mut cache = take_stock(run, settings, dir, purpose, wait)?.certain()?;
+    cache.refuse_second(run, settings, dir)?;
+    if !dry_run && settings.names(Driver::Sqlite) && cache.warning.is_some() {
+        drop(cache);
+        cache = take_stock(run, settings, dir, Purpose::Create, wait)?.certain()?;
+    }
     match (&cache.inventory.tracking, cache.driver) {
         (Tracking::Unknown(why), _) if !dry_run => {
             Err(Failure::cannot_start(anyhow!("cannot add images to the index: {why}")))

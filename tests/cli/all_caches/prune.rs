@@ -68,7 +68,9 @@ fn young_and_listed_images_stay() {
     assert_eq!(env.names("iso").len(), 3, "all are younger than ten minutes");
     env.later("prune", &["--all-caches", "--keep", &master(2).to_uppercase()]).code(1);
     assert_eq!(env.names("iso"), [master(2)]);
-    env.run("prune", &["--all-caches", "--min-age", "0", "--now", &(now() + 1.0).to_string()]).ok();
+    let mut command = env.command("prune");
+    command.args(["--all-caches", "--min-age", "0"]).env(CLOCK, (now() + 1.0).to_string());
+    env.finish(&mut command).ok();
     assert_eq!(env.names("iso"), [""; 0]);
 }
 
@@ -151,6 +153,14 @@ fn a_locked_cache_is_named_and_left_out() {
     env.later("prune", &["--all-caches", "--skip-if-locked"]).ok().says(&["cache ironic-iso is skipped"]);
     env.later("prune", &["--all-caches", "--dry-run"]).ok();
     drop(other);
+    // A hint stands in the same parentheses as the origin of the directory.
+    let index = glance(&env, &[]);
+    env.conf(&format!("[DEFAULT]\nimage_cache_dir = {}\n", env.dir("glance").display()));
+    let lock = fs::File::create(env.dir("glance/glance-cache-prune")).unwrap();
+    rustix::fs::fcntl_lock(&lock, FlockOperation::NonBlockingLockExclusive).unwrap();
+    let run = env.run("prune", &["--all-caches", "--lock-timeout", "0"]);
+    run.fails(1, &["give --skip-if-locked; directory set by"]);
+    drop((lock, index));
     env.later("prune", &["--all-caches"]).ok();
     assert_eq!(env.names("iso"), [""; 0], "no lock file, no directory of ours is left");
 }
@@ -222,7 +232,7 @@ fn runs_at_once_take_turns() {
     }
     let start = |_| {
         let mut command = env.command("prune");
-        command.args(["--all-caches", "--now", &in_ten_days()]);
+        command.arg("--all-caches").env(CLOCK, in_ten_days());
         Running::start(&mut command, &env.path(""))
     };
     let running: Vec<Running> = (0..6).map(start).collect();
@@ -240,7 +250,7 @@ fn beside_a_conductors_own_cleaning_nothing_is_amiss() {
         env.image("iso", &master(n), 10);
     }
     let mut command = env.command("prune");
-    command.args(["--all-caches", "--now", &in_ten_days()]);
+    command.arg("--all-caches").env(CLOCK, in_ten_days());
     let running = Running::start(&mut command, &env.path(""));
     let theirs = names(&env.dir("iso"))
         .into_iter()

@@ -10,13 +10,14 @@ use std::sync::LazyLock;
 use regex::{Captures, Regex};
 
 use super::host::Host;
+use crate::support::schemas;
 
 /// Free space on every page: 19.8 GiB.
 const FREE: u64 = (198 << 30) / 10;
 
 /// Directories of the page that are below the host's own directory. `/dev`, `/proc` and `/bin` are the
 /// machine's.
-const OURS: &[&str] = &["/var/", "/etc/", "/usr/local/", "/usr/bin/glance-cache", "/root"];
+const OURS: &[&str] = &["/var/", "/etc/", "/usr/local/", "/usr/bin/glance-cache", "/openstack/", "/root"];
 
 const MIRROR: &str = "http://mirror.example.org";
 
@@ -38,6 +39,7 @@ pattern!(PROCESS, r"process \d+ \(cli-[0-9a-f]+\)");
 pattern!(LOG_PROCESS, r"^(\S+ \S+ )\d+( [A-Z]+ )");
 pattern!(ROUND, r"(\d)\.00 ([KMGT]iB)");
 pattern!(MOUNT, r"^(file system +)\S+ at \S+, .* free");
+pattern!(FREE_IN_CHECK, r" free=\d+B ");
 pattern!(MOUNTED_AT, r"mounted at [^ ,;]+");
 pattern!(MOUNTS, r"^(file system +)\S+: \S+ \S+ of \S+ \S+ free");
 pattern!(NOW_FREE, r"\S+ has [0-9.]+ [KMGT]iB free, [0-9.]+ [KMGT]iB required");
@@ -78,7 +80,7 @@ pub(super) fn available(host: &Host) -> u64 {
     fs.f_bavail * fs.f_frsize
 }
 
-/// Turns what a command printed into the lines that a page shows below it.
+/// Turns what a command printed into the lines that a page shows below it. JSON has to be as its schema says.
 pub(super) fn shown(line: &str, output: &str, host: &Host) -> Vec<String> {
     let mut text = output.to_owned();
     for (project, directory) in [("glance", "/etc/glance"), ("ironic", "/etc/ironic")] {
@@ -110,7 +112,9 @@ pub(super) fn shown(line: &str, output: &str, host: &Host) -> Vec<String> {
     let lines: Vec<String> = lines.map(machine).collect();
     let mut shown = Vec::new();
     for line in aligned(lines, &mount) {
-        if line.starts_with("{\"") && serde_json::from_str::<serde_json::Value>(&line).is_ok() {
+        let result = serde_json::from_str::<serde_json::Value>(&line).ok();
+        if let Some(result) = result.filter(|_| line.starts_with("{\"")) {
+            schemas::check(&result, &line);
             shown.extend(json(&line, 0).lines().map(str::to_owned));
         } else {
             shown.extend(folded(&line));
@@ -123,6 +127,7 @@ pub(super) fn shown(line: &str, output: &str, host: &Host) -> Vec<String> {
 fn machine(line: &str) -> String {
     let line = PROCESS.replace_all(line, "process 4711 (glance-api)");
     let line = MOUNT.replace(&line, "${1}ext4 at /var, 19.8 GiB of 98 GiB free");
+    let line = FREE_IN_CHECK.replace(&line, " free=21260088115B ");
     let line = MOUNTS.replace(&line, "${1}/var: 19.8 GiB of 98 GiB free");
     let line = JSON_FILE_SYSTEM.replace(
         &line,

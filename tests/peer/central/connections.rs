@@ -77,7 +77,7 @@ fn is_not_let_in(kind: Kind, at_most: u64, url: impl Fn(&Database) -> String) {
     let c = five(kind);
     let before = c.snapshot().1;
     let conf = c.conf_with(&url(&c.db), NODE, "");
-    let run = c.env.raw(&["prune", "--max-size", "3000", "--config-file", &conf]).code(3);
+    let run = c.env.raw(&["prune", "--max-size", "3000B", "--config-file", &conf]).code(3);
     let first = run.stderr.lines().next().unwrap_or_default();
     println!("{kind:?}: exit {} after {:.1} s: {first}", run.code, run.took.as_secs_f64());
     assert!(run.took < Duration::from_secs(at_most), "{:?}", run.took);
@@ -234,7 +234,7 @@ fn attempts_go_on_as_the_options_say(kind: Kind) {
     let conf = c.conf_with(&at_port(&c.db, 1), NODE, "").replace("glance-api", "retry");
     let text = fs::read_to_string(c.env.outside("glance-api.conf")).unwrap();
     fs::write(&conf, text + "max_retries = 2\nretry_interval = 1\n").unwrap();
-    let run = c.env.raw(&["prune", "--max-size", "3000", "--config-file", &conf]).code(3);
+    let run = c.env.raw(&["prune", "--max-size", "3000B", "--config-file", &conf]).code(3);
     assert!((2..4).contains(&run.took.as_secs()), "{:?}", run.took);
 }
 
@@ -255,7 +255,7 @@ fn of_several_hosts_the_next_is_taken_on_postgresql() {
     let hosts = format!("@/{}?host=127.0.0.1:{}&host=127.0.0.1:{port}", c.db.name, hole.port());
     let url = c.db.url.replace(&format!("@127.0.0.1:{port}/{}", c.db.name), &hosts);
     let conf = c.conf_with(&url, NODE, "");
-    let run = c.env.raw(&["prune", "--dry-run", "--max-size", "3000", "--config-file", &conf]).ok();
+    let run = c.env.raw(&["prune", "--dry-run", "--max-size", "3000B", "--config-file", &conf]).ok();
     assert!(run.took < Duration::from_secs(8), "{:?}", run.took);
 }
 

@@ -40,7 +40,8 @@ fn tls_is_verified(kind: Kind) {
     for (host, options, code) in cases {
         let url = format!("{}?{options}", c.db.url.replace("127.0.0.1", host));
         let conf = c.conf_with(&url, NODE, "");
-        let run = c.env.raw(&["prune", "--dry-run", "--max-size", "3000", "--config-file", &conf]).code(code);
+        let run =
+            c.env.raw(&["prune", "--dry-run", "--max-size", "3000B", "--config-file", &conf]).code(code);
         assert!(run.took < Duration::from_secs(5), "{options}: {:?}", run.took);
         assert!(!run.stderr.contains("s3cret"), "{}", run.stderr);
     }
