@@ -486,7 +486,7 @@ pub(crate) fn take_lock(
 /// Returns an error if most of the images in the index are not in the directory. Then no row may be
 /// forgotten.
 pub(crate) fn misplaced(dir: &CacheDir, inventory: &Inventory, forget_all: bool) -> Option<EntryError> {
-    (!forget_all && inventory.looks_misplaced()).then(|| EntryError {
+    (!forget_all && inventory.looks_misplaced(dir)).then(|| EntryError {
         name: dir.path().display().to_string(),
         action: Action::Forget,
         message: format!(
