@@ -297,3 +297,15 @@ fn access_times_are_shown_where_they_count() {
         assert!(has(), "an orphan has no other time of use");
     }
 }
+
+#[test]
+fn what_asks_for_no_image_is_not_queued() {
+    let env = TestEnv::sqlite(&[]);
+    env.file(std::path::Path::new("queue").join(id('a')), 0, 1);
+    env.link(std::path::Path::new("queue").join(id('b')), "/etc/passwd");
+    env.file("queue/README", 5, 1);
+    let status = env.status();
+    assert_eq!(status["queued"]["count"], 1, "{status}");
+    let foreign = status["foreign"].to_string();
+    assert!(foreign.contains(&id('b')) && foreign.contains("queue/README"), "{foreign}");
+}
