@@ -486,13 +486,13 @@ pub(crate) fn take_lock(
 /// Returns an error if most of the images in the index are not in the directory. Then no row may be
 /// forgotten.
 pub(crate) fn misplaced(dir: &CacheDir, inventory: &Inventory, forget_all: bool) -> Option<EntryError> {
-    (!forget_all && inventory.looks_misplaced()).then(|| EntryError {
+    (!forget_all && inventory.looks_misplaced(dir)).then(|| EntryError {
         name: dir.path().display().to_string(),
         action: Action::Forget,
         message: format!(
             "{} of {} images in the index are not in this directory: it is probably the wrong directory, or \
-             its file system is not mounted (it is on the file system mounted at {} now); no row and no image \
-             was removed; give --forget-all if the images are really gone",
+             its file system is not mounted (it is on the file system mounted at {} now); no row and no \
+             image was removed; give --forget-all if the images are really gone",
             inventory.ghosts.len(),
             inventory.rows(),
             mount_point(dir.path())
