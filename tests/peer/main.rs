@@ -37,3 +37,4 @@ mod schema;
 #[path = "../support/mod.rs"]
 mod support;
 mod system_calls;
+mod systemd;
