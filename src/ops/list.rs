@@ -14,6 +14,7 @@ use crate::exit::Failure;
 use crate::host::glance::open::{Cache, GLANCE_PATIENCE, take_stock, unreadable_errors};
 use crate::host::glance::settings::{Selection, Settings};
 use crate::names::escaped;
+use crate::ops::report::SCHEMA_VERSION;
 use crate::output::Report;
 use crate::output::table::table;
 use crate::run::Run;
@@ -273,6 +274,7 @@ struct ApiPartial<'a> {
 
 #[derive(Serialize)]
 struct ApiList<'a> {
+    schema_version: u32,
     cached_images: Vec<ApiImage<'a>>,
     queued_images: Vec<&'a str>,
     orphans: Vec<ApiImage<'a>>,
@@ -310,6 +312,7 @@ impl Serialize for ListReport {
         let mut queue: Vec<&Line> = of(EntryState::Queued).collect();
         queue.sort_by(|a, b| a.modified.cmp(&b.modified).then_with(|| a.name.cmp(&b.name)));
         ApiList {
+            schema_version: SCHEMA_VERSION,
             cached_images: images(EntryState::Tracked),
             queued_images: queue.iter().map(|line| line.name.as_str()).collect(),
             orphans: images(EntryState::Orphan),
