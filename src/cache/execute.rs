@@ -894,10 +894,10 @@ mod tests {
     #[test]
     fn a_commit_is_repeated_for_as_long_as_the_wait_allows() {
         let conflict = || Refusal::Busy(anyhow!("error 1213: deadlock"));
-        let (outcome, files, rows) = prune_all(6, conflict, Duration::from_mins(1));
+        let (outcome, files, rows) = prune_all(6, conflict, Duration::from_secs(60));
         assert_eq!((outcome.files, files, rows, outcome.errors), (20, 0, 0, vec![]));
         let lost = || Refusal::Lost(anyhow!("the connection is lost"));
-        let (outcome, files, rows) = prune_all(6, lost, Duration::from_mins(1));
+        let (outcome, files, rows) = prune_all(6, lost, Duration::from_secs(60));
         assert_eq!((outcome.files, files, rows), (20, 0, 0));
         let message = &outcome.errors[0].message;
         assert!(message.contains("lost") && message.contains("deleted all the same"), "{message}");
@@ -907,7 +907,7 @@ mod tests {
     fn rows_that_do_not_fit_into_one_transaction_are_deleted_in_several() {
         // The first commit and its repetition are refused; each half of the rows is accepted.
         let too_large = || Refusal::Broken(anyhow!("error 1105: transaction size limit exceeded"));
-        let (outcome, files, rows) = prune_all(2, too_large, Duration::from_mins(1));
+        let (outcome, files, rows) = prune_all(2, too_large, Duration::from_secs(60));
         assert_eq!((outcome.files, files, rows), (20, 0, 0));
     }
 }

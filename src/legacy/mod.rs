@@ -27,7 +27,7 @@ use crate::output::audit::log_of_old_tool;
 use crate::run::Run;
 
 /// The wait for a lock; the same as the default of the new commands.
-const LOCK_WAIT: LockWait = LockWait { limit: Duration::from_mins(1), skip_if_locked: false };
+const LOCK_WAIT: LockWait = LockWait { limit: Duration::from_secs(60), skip_if_locked: false };
 
 /// Runs as one of the old tools, with the arguments that follow the program's name.
 pub(crate) fn run(tool: Tool, args: &[std::ffi::OsString]) -> Exit {
