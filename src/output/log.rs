@@ -20,8 +20,9 @@
 //!   file may be anything that the user can write to, `/dev/stderr` and symlinks included.
 //!
 //! Does not rotate files, read Python logging configurations (`log_config_append`), filter by logger
-//! (`default_log_levels`), or create directories. The stderr sink takes only records below a warning, and only
-//! if debug is set: `output` itself prints warnings and errors there, and a run without any prints nothing.
+//! (`default_log_levels`), or create directories. The stderr sink takes only records below a warning, and
+//! only if debug is set: `output` itself prints warnings and errors there, and a run without any prints
+//! nothing.
 
 use std::cell::RefCell;
 use std::ffi::OsStr;
