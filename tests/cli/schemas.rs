@@ -238,6 +238,9 @@ fn type_of(property: &Value) -> String {
     };
     if let Some(reference) = property["$ref"].as_str() {
         let name = reference.rsplit('/').next().unwrap();
+        if let Some(command) = name.strip_suffix(".json") {
+            return format!("result of `{command}`");
+        }
         return if ["schema_version", "signal"].contains(&name) { "string" } else { name }.to_owned();
     }
     if let Some(any) = property["anyOf"].as_array() {

@@ -38,3 +38,4 @@ mod schema;
 #[path = "../support/mod.rs"]
 mod support;
 mod system_calls;
+mod systemd;

@@ -491,8 +491,8 @@ pub(crate) fn misplaced(dir: &CacheDir, inventory: &Inventory, forget_all: bool)
         action: Action::Forget,
         message: format!(
             "{} of {} images in the index are not in this directory: it is probably the wrong directory, or \
-             its file system is not mounted (it is on the file system mounted at {} now); no row and no image \
-             was removed; give --forget-all if the images are really gone",
+             its file system is not mounted (it is on the file system mounted at {} now); no row and no \
+             image was removed; give --forget-all if the images are really gone",
             inventory.ghosts.len(),
             inventory.rows(),
             mount_point(dir.path())
