@@ -26,7 +26,7 @@ fn log_option(env: &TestEnv) -> String {
 #[test]
 fn every_removal_and_the_run_are_a_line_each() {
     for env in TestEnv::both(FIVE) {
-        let run = env.prune(&["--max-size", "3000", &log_option(&env)]).ok();
+        let run = env.prune(&["--max-size", "3000B", &log_option(&env)]).ok();
         assert_eq!(run.stderr, "");
         run.has(&json!({"total_files_pruned": 2}));
         let lines = messages(&env, "a.log");
@@ -37,7 +37,7 @@ fn every_removal_and_the_run_are_a_line_each() {
         }
         assert_eq!(lines[2], "prune: removed 2 images, 1.95 KiB; the cache holds 2.93 KiB of 2.93 KiB");
         // The next run appends, and says that it ran.
-        env.prune(&["--max-size", "3000", &log_option(&env)]).ok();
+        env.prune(&["--max-size", "3000B", &log_option(&env)]).ok();
         assert!(messages(&env, "a.log")[3].starts_with("prune: removed 0 images, 0 B; the cache holds"));
     }
 }
@@ -45,7 +45,7 @@ fn every_removal_and_the_run_are_a_line_each() {
 #[test]
 fn the_lines_have_oslos_shape() {
     let env = TestEnv::sqlite(FIVE);
-    env.prune(&["--max-size", "3000", &log_option(&env)]).ok();
+    env.prune(&["--max-size", "3000B", &log_option(&env)]).ok();
     let text = fs::read_to_string(env.outside("a.log")).unwrap();
     let words: Vec<&str> = text.lines().next().unwrap().split(' ').collect();
     // 2026-01-12 17:58:48.055 4711 LEVEL logger [-] message
@@ -104,7 +104,7 @@ fn our_own_files_choose_the_log_and_glance_apis_do_not() {
     ] {
         let env = TestEnv::sqlite(FIVE);
         env.write(file, format!("[DEFAULT]\nlog_file = {}\n", env.outside("a.log").display()));
-        let run = env.prune(&["--max-size", "3000"]).ok();
+        let run = env.prune(&["--max-size", "3000B"]).ok();
         assert_eq!(run.stderr, "", "{file}");
         assert_eq!(env.outside("a.log").exists(), is_ours, "{file}");
     }
@@ -116,7 +116,7 @@ fn a_stronger_file_of_glance_api_does_not_hide_ours() {
     let at = |name: &str| format!("[DEFAULT]\nlog_file = {}\n", env.outside(name).display());
     env.write("home/glance-cache.conf", at("ours.log"));
     env.write("home/glance.conf.d/log.conf", at("theirs.log"));
-    env.prune(&["--max-size", "3000"]).ok();
+    env.prune(&["--max-size", "3000B"]).ok();
     assert!(env.outside("ours.log").exists() && !env.outside("theirs.log").exists());
 }
 
@@ -127,7 +127,7 @@ fn settings_and_options_combine_as_for_the_old_tools() {
     fs::create_dir(&dir).unwrap();
     let lines = format!("[DEFAULT]\nlog_dir = {}\nuse_json = true\n", dir.display());
     env.write("home/glance-cache.conf", lines);
-    env.prune(&["--max-size", "4000"]).ok();
+    env.prune(&["--max-size", "4000B"]).ok();
     let text = fs::read_to_string(dir.join("glance-cache.log")).unwrap();
     let line: serde_json::Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
     assert_eq!(line["extra"]["image_id"], json!(id('a')));
@@ -136,7 +136,7 @@ fn settings_and_options_combine_as_for_the_old_tools() {
     assert_eq!(line["extra"]["reason"], json!("least recently used"));
     assert!(line["extra"]["last_use"].as_str().unwrap().ends_with('Z'), "{line}");
     // A relative path on the command line is not below log_dir.
-    env.prune(&["--max-size", "3000", "--log-file", "here.log"]).ok();
+    env.prune(&["--max-size", "3000B", "--log-file", "here.log"]).ok();
     assert!(env.outside("here.log").exists());
 }
 
@@ -164,7 +164,7 @@ fn a_missing_daemon_is_a_warning_under_every_name() {
         let env = deployed(Sqlite, "home");
         let is_there = std::os::unix::net::UnixDatagram::unbound().unwrap().connect(socket).is_ok();
         let warning = format!("warning: cannot log to {socket}: no daemon listens there");
-        let runs = [env.prune(&["--max-size", "3000", option]).ok(), env.old(PRUNER, &[old]).ok()];
+        let runs = [env.prune(&["--max-size", "3000B", option]).ok(), env.old(PRUNER, &[old]).ok()];
         for run in runs {
             assert_eq!(run.stderr.contains(&warning), !is_there, "{run:?}");
             assert!(run.stderr.lines().count() <= 1, "{run:?}");
@@ -201,7 +201,7 @@ fn a_new_log_is_written_by_its_owner_alone() {
 fn failures_are_in_the_log_too() {
     let env = TestEnv::sqlite(FIVE);
     let _held = env.lock("glance-cache-prune");
-    env.prune(&["--max-size", "3000", "--lock-timeout", "50ms", &log_option(&env)]).code(3);
+    env.prune(&["--max-size", "3000B", "--lock-timeout", "50ms", &log_option(&env)]).code(3);
     let text = fs::read_to_string(env.outside("a.log")).unwrap();
     assert!(text.contains(" ERROR glance-cache [-] ") && text.contains("glance-cache-prune"), "{text}");
 }
