@@ -187,7 +187,7 @@ fn names_that_could_forge_a_line_are_escaped() {
 fn a_new_log_is_written_by_its_owner_alone() {
     let env = TestEnv::sqlite(FIVE);
     let script = format!(
-        "umask 0; exec {BINARY} prune --cache-dir {} --max-size 3000 {}",
+        "umask 0; exec {BINARY} prune --cache-dir {} --max-size 3000B {}",
         env.dir().display(),
         log_option(&env)
     );
