@@ -38,6 +38,14 @@ pub(crate) enum Amount {
 }
 
 impl Amount {
+    /// Returns the amount in bytes, unless it is a percentage.
+    pub(crate) fn bytes(self) -> Option<u64> {
+        match self {
+            Amount::Bytes(bytes) => Some(bytes),
+            Amount::Percent(_) => None,
+        }
+    }
+
     /// Returns the amount in bytes; a percentage is taken of `whole`.
     pub(crate) fn of(self, whole: u64) -> u64 {
         match self {

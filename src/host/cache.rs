@@ -73,7 +73,7 @@ pub(crate) struct Tally {
 }
 
 impl Tally {
-    pub(super) fn add(&mut self, bytes: u64) {
+    pub(crate) fn add(&mut self, bytes: u64) {
         self.count += 1;
         self.bytes = self.bytes.saturating_add(bytes);
     }
@@ -82,8 +82,10 @@ impl Tally {
 /// The contents of a cache, as a survey counts them.
 #[derive(Debug, Default)]
 pub(crate) struct Stock {
-    /// The sizes of all images, which the cache's own limit refers to.
-    pub(crate) size: u64,
+    /// The sizes of all images, which the cache's own limit refers to. `None` if they were not looked at.
+    pub(crate) size: Option<u64>,
+    /// True if the images are counted in the following three tallies.
+    pub(crate) is_tallied: bool,
     /// Images that may be removed, with the bytes of disk they would free.
     pub(crate) reclaimable: Tally,
     /// Images in use, with the bytes of disk they hold.
@@ -244,6 +246,9 @@ pub(crate) trait ImageCache {
 
     /// Describes a plan: the rows without a file, the images to remove, and the images that stay.
     fn describe(&self, planned: &Planned) -> Vec<Foreseen>;
+
+    /// Returns the images that a plan keeps: why, and their sizes.
+    fn kept(&self, planned: &Planned) -> Vec<(Kept, u64)>;
 
     /// Carries a plan out. It is also called with an empty plan, because rows without a file are forgotten in
     /// any case.

@@ -110,6 +110,7 @@ impl<'a> Gathered<'a> {
                         "cache directory {} (set by {origin}) does not exist",
                         directory.display()
                     ));
+                    gathered.missing.push(declared);
                 }
                 Ok(None) if declared.is_configured() => gathered.missing.push(declared),
                 Ok(None) => {}

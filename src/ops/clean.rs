@@ -148,7 +148,8 @@ struct Repairs {
     orphans_adopted: u64,
     rows_dropped: u64,
     /// Orphans that were not adopted, because they are so young that Glance may just be publishing them.
-    orphans_too_young: u64,
+    /// `None` if the index was not looked at.
+    orphans_too_young: Option<u64>,
 }
 
 /// An incomplete entry that a process still has open for writing.
@@ -181,12 +182,13 @@ impl Cleaned {
         let mut steps = Vec::new();
         if let Some(repair) = &mut self.repair {
             let mut repaired = member.cache.plan_repair(rules)?;
+            let is_refused = repaired.refused.is_some();
             self.ending.errors.extend(repaired.refused.take());
             *repair = Repairs {
                 ghosts_forgotten: repaired.ghosts.len() as u64,
                 orphans_adopted: repaired.adopt.len() as u64,
                 rows_dropped: repaired.bad_rows.len() as u64,
-                orphans_too_young: repaired.too_young.len() as u64,
+                orphans_too_young: (!is_refused).then_some(repaired.too_young.len() as u64),
             };
             steps = steps_of(repaired, rules.now);
         }
@@ -194,7 +196,7 @@ impl Cleaned {
             self.total_bytes_cleaned += remains.bytes;
             let files = if remains.is_invalid { &mut self.invalid_files } else { &mut self.stalled_files };
             *files += remains.files;
-            steps.push(Step::new("remove", remains.name, remains.bytes, remains.reason));
+            steps.push(Step::other("remove", remains.name, remains.bytes, remains.reason));
         }
         self.total_files_cleaned = self.invalid_files + self.stalled_files;
         self.ending.plan = Some(steps);
@@ -204,7 +206,7 @@ impl Cleaned {
     /// Removes the leftovers, repairs the index on request, and fills in the outcome.
     fn change(&mut self, host: &Host<'_>, rules: &Rules, member: &mut Member<'_>) -> Result<(), Failure> {
         let mut outcome = remove(host, member);
-        let mut too_young = 0;
+        let mut too_young = None;
         if self.repair.is_some() && outcome.stopped.is_none() {
             let bar = Bar::new(&host.run.output, "repairing", 0, None);
             let mut removing = Removing { interrupt: &host.run.interrupt, progress: &bar, outcome };
@@ -212,7 +214,8 @@ impl Cleaned {
             outcome = removing.outcome;
             match repaired {
                 Ok(repaired) => {
-                    too_young = repaired.too_young.len() as u64;
+                    let is_done = repaired.refused.is_none();
+                    too_young = is_done.then_some(repaired.too_young.len() as u64);
                     self.ending.errors.extend(repaired.refused);
                 }
                 // Something was removed before the repair failed, so the report is still shown.
@@ -250,7 +253,7 @@ fn steps_of(repaired: Repaired, now: Nanos) -> Vec<Step> {
         Step::new("adopt", name, size, format!("the index has no row for it; last use {}", when(used)))
     });
     let bad = "its id is not a UUID, so it belongs to no image";
-    let bad = repaired.bad_rows.into_iter().map(|name| Step::new("drop", name, 0, bad));
+    let bad = repaired.bad_rows.into_iter().map(|name| Step::other("drop", name, 0, bad));
     let young = repaired.too_young.into_iter().map(|(name, size, changed)| {
         let age = span(now.saturating_sub(changed).max(0));
         let reason =

@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use super::Change;
 use super::list::{Order, SortKey};
-use super::report::{ChangeReport, Ending, Step};
+use super::report::{ChangeReport, Ending, Step, human_or_unknown};
 use crate::cache::outcome::{Action, EntryError};
 use crate::config::{Origin, Setting};
 use crate::database::Database;
@@ -28,7 +28,7 @@ use crate::names::{ImageId, escaped};
 use crate::output::Report;
 use crate::output::table::table;
 use crate::run::Run;
-use crate::units::{Nanos, count, human, nanos, when};
+use crate::units::{count, human, nanos, when};
 
 /// At most this many images of a kind are listed; the rest is only counted.
 const NAMED: usize = 10;
@@ -253,7 +253,8 @@ pub(crate) fn forget(
     change: &Change,
     url: &str,
 ) -> Result<ForgetReport, Failure> {
-    let mut report = ForgetReport { ending: Ending::new(change.dry_run), ..ForgetReport::default() };
+    let (node, ending) = (escaped(url.as_bytes()), Ending::new(change.dry_run));
+    let mut report = ForgetReport { node, ending, ..ForgetReport::default() };
     let ended = fill(run, selection, change, url, &mut report);
     report.ending.settle(run, ended)?;
     Ok(report)
@@ -290,7 +291,7 @@ fn fill(
     }
     report.fill(summary);
     if change.dry_run {
-        report.ending.plan = Some(vec![report.step(summary.newest_use)]);
+        report.ending.plan = Some(vec![report.step(summary)]);
         return Ok(());
     }
     let (done, refusal) = database.forget_node(summary.key);
@@ -315,8 +316,8 @@ fn fill(
 pub(crate) struct ForgetReport {
     node: String,
     rows_forgotten: u64,
-    /// The sum of the sizes in the rows.
-    bytes: u64,
+    /// The sum of the sizes in the node's rows; `None` if they were not read.
+    bytes: Option<u64>,
     node_removed: bool,
     #[serde(flatten)]
     ending: Ending,
@@ -325,18 +326,17 @@ pub(crate) struct ForgetReport {
 impl ForgetReport {
     /// Fills in the expected result.
     fn fill(&mut self, summary: &NodeSummary) {
-        self.node = escaped(summary.url.as_bytes());
         self.rows_forgotten = summary.images;
-        self.bytes = summary.bytes;
+        self.bytes = Some(summary.bytes);
         self.node_removed = true;
     }
 
     /// Returns the only step of the plan.
-    fn step(&self, newest_use: Option<Nanos>) -> Step {
+    fn step(&self, summary: &NodeSummary) -> Step {
         let used =
-            newest_use.map_or_else(|| "never used".to_owned(), |time| format!("last used {}", when(time)));
-        let reason = format!("the node and its {}, {used}", count(self.rows_forgotten, "row"));
-        Step::new("forget", self.node.clone(), self.bytes, reason)
+            summary.newest_use.map_or("never used".to_owned(), |time| format!("last used {}", when(time)));
+        let reason = format!("the node and its {}, {used}", count(summary.images, "row"));
+        Step::other("forget", self.node.clone(), summary.bytes, reason)
     }
 }
 
@@ -351,9 +351,10 @@ impl Report for ForgetReport {
         let did = if self.ending.dry_run { "would forget" } else { "forgot" };
         let node = if self.node_removed { "node" } else { "rows of node" };
         let rows = count(self.rows_forgotten, "row");
-        let mut text = format!("{did} {node} {} ({rows}, {})\n", self.node, human(self.bytes));
+        let bytes = human_or_unknown(self.bytes);
+        let mut text = format!("{did} {node} {} ({rows}, {bytes})\n", self.node);
         for entry in self.ending.plan.iter().flatten() {
-            let _ = writeln!(text, "{} {}: {}", entry.action, entry.image_id, entry.reason);
+            let _ = writeln!(text, "{} {}: {}", entry.action, entry.subject, entry.reason);
         }
         text
     }

@@ -169,8 +169,8 @@ impl LookReport {
         if self.human { human(bytes) } else { bytes.to_string() }
     }
 
-    fn part(&self, part: Tally) -> String {
-        format!("{}, {}", part.count, self.size(part.bytes))
+    fn part(&self, part: Option<Tally>) -> String {
+        part.map_or_else(unknown, |part| format!("{}, {}", part.count, self.size(part.bytes)))
     }
 
     fn table(&self) -> String {
@@ -182,7 +182,7 @@ impl LookReport {
                 line.priority.to_string(),
                 line.directory.clone(),
                 line.file_system.clone(),
-                self.size(line.size),
+                line.size.map_or_else(unknown, |size| self.size(size)),
                 self.size(line.limit),
                 line.age(),
                 self.part(line.in_use),
@@ -222,9 +222,9 @@ impl LookReport {
         lines.push((&cache.name, origins));
         for (part, what) in [
             (cache.kept, "used too recently to be removed"),
-            (cache.leftovers, "left by crashed downloads, or invalid"),
+            (Some(cache.leftovers), "left by crashed downloads, or invalid"),
         ] {
-            if part.count > 0 {
+            if part.is_some_and(|part| part.count > 0) {
                 lines.push(("", format!("{} {what}", self.part(part))));
             }
         }
@@ -232,12 +232,17 @@ impl LookReport {
             lines.push(("attention", format!("{} is over its limit", cache.name)));
         }
         let directory = cache.directory.trim_end_matches('/');
-        let named = cache.foreign.iter().take(NAMED);
+        let foreign = cache.foreign.as_deref().unwrap_or_default();
+        let named = foreign.iter().take(NAMED);
         lines.extend(named.map(|name| ("foreign", format!("{directory}/{name}"))));
-        if cache.foreign.len() > NAMED {
-            lines.push(("foreign", format!("... and {} more", cache.foreign.len() - NAMED)));
+        if foreign.len() > NAMED {
+            lines.push(("foreign", format!("... and {} more", foreign.len() - NAMED)));
         }
     }
+}
+
+fn unknown() -> String {
+    "unknown".to_owned()
 }
 
 impl Report for LookReport {

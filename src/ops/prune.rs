@@ -12,7 +12,7 @@ use std::fmt::Write as _;
 use anyhow::anyhow;
 use serde::Serialize;
 
-use super::report::{ChangeReport, Ending, HostRun, Step, is_zero};
+use super::report::{ChangeReport, Ending, HostRun, Rest, Step, human_or_unknown, is_zero};
 use super::{Change, MIN_AGE};
 use crate::cache::outcome::{Action, EntryError, Outcome};
 use crate::exit::Failure;
@@ -121,39 +121,51 @@ fn fill(host: &Host<'_>, request: &PruneRequest, report: &mut PruneReport) -> Re
     for member in &gathered.members {
         let limits = request.limits(member)?;
         if let PruneReport::One(one) = report {
-            one.max_size = limits.size;
+            one.max_size = Some(limits.size);
             rules.fits_without_index = request.only_when_over.then_some(limits.size);
         }
+    }
+    if let (PruneReport::One(one), [missing]) = (&mut *report, &gathered.missing[..]) {
+        one.max_size = missing.size.value.bytes();
     }
     if rules.changing {
         gathered.lock()?;
     }
     gathered.survey(&rules)?;
     gathered.report_warnings(run);
-    let mut results = Vec::new();
+    let mut passes = Vec::new();
     for member in &mut gathered.members {
         if run.interrupt.raised() {
             break;
         }
         let limits = request.limits(member)?;
         let planned = member.cache.plan(&rules, &limits)?;
-        results.push(if rules.changing {
-            Pass::Done(carry_out(host, member, planned, &limits))
+        let mut rest = Rest::planned(member, &planned);
+        let result = if rules.changing {
+            let outcome = carry_out(host, member, planned, &limits);
+            rest.add(&outcome);
+            PassResult::Done(outcome)
         } else {
-            Pass::Planned(member.cache.describe(&planned))
-        });
+            PassResult::Planned(member.cache.describe(&planned))
+        };
+        passes.push(Pass { result, rest });
     }
     match report {
-        PruneReport::One(one) => one.fill(host, request, gathered, results),
+        PruneReport::One(one) => one.fill(host, request, gathered, passes),
         PruneReport::All(all) => {
-            *all = AllPruned::filled(host, request, &gathered, results);
+            *all = AllPruned::filled(host, request, &gathered, passes);
             Ok(())
         }
     }
 }
 
-/// The result of one cache's pass.
-enum Pass {
+/// One cache's pass: its result, and the images that stay.
+struct Pass {
+    result: PassResult,
+    rest: Rest,
+}
+
+enum PassResult {
     Planned(Vec<Foreseen>),
     Done(Outcome),
 }
@@ -212,9 +224,11 @@ pub(crate) struct Pruned {
     total_files_pruned: u64,
     total_bytes_pruned: u64,
     ghosts_forgotten: u64,
-    cache_size_before: u64,
-    cache_size_after: u64,
-    max_size: u64,
+    /// The sizes are `None` if the run ended before it looked at the images.
+    cache_size_before: Option<u64>,
+    cache_size_after: Option<u64>,
+    /// `None` if it is a part of a file system that is not there.
+    max_size: Option<u64>,
     /// Candidates that stayed because they were used or changed after the plan was made.
     left_alone: u64,
     /// Invalid and stalled files that were removed first, because the disk was full.
@@ -233,7 +247,7 @@ impl Pruned {
         host: &Host<'_>,
         request: &PruneRequest,
         mut gathered: Gathered<'_>,
-        mut results: Vec<Pass>,
+        mut passes: Vec<Pass>,
     ) -> Result<(), Failure> {
         self.ending.errors = std::mem::take(&mut gathered.errors);
         self.ending.skipped = gathered.skipped.take();
@@ -247,14 +261,17 @@ impl Pruned {
         };
         self.cache_size_before = member.stock.size;
         self.cache_size_after = member.stock.size;
-        match results.pop() {
-            Some(Pass::Planned(foreseen)) => self.would(foreseen),
-            Some(Pass::Done(outcome)) => self.did(host, outcome)?,
+        let Some(Pass { result, rest }) = passes.pop() else {
             // A signal came between the survey and the plan.
-            None => self.ending.stopped(host.run),
+            self.ending.stopped(host.run);
+            return Ok(());
+        };
+        match result {
+            PassResult::Planned(foreseen) => self.would(foreseen),
+            PassResult::Done(outcome) => self.did(host, outcome)?,
         }
         if self.ending.signal.is_none() && !member.stock.is_misplaced && !member.stock.is_empty {
-            self.note_unmet(&member, &request.limits(&member)?);
+            self.note_unmet(&member, &request.limits(&member)?, &rest);
         }
         Ok(())
     }
@@ -271,7 +288,7 @@ impl Pruned {
                 Foreseen::Kept { .. } => {}
             }
         }
-        self.cache_size_after = self.cache_size_before.saturating_sub(self.total_bytes_pruned);
+        self.shrink(self.total_bytes_pruned);
         self.ending.plan = Some(foreseen.into_iter().map(Step::of).collect());
     }
 
@@ -281,28 +298,27 @@ impl Pruned {
         self.total_files_pruned = outcome.files;
         self.total_bytes_pruned = outcome.bytes;
         self.ghosts_forgotten = outcome.ghosts_forgotten;
-        self.cache_size_after =
-            self.cache_size_before.saturating_sub(outcome.bytes).saturating_sub(outcome.bytes_gone);
+        self.shrink(outcome.bytes.saturating_add(outcome.bytes_gone));
         self.left_alone = outcome.left_alone;
         self.total_files_cleaned = outcome.invalid_files + outcome.stalled_files;
         self.total_bytes_cleaned = outcome.bytes_cleaned;
         Ok(())
     }
 
-    /// Adds an error for each limit that is still exceeded at the end of the run.
-    fn note_unmet(&mut self, member: &Member<'_>, limits: &Limits) {
+    /// Notes the size of the cache after this many bytes of images were removed.
+    fn shrink(&mut self, bytes: u64) {
+        self.cache_size_after = self.cache_size_before.map(|size| size.saturating_sub(bytes));
+    }
+
+    /// Adds an error for each limit that is still exceeded at the end of the run. `rest` has the reasons.
+    fn note_unmet(&mut self, member: &Member<'_>, limits: &Limits, rest: &Rest) {
         let name = member.declared.directory.value.display().to_string();
         let mut unmet =
             |action, message| self.ending.errors.push(EntryError { name: name.clone(), action, message });
-        if self.cache_size_after > limits.size {
-            let (size, max) = (human(self.cache_size_after), human(limits.size));
-            unmet(
-                Action::Limit,
-                format!(
-                    "the cache is still over its limit: {size} of {max} (the rest is in use, protected, or \
-                     could not be removed)"
-                ),
-            );
+        let reasons = rest.reasons();
+        if let Some(size) = self.cache_size_after.filter(|size| *size > limits.size) {
+            let (size, max) = (human(size), human(limits.size));
+            unmet(Action::Limit, format!("the cache is still over its limit: {size} of {max}{reasons}"));
         }
         // A dry run frees nothing, so there is nothing to measure.
         let Some(wanted) = limits.min_free.filter(|_| !self.ending.dry_run) else { return };
@@ -312,8 +328,8 @@ impl Pruned {
                 unmet(
                     Action::Free,
                     format!(
-                        "only {free} of the required {wanted} are free (no other image may be removed, or \
-                         its removal would free no space)"
+                        "only {free} of the required {wanted} are free, and no other image may be removed \
+                         or would free space{reasons}"
                     ),
                 );
             }
@@ -333,13 +349,15 @@ impl Report for Pruned {
         let removed = count(self.total_files_pruned, "image");
         let _ = write!(
             text,
-            "prune: {} {removed}, {}; the cache {} {} of {}",
+            "prune: {} {removed}, {}; ",
             ending.verb("removed", "would remove"),
             human(self.total_bytes_pruned),
-            ending.verb("holds", "would hold"),
-            human(self.cache_size_after),
-            human(self.max_size),
         );
+        let (size, max) = (self.cache_size_after.map(human), human_or_unknown(self.max_size));
+        let _ = match size {
+            Some(size) => write!(text, "the cache {} {size} of {max}", ending.verb("holds", "would hold")),
+            None => write!(text, "the size of the cache is unknown, its limit is {max}"),
+        };
         if self.ghosts_forgotten > 0 {
             let rows = count(self.ghosts_forgotten, "row");
             let _ = write!(text, "; {} {rows} without a file", ending.verb("forgot", "would forget"));
@@ -375,14 +393,15 @@ impl AllPruned {
     }
 
     /// Returns the report of a run that was carried out or planned.
-    fn filled(host: &Host<'_>, request: &PruneRequest, gathered: &Gathered<'_>, results: Vec<Pass>) -> Self {
+    fn filled(host: &Host<'_>, request: &PruneRequest, gathered: &Gathered<'_>, passes: Vec<Pass>) -> Self {
         let (members, dry_run) = (&gathered.members, request.change.dry_run);
         let mut run = HostRun::new(members, &gathered.warnings, gathered.errors.clone(), dry_run);
-        let (mut victims, mut outcomes) = (Vec::new(), Vec::new());
-        for (position, result) in results.into_iter().enumerate() {
+        let (mut victims, mut outcomes, mut rests) = (Vec::new(), Vec::new(), Vec::new());
+        for (position, Pass { result, rest }) in passes.into_iter().enumerate() {
+            rests.push(rest);
             match result {
-                Pass::Done(outcome) => outcomes.push(outcome),
-                Pass::Planned(foreseen) => {
+                PassResult::Done(outcome) => outcomes.push(outcome),
+                PassResult::Planned(foreseen) => {
                     victims.extend(foreseen.into_iter().filter_map(|entry| match entry {
                         Foreseen::Removal(victim) => Some((position, victim)),
                         Foreseen::Ghost(_) | Foreseen::Kept { .. } => None,
@@ -395,7 +414,7 @@ impl AllPruned {
         } else {
             run.did(host.run, members, outcomes);
         }
-        run.note_over_limit();
+        run.note_over_limit(&rests);
         AllPruned::new(run)
     }
 }
@@ -406,7 +425,7 @@ impl Report for AllPruned {
         let verb = self.run.ending.verb("removed", "would remove");
         for line in &self.run.caches {
             let (files, bytes) = (count(line.files_pruned, "image"), human(line.bytes_pruned));
-            let (name, size, limit) = (&line.name, human(line.size), human(line.limit));
+            let (name, size, limit) = (&line.name, human_or_unknown(line.size), human(line.limit));
             let holds = self.run.ending.verb("holds", "would hold");
             let _ = writeln!(text, "prune: {name}: {verb} {files}, {bytes}; it {holds} {size} of {limit}");
         }

@@ -3,7 +3,7 @@
 //! Reports are data. They are serialized as JSON and can render themselves as text, but nothing here prints
 //! anything.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::path::Path;
 
 use serde::{Serialize, Serializer};
@@ -13,14 +13,33 @@ use crate::cache::plan::Kept;
 use crate::database::refusal::Refusal;
 use crate::exit::{Exit, Failure};
 use crate::host::Declared;
-use crate::host::cache::{Foreseen, PlannedRemoval, Tally};
+use crate::host::cache::{Foreseen, Planned, PlannedRemoval, Tally};
 use crate::host::gather::Member;
 use crate::interrupt::signal_name;
 use crate::names::escaped;
 use crate::os::mounts::mount_of;
 use crate::output::Report;
 use crate::run::Run;
-use crate::units::{Nanos, SECOND, human, span, when};
+use crate::units::{Nanos, SECOND, count, human, span, when};
+
+/// The thing that a step of a plan is about. In JSON, its key says which it is.
+#[derive(Debug, Serialize)]
+pub(super) enum Subject {
+    /// An image, or the row of one, by its id.
+    #[serde(rename = "image_id")]
+    Image(String),
+    /// Something else, by its name: an entry of a subdirectory such as `invalid/NAME`, a row whose id is no
+    /// image id, or a node.
+    #[serde(rename = "name")]
+    Other(String),
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Subject::Image(name) | Subject::Other(name)) = self;
+        f.write_str(name)
+    }
+}
 
 /// One step of a plan.
 #[derive(Debug, Serialize)]
@@ -28,18 +47,30 @@ pub(super) struct Step {
     /// The name of the cache, if the plan covers several.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) cache: Option<String>,
-    /// The id of the image, or the name of an entry that is not an image.
-    pub(super) image_id: String,
+    #[serde(flatten)]
+    pub(super) subject: Subject,
     /// `remove`, `forget`, `adopt`, `drop`, `fetch` or `keep`.
     pub(super) action: &'static str,
     pub(super) reason: String,
-    pub(super) bytes: u64,
+    /// The size of the entry; `None` if it is not known.
+    pub(super) bytes: Option<u64>,
 }
 
 impl Step {
-    /// Returns a step of a plan for one cache.
-    pub(super) fn new(action: &'static str, image_id: String, bytes: u64, reason: impl Into<String>) -> Self {
-        Step { cache: None, image_id, action, reason: reason.into(), bytes }
+    /// Returns a step of a plan for one cache that is about an image.
+    pub(super) fn new(
+        action: &'static str,
+        image_id: String,
+        bytes: impl Into<Option<u64>>,
+        reason: impl Into<String>,
+    ) -> Self {
+        let (subject, reason, bytes) = (Subject::Image(image_id), reason.into(), bytes.into());
+        Step { cache: None, subject, action, reason, bytes }
+    }
+
+    /// Returns a step of a plan for one cache that is about something other than an image.
+    pub(super) fn other(action: &'static str, name: String, bytes: u64, reason: impl Into<String>) -> Self {
+        Step { subject: Subject::Other(name), ..Step::new(action, String::new(), bytes, reason) }
     }
 
     /// Returns the step for an entry in the plan for one cache.
@@ -168,9 +199,10 @@ impl Ending {
     /// Returns the lines before the summary: the plan of a dry run, or the reason for doing nothing.
     pub(super) fn preamble(&self) -> String {
         let mut text = String::new();
-        for Step { cache, image_id, action, reason, bytes } in self.plan.iter().flatten() {
+        for Step { cache, subject, action, reason, bytes } in self.plan.iter().flatten() {
             let cache = cache.as_ref().map(|cache| format!("{cache} ")).unwrap_or_default();
-            let _ = writeln!(text, "would {action} {cache}{image_id} ({}): {reason}", human(*bytes));
+            let size = bytes.map(|bytes| format!(" ({})", human(bytes))).unwrap_or_default();
+            let _ = writeln!(text, "would {action} {cache}{subject}{size}: {reason}");
         }
         if let Some(why) = &self.skipped {
             let _ = writeln!(text, "nothing was done: {why}");
@@ -181,11 +213,11 @@ impl Ending {
     /// Returns the end of the summary's line: the number of entries that failed, and the signal that ended
     /// the run.
     pub(super) fn trailer(&self) -> String {
-        // A limit that is exceeded is an error, but not an entry that failed.
-        let is_entry = |error: &&EntryError| !matches!(error.action, Action::Limit | Action::Free);
+        // Other errors are about the run: a limit that is exceeded, an index that refuses a change.
+        let is_entry = |error: &&EntryError| matches!(error.action, Action::Look | Action::Remove);
         let failed = match self.errors.iter().filter(is_entry).count() {
             0 => String::new(),
-            number => format!("; {} failed", crate::units::count(number as u64, "entry")),
+            number => format!("; {} failed", count(number as u64, "entry")),
         };
         failed + &self.line_end()
     }
@@ -219,20 +251,20 @@ pub(super) struct CacheLine {
     pub(super) directory_set_by: String,
     /// The mount point.
     pub(super) file_system: String,
-    /// The sizes of all images.
-    pub(super) size: u64,
+    /// The sizes of all images, or `None` if they were not looked at: a clean of a Glance cache does not.
+    pub(super) size: Option<u64>,
     pub(super) limit: u64,
     pub(super) limit_set_by: String,
     /// Seconds, or null if its images do not expire.
     pub(super) age_limit: Option<i64>,
     /// Images in use. The bytes of this tally and of the following ones are disk space.
-    pub(super) in_use: Tally,
+    pub(super) in_use: Option<Tally>,
     /// Images that may be removed now.
-    pub(super) reclaimable: Tally,
+    pub(super) reclaimable: Option<Tally>,
     /// Images that are too young to be removed, or are listed to be kept.
-    pub(super) kept: Tally,
+    pub(super) kept: Option<Tally>,
     pub(super) leftovers: Tally,
-    pub(super) foreign: Vec<String>,
+    pub(super) foreign: Option<Vec<String>>,
     #[serde(skip_serializing_if = "is_zero")]
     pub(super) files_pruned: u64,
     #[serde(skip_serializing_if = "is_zero")]
@@ -266,11 +298,11 @@ impl CacheLine {
             limit: member.limit(),
             limit_set_by: size.origin.to_string(),
             age_limit: age.as_ref().map(|age| age.value / SECOND),
-            in_use: stock.in_use,
-            reclaimable: stock.reclaimable,
-            kept: stock.kept,
+            in_use: stock.is_tallied.then_some(stock.in_use),
+            reclaimable: stock.is_tallied.then_some(stock.reclaimable),
+            kept: stock.is_tallied.then_some(stock.kept),
             leftovers: stock.leftovers,
-            foreign: stock.foreign.clone(),
+            foreign: stock.size.map(|_| stock.foreign.clone()),
             files_pruned: 0,
             bytes_pruned: 0,
             files_cleaned: 0,
@@ -286,11 +318,12 @@ impl CacheLine {
         self.files_cleaned = outcome.invalid_files + outcome.stalled_files;
         self.bytes_cleaned = outcome.bytes_cleaned;
         self.ghosts_forgotten = outcome.ghosts_forgotten;
-        self.size = self.size.saturating_sub(outcome.bytes).saturating_sub(outcome.bytes_gone);
+        let gone = outcome.bytes.saturating_add(outcome.bytes_gone);
+        self.size = self.size.map(|size| size.saturating_sub(gone));
     }
 
     pub(super) fn is_over(&self) -> bool {
-        self.size > self.limit
+        self.size.is_some_and(|size| size > self.limit)
     }
 
     /// Returns the age limit in words.
@@ -344,7 +377,7 @@ impl HostRun {
             let line = &mut self.caches[cache];
             line.files_pruned += 1;
             line.bytes_pruned = line.bytes_pruned.saturating_add(victim.size);
-            line.size = line.size.saturating_sub(victim.size);
+            line.size = line.size.map(|size| size.saturating_sub(victim.size));
             plan.push(Step::among(&members[cache].declared, victim, now));
         }
         self.ending.plan = Some(plan);
@@ -357,7 +390,7 @@ impl HostRun {
             for remains in member.cache.remains() {
                 line.files_cleaned += remains.files;
                 line.bytes_cleaned += remains.bytes;
-                let step = Step::new("remove", remains.name, remains.bytes, remains.reason);
+                let step = Step::other("remove", remains.name, remains.bytes, remains.reason);
                 plan.push(Step { cache: Some(member.declared.name.clone()), ..step });
             }
         }
@@ -384,21 +417,83 @@ impl HostRun {
         self.caches.iter().map(figure).fold(0, u64::saturating_add)
     }
 
-    /// Notes the caches that are still over their limit, unless a signal ended the run.
-    pub(super) fn note_over_limit(&mut self) {
+    /// Notes the caches that are still over their limit, unless a signal ended the run. `rests` has the
+    /// reasons, in the order of the caches.
+    pub(super) fn note_over_limit(&mut self, rests: &[Rest]) {
         if self.ending.signal.is_some() {
             return;
         }
-        let over = self.caches.iter().filter(|line| line.is_over()).map(|line| {
+        let over = self.caches.iter().zip(rests).filter(|(line, _)| line.is_over()).map(|(line, rest)| {
             format!(
-                "{} ({}) is still over its limit: {} of {} (the rest is in use, too young, protected, or \
-                 could not be removed)",
+                "{} ({}) is still over its limit: {} of {}{}",
                 line.name,
                 line.directory,
-                human(line.size),
-                human(line.limit)
+                human_or_unknown(line.size),
+                human(line.limit),
+                rest.reasons()
             )
         });
         self.ending.shortfalls = over.collect();
     }
+}
+
+/// The images that a prune left, although it did not reach its goal, by reason.
+#[derive(Debug, Default)]
+pub(super) struct Rest {
+    listed: Tally,
+    young: Tally,
+    /// Images in use. Only Ironic's caches know them.
+    in_use: Tally,
+    /// The number of images that were used or changed after the plan was made.
+    changed: u64,
+    /// The number of images that could not be removed.
+    failed: u64,
+    ended_early: bool,
+}
+
+impl Rest {
+    /// Returns the images that the plan for a cache leaves.
+    pub(super) fn planned(member: &Member<'_>, planned: &Planned) -> Self {
+        let mut rest = Rest { in_use: member.stock.in_use, ..Rest::default() };
+        for (why, size) in member.cache.kept(planned) {
+            match why {
+                Kept::Listed => rest.listed.add(size),
+                Kept::Young => rest.young.add(size),
+            }
+        }
+        rest
+    }
+
+    /// Adds the images that the run left besides.
+    pub(super) fn add(&mut self, outcome: &Outcome) {
+        self.changed = outcome.left_alone;
+        self.failed = outcome.errors.iter().filter(|error| error.action == Action::Remove).count() as u64;
+        self.ended_early = outcome.stopped.is_some() || outcome.rows_left > 0;
+    }
+
+    /// Returns the reasons in brackets, or nothing if there is none.
+    pub(super) fn reasons(&self) -> String {
+        let tallies =
+            [(self.listed, kept(Kept::Listed)), (self.young, kept(Kept::Young)), (self.in_use, "in use")];
+        let tallies = tallies.into_iter().filter(|(tally, _)| tally.count > 0);
+        let mut reasons: Vec<String> = tallies
+            .map(|(tally, why)| format!("{}, {}, {why}", count(tally.count, "image"), human(tally.bytes)))
+            .collect();
+        for (number, why) in
+            [(self.changed, "used or changed during the run"), (self.failed, "that could not be removed")]
+        {
+            if number > 0 {
+                reasons.push(format!("{} {why}", count(number, "image")));
+            }
+        }
+        if self.ended_early {
+            reasons.push("the run ended early".to_owned());
+        }
+        if reasons.is_empty() { String::new() } else { format!(" ({})", reasons.join("; ")) }
+    }
+}
+
+/// Formats a size for people, also one that is not known.
+pub(super) fn human_or_unknown(bytes: Option<u64>) -> String {
+    bytes.map_or_else(|| "unknown".to_owned(), human)
 }

@@ -14,7 +14,7 @@ use rustix::fs::{Mode, OFlags, fstatvfs};
 use serde::Serialize;
 
 use super::prune::PruneRequest;
-use super::report::{ChangeReport, Ending, HostRun, is_zero};
+use super::report::{ChangeReport, Ending, HostRun, human_or_unknown, is_zero};
 use crate::cache::outcome::{Action, EntryError, Outcome};
 use crate::exit::Failure;
 use crate::host::Host;
@@ -135,8 +135,9 @@ pub(crate) struct SpaceReport {
     required: u64,
     available_before: u64,
     available_after: u64,
-    /// Bytes of disk that the removal of all images that may be removed would have freed.
-    reclaimable: u64,
+    /// Bytes of disk that the removal of all images that may be removed would have freed; `None` if no cache
+    /// was looked at.
+    reclaimable: Option<u64>,
     /// Bytes that would be missing even then.
     missing: u64,
     /// True if nothing was removed because all images together could not have freed enough.
@@ -180,8 +181,9 @@ impl SpaceReport {
         let views = members.iter().zip(&items).map(|(member, items)| View { items, age: age(member) });
         let views: Vec<View<'_>> = views.collect();
         let order = by_priority(&views, rules.now);
-        self.reclaimable = members.iter().map(|member| member.stock.reclaimable.bytes).sum();
-        self.missing = space.missing().saturating_sub(self.reclaimable);
+        let reclaimable = members.iter().map(|member| member.stock.reclaimable.bytes).sum();
+        self.reclaimable = Some(reclaimable);
+        self.missing = space.missing().saturating_sub(reclaimable);
         self.refused = self.missing > 0 && !best_effort;
         if dry_run {
             let picks = if self.refused { &[][..] } else { enough(&order, &views, space.missing()) };
@@ -244,7 +246,7 @@ impl SpaceReport {
             human(self.required),
             self.path,
             human(self.available_before),
-            human(self.reclaimable),
+            human_or_unknown(self.reclaimable),
             human(self.missing)
         )
     }
@@ -258,12 +260,13 @@ impl SpaceReport {
                 "{} ({}): {} could free {}",
                 line.name,
                 line.directory,
-                count(line.reclaimable.count, "image"),
-                human(line.reclaimable.bytes)
+                line.reclaimable
+                    .map_or("an unknown number of images".to_owned(), |part| count(part.count, "image")),
+                human_or_unknown(line.reclaimable.map(|part| part.bytes))
             );
             for (part, noun, what) in [
-                (line.in_use, "image", "in use"),
-                (line.kept, "image", "too young or protected"),
+                (line.in_use.unwrap_or_default(), "image", "in use"),
+                (line.kept.unwrap_or_default(), "image", "too young or protected"),
                 (line.leftovers, "file", "left by crashed downloads (clean --all-caches removes them)"),
             ] {
                 if part.count > 0 {

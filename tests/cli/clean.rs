@@ -76,8 +76,7 @@ fn a_dry_run_says_what_it_would_remove_and_touches_nothing() {
         let plan = report.json()["plan"].as_array().unwrap().clone();
         assert_eq!(plan.iter().map(|entry| entry["bytes"].as_u64().unwrap()).sum::<u64>(), 330);
         assert!(
-            plan.iter()
-                .all(|e| e["image_id"].is_string() && e["action"].is_string() && e["reason"].is_string())
+            plan.iter().all(|e| e["name"].is_string() && e["action"].is_string() && e["reason"].is_string())
         );
         assert_eq!(env.snapshot(), before);
     }
@@ -286,9 +285,10 @@ fn a_dry_repair_gives_each_its_reason() {
     let before = env.snapshot();
     let run = env.clean(&["--repair", "--dry-run"]).ok();
     let plan = run.json()["plan"].as_array().unwrap().clone();
-    let reason =
-        |id: &str| plan.iter().any(|e| e["image_id"] == id && !e["reason"].as_str().unwrap().is_empty());
-    assert!(reason(&id('f')) && reason("../outside"), "{plan:?}");
+    let reason = |key: &str, name: &str| {
+        plan.iter().any(|e| e[key] == name && !e["reason"].as_str().unwrap().is_empty())
+    };
+    assert!(reason("image_id", &id('f')) && reason("name", "../outside"), "{plan:?}");
     assert_eq!(env.snapshot(), before);
 }
 

@@ -31,3 +31,4 @@ mod signals;
 mod status;
 #[path = "../support/mod.rs"]
 mod support;
+mod unknown;

@@ -32,7 +32,7 @@ use crate::cache::inventory::{Inventory, Tracking};
 use crate::cache::lock::{CLEAN, Lock, LockWait, PRUNE};
 use crate::cache::outcome::Outcome;
 use crate::cache::plan::{
-    self, CleanLimits, CleanPlan, CleanReason, Goal, PruneLimits, PrunePlan, RepairPlan, frees,
+    self, CleanLimits, CleanPlan, CleanReason, Goal, Kept, PruneLimits, PrunePlan, RepairPlan, frees,
 };
 use crate::database::opening::Purpose;
 use crate::exit::{Exit, Failure};
@@ -145,7 +145,7 @@ impl GlanceCache<'_> {
             result => result?,
         };
         let inventory = &cache.inventory;
-        stock.size = inventory.size();
+        stock.size = Some(inventory.size());
         stock.errors.extend(unreadable_errors(&inventory.unreadable));
         stock.foreign =
             inventory.foreign.iter().map(|entry| entry.place.show(entry.name.as_name())).collect();
@@ -166,6 +166,7 @@ impl GlanceCache<'_> {
         // not need another pass over them.
         if self.host.scope == Scope::All {
             tally(inventory, rules, stock);
+            stock.is_tallied = true;
         }
         self.cache = Some(cache);
         Ok(())
@@ -184,8 +185,9 @@ impl GlanceCache<'_> {
             return false;
         }
         let Ok(inventory) = Inventory::scan(&self.dir, Tracking::ByRow) else { return false };
-        stock.size = inventory.size();
-        let fits = stock.size <= limit;
+        let size = inventory.size();
+        stock.size = Some(size);
+        let fits = size <= limit;
         if fits {
             let why = &failure.error;
             self.host.run.output.note(&format!("{why:#}; nothing to do, as the cache is within its limit"));
@@ -284,8 +286,7 @@ impl ImageCache for GlanceCache<'_> {
         let mut stock = Stock::default();
         refuse_strange(&self.settings, &self.dir)?;
         if is_empty(&self.dir)? {
-            stock.is_empty = true;
-            return Ok(stock);
+            return Ok(Stock { size: Some(0), is_tallied: true, is_empty: true, ..stock });
         }
         match self.host.task {
             // A clean needs no index; a repair opens it after the leftovers are removed.
@@ -347,6 +348,12 @@ impl ImageCache for GlanceCache<'_> {
             Foreseen::Kept { name: image.id.to_string(), size: image.seen.size, why: *why }
         });
         ghosts.chain(expired).chain(victims).chain(kept).collect()
+    }
+
+    fn kept(&self, planned: &Planned) -> Vec<(Kept, u64)> {
+        let Some(Cache { inventory, .. }) = &self.cache else { return Vec::new() };
+        let size = |position: u32| inventory.images[position as usize].seen.size;
+        planned.rest.kept.iter().map(|(position, why)| (*why, size(*position))).collect()
     }
 
     fn carry_out(&mut self, planned: Planned, limits: &Limits, removing: &mut Removing<'_>) {

@@ -114,17 +114,18 @@ impl MasterCache<'_> {
     /// Sorts the unused images, and counts those that may be removed and those that stay.
     fn sort(&mut self, rules: &Rules, stock: &mut Stock) {
         let survey = &mut self.survey;
-        stock.size = survey.in_use_bytes;
+        let mut size = survey.in_use_bytes;
         stock.in_use = Tally { count: survey.in_use, bytes: survey.in_use_allocated };
         self.unused = std::mem::take(&mut survey.unused);
         self.unused.sort_unstable_by(|a, b| a.last_use().cmp(&b.last_use()).then(a.name.cmp(&b.name)));
         for image in &self.unused {
-            stock.size = stock.size.saturating_add(image.seen.size);
+            size = size.saturating_add(image.seen.size);
             match kept(image, rules) {
                 Some(_) => stock.kept.add(image.seen.allocated),
                 None => stock.reclaimable.add(image.seen.allocated),
             }
         }
+        (stock.size, stock.is_tallied) = (Some(size), true);
     }
 
     /// Counts the files that crashed downloads left, and notes why some old files stay.
@@ -333,6 +334,11 @@ impl ImageCache for MasterCache<'_> {
         });
         let expired = planned.expired.iter().map(|position| victim(*position, true));
         expired.chain(victims).chain(kept).collect()
+    }
+
+    fn kept(&self, planned: &Planned) -> Vec<(Kept, u64)> {
+        let size = |position: u32| self.unused[position as usize].seen.size;
+        planned.rest.kept.iter().map(|(position, why)| (*why, size(*position))).collect()
     }
 
     fn carry_out(&mut self, planned: Planned, limits: &Limits, removing: &mut Removing<'_>) {

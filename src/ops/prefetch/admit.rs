@@ -49,7 +49,7 @@ impl<'a> PrefetchRun<'a> {
     /// Decides about an image, claims it and makes sure that it fits.
     fn admit(&mut self, request: &WantedImage) -> Result<Admitted, ImageEnding> {
         let (record, check) = self.examine(request)?;
-        let size = record.size.unwrap_or(0);
+        let size = record.size;
         let claim = match Claim::make(self.dir, request.id, self.settings.stalled_before) {
             Ok(Claiming::Ours(claim)) => claim,
             Ok(Claiming::Cached) => return Err(ImageEnding::cached()),
@@ -105,14 +105,14 @@ impl<'a> PrefetchRun<'a> {
         &mut self,
         request: &WantedImage,
     ) -> Result<(ImageRecord, Option<Check>), ImageEnding> {
-        let failed = |e: anyhow::Error| ImageEnding::new(ImageOutcome::Failed, 0, format!("{e:#}"));
+        let failed = |e: anyhow::Error| ImageEnding::new(ImageOutcome::Failed, None, format!("{e:#}"));
         if stage::is_cached(self.dir, request.id).map_err(failed)? {
             return Err(ImageEnding::cached());
         }
         let record = self.records.record(request.id).map_err(|refusal| match refusal {
             Refusal::Interrupted => ImageEnding::new(
                 ImageOutcome::Pending,
-                0,
+                None,
                 "a signal ended the run before the image was fetched",
             ),
             refusal => failed(refusal.into_error()),
@@ -120,7 +120,7 @@ impl<'a> PrefetchRun<'a> {
         let verdict = judge(record.as_ref(), request.memory.as_ref(), self.request.policy);
         // Without a record, the verdict is never to fetch the image.
         let record = record.unwrap_or_default();
-        let check = judged(verdict, record.size.unwrap_or(0))?;
+        let check = judged(verdict, record.size)?;
         self.warn_unverified(request.id, &record, check.as_ref());
         Ok((record, check))
     }
@@ -136,7 +136,7 @@ impl<'a> PrefetchRun<'a> {
 
 /// Returns the hash to verify an image by if the verdict is to fetch it, and otherwise the result for this
 /// image.
-pub(super) fn judged(verdict: Verdict, size: u64) -> Result<Option<Check>, ImageEnding> {
+pub(super) fn judged(verdict: Verdict, size: Option<u64>) -> Result<Option<Check>, ImageEnding> {
     let (outcome, why) = match verdict {
         Verdict::Fetch(check) => return Ok(check),
         Verdict::Gone(why) => (ImageOutcome::Gone, why),

@@ -84,7 +84,7 @@ fn fill(
     report: &mut PrefetchReport,
 ) -> Result<(), Failure> {
     run.catch_signals()?;
-    if request.images.is_none() && is_nothing_to_do(run, settings)? {
+    if request.images.is_none() && is_nothing_to_do(run, settings, report)? {
         return Ok(());
     }
     let dir = existing(settings)?;
@@ -92,6 +92,7 @@ fn fill(
         check_records(&settings.database)?;
     }
     let resolved = PrefetchSettings::of(run, settings, &dir, request)?;
+    report.max_size = Some(resolved.max_size);
     let mut lock = None;
     if !request.change.dry_run {
         match take_lock(run, &dir, &resolved.locks, lock::PREFETCH, &request.change.lock_wait)? {
@@ -103,8 +104,8 @@ fn fill(
             return Ok(());
         }
     }
-    let pending = requests(run, &dir, request)?;
-    let session = if pending.is_empty() {
+    let wanted = requests(run, &dir, request)?;
+    let session = if wanted.images.is_empty() {
         None
     } else {
         Some(PrefetchRun::open(run, settings, &dir, resolved, request)?)
@@ -113,8 +114,11 @@ fn fill(
         // The run can no longer fail to start, so files may be removed now.
         stage::sweep(&dir);
     }
-    let Some(session) = session else { return Ok(()) };
-    let mut session = PrefetchRun { pending, ..session };
+    let Some(session) = session else {
+        report.nothing_to_do();
+        return Ok(());
+    };
+    let mut session = PrefetchRun { pending: wanted.images, others: wanted.others, ..session };
     session.report.ending = std::mem::take(&mut report.ending);
     if request.change.dry_run {
         session.dry_run();
@@ -128,15 +132,25 @@ fn fill(
 }
 
 /// True if the queue is empty and no killed run left anything behind. Then no lock, index or database is
-/// needed.
-fn is_nothing_to_do(run: &Run, settings: &Settings<'_>) -> Result<bool, Failure> {
+/// needed, and the report says so.
+fn is_nothing_to_do(
+    run: &Run,
+    settings: &Settings<'_>,
+    report: &mut PrefetchReport,
+) -> Result<bool, Failure> {
     let Some(dir) = settings.open()? else {
         run.output.note(&settings.nothing_there());
+        report.nothing_to_do();
+        report.still_queued = None;
         return Ok(true);
     };
     refuse_strange(settings, &dir)?;
     let queue = Queue::read(&dir).map_err(Failure::cannot_start)?;
-    Ok(queue.images.is_empty() && queue.foreign.is_empty() && stage::leftovers(&dir).is_empty())
+    let is_nothing = queue.images.is_empty() && queue.foreign.is_empty() && stage::leftovers(&dir).is_empty();
+    if is_nothing {
+        report.nothing_to_do();
+    }
+    Ok(is_nothing)
 }
 
 /// An image that is being fetched.
@@ -212,6 +226,8 @@ struct PrefetchRun<'a> {
     /// The size of the cache, in bytes.
     cached: u64,
     pending: VecDeque<WantedImage>,
+    /// The number of images in the queue that are not wanted in this run.
+    others: u64,
     running: HashMap<ImageId, Running>,
     /// Images that are fetched but not yet published.
     ready: VecDeque<Ready>,
@@ -252,6 +268,7 @@ impl<'a> PrefetchRun<'a> {
             cached: cache.inventory.size(),
             cache,
             pending: VecDeque::new(),
+            others: 0,
             running: HashMap::new(),
             ready: VecDeque::new(),
             held: HashSet::new(),
@@ -316,7 +333,7 @@ impl<'a> PrefetchRun<'a> {
         }
         for request in std::mem::take(&mut self.pending) {
             let why = "a signal ended the run before the image was fetched";
-            self.end(&request, ImageEnding::new(ImageOutcome::Pending, 0, why));
+            self.end(&request, ImageEnding::new(ImageOutcome::Pending, None, why));
         }
     }
 

@@ -52,8 +52,10 @@ impl ImageOutcome {
 pub(super) struct ImageReport {
     pub(super) image_id: String,
     pub(super) outcome: ImageOutcome,
-    /// Its size, or 0 if it is not known.
+    /// Bytes that were fetched and published; in a dry run, those that would be.
     pub(super) bytes: u64,
+    /// The size of the image in bytes, if it is known.
+    pub(super) size: Option<u64>,
     /// The location that it came from, without credentials.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) location: Option<String>,
@@ -73,15 +75,14 @@ pub(crate) struct PrefetchReport {
     pub(super) total_files_prefetched: u64,
     pub(super) total_bytes_prefetched: u64,
     pub(super) images: Vec<ImageReport>,
-    /// The number of images that stay in the queue.
-    pub(super) still_queued: u64,
-    /// The size of the cache in bytes, if it was measured.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// The number of images in the queue at the end; `None` if the queue was not read.
+    pub(super) still_queued: Option<u64>,
+    /// The size of the cache in bytes; `None` if it was not measured.
     pub(super) cache_size_after: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// The limit in bytes; `None` if it was not needed.
     pub(super) max_size: Option<u64>,
-    /// True if the cache is now over this limit. A prune enforces it.
-    pub(super) over_limit: bool,
+    /// True if the cache is now over this limit. A prune enforces it. `None` if the cache was not measured.
+    pub(super) over_limit: Option<bool>,
     /// Images that were removed to make space.
     #[serde(skip_serializing_if = "is_zero")]
     pub(super) total_files_pruned: u64,
@@ -92,6 +93,14 @@ pub(crate) struct PrefetchReport {
 }
 
 impl PrefetchReport {
+    /// Notes that the queue is empty.
+    pub(super) fn nothing_to_do(&mut self) {
+        self.still_queued = Some(0);
+        if self.ending.dry_run {
+            self.ending.plan = Some(Vec::new());
+        }
+    }
+
     /// Returns the number of images with one of these results.
     fn having(&self, outcomes: &[ImageOutcome]) -> u64 {
         self.images.iter().filter(|image| outcomes.contains(&image.outcome)).count() as u64
@@ -131,9 +140,9 @@ impl Report for PrefetchReport {
                 number => drop(write!(text, "; {number} {what}")),
             }
         }
-        if self.still_queued > 0 {
-            let verb = self.ending.verb(if self.still_queued == 1 { "stays" } else { "stay" }, "would stay");
-            let _ = write!(text, "; {} {verb} in the queue", self.still_queued);
+        if let Some(number) = self.still_queued.filter(|number| *number > 0) {
+            let verb = self.ending.verb(if number == 1 { "stays" } else { "stay" }, "would stay");
+            let _ = write!(text, "; {number} {verb} in the queue");
         }
         if self.total_files_pruned > 0 {
             let images = count(self.total_files_pruned, "image");
@@ -145,7 +154,7 @@ impl Report for PrefetchReport {
             let verb = self.ending.verb("holds", "would hold");
             let _ = write!(text, "; the cache {verb} {} of {}", human(size), human(max));
         }
-        if self.over_limit {
+        if self.over_limit == Some(true) {
             text.push_str(", which is over its limit: run prune to enforce it");
         }
         text + &self.ending.line_end()

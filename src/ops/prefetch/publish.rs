@@ -51,7 +51,7 @@ impl PrefetchRun<'_> {
         for attempt in last.map_or(attempts, |(_, others)| others) {
             self.run.output.warning(&format!("image {id}: {}; trying the next location", attempt.message));
         }
-        let size = running.record.size.unwrap_or(0);
+        let size = running.record.size;
         let ending = match result {
             Ok(fetched) => {
                 let patience = self.settings.wait.limit.max(running.since.elapsed());
@@ -114,10 +114,10 @@ impl PrefetchRun<'_> {
     fn unpublished(&self, bytes: u64, why: &anyhow::Error) -> ImageEnding {
         if self.run.interrupt.raised() {
             let why = "a signal ended the run before the fetched image was published";
-            return ImageEnding::new(ImageOutcome::Pending, bytes, why);
+            return ImageEnding::new(ImageOutcome::Pending, Some(bytes), why);
         }
         let why = format!("the image was fetched, but cannot be published: {why:#}");
-        ImageEnding::new(ImageOutcome::Failed, bytes, why)
+        ImageEnding::new(ImageOutcome::Failed, Some(bytes), why)
     }
 
     /// Takes all steps before the one that gives the file its name. The caller holds prune's lock until that
@@ -136,7 +136,7 @@ impl PrefetchRun<'_> {
         let unread = match self.records.record(id) {
             Ok(record) => {
                 let verdict = judge_again(record.as_ref(), &running.record);
-                judged(verdict, bytes).map_err(Unprepared::Never)?;
+                judged(verdict, Some(bytes)).map_err(Unprepared::Never)?;
                 None
             }
             Err(Refusal::Interrupted) => return Err(Unprepared::Later(Refusal::Interrupted.into_error())),
@@ -228,5 +228,5 @@ enum Unprepared {
 /// Returns the result for a fetched image that Glance itself caches.
 fn dropped(bytes: u64) -> ImageEnding {
     let why = "Glance has cached the image meanwhile, or is caching it; the fetched data is discarded";
-    ImageEnding::new(ImageOutcome::LeftToGlance, bytes, why)
+    ImageEnding::new(ImageOutcome::LeftToGlance, Some(bytes), why)
 }

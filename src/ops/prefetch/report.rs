@@ -17,7 +17,7 @@ impl PrefetchRun<'_> {
     /// Notes and prints the result for an image. If it is cached or does not exist, it is removed from the
     /// queue.
     pub(super) fn end(&mut self, request: &WantedImage, ending: ImageEnding) {
-        let ImageEnding { outcome, bytes, location, verified_by, message } = ending;
+        let ImageEnding { outcome, bytes, size, location, verified_by, message } = ending;
         let leaves = matches!(outcome, ImageOutcome::Fetched | ImageOutcome::Cached | ImageOutcome::Gone);
         let queued = request.queued && !(leaves && self.dequeue(request.id));
         if matches!(outcome, ImageOutcome::Fetched | ImageOutcome::Cached) {
@@ -46,6 +46,7 @@ impl PrefetchRun<'_> {
             image_id,
             outcome,
             bytes,
+            size,
             location,
             verified_by,
             message,
@@ -85,13 +86,13 @@ impl PrefetchRun<'_> {
                 let by = ending.verified_by.as_deref().unwrap_or("nothing");
                 let reason = format!("from {location}, verified by {by}");
                 let image_id = request.id.to_string();
-                entries.push(Step::new("fetch", image_id, ending.bytes, reason));
+                entries.push(Step::new("fetch", image_id, ending.size, reason));
             }
             self.end(&request, ending);
         }
         let doomed = std::mem::take(&mut self.doomed);
         self.report.total_files_pruned = doomed.len() as u64;
-        self.report.total_bytes_pruned = doomed.iter().map(|entry| entry.bytes).sum();
+        self.report.total_bytes_pruned = doomed.iter().filter_map(|entry| entry.bytes).sum();
         self.cached = (self.cached + self.foreseen).saturating_sub(self.report.total_bytes_pruned);
         self.report.ending.plan = Some(doomed.into_iter().chain(entries).collect());
     }
@@ -99,7 +100,7 @@ impl PrefetchRun<'_> {
     /// Returns the result that an image would have.
     fn foresee(&mut self, request: &WantedImage) -> Result<ImageEnding, ImageEnding> {
         let (record, check) = self.examine(request)?;
-        let size = record.size.unwrap_or(0);
+        let size = record.size;
         let failed = |e: &dyn Display| ImageEnding::new(ImageOutcome::Failed, size, format!("{e:#}"));
         if stage::is_being_cached(self.dir, request.id).map_err(|e| failed(&e))? {
             let why = "another process is caching the image right now";
@@ -112,16 +113,18 @@ impl PrefetchRun<'_> {
                 .find_map(|source| source.as_ref().err())
                 .map_or_else(|| failed(&"the image has no location"), |refused: &Refused| failed(refused)));
         };
-        self.find_space(record.size).map_err(|why| ImageEnding::new(ImageOutcome::Refused, size, why))?;
-        let by = verified_by(check.as_ref(), record.size);
-        Ok(ImageEnding::fetched(size, source.shown().to_owned(), by))
+        self.find_space(size).map_err(|why| ImageEnding::new(ImageOutcome::Refused, size, why))?;
+        let by = verified_by(check.as_ref(), size);
+        let ending = ImageEnding::fetched(size.unwrap_or(0), source.shown().to_owned(), by);
+        Ok(ImageEnding { size, ..ending })
     }
 
     /// Fills in the sums of the report.
     pub(super) fn sum_up(&mut self) {
-        self.report.still_queued = self.report.images.iter().filter(|image| image.queued).count() as u64;
+        let queued = self.report.images.iter().filter(|image| image.queued).count() as u64;
+        self.report.still_queued = Some(queued + self.others);
         self.report.cache_size_after = Some(self.cached);
         self.report.max_size = Some(self.settings.max_size);
-        self.report.over_limit = self.cached > self.settings.max_size;
+        self.report.over_limit = Some(self.cached > self.settings.max_size);
     }
 }

@@ -1,7 +1,7 @@
 //! The images to fetch: those that are named, or those in the queue. Also puts images into the queue without
 //! fetching them.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use super::outcome::{ImageOutcome, ImageReport, PrefetchReport};
 use crate::cache::dir::CacheDir;
@@ -12,7 +12,7 @@ use crate::host::glance::settings::Settings;
 use crate::names::ImageId;
 use crate::ops::Change;
 use crate::ops::prefetch::request::{PrefetchRequest, existing};
-use crate::ops::report::Ending;
+use crate::ops::report::{Ending, Step};
 use crate::run::Run;
 
 /// Puts images into the queue, and does not fetch them.
@@ -25,6 +25,11 @@ pub(crate) fn enqueue(
     let dir = existing(settings)?;
     run.catch_signals()?;
     let mut report = PrefetchReport { ending: Ending::new(change.dry_run), ..PrefetchReport::default() };
+    if change.dry_run {
+        report.ending.plan = Some(Vec::new());
+    }
+    let mut queue: HashSet<ImageId> =
+        Queue::read(&dir).map_err(Failure::cannot_start)?.images.into_iter().map(|entry| entry.id).collect();
     for id in images {
         let added = if change.dry_run { queue::would_add(&dir, *id) } else { queue::add(&dir, *id) };
         let (outcome, message) = match added {
@@ -42,12 +47,24 @@ pub(crate) fn enqueue(
             report.ending.errors.push(EntryError { name, action: Action::Enqueue, message });
         }
         let queued = outcome == ImageOutcome::Enqueued;
-        report.still_queued += u64::from(queued);
-        let image_id = id.to_string();
-        let image =
-            ImageReport { image_id, outcome, bytes: 0, location: None, verified_by: None, message, queued };
-        report.images.push(image);
+        if queued {
+            queue.insert(*id);
+        }
+        if let (Some(plan), true) = (&mut report.ending.plan, queued && message.is_none()) {
+            plan.push(Step::new("enqueue", id.to_string(), None, "it is neither cached nor queued"));
+        }
+        report.images.push(ImageReport {
+            image_id: id.to_string(),
+            outcome,
+            bytes: 0,
+            size: None,
+            location: None,
+            verified_by: None,
+            message,
+            queued,
+        });
     }
+    report.still_queued = Some(queue.len() as u64);
     Ok(report)
 }
 
@@ -61,20 +78,22 @@ pub(super) struct WantedImage {
     pub(super) memory: Option<Memory>,
 }
 
-/// Returns the images to fetch, in order. Entries of the queue that are not an image's are reported, and
-/// stay.
-pub(super) fn requests(
-    run: &Run,
-    dir: &CacheDir,
-    wanted: &PrefetchRequest,
-) -> Result<VecDeque<WantedImage>, Failure> {
+/// The images to fetch, in order, and the number of other images in the queue.
+#[derive(Debug, Default)]
+pub(super) struct WantedImages {
+    pub(super) images: VecDeque<WantedImage>,
+    pub(super) others: u64,
+}
+
+/// Returns the images to fetch. Entries of the queue that are not an image's are reported, and stay.
+pub(super) fn requests(run: &Run, dir: &CacheDir, wanted: &PrefetchRequest) -> Result<WantedImages, Failure> {
     let queue = Queue::read(dir).map_err(Failure::cannot_start)?;
     let entry = |entry: queue::Queued| WantedImage { id: entry.id, queued: true, memory: entry.memory };
     let Some(images) = &wanted.images else {
         for name in &queue.foreign {
             run.output.warning(&format!("queue/{name} is not the entry of an image, and is ignored"));
         }
-        return Ok(queue.images.into_iter().map(entry).collect());
+        return Ok(WantedImages { images: queue.images.into_iter().map(entry).collect(), others: 0 });
     };
     let mut known: HashMap<ImageId, WantedImage> =
         queue.images.into_iter().map(|found| (found.id, entry(found))).collect();
@@ -83,5 +102,6 @@ pub(super) fn requests(
         Some(request) => WantedImage { memory: None, ..request },
         None => WantedImage { id: *id, queued: false, memory: None },
     };
-    Ok(images.iter().map(named).collect())
+    let images = images.iter().map(named).collect();
+    Ok(WantedImages { images, others: known.len() as u64 })
 }

@@ -27,7 +27,7 @@ fn the_queue_is_fetched_verified_and_emptied() {
         assert_eq!(order.len(), 3);
         assert_eq!(
             Prefetch::told(&run, 'a'),
-            json!({"image_id": id('a'), "outcome": "fetched", "bytes": 3_000_000, "location": p.location('a'),
+            json!({"image_id": id('a'), "outcome": "fetched", "bytes": 3_000_000, "size": 3_000_000, "location": p.location('a'),
                    "verified_by": "sha512", "queued": false})
         );
         p.holds(&[('a', 3_000_000), ('b', 0), ('c', 17)]);
