@@ -34,7 +34,7 @@ _glance_cache() {
     fi
 
     case $prev in
-    --lock-timeout | --forget-node | --stall-time | --invalid-grace | --node | --database | --now | --temp-grace | --max-size | --target-size | --min-free | --min-age | --require | --jobs | -j | --rate-limit | --reserve | --log-date-format | --syslog-log-facility)
+    --lock-timeout | --forget-node | --stall-time | --invalid-grace | --node | --database | --now | --temp-grace | --max-size | --target-size | --min-free | --min-age | --require | --jobs | -j | --rate-limit | --reserve | --older-than | --larger-than | --limit | --log-date-format | --syslog-log-facility)
         return
         ;;
     --cache-dir | --config-dir | --ironic-config-dir | --log-dir | --logdir)
@@ -49,18 +49,28 @@ _glance_cache() {
         words="sqlite xattr centralized_db"
         ;;
     --format)
-        words="text json"
+        case $command in
+        list) words="table json jsonl csv value" ;;
+        *) words="text json" ;;
+        esac
+        ;;
+    --color)
+        words="auto always never"
         ;;
     --keep | --image)
         _glance_cache_ids cached
         return
         ;;
     --state)
-        words="cached tracked orphan ghost queued incomplete invalid"
+        words="tracked orphan ghost queued incomplete stalled invalid cached"
         before=${cur%"${cur##*,}"} cur=${cur##*,}
         ;;
     --sort)
         words="image state last-use modified size hits"
+        ;;
+    --columns)
+        words="image state last-use modified size hits error name-bytes node checksum cache kind links held-by priority directory file-system limit age-limit in-use reclaimable"
+        before=${cur%"${cur##*,}"} cur=${cur##*,}
         ;;
     --shell_completion)
         words="bash zsh"
@@ -83,7 +93,12 @@ _glance_cache() {
     esac
     case $command in
     clean | prune | prefetch | list | status)
-        options+=" --cache-dir --config-file --config-dir --driver --sqlite-db --node --database --database-file --format --quiet -q --verbose -v --now"
+        options+=" --cache-dir --config-file --config-dir --driver --sqlite-db --node --database --database-file --color --quiet -q --verbose -v --now"
+        ;;
+    esac
+    case $command in
+    clean | prune | prefetch | status)
+        options+=" --format"
         ;;
     esac
     case $command in
@@ -113,7 +128,7 @@ _glance_cache() {
     esac
     case $command in
     list)
-        options+=" --state --sort --reverse --all-nodes --image"
+        options+=" --image --state --older-than --larger-than --limit --sort --reverse --all-nodes --images --columns --no-header --wide --format"
         ;;
     esac
     case $command in
@@ -135,6 +150,10 @@ _glance_cache() {
         case $command in
         prefetch)
             _glance_cache_ids queued
+            return
+            ;;
+        list)
+            _glance_cache_ids cached
             return
             ;;
         completion)

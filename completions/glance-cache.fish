@@ -26,7 +26,7 @@ complete -c glance-cache -n __fish_use_subcommand -a help -d 'Print this message
 complete -c glance-cache -n '__fish_seen_subcommand_from clean' -f
 complete -c glance-cache -n '__fish_seen_subcommand_from prune' -f
 complete -c glance-cache -n '__fish_seen_subcommand_from prefetch' -f -a '(__glance_cache_ids queued)'
-complete -c glance-cache -n '__fish_seen_subcommand_from list' -f
+complete -c glance-cache -n '__fish_seen_subcommand_from list' -f -a '(__glance_cache_ids cached)'
 complete -c glance-cache -n '__fish_seen_subcommand_from status' -f
 complete -c glance-cache -n '__fish_seen_subcommand_from completion' -f -a "bash zsh fish"
 complete -c glance-cache -n '__fish_seen_subcommand_from help' -f -a 'clean prune prefetch list status completion help'
@@ -47,10 +47,11 @@ complete -c glance-cache -n '__fish_seen_subcommand_from clean prune prefetch li
 complete -c glance-cache -n '__fish_seen_subcommand_from clean prune prefetch list status' -l node -x -d 'URL of this node in the central database [default: worker_self_reference_url]'
 complete -c glance-cache -n '__fish_seen_subcommand_from clean prune prefetch list status' -l database -x -d 'URL of the central database, without a password [default: connection in section database]'
 complete -c glance-cache -n '__fish_seen_subcommand_from clean prune prefetch list status' -l database-file -r -F -d 'Read the URL of the central database, with its password, from this file'
-complete -c glance-cache -n '__fish_seen_subcommand_from clean prune prefetch list status' -l format -x -a "text\t'For people' json\t'One object for programs'" -d 'Print the result as text or as json'
+complete -c glance-cache -n '__fish_seen_subcommand_from clean prune prefetch list status' -l color -x -a "auto\t'On a terminal that has colours' always never" -d 'Use colours: auto, always or never'
 complete -c glance-cache -n '__fish_seen_subcommand_from clean prune prefetch list status' -l quiet -s q -d 'Print only errors'
 complete -c glance-cache -n '__fish_seen_subcommand_from clean prune prefetch list status' -l verbose -s v -d 'Print what is done and why'
 complete -c glance-cache -n '__fish_seen_subcommand_from clean prune prefetch list status' -l now -x -d 'Use this as the current time, to preview a later run'
+complete -c glance-cache -n '__fish_seen_subcommand_from clean prune prefetch status' -l format -x -a "text json" -d 'Print the result as text or as json'
 complete -c glance-cache -n '__fish_seen_subcommand_from clean prune list status' -l all-caches -d 'Include every image cache of this host'
 complete -c glance-cache -n '__fish_seen_subcommand_from clean prune list status' -l ironic-config-file -r -F -d 'Read Ironic\'s configuration from this file instead of the default ones'
 complete -c glance-cache -n '__fish_seen_subcommand_from clean prune list status' -l ironic-config-dir -x -a '(__glance_cache_directories)' -d 'Read Ironic\'s configuration from the *.conf files in this directory'
@@ -76,11 +77,19 @@ complete -c glance-cache -n '__fish_seen_subcommand_from prefetch' -l reserve -x
 complete -c glance-cache -n '__fish_seen_subcommand_from prefetch' -l within-limit -d 'Skip images that would put the cache over its limit'
 complete -c glance-cache -n '__fish_seen_subcommand_from prefetch' -l make-room -d 'If space is short, remove images as prune does'
 complete -c glance-cache -n '__fish_seen_subcommand_from prefetch' -l stall-time -x -d 'Take over an image that another process began to cache but has not written to for this long'
-complete -c glance-cache -n '__fish_seen_subcommand_from list' -l state -x -a '(__fish_complete_list , "printf cached\ntracked\norphan\nghost\nqueued\nincomplete\ninvalid\n")' -d 'Show only entries in these states'
+complete -c glance-cache -n '__fish_seen_subcommand_from list' -l image -x -a '(__glance_cache_ids cached)' -d 'Show only this image, as ID does'
+complete -c glance-cache -n '__fish_seen_subcommand_from list' -l state -x -a '(__fish_complete_list , "printf tracked\norphan\nghost\nqueued\nincomplete\nstalled\ninvalid\ncached\n")' -d 'Show only entries in these states'
+complete -c glance-cache -n '__fish_seen_subcommand_from list' -l older-than -x -d 'Show only what was not used for this long'
+complete -c glance-cache -n '__fish_seen_subcommand_from list' -l larger-than -x -d 'Show only what is larger than this'
+complete -c glance-cache -n '__fish_seen_subcommand_from list' -l limit -x -d 'Show only the first entries'
 complete -c glance-cache -n '__fish_seen_subcommand_from list' -l sort -x -a "image state last-use modified size hits" -d 'Sort the entries by this key'
 complete -c glance-cache -n '__fish_seen_subcommand_from list' -l reverse -d 'Reverse the order'
 complete -c glance-cache -n '__fish_seen_subcommand_from list' -l all-nodes -d 'Instead list the images in the central database, of all nodes'
-complete -c glance-cache -n '__fish_seen_subcommand_from list' -l image -x -a '(__glance_cache_ids cached)' -d 'Instead list the nodes that have this image'
+complete -c glance-cache -n '__fish_seen_subcommand_from list' -l images -d 'With --all-caches, list the images of the caches and what holds them'
+complete -c glance-cache -n '__fish_seen_subcommand_from list' -l columns -x -a '(__fish_complete_list , "printf image\nstate\nlast-use\nmodified\nsize\nhits\nerror\nname-bytes\nnode\nchecksum\ncache\nkind\nlinks\nheld-by\npriority\ndirectory\nfile-system\nlimit\nage-limit\nin-use\nreclaimable\n")' -d 'Show these columns, in this order'
+complete -c glance-cache -n '__fish_seen_subcommand_from list' -l no-header -d 'Print no line with the names of the columns'
+complete -c glance-cache -n '__fish_seen_subcommand_from list' -l wide -d 'Do not fit the table to the terminal'
+complete -c glance-cache -n '__fish_seen_subcommand_from list' -l format -x -a "table\t'For people' json\t'One object for programs' jsonl\t'An object for each entry, on a line of its own' csv\t'Comma-separated values' value\t'Bare values with blanks between them, without a header'" -d 'Print the list as table, json, jsonl, csv or value'
 complete -c glance-cache -n '__fish_seen_subcommand_from list status' -l bytes -d 'Show sizes in bytes'
 complete -c glance-cache -n '__fish_seen_subcommand_from list status' -l human -d 'Show sizes in KiB, MiB and so on'
 complete -c glance-cache -n '__fish_seen_subcommand_from status' -l check -d 'Exit with 1 if the cache is over its limit or needs attention'

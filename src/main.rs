@@ -34,6 +34,7 @@ use clap::Parser;
 use crate::cli::{Cli, Command};
 use crate::commands::flags::CacheArgs;
 use crate::exit::{Exit, Failure};
+use crate::output::screen::ColorWhen;
 use crate::output::{Format, Output, Verbosity};
 use crate::run::Run;
 
@@ -43,11 +44,14 @@ fn main() -> ExitCode {
     if let Some(tool) = tool {
         return ExitCode::from(legacy::run(tool, &args[1..]).legacy_code());
     }
+    if let Some(when) = ColorWhen::on(&args) {
+        when.decide();
+    }
     let cli = Cli::parse_from(args);
     let (cache, default) = match &cli.command {
-        Command::Clean(args) => (Some(&args.cache), Format::Json),
-        Command::Prune(args) => (Some(&args.cache), Format::Json),
-        Command::Prefetch(args) => (Some(&args.cache), Format::Json),
+        Command::Clean(args) => (Some(&args.cache), Format::of_changes()),
+        Command::Prune(args) => (Some(&args.cache), Format::of_changes()),
+        Command::Prefetch(args) => (Some(&args.cache), Format::of_changes()),
         Command::List(args) => (Some(&args.cache), Format::Text),
         Command::Status(args) => (Some(&args.cache), Format::Text),
         Command::Completion(_) | Command::Ids(_) => (None, Format::Text),

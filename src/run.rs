@@ -31,7 +31,8 @@ impl Run {
         #[expect(clippy::disallowed_methods, reason = "the clock is read once, here")]
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos() as Nanos);
         #[allow(clippy::disallowed_methods, reason = "the environment is read once, here")]
-        let environment = std::env::vars_os().collect();
+        let environment: BTreeMap<OsString, OsString> = std::env::vars_os().collect();
+        let output = output.in_environment(&environment);
         Run { now, program, environment, interrupt: Interrupt::default(), output }
     }
 

@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{ArgMatches, Args, Command, FromArgMatches, ValueEnum, ValueHint};
 
 use crate::cache::index::Driver;
@@ -15,8 +16,8 @@ use crate::cache::lock::LockWait;
 use crate::config::ConfigSource;
 use crate::host::glance::settings::Selection;
 use crate::ops::Change;
-use crate::output::Format;
-use crate::output::Output;
+use crate::output::screen::ColorWhen;
+use crate::output::{Format, Output};
 use crate::units::{Amount, Moment, TimeSpan};
 
 /// The end of the short help of a command.
@@ -38,7 +39,7 @@ pub(super) const LIMITS: &str = "Limits";
 const CACHE: &str = "Cache";
 const INDEX: &str = "Index";
 pub(super) const ALL_CACHES: &str = "All caches";
-const OUTPUT: &str = "Output";
+pub(super) const OUTPUT: &str = "Output";
 
 /// All caches of a host.
 #[derive(Debug, Args)]
@@ -87,9 +88,16 @@ pub(crate) struct CacheArgs {
     pub(super) database_file: Option<PathBuf>,
     /// Print the result as text or as json
     ///
-    /// [default: text for list and status, json for the others]
-    #[arg(long, value_name = "FORMAT", help_heading = OUTPUT, hide_possible_values = true)]
+    /// [default: text for list and status; for the others text on a terminal, and json elsewhere]
+    #[arg(long, value_name = "FORMAT", help_heading = OUTPUT, hide_possible_values = true,
+        value_parser = text_or_json())]
     pub(crate) format: Option<Format>,
+    /// Use colours: auto, always or never
+    ///
+    /// With auto, on a terminal that has them, unless the variable NO_COLOR is set [default: auto]
+    #[arg(long, value_name = "WHEN", help_heading = OUTPUT, hide_possible_values = true,
+        hide_short_help = true)]
+    pub(crate) color: Option<ColorWhen>,
     /// Print only errors
     #[arg(short, long, conflicts_with = "verbose", help_heading = OUTPUT)]
     pub(crate) quiet: bool,
@@ -101,6 +109,11 @@ pub(crate) struct CacheArgs {
     /// The time is in RFC 3339, such as 2026-11-22T13:00:00Z, or in seconds since the epoch.
     #[arg(long, value_name = "TIME", help_heading = OUTPUT, hide_short_help = true)]
     pub(crate) now: Option<Moment>,
+}
+
+/// Returns the parser of the forms that every command has.
+fn text_or_json() -> impl TypedValueParser<Value = Format> {
+    PossibleValuesParser::new(["text", "json"]).try_map(|name| Format::from_str(&name, false))
 }
 
 /// The options of every command that changes something.

@@ -11,6 +11,8 @@ pub(crate) mod prefetch;
 pub(crate) mod prune;
 pub(crate) mod status;
 
+use serde::Serialize;
+
 use self::flags::{CacheArgs, HostArgs};
 use crate::cache::lock::LockWait;
 use crate::exit::{Exit, Failure};
@@ -20,6 +22,7 @@ use crate::host::{Host, Scope, Task};
 use crate::ops::look::{LookReport, Overview, look};
 use crate::ops::report::ChangeReport;
 use crate::output::Report;
+use crate::output::rows::{ListStyle, Listing};
 use crate::run::Run;
 
 /// Reads the configuration, and returns this host for an operation.
@@ -63,11 +66,22 @@ pub(crate) fn conclude(run: &Run, report: &impl ChangeReport) -> Exit {
     for shortfall in &ending.shortfalls {
         run.output.error(shortfall);
     }
-    run.output.summary(report);
+    run.output.summary(report, &|screen| ending.plan_on(screen, run.output.is_verbose()));
     match ending.exit() {
         Exit::Done if run.output.has_failed() => Exit::Incomplete,
         exit => exit,
     }
+}
+
+/// Prints a list. Returns the exit code.
+fn show_list(
+    run: &Run,
+    list: &(impl Listing + Serialize),
+    style: &ListStyle,
+    is_fine: bool,
+) -> Result<Exit, Failure> {
+    run.output.list(list, style)?;
+    Ok(if is_fine && !run.output.has_failed() { Exit::Done } else { Exit::Incomplete })
 }
 
 /// Prints the report of a command that changes nothing. Returns the exit code.

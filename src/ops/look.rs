@@ -19,6 +19,7 @@ use crate::host::gather::{Gathered, Member};
 use crate::host::{Declared, Host};
 use crate::os::space::{available, capacity};
 use crate::output::Report;
+use crate::output::rows::{Cell, Column, Listing, Rank};
 use crate::output::table::table;
 use crate::units::{Nanos, human};
 
@@ -254,5 +255,41 @@ impl Report for LookReport {
             }
         }
         text
+    }
+}
+
+impl Listing for LookReport {
+    fn columns(&self) -> &'static [Column] {
+        const COLUMNS: &[Column] = &[
+            Column::text("cache", "CACHE", Rank::Always),
+            Column::text("kind", "KIND", Rank::Spare(5)),
+            Column::number("priority", "PRIORITY", Rank::Spare(4)),
+            Column::text("directory", "DIRECTORY", Rank::Spare(3)),
+            Column::text("file_system", "FILE SYSTEM", Rank::Spare(6)),
+            Column::number("size", "SIZE", Rank::Always),
+            Column::number("limit", "LIMIT", Rank::Always),
+            Column::text("age_limit", "AGE LIMIT", Rank::Spare(2)),
+            Column::number("in_use", "IN USE", Rank::Spare(1)),
+            Column::number("reclaimable", "RECLAIMABLE", Rank::Spare(1)),
+        ];
+        COLUMNS
+    }
+
+    fn rows(&self) -> Box<dyn Iterator<Item = Vec<Cell<'_>>> + '_> {
+        let tally = |tally: Tally| Cell::Tally(tally.count, tally.bytes);
+        Box::new(self.caches.iter().map(move |line| {
+            vec![
+                Cell::text(&line.name),
+                Cell::text(line.kind),
+                Cell::Number(line.priority.into()),
+                Cell::text(&line.directory),
+                Cell::text(&line.file_system),
+                Cell::of(line.size, Cell::Size),
+                Cell::Size(line.limit),
+                Cell::of(line.age_limit, Cell::Span),
+                Cell::of(line.in_use, tally),
+                Cell::of(line.reclaimable, tally),
+            ]
+        }))
     }
 }

@@ -10,6 +10,7 @@
 
 pub(crate) mod clean;
 pub(crate) mod fleet;
+pub(crate) mod held;
 pub(crate) mod ids;
 pub(crate) mod list;
 pub(crate) mod look;
