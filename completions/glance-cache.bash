@@ -34,7 +34,7 @@ _glance_cache() {
     fi
 
     case $prev in
-    --lock-timeout | --forget-node | --stall-time | --invalid-grace | --node | --database | --now | --temp-grace | --max-size | --target-size | --min-free | --min-age | --require | --jobs | -j | --rate-limit | --reserve | --older-than | --larger-than | --limit | --log-date-format | --syslog-log-facility)
+    --lock-timeout | --forget-node | --stall-time | --invalid-grace | --node | --database | --now | --temp-grace | --max-size | --target-size | --min-free | --min-age | --require | --jobs | -j | --rate-limit | --reserve | --older-than | --larger-than | --limit | --max-invalid | --max-stalled | --log-date-format | --syslog-log-facility)
         return
         ;;
     --cache-dir | --config-dir | --ironic-config-dir | --log-dir | --logdir)
@@ -62,7 +62,7 @@ _glance_cache() {
         return
         ;;
     --state)
-        words="tracked orphan ghost queued incomplete stalled invalid cached"
+        words="tracked orphan ghost queued incomplete stalled invalid"
         before=${cur%"${cur##*,}"} cur=${cur##*,}
         ;;
     --sort)
@@ -128,17 +128,12 @@ _glance_cache() {
     esac
     case $command in
     list)
-        options+=" --image --state --older-than --larger-than --limit --sort --reverse --all-nodes --images --columns --no-header --wide --format"
-        ;;
-    esac
-    case $command in
-    list | status)
-        options+=" --bytes --human"
+        options+=" --image --state --older-than --larger-than --limit --sort --reverse --all-nodes --images --columns --no-header --wide --bytes --human --format"
         ;;
     esac
     case $command in
     status)
-        options+=" --check --all-nodes --stall-time"
+        options+=" --check --max-invalid --max-stalled --all-nodes --stall-time --bytes"
         ;;
     esac
     case $command in

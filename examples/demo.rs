@@ -60,7 +60,7 @@ const STOPS: &[(&str, &[&str])] = &[
     ),
     (
         "How is the cache doing? `status` changes nothing, and neither does anything with --dry-run.",
-        &["glance-cache status --human --config-file glance-api.conf"],
+        &["glance-cache status --config-file glance-api.conf"],
     ),
     (
         "What is in it? `list` names every entry and its state.",

@@ -33,7 +33,10 @@ pub(crate) const PREFETCH: &str = "glance-cache";
 
 /// The lock under which Glance's sqlite driver makes its table when it starts. It does not wait for a busy
 /// index then.
-pub(crate) const INDEX_START: &str = "image_cache_db_init";
+const INDEX_START: &str = "image_cache_db_init";
+
+/// All names of lock files.
+pub(crate) const LOCKS: [&str; 4] = [CLEAN, PRUNE, PREFETCH, INDEX_START];
 
 /// oslo.concurrency's own pauses: 10 ms, then 10 ms more each time, up to about 100 ms.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);

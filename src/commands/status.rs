@@ -5,45 +5,90 @@
 
 use clap::Args;
 
-use super::flags::{CacheArgs, EXIT_CODES, EXIT_CODES_IN_SHORT, HostArgs, LIMITS, LimitArgs, PrintArgs};
+use super::flags::{CacheArgs, EXIT_CODES, EXIT_CODES_IN_SHORT, HostArgs, LIMITS, LimitArgs, OUTPUT};
 use super::{look_at_all, show};
 use crate::exit::{Exit, Failure};
 use crate::host::glance::settings::Selection;
+use crate::ops::attention::{Threshold, first_line_of_failure};
 use crate::ops::fleet;
 use crate::ops::look::Overview;
 use crate::ops::status::{StatusRequest, status};
+use crate::output::Report;
 use crate::run::Run;
 use crate::units::TimeSpan;
 
 /// Reports the status with the options of the command line.
 pub(crate) fn run(run: &Run, args: StatusArgs) -> Result<Exit, Failure> {
-    let human = args.print.is_human(&run.output);
+    let is_check = args.check;
+    let done = report(run, args);
+    if let (true, Err(failure)) = (is_check && run.output.shows_text() && !run.output.is_quiet(), &done) {
+        run.output.print(&first_line_of_failure(failure));
+    }
+    done
+}
+
+fn report(run: &Run, args: StatusArgs) -> Result<Exit, Failure> {
+    let (human, check) = (!args.bytes, args.check);
     if args.all_nodes {
         return Ok(show(run, &fleet::status(run, &Selection::from(args.cache), human)?, true));
     }
     if args.host.all_caches {
-        let report = look_at_all(run, args.cache, args.host, Overview::Status, human)?;
-        let is_fine = !(args.check && report.needs_attention());
-        return Ok(show(run, &report, is_fine && report.errors().is_empty()));
+        let mut report = look_at_all(run, args.cache, args.host, Overview::Status, human)?;
+        report.check = check;
+        let is_fine = report.errors().is_empty() && !(check && report.needs_attention());
+        return Ok(conclude(run, &report, check, is_fine));
     }
-    let request = StatusRequest { max_size: args.limit.max_size, stall_time: args.stall_time, human };
+    let request = StatusRequest {
+        max_size: args.limit.max_size,
+        stall_time: args.stall_time,
+        max_invalid: args.max_invalid,
+        max_stalled: args.max_stalled,
+        human,
+        check,
+    };
     let report = status(run, Selection::from(args.cache), &request)?;
-    Ok(show(run, &report, !(args.check && report.needs_attention())))
+    Ok(conclude(run, &report, check, !(check && report.needs_attention())))
+}
+
+/// Prints the report, unless it is a check of which only the exit code is wanted.
+fn conclude(run: &Run, report: &impl Report, check: bool, is_fine: bool) -> Exit {
+    match (check && run.output.is_quiet(), is_fine) {
+        (false, _) => show(run, report, is_fine),
+        (true, true) => Exit::Done,
+        (true, false) => Exit::Incomplete,
+    }
 }
 
 /// Show the state of the cache
 ///
-/// Shows which cache and which index are used and why, the size against the limit, counts and bytes by state,
-/// free space, how the file system records access times, which process holds a lock, and what needs
-/// attention. Changes nothing and takes no lock.
+/// Shows which cache and which index are used and why, the size against the limit, counts and bytes by state
+/// and by last use, free space, which process holds a lock, and what needs attention. Changes nothing and
+/// takes no lock.
+///
+/// With --check, the first line, its figures and the exit code are those of a monitoring plugin: 0 is OK, 1
+/// is WARNING.
 #[derive(Debug, Args)]
 #[command(after_help = EXIT_CODES_IN_SHORT, after_long_help = EXIT_CODES)]
 pub(crate) struct StatusArgs {
     /// Exit with 1 if the cache is over its limit or needs attention
+    ///
+    /// The first line sums it up, as monitoring systems expect. With --quiet, nothing is printed.
     #[arg(long)]
     pub(super) check: bool,
+    /// Needs attention if there are more invalid files, or an older one
+    ///
+    /// A number of files, or an age such as 36h. May be repeated. The age is the time since the last write.
+    #[arg(long, value_name = "NUMBER|AGE", default_value = "7d", help_heading = LIMITS)]
+    pub(super) max_invalid: Vec<Threshold>,
+    /// Needs attention if there are more stalled downloads, or an older one
+    ///
+    /// A number of downloads, or an age such as 36h. May be repeated. The age is the time since the last
+    /// write.
+    #[arg(long, value_name = "NUMBER|AGE", default_value = "7d", help_heading = LIMITS)]
+    pub(super) max_stalled: Vec<Threshold>,
     /// Instead sum up all nodes in the central database
-    #[arg(long, conflicts_with_all = ["check", "max_size", "stall_time", "all_caches"])]
+    #[arg(long, conflicts_with_all = ["check", "max_size", "max_invalid", "max_stalled", "stall_time",
+        "all_caches"])]
     pub(super) all_nodes: bool,
     #[command(flatten)]
     pub(super) limit: LimitArgs,
@@ -56,6 +101,10 @@ pub(crate) struct StatusArgs {
     pub(crate) cache: CacheArgs,
     #[command(flatten)]
     pub(super) host: HostArgs,
-    #[command(flatten)]
-    pub(super) print: PrintArgs,
+    /// Show sizes in bytes, not in KiB, MiB and so on
+    #[arg(long, conflicts_with = "human", help_heading = OUTPUT)]
+    pub(super) bytes: bool,
+    /// Show sizes in KiB, MiB and so on, which is the default
+    #[arg(long, help_heading = OUTPUT, hide = true)]
+    pub(super) human: bool,
 }

@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use super::Change;
 use super::list::{EntryState, ListReport, ListRequest, SortKey};
-use super::report::{ChangeReport, Ending, Step, human_or_unknown};
+use super::report::{ChangeReport, Ending, SCHEMA_VERSION, Step, human_or_unknown};
 use crate::cache::index::Driver;
 use crate::cache::outcome::{Action, EntryError};
 use crate::config::{Origin, Setting};
@@ -49,6 +49,7 @@ pub(crate) fn status(run: &Run, selection: &Selection, human: bool) -> Result<Fl
     let spread = database.spread(NAMED).map_err(cannot_start)?;
     let own = own_key(&mut database, &settings)?;
     Ok(FleetReport {
+        schema_version: SCHEMA_VERSION,
         database: database.shown(),
         total: Total {
             nodes: summaries.len() as u64,
@@ -124,6 +125,7 @@ struct OnOneNode {
 /// The summary of all nodes. Sizes are in bytes and come from the rows. Times are RFC 3339 in UTC.
 #[derive(Debug, Serialize)]
 pub(crate) struct FleetReport {
+    schema_version: u32,
     database: String,
     nodes: Vec<NodeLine>,
     total: Total,
@@ -215,7 +217,7 @@ pub(crate) fn list(
     let is_own = |line: &Placement| own.as_ref() == Some(&line.node);
     let cached_images = found.iter().map(|line| PlacementLine::new(line, is_own(line))).collect();
     let own = own.map(|own| escaped(own.as_bytes()));
-    Ok(PlacementReport { image_id, nodes, cached_images, here, own })
+    Ok(PlacementReport { schema_version: SCHEMA_VERSION, image_id, nodes, cached_images, here, own })
 }
 
 /// An image on a node, with the keys of Glance's API as far as it has them.
@@ -262,6 +264,7 @@ impl PlacementLine {
 
 #[derive(Debug, Serialize)]
 pub(crate) struct PlacementReport {
+    schema_version: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
     image_id: Option<String>,
     /// For one image, this is the answer of Glance's `GET /v2/cache/nodes/{id}`.

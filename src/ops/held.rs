@@ -10,6 +10,7 @@ use serde::{Serialize, Serializer};
 
 use super::MIN_AGE;
 use super::list::{EntryState, ListRequest, SortKey};
+use super::report::SCHEMA_VERSION;
 use crate::cache::outcome::EntryError;
 use crate::cache::plan::Kept;
 use crate::exit::Failure;
@@ -63,7 +64,12 @@ pub(crate) fn held(host: &Host<'_>, request: &ListRequest, temp_grace: Nanos) ->
         });
     }
     images.truncate(request.limit.unwrap_or(usize::MAX));
-    Ok(HeldReport { images, warnings: gathered.warnings, errors: gathered.errors })
+    Ok(HeldReport {
+        schema_version: SCHEMA_VERSION,
+        images,
+        warnings: gathered.warnings,
+        errors: gathered.errors,
+    })
 }
 
 fn state(image: &HeldImage) -> EntryState {
@@ -136,6 +142,7 @@ impl Serialize for HeldLine {
 /// The images of all caches of a host.
 #[derive(Debug, Serialize)]
 pub(crate) struct HeldReport {
+    schema_version: u32,
     images: Vec<HeldLine>,
     warnings: Vec<String>,
     errors: Vec<EntryError>,

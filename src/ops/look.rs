@@ -10,7 +10,8 @@ use rustix::fs::fstatvfs;
 use serde::Serialize;
 
 use super::MIN_AGE;
-use super::report::{CacheLine, mounted_at};
+use super::attention::{Attention, Concern, Figure, first_line};
+use super::report::{CacheLine, SCHEMA_VERSION, human_or_unknown, mounted_at};
 use crate::cache::outcome::EntryError;
 use crate::config;
 use crate::exit::Failure;
@@ -21,7 +22,7 @@ use crate::os::space::{available, capacity};
 use crate::output::Report;
 use crate::output::rows::{Cell, Column, Listing, Rank};
 use crate::output::table::table;
-use crate::units::{Nanos, human};
+use crate::units::{Nanos, count, human};
 
 /// At most this many names of a kind are listed; the rest is only counted.
 const NAMED: usize = 20;
@@ -65,16 +66,36 @@ pub(crate) fn look(
     let mut gathered = Gathered::open(host, None)?;
     gathered.survey(&rules)?;
     gathered.report_warnings(host.run);
+    let caches: Vec<CacheLine> = gathered.members.iter().map(CacheLine::of).collect();
     Ok(LookReport {
+        schema_version: SCHEMA_VERSION,
         is_status: look == Overview::Status,
+        check: false,
+        attention: attention(&caches, &gathered),
         files_read: host.run.output.is_verbose().then(|| files_read(host)),
-        caches: gathered.members.iter().map(CacheLine::of).collect(),
+        caches,
         file_systems: file_systems(&gathered.members),
         missing: gathered.missing.iter().map(Missing::of).collect(),
         warnings: gathered.warnings,
         errors: gathered.errors,
         human,
     })
+}
+
+/// Returns what needs attention.
+fn attention(caches: &[CacheLine], gathered: &Gathered<'_>) -> Vec<Attention> {
+    let over = caches.iter().filter(|line| line.is_over());
+    let over =
+        over.map(|line| Attention::new(Concern::OverLimit, format!("{} is over its limit", line.name)));
+    // The warnings about directories that do not exist come last.
+    let others = gathered.warnings.len().saturating_sub(gathered.missing.len());
+    let warnings = gathered.warnings.iter().enumerate().map(|(number, warning)| {
+        let code = if number < others { Concern::Warning } else { Concern::NoCache };
+        Attention::new(code, warning.clone())
+    });
+    let errors = gathered.errors.iter();
+    let errors = errors.map(|error| Attention::new(Concern::Unreadable, error.to_string()));
+    over.chain(warnings).chain(errors).collect()
 }
 
 /// Returns the configuration files that were read, those of Ironic included.
@@ -142,11 +163,16 @@ impl Missing {
 /// The report on all caches of a host.
 #[derive(Debug, Serialize)]
 pub(crate) struct LookReport {
+    schema_version: u32,
     #[serde(skip)]
     is_status: bool,
+    /// Begin the text with the first line of a check.
+    #[serde(skip)]
+    pub(crate) check: bool,
     caches: Vec<CacheLine>,
     file_systems: Vec<FileSystemLine>,
     missing: Vec<Missing>,
+    attention: Vec<Attention>,
     warnings: Vec<String>,
     errors: Vec<EntryError>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -156,9 +182,26 @@ pub(crate) struct LookReport {
 }
 
 impl LookReport {
-    /// True if a cache is over its limit, or there was a warning.
+    /// True if a cache is over its limit, or there was a warning or an error.
     pub(crate) fn needs_attention(&self) -> bool {
-        self.caches.iter().any(CacheLine::is_over) || !self.warnings.is_empty()
+        !self.attention.is_empty()
+    }
+
+    /// Returns the first line of a check.
+    fn first_line(&self) -> String {
+        let bytes = self.caches.iter().map(|line| line.size).sum::<Option<u64>>();
+        let summary = format!("{}, {}", count(self.caches.len() as u64, "cache"), human_or_unknown(bytes));
+        let over = self.caches.iter().filter(|line| line.is_over()).count() as u64;
+        first_line(
+            &self.attention,
+            &summary,
+            &[
+                Figure { label: "size", value: bytes, unit: "B", limit: None },
+                Figure::number("caches", Some(self.caches.len() as u64)),
+                Figure::number("over_limit", Some(over)),
+                Figure::number("missing", Some(self.missing.len() as u64)),
+            ],
+        )
     }
 
     /// Returns the errors of caches that could not be surveyed.
@@ -253,6 +296,10 @@ impl Report for LookReport {
             for (name, value) in self.details() {
                 let _ = writeln!(text, "{name:<17}{value}");
             }
+        }
+        if self.check {
+            // A `|` would begin more figures.
+            return self.first_line() + &text.replace('|', "/");
         }
         text
     }

@@ -27,6 +27,9 @@ use crate::units::{Nanos, SECOND, count, human, span, when};
 /// At most this many steps of a plan are shown on a terminal; the rest is only counted.
 const SHOWN: usize = 100;
 
+/// The version of the JSON of `list` and `status`. It changes if a key changes its meaning or its type.
+pub(super) const SCHEMA_VERSION: u32 = 1;
+
 /// The thing that a step of a plan is about. In JSON, its key says which it is.
 #[derive(Debug, Serialize)]
 pub(super) enum Subject {

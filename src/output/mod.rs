@@ -135,6 +135,20 @@ impl Output {
         self.out.width.is_some()
     }
 
+    /// Returns the number of columns of the terminal that stdout is, if it is one.
+    pub(crate) fn stdout_width(&self) -> Option<usize> {
+        self.out.width
+    }
+
+    /// True if results are printed as text.
+    pub(crate) fn shows_text(&self) -> bool {
+        self.format == Format::Text
+    }
+
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.verbosity == Verbosity::Quiet
+    }
+
     pub(crate) fn is_verbose(&self) -> bool {
         self.verbosity == Verbosity::Verbose
     }

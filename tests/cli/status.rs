@@ -109,3 +109,192 @@ fn quiet_says_nothing_on_stderr() {
     let env = TestEnv::sqlite(FIVE);
     assert_eq!(env.run("status", &["-q"]).ok().stderr, "");
 }
+
+// -- A check, as monitoring calls it --
+
+/// Returns the codes of what needs attention.
+fn codes(env: &TestEnv, arguments: &[&str]) -> Vec<String> {
+    let json = env.run("status", &[&["--format", "json"], arguments].concat()).ok().json();
+    let attention = json["attention"].as_array().unwrap();
+    assert!(attention.iter().all(|entry| entry["message"].as_str().is_some_and(|text| !text.is_empty())));
+    attention.iter().map(|entry| entry["code"].as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn the_first_line_of_a_check_is_that_of_a_plugin() {
+    for env in TestEnv::both(FIVE) {
+        let run = env.run("status", &["--check", "--max-size", "6000"]).ok();
+        let first = run.stdout.lines().next().unwrap();
+        assert!(
+            first.starts_with("GLANCE-CACHE OK - 5 images, 4.88 KiB of 5.86 KiB | size=5000B;6000 "),
+            "{first}"
+        );
+        let run = env.run("status", &["--check", "--max-size", "10"]).code(1);
+        let first = run.stdout.lines().next().unwrap();
+        assert!(
+            first.starts_with("GLANCE-CACHE WARNING - over the limit; 5 images, 4.88 KiB of 10 B | "),
+            "{first}"
+        );
+        assert!(run.stdout.lines().nth(1).unwrap().starts_with("attention "), "{}", run.stdout);
+        assert_eq!(run.stdout.matches('|').count(), 1, "{}", run.stdout);
+    }
+}
+
+#[test]
+fn the_first_line_of_a_check_that_fails_says_why() {
+    let env = TestEnv::sqlite(&[]);
+    let run = env.raw(&["status", "--check"]).fails(2, &["image_cache_dir is not set"]);
+    assert_eq!(run.stdout, "GLANCE-CACHE CRITICAL - image_cache_dir is not set\n");
+}
+
+#[test]
+fn a_quiet_check_prints_nothing() {
+    let env = TestEnv::sqlite(FIVE);
+    env.run("status", &["--check", "-q"]).ok().silent();
+    env.run("status", &["--check", "-q", "--max-size", "10"]).code(1).silent();
+    env.run("status", &["--check", "-q", "--max-size", "10", "--format", "json"]).code(1).silent();
+    assert_eq!(env.raw(&["status", "--check", "-q"]).code(2).stdout, "");
+}
+
+#[test]
+fn a_configured_directory_that_is_missing_needs_attention() {
+    let env = TestEnv::sqlite(&[]);
+    let conf =
+        env.write("gone.conf", format!("[DEFAULT]\nimage_cache_dir = {}\n", env.outside("gone").display()));
+    let run = env.raw(&["status", "--check", "--config-file", &conf]).code(1);
+    assert!(
+        run.stdout.starts_with(
+            "GLANCE-CACHE WARNING - no cache directory; unknown in the cache of 10 GiB | size=U "
+        ),
+        "{}",
+        run.stdout
+    );
+    env.raw(&["status", "--config-file", &conf]).ok();
+    let json = env.raw(&["status", "--format", "json", "--config-file", &conf]).ok().json();
+    assert_eq!(json["attention"][0]["code"], "no_cache");
+}
+
+#[test]
+fn invalid_and_stalled_files_need_attention_from_a_number_or_an_age_on() {
+    let env = TestEnv::sqlite(FIVE);
+    for (n, hours) in [(1, 30), (2, 100)] {
+        env.file(format!("invalid/{}", nth_id(n)), 10, hours);
+        env.file(format!("incomplete/{}", nth_id(n)), 10, hours);
+    }
+    for option in ["--max-invalid", "--max-stalled"] {
+        let code = if option == "--max-invalid" { "invalid" } else { "stalled" };
+        for (threshold, needs) in
+            [("2", false), ("1", true), ("0", true), ("101h", false), ("99h", true), ("7d", false)]
+        {
+            let expected: &[&str] = if needs { &[code] } else { &[] };
+            assert_eq!(codes(&env, &[option, threshold]), expected, "{option} {threshold}");
+            let code = i32::from(needs);
+            let _ = env.run("status", &["--check", option, threshold]).code(code);
+        }
+        assert_eq!(codes(&env, &[option, "1", option, "7d"]), [code], "both thresholds");
+        env.run("status", &[option, "many"]).fails(2, &["many", option]);
+    }
+    assert_eq!(codes(&env, &[]), [""; 0], "a week is allowed without an option");
+    env.file(format!("invalid/{}", nth_id(3)), 10, 200);
+    assert_eq!(codes(&env, &[]), ["invalid"]);
+}
+
+#[test]
+fn everything_that_needs_attention_has_a_code() {
+    let env = TestEnv::sqlite(FIVE);
+    env.orphan('f', 1, 1);
+    env.ghost('9', 1);
+    env.row("../x", 1);
+    assert_eq!(codes(&env, &["--max-size", "10"]), ["over_limit", "orphans", "ghosts", "impossible_row"]);
+    let env = TestEnv::sqlite(FIVE);
+    std::fs::write(env.path("cache.db"), "no database at all").unwrap();
+    assert_eq!(codes(&env, &[]), ["index_unreadable"]);
+    std::fs::remove_file(env.path("cache.db")).unwrap();
+    assert_eq!(codes(&env, &[]), ["orphans", "index_missing"]);
+    let env = TestEnv::sqlite(&FIVE[..1]);
+    (0..9).for_each(|n| env.row(&nth_id(n), 5));
+    assert_eq!(codes(&env, &[]), ["ghosts", "misplaced"]);
+    let conf = env.conf("image_cache_max_size = 10G");
+    let json = env.raw(&["status", "--format", "json", "--config-file", &conf]).ok().json();
+    assert_eq!(json["attention"][0]["code"], "setting");
+    assert_eq!(json["max_size"], serde_json::Value::Null);
+}
+
+// -- How old the contents are --
+
+#[test]
+fn bytes_are_shown_by_last_use() {
+    for env in TestEnv::both(&[('a', 3000, 2400, 0), ('b', 2000, 200, 0), ('c', 1000, 1, 0)]) {
+        let json = env.status();
+        let groups = json["by_last_use"].as_array().unwrap();
+        let column = |get: &dyn Fn(&serde_json::Value) -> u64| groups.iter().map(get).collect::<Vec<u64>>();
+        assert_eq!(column(&|group| group["older_than"].as_u64().unwrap() / 86_400), [0, 1, 7, 30, 90]);
+        assert_eq!(column(&|group| group["bytes"].as_u64().unwrap()), [1000, 0, 2000, 0, 3000]);
+        assert_eq!(
+            column(&|group| group["all_older"]["bytes"].as_u64().unwrap()),
+            [6000, 5000, 5000, 3000, 3000]
+        );
+        let text = env.run("status", &[]).ok().stdout;
+        for line in [
+            "last use      0 to 1d   ###      1, 1000 B\n",
+            "              7 to 30d  ######   1, 1.95 KiB  --older-than 7d: 2, 4.88 KiB",
+            "              over 90d  ######## 1, 2.93 KiB  --older-than 90d: 1, 2.93 KiB",
+        ] {
+            assert!(text.contains(line), "{line:?} in\n{text}");
+        }
+    }
+    let text = TestEnv::sqlite(&[]).run("status", &[]).ok().stdout;
+    assert!(!text.contains("last use"), "{text}");
+}
+
+// -- What is shown --
+
+#[test]
+fn sizes_are_for_people_also_in_a_pipe() {
+    let env = TestEnv::sqlite(&[('a', 3 << 30, 5, 0)]);
+    assert!(env.run("status", &[]).ok().stdout.contains("3 GiB of 10 GiB"));
+    assert!(env.run("status", &["--human"]).ok().stdout.contains("3 GiB of 10 GiB"));
+    assert!(env.run("status", &["--bytes"]).ok().stdout.contains("3221225472 of 10737418240"));
+}
+
+#[test]
+fn the_index_and_the_lock_files_are_not_foreign() {
+    for env in TestEnv::both(FIVE) {
+        for name in
+            ["glance-cache-clean", "glance-cache-prune", "glance-cache", "image_cache_db_init", "README"]
+        {
+            env.file(name, 0, 1);
+        }
+        // A directory of such a name is foreign all the same.
+        std::fs::remove_file(env.path("glance-cache")).unwrap();
+        std::fs::create_dir(env.path("glance-cache")).unwrap();
+        if env.driver == Sqlite {
+            for name in ["cache.db-journal", "cache.db-wal", "cache.db-shm", "cache.db-old"] {
+                env.file(name, 0, 1);
+            }
+        }
+        let json = env.status();
+        let mut names: Vec<&str> =
+            json["foreign"].as_array().unwrap().iter().map(|entry| entry["name"].as_str().unwrap()).collect();
+        names.sort_unstable();
+        let index: &[&str] = if env.driver == Sqlite { &["cache.db-old"] } else { &[] };
+        assert_eq!(names, [&["README"][..], index, &["glance-cache"]].concat());
+    }
+}
+
+#[test]
+fn an_index_that_cannot_be_read_is_not_foreign_either() {
+    let env = TestEnv::sqlite(FIVE);
+    std::fs::write(env.path("cache.db"), "no database at all").unwrap();
+    assert_eq!(env.status()["foreign"], serde_json::json!([]));
+}
+
+#[test]
+fn access_times_are_shown_where_they_count() {
+    for (env, shown) in [(TestEnv::sqlite(FIVE), false), (TestEnv::xattr(FIVE), true)] {
+        let has = || env.run("status", &[]).ok().stdout.contains("access times");
+        assert_eq!(has(), shown);
+        env.orphan('f', 1, 1);
+        assert!(has(), "an orphan has no other time of use");
+    }
+}

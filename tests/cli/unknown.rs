@@ -1,6 +1,7 @@
 //! What a run did not look at: null in JSON and "unknown" in text, never 0; and what a plan or an error says
 //! it is about.
 
+use std::fs;
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -229,4 +230,61 @@ fn nothing_failed_if_no_entry_did() {
     }
     let run = env.prune(&["--max-size", "1000", "--format", "text"]).code(1);
     assert!(run.stderr.contains("--forget-all") && !run.stdout.contains("failed"), "{run:?}");
+}
+
+// -- Status --
+
+/// Runs a status, and returns its JSON and its text.
+fn status(env: &TestEnv, arguments: &[&str]) -> (Value, String) {
+    let json = env.raw(&[&["status", "--format", "json"], arguments].concat()).ok().json();
+    (json, env.raw(&[&["status"], arguments].concat()).ok().stdout)
+}
+
+#[test]
+fn a_missing_directory_has_no_numbers() {
+    let env = TestEnv::sqlite(&[]);
+    let conf = without_directory(&env);
+    let (json, text) = status(&env, &["--config-file", &conf]);
+    for key in ["cache_size", "allocated", "over_limit", "tracked", "orphans", "ghosts", "impossible_rows"]
+        .iter()
+        .chain(&["queued", "incomplete", "stalled", "invalid", "by_last_use", "file_system", "driver"])
+    {
+        assert_eq!(json[key], Value::Null, "{key} in {json}");
+    }
+    assert_eq!((&json["exists"], &json["max_size"]), (&json!(false), &json!(9000)));
+    assert!(!text.contains("0 B"), "{text}");
+}
+
+#[test]
+fn an_index_that_cannot_be_read_has_no_ghosts_and_no_orphans_to_count() {
+    let env = TestEnv::sqlite(FIVE);
+    fs::write(env.path("cache.db"), vec![7; 8192]).unwrap();
+    let arguments = ["--cache-dir", env.dir().to_str().unwrap(), "--driver", "sqlite"];
+    let (json, text) = status(&env, &arguments);
+    for key in ["tracked", "orphans", "ghosts", "impossible_rows", "oldest_use", "newest_use", "by_last_use"]
+    {
+        assert_eq!(json[key], Value::Null, "{key} in {json}");
+    }
+    assert_eq!(json["cache_size"], 5000);
+    for line in ["tracked       unknown", "orphans       unknown", "ghosts        unknown"] {
+        assert!(text.contains(line), "{line} in {text}");
+    }
+}
+
+#[test]
+fn without_a_stall_time_no_entry_is_called_stalled_or_not() {
+    let env = TestEnv::sqlite(FIVE);
+    env.file(format!("incomplete/{}", id('2')), 10, 500);
+    let conf = env.conf("image_cache_stall_time = soon");
+    let (json, text) = status(&env, &["--config-file", &conf]);
+    assert_eq!((&json["stalled"], &json["incomplete"]["count"]), (&Value::Null, &json!(1)));
+    assert!(text.contains("stalled       unknown"), "{text}");
+}
+
+#[test]
+fn images_that_were_never_used_have_no_time_of_use() {
+    let env = TestEnv::sqlite(FIVE);
+    env.sql("UPDATE cached_images SET last_accessed = 0");
+    let json = env.status();
+    assert_eq!((&json["oldest_use"], &json["newest_use"]), (&Value::Null, &Value::Null));
 }

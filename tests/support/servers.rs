@@ -12,11 +12,12 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use mysql::prelude::Queryable as _;
+use rustix::process::Signal;
 use tempfile::TempDir;
 
 use super::needs;
 use super::peer::script;
-use super::stores::free_port;
+use super::stores::{free_port, signal};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -107,24 +108,23 @@ impl Server {
         fs::copy(self.dir.join("expired.pem"), self.dir.join("server.pem")).unwrap();
         match self.kind {
             MariaDb => Database::on(self, "glance").sql("FLUSH SSL"),
-            _ => self.signal("-HUP"),
+            _ => self.signal(Signal::HUP),
         }
     }
 
     /// Sends a signal to the server process.
-    pub(crate) fn signal(&self, signal: &str) {
-        let pid = fs::read_to_string(self.dir.join("pid")).unwrap();
-        assert!(Command::new("kill").args([signal, pid.trim()]).status().unwrap().success());
+    pub(crate) fn signal(&self, signal: Signal) {
+        self::signal(signal, &fs::read_to_string(self.dir.join("pid")).unwrap());
     }
 
     /// Stops the server as an operator does, without waiting for its clients.
     pub(crate) fn stop(&self) {
-        self.signal(if self.kind == MariaDb { "-TERM" } else { "-INT" });
+        self.signal(if self.kind == MariaDb { Signal::TERM } else { Signal::INT });
     }
 
     /// Ends the server as a crash does.
     pub(crate) fn crash(&self) {
-        self.signal(if self.kind == MariaDb { "-KILL" } else { "-QUIT" });
+        self.signal(if self.kind == MariaDb { Signal::KILL } else { Signal::QUIT });
     }
 
     /// Starts it again after a crash.

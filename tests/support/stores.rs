@@ -13,6 +13,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
 use rusty_s3::{Bucket, Credentials, S3Action as _, UrlStyle};
 use tempfile::TempDir;
 use url::Url;
@@ -123,18 +124,22 @@ impl Nginx {
         let master = fs::read_to_string(self.0.dir.join("pid")).unwrap();
         let master = master.trim();
         let workers = fs::read_to_string(format!("/proc/{master}/task/{master}/children")).unwrap();
-        signal("-KILL", master);
-        workers.split_whitespace().for_each(|worker| signal("-KILL", worker));
+        signal(Signal::KILL, master);
+        workers.split_whitespace().for_each(|worker| signal(Signal::KILL, worker));
     }
 
     /// Starts it again; not to be waited for.
     pub(crate) fn start_again(&self) {
-        signal("-USR1", fs::read_to_string(self.0.dir.join("keeper")).unwrap().trim());
+        signal(Signal::USR1, &fs::read_to_string(self.0.dir.join("keeper")).unwrap());
     }
 }
 
-fn signal(signal: &str, pid: &str) {
-    assert!(Command::new("kill").args([signal, pid]).status().unwrap().success());
+/// Sends a signal to a process.
+///
+/// `pid` is its number in decimal, as in a file or a listing; white space around it is allowed.
+pub(crate) fn signal(signal: Signal, pid: &str) {
+    let pid = pid.trim().parse().ok().and_then(Pid::from_raw).expect("a process id");
+    kill_process(pid, signal).unwrap();
 }
 
 /// A Ceph cluster with a pool `images`, a user `glance`, and S3.

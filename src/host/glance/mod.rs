@@ -16,7 +16,7 @@ use anyhow::{Result, anyhow};
 
 use self::leftovers::{on_full_disk, plan_clean};
 use self::open::{
-    Cache, Locked, is_empty, misplaced, refuse_strange, take_lock, take_stock, unreadable_errors,
+    Cache, Locked, foreign, is_empty, misplaced, refuse_strange, take_lock, take_stock, unreadable_errors,
 };
 use self::settings::{Selection, Settings};
 use super::cache::{
@@ -147,8 +147,8 @@ impl GlanceCache<'_> {
         let inventory = &cache.inventory;
         stock.size = Some(inventory.size());
         stock.errors.extend(unreadable_errors(&inventory.unreadable));
-        stock.foreign =
-            inventory.foreign.iter().map(|entry| entry.place.show(entry.name.as_name())).collect();
+        let strangers = foreign(&self.settings, &self.dir, &cache);
+        stock.foreign = strangers.map(|entry| entry.place.show(entry.name.as_name())).collect();
         if !inventory.images.is_empty() {
             stock.notes.extend(cache.warning.clone());
         }

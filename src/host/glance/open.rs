@@ -4,6 +4,8 @@
 //! [`take_stock`] returns the finished [`Cache`]. It refuses a directory that has files in it but is not an
 //! image cache. Nothing here removes anything. An index is created only for [`Purpose::Create`].
 
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt as _;
 use std::time::Duration;
 
 use anyhow::anyhow;
@@ -11,12 +13,13 @@ use rustix::fs::{AtFlags, statat};
 use rustix::io::Errno;
 
 use crate::cache::dir::{CacheDir, CachePlace, Unreadable};
+use crate::cache::entry::EntryKind;
 use crate::cache::index::sqlite::{Sqlite, locate};
 use crate::cache::index::xattr::{Attribute, hits};
 use crate::cache::index::{Driver, Index};
-use crate::cache::inventory::{Inventory, Tracking};
+use crate::cache::inventory::{Foreign, Inventory, Tracking};
 use crate::cache::ledger::Ledger;
-use crate::cache::lock::{Lock, LockDir, LockWait, Locking};
+use crate::cache::lock::{LOCKS, Lock, LockDir, LockWait, Locking};
 use crate::cache::outcome::{Action, EntryError};
 use crate::config::Setting;
 use crate::database::opening::{Opening, Purpose};
@@ -25,7 +28,7 @@ use crate::host::glance::central;
 use crate::host::glance::index::{IndexPlace, OpenIndex};
 use crate::host::glance::settings::Settings;
 use crate::interrupt::Wait;
-use crate::os::mounts::mount_point;
+use crate::os::mounts::{is_same_directory, mount_point};
 use crate::run::Run;
 
 /// An operation that changes nothing waits this long for a busy index, and then continues without it. Glance
@@ -207,6 +210,37 @@ fn require_cache(
 pub(crate) fn has_sqlite_file(settings: &Settings<'_>, dir: &CacheDir) -> bool {
     let (Ok(file), Some(base)) = (settings.sqlite_db(), dir.fd(CachePlace::Base)) else { return false };
     statat(base, &file.value, AtFlags::SYMLINK_NOFOLLOW).is_ok_and(|stat| stat.st_size > 0)
+}
+
+/// Returns the foreign entries of the cache directory: all but the lock files and the cache's own index with
+/// its journals.
+pub(crate) fn foreign<'a>(
+    settings: &Settings<'_>,
+    dir: &CacheDir,
+    cache: &'a Cache,
+) -> impl Iterator<Item = &'a Foreign> {
+    let index = own_index(settings, dir, cache.driver);
+    let is_own = move |name: &[u8]| {
+        let of_index = index.as_ref().and_then(|index| name.strip_prefix(index.as_bytes()));
+        let is_index = of_index.is_some_and(|rest| [&b""[..], b"-journal", b"-wal", b"-shm"].contains(&rest));
+        is_index || LOCKS.iter().any(|lock| lock.as_bytes() == name)
+    };
+    cache
+        .inventory
+        .foreign
+        .iter()
+        .filter(move |entry| entry.kind != EntryKind::File || !is_own(entry.name.as_name().as_bytes()))
+}
+
+/// Returns the name of the sqlite index, if the cache has one and it is in its directory.
+fn own_index(settings: &Settings<'_>, dir: &CacheDir, driver: Option<Driver>) -> Option<OsString> {
+    let driver = driver.or_else(|| Some(settings.driver().ok()??.value));
+    if driver.is_some_and(|driver| driver != Driver::Sqlite) {
+        return None;
+    }
+    let path = dir.path().join(settings.sqlite_db().ok()?.value);
+    let is_inside = path.parent().is_some_and(|parent| is_same_directory(parent, dir.path()));
+    path.file_name().filter(|_| is_inside).map(ToOwned::to_owned)
 }
 
 /// True if the directory is empty. Then nothing is created in it, not even a lock file.

@@ -6,6 +6,7 @@
 use serde::{Serialize, Serializer};
 
 use super::{EntryState, Epoch, ListEntry, ListReport};
+use crate::ops::report::SCHEMA_VERSION;
 
 /// An image as Glance's API reports it. Tracked images, orphans and ghosts have the same keys; an orphan has
 /// no hits.
@@ -61,6 +62,7 @@ impl<'a> From<&'a ListEntry> for ApiPartial<'a> {
 
 #[derive(Serialize)]
 struct ApiList<'a> {
+    schema_version: u32,
     cached_images: Vec<ApiImage<'a>>,
     queued_images: Vec<&'a str>,
     orphans: Vec<ApiImage<'a>>,
@@ -79,6 +81,7 @@ impl Serialize for ListReport {
         let mut queue: Vec<&ListEntry> = of(&[EntryState::Queued]).collect();
         queue.sort_by(|a, b| a.modified.cmp(&b.modified).then_with(|| a.name.cmp(&b.name)));
         ApiList {
+            schema_version: SCHEMA_VERSION,
             cached_images: of(&[EntryState::Tracked]).map(Into::into).collect(),
             queued_images: queue.iter().map(|entry| entry.name.as_str()).collect(),
             orphans: of(&[EntryState::Orphan]).map(Into::into).collect(),

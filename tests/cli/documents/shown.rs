@@ -38,6 +38,7 @@ pattern!(PROCESS, r"process \d+ \(cli-[0-9a-f]+\)");
 pattern!(LOG_PROCESS, r"^(\S+ \S+ )\d+( [A-Z]+ )");
 pattern!(ROUND, r"(\d)\.00 ([KMGT]iB)");
 pattern!(MOUNT, r"^(file system +)\S+ at \S+, .* free");
+pattern!(FREE_IN_CHECK, r" free=\d+B ");
 pattern!(MOUNTED_AT, r"mounted at [^ ,;]+");
 pattern!(MOUNTS, r"^(file system +)\S+: \S+ \S+ of \S+ \S+ free");
 pattern!(NOW_FREE, r"\S+ has [0-9.]+ [KMGT]iB free, [0-9.]+ [KMGT]iB required");
@@ -123,6 +124,7 @@ pub(super) fn shown(line: &str, output: &str, host: &Host) -> Vec<String> {
 fn machine(line: &str) -> String {
     let line = PROCESS.replace_all(line, "process 4711 (glance-api)");
     let line = MOUNT.replace(&line, "${1}ext4 at /var, 19.8 GiB of 98 GiB free");
+    let line = FREE_IN_CHECK.replace(&line, " free=21260088115B ");
     let line = MOUNTS.replace(&line, "${1}/var: 19.8 GiB of 98 GiB free");
     let line = JSON_FILE_SYSTEM.replace(
         &line,

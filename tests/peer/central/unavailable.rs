@@ -4,6 +4,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use rustix::process::Signal;
+
 use crate::support::central::*;
 use crate::support::env::*;
 use crate::support::servers::{Database, Kind, MariaDb, PostgreSql, Server};
@@ -70,7 +72,7 @@ fn a_server_that_is_killed_on_postgresql() {
 
 // PostgreSQL serves a connection with a process of its own, which goes on when its parent hangs.
 fn a_server_that_hangs(kind: Kind) {
-    in_the_middle(kind, |server, _| server.signal("-STOP"), |server| server.signal("-CONT"));
+    in_the_middle(kind, |server, _| server.signal(Signal::STOP), |server| server.signal(Signal::CONT));
 }
 
 #[test]

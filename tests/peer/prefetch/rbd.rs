@@ -10,7 +10,7 @@ use rustix::process::Signal;
 use crate::support::env::*;
 use crate::support::images::content;
 use crate::support::prefetch::*;
-use crate::support::stores::Ceph;
+use crate::support::stores::{Ceph, signal};
 
 const SIZE: usize = 9_000_000;
 
@@ -190,7 +190,7 @@ fn a_child_that_is_killed_is_followed_by_the_next_location() {
     until("both children", || children(ours.child.id()).len() == 2);
     sleep(Duration::from_millis(700));
     for child in children(ours.child.id()) {
-        system(&["kill", "-KILL", &child.to_string()]);
+        signal(Signal::KILL, &child.to_string());
     }
     p.goes_on_after_a_broken_store(&ours.wait(), "ended by signal 9", size, || on_ceph(&p, ceph, &[]));
 }

@@ -3,6 +3,8 @@
 use std::thread::sleep;
 use std::time::Duration;
 
+use rustix::process::Signal;
+
 use crate::support::env::*;
 use crate::support::prefetch::*;
 use crate::support::servers::{Database, Kind, MariaDb, PostgreSql, Server, Session};
@@ -24,13 +26,13 @@ fn a_database_that_hangs_keeps_nobody_from_the_lock_on_mariadb() {
     let more = asked() - before;
     println!("{more} queries in two seconds, those of the test among them");
     assert!(more < 10, "{more}");
-    server.signal("-STOP");
+    server.signal(Signal::STOP);
     drop(held);
     for _ in 0..10 {
         sleep(Duration::from_millis(500));
         drop(p.env.lock("glance-cache-prune"));
     }
-    server.signal("-CONT");
+    server.signal(Signal::CONT);
     ours.wait().ok();
     p.holds(&[('a', 600_000)]);
 }
@@ -106,5 +108,10 @@ fn a_connection_that_is_cut_costs_no_download_on_postgresql() {
 // Not on PostgreSQL, which serves a connection with a process of its own: it goes on when its parent hangs.
 #[test]
 fn a_server_that_hangs_costs_no_download_on_mariadb() {
-    while_it_is_published(MariaDb, |server, _| server.signal("-STOP"), 13, |server| server.signal("-CONT"));
+    while_it_is_published(
+        MariaDb,
+        |server, _| server.signal(Signal::STOP),
+        13,
+        |server| server.signal(Signal::CONT),
+    );
 }

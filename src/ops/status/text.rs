@@ -1,0 +1,244 @@
+//! The text of a status: lines of a heading and a value, which wrap at the width of a terminal.
+//!
+//! A check begins with the line that monitoring shows, and then the lines that need attention, because
+//! monitoring may cut off the rest.
+
+use std::fmt::Write as _;
+
+use super::NAMED;
+use super::age::AgeGroup;
+use super::report::{Entries, SettingsInUse, StatusReport};
+use crate::host::cache::Tally;
+use crate::ops::attention::{Figure, first_line, plain};
+use crate::os::locks::process;
+use crate::output::Report;
+use crate::output::table::wrapped;
+use crate::units::{SECOND, count, human, span, when};
+
+/// The width of the headings.
+const INDENT: usize = 14;
+
+/// The length of the longest bar of the ages.
+const BAR: u64 = 8;
+
+fn unknown() -> String {
+    "unknown".to_owned()
+}
+
+/// The lines of a status as text, each with its heading.
+struct StatusText {
+    text: String,
+    width: Option<usize>,
+}
+
+impl StatusText {
+    fn add(&mut self, heading: &str, value: impl std::fmt::Display) {
+        self.text.push_str(&wrapped(&format!("{heading:<INDENT$}{value}"), INDENT, self.width));
+    }
+}
+
+impl StatusReport {
+    fn size(&self, bytes: u64) -> String {
+        if self.shown.human { human(bytes) } else { bytes.to_string() }
+    }
+
+    fn known_size(&self, bytes: Option<u64>) -> String {
+        bytes.map_or_else(unknown, |bytes| self.size(bytes))
+    }
+
+    fn amount(&self, part: Tally) -> String {
+        format!("{}, {}", part.count, self.size(part.bytes))
+    }
+
+    fn part(&self, part: Option<Tally>) -> String {
+        part.map_or_else(unknown, |part| self.amount(part))
+    }
+
+    fn entries(&self, part: Option<Entries>) -> String {
+        self.part(part.map(|Entries { count, bytes, .. }| Tally { count, bytes }))
+    }
+
+    fn size_line(&self) -> String {
+        let mut text = self.known_size(self.cache_size);
+        let Some(max) = self.max_size else { return text };
+        let _ = write!(text, " of {} (", self.size(max));
+        let part = match self.cache_size {
+            Some(size) if max > 0 => Some(size as f64 / max as f64),
+            Some(size) => Some(if size > 0 { 1.0 } else { 0.0 }),
+            None => None,
+        };
+        if let Some(part) = part.filter(|_| max > 0) {
+            let _ = write!(text, "{:.0} %, ", part * 100.0);
+        }
+        let _ = write!(text, "limit set by {})", self.max_size_set_by.as_deref().unwrap_or("default"));
+        if let (Some(part), true) = (part, self.shown.is_terminal) {
+            let full = ((part * 30.0).round() as usize).min(30);
+            let _ = write!(text, " [{}{}]", "#".repeat(full), "-".repeat(30 - full));
+        }
+        text
+    }
+
+    fn index_lines(&self, lines: &mut StatusText) {
+        let driver = self.driver.as_deref().unwrap_or("none");
+        let path = self.index_path.as_ref().map(|path| format!(", {path}")).unwrap_or_default();
+        let why = self.driver_why.as_deref().unwrap_or("not looked at");
+        lines.add("index", format!("{driver}{path} ({why})"));
+        if let (Some(database), Some(node)) = (&self.database, &self.node) {
+            lines.add("database", database);
+            lines.add("node", node);
+        }
+    }
+
+    fn entry_lines(&self, lines: &mut StatusText) {
+        lines.add("size", self.size_line());
+        lines.add("tracked", self.part(self.tracked));
+        lines.add("orphans", self.part(self.orphans));
+        lines.add("ghosts", self.ghosts.map_or_else(unknown, |ghosts| ghosts.count.to_string()));
+        lines.add("queued", self.queued.map_or_else(unknown, |queued| queued.count.to_string()));
+        lines.add("incomplete", self.entries(self.incomplete));
+        let stalled = self.entries(self.stalled);
+        lines.add(
+            "stalled",
+            match (self.stall_time, &self.stall_time_set_by) {
+                (Some(seconds), Some(origin)) => {
+                    format!("{stalled} (after {}, set by {origin})", span(seconds.saturating_mul(SECOND)))
+                }
+                _ => stalled,
+            },
+        );
+        lines.add("invalid", self.entries(self.invalid));
+        if let (Some(oldest), Some(newest)) = (self.oldest_use, self.newest_use) {
+            lines.add("used", format!("{} to {}", when(oldest), when(newest)));
+        }
+    }
+
+    /// Adds a line for each group of images by age, with a bar, and with what a prune of older images
+    /// removes. Groups without images are left out.
+    fn age_lines(&self, lines: &mut StatusText) {
+        let groups = self.by_last_use.iter().flatten().filter(|group| group.images.count > 0);
+        let groups: Vec<&AgeGroup> = groups.collect();
+        let days = |seconds: i64| format!("{}d", seconds / 86_400);
+        let largest = groups.iter().map(|group| group.images.bytes).max().unwrap_or(0).max(1);
+        let amounts = groups.iter().map(|group| self.amount(group.images).len());
+        let width = amounts.max().unwrap_or(0);
+        for (number, AgeGroup { older_than, younger_than, images, all_older }) in
+            groups.into_iter().enumerate()
+        {
+            let label = match younger_than {
+                Some(younger) => format!("{} to {}", older_than / 86_400, days(*younger)),
+                None => format!("over {}", days(*older_than)),
+            };
+            let length = (u128::from(images.bytes) * u128::from(BAR)).div_ceil(u128::from(largest));
+            let bar = "#".repeat(usize::try_from(length).unwrap_or(0));
+            let mut line = format!("{label:<10}{bar:<9}{:<width$}", self.amount(*images));
+            if *older_than > 0 {
+                let _ = write!(line, "  --older-than {}: {}", days(*older_than), self.amount(*all_older));
+            }
+            lines.add(if number == 0 { "last use" } else { "" }, line.trim_end());
+        }
+    }
+
+    fn file_system_lines(&self, lines: &mut StatusText) {
+        let Some(fs) = &self.file_system else { return };
+        let kind = fs.kind.clone().unwrap_or_else(unknown);
+        let point = fs.mount_point.as_ref().map_or_else(|| "an unknown place".to_owned(), Clone::clone);
+        let (free, whole) = (self.known_size(fs.available), self.known_size(fs.size));
+        lines.add("file system", format!("{kind} at {point}, {free} of {whole} free"));
+        // Only where no row has the last use, it is the access time of the file.
+        let matters = self.driver.as_deref() == Some("xattr") || self.orphans.is_some_and(|o| o.count > 0);
+        if matters {
+            lines.add("access times", fs.access_times.unwrap_or("unknown"));
+        }
+    }
+
+    fn other_lines(&self, lines: &mut StatusText) {
+        for lock in self.locks.iter().flatten() {
+            let who: Vec<String> = lock.holders.iter().map(|pid| process(*pid)).collect();
+            lines.add("lock", format!("{} is held by {}", lock.name, who.join(", ")));
+        }
+        for entry in self.foreign.iter().take(NAMED) {
+            let size = self.known_size(entry.bytes);
+            lines.add("foreign", format!("{} ({}, {size})", entry.name, entry.kind));
+        }
+        if self.foreign.len() > NAMED {
+            lines.add("foreign", format!("... and {} more", self.foreign.len() - NAMED));
+        }
+    }
+
+    /// Returns the first line of a check.
+    fn first_line(&self) -> String {
+        let mut summary = format!("{} in the cache", self.cache_size.map_or_else(unknown, human));
+        if let Some(images) = self.images {
+            summary = format!("{}, {}", count(images, "image"), self.cache_size.map_or_else(unknown, human));
+        }
+        if let Some(max) = self.max_size {
+            let _ = write!(summary, " of {}", human(max));
+        }
+        let number = |part: Option<Entries>| part.map(|part| part.count);
+        let tally = |part: Option<Tally>| part.map(|part| part.count);
+        let available = self.file_system.as_ref().and_then(|fs| fs.available);
+        first_line(
+            &self.attention,
+            &summary,
+            &[
+                Figure { label: "size", value: self.cache_size, unit: "B", limit: self.max_size },
+                Figure { label: "free", value: available, unit: "B", limit: None },
+                Figure::number("images", self.images),
+                Figure::number("orphans", tally(self.orphans)),
+                Figure::number("ghosts", tally(self.ghosts)),
+                Figure::number("queued", number(self.queued)),
+                Figure::number("incomplete", number(self.incomplete)),
+                Figure::number("stalled", number(self.stalled)),
+                Figure::number("invalid", number(self.invalid)),
+            ],
+        )
+    }
+
+    fn attention_lines(&self, lines: &mut StatusText) {
+        self.attention.iter().for_each(|attention| lines.add("attention", &attention.message));
+    }
+}
+
+impl SettingsInUse {
+    fn lines(&self, lines: &mut StatusText) {
+        self.files_read.iter().for_each(|path| lines.add("read", path));
+        self.files_missing.iter().for_each(|path| lines.add("missing", path));
+        for setting in &self.values {
+            lines.add("setting", format!("{} = {} ({})", setting.name, setting.value, setting.set_by));
+        }
+        if self.index_settings_dropped {
+            lines.add(
+                "setting",
+                "the configured index settings are not used: they belong to another directory",
+            );
+        }
+    }
+}
+
+impl Report for StatusReport {
+    fn text(&self) -> String {
+        let mut lines = StatusText { text: String::new(), width: self.shown.width };
+        if self.shown.check {
+            self.attention_lines(&mut lines);
+        }
+        lines.add("cache", format!("{} (set by {})", self.cache_dir, self.cache_dir_set_by));
+        if self.exists {
+            self.index_lines(&mut lines);
+            self.entry_lines(&mut lines);
+            self.age_lines(&mut lines);
+        }
+        self.file_system_lines(&mut lines);
+        self.other_lines(&mut lines);
+        if let Some(settings) = &self.settings {
+            settings.lines(&mut lines);
+        }
+        self.notes.iter().for_each(|note| lines.add("note", note));
+        if !self.shown.check {
+            self.attention_lines(&mut lines);
+            return lines.text;
+        }
+        // A `|` would begin more figures.
+        let rest: String = lines.text.lines().map(|line| plain(line) + "\n").collect();
+        self.first_line() + &rest
+    }
+}
