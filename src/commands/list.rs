@@ -16,7 +16,7 @@ use crate::host::{Scope, Task};
 use crate::names::ImageId;
 use crate::ops::fleet;
 use crate::ops::held::held;
-use crate::ops::list::{EntryState, ListRequest, Order, SortKey, list};
+use crate::ops::list::{EntryState, ListReport, ListRequest, Order, SortKey, list};
 use crate::ops::look::Overview;
 use crate::output::Format;
 use crate::output::rows::ListStyle;
@@ -84,7 +84,7 @@ fn named(
         }
         Err(failure) => return Err(failure),
     };
-    let is_complete = here.as_ref().is_none_or(|here| here.is_complete());
+    let is_complete = here.as_ref().is_none_or(ListReport::is_complete);
     let report = fleet::list(run, selection, request, here)?;
     let missing = report_missing(run, request, |id| report.has(id));
     show_list(run, &report, style, is_complete && !missing)
@@ -123,8 +123,8 @@ const EXIT_CODES_OF_LIST: &str = "Exit codes:
     .value_parser(value_parser!(Format))
     .help("Print the list as table, json, jsonl, csv or value")
     .long_help("Print the list as table, json, jsonl, csv or value\n\n\
-        The table (also called text) is for people. json is one object; jsonl is an object for each entry, and \
-        csv a line for each: both are printed while they are made. value prints bare values with blanks \
+        The table (also called text) is for people. json is one object; jsonl is an object for each entry, \
+        and csv a line for each: both are printed while they are made. value prints bare values with blanks \
         between them [default: table]")))]
 pub(crate) struct ListArgs {
     /// Show only these images [default: all entries]
@@ -141,7 +141,7 @@ pub(crate) struct ListArgs {
     pub(super) state: Vec<StateName>,
     /// Show only what was not used for this long
     ///
-    /// What has no use, such as an entry of the queue, is taken by its last change.
+    /// Entries without a use, such as those of the queue, are taken by their last change.
     #[arg(long, value_name = "DURATION")]
     pub(super) older_than: Option<TimeSpan>,
     /// Show only what is larger than this
@@ -170,9 +170,9 @@ pub(crate) struct ListArgs {
     #[arg(long, value_name = "COLUMN", value_delimiter = ',', help_heading = OUTPUT,
         hide_possible_values = true)]
     #[arg(long_help = "Show these columns, in this order\n\n\
-        Every list has some of these: image, state, last-use, modified, size, hits, error and name-bytes; with \
-        --all-nodes also node and checksum; with --all-caches also cache, kind, links and held-by, or priority, \
-        directory, file-system, limit, age-limit, in-use and reclaimable")]
+        Every list has some of these: image, state, last-use, modified, size, hits, error and name-bytes; \
+        with --all-nodes also node and checksum; with --all-caches also cache, kind, links and held-by, or \
+        priority, directory, file-system, limit, age-limit, in-use and reclaimable")]
     pub(super) columns: Vec<ColumnName>,
     /// Print no line with the names of the columns
     #[arg(long, help_heading = OUTPUT, hide_short_help = true)]
@@ -193,7 +193,8 @@ impl ListArgs {
             || self.limit.is_some();
         if self.host.all_caches && !self.images_of_all && chooses {
             return Err(Failure::usage(anyhow!(
-                "--state, --older-than, --larger-than and --limit choose images, and --all-caches lists caches"
+                "--state, --older-than, --larger-than and --limit choose images, and --all-caches lists \
+                 caches"
             ))
             .hint("add --images to list the images of all caches"));
         }
@@ -241,7 +242,7 @@ pub(super) enum StateName {
     Queued,
     /// Images being cached
     Incomplete,
-    /// What failed attempts to cache an image left
+    /// Entries that failed attempts to cache an image left
     Stalled,
     /// Images that turned out to be wrong
     Invalid,

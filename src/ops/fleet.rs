@@ -27,7 +27,7 @@ use crate::host::glance::open::GLANCE_PATIENCE;
 use crate::host::glance::settings::{DatabaseSettings, Selection, Settings};
 use crate::names::{ImageId, escaped};
 use crate::output::Report;
-use crate::output::rows::{Cell, Column, Listing, Rank};
+use crate::output::rows::{Column, ListCell, Listing, Rank};
 use crate::output::table::table;
 use crate::run::Run;
 use crate::units::{count, human, nanos, when};
@@ -248,16 +248,16 @@ impl PlacementLine {
         }
     }
 
-    fn cells(&self) -> Vec<Cell<'_>> {
+    fn cells(&self) -> Vec<ListCell<'_>> {
         vec![
-            Cell::text(&self.image_id),
-            Cell::text(EntryState::Tracked.name()),
-            Cell::text(&self.node),
-            Cell::Time(nanos(self.last_accessed)),
-            Cell::Time(nanos(self.last_modified)),
-            Cell::Size(self.size),
-            Cell::Number(self.hits),
-            Cell::of(self.checksum.as_deref(), Cell::text),
+            ListCell::text(&self.image_id),
+            ListCell::text(EntryState::Tracked.name()),
+            ListCell::text(&self.node),
+            ListCell::Time(nanos(self.last_accessed)),
+            ListCell::Time(nanos(self.last_modified)),
+            ListCell::Size(self.size),
+            ListCell::Number(self.hits),
+            ListCell::of(self.checksum.as_deref(), ListCell::text),
         ]
     }
 }
@@ -305,14 +305,14 @@ impl Listing for PlacementReport {
         if self.here.is_some() { WITH_STATES } else { OF_ROWS }
     }
 
-    fn rows(&self) -> Box<dyn Iterator<Item = Vec<Cell<'_>>> + '_> {
+    fn rows(&self) -> Box<dyn Iterator<Item = Vec<ListCell<'_>>> + '_> {
         let is_shown = |line: &&PlacementLine| self.here.is_none() || !line.is_own;
         let others = self.cached_images.iter().filter(is_shown).map(PlacementLine::cells);
-        let here = self.here.iter().flat_map(|here| here.entries()).map(|entry| {
+        let here = self.here.iter().flat_map(ListReport::entries).map(|entry| {
             let mut cells = entry.cells();
             cells.truncate(6);
-            cells.insert(2, Cell::of(self.own.as_deref(), Cell::text));
-            cells.push(Cell::Unknown);
+            cells.insert(2, ListCell::of(self.own.as_deref(), ListCell::text));
+            cells.push(ListCell::Unknown);
             cells
         });
         Box::new(here.chain(others))

@@ -17,7 +17,7 @@ use crate::exit::Failure;
 use crate::host::Host;
 use crate::host::cache::{HeldImage, Holder, Rules};
 use crate::host::gather::Gathered;
-use crate::output::rows::{Cell, Column, Listing, Rank};
+use crate::output::rows::{Column, ListCell, Listing, Rank};
 use crate::units::{Nanos, when};
 
 /// Lists the images of every cache. Images that were used within [`MIN_AGE`] count as kept, because
@@ -94,17 +94,17 @@ impl HeldLine {
         })
     }
 
-    fn cells(&self) -> Vec<Cell<'_>> {
+    fn cells(&self) -> Vec<ListCell<'_>> {
         let HeldLine { cache, kind, image } = self;
         vec![
-            Cell::text(cache),
-            Cell::text(&image.name),
-            Cell::text(state(image).name()),
-            Cell::Time(image.last_use),
-            Cell::of(self.held_by(), Cell::text),
-            Cell::Number(i64::from(image.links)),
-            Cell::Size(image.size),
-            Cell::text(*kind),
+            ListCell::text(cache),
+            ListCell::text(&image.name),
+            ListCell::text(state(image).name()),
+            ListCell::Time(image.last_use),
+            ListCell::of(self.held_by(), ListCell::text),
+            ListCell::Number(i64::from(image.links)),
+            ListCell::Size(image.size),
+            ListCell::text(*kind),
         ]
     }
 }
@@ -170,7 +170,7 @@ impl Listing for HeldReport {
         COLUMNS
     }
 
-    fn rows(&self) -> Box<dyn Iterator<Item = Vec<Cell<'_>>> + '_> {
+    fn rows(&self) -> Box<dyn Iterator<Item = Vec<ListCell<'_>>> + '_> {
         Box::new(self.images.iter().map(HeldLine::cells))
     }
 }

@@ -20,7 +20,7 @@ use crate::host::gather::{Gathered, Member};
 use crate::host::{Declared, Host};
 use crate::os::space::{available, capacity};
 use crate::output::Report;
-use crate::output::rows::{Cell, Column, Listing, Rank};
+use crate::output::rows::{Column, ListCell, Listing, Rank};
 use crate::output::table::table;
 use crate::units::{Nanos, count, human};
 
@@ -322,20 +322,20 @@ impl Listing for LookReport {
         COLUMNS
     }
 
-    fn rows(&self) -> Box<dyn Iterator<Item = Vec<Cell<'_>>> + '_> {
-        let tally = |tally: Tally| Cell::Tally(tally.count, tally.bytes);
+    fn rows(&self) -> Box<dyn Iterator<Item = Vec<ListCell<'_>>> + '_> {
+        let tally = |tally: Tally| ListCell::Tally(tally.count, tally.bytes);
         Box::new(self.caches.iter().map(move |line| {
             vec![
-                Cell::text(&line.name),
-                Cell::text(line.kind),
-                Cell::Number(line.priority.into()),
-                Cell::text(&line.directory),
-                Cell::text(&line.file_system),
-                Cell::of(line.size, Cell::Size),
-                Cell::Size(line.limit),
-                Cell::of(line.age_limit, Cell::Span),
-                Cell::of(line.in_use, tally),
-                Cell::of(line.reclaimable, tally),
+                ListCell::text(&line.name),
+                ListCell::text(line.kind),
+                ListCell::Number(line.priority.into()),
+                ListCell::text(&line.directory),
+                ListCell::text(&line.file_system),
+                ListCell::of(line.size, ListCell::Size),
+                ListCell::Size(line.limit),
+                ListCell::of(line.age_limit, ListCell::Span),
+                ListCell::of(line.in_use, tally),
+                ListCell::of(line.reclaimable, tally),
             ]
         }))
     }

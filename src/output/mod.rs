@@ -1,8 +1,9 @@
 //! The output of the program. No other folder prints anything.
 //!
 //! Results are printed on stdout, everything else on stderr. The effect of quiet, verbose, a terminal, its
-//! width and colours, and an old name is decided once, in [`Output`]; callers never ask for it. Under an old name, the same messages
-//! are written to the log that oslo.log's options choose. Errors while printing never end a run.
+//! width and colours, and an old name is decided once, in [`Output`]; callers never ask for it. Under an old
+//! name, the same messages are written to the log that oslo.log's options choose. Errors while printing never
+//! end a run.
 
 // Only this module may print.
 #![allow(clippy::print_stderr)]
@@ -238,7 +239,7 @@ impl Output {
         let mut out = BufWriter::with_capacity(PIECE, stdout().lock());
         match write(&mut out).and_then(|()| out.flush()) {
             Err(e) if e.kind() != ErrorKind::BrokenPipe => {
-                // What could not be written is dropped, not tried again.
+                // The rest is dropped, not tried again.
                 let _ = out.into_parts();
                 self.error(&format!("cannot write the result to standard output: {e}"));
                 self.failed.set(true);

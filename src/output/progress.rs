@@ -2,7 +2,8 @@
 //!
 //! Nothing is drawn unless stderr is a terminal that can move its cursor, and the run is neither quiet nor
 //! verbose; callers need not check that. A bar is never wider than the terminal, and is drawn in ASCII where
-//! the locale is not UTF-8. Bars disappear when they end, and the terminal is restored even if a signal ends the run.
+//! the locale is not UTF-8. Bars disappear when they end, and the terminal is restored even if a signal ends
+//! the run.
 
 use std::cell::{Cell, OnceCell};
 use std::collections::HashMap;

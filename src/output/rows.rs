@@ -1,9 +1,9 @@
 //! Lists: rows with named columns, as a table for people, or for programs as CSV, JSON lines or bare values.
 //!
 //! A table fits the terminal: its times are shortened first, and then the columns that matter least are left
-//! out; ids stay whole. The other forms are written row by row, with sizes in bytes and times in RFC 3339, and
-//! contain the same columns whatever the terminal is. CSV is quoted as RFC 4180 says, with lines that end in
-//! a single newline.
+//! out; ids stay whole. The other forms are written row by row, with sizes in bytes and times in RFC 3339,
+//! and contain the same columns whatever the terminal is. CSV is quoted as RFC 4180 says, with lines that end
+//! in a single newline.
 
 use std::borrow::Cow;
 use std::io::{self, Write};
@@ -21,7 +21,7 @@ pub(crate) struct Column {
     /// The name in `--columns`, with `_` in place of `-`, and the key in JSON lines and CSV.
     pub(crate) key: &'static str,
     pub(crate) title: &'static str,
-    pub(crate) rank: Rank,
+    rank: Rank,
     /// True for numbers, which stand to the right.
     pub(crate) is_number: bool,
 }
@@ -49,7 +49,7 @@ impl Column {
 
 /// A value in a list.
 #[derive(Clone, PartialEq, Debug)]
-pub(crate) enum Cell<'a> {
+pub(crate) enum ListCell<'a> {
     /// Not known, or there is none.
     Unknown,
     Text(Cow<'a, str>),
@@ -63,49 +63,49 @@ pub(crate) enum Cell<'a> {
     Tally(u64, u64),
 }
 
-impl<'a> Cell<'a> {
+impl<'a> ListCell<'a> {
     pub(crate) fn text(text: impl Into<Cow<'a, str>>) -> Self {
-        Cell::Text(text.into())
+        ListCell::Text(text.into())
     }
 
     /// Returns the cell of a value that may be unknown.
-    pub(crate) fn of<T>(value: Option<T>, cell: impl FnOnce(T) -> Cell<'a>) -> Self {
-        value.map_or(Cell::Unknown, cell)
+    pub(crate) fn of<T>(value: Option<T>, cell: impl FnOnce(T) -> ListCell<'a>) -> Self {
+        value.map_or(ListCell::Unknown, cell)
     }
 
     /// Returns the value for CSV, or `None` if it is unknown.
     fn bare(&self) -> Option<Cow<'_, str>> {
         Some(match self {
-            Cell::Unknown => return None,
-            Cell::Text(text) => Cow::Borrowed(text.as_ref()),
-            Cell::Number(number) | Cell::Span(number) => number.to_string().into(),
-            Cell::Size(bytes) | Cell::Tally(_, bytes) => bytes.to_string().into(),
-            Cell::Time(time) => rfc3339(*time)?.into(),
+            ListCell::Unknown => return None,
+            ListCell::Text(text) => Cow::Borrowed(text.as_ref()),
+            ListCell::Number(number) | ListCell::Span(number) => number.to_string().into(),
+            ListCell::Size(bytes) | ListCell::Tally(_, bytes) => bytes.to_string().into(),
+            ListCell::Time(time) => rfc3339(*time)?.into(),
         })
     }
 
     fn in_table(&self, is_human: bool) -> TableCell {
         let size = |bytes: u64| if is_human { human(bytes) } else { bytes.to_string() };
         TableCell::Text(match self {
-            Cell::Unknown => "-".to_owned(),
-            Cell::Size(bytes) => size(*bytes),
-            Cell::Tally(count, bytes) => format!("{count}, {}", size(*bytes)),
-            Cell::Time(time) => return TableCell::Time(*time),
-            Cell::Span(seconds) => span(seconds.saturating_mul(SECOND)),
-            Cell::Text(_) | Cell::Number(_) => self.bare().unwrap_or_default().into_owned(),
+            ListCell::Unknown => "-".to_owned(),
+            ListCell::Size(bytes) => size(*bytes),
+            ListCell::Tally(count, bytes) => format!("{count}, {}", size(*bytes)),
+            ListCell::Time(time) => return TableCell::Time(*time),
+            ListCell::Span(seconds) => span(seconds.saturating_mul(SECOND)),
+            ListCell::Text(_) | ListCell::Number(_) => self.bare().unwrap_or_default().into_owned(),
         })
     }
 }
 
-impl Serialize for Cell<'_> {
+impl Serialize for ListCell<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
-            Cell::Unknown => serializer.serialize_none(),
-            Cell::Text(text) => serializer.serialize_str(text),
-            Cell::Number(number) | Cell::Span(number) => serializer.serialize_i64(*number),
-            Cell::Size(bytes) => serializer.serialize_u64(*bytes),
-            Cell::Time(time) => rfc3339(*time).serialize(serializer),
-            Cell::Tally(count, bytes) => {
+            ListCell::Unknown => serializer.serialize_none(),
+            ListCell::Text(text) => serializer.serialize_str(text),
+            ListCell::Number(number) | ListCell::Span(number) => serializer.serialize_i64(*number),
+            ListCell::Size(bytes) => serializer.serialize_u64(*bytes),
+            ListCell::Time(time) => rfc3339(*time).serialize(serializer),
+            ListCell::Tally(count, bytes) => {
                 let mut map = serializer.serialize_map(Some(2))?;
                 map.serialize_entry("count", count)?;
                 map.serialize_entry("bytes", bytes)?;
@@ -125,7 +125,7 @@ pub(crate) trait Listing {
     fn columns(&self) -> &'static [Column];
 
     /// Returns the rows, each with a cell for every column.
-    fn rows(&self) -> Box<dyn Iterator<Item = Vec<Cell<'_>>> + '_>;
+    fn rows(&self) -> Box<dyn Iterator<Item = Vec<ListCell<'_>>> + '_>;
 }
 
 /// The wishes about the form of a list.
@@ -189,7 +189,7 @@ pub(super) fn json_lines(
         let mut map = line.serialize_map(None)?;
         for position in chosen {
             let (column, cell) = (&columns[*position], &row[*position]);
-            if all_keys || column.rank != Rank::Asked || *cell != Cell::Unknown {
+            if all_keys || column.rank != Rank::Asked || *cell != ListCell::Unknown {
                 map.serialize_entry(column.key, cell)?;
             }
         }
@@ -255,12 +255,17 @@ mod tests {
             COLUMNS
         }
 
-        fn rows(&self) -> Box<dyn Iterator<Item = Vec<Cell<'_>>> + '_> {
-            let used = Cell::Time(1_795_312_250_000_000_000);
+        fn rows(&self) -> Box<dyn Iterator<Item = Vec<ListCell<'_>>> + '_> {
+            let used = ListCell::Time(1_795_312_250_000_000_000);
             Box::new(
                 [
-                    vec![Cell::text("a, \"b\""), Cell::Size(2048), used, Cell::Unknown],
-                    vec![Cell::text("c"), Cell::Unknown, Cell::Time(0), Cell::text("bad\r\nnews")],
+                    vec![ListCell::text("a, \"b\""), ListCell::Size(2048), used, ListCell::Unknown],
+                    vec![
+                        ListCell::text("c"),
+                        ListCell::Unknown,
+                        ListCell::Time(0),
+                        ListCell::text("bad\r\nnews"),
+                    ],
                 ]
                 .into_iter(),
             )

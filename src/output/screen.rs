@@ -1,8 +1,8 @@
 //! The terminal that text is shown on: its width, and if it takes colours.
 //!
-//! Only the words `error:`, `warning:`, `hint:` and `attention`, and limits that are exceeded, are coloured, in
-//! the colours of clap's own usage errors. NO_COLOR, CLICOLOR, CLICOLOR_FORCE and TERM=dumb are respected, and
-//! `--color` decides before them. Colours carry no information: the words say the same.
+//! Only the words `error:`, `warning:`, `hint:` and `attention`, and limits that are exceeded, are coloured,
+//! in the colours of clap's own usage errors. `NO_COLOR`, `CLICOLOR`, `CLICOLOR_FORCE` and a dumb `TERM` are
+//! respected, and `--color` decides before them. Colours carry no information: the words say the same.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
@@ -76,7 +76,7 @@ pub(crate) struct Screen {
 impl Screen {
     /// Text that goes to a file or a pipe.
     #[cfg(test)]
-    pub(crate) const PLAIN: Screen = Screen { width: None, has_colour: false };
+    pub(super) const PLAIN: Screen = Screen { width: None, has_colour: false };
 
     /// Returns the screen behind stdout or stderr.
     pub(super) fn of<S: RawStream + std::os::fd::AsFd>(stream: &S) -> Self {
@@ -88,7 +88,7 @@ impl Screen {
     }
 
     /// Returns a text in which the words that need attention are coloured, if the screen has colours.
-    pub(crate) fn emphasized(&self, text: &str) -> String {
+    pub(super) fn emphasized(&self, text: &str) -> String {
         if !self.has_colour {
             return text.to_owned();
         }
@@ -111,7 +111,7 @@ impl Screen {
 
     /// Returns a text whose lines are broken at blanks to fit the screen. Further lines of a paragraph are
     /// indented.
-    pub(crate) fn wrapped(&self, text: &str) -> String {
+    pub(super) fn wrapped(&self, text: &str) -> String {
         let Some(width) = self.width else { return text.to_owned() };
         let mut shown = String::with_capacity(text.len());
         for line in text.lines() {
@@ -158,7 +158,8 @@ pub(super) fn wrap(line: &str, width: usize) -> Vec<String> {
     parts
 }
 
-/// True if the locale encodes text as UTF-8. As in the C library, the first variable that is not empty counts.
+/// True if the locale encodes text as UTF-8. As in the C library, the first variable that is not empty
+/// counts.
 pub(super) fn is_utf8<'a>(variable: impl Fn(&'static str) -> Option<&'a OsStr>) -> bool {
     let named = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().filter_map(variable).find(|name| !name.is_empty());
     let name = named.unwrap_or_default().to_string_lossy().to_ascii_lowercase();

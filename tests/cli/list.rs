@@ -224,8 +224,8 @@ fn each_state_has_one_word() {
         ("invalid", "4"),
     ] {
         let run = env.run("list", &["--state", state, "--format", "value", "--columns", "state,image"]).ok();
-        let expected: String = letters.chars().map(|letter| format!("{state} {}\n", id(letter))).collect();
-        assert_eq!(run.stdout, expected);
+        let expected: Vec<_> = letters.chars().map(|letter| format!("{state} {}", id(letter))).collect();
+        assert_eq!(run.stdout.lines().collect::<Vec<_>>(), expected);
     }
     let help = env.raw(&["list", "--help"]).ok().stdout;
     assert!(help.contains("- stalled:") && !help.contains("- cached:"), "{help}");

@@ -21,7 +21,7 @@ use crate::exit::Failure;
 use crate::host::glance::open::{Cache, GLANCE_PATIENCE, take_stock, unreadable_errors};
 use crate::host::glance::settings::{Selection, Settings};
 use crate::names::{ImageId, escaped};
-use crate::output::rows::{Cell, Column, Listing, Rank};
+use crate::output::rows::{Column, ListCell, Listing, Rank};
 use crate::run::Run;
 use crate::units::{Nanos, SECOND, nanos};
 
@@ -312,16 +312,16 @@ impl ListEntry {
     }
 
     /// Returns a cell for each of [`COLUMNS`].
-    pub(super) fn cells(&self) -> Vec<Cell<'_>> {
+    pub(super) fn cells(&self) -> Vec<ListCell<'_>> {
         vec![
-            Cell::text(&self.name),
-            Cell::text(self.state.name()),
-            Cell::of(self.last_use, Cell::Time),
-            Cell::of(self.modified, Cell::Time),
-            Cell::of(self.size, Cell::Size),
-            Cell::of(self.hits, Cell::Number),
-            Cell::of(self.error.as_deref(), Cell::text),
-            Cell::of(self.name_bytes.as_deref(), Cell::text),
+            ListCell::text(&self.name),
+            ListCell::text(self.state.name()),
+            ListCell::of(self.last_use, ListCell::Time),
+            ListCell::of(self.modified, ListCell::Time),
+            ListCell::of(self.size, ListCell::Size),
+            ListCell::of(self.hits, ListCell::Number),
+            ListCell::of(self.error.as_deref(), ListCell::text),
+            ListCell::of(self.name_bytes.as_deref(), ListCell::text),
         ]
     }
 }
@@ -370,7 +370,7 @@ impl Listing for ListReport {
         COLUMNS
     }
 
-    fn rows(&self) -> Box<dyn Iterator<Item = Vec<Cell<'_>>> + '_> {
+    fn rows(&self) -> Box<dyn Iterator<Item = Vec<ListCell<'_>>> + '_> {
         Box::new(self.entries.iter().map(ListEntry::cells))
     }
 }
