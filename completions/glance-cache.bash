@@ -34,14 +34,14 @@ _glance_cache() {
     fi
 
     case $prev in
-    --lock-timeout | --forget-node | --stall-time | --invalid-grace | --node | --database | --now | --temp-grace | --max-size | --target-size | --min-free | --min-age | --require | --jobs | -j | --rate-limit | --reserve | --older-than | --larger-than | --limit | --max-invalid | --max-stalled | --log-date-format | --syslog-log-facility)
+    --lock-timeout | --splay | --forget-node | --stall-time | --invalid-grace | --node | --database | --now | --temp-grace | --max-size | --target-size | --min-free | --min-age | --require | --jobs | -j | --rate-limit | --reserve | --older-than | --larger-than | --limit | --max-invalid | --max-stalled | --log-date-format | --syslog-log-facility)
         return
         ;;
     --cache-dir | --config-dir | --ironic-config-dir | --log-dir | --logdir)
         compopt -o dirnames
         return
         ;;
-    --config-file | --sqlite-db | --database-file | --ironic-config-file | --keep-from | --on | --log-config-append | --log-config | --log-file | --logfile)
+    --config-file | --sqlite-db | --database-file | --textfile | --ironic-config-file | --keep-from | --on | --log-config-append | --log-config | --log-file | --logfile)
         compopt -o default
         return
         ;;
@@ -51,7 +51,7 @@ _glance_cache() {
     --format)
         case $command in
         list) words="table json jsonl csv value" ;;
-        *) words="text json" ;;
+        *) words="text json prometheus" ;;
         esac
         ;;
     --color)
@@ -83,7 +83,7 @@ _glance_cache() {
 
     case $command in
     clean | prune | prefetch)
-        options+=" --dry-run -n --lock-timeout --skip-if-locked"
+        options+=" --dry-run -n --lock-timeout --skip-if-locked --splay"
         ;;
     esac
     case $command in
@@ -93,7 +93,7 @@ _glance_cache() {
     esac
     case $command in
     clean | prune | prefetch | list | status)
-        options+=" --cache-dir --config-file --config-dir --driver --sqlite-db --node --database --database-file --color --quiet -q --verbose -v --now"
+        options+=" --cache-dir --config-file --config-dir --driver --sqlite-db --node --database --database-file --ignore-other-index --color --quiet -q --verbose -v --textfile --now"
         ;;
     esac
     case $command in

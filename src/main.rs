@@ -24,15 +24,18 @@ mod os;
 mod output;
 mod run;
 mod source;
+mod spelling;
 mod units;
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::Parser;
+use anyhow::anyhow;
 
-use crate::cli::{Cli, Command};
+use crate::cli::Command;
 use crate::commands::flags::CacheArgs;
+use crate::commands::record::Record;
 use crate::exit::{Exit, Failure};
 use crate::output::screen::ColorWhen;
 use crate::output::{Format, Output, Verbosity};
@@ -47,25 +50,49 @@ fn main() -> ExitCode {
     if let Some(when) = ColorWhen::on(&args) {
         when.decide();
     }
-    let cli = Cli::parse_from(args);
-    let (cache, default) = match &cli.command {
-        Command::Clean(args) => (Some(&args.cache), Format::of_changes()),
-        Command::Prune(args) => (Some(&args.cache), Format::of_changes()),
-        Command::Prefetch(args) => (Some(&args.cache), Format::of_changes()),
-        Command::List(args) => (Some(&args.cache), Format::Text),
-        Command::Status(args) => (Some(&args.cache), Format::Text),
-        Command::Completion(_) | Command::Ids(_) => (None, Format::Text),
+    let cli = cli::parse(args);
+    let (cache, change, default) = match &cli.command {
+        Command::Clean(args) => (Some(&args.cache), Some(&args.change), Format::of_changes()),
+        Command::Prune(args) => (Some(&args.cache), Some(&args.change), Format::of_changes()),
+        Command::Prefetch(args) => (Some(&args.cache), Some(&args.change), Format::of_changes()),
+        Command::List(args) => (Some(&args.cache), None, Format::Text),
+        Command::Status(args) => (Some(&args.cache), None, Format::Text),
+        Command::Completion(_) | Command::Ids(_) => (None, None, Format::Text),
     };
     let format = cache.and_then(|cache| cache.format).unwrap_or(default);
-    let mut run = Run::new("glance-cache", Output::new(format, cache.map_or(Verbosity::Quiet, verbosity)));
+    let output = Output::new(format, cache.map_or(Verbosity::Quiet, verbosity));
+    if let Some(change) = change {
+        change.wait_for_splay(&output);
+    }
+    let mut run = Run::new("glance-cache", output);
     if let Some(now) = cache.and_then(|cache| cache.now) {
         run.now = now.0;
     }
-    let exit = dispatch(&run, cli.command).unwrap_or_else(|failure| {
+    let textfile = cache.and_then(|cache| cache.textfile.clone());
+    let exit = recorded(&run, cli.command, textfile).unwrap_or_else(|failure| {
         run.output.failure(&failure);
         failure.exit
     });
     ExitCode::from(exit.code())
+}
+
+/// Runs the command, and writes its metrics to the textfile, if there is one.
+fn recorded(run: &Run, action: Command, textfile: Option<PathBuf>) -> Result<Exit, Failure> {
+    if run.output.prints_metrics() && !matches!(action, Command::Status(_)) {
+        return Err(Failure::usage(anyhow!(
+            "only status has --format prometheus: for the metrics of {}, give --textfile FILE",
+            action.name()
+        )));
+    }
+    let Some(path) = textfile else { return dispatch(run, action) };
+    let record = Record::begin(&path, action.name())?;
+    // The report of `list` has no metrics, and may be long.
+    run.output.keep_report(!matches!(action, Command::List(_)));
+    let exit = dispatch(run, action).unwrap_or_else(|failure| {
+        run.output.failure(&failure);
+        failure.exit
+    });
+    Ok(record.end(run, exit))
 }
 
 /// Runs the command.

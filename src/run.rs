@@ -33,7 +33,18 @@ impl Run {
         #[allow(clippy::disallowed_methods, reason = "the environment is read once, here")]
         let environment: BTreeMap<OsString, OsString> = std::env::vars_os().collect();
         let output = output.in_environment(&environment);
+        // Tests cannot make files old enough. The released program has no such variable.
+        #[cfg(debug_assertions)]
+        let now = environment
+            .get(std::ffi::OsStr::new("GLANCE_CACHE_TEST_NOW"))
+            .and_then(|time| time.to_str()?.parse().ok())
+            .map_or(now, |crate::units::Moment(time)| time);
         Run { now, program, environment, interrupt: Interrupt::default(), output }
+    }
+
+    /// True if the program was called by the name of one of the tools that it replaces.
+    pub(crate) fn is_old_name(&self) -> bool {
+        self.program != "glance-cache"
     }
 
     /// From now on, a signal ends the run only between two entries.

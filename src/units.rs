@@ -55,7 +55,7 @@ impl Amount {
     }
 }
 
-/// K, M, G, T and P are powers of 1024, like KiB and so on; KB, MB and so on are powers of 1000.
+/// K, M, G, T and P are powers of 1024, like KiB, Ki and so on; KB, MB and so on are powers of 1000.
 impl FromStr for Amount {
     type Err = String;
 
@@ -71,7 +71,7 @@ impl FromStr for Amount {
         let unit = unit.to_ascii_lowercase();
         let (letter, base) = match unit.as_bytes() {
             [] | [b'b'] => (None, 1024),
-            [letter] | [letter, b'i', b'b'] => (Some(*letter), 1024_u64),
+            [letter] | [letter, b'i'] | [letter, b'i', b'b'] => (Some(*letter), 1024_u64),
             [letter, b'b'] => (Some(*letter), 1000),
             _ => return Err(wrong()),
         };
@@ -87,6 +87,23 @@ impl FromStr for Amount {
             }
         };
         bytes.map(Amount::Bytes).ok_or_else(wrong)
+    }
+}
+
+/// Below this number of bytes, a size without a unit is taken for a unit that was forgotten.
+const NEEDS_UNIT: u64 = 1 << 20;
+
+/// Reads a size from the command line. Unlike a size in a file, a small number needs a unit: `10` for 10 GiB
+/// would empty the cache.
+pub(crate) fn given_size(text: &str) -> Result<Amount, String> {
+    let amount: Amount = text.parse()?;
+    match amount {
+        Amount::Bytes(bytes) if (1..NEEDS_UNIT).contains(&bytes) && !text.ends_with(char::is_alphabetic) => {
+            let share = if bytes <= 100 { format!(", or {text}%") } else { String::new() };
+            let bytes = count(bytes, "byte");
+            Err(format!("'{text}' has no unit: {bytes}? write {text}B, or {text}GiB{share}"))
+        }
+        amount => Ok(amount),
     }
 }
 
@@ -262,6 +279,8 @@ mod tests {
             ("10GiB", Some(Amount::Bytes(10 << 30))),
             ("10G", Some(Amount::Bytes(10 << 30))),
             ("10 GiB", Some(Amount::Bytes(10 << 30))),
+            ("10Gi", Some(Amount::Bytes(10 << 30))),
+            ("10GI", Some(Amount::Bytes(10 << 30))),
             ("500m", Some(Amount::Bytes(500 << 20))),
             ("500MB", Some(Amount::Bytes(500_000_000))),
             ("1.5K", Some(Amount::Bytes(1536))),
@@ -273,12 +292,31 @@ mod tests {
             ("G", None),
             ("1.2.3", None),
             ("1X", None),
+            ("1i", None),
             ("1GiBs", None),
             ("99999999999P", None),
         ] {
             assert_eq!(text.parse::<Amount>().ok(), expected, "{text:?}");
         }
         assert_eq!(Amount::Percent(80.0).of(1000), 800);
+    }
+
+    #[test]
+    fn a_small_size_on_the_command_line_needs_a_unit() {
+        for (text, expected) in [
+            ("0", Ok(Amount::Bytes(0))),
+            ("10B", Ok(Amount::Bytes(10))),
+            ("1b", Ok(Amount::Bytes(1))),
+            ("1K", Ok(Amount::Bytes(1024))),
+            ("0.5K", Ok(Amount::Bytes(512))),
+            ("80%", Ok(Amount::Percent(80.0))),
+            ("1048576", Ok(Amount::Bytes(1 << 20))),
+            ("10", Err("'10' has no unit: 10 bytes? write 10B, or 10GiB, or 10%")),
+            ("1048575", Err("'1048575' has no unit: 1048575 bytes? write 1048575B, or 1048575GiB")),
+            ("1.5", Err("'1.5' has no unit: 1 byte? write 1.5B, or 1.5GiB, or 1.5%")),
+        ] {
+            assert_eq!(given_size(text), expected.map_err(str::to_owned), "{text:?}");
+        }
     }
 
     #[test]

@@ -124,7 +124,7 @@ impl CacheDir {
                     let is_link = statat(&base, place.c_name(), AtFlags::SYMLINK_NOFOLLOW)
                         .is_ok_and(|s| kind_of(&s) == EntryKind::Symlink);
                     if is_link {
-                        bail!("{} is a symlink; links in a cache are not followed", shown.display());
+                        bail!("{} is a symlink: it must be a directory itself", shown.display());
                     }
                     return Err(e).with_context(|| format!("cannot open {}", shown.display()));
                 }
@@ -324,7 +324,8 @@ pub(crate) fn look(fd: BorrowedFd<'_>, name: Name<'_>) -> Result<Option<(EntryKi
     }
 }
 
-fn kind_of(stat: &Stat) -> EntryKind {
+/// Returns the kind of the entry that a look at a file saw.
+pub(super) fn kind_of(stat: &Stat) -> EntryKind {
     match FileType::from_raw_mode(stat.st_mode) {
         FileType::RegularFile => EntryKind::File,
         FileType::Symlink => EntryKind::Symlink,

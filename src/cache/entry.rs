@@ -2,6 +2,8 @@
 //!
 //! No I/O and no clock here.
 
+use std::fmt;
+
 use crate::names::{ImageId, NameBuf};
 use crate::units::{Nanos, nanos};
 
@@ -35,6 +37,17 @@ pub(crate) enum EntryKind {
     Directory,
     /// FIFO, socket or device.
     Other,
+}
+
+impl fmt::Display for EntryKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            EntryKind::File => "a file",
+            EntryKind::Symlink => "a symlink",
+            EntryKind::Directory => "a directory",
+            EntryKind::Other => "a FIFO, socket or device",
+        })
+    }
 }
 
 /// A row of the index, without its image id.

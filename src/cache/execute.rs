@@ -760,6 +760,10 @@ mod tests {
             Ok(())
         }
 
+        fn check_writable(&mut self, _: &Wait) -> Result<(), Refusal> {
+            Ok(())
+        }
+
         fn begin(&mut self, _: &Wait) -> Result<bool, Refusal> {
             self.forgotten.clear();
             Ok(false)

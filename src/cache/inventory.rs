@@ -74,6 +74,12 @@ impl Inventory {
         Ok(inventory)
     }
 
+    /// Returns the images without their rows, to join them with another index.
+    pub(crate) fn without_rows(&self) -> Self {
+        let images = self.images.iter().map(|image| Image { row: None, ..*image }).collect();
+        Inventory { images, ..Inventory::default() }
+    }
+
     /// Returns what joins rows to the images of this inventory.
     pub(crate) fn joiner(&mut self) -> Joiner<'_> {
         Joiner { inventory: self, hasher: DefaultHashBuilder::default(), by_id: None }

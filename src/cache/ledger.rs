@@ -69,6 +69,15 @@ impl Ledger {
         self.index.as_mut().map_or(Ok(()), |index| index.reach(&self.wait))
     }
 
+    /// Makes sure that rows can be written, and writes none. An index that is only busy is not refused.
+    pub(crate) fn check_writable(&mut self) -> Result<(), Refusal> {
+        let checked = self.index.as_mut().map_or(Ok(()), |index| index.check_writable(&self.wait));
+        match checked {
+            Err(Refusal::Busy(_)) => Ok(()),
+            checked => checked,
+        }
+    }
+
     /// Takes the break that is due before the next transaction, if one is.
     ///
     /// [`Ledger::begin`] does so, too. A caller that takes a lock before it rests first, because others wait
@@ -298,6 +307,10 @@ mod tests {
         }
 
         fn reach(&mut self, _: &Wait) -> Result<(), Refusal> {
+            Ok(())
+        }
+
+        fn check_writable(&mut self, _: &Wait) -> Result<(), Refusal> {
             Ok(())
         }
 

@@ -21,7 +21,7 @@ use rustix::process::{Flock, FlockType, Pid, fcntl_getlk};
 
 use super::dir::{CacheDir, CachePlace};
 use crate::interrupt::Wait;
-use crate::os::locks::process;
+use crate::os::locks::{Held, process};
 use crate::os::owner::Owner;
 
 /// The lock of a clean: `POST /v2/cache/clean` takes it, too.
@@ -42,24 +42,19 @@ pub(crate) const LOCKS: [&str; 4] = [CLEAN, PRUNE, PREFETCH, INDEX_START];
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 
-/// The error of a lock that another process holds; the text says which.
-#[derive(Debug)]
-pub(crate) struct Held(pub(crate) String);
-
-impl std::fmt::Display for Held {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for Held {}
-
 /// The patience of an operation that needs a lock.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LockWait {
     pub(crate) limit: Duration,
     /// True if the operation ends at once when another process holds the lock.
     pub(crate) skip_if_locked: bool,
+}
+
+impl LockWait {
+    /// True if a run with this error is to be skipped: another process holds a lock, or the index.
+    pub(crate) fn skips(&self, error: &anyhow::Error) -> bool {
+        self.skip_if_locked && error.downcast_ref::<Held>().is_some()
+    }
 }
 
 /// The directory of the lock files.

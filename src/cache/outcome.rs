@@ -100,6 +100,8 @@ impl fmt::Display for EntryError {
             Action::Look => write!(f, "cannot look at {name}: {message}"),
             Action::Enqueue => write!(f, "cannot put {name} into the queue: {message}"),
             Action::Dequeue => write!(f, "cannot take {name} out of the queue: {message}"),
+            Action::Find => write!(f, "cannot use cache {name}: {message}"),
+            Action::Forget => write!(f, "cannot remove rows of {name}: {message}"),
             action => write!(f, "cannot {} {name}: {message}", action.word()),
         }
     }

@@ -26,12 +26,12 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use anyhow::{Context as _, Result, bail};
 use rustix::fs::{
-    AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, Timespec, Timestamps, UTIME_NOW, fchmod, fstat,
-    futimens, linkat, openat, renameat_with, statat, unlinkat,
+    AtFlags, CWD, Mode, OFlags, RenameFlags, Timespec, Timestamps, UTIME_NOW, fchmod, fstat, futimens,
+    linkat, openat, renameat_with, statat, unlinkat,
 };
 use rustix::io::Errno;
 
-use super::dir::{CacheDir, CachePlace, look};
+use super::dir::{CacheDir, CachePlace, kind_of, look};
 use super::entry::{EntryKind, Seen};
 use crate::names::{ImageId, Name, NameBuf};
 use crate::os::locks::process;
@@ -54,12 +54,14 @@ pub(crate) enum Claiming {
     Cached,
     /// The image is left to another process, as the text says.
     Left(String),
+    /// Something that is no file has been in the place of the claim for long: nobody can cache the image.
+    Blocked(String),
 }
 
 /// The file that is in the place of a claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Standing {
-    is_file: bool,
+    kind: EntryKind,
     size: u64,
     mtime: Nanos,
     /// True if it has the mark of our own claims.
@@ -70,15 +72,20 @@ struct Standing {
 
 impl Standing {
     /// Returns why it must be left alone, or `None` if it is dead and may be taken over.
-    fn stays(&self, stalled_before: Nanos) -> Option<String> {
-        match (self.is_file, self.writer) {
-            (false, _) => {
-                Some("its place in incomplete/ is taken by something that is not a file".to_owned())
+    fn stays(&self, id: ImageId, stalled_before: Nanos) -> Option<Claiming> {
+        let is_old = self.mtime < stalled_before;
+        let left = |why: String| Some(Claiming::Left(why));
+        match (self.kind, self.writer) {
+            (EntryKind::File, Some(pid)) => left(format!("{} is caching it", process(pid))),
+            (EntryKind::File, None) if self.marked && self.size == 0 => None,
+            (EntryKind::File, None) if is_old => None,
+            (EntryKind::File, None) => {
+                left("another process is caching it, or was a short while ago".to_owned())
             }
-            (true, Some(pid)) => Some(format!("{} is caching it", process(pid))),
-            (true, None) if self.marked && self.size == 0 => None,
-            (true, None) if self.mtime < stalled_before => None,
-            (true, None) => Some("another process is caching it, or was a short while ago".to_owned()),
+            (kind, _) if is_old => Some(Claiming::Blocked(format!(
+                "incomplete/{id} is {kind}, which keeps the image from being cached: remove it"
+            ))),
+            (kind, _) => left(format!("its place in incomplete/ is taken by {kind}")),
         }
     }
 }
@@ -113,8 +120,8 @@ impl Claim {
                 Err(e) => return Err(e).with_context(|| format!("cannot make incomplete/{id}")),
             }
             let Some((standing, inode)) = standing(incomplete, id.as_name())? else { continue };
-            if let Some(why) = standing.stays(stalled_before) {
-                return Ok(Claiming::Left(why));
+            if let Some(claiming) = standing.stays(id, stalled_before) {
+                return Ok(claiming);
             }
             let same = |now: &Seen| now.inode == inode && now.size == standing.size;
             dir.remove(CachePlace::Incomplete, id.as_name(), same)
@@ -194,7 +201,7 @@ fn standing(incomplete: BorrowedFd<'_>, name: Name<'_>) -> Result<Option<(Standi
     };
     let writers = writers::find(incomplete, std::iter::once((name, stat.st_ino)));
     let standing = Standing {
-        is_file: FileType::from_raw_mode(stat.st_mode).is_file(),
+        kind: kind_of(&stat),
         size: u64::try_from(stat.st_size).unwrap_or(0),
         mtime: stat.st_mtime.saturating_mul(SECOND).saturating_add(stat.st_mtime_nsec as i64),
         marked: Mode::from_raw_mode(stat.st_mode).contains(MARK),
@@ -252,8 +259,15 @@ pub(crate) fn sweep(dir: &CacheDir) {
     }
 }
 
+/// Returns why a claim on an image would fail, or `None` if it would be made.
+pub(crate) fn foresee(dir: &CacheDir, id: ImageId, stalled_before: Nanos) -> Result<Option<Claiming>> {
+    let incomplete = dir.fd(CachePlace::Incomplete).context("the directory incomplete/ is missing")?;
+    let found = standing(incomplete, id.as_name())?;
+    Ok(found.and_then(|(standing, _)| standing.stays(id, stalled_before)))
+}
+
 /// True if another process has begun to cache an image.
-pub(crate) fn is_being_cached(dir: &CacheDir, id: ImageId) -> Result<bool> {
+pub(super) fn is_being_cached(dir: &CacheDir, id: ImageId) -> Result<bool> {
     let found = dir.look(CachePlace::Incomplete, id.as_name());
     Ok(found.with_context(|| format!("cannot look at incomplete/{id}"))?.is_some())
 }
@@ -387,7 +401,7 @@ mod tests {
 
     #[test]
     fn only_what_is_dead_is_taken_over() {
-        let old = Standing { is_file: true, size: 7, mtime: 10, marked: false, writer: None };
+        let old = Standing { kind: EntryKind::File, size: 7, mtime: 10, marked: false, writer: None };
         for (what, standing, dead) in [
             ("stalled", old, true),
             ("stalled, but written to", Standing { writer: Some(1), ..old }, false),
@@ -396,9 +410,10 @@ mod tests {
             ("a dead run's", Standing { mtime: 30, size: 0, marked: true, ..old }, true),
             ("a dead run's that Glance writes to", Standing { mtime: 30, marked: true, ..old }, false),
             ("a living run's", Standing { mtime: 30, size: 0, marked: true, writer: Some(1), ..old }, false),
-            ("no file", Standing { is_file: false, ..old }, false),
+            ("no file", Standing { kind: EntryKind::Directory, ..old }, false),
         ] {
-            assert_eq!(standing.stays(20).is_none(), dead, "{what}");
+            let id = ImageId::new(b"00000000-0000-0000-0000-00000000000a").unwrap();
+            assert_eq!(standing.stays(id, 20).is_none(), dead, "{what}");
         }
     }
 

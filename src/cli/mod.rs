@@ -7,6 +7,7 @@
 // The doc comments here are the help texts: no backticks in them.
 #![allow(clippy::doc_markdown)]
 
+mod advice;
 #[cfg(test)]
 mod completion;
 #[cfg(test)]
@@ -25,15 +26,20 @@ use crate::commands::prefetch::PrefetchArgs;
 use crate::commands::prune::PruneArgs;
 use crate::commands::status::StatusArgs;
 
+/// The version, and what it was built from: the commit and the target.
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("GLANCE_CACHE_BUILD"), ")");
+
 /// Clean, prune, fill and inspect the image caches of OpenStack Glance
 ///
 /// Works directly on the cache directory: no running glance-api, no token and no Python is needed. The
 /// directory, its limits and its index are read from Glance's own configuration files, or given as options.
 ///
+/// Options may stand before or after the subcommand.
+///
 /// Called as glance-cache-cleaner, glance-cache-pruner or glance-cache-prefetcher, it takes the options of
 /// that tool and does its work.
 #[derive(Debug, Parser)]
-#[command(name = "glance-cache", version, max_term_width = 100)]
+#[command(name = "glance-cache", version = VERSION, max_term_width = 100)]
 #[command(after_help = EXIT_CODES_IN_SHORT, after_long_help = EXIT_CODES)]
 pub(crate) struct Cli {
     #[command(subcommand)]
@@ -53,11 +59,69 @@ pub(crate) enum Command {
     Ids(IdsArgs),
 }
 
+/// Parses the command line. If it is wrong, prints why and ends the process with 2.
+pub(crate) fn parse(line: Vec<OsString>) -> Cli {
+    Cli::try_parse_from(options_last(line)).unwrap_or_else(|mut error| {
+        advice::advise(&mut error);
+        error.exit()
+    })
+}
+
+/// Moves options that stand before the subcommand behind it, where all of them are known.
+fn options_last(mut line: Vec<OsString>) -> Vec<OsString> {
+    // A line that begins with the subcommand is not looked at: that would take the time of a whole start.
+    if !line.get(1).is_some_and(|word| word.as_encoded_bytes().starts_with(b"-")) {
+        return line;
+    }
+    let command = Cli::command();
+    let options = || command.get_subcommands().flat_map(clap::Command::get_arguments);
+    let takes_value = |word: &[u8]| {
+        let word = String::from_utf8_lossy(word);
+        let is_named = |arg: &clap::Arg| match word.strip_prefix("--") {
+            Some(long) => arg.get_long() == Some(long),
+            // A value may follow a letter at once, as in -j4.
+            None => word.len() == 2 && arg.get_short() == word.chars().nth(1),
+        };
+        options().filter(|arg| is_named(arg)).any(|arg| arg.get_action().takes_values())
+    };
+    let mut position = 1;
+    while let Some(word) = line.get(position).map(|word| word.as_encoded_bytes()) {
+        match word {
+            b"--help" | b"-h" | b"--version" | b"-V" | b"--" => return line,
+            [b'-', ..] => position += if takes_value(word) { 2 } else { 1 },
+            name => {
+                let is_subcommand = command.get_subcommands().any(|sub| sub.get_name().as_bytes() == name);
+                if is_subcommand {
+                    line[1..=position].rotate_right(1);
+                }
+                return line;
+            }
+        }
+    }
+    line
+}
+
+impl Command {
+    /// Returns the name of the command.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Command::Clean(_) => "clean",
+            Command::Prune(_) => "prune",
+            Command::Prefetch(_) => "prefetch",
+            Command::List(_) => "list",
+            Command::Status(_) => "status",
+            Command::Completion(_) => "completion",
+            Command::Ids(_) => "__ids",
+        }
+    }
+}
+
 /// Returns the configuration and the cache directory that a command line names while it is still being typed,
 /// or `None` if it does not get so far.
 ///
 /// Parsing stops without an error at the first word that is wrong.
 pub(crate) fn cache_on(line: &[OsString]) -> Option<(Sources, Option<PathBuf>)> {
+    let line = options_last(line.to_vec());
     let matches = Cli::command().ignore_errors(true).try_get_matches_from(line).ok()?;
     let (_, matches) = matches.subcommand()?;
     let dir = matches.try_get_one::<PathBuf>("cache_dir").ok()?;
@@ -105,6 +169,31 @@ mod tests {
     }
 
     #[test]
+    fn options_are_taken_before_and_after_the_subcommand() {
+        let moved = |line: &str| {
+            let line = options_last(line.split(' ').map(OsString::from).collect());
+            line.into_iter().map(|word| word.into_string().unwrap()).collect::<Vec<_>>().join(" ")
+        };
+        for (line, expected) in [
+            ("glance-cache prune -n", "glance-cache prune -n"),
+            ("glance-cache -n prune", "glance-cache prune -n"),
+            ("glance-cache -q --max-size 10G prune -n", "glance-cache prune -q --max-size 10G -n"),
+            ("glance-cache --max-size=10G prune", "glance-cache prune --max-size=10G"),
+            ("glance-cache --cache-dir list list", "glance-cache list --cache-dir list"),
+            ("glance-cache -j 4 prefetch -", "glance-cache prefetch -j 4 -"),
+            ("glance-cache -j4 prefetch", "glance-cache prefetch -j4"),
+            ("glance-cache --wrong prune", "glance-cache prune --wrong"),
+            ("glance-cache -q nonsense", "glance-cache -q nonsense"),
+            ("glance-cache --help prune", "glance-cache --help prune"),
+            ("glance-cache -q -- prune", "glance-cache -q -- prune"),
+            ("glance-cache --cache-dir", "glance-cache --cache-dir"),
+            ("glance-cache", "glance-cache"),
+        ] {
+            assert_eq!(moved(line), expected, "{line}");
+        }
+    }
+
+    #[test]
     fn a_line_that_is_being_typed_names_its_cache() {
         let dir = |line: &str| {
             let line: Vec<OsString> = line.split(' ').map(OsString::from).collect();
@@ -114,6 +203,7 @@ mod tests {
         assert_eq!(dir("glance-cache prune --cache-dir /c --keep"), some("/c"));
         assert_eq!(dir("glance-cache prune --cache-dir=/c --no-such-option --keep"), some("/c"));
         assert_eq!(dir("glance-cache prefetch --cache-dir /c --jobs many"), some("/c"));
+        assert_eq!(dir("glance-cache -q --cache-dir /c list --sort"), some("/c"));
         assert_eq!(dir("glance-cache list --cache-dir"), None);
         assert_eq!(dir("glance-cache prune --help"), None);
         assert_eq!(dir("glance-cache"), None);

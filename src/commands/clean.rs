@@ -17,6 +17,7 @@ use crate::units::TimeSpan;
 
 /// Cleans with the options of the command line.
 pub(crate) fn run(run: &Run, args: CleanArgs) -> Result<Exit, Failure> {
+    args.change.check(&args.cache)?;
     if let Some(url) = args.forget_node {
         let report = fleet::forget(run, &Selection::from(args.cache), &args.change.into(), &url)?;
         return Ok(conclude(run, &report));
@@ -47,7 +48,7 @@ pub(crate) fn run(run: &Run, args: CleanArgs) -> Result<Exit, Failure> {
 #[command(after_help = EXIT_CODES_IN_SHORT, after_long_help = EXIT_CODES)]
 pub(crate) struct CleanArgs {
     #[command(flatten)]
-    pub(super) change: ChangeArgs,
+    pub(crate) change: ChangeArgs,
     /// Repair the index
     ///
     /// Forgets rows whose file is missing, adds rows for images that have none, and drops rows whose id is

@@ -6,19 +6,22 @@
 #![allow(clippy::doc_markdown)]
 
 use std::collections::BTreeMap;
+use std::hash::{BuildHasher as _, RandomState};
 use std::path::PathBuf;
 
+use anyhow::anyhow;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{ArgMatches, Args, Command, FromArgMatches, ValueEnum, ValueHint};
 
 use crate::cache::index::Driver;
 use crate::cache::lock::LockWait;
 use crate::config::ConfigSource;
+use crate::exit::Failure;
 use crate::host::glance::settings::Selection;
 use crate::ops::Change;
 use crate::output::screen::ColorWhen;
 use crate::output::{Format, Output};
-use crate::units::{Amount, Moment, TimeSpan};
+use crate::units::{Amount, Moment, Nanos, TimeSpan, given_size, span};
 
 /// The end of the short help of a command.
 pub(crate) const EXIT_CODES_IN_SHORT: &str =
@@ -86,11 +89,19 @@ pub(crate) struct CacheArgs {
     /// Read the URL of the central database, with its password, from this file
     #[arg(long, value_name = "FILE", help_heading = INDEX, hide_short_help = true)]
     pub(super) database_file: Option<PathBuf>,
+    /// Use this index even if another one in the directory knows the images
+    ///
+    /// Without this option, an index that has no row of any image of the cache is refused if the directory
+    /// shows another one that has: it is probably the wrong one. list and status warn instead.
+    #[arg(long, help_heading = INDEX, hide_short_help = true)]
+    pub(super) ignore_other_index: bool,
     /// Print the result as text or as json
+    ///
+    /// status also has prometheus: metrics in its text format.
     ///
     /// [default: text for list and status; for the others text on a terminal, and json elsewhere]
     #[arg(long, value_name = "FORMAT", help_heading = OUTPUT, hide_possible_values = true,
-        value_parser = text_or_json())]
+        value_parser = form_of_results())]
     pub(crate) format: Option<Format>,
     /// Use colours: auto, always or never
     ///
@@ -104,23 +115,31 @@ pub(crate) struct CacheArgs {
     /// Print what is done and why
     #[arg(short, long, help_heading = OUTPUT)]
     pub(crate) verbose: bool,
+    /// Write metrics to this file, for the textfile collector of Prometheus' node exporter
+    ///
+    /// Its name should end in .prom. The file is replaced at once, and readable by all users. Its counters go
+    /// on from the numbers in it. Commands may share a file.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with = "now",
+        help_heading = OUTPUT, hide_short_help = true)]
+    pub(crate) textfile: Option<PathBuf>,
     /// Use this as the current time, to preview a later run
     ///
-    /// The time is in RFC 3339, such as 2026-11-22T13:00:00Z, or in seconds since the epoch.
+    /// The time is in RFC 3339, such as 2026-11-22T13:00:00Z, or in seconds since the epoch. Commands that
+    /// change something accept it only with --dry-run.
     #[arg(long, value_name = "TIME", help_heading = OUTPUT, hide_short_help = true)]
     pub(crate) now: Option<Moment>,
 }
 
-/// Returns the parser of the forms that every command has.
-fn text_or_json() -> impl TypedValueParser<Value = Format> {
-    PossibleValuesParser::new(["text", "json"]).try_map(|name| Format::from_str(&name, false))
+/// Returns the parser of the forms of commands that do not print a list.
+fn form_of_results() -> impl TypedValueParser<Value = Format> {
+    PossibleValuesParser::new(["text", "json", "prometheus"]).try_map(|name| Format::from_str(&name, false))
 }
 
 /// The options of every command that changes something.
 #[derive(Debug, Args)]
-pub(super) struct ChangeArgs {
+pub(crate) struct ChangeArgs {
     /// Show what would be done and why, and change nothing
-    #[arg(short = 'n', long)]
+    #[arg(short = 'n', long, conflicts_with = "textfile")]
     pub(super) dry_run: bool,
     /// Time to wait for a lock that another process holds, or for a busy index
     ///
@@ -128,8 +147,27 @@ pub(super) struct ChangeArgs {
     #[arg(long, value_name = "DURATION", default_value = "60s", hide_short_help = true)]
     pub(super) lock_timeout: TimeSpan,
     /// If the lock is taken, do nothing and exit with 0
+    ///
+    /// The same holds if the index stays locked for longer than --lock-timeout.
     #[arg(long)]
     pub(super) skip_if_locked: bool,
+    /// Before the run starts, wait for a random time of up to this long
+    ///
+    /// This spreads the cron jobs of many hosts. Nothing is read or locked meanwhile. A dry run does not
+    /// wait.
+    #[arg(long, value_name = "DURATION", hide_short_help = true)]
+    pub(super) splay: Option<TimeSpan>,
+}
+
+impl ChangeArgs {
+    /// Waits for the random time of `--splay`. A signal ends the process meanwhile, as before any change.
+    pub(crate) fn wait_for_splay(&self, output: &Output) {
+        let Some(splay) = self.splay.filter(|splay| !self.dry_run && splay.0 > 0) else { return };
+        let random = RandomState::new().hash_one(std::process::id());
+        let wait = TimeSpan((random % splay.0.unsigned_abs()) as Nanos);
+        output.note(&format!("waiting {} of at most {} (--splay)", span(wait.0), span(splay.0)));
+        std::thread::sleep(wait.as_std());
+    }
 }
 
 #[derive(Debug, Args)]
@@ -138,7 +176,7 @@ pub(super) struct LimitArgs {
     /// Limit of the cache [default: image_cache_max_size]
     ///
     /// A percentage refers to the size of the file system.
-    #[arg(long, value_name = "SIZE")]
+    #[arg(long, value_name = "SIZE", value_parser = given_size)]
     pub(super) max_size: Option<Amount>,
 }
 
@@ -268,7 +306,19 @@ impl From<CacheArgs> for Selection {
             node: args.node,
             database: args.database,
             database_file: args.database_file,
+            ignore_other_index: args.ignore_other_index,
         }
+    }
+}
+
+impl ChangeArgs {
+    /// Fails if a run that changes something was given another time than now: what is in use would look old.
+    pub(super) fn check(&self, cache: &CacheArgs) -> Result<(), Failure> {
+        if cache.now.is_some() && !self.dry_run {
+            return Err(Failure::usage(anyhow!("--now is only for dry runs, list and status"))
+                .hint("add --dry-run to see what would be done at that time"));
+        }
+        Ok(())
     }
 }
 

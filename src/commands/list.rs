@@ -21,7 +21,7 @@ use crate::ops::look::Overview;
 use crate::output::Format;
 use crate::output::rows::ListStyle;
 use crate::run::Run;
-use crate::units::{Amount, TimeSpan};
+use crate::units::{Amount, TimeSpan, given_size};
 
 /// Lists with the options of the command line.
 pub(crate) fn run(run: &Run, args: ListArgs) -> Result<Exit, Failure> {
@@ -145,7 +145,7 @@ pub(crate) struct ListArgs {
     #[arg(long, value_name = "DURATION")]
     pub(super) older_than: Option<TimeSpan>,
     /// Show only what is larger than this
-    #[arg(long, value_name = "SIZE", hide_short_help = true)]
+    #[arg(long, value_name = "SIZE", value_parser = given_size, hide_short_help = true)]
     pub(super) larger_than: Option<Amount>,
     /// Show only the first entries
     #[arg(long, value_name = "NUMBER", hide_short_help = true)]

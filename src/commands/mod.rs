@@ -9,6 +9,7 @@ pub(crate) mod flags;
 pub(crate) mod list;
 pub(crate) mod prefetch;
 pub(crate) mod prune;
+pub(crate) mod record;
 pub(crate) mod status;
 
 use serde::Serialize;
@@ -20,6 +21,7 @@ use crate::host::glance::open::GLANCE_PATIENCE;
 use crate::host::glance::settings::Selection;
 use crate::host::{Host, Scope, Task};
 use crate::ops::look::{LookReport, Overview, look};
+use crate::ops::metrics::exposition;
 use crate::ops::report::ChangeReport;
 use crate::output::Report;
 use crate::output::rows::{ListStyle, Listing};
@@ -86,6 +88,12 @@ fn show_list(
 
 /// Prints the report of a command that changes nothing. Returns the exit code.
 fn show(run: &Run, report: &impl Report, is_fine: bool) -> Exit {
-    run.output.result(report);
+    run.output.keep(report);
+    if run.output.prints_metrics() {
+        let report = serde_json::to_value(report).expect("the keys of all maps in reports are strings");
+        run.output.print(&exposition(&report));
+    } else {
+        run.output.result(report);
+    }
     if is_fine && !run.output.has_failed() { Exit::Done } else { Exit::Incomplete }
 }

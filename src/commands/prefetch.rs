@@ -18,10 +18,11 @@ use crate::ops::ids::wanted_ids;
 use crate::ops::prefetch::request::{Limit, PrefetchRequest};
 use crate::ops::prefetch::{enqueue, prefetch};
 use crate::run::Run;
-use crate::units::{Amount, TimeSpan};
+use crate::units::{Amount, TimeSpan, given_size};
 
 /// Prefetches with the options of the command line.
 pub(crate) fn run(run: &Run, args: PrefetchArgs) -> Result<Exit, Failure> {
+    args.change.check(&args.cache)?;
     let selection = Selection::from(args.cache);
     let config = selection.read(run, false)?;
     let settings = Settings::new(&config, selection)?;
@@ -93,7 +94,7 @@ pub(crate) struct PrefetchArgs {
     #[arg(value_name = "ID")]
     pub(super) images: Vec<ImageArg>,
     #[command(flatten)]
-    pub(super) change: ChangeArgs,
+    pub(crate) change: ChangeArgs,
     /// Only put the images into the queue
     ///
     /// A later run fetches them, or Glance does.
@@ -115,12 +116,13 @@ pub(crate) struct PrefetchArgs {
     /// Fetch no more than this per second
     ///
     /// The rate is that of all images together.
-    #[arg(long, value_name = "SIZE", help_heading = LIMITS)]
+    #[arg(long, value_name = "SIZE", value_parser = given_size, help_heading = LIMITS)]
     pub(super) rate_limit: Option<Amount>,
     /// Keep this much disk space free
     ///
     /// A percentage refers to the size of the file system.
-    #[arg(long, value_name = "SIZE", default_value = "16MiB", help_heading = LIMITS)]
+    #[arg(long, value_name = "SIZE", value_parser = given_size, default_value = "16MiB",
+        help_heading = LIMITS)]
     pub(super) reserve: Amount,
     #[command(flatten)]
     pub(super) limit: LimitArgs,

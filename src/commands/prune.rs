@@ -17,10 +17,11 @@ use crate::ops::ids::kept_ids;
 use crate::ops::prune::{PruneRequest, prune};
 use crate::ops::require::{SpaceRequest, require};
 use crate::run::Run;
-use crate::units::{Amount, TimeSpan};
+use crate::units::{Amount, TimeSpan, given_size};
 
 /// Prunes with the options of the command line.
 pub(crate) fn run(run: &Run, args: PruneArgs) -> Result<Exit, Failure> {
+    args.change.check(&args.cache)?;
     let is_one = !args.host.all_caches && args.space.require.is_none();
     if !is_one && args.limit.max_size.is_some() {
         return Err(Failure::usage(anyhow!(
@@ -72,18 +73,20 @@ const EXIT_CODES_OF_PRUNE: &str = "Exit codes:
 #[command(after_help = EXIT_CODES_IN_SHORT, after_long_help = EXIT_CODES_OF_PRUNE)]
 pub(crate) struct PruneArgs {
     #[command(flatten)]
-    pub(super) change: ChangeArgs,
+    pub(crate) change: ChangeArgs,
     #[command(flatten)]
     pub(super) limit: LimitArgs,
     /// Once over the limit, prune down to this size
     ///
     /// A percentage refers to the limit.
-    #[arg(long, value_name = "SIZE", conflicts_with_all = ["all_caches", "require"], help_heading = LIMITS)]
+    #[arg(long, value_name = "SIZE", value_parser = given_size,
+        conflicts_with_all = ["all_caches", "require"], help_heading = LIMITS)]
     pub(super) target_size: Option<Amount>,
     /// Keep at least this much of the file system free
     ///
     /// A percentage refers to the size of the file system.
-    #[arg(long, value_name = "SIZE", conflicts_with_all = ["all_caches", "require"], help_heading = LIMITS)]
+    #[arg(long, value_name = "SIZE", value_parser = given_size,
+        conflicts_with_all = ["all_caches", "require"], help_heading = LIMITS)]
     pub(super) min_free: Option<Amount>,
     /// Keep images cached or used within this time
     ///
@@ -126,7 +129,7 @@ pub(super) struct SpaceArgs {
     /// Expired images are removed first, then others by the priority of their cache, until this much is
     /// free. If all caches together cannot free that much, nothing is removed. A percentage refers to the
     /// size of the file system.
-    #[arg(long, value_name = "SIZE", conflicts_with = "all_caches")]
+    #[arg(long, value_name = "SIZE", value_parser = given_size, conflicts_with = "all_caches")]
     pub(super) require: Option<Amount>,
     /// With --require: a path on that file system
     ///

@@ -29,6 +29,7 @@ use nix::unistd::{Uid, User};
 use rustix::fs::{OFlags, makedev};
 
 pub(crate) use self::options::*;
+use crate::spelling::{edits, is_close};
 
 /// A project whose configuration is read: the names and places of its files.
 #[derive(Debug)]
@@ -63,6 +64,9 @@ pub(crate) static IRONIC: Project = Project {
     variables: Some(("IRONIC_CONFIG_FILE", "IRONIC_CONFIG_DIR")),
     refers_freely: true,
 };
+
+/// The section with the options of this tool itself.
+const OWN_GROUP: &str = "glance_cache";
 
 /// The longest chain of values that refer to one another; a longer one is a circle.
 const MAX_DEPTH: usize = 16;
@@ -370,8 +374,71 @@ impl Config {
         !matches!(self.raw(&Opt { default: None, ..*opt }), Ok(None))
     }
 
-    /// Describes every invalid value of a known option, even of options that this run does not need, and
-    /// settings in external sources, which this tool does not read.
+    /// Describes options that this tool does not know in the sections that only this tool reads, which are
+    /// `[glance_cache]` and `[image_cache:NAME]`.
+    pub(crate) fn unknown_options(&self) -> Vec<String> {
+        let is_own = |section: &str| {
+            let section = section.to_lowercase();
+            match section.strip_prefix("image_cache:") {
+                Some(_) => Some(OF_DECLARATIONS.to_vec()),
+                None => (section == OWN_GROUP).then(|| known_names(OWN_GROUP)),
+            }
+        };
+        let describe = |section: &str, known: &[&str], key: &str| {
+            let close = known.iter().find(|name| is_close(key, name));
+            let advice = match close {
+                Some(name) => format!("did you mean {name}?"),
+                None if known.is_empty() => "it has no options".to_owned(),
+                None => format!("its options are {}", known.join(", ")),
+            };
+            format!("[{section}] has no option {key:?}; {advice}")
+        };
+        let sections = self.sections_with_files().filter_map(|(file, section)| {
+            let known = is_own(&section.name)?;
+            Some((file, section, known))
+        });
+        sections
+            .flat_map(|(file, section, known)| {
+                let unknown = section.assignments.iter().filter({
+                    let known = known.clone();
+                    move |assignment| !known.contains(&assignment.key.as_str())
+                });
+                unknown
+                    .map(|assignment| {
+                        let origin = file.raw(assignment).origin;
+                        format!("{origin}: {}", describe(&section.name, &known, &assignment.key))
+                    })
+                    .collect::<Vec<_>>()
+            })
+            .collect()
+    }
+
+    /// Describes options in `[DEFAULT]` that this tool does not know, but whose names differ by one letter,
+    /// or only in case and dashes, from one that it reads.
+    fn misspelt_options(&self) -> Vec<String> {
+        let known = known_names("DEFAULT");
+        let folded = |key: &str| key.to_lowercase().replace('-', "_");
+        let in_default = self.sections_with_files().filter(|(_, section)| section.name == "DEFAULT");
+        let assignments =
+            in_default.flat_map(|(file, section)| section.assignments.iter().map(move |found| (file, found)));
+        assignments
+            .filter(|(_, assignment)| !known.contains(&assignment.key.as_str()))
+            .filter_map(|(file, assignment)| {
+                let key = &assignment.key;
+                let close = |name: &&&str| folded(key) == **name || edits(key, name) == 1;
+                let meant = known.iter().find(close)?;
+                let origin = file.raw(assignment).origin;
+                Some(format!("{origin}: {key:?} is not an option; did you mean {meant}?"))
+            })
+            .collect()
+    }
+
+    fn sections_with_files(&self) -> impl Iterator<Item = (&ConfigFile, &oslo::Section)> {
+        self.files.iter().flat_map(|file| file.sections.iter().map(move |section| (file, section)))
+    }
+
+    /// Describes every invalid value of a known option, even of options that this run does not need, options
+    /// that are misspelt or unknown, and settings in external sources, which this tool does not read.
     pub(crate) fn problems(&self) -> Vec<String> {
         let bad = KNOWN.iter().filter_map(|opt| self.shown(opt, 0).err()).map(|error| error.to_string());
         let elsewhere = self.optional(&CONFIG_SOURCE).ok().flatten();
@@ -381,7 +448,8 @@ impl Config {
                 source.origin, source.value
             )
         });
-        bad.chain(elsewhere).collect()
+        let misspelt = self.unknown_options().into_iter().chain(self.misspelt_options());
+        bad.chain(misspelt).chain(elsewhere).collect()
     }
 
     /// Returns a value after replacing what it refers to; `None` if there is neither a value nor a default.
@@ -498,6 +566,12 @@ impl ConfigFile {
         let sections = self.sections.iter().filter(move |section| oslo::same_group(&section.name, group));
         sections.flat_map(|section| &section.assignments).filter(move |assignment| assignment.key == name)
     }
+}
+
+/// Returns the names of all known options of a group, the older ones, too.
+fn known_names(group: &str) -> Vec<&'static str> {
+    let options = KNOWN.iter().filter(|opt| opt.group == group);
+    options.flat_map(|opt| std::iter::once(&opt.name).chain(opt.older_names)).copied().collect()
 }
 
 fn choose<'a>(text: &str, choices: &[&'a str]) -> Result<&'a str, String> {

@@ -65,6 +65,10 @@ const fn store(name: &'static str, kind: ValueKind<'static>) -> Opt<'static> {
 const SIZE: ValueKind<'static> = ValueKind::Integer { min: 0 };
 const NUMBER: ValueKind<'static> = ValueKind::Integer { min: i64::MIN };
 
+/// The options of a section `[image_cache:NAME]`, which declares a cache. They are read where caches are
+/// declared.
+pub(super) const OF_DECLARATIONS: &[&str] = &["directory", "kind", "size", "age", "priority"];
+
 /// Declares constants and, from the same list, a table of all of them.
 macro_rules! options {
     ($($(#[$doc:meta])* $name:ident = $opt:expr;)*) => {

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 use mysql::prelude::Queryable as _;
-use mysql::{ClientIdentity, Conn, OptsBuilder, SslOpts, Value};
+use mysql::{ClientIdentity, Conn, DriverError, OptsBuilder, SslOpts, Value};
 
 use super::cell::Cell;
 use super::url::Address;
@@ -47,7 +47,31 @@ pub(super) struct MySql {
 
 impl MySql {
     /// Connects. The limit is for the network only; the [`worker`](super::worker) bounds the whole wait.
+    ///
+    /// Where encryption is only to be used if the server offers it, a server that cannot encrypt, or not in a
+    /// way that is supported here, is talked to without.
     pub(super) fn connect(address: &Address, limit: Duration) -> Result<Self, Refusal> {
+        let encrypted = tls(address);
+        let may_be_plain = address.tls.mode == TlsMode::Offered;
+        let connected = match (Self::open(address, limit, encrypted)?, may_be_plain) {
+            (Err(error), true) if is_of_tls(&error) => Self::open(address, limit, None)?,
+            (connected, _) => connected,
+        };
+        let connection = connected.map_err(|e| match (refusal(address, &e).0, &e) {
+            // The server itself refused. Unless it is full, it will refuse again.
+            (refusal, mysql::Error::MySqlError(e)) if e.code != TOO_MANY => refusal,
+            (refusal, mysql::Error::DriverError(e)) if unsupported_login(e).is_some() => refusal,
+            (refusal, _) => Refusal::Busy(refusal.into_error()),
+        })?;
+        Ok(MySql { connection, address: address.clone(), lost: false })
+    }
+
+    /// Connects once. Fails itself only if the certificate authorities cannot be used.
+    fn open(
+        address: &Address,
+        limit: Duration,
+        encrypted: Option<SslOpts>,
+    ) -> Result<mysql::Result<Conn>, Refusal> {
         let options = OptsBuilder::new()
             .user(address.user.clone())
             .pass(address.password.clone())
@@ -55,20 +79,14 @@ impl MySql {
             .prefer_socket(false)
             .tcp_connect_timeout(Some(limit))
             .stmt_cache_size(0)
-            .ssl_opts(tls(address))
+            .ssl_opts(encrypted)
             .init(SESSION.to_vec());
         let options = match (&address.socket, address.hosts.first()) {
             (Some((path, _)), _) => options.socket(path.to_str()),
             (None, Some((host, port))) => options.ip_or_hostname(Some(host.clone())).tcp_port(*port),
             (None, None) => options,
         };
-        let connected = trusting_only(&address.tls, || Conn::new(options)).map_err(Refusal::Broken)?;
-        let connection = connected.map_err(|e| match (refusal(address, &e).0, &e) {
-            // The server itself refused. Unless it is full, it will refuse again.
-            (refusal, mysql::Error::MySqlError(e)) if e.code != TOO_MANY => refusal,
-            (refusal, _) => Refusal::Busy(refusal.into_error()),
-        })?;
-        Ok(MySql { connection, address: address.clone(), lost: false })
+        trusting_only(&address.tls, || Conn::new(options)).map_err(Refusal::Broken)
     }
 
     /// Remembers if an error ended the connection.
@@ -118,7 +136,7 @@ fn cell(value: Value) -> Cell {
 /// Returns how TLS is used; `None` is without.
 fn tls(address: &Address) -> Option<SslOpts> {
     let tls = &address.tls;
-    if tls.mode <= TlsMode::Offered {
+    if tls.mode == TlsMode::Off {
         return None;
     }
     let identity = tls.identity.clone().map(|(certificate, key)| ClientIdentity::new(certificate, key));
@@ -127,15 +145,34 @@ fn tls(address: &Address) -> Option<SslOpts> {
             .with_root_cert_path(tls.ca.clone().or_else(system_authorities))
             .with_client_identity(identity)
             .with_danger_skip_domain_validation(tls.mode == TlsMode::Authority)
-            .with_danger_accept_invalid_certs(tls.mode == TlsMode::Unverified),
+            .with_danger_accept_invalid_certs(matches!(tls.mode, TlsMode::Offered | TlsMode::Unverified)),
     )
+}
+
+/// True if an error came before the login, because the server and this program share no encryption.
+fn is_of_tls(error: &mysql::Error) -> bool {
+    matches!(error, mysql::Error::TlsError(_) | mysql::Error::DriverError(DriverError::TlsNotSupported))
+}
+
+/// Returns the error for an account that logs in in a way which the client does not know.
+fn unsupported_login(error: &DriverError) -> Option<String> {
+    let name = match error {
+        DriverError::UnknownAuthPlugin(name) => name,
+        DriverError::CleartextPluginDisabled => "mysql_clear_password",
+        DriverError::OldMysqlPasswordDisabled => "mysql_old_password",
+        _ => return None,
+    };
+    Some(format!(
+        "the account logs in with '{name}', which is not supported: use an account with \
+         caching_sha2_password, mysql_native_password, ed25519 or parsec"
+    ))
 }
 
 /// Returns the refusal for an error, and true if the connection is lost with it.
 fn refusal(address: &Address, error: &mysql::Error) -> (Refusal, bool) {
     let (code, text) = match error {
         mysql::Error::MySqlError(e) => (e.code, format!("error {}: {}", e.code, e.message)),
-        mysql::Error::DriverError(e) => (0, e.to_string()),
+        mysql::Error::DriverError(e) => (0, unsupported_login(e).unwrap_or_else(|| e.to_string())),
         mysql::Error::IoError(e) => (0, e.to_string()),
         mysql::Error::TlsError(e) => (0, e.to_string()),
         mysql::Error::CodecError(e) => (0, e.to_string()),
@@ -146,4 +183,92 @@ fn refusal(address: &Address, error: &mysql::Error) -> (Refusal, bool) {
     let lost = !matches!(error, mysql::Error::MySqlError(_)) || GONE.contains(&code);
     let error = anyhow!("{}", address.without_credentials(&text));
     if RETRY.contains(&code) { (Refusal::Busy(error), lost) } else { (Refusal::Broken(error), lost) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::net::{TcpListener, TcpStream};
+    use std::thread;
+
+    use super::*;
+    use crate::database::opening::Purpose;
+    use crate::database::{Database, Patience};
+    use crate::interrupt::{Interrupt, Wait};
+
+    /// The packets that answer each packet of a client.
+    type Answers = &'static [&'static [&'static [u8]]];
+
+    const DENIED: &[&[u8]] = &[b"\xff\x15\x04#28000nobody gets in"];
+
+    /// Starts a server without TLS that greets, and then answers each packet of a client with the next of
+    /// these.
+    fn server(answers: Answers) -> u16 {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                // A client goes away in the middle.
+                let _ = serve(&mut stream.unwrap(), answers);
+            }
+        });
+        port
+    }
+
+    fn serve(stream: &mut TcpStream, answers: Answers) -> std::io::Result<()> {
+        let packet = |n: usize, body: &[u8]| [&[body.len() as u8, 0, 0, n as u8], body].concat();
+        // Protocol 10; the eight bytes after the zero are half of the nonce.
+        let greeting = b"\x0a8.0.0\0\x01\0\0\0nonce-89\0\x09\xa2\x2d\x02\0\x08\0\x15\0\0\0\0\0\0\0\0\0\0\
+                         nonce-abcdef\0mysql_native_password\0";
+        stream.write_all(&packet(0, greeting))?;
+        for answer in answers {
+            let mut head = [0; 4];
+            stream.read_exact(&mut head)?;
+            stream.read_exact(&mut vec![0; usize::from(head[0]) + (usize::from(head[1]) << 8)])?;
+            for (n, body) in (usize::from(head[3]) + 1..).zip(*answer) {
+                stream.write_all(&packet(n, body))?;
+            }
+        }
+        stream.read(&mut [0]).map(drop)
+    }
+
+    /// Returns the error with which the connection to such a server ends.
+    fn refused(answers: Answers) -> String {
+        let url = format!("mysql://g:s3cret@127.0.0.1:{}/glance", server(answers));
+        let limit = Duration::from_secs(10);
+        let patience = Patience { limit, retries: Some(0), interval: limit };
+        let wait = Wait { limit, interrupt: Interrupt::default() };
+        let opened = Database::open(Address::parse(&url).unwrap(), patience, Purpose::Look, &wait);
+        format!("{:#}", opened.err().unwrap().into_error())
+    }
+
+    #[test]
+    fn a_way_to_log_in_that_is_not_supported_is_named() {
+        let found = refused(&[&[b"\xfesha256_password\0nonce-89nonce-abcdef\0"]]);
+        assert!(found.contains("'sha256_password', which is not supported: use an account with"), "{found}");
+        let found = refused(&[&[b"\xfemysql_clear_password\0"]]);
+        assert!(found.contains("'mysql_clear_password', which is not supported"), "{found}");
+    }
+
+    #[test]
+    fn the_ways_to_log_in_of_mariadb_are_supported() {
+        const ED25519: &[&[u8]] = &[b"\xfeclient_ed25519\0nonce-89nonce-abcdefnonce-89nonc"];
+        const PARSEC: &[&[u8]] = &[b"\xfeparsec\0nonce-89nonce-abcdefnonce-89nonc"];
+        const SALT: &[&[u8]] = &[b"P\0saltsaltsaltsaltss"];
+        for answers in [&[ED25519, DENIED] as Answers, &[PARSEC, SALT, DENIED]] {
+            let found = refused(answers);
+            assert!(found.contains("nobody gets in"), "{found}");
+        }
+    }
+
+    #[test]
+    fn an_answer_that_makes_the_client_panic_is_reported_as_what_it_is() {
+        const WELCOME: &[&[u8]] = &[b"\0\0\0\x02\0\0\0"];
+        const COLUMN: &[u8] = b"\x03def\0\0\0\x01x\0\x0c\x21\0\xff\0\0\0\xfd\0\0\0\0\0";
+        const END: &[u8] = b"\xfe\0\0\x02\0";
+        // Two columns, where one was asked for.
+        const TWO: &[&[u8]] = &[b"\x02", COLUMN, COLUMN, END, b"\x011\x012", END];
+        let found = refused(&[WELCOME, TWO]);
+        assert!(found.contains("the database client failed") && !found.contains("did not answer"), "{found}");
+    }
 }

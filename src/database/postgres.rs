@@ -7,7 +7,7 @@ use std::error::Error as _;
 use std::time::Duration;
 
 use anyhow::anyhow;
-use postgres::config::{SslMode, TargetSessionAttrs};
+use postgres::config::{ChannelBinding, SslMode, TargetSessionAttrs};
 use postgres::error::{DbError, Severity};
 use postgres::types::{ToSql, Type};
 use postgres::{Config, NoTls};
@@ -45,6 +45,9 @@ impl PostgreSql {
         config.connect_timeout(limit / u32::try_from(address.hosts.len()).unwrap_or(1).max(1));
         if address.writable {
             config.target_session_attrs(TargetSessionAttrs::ReadWrite);
+        }
+        if address.channel_binding {
+            config.channel_binding(ChannelBinding::Require);
         }
         if let Some(user) = &address.user {
             config.user(user);

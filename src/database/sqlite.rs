@@ -29,7 +29,7 @@ use crate::database::opening::{Opening, Purpose};
 use crate::database::refusal::Refusal;
 use crate::interrupt::{Interrupt, Wait};
 use crate::names::{Name, NameBuf, escaped};
-use crate::os::locks::{holders, process};
+use crate::os::locks::{Held, holders, process};
 use crate::os::owner::Owner;
 use crate::os::space::available;
 
@@ -163,6 +163,18 @@ impl SqlitePath {
             " (it belongs to user {} and is opened as user {}: change its owner)",
             stat.st_uid, self.owner.uid
         )
+    }
+
+    /// True if the file begins as every SQLite database does. Must not be called while SQLite has it open.
+    pub(crate) fn is_database(&self) -> bool {
+        let Ok(Some(_)) = self.checked("") else { return false };
+        let Ok(_owner) = self.owner.act() else { return false };
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
+        let Ok(file) = openat(&self.dir, self.name.as_name().as_c_str(), flags, Mode::empty()) else {
+            return false;
+        };
+        let mut header = [0_u8; 16];
+        matches!(rustix::io::pread(&file, &mut header, 0), Ok(16)) && header == *b"SQLite format 3\0"
     }
 
     /// True if the database is in WAL mode, which bytes 18 and 19 of the file say. Must not be called while
@@ -412,7 +424,7 @@ impl SqliteFile {
             holders(&locks, device, inode).into_iter().filter(|pid| *pid != own).map(process).collect();
         let who = if holders.is_empty() { "another process".to_owned() } else { holders.join(", ") };
         let seconds = wait.limit.as_secs_f64();
-        anyhow!("{} was still locked by {who} after {seconds:.0} s", self.place)
+        Held(format!("{} was still locked by {who} after {seconds:.0} s", self.place)).into()
     }
 
     /// Returns why SQLite refused, with the path and, where known, with what to do.

@@ -4,7 +4,8 @@
 //! It reads what deployments write: the dialects with any driver after a `+`, percent-encoded credentials,
 //! IPv6 hosts, Unix sockets, the TLS options of `PyMySQL`, mysqlclient and libpq, and `PyMySQL`'s
 //! `read_default_file`. Options that concern neither the place, nor the user, nor the safety of the
-//! connection are ignored.
+//! connection are ignored. All others that are not implemented here are refused, known or not: ignoring
+//! them would connect with less safety than they ask for.
 //!
 //! A URL may hold a password anywhere. So no message repeats any part of it but option names and paths, and
 //! an address is shown as its dialect, host, port and database, never with its user or password.
@@ -18,6 +19,60 @@ use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use super::dialect::Dialect;
 use crate::names::escaped;
 use crate::net::tls::{Tls, TlsMode};
+
+/// Options of `SQLAlchemy`, `PyMySQL` and mysqlclient that are ignored.
+const MYSQL_IGNORED: [&str; 26] = [
+    "auth_plugin",
+    "autocommit",
+    "bind_address",
+    "binary_prefix",
+    "charset",
+    "client_flag",
+    "collation",
+    "compress",
+    "conn_attrs",
+    "defer_connect",
+    "init_command",
+    "local_infile",
+    "max_allowed_packet",
+    "multi_statements",
+    "named_pipe",
+    "plugin",
+    "prepared_statement_cache_size",
+    "program_name",
+    "raise_on_warnings",
+    "read_default_file",
+    "read_default_group",
+    "read_timeout",
+    "sql_mode",
+    "time_zone",
+    "use_unicode",
+    "write_timeout",
+];
+
+/// Options of libpq and `SQLAlchemy` that are ignored.
+const POSTGRESQL_IGNORED: [&str; 20] = [
+    "application_name",
+    "client_encoding",
+    "fallback_application_name",
+    "gssdelegation",
+    "gsslib",
+    "keepalives",
+    "keepalives_count",
+    "keepalives_idle",
+    "keepalives_interval",
+    "krbsrvname",
+    "load_balance_hosts",
+    "max_protocol_version",
+    "min_protocol_version",
+    "plugin",
+    "prepared_statement_cache_size",
+    "sslcompression",
+    "sslkeylogfile",
+    "sslsni",
+    "ssl_max_protocol_version",
+    "tcp_user_timeout",
+];
 
 /// A database to connect to, and how.
 #[derive(Clone, PartialEq, Eq)]
@@ -38,6 +93,8 @@ pub(crate) struct Address {
     pub(crate) options: Option<String>,
     /// True if only a host that accepts writes will do.
     pub(super) writable: bool,
+    /// True if the password may only be proved to the other end of the encryption.
+    pub(super) channel_binding: bool,
 }
 
 impl fmt::Display for Address {
@@ -112,6 +169,7 @@ impl Address {
             connect_timeout: None,
             options: None,
             writable: false,
+            channel_binding: false,
         }
     }
 
@@ -127,16 +185,18 @@ impl Address {
 
     fn mysql(mut url: Url) -> Result<Self> {
         let defaults = Defaults::read(&url)?;
-        let mut option = |name: &str| url.take(name).or_else(|| defaults.get(&name.replace("ssl_", "ssl-")));
+        let mut option = |name: &str| url.take(name).or_else(|| defaults.get(&name.replace('_', "-")));
+        refuse_mysql(&mut option)?;
         let tls = mysql_tls(&mut option)?;
         let (socket, timeout) =
             (option("unix_socket").or_else(|| defaults.get("socket")), option("connect_timeout"));
         let query = (
             option("user"),
-            option("password").or_else(|| option("passwd")),
-            option("database").or_else(|| option("db")),
+            first([option("password"), option("passwd")]),
+            first([option("database"), option("db")]),
         );
         let (host, port) = (option("host"), option("port"));
+        url.refuse_the_rest(&MYSQL_IGNORED)?;
         let mut address = Address::new(&url);
         address.user = address.user.or(query.0);
         address.password = address.password.or(query.1);
@@ -189,10 +249,11 @@ impl Address {
             Some((path, number)) => address.socket = Some((path.into(), *number)),
             None => address.hosts = hosts,
         }
-        address.user = address.user.or_else(|| url.take("user"));
-        address.password = address.password.or_else(|| url.take("password"));
+        address.user = first([address.user, url.take("user")]);
+        address.password = first([address.password, url.take("password")]);
+        let database = url.take("dbname");
         if address.database.is_empty() {
-            address.database = url.take("dbname").or_else(|| address.user.clone()).unwrap_or_default();
+            address.database = database.or_else(|| address.user.clone()).unwrap_or_default();
         }
         address.tls = postgresql_tls(&mut |name| url.take(name))?;
         address.connect_timeout = seconds(url.take("connect_timeout"))?;
@@ -204,18 +265,88 @@ impl Address {
             }
         };
         address.options = url.take("options");
+        refuse_postgresql(&mut url)?;
+        address.channel_binding = match url.take("channel_binding").as_deref() {
+            None | Some("disable" | "prefer") => false,
+            Some("require") => true,
+            Some(_) => bail!("channel_binding must be disable, prefer or require"),
+        };
+        url.refuse_the_rest(&POSTGRESQL_IGNORED)?;
         Ok(address)
     }
 }
 
+/// Returns the first of two values that is there.
+fn first([first, second]: [Option<String>; 2]) -> Option<String> {
+    first.or(second)
+}
+
+/// Refuses options for the safety of a connection to MySQL that are not implemented.
+fn refuse_mysql(option: &mut impl FnMut(&str) -> Option<String>) -> Result<()> {
+    ensure!(option("ssl_capath").is_none(), "ssl_capath is not supported: name a file with ssl_ca");
+    for name in [
+        "server_public_key",
+        "server_public_key_path",
+        "ssl_cipher",
+        "ssl_crl",
+        "ssl_crlpath",
+        "ssl_fp",
+        "ssl_fplist",
+        "ssl_key_password",
+        "ssl_passphrase",
+        "ssl_password",
+        "tls_ciphersuites",
+    ] {
+        ensure!(option(name).is_none(), "{name} is not supported");
+    }
+    // Nothing older than TLS 1.2 is ever used here, whatever the list allows.
+    let versions = first([option("tls_version"), option("tls_versions")]);
+    ensure!(
+        versions.is_none_or(|versions| versions.contains("TLSv1.2")),
+        "tls_version must include TLSv1.2: no other minimum is supported"
+    );
+    Ok(())
+}
+
+/// Refuses options for the place or the safety of a connection to PostgreSQL that are not implemented.
+fn refuse_postgresql(url: &mut Url) -> Result<()> {
+    for name in [
+        "hostaddr",
+        "passfile",
+        "require_auth",
+        "requirepeer",
+        "requiressl",
+        "service",
+        "sslcrl",
+        "sslcrldir",
+        "sslpassword",
+    ] {
+        ensure!(url.take(name).is_none(), "{name} is not supported");
+    }
+    for (name, supported) in [
+        ("gssencmode", &["disable", "prefer"][..]),
+        ("ssl_min_protocol_version", &["TLSv1", "TLSv1.1", "TLSv1.2"]),
+        ("sslcertmode", &["disable", "allow"]),
+        ("sslnegotiation", &["postgres"]),
+    ] {
+        let value = url.take(name);
+        ensure!(
+            value.is_none_or(|value| supported.contains(&value.as_str())),
+            "{name} must be {}: nothing else is supported",
+            supported.join(" or ")
+        );
+    }
+    Ok(())
+}
+
 /// Reads the TLS options of `PyMySQL`, mysqlclient and the my.cnf files that they read.
 ///
-/// Any of the options asks for TLS. It then includes the check of the certificate and its host name, unless
-/// an option says otherwise.
+/// Without any of them the connection is encrypted if the server offers it, as `PyMySQL` does. Any of them
+/// asks for TLS. It then includes the check of the certificate and its host name, unless an option says
+/// otherwise.
 fn mysql_tls(option: &mut impl FnMut(&str) -> Option<String>) -> Result<Tls> {
     let text = |value: Option<String>| value.filter(|text| !text.is_empty());
     let ca = text(option("ssl_ca")).map(PathBuf::from);
-    ensure!(option("ssl_capath").is_none(), "ssl_capath is not supported: name a file with ssl_ca");
     let identity = identity(text(option("ssl_cert")), text(option("ssl_key")), "ssl_cert", "ssl_key")?;
     let mut switch = |name: &str| {
         option(name).map(|text| is_on(&text).ok_or_else(|| anyhow!("{name} must be true or false")))
@@ -235,7 +366,8 @@ fn mysql_tls(option: &mut impl FnMut(&str) -> Option<String>) -> Result<Tls> {
     let mode = match mode.as_deref() {
         _ if disabled == Some(true) => TlsMode::Off,
         Some("DISABLED") => TlsMode::Off,
-        None | Some("PREFERRED") if !asked => TlsMode::Off,
+        None if !asked && plain == Some(false) => TlsMode::Off,
+        None | Some("PREFERRED") if !asked => TlsMode::Offered,
         _ if verify == Some(false) => TlsMode::Unverified,
         Some("VERIFY_CA") => TlsMode::Authority,
         None | Some("PREFERRED" | "REQUIRED" | "VERIFY_IDENTITY") if name == Some(false) => {
@@ -250,10 +382,16 @@ fn mysql_tls(option: &mut impl FnMut(&str) -> Option<String>) -> Result<Tls> {
 /// Reads the TLS options of libpq. Other than there, `require` includes the check of the certificate.
 fn postgresql_tls(option: &mut impl FnMut(&str) -> Option<String>) -> Result<Tls> {
     let text = |value: Option<String>| value.filter(|text| !text.is_empty());
-    let ca = text(option("sslrootcert")).filter(|ca| ca != "system").map(PathBuf::from);
+    let ca = text(option("sslrootcert"));
+    let system = ca.as_deref() == Some("system");
+    let ca = ca.filter(|_| !system).map(PathBuf::from);
     let identity = identity(text(option("sslcert")), text(option("sslkey")), "sslcert", "sslkey")?;
     let mode = match option("sslmode").as_deref() {
+        Some("disable" | "allow" | "prefer") if system => {
+            bail!("sslrootcert=system needs sslmode=verify-full")
+        }
         Some("disable") => TlsMode::Off,
+        None | Some("verify-ca") if system => TlsMode::Full,
         None | Some("allow" | "prefer") => TlsMode::Offered,
         Some("require") if ca.is_none() => TlsMode::Full,
         Some("require" | "verify-ca") => TlsMode::Authority,
@@ -343,6 +481,8 @@ struct Url {
     database: Option<String>,
     /// In the order of the URL.
     query: Vec<(String, String)>,
+    /// The names of the options that were asked for.
+    asked: Vec<String>,
 }
 
 impl Url {
@@ -353,8 +493,10 @@ impl Url {
     /// Other than there, some mistakes are refused: text after the bracket of an IPv6 address (ignored
     /// there), percent codes that are no UTF-8, and ports that are not plain digits.
     fn split(url: &str) -> Result<Self> {
-        let (name, rest) =
-            url.trim().split_once("://").context("it must be a URL of the form dialect://...")?;
+        let (name, rest) = url
+            .trim()
+            .split_once("://")
+            .context("it must be a URL such as mysql+pymysql://USER@HOST/DATABASE")?;
         let driver = |c: char| c.is_alphanumeric() || c == '_' || c == '+';
         let dialect = match name.split('+').next() {
             Some("mysql" | "mariadb") if name.chars().all(driver) => Dialect::MySql,
@@ -397,13 +539,30 @@ impl Url {
             .map(|(key, value)| Ok((decoded(&key.replace('+', " "))?, decoded(&value.replace('+', " "))?)))
             .collect::<Result<_>>()?;
         let host = Some(host.to_owned()).filter(|host| !host.is_empty());
-        Ok(Url { dialect, user, password, host, port, database, query })
+        Ok(Url { dialect, user, password, host, port, database, query, asked: Vec::new() })
     }
 
     /// Removes the first option of this name and returns its value.
     fn take(&mut self, name: &str) -> Option<String> {
+        self.asked.push(name.to_owned());
         let position = self.query.iter().position(|(key, _)| key == name)?;
         Some(self.query.remove(position).1)
+    }
+
+    /// Fails if an option is left that nobody asked for, except those that may be ignored.
+    fn refuse_the_rest(&self, ignored: &[&str]) -> Result<()> {
+        let left = self.query.iter().map(|(name, _)| name).find(|name| !ignored.contains(&name.as_str()));
+        let Some(name) = left else { return Ok(()) };
+        ensure!(!self.asked.contains(name), "the option '{name}' is given twice");
+        // With an unquoted @ in the password, what looks like an option may be a part of it.
+        let is_name = name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+            && !self.query.iter().any(|(_, value)| value.contains('@'));
+        ensure!(
+            !is_name,
+            "the option '{name}' is not known, and it is not ignored because it might concern the safety of \
+             the connection"
+        );
+        bail!("an option is not known (a password with @ in it must be percent-encoded)")
     }
 }
 
@@ -548,8 +707,11 @@ mod tests {
     #[test]
     fn tls_is_verified_when_asked_for() {
         for (options, mode) in [
-            ("mysql", "", TlsMode::Off),
-            ("mysql", "charset=utf8", TlsMode::Off),
+            ("mysql", "", TlsMode::Offered),
+            ("mysql", "charset=utf8", TlsMode::Offered),
+            ("mysql", "ssl_mode=PREFERRED", TlsMode::Offered),
+            ("mysql", "ssl=false", TlsMode::Off),
+            ("mysql", "ssl_disabled=true", TlsMode::Off),
             ("mysql", "ssl_ca=/ca", TlsMode::Full),
             ("mysql", "ssl=true", TlsMode::Full),
             ("mysql", "ssl_cert=/c&ssl_key=/k", TlsMode::Full),
@@ -568,12 +730,66 @@ mod tests {
             ("postgresql", "sslmode=require&sslrootcert=/ca", TlsMode::Authority),
             ("postgresql", "sslmode=verify-ca&sslrootcert=/ca", TlsMode::Authority),
             ("postgresql", "sslmode=verify-full", TlsMode::Full),
+            ("postgresql", "sslrootcert=system", TlsMode::Full),
         ]
         .map(|(dialect, options, mode)| ((dialect, options), mode))
         {
             let url = format!("{}://g@db/glance?{}", options.0, options.1);
             assert_eq!(parsed(&url).tls.mode, mode, "{url}");
         }
+    }
+
+    #[test]
+    fn an_option_that_would_be_ignored_is_refused() {
+        for (dialect, options, expected) in [
+            ("mysql", "ssl_cipher=AES", "ssl_cipher is not supported"),
+            ("mysql", "ssl_crl=/crl", "ssl_crl is not supported"),
+            ("mysql", "ssl_capath=/etc/ssl", "ssl_capath is not supported: name a file with ssl_ca"),
+            ("mysql", "ssl_fp=ab", "ssl_fp is not supported"),
+            ("mysql", "tls_version=TLSv1.3", "tls_version must"),
+            ("mysql", "server_public_key=x", "server_public_key is not supported"),
+            ("mysql", "ssl_key_password=x", "ssl_key_password is not supported"),
+            ("mysql", "sslmode=verify-full", "'sslmode' is not known"),
+            ("mysql", "charset=utf8&unheard_of=s3cret", "'unheard_of' is not known"),
+            ("mysql", "ssl_ca=/a&ssl_ca=/b", "'ssl_ca' is given twice"),
+            ("mysql", "s3cret%20=x", "an option is not known"),
+            ("mysql", "s3cret=x@db/y", "an option is not known"),
+            ("postgresql", "sslcrl=/crl", "sslcrl is not supported"),
+            ("postgresql", "sslcrldir=/crl", "sslcrldir is not supported"),
+            ("postgresql", "require_auth=scram-sha-256", "require_auth is not supported"),
+            ("postgresql", "gssencmode=require", "gssencmode must be disable or prefer"),
+            ("postgresql", "channel_binding=s3cret", "channel_binding must be"),
+            ("postgresql", "requirepeer=postgres", "requirepeer is not supported"),
+            ("postgresql", "ssl_min_protocol_version=TLSv1.3", "ssl_min_protocol_version must"),
+            ("postgresql", "sslcertmode=require", "sslcertmode must be"),
+            ("postgresql", "hostaddr=10.0.0.1", "hostaddr is not supported"),
+            ("postgresql", "service=glance", "service is not supported"),
+            ("postgresql", "sslrootcert=system&sslmode=prefer", "sslrootcert=system"),
+            ("postgresql", "ssl_ca=/ca", "'ssl_ca' is not known"),
+            ("postgresql", "sslmode=require&sslmode=disable", "'sslmode' is given twice"),
+        ] {
+            let url = format!("{dialect}://g@db/glance?{options}");
+            let error = format!("{:#}", Address::parse(&url).err().unwrap_or_else(|| panic!("{url} passed")));
+            assert!(error.contains(expected) && !error.contains("s3cret"), "{url}: {error}");
+        }
+    }
+
+    #[test]
+    fn options_that_change_nothing_here_are_accepted() {
+        for (dialect, options) in [
+            ("mysql+pymysql", "charset=utf8&charset=utf8mb4&plugin=dbcounter&plugin=x"),
+            ("mysql+pymysql", "read_timeout=10&write_timeout=10&init_command=SET+x%3D1&program_name=glance"),
+            ("mysql+pymysql", "client_flag=2&local_infile=0&bind_address=10.0.0.1&autocommit=true"),
+            ("mysql+mysqldb", "use_unicode=1&compress=1&auth_plugin=mysql_native_password"),
+            ("mysql", "tls_version=TLSv1.2,TLSv1.3"),
+            ("postgresql+psycopg2", "application_name=glance&keepalives=1&keepalives_idle=5&sslsni=1"),
+            ("postgresql+psycopg2", "client_encoding=utf8&tcp_user_timeout=5000&load_balance_hosts=random"),
+            ("postgresql", "gssencmode=prefer&channel_binding=prefer&ssl_min_protocol_version=TLSv1.2"),
+            ("postgresql", "user=x&password=y&dbname=z"),
+        ] {
+            parsed(&format!("{dialect}://g@db/glance?{options}"));
+        }
+        assert!(parsed("postgresql://g@db/glance?channel_binding=require").channel_binding);
     }
 
     /// URLs made of parts that are hard to read.

@@ -81,7 +81,7 @@ impl SpaceGuard {
         self.since = 0;
         let free = available(&fstatvfs(to).map_err(|e| cannot_write(e.into()))?);
         if free < reserve {
-            return Err(FetchError::Cache(anyhow!(
+            return Err(FetchError::Room(anyhow!(
                 "image size is unknown and free space fell to {}, below the reserve of {}",
                 human(free),
                 human(reserve)
@@ -434,7 +434,7 @@ mod tests {
             assert_eq!(copied.is_ok(), whole, "{size:?} {reserve}");
             assert_eq!(to.metadata().unwrap().len() == 3 * STEP, whole, "{size:?} {reserve}");
             if let Err(error) = copied {
-                assert!(matches!(error, FetchError::Cache(e) if e.to_string().contains("below the reserve")));
+                assert!(matches!(error, FetchError::Room(e) if e.to_string().contains("below the reserve")));
             }
         }
     }

@@ -1,13 +1,16 @@
 //! The errors of a fetch, sorted by the side that failed.
 //!
-//! The side decides what happens next: after an error of a source the next location is tried, while any other
-//! error ends the fetch.
+//! The side decides what happens next: after an error of a source the next location is tried, while an error
+//! of the cache's own side ends the fetch. Without a size on record, nobody but the source says how large the
+//! image is, so that too large an image is the error of that source.
 
 /// The reason that a fetch from one location failed.
 #[derive(Debug)]
 pub(super) enum FetchError {
     /// The source failed, or the data it sends cannot be right.
     Source(anyhow::Error),
+    /// The source has, or says that it has, more than there is room for. Another may tell the truth.
+    Room(anyhow::Error),
     /// The cache's own side failed, such as its disk.
     Cache(anyhow::Error),
     /// A signal arrived.

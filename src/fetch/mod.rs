@@ -104,6 +104,12 @@ pub(crate) fn fetch(job: &FetchJob<'_>, meter: &Meter) -> (Result<Fetched, Unfet
             Ok((staged, bytes)) => return (Ok(Fetched { staged, bytes, location }), attempts),
             Err(FetchError::Interrupted) => return (Err(Unfetched::Interrupted), attempts),
             Err(FetchError::Cache(e)) => return (Err(Unfetched::Cache(e)), attempts),
+            Err(FetchError::Room(e)) => {
+                meter.moved.store(0, Ordering::Relaxed);
+                let message = format!("{location}: {}", one_line(&e));
+                // There may be more room the next time.
+                attempts.push(Attempt { message, lasting: false });
+            }
             Err(FetchError::Source(e)) => {
                 let lasting = meter.moved.swap(0, Ordering::Relaxed) > 0;
                 attempts.push(Attempt { message: format!("{location}: {}", one_line(&e)), lasting });
@@ -172,8 +178,8 @@ fn expected_size(job: &FetchJob<'_>, opened: &Opened) -> Result<Option<u64>, Fet
             }
             let free = available(&job.dir.statvfs().map_err(FetchError::Cache)?).saturating_sub(job.reserve);
             match size.filter(|size| *size > free) {
-                Some(size) => Err(FetchError::Cache(anyhow!(
-                    "the image has {}, but only {} of the file system may be used",
+                Some(size) => Err(FetchError::Room(anyhow!(
+                    "the image would have {}, but only {} of the file system may be used",
                     human(size),
                     human(free)
                 ))),

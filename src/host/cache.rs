@@ -62,7 +62,7 @@ pub(crate) struct Item {
     pub(crate) last_use: Nanos,
     pub(crate) size: u64,
     /// Bytes of disk that its removal frees, as far as can be known beforehand.
-    pub(super) frees: u64,
+    pub(crate) frees: u64,
 }
 
 /// A number of entries, and the sum of their bytes.
@@ -134,6 +134,8 @@ pub(crate) enum Foreseen {
 pub(crate) struct PlannedRemoval {
     pub(crate) name: String,
     pub(crate) size: u64,
+    /// Bytes of disk that its removal frees, as far as can be known beforehand.
+    pub(crate) frees: u64,
     pub(crate) last_use: Nanos,
     /// True if the index has no row for it.
     pub(crate) is_orphan: bool,

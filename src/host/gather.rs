@@ -158,6 +158,10 @@ impl<'a> Gathered<'a> {
         let positions: Vec<usize> = refused.iter().map(|(position, _)| *position).collect();
         for (position, failure) in refused {
             let declared = self.members[position].declared.clone();
+            if self.host.scope == Scope::All && self.host.lock_wait.skips(&failure.error) {
+                self.warnings.push(format!("cache {} is skipped: {:#}", declared.name, failure.error));
+                continue;
+            }
             self.fail(&declared, Action::LookThrough, failure)?;
         }
         self.leave_out(&positions);
@@ -201,11 +205,11 @@ impl<'a> Gathered<'a> {
             return Err(failure);
         }
         let name = format!("{} ({})", declared.name, declared.directory.value.display());
-        let mut message = format!("{:#}", failure.error);
+        let mut message = format!("{:#} (", failure.error);
         for hint in failure.hints {
-            let _ = write!(message, " ({hint})");
+            let _ = write!(message, "{hint}; ");
         }
-        let _ = write!(message, " (directory set by {})", declared.directory.origin);
+        let _ = write!(message, "directory set by {})", declared.directory.origin);
         self.errors.push(EntryError { name, action, message });
         Ok(())
     }

@@ -96,7 +96,7 @@ pub(crate) struct Host<'a> {
     pub(crate) config: Config,
     pub(crate) scope: Scope,
     pub(crate) task: Task,
-    lock_wait: LockWait,
+    pub(crate) lock_wait: LockWait,
     /// The limit of the one cache, from the command line.
     pub(crate) max_size: Option<Amount>,
     pub(crate) stall_time: Option<TimeSpan>,

@@ -29,6 +29,8 @@ pub(super) enum Concern {
     IndexUnreadable,
     /// The index does not exist or is empty, although there are images.
     IndexMissing,
+    /// The index knows no image, and another one does.
+    WrongIndex,
     /// Another driver has left an index behind.
     OtherIndex,
     /// Invalid files, more or older than allowed.
@@ -59,6 +61,7 @@ impl Concern {
             Concern::Misplaced => "most images missing",
             Concern::IndexUnreadable => "index unreadable",
             Concern::IndexMissing => "index missing",
+            Concern::WrongIndex => "probably the wrong index",
             Concern::OtherIndex => "another index",
             Concern::Invalid => "invalid files",
             Concern::Stalled => "stalled downloads",

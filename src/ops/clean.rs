@@ -42,7 +42,7 @@ pub(crate) fn clean(host: &Host<'_>, request: &CleanRequest) -> Result<CleanRepo
         Scope::All => CleanReport::All(AllCleaned::new(HostRun::empty(dry_run))),
     };
     let ended = fill(host, request, &mut report);
-    report.ending_mut().settle(host.run, ended)?;
+    report.ending_mut().settle(host.run, &request.change, ended)?;
     Ok(report)
 }
 
@@ -217,6 +217,9 @@ impl Cleaned {
                     let is_done = repaired.refused.is_none();
                     too_young = is_done.then_some(repaired.too_young.len() as u64);
                     self.ending.errors.extend(repaired.refused);
+                }
+                Err(failure) if !outcome.is_untouched() && host.lock_wait.skips(&failure.error) => {
+                    host.run.output.warning(&format!("the index was not repaired: {:#}", failure.error));
                 }
                 // Something was removed before the repair failed, so the report is still shown.
                 Err(_) if !outcome.is_untouched() && host.run.interrupt.raised() => {

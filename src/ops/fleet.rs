@@ -329,7 +329,7 @@ pub(crate) fn forget(
     let (node, ending) = (escaped(url.as_bytes()), Ending::new(change.dry_run));
     let mut report = ForgetReport { node, ending, ..ForgetReport::default() };
     let ended = fill(run, selection, change, url, &mut report);
-    report.ending.settle(run, ended)?;
+    report.ending.settle(run, change, ended)?;
     Ok(report)
 }
 
@@ -408,7 +408,7 @@ impl ForgetReport {
     fn step(&self, summary: &NodeSummary) -> Step {
         let used =
             summary.newest_use.map_or("never used".to_owned(), |time| format!("last used {}", when(time)));
-        let reason = format!("the node and its {}, {used}", count(summary.images, "row"));
+        let reason = format!("a node with {}, {used}", count(summary.images, "row"));
         Step::other("forget", self.node.clone(), summary.bytes, reason)
     }
 }
@@ -421,10 +421,12 @@ impl ChangeReport for ForgetReport {
 
 impl Report for ForgetReport {
     fn text(&self) -> String {
-        let did = if self.ending.dry_run { "would forget" } else { "forgot" };
+        if self.ending.dry_run {
+            return self.ending.preamble();
+        }
         let node = if self.node_removed { "node" } else { "rows of node" };
         let rows = count(self.rows_forgotten, "row");
         let bytes = human_or_unknown(self.bytes);
-        format!("{did} {node} {} ({rows}, {bytes})\n", self.node)
+        format!("forgot {node} {} ({rows}, {bytes})\n", self.node)
     }
 }

@@ -17,11 +17,19 @@ const LONGEST_LIST: u64 = 64 << 20;
 
 /// Returns the images to keep, each [`ImageId::folded`].
 ///
-/// A line that is not an id fails the run, because the image that was meant would be removed otherwise.
+/// A line that is not an id fails the run, because the image that was meant would be removed otherwise. So
+/// does a list without any id: probably the command that was to write it failed.
 pub(crate) fn kept_ids(keep: &[ImageId], keep_from: &[PathBuf]) -> Result<HashSet<ImageId>, Failure> {
     let mut kept: HashSet<ImageId> = keep.iter().map(ImageId::folded).collect();
     for file in keep_from {
         let ids = read_ids("the images to keep", file).map_err(Failure::usage)?;
+        if ids.is_empty() {
+            let list = if file == Path::new("-") { "standard input".into() } else { file.to_string_lossy() };
+            return Err(Failure::usage(anyhow!(
+                "the list of images to keep ({list}) has no id, so that it would protect no image"
+            ))
+            .hint("check that the command that writes the list succeeds; an empty list is not accepted"));
+        }
         kept.extend(ids.iter().map(ImageId::folded));
     }
     Ok(kept)

@@ -108,7 +108,7 @@ pub(crate) fn prune(host: &Host<'_>, request: &PruneRequest) -> Result<PruneRepo
         Scope::All => PruneReport::All(AllPruned::new(HostRun::empty(dry_run))),
     };
     let ended = fill(host, request, &mut report);
-    report.ending_mut().settle(host.run, ended)?;
+    report.ending_mut().settle(host.run, &request.change, ended)?;
     Ok(report)
 }
 
@@ -236,6 +236,9 @@ pub(crate) struct Pruned {
     total_files_cleaned: u64,
     #[serde(skip_serializing_if = "is_zero")]
     total_bytes_cleaned: u64,
+    /// Bytes of disk that the plan of a dry run would free.
+    #[serde(skip)]
+    would_free: u64,
     #[serde(flatten)]
     ending: Ending,
 }
@@ -282,6 +285,7 @@ impl Pruned {
             match entry {
                 Foreseen::Ghost(_) => self.ghosts_forgotten += 1,
                 Foreseen::Removal(victim) => {
+                    self.would_free = self.would_free.saturating_add(victim.frees);
                     self.total_files_pruned += 1;
                     self.total_bytes_pruned += victim.size;
                 }
@@ -313,6 +317,7 @@ impl Pruned {
     /// Adds an error for each limit that is still exceeded at the end of the run. `rest` has the reasons.
     fn note_unmet(&mut self, member: &Member<'_>, limits: &Limits, rest: &Rest) {
         let name = member.declared.directory.value.display().to_string();
+        let are_free = self.ending.verb("are", "would be");
         let mut unmet =
             |action, message| self.ending.errors.push(EntryError { name: name.clone(), action, message });
         let reasons = rest.reasons();
@@ -320,16 +325,15 @@ impl Pruned {
             let (size, max) = (human(size), human(limits.size));
             unmet(Action::Limit, format!("the cache is still over its limit: {size} of {max}{reasons}"));
         }
-        // A dry run frees nothing, so there is nothing to measure.
-        let Some(wanted) = limits.min_free.filter(|_| !self.ending.dry_run) else { return };
+        let Some(wanted) = limits.min_free else { return };
         match rustix::fs::fstatvfs(member.cache.fd()).map(|fs| available(&fs)) {
-            Ok(free) if free < wanted => {
-                let (free, wanted) = (human(free), human(wanted));
+            Ok(free) if free.saturating_add(self.would_free) < wanted => {
+                let (free, wanted) = (human(free.saturating_add(self.would_free)), human(wanted));
                 unmet(
                     Action::Free,
                     format!(
-                        "only {free} of the required {wanted} are free, and no other image may be removed \
-                         or would free space{reasons}"
+                        "only {free} of the required {wanted} {are_free} free, and no other image may be \
+                         removed or would free space{reasons}"
                     ),
                 );
             }

@@ -8,6 +8,7 @@ use std::path::Path;
 
 use serde::{Serialize, Serializer};
 
+use super::Change;
 use crate::cache::outcome::{Action, EntryError, Outcome};
 use crate::cache::plan::Kept;
 use crate::database::refusal::Refusal;
@@ -201,10 +202,20 @@ impl Ending {
     }
 
     /// Turns a failure that a signal has caused into an ordinary ending, so that the report is still shown.
-    pub(super) fn settle(&mut self, run: &Run, ended: Result<(), Failure>) -> Result<(), Failure> {
+    /// The same is done with an index that stays locked, if a run that cannot lock is to be skipped.
+    pub(super) fn settle(
+        &mut self,
+        run: &Run,
+        change: &Change,
+        ended: Result<(), Failure>,
+    ) -> Result<(), Failure> {
         match ended {
             Err(_) if run.interrupt.raised() => {
                 self.stopped(run);
+                Ok(())
+            }
+            Err(failure) if change.lock_wait.skips(&failure.error) => {
+                self.skipped = Some(format!("{:#}", failure.error));
                 Ok(())
             }
             ended => ended,

@@ -188,12 +188,10 @@ impl SpaceReport {
         if dry_run {
             let picks = if self.refused { &[][..] } else { enough(&order, &views, space.missing()) };
             let victim = |pick: &Pick| {
-                let Item { last_use, size, .. } = items[pick.cache][pick.item as usize];
+                let Item { last_use, size, frees } = items[pick.cache][pick.item as usize];
                 let name = members[pick.cache].cache.name(pick.item);
-                (
-                    pick.cache,
-                    PlannedRemoval { name, size, last_use, is_orphan: false, is_expired: pick.expired },
-                )
+                let is_expired = pick.expired;
+                (pick.cache, PlannedRemoval { name, size, frees, last_use, is_orphan: false, is_expired })
             };
             self.run.would_prune(members, picks.iter().map(victim), rules.now);
             self.count();

@@ -7,6 +7,18 @@ use std::fs::read_to_string;
 
 use crate::names::escaped;
 
+/// The error of a lock that another process holds; the text says which.
+#[derive(Debug)]
+pub(crate) struct Held(pub(crate) String);
+
+impl std::fmt::Display for Held {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Held {}
+
 /// Names a process as `process 4711 (glance-api)`.
 pub(crate) fn process(pid: i32) -> String {
     match read_to_string(format!("/proc/{pid}/comm")) {

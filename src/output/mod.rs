@@ -14,6 +14,7 @@ pub(crate) mod progress;
 pub(crate) mod rows;
 pub(crate) mod screen;
 pub(crate) mod table;
+pub(crate) mod textfile;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -24,6 +25,7 @@ use anyhow::anyhow;
 use clap::ValueEnum;
 use indicatif::MultiProgress;
 use serde::Serialize;
+use serde_json::Value;
 
 use self::log::Log;
 use self::rows::{ListStyle, Listing};
@@ -48,6 +50,9 @@ pub(crate) enum Format {
     Csv,
     /// Bare values with blanks between them, without a header
     Value,
+    /// Metrics in the text format of Prometheus, of status only
+    #[value(hide = true)]
+    Prometheus,
 }
 
 impl Format {
@@ -95,6 +100,8 @@ pub(crate) struct Output {
     failed: Cell<bool>,
     /// The progress bars on the terminal, if any. Messages are printed above them.
     bars: RefCell<Option<MultiProgress>>,
+    /// The report of the run for `--textfile`, if it is to be kept.
+    report: RefCell<Option<Value>>,
 }
 
 impl Output {
@@ -111,7 +118,30 @@ impl Output {
             logger: "glance-cache",
             failed: Cell::new(false),
             bars: RefCell::new(None),
+            report: RefCell::new(None),
         }
+    }
+
+    /// From now on, keeps the report of the run.
+    pub(crate) fn keep_report(&self, keep: bool) {
+        *self.report.borrow_mut() = keep.then_some(Value::Null);
+    }
+
+    /// Returns the report that was kept; null if there was none.
+    pub(crate) fn kept_report(&self) -> Value {
+        self.report.borrow().clone().unwrap_or(Value::Null)
+    }
+
+    /// Keeps this report, if one is to be kept.
+    pub(crate) fn keep(&self, report: &impl Serialize) {
+        if let Some(kept) = &mut *self.report.borrow_mut() {
+            *kept = serde_json::to_value(report).expect("the keys of all maps in reports are strings");
+        }
+    }
+
+    /// True if metrics are printed as the result.
+    pub(crate) fn prints_metrics(&self) -> bool {
+        self.format == Format::Prometheus
     }
 
     /// Returns the output of an old tool. It prints nothing on stdout, and only problems on stderr.
@@ -165,6 +195,7 @@ impl Output {
     ///
     /// `plan` returns the plan of a dry run as text, or nothing for a run that changes something.
     pub(crate) fn summary(&self, report: &impl Report, plan: &dyn Fn(&Screen) -> String) {
+        self.keep(report);
         let text = report.text();
         if !self.stdout_is_ours {
             self.record(Level::Info, text.trim_end());
@@ -211,7 +242,7 @@ impl Output {
                     .hint("--format jsonl prints an object with these keys for each entry"));
             }
             Format::Json => self.json(list),
-            Format::Text => self.print(&rows::table(list, &chosen, style, &self.out)),
+            Format::Text | Format::Prometheus => self.print(&rows::table(list, &chosen, style, &self.out)),
             Format::Jsonl => {
                 self.write(|out| rows::json_lines(list, &chosen, !style.columns.is_empty(), out));
             }

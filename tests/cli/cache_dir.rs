@@ -111,11 +111,11 @@ fn nothing_of_a_cache_dir_in_odd_spelling_is_lost() {
             "cache".into(),
             "./cache".into(),
         ] {
-            env.raw(&["prune", "--dry-run", "--cache-dir", &spelled, "--max-size", "3000"])
+            env.raw(&["prune", "--dry-run", "--cache-dir", &spelled, "--max-size", "3000B"])
                 .ok()
                 .has(&json!({"total_files_pruned": 2}));
         }
-        env.raw(&["prune", "--cache-dir", &format!("{dir}/"), "--max-size", "3000"]).ok();
+        env.raw(&["prune", "--cache-dir", &format!("{dir}/"), "--max-size", "3000B"]).ok();
         assert_eq!(env.left(), "cde");
     }
 }

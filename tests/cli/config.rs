@@ -85,7 +85,7 @@ fn a_later_file_wins_and_order_is_that_of_the_command_line() {
         (vec!["--config-file", &one, "--config-dir", dir], 4),
         (vec!["--config-dir", dir, "--config-file", &one], 1),
         (vec!["--config-dir", dir, "--config-file", &one, "--config-dir", dir], 4),
-        (vec!["--config-file", &one, "--max-size", "9"], 9),
+        (vec!["--config-file", &one, "--max-size", "9B"], 9),
     ] {
         assert_eq!(limit(&env, &arguments), value, "{arguments:?}");
     }
@@ -103,7 +103,7 @@ fn the_environment_beats_files_and_the_command_line_beats_it() {
         &conf,
     ]);
     assert_eq!(env.finish(&mut command).ok().json()["max_size"], 77);
-    assert_eq!(env.finish(command.args(["--max-size", "9"])).ok().json()["max_size"], 9);
+    assert_eq!(env.finish(command.args(["--max-size", "9B"])).ok().json()["max_size"], 9);
     command.env("OS_DEFAULT__IMAGE_CACHE_MAX_SIZE", "lots");
     let mut bad = env.command(BINARY);
     bad.env("OS_DEFAULT__IMAGE_CACHE_MAX_SIZE", "lots").args(["prune", "--config-file", &conf]);

@@ -170,7 +170,7 @@ fn fifos_everywhere_block_nothing() {
         env.list();
         env.run("status", &[]).ok();
         env.clean(&[]).code(0);
-        env.prune(&["--max-size", "3000"]).ok();
+        env.prune(&["--max-size", "3000B"]).ok();
         assert_eq!(env.images(), "cdef");
         assert!(env.path("pipe").exists() && env.path("invalid").join(id('1')).exists());
     }
@@ -197,7 +197,7 @@ fn links_and_directories_among_the_images_are_foreign() {
         env.link(id('f'), &target);
         env.link(id('1'), "dangling");
         fs::create_dir(env.path(id('2'))).unwrap();
-        env.prune(&["--max-size", "5000"])
+        env.prune(&["--max-size", "5000B"])
             .ok()
             .has(&json!({"total_files_pruned": 0, "cache_size_before": 5000}));
         env.prune(&["--max-size", "0"]).ok();

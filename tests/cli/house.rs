@@ -15,7 +15,7 @@ use std::sync::LazyLock;
 
 /// The rooms from the ground up. Rooms on the same floor do not use one another.
 const FLOORS: &[&[&str]] = &[
-    &["units", "names", "exit", "interrupt"],
+    &["units", "names", "exit", "interrupt", "spelling"],
     &["os"],
     &["config", "net"],
     &["database"],

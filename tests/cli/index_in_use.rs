@@ -38,7 +38,7 @@ fn waits_for_a_busy_index_within_the_timeout() {
     let writer = env.db();
     writer.execute_batch("BEGIN EXCLUSIVE").unwrap();
     let mut command = env.of_cache("prune");
-    let running = Running::start(command.args(["--max-size", "2000"]), &env.outside(""));
+    let running = Running::start(command.args(["--max-size", "2000B"]), &env.outside(""));
     sleep(Duration::from_millis(500));
     drop(writer);
     running.wait().ok();
@@ -68,7 +68,9 @@ fn write_ahead_log_with_a_reader_at_the_limit() {
     env.sql("PRAGMA journal_mode = WAL");
     let reader = env.db();
     reader.execute_batch("BEGIN; SELECT * FROM cached_images;").unwrap();
-    env.prune(&["--max-size", "5000"]).ok().has(&json!({"total_files_pruned": 0, "cache_size_before": 5000}));
+    env.prune(&["--max-size", "5000B"])
+        .ok()
+        .has(&json!({"total_files_pruned": 0, "cache_size_before": 5000}));
     assert_eq!(env.left(), "abcde");
 }
 
@@ -77,7 +79,7 @@ fn an_uncommitted_writer_at_the_limit() {
     let env = TestEnv::sqlite(FIVE);
     let writer = env.db();
     writer.execute_batch("BEGIN; UPDATE cached_images SET hits = hits + 1").unwrap();
-    let run = env.prune(&["--max-size", "5000", "--lock-timeout", "500ms"]);
+    let run = env.prune(&["--max-size", "5000B", "--lock-timeout", "500ms"]);
     assert!(run.code == 0 || run.code == 3, "{run:?}");
     drop(writer);
     assert_eq!(env.left(), "abcde");
@@ -94,8 +96,10 @@ fn a_write_ahead_log_neither_counts_nor_is_made_by_a_look() {
     assert_eq!(tree(env.dir()), before);
     let reader = env.db();
     reader.execute_batch("BEGIN; SELECT * FROM cached_images;").unwrap();
-    env.prune(&["--max-size", "5000"]).ok().has(&json!({"total_files_pruned": 0, "cache_size_before": 5000}));
-    env.prune(&["--max-size", "3000", "--lock-timeout", "1s"]).ok();
+    env.prune(&["--max-size", "5000B"])
+        .ok()
+        .has(&json!({"total_files_pruned": 0, "cache_size_before": 5000}));
+    env.prune(&["--max-size", "3000B", "--lock-timeout", "1s"]).ok();
     drop(reader);
     assert_eq!(env.left(), "cde");
 }
@@ -120,7 +124,7 @@ fn a_write_ahead_log_that_a_killed_writer_left() {
     let _ = env.run("status", &[]);
     assert_eq!(tree(env.dir()), before, "a look wrote");
     // What was committed to the log counts: e has no row, so it is an orphan, and used last.
-    env.prune(&["--max-size", "2000"]).ok();
+    env.prune(&["--max-size", "2000B"]).ok();
     assert_eq!((env.images().as_str(), env.rows().as_str()), ("de", "d"));
 }
 
@@ -146,7 +150,9 @@ fn with_a_hot_journal() -> TestEnv {
 #[test]
 fn a_hot_journal_is_rolled_back_by_a_prune() {
     let env = with_a_hot_journal();
-    env.prune(&["--max-size", "3000"]).ok().has(&json!({"total_files_pruned": 2, "cache_size_before": 5000}));
+    env.prune(&["--max-size", "3000B"])
+        .ok()
+        .has(&json!({"total_files_pruned": 2, "cache_size_before": 5000}));
     assert_eq!(env.left(), "cde");
 }
 
@@ -173,7 +179,7 @@ fn what_was_used_since_the_plan_stays() {
     let writer = env.db();
     writer.execute_batch("BEGIN IMMEDIATE").unwrap();
     let mut command = env.of_cache("prune");
-    let running = Running::start(command.args(["--max-size", "3000"]), &env.outside(""));
+    let running = Running::start(command.args(["--max-size", "3000B"]), &env.outside(""));
     sleep(Duration::from_millis(500));
     let used = format!(
         "UPDATE cached_images SET hits = 1, last_accessed = {} WHERE image_id = '{}'; COMMIT;",
@@ -191,7 +197,7 @@ fn images_cached_while_the_index_is_waited_for_are_no_ghosts() {
     let writer = env.db();
     writer.execute_batch("BEGIN EXCLUSIVE").unwrap();
     let mut command = env.of_cache("prune");
-    let running = Running::start(command.args(["--max-size", "10000"]), &env.outside(""));
+    let running = Running::start(command.args(["--max-size", "10000B"]), &env.outside(""));
     sleep(Duration::from_millis(500));
     for letter in ['b', 'c', 'd', 'e'] {
         env.orphan(letter, 1000, 1);

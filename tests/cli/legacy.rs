@@ -217,6 +217,6 @@ fn an_unwritable_log_file_is_one_warning_and_no_failure() {
 fn another_argv_0_is_just_our_name() {
     let env = deployed(Sqlite, "home");
     let mut command = env.of_cache("prune");
-    env.finish(command.arg0("/usr/bin/glance-cache-prunerx").args(["--max-size", "2000"])).ok();
+    env.finish(command.arg0("/usr/bin/glance-cache-prunerx").args(["--max-size", "2000B"])).ok();
     assert_eq!(env.left(), "de");
 }

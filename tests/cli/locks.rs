@@ -1,6 +1,7 @@
 //! Locks between runs: who waits, how long, what is said, and that nothing changes meanwhile.
 
 use std::fs::{self, File};
+use std::os::unix::process::CommandExt as _;
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -28,6 +29,57 @@ fn skip_if_locked_is_success() {
     env.prune(&["--skip-if-locked", "--max-size", "0"]).ok();
     env.clean(&["--skip-if-locked"]).ok();
     assert_eq!(env.left(), "abcde");
+}
+
+#[test]
+fn skip_if_locked_covers_an_index_that_stays_locked() {
+    for begin in ["BEGIN IMMEDIATE", "BEGIN EXCLUSIVE"] {
+        let env = TestEnv::sqlite(FIVE);
+        let writer = env.db();
+        writer.execute_batch(begin).unwrap();
+        let me = format!("cache.db was still locked by process {}", std::process::id());
+        let run = env.prune(&["--skip-if-locked", "--max-size", "0", "--lock-timeout", "300ms"]).ok();
+        assert!(run.json()["skipped"].as_str().unwrap().contains(&me), "{run:?}");
+        env.prune(&["--max-size", "0", "--lock-timeout", "300ms"]).fails(3, &[&me]);
+        if begin == "BEGIN EXCLUSIVE" {
+            env.file("invalid/x", 5, 1);
+            let repair = ["--repair", "--skip-if-locked", "--lock-timeout", "300ms"];
+            let run = env.clean(&repair).ok().says(&["the index was not repaired", &me]);
+            assert_eq!(run.json()["invalid_files"], 1);
+            let run = env.clean(&repair).ok();
+            assert!(run.json()["skipped"].as_str().unwrap().contains(&me), "{run:?}");
+        }
+        drop(writer);
+        assert_eq!(env.left(), "abcde");
+    }
+}
+
+#[test]
+fn an_owner_is_to_be_changed_only_of_a_lock_file_that_exists() {
+    let env = TestEnv::sqlite(FIVE);
+    let says = "chown it to user";
+    fs::create_dir(env.path("glance-cache-prune")).unwrap();
+    env.prune(TO_NOTHING).fails(3, &["glance-cache-prune", says]);
+    // A directory in which this user may not make a lock file.
+    let env = TestEnv::sqlite(FIVE);
+    system(&["chmod", "-R", "a+rX,a-w", env.outside("").to_str().unwrap()]);
+    let mut command = env.of_cache("prune");
+    command.args(TO_NOTHING);
+    if rustix::process::geteuid().is_root() {
+        command.uid(65534);
+    }
+    let run = env.finish(&mut command).fails(3, &["run as the user that glance-api runs as"]);
+    assert!(!run.stderr.contains(says), "there is no lock file: {run:?}");
+    system(&["chmod", "-R", "u+w", env.outside("").to_str().unwrap()]);
+}
+
+#[test]
+fn a_run_that_cannot_start_makes_no_lock_file() {
+    let env = TestEnv::sqlite(FIVE);
+    fs::write(env.path("cache.db"), "no database, but long enough to be taken for one").unwrap();
+    let before = tree(env.dir());
+    env.prune(TO_NOTHING).fails(3, &["damaged"]);
+    assert_eq!(tree(env.dir()), before);
 }
 
 #[test]
@@ -135,7 +187,7 @@ fn two_prunes_at_once_remove_what_one_would() {
         let env = TestEnv::large(driver, 400);
         let mut commands = [env.of_cache("prune"), env.of_cache("prune")];
         let runs =
-            commands.each_mut().map(|c| Running::start(c.args(["--max-size", "200"]), &env.outside("")));
+            commands.each_mut().map(|c| Running::start(c.args(["--max-size", "200B"]), &env.outside("")));
         let pruned: u64 =
             runs.map(|r| r.wait().ok().json()["total_files_pruned"].as_u64().unwrap()).iter().sum();
         assert_eq!(pruned, 200);
@@ -157,7 +209,7 @@ fn what_others_remove_meanwhile_is_not_removed_twice() {
         let confs = [conf("one"), conf("two")];
         let mut commands = confs.each_ref().map(|conf| {
             let mut command = env.command(BINARY);
-            command.args(["prune", "--max-size", "1500", "--config-file", conf]);
+            command.args(["prune", "--max-size", "1500B", "--config-file", conf]);
             command
         });
         let runs = commands.each_mut().map(|c| Running::start(c, &env.outside("")));
@@ -194,7 +246,7 @@ fn two_pruners_at_once() {
     for env in [TestEnv::large(Sqlite, 400), TestEnv::large(Xattr, 400)] {
         let mut commands = [env.of_cache("prune"), env.of_cache("prune")];
         let runs =
-            commands.each_mut().map(|c| Running::start(c.args(["--max-size", "200"]), &env.outside("")));
+            commands.each_mut().map(|c| Running::start(c.args(["--max-size", "200B"]), &env.outside("")));
         for run in runs {
             run.wait().ok();
         }

@@ -5,7 +5,7 @@
 //! the commands, `all_caches` their runs over a whole host, `config` the configuration, `legacy` the old
 //! names, `screens` what a person sees, `documents` the examples of README.md and docs, `house` the rules of
 //! the source. The others are about what can be in the way: `cache_dir`, `foreign_entries`, `index_in_use`,
-//! `odd_index`, `locks`, `signals`, `output`.
+//! `odd_index`, `right_index`, `locks`, `signals`, `output`. `metrics` is about what Prometheus reads.
 
 // Clocks set the ages of test images, and what was compared is printed; fixtures unwrap as the tests do.
 #![allow(clippy::disallowed_methods, clippy::print_stdout, clippy::unwrap_used)]
@@ -22,10 +22,13 @@ mod index_in_use;
 mod legacy;
 mod list;
 mod locks;
+mod metrics;
+mod mistakes;
 mod odd_index;
 mod output;
 mod prefetch;
 mod prune;
+mod right_index;
 mod screens;
 mod signals;
 mod status;

@@ -144,7 +144,7 @@ fn a_trigger_that_keeps_its_rows_costs_no_file() {
     let env = TestEnv::sqlite(FIVE);
     env.sql("CREATE TRIGGER keep BEFORE DELETE ON cached_images BEGIN SELECT RAISE(IGNORE); END");
     for _ in 0..2 {
-        env.prune(&["--max-size", "3000"]).code(1).has(&json!({"total_files_pruned": 0, "left_alone": 5}));
+        env.prune(&["--max-size", "3000B"]).code(1).has(&json!({"total_files_pruned": 0, "left_alone": 5}));
         assert_eq!(env.left(), "abcde");
     }
 }
@@ -156,7 +156,7 @@ fn sqlites_own_words_are_escaped() {
         "CREATE TRIGGER forge BEFORE DELETE ON cached_images BEGIN SELECT RAISE(ABORT, '\x1b[31m\nerror: \
              forged'); END",
     );
-    let run = env.prune(&["--max-size", "3000"]).code(3);
+    let run = env.prune(&["--max-size", "3000B"]).code(3);
     assert!(!run.stderr.contains('\x1b') && !run.stderr.contains("\nerror: forged"), "{run:?}");
     assert_eq!(env.left(), "abcde");
 }
@@ -204,7 +204,7 @@ fn rows_of_any_value_are_no_panic() {
         assert!(!run.stdout.contains('\x1b') && !run.stderr.contains('\x1b'), "{run:?}");
     }
     assert_eq!(env.list()["cached_images"].as_array().unwrap().len(), 5);
-    env.prune(&["--max-size", "3000"]).ok();
+    env.prune(&["--max-size", "3000B"]).ok();
     assert_eq!(env.left().len(), 3);
 }
 

@@ -8,7 +8,7 @@ use crate::support::env::*;
 fn output_that_cannot_be_written_is_no_panic_and_costs_no_row() {
     let env = TestEnv::sqlite(FIVE);
     let mut command = env.of_cache("prune");
-    command.args(["--max-size", "2000"]).stdout(File::options().write(true).open("/dev/full").unwrap());
+    command.args(["--max-size", "2000B"]).stdout(File::options().write(true).open("/dev/full").unwrap());
     let output = command.output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(!said.contains("panicked"), "{said}");
@@ -29,7 +29,7 @@ fn a_reader_that_went_away_is_no_error() {
 fn no_home_and_no_terminal_are_no_problem() {
     let env = TestEnv::sqlite(FIVE);
     let mut command = env.of_cache("prune");
-    env.finish(command.env_clear().args(["--max-size", "2000"])).ok();
+    env.finish(command.env_clear().args(["--max-size", "2000B"])).ok();
     assert_eq!(env.left(), "de");
 }
 
@@ -46,7 +46,7 @@ fn twenty_thousand_foreign_things_are_no_output_by_the_megabyte() {
     }
     env.run("status", &[]).ok();
     env.run("status", &["--check"]).code(1);
-    env.prune(&["-v", "--max-size", "3000"]).ok();
+    env.prune(&["-v", "--max-size", "3000B"]).ok();
     env.run("list", &[]).ok();
     assert_eq!(env.images(), "cde");
 }

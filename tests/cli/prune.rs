@@ -7,7 +7,7 @@ use crate::support::env::*;
 #[test]
 fn removes_the_least_recently_used_until_the_limit_holds() {
     for env in TestEnv::both(FIVE) {
-        env.prune(&["--max-size", "3000"]).ok().has(
+        env.prune(&["--max-size", "3000B"]).ok().has(
             &json!({"total_files_pruned": 2, "total_bytes_pruned": 2000,
             "ghosts_forgotten": 0, "cache_size_before": 5000, "cache_size_after": 3000, "max_size": 3000,
             "dry_run": false, "errors": []}),
@@ -39,7 +39,7 @@ fn of_many_images_the_same_go_though_in_another_order() {
     let mut expected: Vec<String> = expected.into_iter().map(id).collect();
     expected.sort();
 
-    env.prune(&["--max-size", "5000"]).ok();
+    env.prune(&["--max-size", "5000B"]).ok();
     let mut left = env.names("");
     left.retain(|name| name.len() == 36);
     left.sort();
@@ -50,12 +50,12 @@ fn of_many_images_the_same_go_though_in_another_order() {
 #[test]
 fn limits_around_the_size() {
     for (limit, left) in [
-        ("5001", "abcde"),
-        ("5000", "abcde"),
-        ("4999", "bcde"),
-        ("4000", "bcde"),
-        ("1000", "e"),
-        ("999", ""),
+        ("5001B", "abcde"),
+        ("5000B", "abcde"),
+        ("4999B", "bcde"),
+        ("4000B", "bcde"),
+        ("1000B", "e"),
+        ("999B", ""),
         ("0", ""),
     ] {
         for env in TestEnv::both(FIVE) {
@@ -74,7 +74,11 @@ fn sizes_take_units() {
         ("10GiB", 10 << 30),
         ("500M", 500 << 20),
         ("2T", 2 << 40),
-        ("7", 7),
+        ("7B", 7),
+        ("1048576", 1 << 20),
+        ("10Gi", 10 << 30),
+        ("10GI", 10 << 30),
+        ("0", 0),
     ] {
         let run = TestEnv::xattr(FIVE).prune(&["--dry-run", "--max-size", size]).ok();
         let found = run.json()["max_size"].as_u64().unwrap();
@@ -114,14 +118,14 @@ fn bad_sizes_and_durations_are_usage_errors() {
 fn the_real_size_of_a_file_counts_and_not_the_rows() {
     let env = TestEnv::sqlite(FIVE);
     env.sql("UPDATE cached_images SET size = 1");
-    env.prune(&["--max-size", "3000"]).ok().has(&json!({"total_bytes_pruned": 2000}));
+    env.prune(&["--max-size", "3000B"]).ok().has(&json!({"total_bytes_pruned": 2000}));
     assert_eq!(env.left(), "cde");
 }
 
 #[test]
 fn an_empty_image_goes_in_its_turn_only() {
     for env in TestEnv::both(&[('a', 0, 50, 0), ('b', 100, 40, 0), ('c', 0, 30, 0), ('d', 100, 20, 0)]) {
-        env.prune(&["--max-size", "100"])
+        env.prune(&["--max-size", "100B"])
             .ok()
             .has(&json!({"total_files_pruned": 2, "total_bytes_pruned": 100}));
         assert_eq!(env.left(), "cd");
@@ -131,18 +135,18 @@ fn an_empty_image_goes_in_its_turn_only() {
 #[test]
 fn ties_go_by_row_order_in_sqlite() {
     let env = TestEnv::sqlite(&[('c', 10, 5, 0), ('a', 30, 5, 0), ('b', 20, 5, 0)]);
-    env.prune(&["--max-size", "50"]).ok();
+    env.prune(&["--max-size", "50B"]).ok();
     assert_eq!(env.left(), "ab");
 }
 
 #[test]
 fn ties_go_by_size_then_name_in_xattr() {
     let env = TestEnv::xattr(&[('c', 10, 5, 0), ('a', 30, 5, 0), ('b', 20, 5, 0), ('d', 10, 5, 0)]);
-    env.prune(&["--max-size", "60"]).ok();
+    env.prune(&["--max-size", "60B"]).ok();
     assert_eq!(env.left(), "abd");
-    env.prune(&["--max-size", "50"]).ok();
+    env.prune(&["--max-size", "50B"]).ok();
     assert_eq!(env.left(), "ab");
-    env.prune(&["--max-size", "30"]).ok();
+    env.prune(&["--max-size", "30B"]).ok();
     assert_eq!(env.left(), "a");
 }
 
@@ -153,7 +157,7 @@ fn access_times_count_below_the_second() {
         env.file_at(id(letter), size, env.now - 3600.0 + fraction, env.now - 7200.0);
         env.set_hits(&id(letter), b"0");
     }
-    env.prune(&["--max-size", "25"]).ok();
+    env.prune(&["--max-size", "25B"]).ok();
     assert_eq!(env.left(), "a");
 }
 
@@ -161,7 +165,7 @@ fn access_times_count_below_the_second() {
 fn orphans_take_part_by_their_own_times() {
     let env = TestEnv::sqlite(FIVE);
     env.orphan('f', 500, 35); // between b and c
-    env.prune(&["--max-size", "3000"])
+    env.prune(&["--max-size", "3000B"])
         .ok()
         .has(&json!({"total_files_pruned": 3, "total_bytes_pruned": 2500}));
     assert_eq!(env.left(), "cde");
@@ -171,7 +175,7 @@ fn orphans_take_part_by_their_own_times() {
 fn an_orphan_counts_by_the_later_of_use_and_change() {
     let env = TestEnv::sqlite(FIVE);
     env.file_at(id('f'), 1000, env.now - 100.0 * 3600.0, env.now - 3600.0);
-    env.prune(&["--max-size", "1000"]).ok();
+    env.prune(&["--max-size", "1000B"]).ok();
     assert_eq!(env.images(), "f");
 }
 
@@ -179,7 +183,7 @@ fn an_orphan_counts_by_the_later_of_use_and_change() {
 fn ghosts_go_at_once_and_are_no_files() {
     let env = TestEnv::sqlite(FIVE);
     env.ghost('f', 5);
-    env.prune(&["--max-size", "10000"]).ok().has(&json!({"total_files_pruned": 0, "total_bytes_pruned": 0,
+    env.prune(&["--max-size", "10000B"]).ok().has(&json!({"total_files_pruned": 0, "total_bytes_pruned": 0,
         "ghosts_forgotten": 1, "cache_size_before": 5000, "cache_size_after": 5000}));
     assert_eq!(env.left(), "abcde");
 }
@@ -190,7 +194,7 @@ fn foreign_files_neither_count_nor_die() {
         for name in ["README", ".hidden", "glance-cache", "core.1234", "aaaaaaaa", "sub.tmp"] {
             env.file(name, 100_000, 500);
         }
-        env.prune(&["--max-size", "5000"])
+        env.prune(&["--max-size", "5000B"])
             .ok()
             .has(&json!({"total_files_pruned": 0, "cache_size_before": 5000}));
         env.prune(&["--max-size", "0"]).ok();
@@ -206,16 +210,16 @@ fn upper_case_ids_are_images() {
     let env = TestEnv::xattr(FIVE);
     let upper = id('F');
     env.file(&upper, 1000, 100);
-    env.prune(&["--max-size", "5000"]).ok().has(&json!({"total_files_pruned": 1}));
+    env.prune(&["--max-size", "5000B"]).ok().has(&json!({"total_files_pruned": 1}));
     assert!(!env.path(upper).exists());
 }
 
 #[test]
 fn a_target_is_reached_only_once_over_the_limit() {
     for env in TestEnv::both(FIVE) {
-        env.prune(&["--max-size", "5000", "--target-size", "2000"]).ok();
+        env.prune(&["--max-size", "5000B", "--target-size", "2000B"]).ok();
         assert_eq!(env.left(), "abcde");
-        env.prune(&["--max-size", "4500", "--target-size", "2000"]).ok();
+        env.prune(&["--max-size", "4500B", "--target-size", "2000B"]).ok();
         assert_eq!(env.left(), "de");
     }
 }
@@ -223,14 +227,14 @@ fn a_target_is_reached_only_once_over_the_limit() {
 #[test]
 fn a_target_may_be_a_share_of_the_limit() {
     let env = TestEnv::sqlite(FIVE);
-    env.prune(&["--max-size", "4000", "--target-size", "50%"]).ok();
+    env.prune(&["--max-size", "4000B", "--target-size", "50%"]).ok();
     assert_eq!(env.left(), "de");
 }
 
 #[test]
 fn min_free_keeps_that_much_of_the_file_system() {
     let env = TestEnv::sqlite(FIVE);
-    env.prune(&["--min-free", "1"]).ok().has(&json!({"total_files_pruned": 0}));
+    env.prune(&["--min-free", "1B"]).ok().has(&json!({"total_files_pruned": 0}));
     env.prune(&["--min-free", "8000T"]).fails(2, &["--min-free"]); // more than any file system has
     assert_eq!(env.left(), "abcde");
     let text = env.prune(&["--min-free", "100%"]).code(1).stderr; // sparse files: nothing would be won
@@ -238,15 +242,41 @@ fn min_free_keeps_that_much_of_the_file_system() {
     for letter in "abcde".chars() {
         std::fs::write(env.path(id(letter)), [1; 1000]).unwrap();
     }
+    env.prune(&["--min-free", "100%", "--dry-run"]).fails(1, &["of the required", "would be free"]);
     env.prune(&["--min-free", "100%"]).code(1); // everything goes, and still it is not enough
     assert_eq!(env.left(), "");
+}
+
+#[test]
+fn a_dry_run_agrees_with_the_run_on_what_stays() {
+    for env in TestEnv::both(FIVE) {
+        let all: Vec<String> = "abcde".chars().map(id).collect();
+        let list = env.write("keep", all.join("\n"));
+        let arguments = ["--max-size", "3000B", "--keep-from", &list];
+        let over = "the cache is still over its limit";
+        let plan = env.prune(&[&arguments[..], &["--dry-run"]].concat()).fails(1, &[over]);
+        let run = env.prune(&arguments).fails(1, &[over]);
+        assert_eq!(plan.stderr, run.stderr);
+        assert_eq!(plan.json()["errors"], run.json()["errors"]);
+        assert_eq!(env.left(), "abcde");
+    }
+}
+
+#[test]
+fn options_are_taken_before_the_subcommand_too() {
+    let env = TestEnv::sqlite(FIVE);
+    let dir = env.dir().to_str().unwrap();
+    let before = ["-n", "--cache-dir", dir, "--max-size=3000B", "prune", "--driver", "sqlite"];
+    env.raw(&before).ok().has(&json!({"total_files_pruned": 2, "dry_run": true}));
+    assert_eq!(env.left(), "abcde");
+    env.raw(&["--cache-dir", dir, "--wrong", "prune"]).fails(2, &["'--wrong'", "glance-cache prune"]);
 }
 
 #[test]
 fn min_age_protects_the_young() {
     for env in TestEnv::both(FIVE) {
         // Still over its limit: c, d, e are younger.
-        let run = env.prune(&["--max-size", "1000", "--min-age", "35h"]).code(1);
+        let run = env.prune(&["--max-size", "1000B", "--min-age", "35h"]).code(1);
         assert_eq!(run.json()["cache_size_after"], 3000);
         assert_eq!(env.left(), "cde");
     }
@@ -256,7 +286,7 @@ fn min_age_protects_the_young() {
 fn kept_images_stay_and_the_next_go() {
     for env in TestEnv::both(FIVE) {
         let list = env.write("keep", format!("# golden images\n\n{}\n", id('c')));
-        env.prune(&["--max-size", "3000", "--keep", &id('a'), "--keep-from", &list]).ok();
+        env.prune(&["--max-size", "3000B", "--keep", &id('a'), "--keep-from", &list]).ok();
         assert_eq!(env.left(), "ace");
     }
 }
@@ -298,7 +328,7 @@ fn a_dry_run_plans_with_reasons_and_touches_nothing() {
             env.ghost('f', 1);
         }
         let before = env.snapshot();
-        let run = env.prune(&["--dry-run", "--max-size", "3000"]).ok().has(&json!({"dry_run": true,
+        let run = env.prune(&["--dry-run", "--max-size", "3000B"]).ok().has(&json!({"dry_run": true,
             "total_files_pruned": 2, "total_bytes_pruned": 2000, "cache_size_before": 5000,
             "max_size": 3000}));
         let plan = run.json()["plan"].as_array().unwrap().clone();
@@ -319,8 +349,8 @@ fn a_dry_run_is_what_the_real_run_does() {
         let totals = |v: &Value| {
             [v["total_files_pruned"].clone(), v["total_bytes_pruned"].clone(), v["cache_size_after"].clone()]
         };
-        let planned = env.prune(&["--dry-run", "--max-size", "600"]).ok().json();
-        let done = env.prune(&["--max-size", "600"]).ok().json();
+        let planned = env.prune(&["--dry-run", "--max-size", "600B"]).ok().json();
+        let done = env.prune(&["--max-size", "600B"]).ok().json();
         assert_eq!(totals(&planned), totals(&done));
     }
 }
@@ -328,9 +358,11 @@ fn a_dry_run_is_what_the_real_run_does() {
 #[test]
 fn running_twice_changes_nothing_more() {
     for env in TestEnv::both(FIVE) {
-        env.prune(&["--max-size", "2500"]).ok();
+        env.prune(&["--max-size", "2500B"]).ok();
         let before = env.snapshot();
-        env.prune(&["--max-size", "2500"]).ok().has(&json!({"total_files_pruned": 0, "ghosts_forgotten": 0}));
+        env.prune(&["--max-size", "2500B"])
+            .ok()
+            .has(&json!({"total_files_pruned": 0, "ghosts_forgotten": 0}));
         assert_eq!(env.snapshot(), before);
     }
 }
@@ -408,7 +440,7 @@ fn what_looks_like_no_cache_is_refused() {
 #[test]
 fn the_index_is_found_by_what_the_directory_shows() {
     for env in TestEnv::both(FIVE) {
-        env.raw(&["prune", "--cache-dir", env.dir().to_str().unwrap(), "--max-size", "3000"]).ok();
+        env.raw(&["prune", "--cache-dir", env.dir().to_str().unwrap(), "--max-size", "3000B"]).ok();
         assert_eq!(env.left(), "cde");
     }
 }
@@ -447,7 +479,7 @@ fn the_configured_path_may_be_a_link() {
         let link = env.outside("link");
         std::os::unix::fs::symlink(env.dir(), &link).unwrap();
         let driver = env.driver.name();
-        env.raw(&["prune", "--cache-dir", link.to_str().unwrap(), "--driver", driver, "--max-size", "3000"])
+        env.raw(&["prune", "--cache-dir", link.to_str().unwrap(), "--driver", driver, "--max-size", "3000B"])
             .ok();
         assert_eq!(env.left(), "cde");
     }
@@ -456,7 +488,7 @@ fn the_configured_path_may_be_a_link() {
 #[test]
 fn quiet_leaves_errors_alone_and_the_object_on_stdout() {
     let env = TestEnv::sqlite(FIVE);
-    let run = env.prune(&["-q", "--max-size", "3000"]).ok();
+    let run = env.prune(&["-q", "--max-size", "3000B"]).ok();
     assert_eq!(run.stderr, "");
     assert_eq!(run.json()["total_files_pruned"], 2);
     assert_ne!(env.prune(&["-q", "--driver", "memcache"]).code(2).stderr, "");
@@ -473,7 +505,7 @@ fn an_error_of_the_configuration_is_an_object_too() {
 #[test]
 fn a_thousand_images_go_in_order() {
     for env in [TestEnv::large(Sqlite, 1000), TestEnv::large(Xattr, 1000)] {
-        env.prune(&["--max-size", "400"]).ok().has(&json!({"total_files_pruned": 600}));
+        env.prune(&["--max-size", "400B"]).ok().has(&json!({"total_files_pruned": 600}));
         let images: Vec<String> = env.names("").into_iter().filter(|name| name.len() == 36).collect();
         assert_eq!((images.len(), &images[0]), (400, &nth_id(600)));
         assert!(env.driver == Xattr || env.ids() == images);
@@ -490,7 +522,7 @@ fn over_the_limit() {
 #[test]
 fn size_equals_limit() {
     for env in TestEnv::both(FIVE) {
-        env.prune(&["--max-size", "5000"]).ok().has(&json!({"total_files_pruned": 0}));
+        env.prune(&["--max-size", "5000B"]).ok().has(&json!({"total_files_pruned": 0}));
         assert_eq!(env.left(), "abcde");
     }
 }
@@ -508,7 +540,7 @@ fn an_orphan_larger_than_the_limit() {
     for (hours, left) in [(60, "bcde"), (1, "")] {
         for env in TestEnv::both(FIVE) {
             env.orphan('f', 5000, hours);
-            env.prune(&["--max-size", "4000"]).ok();
+            env.prune(&["--max-size", "4000B"]).ok();
             assert_eq!(env.left(), left, "{} {hours}", env.driver.name());
         }
     }

@@ -47,7 +47,7 @@ fn killed_at_any_point_leaves_at_worst_ghosts_and_the_next_run_forgets_them() {
     for round in 0..6 {
         let env = TestEnv::large(Sqlite, 1500);
         let mut command = env.of_cache("prune");
-        let mut running = Running::start(command.args(["--max-size", "500"]), &env.outside(""));
+        let mut running = Running::start(command.args(["--max-size", "500B"]), &env.outside(""));
         until("some images to go", || !env.path(nth_id(round * 150)).exists());
         running.child.kill().unwrap();
         let _ = running.wait();
@@ -56,7 +56,7 @@ fn killed_at_any_point_leaves_at_worst_ghosts_and_the_next_run_forgets_them() {
             files.iter().filter(|name| name.len() == 36).all(|file| rows.contains(file)),
             "an orphan was left"
         );
-        env.prune(&["--max-size", "500", "--forget-all"]).ok();
+        env.prune(&["--max-size", "500B", "--forget-all"]).ok();
         let files: Vec<String> = env.names("").into_iter().filter(|name| name.len() == 36).collect();
         assert_eq!((files.len(), env.ids() == files), (500, true), "round {round}");
     }
@@ -87,7 +87,7 @@ fn a_view_without_end_is_left_by_a_signal() {
          FROM n WHERE i < 0",
     );
     let mut command = env.of_cache("prune");
-    let run = Running::start(command.args(["--max-size", "3000"]), &env.outside(""));
+    let run = Running::start(command.args(["--max-size", "3000B"]), &env.outside(""));
     std::thread::sleep(std::time::Duration::from_millis(300));
     run.signal(rustix::process::Signal::TERM);
     let _ = run.wait().code(143).has(&json!({"signal": "SIGTERM", "total_files_pruned": 0}));

@@ -5,7 +5,7 @@ use crate::support::env::*;
 #[test]
 fn text_says_which_cache_which_index_and_how_full() {
     for env in TestEnv::both(FIVE) {
-        let run = env.run("status", &["--max-size", "10000"]).ok();
+        let run = env.run("status", &["--max-size", "10000B"]).ok();
         assert!(run.stdout.contains(env.dir().to_str().unwrap()), "{}", run.stdout);
         assert!(run.stdout.contains(env.driver.name()), "{}", run.stdout);
         assert_eq!(run.stderr, "");
@@ -35,9 +35,9 @@ fn verbose_says_where_each_setting_came_from() {
 #[test]
 fn check_is_silent_about_a_healthy_cache_and_fails_over_the_limit() {
     for env in TestEnv::both(FIVE) {
-        env.run("status", &["--check", "--max-size", "5000"]).ok();
-        env.run("status", &["--check", "--max-size", "4999"]).code(1);
-        env.run("status", &["--max-size", "4999"]).ok();
+        env.run("status", &["--check", "--max-size", "5000B"]).ok();
+        env.run("status", &["--check", "--max-size", "4999B"]).code(1);
+        env.run("status", &["--max-size", "4999B"]).ok();
     }
 }
 
@@ -123,13 +123,13 @@ fn codes(env: &TestEnv, arguments: &[&str]) -> Vec<String> {
 #[test]
 fn the_first_line_of_a_check_is_that_of_a_plugin() {
     for env in TestEnv::both(FIVE) {
-        let run = env.run("status", &["--check", "--max-size", "6000"]).ok();
+        let run = env.run("status", &["--check", "--max-size", "6000B"]).ok();
         let first = run.stdout.lines().next().unwrap();
         assert!(
             first.starts_with("GLANCE-CACHE OK - 5 images, 4.88 KiB of 5.86 KiB | size=5000B;6000 "),
             "{first}"
         );
-        let run = env.run("status", &["--check", "--max-size", "10"]).code(1);
+        let run = env.run("status", &["--check", "--max-size", "10B"]).code(1);
         let first = run.stdout.lines().next().unwrap();
         assert!(
             first.starts_with("GLANCE-CACHE WARNING - over the limit; 5 images, 4.88 KiB of 10 B | "),
@@ -151,8 +151,8 @@ fn the_first_line_of_a_check_that_fails_says_why() {
 fn a_quiet_check_prints_nothing() {
     let env = TestEnv::sqlite(FIVE);
     env.run("status", &["--check", "-q"]).ok().silent();
-    env.run("status", &["--check", "-q", "--max-size", "10"]).code(1).silent();
-    env.run("status", &["--check", "-q", "--max-size", "10", "--format", "json"]).code(1).silent();
+    env.run("status", &["--check", "-q", "--max-size", "10B"]).code(1).silent();
+    env.run("status", &["--check", "-q", "--max-size", "10B", "--format", "json"]).code(1).silent();
     assert_eq!(env.raw(&["status", "--check", "-q"]).code(2).stdout, "");
 }
 
@@ -205,7 +205,7 @@ fn everything_that_needs_attention_has_a_code() {
     env.orphan('f', 1, 1);
     env.ghost('9', 1);
     env.row("../x", 1);
-    assert_eq!(codes(&env, &["--max-size", "10"]), ["over_limit", "orphans", "ghosts", "impossible_row"]);
+    assert_eq!(codes(&env, &["--max-size", "10B"]), ["over_limit", "orphans", "ghosts", "impossible_row"]);
     let env = TestEnv::sqlite(FIVE);
     std::fs::write(env.path("cache.db"), "no database at all").unwrap();
     assert_eq!(codes(&env, &[]), ["index_unreadable"]);

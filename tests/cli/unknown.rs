@@ -27,7 +27,7 @@ fn without_directory(env: &TestEnv) -> String {
 fn a_prune_that_was_skipped_knows_no_sizes() {
     let env = TestEnv::sqlite(FIVE);
     let _held = env.lock("glance-cache-prune");
-    let run = env.prune(&["--skip-if-locked", "--max-size", "9000"]).ok();
+    let run = env.prune(&["--skip-if-locked", "--max-size", "9000B"]).ok();
     run.has(&json!({"cache_size_before": null, "cache_size_after": null, "max_size": 9000,
         "total_files_pruned": 0}));
 }
@@ -38,7 +38,7 @@ fn a_signal_while_waiting_knows_no_sizes() {
         let env = TestEnv::sqlite(FIVE);
         let _held = env.lock("glance-cache-prune");
         let mut command = env.of_cache("prune");
-        command.args(["--max-size", "9000", "--format", format]);
+        command.args(["--max-size", "9000B", "--format", format]);
         let running = Running::start(&mut command, &env.outside(""));
         sleep(Duration::from_millis(300));
         running.signal(Signal::TERM);
@@ -201,7 +201,7 @@ fn the_reason_why_a_limit_is_not_held_is_named() {
     let env = TestEnv::sqlite(FIVE);
     let keep = ["--keep", &id('a'), "--keep", &id('b'), "--min-age", "15h"];
     for extra in [&[][..], &["--dry-run"]] {
-        let run = env.prune(&[&keep[..], &["--max-size", "500"], extra].concat());
+        let run = env.prune(&[&keep[..], &["--max-size", "500B"], extra].concat());
         let run = run.fails(1, &["the cache is still over its limit: 2.93 KiB of 500 B ("]);
         let run = run.says(&["2 images, 1.95 KiB, listed by --keep or --keep-from; 1 image, 1000 B, cached"]);
         for wrong in ["in use", "could not be removed", "failed"] {
@@ -228,7 +228,7 @@ fn nothing_failed_if_no_entry_did() {
     for n in 0..20 {
         env.row(&nth_id(n), 5);
     }
-    let run = env.prune(&["--max-size", "1000", "--format", "text"]).code(1);
+    let run = env.prune(&["--max-size", "1000B", "--format", "text"]).code(1);
     assert!(run.stderr.contains("--forget-all") && !run.stdout.contains("failed"), "{run:?}");
 }
 

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::support::env::{BINARY, names, now, tree};
-use crate::support::host::{HostEnv, MIB, in_ten_days, master};
+use crate::support::host::{CLOCK, HostEnv, MIB, master};
 use crate::support::peer::Peer;
 
 /// Ten days from now, for Ironic's clock.
@@ -232,7 +232,8 @@ fn a_cache_held_to_its_limits_keeps_the_same_images() {
         let dir = pair.theirs.dir("iso");
         ironic.call("clean_up", json!({"dir": dir, "size": size, "ttl": ttl, "at": at}));
         pair.ours.conf(&format!("[image_cache:ironic-iso]\nsize = {size}\nage = {ttl:.3}s\n"));
-        let run = pair.ours.run("prune", &["--all-caches", "--now", &at.to_string()]);
+        let mut prune = pair.ours.command("prune");
+        let run = pair.ours.finish(prune.arg("--all-caches").env(CLOCK, at.to_string()));
         let (theirs, ours) = pair.left("iso");
         assert_eq!(
             theirs, ours,
@@ -492,7 +493,7 @@ mod as_root {
             json!({"caches": caches, "directory": tftp, "amount": amount, "at": at()}),
         );
         let on = ours.env.dir("tftp").display().to_string();
-        ours.env.later("prune", &["--require", &amount.to_string(), "--on", &on]).ok();
+        ours.env.later("prune", &["--require", &format!("{amount}B"), "--on", &on]).ok();
         for env in [&theirs.env, &ours.env] {
             assert_eq!(left(env), BTreeSet::from([format!("tftp/{}", master(1))]));
         }
@@ -608,7 +609,7 @@ mod as_root {
         host.env.image("iso/.glance-cache-aside", &master(1), 10);
         ironic.call("clean_up", json!({"dir": host.env.dir("iso"), "size": 0, "ttl": 0, "at": at()}));
         assert_eq!(names(Path::new(&aside)), [master(1)]);
-        host.env.run("prune", &["--all-caches", "--now", &in_ten_days(), "--min-age", "11d"]).ok();
+        host.env.later("prune", &["--all-caches", "--min-age", "11d"]).ok();
         assert_eq!(host.env.names("iso"), [master(1)]);
     }
 }

@@ -72,7 +72,7 @@ mod as_root {
                 &["list", "--format", "json"],
                 &["status", "-v"],
                 &["clean"],
-                &["prune", "--max-size", "3000"],
+                &["prune", "--max-size", "3000B"],
             ] {
                 env.run(arguments[0], &arguments[1..]).ok();
             }

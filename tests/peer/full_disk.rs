@@ -225,7 +225,7 @@ mod as_root {
             each(DISKS, |disk, rows| {
                 let full = Full::with(disk, rows, size);
                 full.fill();
-                let limit = if size == Size::Tiny { "3" } else { "9000000" };
+                let limit = if size == Size::Tiny { "3B" } else { "9000000" };
                 for (command, arguments) in
                     [("prune", &["--max-size", limit][..]), ("clean", &[]), ("clean", &["--repair"])]
                 {

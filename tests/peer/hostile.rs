@@ -117,7 +117,7 @@ mod as_root {
         give_to_nobody(env.dir());
         let before = tree(&env.outside("beside"));
         for (command, arguments) in [
-            ("prune", &["--max-size", "2000"][..]),
+            ("prune", &["--max-size", "2000B"][..]),
             ("prune", &["--max-size", "0", "--forget-all"]),
             ("clean", &["--repair", "--forget-all"]),
             ("prune", &["--max-size", "0"]),
@@ -179,9 +179,9 @@ fn attack(driver: Driver) {
         let mut number = 0;
         while Instant::now() < deadline {
             let commands: [(&str, &[&str]); 4] = [
-                ("prune", &["--max-size", "2000"]),
+                ("prune", &["--max-size", "2000B"]),
                 ("clean", &[]),
-                ("prune", &["--max-size", "3000", "--min-free", "1"]),
+                ("prune", &["--max-size", "3000B", "--min-free", "1B"]),
                 ("clean", &["--repair"]),
             ];
             let (command, arguments) = commands[number % commands.len()];

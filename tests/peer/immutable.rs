@@ -12,7 +12,7 @@ mod as_root {
     fn an_image_that_cannot_be_removed_is_reported_and_the_next_goes() {
         for env in TestEnv::both(FIVE) {
             let _a = Immutable::new(env.path(id('a')));
-            let run = env.prune(&["--max-size", "3000"]).fails(1, &[&id('a')]);
+            let run = env.prune(&["--max-size", "3000B"]).fails(1, &[&id('a')]);
             assert_eq!(run.json()["errors"][0]["name"], id('a'));
             assert_eq!(run.json()["cache_size_after"], 3000);
             assert_eq!(env.left(), "ade");

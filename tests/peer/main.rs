@@ -31,6 +31,7 @@ mod legacy;
 mod live;
 mod manual;
 mod prefetch;
+mod prometheus;
 mod rights;
 mod schema;
 #[path = "../support/mod.rs"]

@@ -34,7 +34,7 @@ mod as_root {
             env.file("invalid/x", 1, 1);
             give_to_nobody(env.dir());
             env.as_nobody("clean", &[]).ok();
-            env.as_nobody("prune", &["--max-size", "3000"]).ok();
+            env.as_nobody("prune", &["--max-size", "3000B"]).ok();
             assert_eq!(env.left(), "cde");
         }
     }
@@ -45,12 +45,12 @@ mod as_root {
             env.file("invalid/x", 1, 1);
             give_to_nobody(env.dir());
             env.clean(&["--repair"]).ok();
-            env.prune(&["--max-size", "3000"]).ok();
+            env.prune(&["--max-size", "3000B"]).ok();
             for entry in walkdir::WalkDir::new(env.dir()) {
                 let entry = entry.unwrap();
                 assert_eq!(entry.metadata().unwrap().uid(), 65534, "{}", entry.path().display());
             }
-            env.as_nobody("prune", &["--max-size", "1000"]).ok();
+            env.as_nobody("prune", &["--max-size", "1000B"]).ok();
         }
     }
 

@@ -59,7 +59,7 @@ fn no_descriptor_of_a_locked_file_is_closed_before_the_end() {
     // POSIX drops every lock of a process on a file as soon as it closes any descriptor of it.
     let env = TestEnv::sqlite(FIVE);
     let calls =
-        calls(&env, "trace=fcntl,close,unlinkat", &["prune", "--max-size", "2000", "--driver", "sqlite"]);
+        calls(&env, "trace=fcntl,close,unlinkat", &["prune", "--max-size", "2000B", "--driver", "sqlite"]);
     let unlinked = |call: &&String| call.contains("unlinkat(") && !call.contains("journal");
     let last = calls.iter().rposition(|call| unlinked(&call)).expect("something was pruned");
     let locked =
@@ -86,7 +86,7 @@ fn each_batch_is_on_the_disk_before_the_next_with_a_write_ahead_log_too() {
     let log = env.outside("strace.log");
     let mut command = env.command("strace");
     command.args(["-f", "-y", "-e", "trace=fsync,fdatasync", "-o"]).arg(&log).arg(BINARY);
-    command.args(["prune", "--max-size", "100", "--cache-dir"]).arg(env.dir());
+    command.args(["prune", "--max-size", "100B", "--cache-dir"]).arg(env.dir());
     env.finish(&mut command).ok().has(&json!({"total_files_pruned": 500}));
     let log = fs::read_to_string(log).unwrap();
     let syncs = log.lines().filter(|line| line.contains("cache.db-wal>)")).count();
@@ -100,7 +100,8 @@ fn free_space_that_cannot_be_asked_for_hides_no_removed_image() {
     for (asked, code) in [(1, 3), (2, 3), (3, 0), (4, 1)] {
         let env = TestEnv::sqlite(FIVE);
         let fault = format!("fstatfs:error=EIO:when={asked}");
-        let run = with_faults(&env, &[&fault], &["prune", "--max-size", "3KB", "--min-free", "1"]).code(code);
+        let run =
+            with_faults(&env, &[&fault], &["prune", "--max-size", "3KB", "--min-free", "1B"]).code(code);
         let told = run.json()["total_files_pruned"].as_u64().unwrap_or(0);
         assert_eq!(told, 5 - env.left().len() as u64, "{run:?}");
     }

@@ -126,7 +126,7 @@ impl Central {
 
     #[must_use = "check the exit code: ok(), code(), fails()"]
     pub(crate) fn prune(&self, limit: &str) -> Run {
-        self.run("prune", &["--max-size", limit, "--lock-timeout", "2s"])
+        self.run("prune", &["--max-size", &format!("{limit}B"), "--lock-timeout", "2s"])
     }
 
     /// Returns the ids in this node's rows, in order.

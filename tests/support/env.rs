@@ -34,7 +34,7 @@ pub(crate) const FIVE: &[Image] =
     &[('a', 1000, 50, 0), ('b', 1000, 40, 0), ('c', 1000, 30, 0), ('d', 1000, 20, 0), ('e', 1000, 10, 0)];
 
 /// The options that prune [`FIVE`] to `c`, `d` and `e`, without long waits.
-pub(crate) const TO_3000: &[&str] = &["--max-size", "3000", "--lock-timeout", "500ms"];
+pub(crate) const TO_3000: &[&str] = &["--max-size", "3000B", "--lock-timeout", "500ms"];
 
 /// The options that prune everything, without long waits.
 pub(crate) const TO_NOTHING: &[&str] = &["--max-size", "0", "--lock-timeout", "300ms"];
@@ -264,6 +264,12 @@ impl TestEnv {
     #[must_use = "check the exit code: ok(), code(), fails()"]
     pub(crate) fn prune(&self, arguments: &[&str]) -> Run {
         self.run("prune", arguments)
+    }
+
+    /// `prune --cache-dir DIR ARGUMENTS`, without a driver.
+    #[must_use = "check the exit code: ok(), code(), fails()"]
+    pub(crate) fn prune_with(&self, arguments: &[&str]) -> Run {
+        self.raw(&[&["prune", "--cache-dir", self.cache.to_str().unwrap()], arguments].concat())
     }
 
     #[must_use = "check the exit code: ok(), code(), fails()"]

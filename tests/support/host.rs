@@ -1,7 +1,7 @@
 //! A host with Ironic's image caches, for what `--all-caches` and `prune --require` do.
 //!
 //! Times cannot be set back far enough, because the change time is part of an image's last use. So the clock
-//! is set forward instead: `--now`.
+//! is set forward instead, by the variable [`CLOCK`].
 
 use std::fs;
 use std::os::unix::fs::DirBuilderExt as _;
@@ -14,6 +14,10 @@ use tempfile::TempDir;
 use super::env::{BINARY, Run, names, now, run};
 
 pub(crate) const MIB: usize = 1 << 20;
+
+/// The variable that sets the clock of a run that changes something. Only builds with debug assertions read
+/// it: the program has no such option, because a wrong time would remove what is in use.
+pub(crate) const CLOCK: &str = "GLANCE_CACHE_TEST_NOW";
 
 /// A host with Ironic's three caches, below a directory of its own.
 pub(crate) struct HostEnv {
@@ -126,7 +130,7 @@ impl HostEnv {
     /// Runs a command as if it were ten days later.
     #[must_use = "check the exit code: ok(), code(), fails()"]
     pub(crate) fn later(&self, command: &str, arguments: &[&str]) -> Run {
-        self.finish(self.command(command).args(["--now", &in_ten_days()]).args(arguments))
+        self.finish(self.command(command).env(CLOCK, in_ten_days()).args(arguments))
     }
 
     /// `prune --require BYTES --on` the caches' file system, ten days later.
@@ -135,7 +139,8 @@ impl HostEnv {
         let on = self.base.to_str().unwrap().to_owned();
         self.finish(
             self.command("prune")
-                .args(["--now", &in_ten_days(), "--require", &bytes.to_string(), "--on", &on])
+                .env(CLOCK, in_ten_days())
+                .args(["--require", &format!("{bytes}B"), "--on", &on])
                 .args(arguments),
         )
     }

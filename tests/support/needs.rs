@@ -134,6 +134,12 @@ pub(crate) fn man_db() {
     programs("man-db", &["man", "lexgrog"]);
 }
 
+/// Asks for Prometheus, its promtool, and the node exporter.
+#[track_caller]
+pub(crate) fn prometheus() {
+    programs("prometheus", &["prometheus", "promtool", "prometheus-node-exporter"]);
+}
+
 /// Panics unless the table declares this part for the running test.
 #[track_caller]
 fn ask(part: &str) {

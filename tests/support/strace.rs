@@ -4,7 +4,7 @@ use std::fs;
 use std::process::{Command, Stdio};
 
 use super::env::*;
-use super::host::{HostEnv, in_ten_days};
+use super::host::{CLOCK, HostEnv, in_ten_days};
 use super::needs;
 
 /// Returns the system calls of a run.
@@ -38,7 +38,7 @@ pub(crate) fn with_faults(env: &TestEnv, faults: &[&str], arguments: &[&str]) ->
 pub(crate) fn traced(env: &HostEnv, inject: &str, arguments: &[&str]) -> Command {
     needs::strace();
     let mut command = env.command(arguments[0]);
-    command.args(&arguments[1..]).args(["--now", &in_ten_days()]);
+    command.args(&arguments[1..]);
     let mut strace = Command::new("strace");
     let calls = inject.split([':', '=']).next().unwrap();
     strace.args([
@@ -52,5 +52,6 @@ pub(crate) fn traced(env: &HostEnv, inject: &str, arguments: &[&str]) -> Command
     ]);
     strace.arg(command.get_program()).args(command.get_args()).stdin(Stdio::null());
     strace.env_clear().env("PATH", "/usr/bin:/bin").env("HOME", env.path("home"));
+    strace.env(CLOCK, in_ten_days());
     strace
 }

@@ -30,9 +30,17 @@ use super::{Condition, Deletion, Index};
 use crate::cache::entry::{BadRow, Image, Row};
 use crate::cache::inventory::Joiner;
 use crate::database::refusal::{Refusal, is_unknown_syntax};
-use crate::database::{CHUNK, Cell, Database, PAGE, joined, naive};
+use crate::database::{CHUNK, Cell, Database, Dialect, PAGE, joined, naive};
 use crate::interrupt::Wait;
 use crate::names::ImageId;
+
+/// Statements that need the rights to change rows, and change none.
+const NO_CHANGES: [&str; 2] = [
+    "INSERT INTO cached_images (image_id, last_accessed, last_modified, size, hits, checksum, \
+     node_reference_id) SELECT image_id, last_accessed, last_modified, size, hits, checksum, \
+     node_reference_id FROM cached_images WHERE 1 = 0",
+    "DELETE FROM cached_images WHERE 1 = 0",
+];
 
 /// One node's part of the central index.
 pub(crate) struct Central {
@@ -312,6 +320,22 @@ impl Index for Central {
         }
     }
 
+    fn check_writable(&mut self, wait: &Wait) -> Result<(), Refusal> {
+        self.database.set_wait(wait);
+        let checked = self.database.reading(|database| {
+            let locking = database.dialect().locking();
+            database.query(&format!("SELECT id FROM cached_images WHERE 1 = 0{locking}"), &[])?;
+            for sql in NO_CHANGES {
+                database.execute(sql)?;
+            }
+            match database.dialect() {
+                Dialect::PostgreSql => is_sequence_usable(database),
+                Dialect::MySql | Dialect::Sqlite => Ok(()),
+            }
+        });
+        checked.map_err(|refusal| self.database.told(refusal, "cannot change rows"))
+    }
+
     fn begin(&mut self, wait: &Wait) -> Result<bool, Refusal> {
         self.database.set_wait(wait);
         self.locked.clear();
@@ -354,6 +378,19 @@ impl Index for Central {
         self.database
             .reading(|_| Ok(()))
             .map_err(|refusal| self.database.told(refusal, "cannot begin a transaction"))
+    }
+}
+
+/// Fails if this user may not take a key for a new row.
+fn is_sequence_usable(database: &mut Database) -> Result<(), Refusal> {
+    let sql = "SELECT CASE WHEN COALESCE(has_sequence_privilege( \
+               pg_get_serial_sequence('cached_images', 'id'), 'USAGE'), true) THEN 1 ELSE 0 END";
+    match database.query(sql, &[])?.first().map(|row| row[0].integer()) {
+        Some(0) => Err(Refusal::Broken(anyhow!(
+            "permission denied for the sequence of cached_images: GRANT USAGE ON SEQUENCE \
+             cached_images_id_seq"
+        ))),
+        _ => Ok(()),
     }
 }
 

@@ -80,6 +80,10 @@ pub(crate) trait Index {
     /// Makes sure that the index answers. An index that is a file always does.
     fn reach(&mut self, wait: &Wait) -> Result<(), Refusal>;
 
+    /// Makes sure that rows can be written, and writes none: the index is not read-only, and this user has
+    /// the rights.
+    fn check_writable(&mut self, wait: &Wait) -> Result<(), Refusal>;
+
     /// Begins a transaction that no other process can make fail later: all locks are held when this returns.
     /// Returns true if another process is known to have changed the index since the last transaction.
     fn begin(&mut self, wait: &Wait) -> Result<bool, Refusal>;

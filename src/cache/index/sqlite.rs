@@ -10,7 +10,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -213,6 +213,14 @@ impl Index for Sqlite {
 
     fn reach(&mut self, _: &Wait) -> Result<(), Refusal> {
         Ok(())
+    }
+
+    fn check_writable(&mut self, _: &Wait) -> Result<(), Refusal> {
+        // SQLite opens a file for reading only if the rights allow no more.
+        match self.file.db().is_readonly("main") {
+            Ok(true) => Err(Refusal::Broken(anyhow!("{} is read-only", self.file.path().display()))),
+            _ => Ok(()),
+        }
     }
 
     fn begin(&mut self, wait: &Wait) -> Result<bool, Refusal> {

@@ -85,15 +85,24 @@ pub(super) fn open(
     }
 }
 
+/// The answer of the database to the question if it has the index of this cache.
+pub(super) enum Detected {
+    Index(OpenIndex),
+    /// The settings name a database and a node, but there is no such database, or it does not know the node.
+    Doubt(Failure),
+    /// The settings name no database or no node, or the database is older than the central index.
+    Nothing,
+}
+
 /// Opens the central index if no setting names a driver, but the settings name a database and a node, and
 /// this database knows this node.
 pub(super) fn detect(
     settings: &DatabaseSettings<'_>,
     purpose: Purpose,
     wait: &Wait,
-) -> Result<Option<OpenIndex>, Failure> {
-    let (Some(node), Some(_)) = (settings.node()?, settings.index()?) else {
-        return Ok(None);
+) -> Result<Detected, Failure> {
+    let (Some(node), Some(connection)) = (settings.node()?, settings.index()?) else {
+        return Ok(Detected::Nothing);
     };
     let unsure = |failure: Failure| {
         failure.hint(
@@ -104,13 +113,23 @@ pub(super) fn detect(
         Ok(Opening::Open(mut database)) => match database.node(&node.value) {
             Ok(Some(key)) => {
                 let why = "found this node in the database".to_owned();
-                Ok(Some(known(database, key, &node, why)))
+                Ok(Detected::Index(known(database, key, &node, why)))
             }
-            Ok(None) => Ok(None),
-            Err(refusal) if is_missing_table(&refusal) => Ok(None),
+            Ok(None) => match database.nodes() {
+                Ok(nodes) => Ok(Detected::Doubt(unknown(&node, &nodes))),
+                Err(refusal) => Err(unsure(cannot_start(refusal))),
+            },
+            Err(refusal) if is_missing_table(&refusal) => Ok(Detected::Nothing),
             Err(refusal) => Err(unsure(cannot_start(refusal))),
         },
-        Ok(Opening::Nothing(_)) => Ok(None),
+        Ok(Opening::Nothing(path)) => {
+            let error = anyhow!(
+                "the database {} (set by {}) does not exist or is empty",
+                path.display(),
+                connection.origin
+            );
+            Ok(Detected::Doubt(Failure::usage(error).hint("glance-manage db_sync creates it")))
+        }
         Ok(Opening::Unreadable(reason)) => Err(unsure(Failure::cannot_start(anyhow!(reason)))),
         Err(failure) => Err(unsure(failure)),
     }

@@ -3,8 +3,10 @@
 
 use std::path::PathBuf;
 
+use crate::cache::dir::{CacheDir, CachePlace};
+use crate::cache::index::xattr::{Attribute, hits};
 use crate::cache::index::{Driver, Index};
-use crate::cache::inventory::Tracking;
+use crate::cache::inventory::{Inventory, Tracking};
 
 /// The place of a central index, in words.
 #[derive(Clone, Debug)]
@@ -45,4 +47,12 @@ impl OpenIndex {
     pub(super) fn is_evidence(&self) -> bool {
         self.driver == Some(Driver::Sqlite) && self.warning.is_none()
     }
+}
+
+/// True if an image has an attribute of Glance's xattr driver.
+pub(crate) fn has_attributes(dir: &CacheDir, inventory: &Inventory) -> bool {
+    let Some(base) = dir.fd(CachePlace::Base) else {
+        return false;
+    };
+    inventory.images.iter().any(|image| matches!(hits(base, image.id.as_name()), Attribute::Value(_)))
 }

@@ -9,11 +9,21 @@ use crate::cache::inventory::Partials;
 use crate::cache::outcome::{Action, EntryError};
 use crate::cache::plan::{self, CleanLimits, CleanPlan};
 use crate::host::glance::open::unreadable_errors;
+use crate::names::ImageId;
 use crate::os::writers::{self, Writers};
 use crate::run::Run;
 
-/// Scans both subdirectories and plans a clean. Entries that cannot be examined become errors.
-pub(super) fn plan_clean(run: &Run, dir: &CacheDir, limits: CleanLimits) -> (CleanPlan, Vec<EntryError>) {
+/// The entries that a clean removes, and those that it leaves.
+pub(super) struct Leftovers {
+    pub(super) plan: CleanPlan,
+    /// Entries that cannot be examined.
+    pub(super) errors: Vec<EntryError>,
+    /// Sentences about entries that keep an image from being cached.
+    pub(super) blocking: Vec<String>,
+}
+
+/// Scans both subdirectories and plans a clean.
+pub(super) fn plan_clean(run: &Run, dir: &CacheDir, limits: CleanLimits) -> Leftovers {
     let mut errors = Vec::new();
     let mut scan = |place| match Partials::scan(dir, place) {
         Ok(partials) => {
@@ -31,7 +41,14 @@ pub(super) fn plan_clean(run: &Run, dir: &CacheDir, limits: CleanLimits) -> (Cle
         }
     };
     let (invalid, incomplete) = (scan(CachePlace::Invalid), scan(CachePlace::Incomplete));
-    (plan_with_writers(run, dir, invalid, incomplete, limits), errors)
+    let blocking =
+        incomplete.foreign.iter().filter(|entry| ImageId::new(entry.name.as_name().as_bytes()).is_some());
+    let blocking = blocking.map(|entry| {
+        let name = entry.place.show(entry.name.as_name());
+        format!("{name} is {}, which keeps the image from being cached: remove it", entry.kind)
+    });
+    let blocking = blocking.collect();
+    Leftovers { plan: plan_with_writers(run, dir, invalid, incomplete, limits), errors, blocking }
 }
 
 /// Plans what a prune may remove without the index if the disk is full: the entries that a clean would

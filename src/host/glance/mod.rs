@@ -8,15 +8,17 @@ pub(crate) mod central;
 pub(crate) mod index;
 mod leftovers;
 pub(crate) mod open;
+mod others;
 pub(crate) mod settings;
 
 use std::os::fd::BorrowedFd;
 
 use anyhow::{Result, anyhow};
 
-use self::leftovers::{on_full_disk, plan_clean};
+use self::leftovers::{Leftovers, on_full_disk, plan_clean};
 use self::open::{
-    Cache, Locked, foreign, is_empty, misplaced, refuse_strange, take_lock, take_stock, unreadable_errors,
+    Cache, Locked, check_index, check_opens, foreign, is_empty, may_be_wrong, misplaced, refuse_strange,
+    take_lock, take_stock, unreadable_errors,
 };
 use self::settings::{Selection, Settings};
 use super::cache::{
@@ -123,7 +125,7 @@ impl GlanceCache<'_> {
 
     /// Finds the invalid and stalled entries, and counts them.
     fn survey_leftovers(&mut self, stock: &mut Stock) -> Result<(), Failure> {
-        let (plan, errors) = plan_clean(self.host.run, &self.dir, self.clean_limits()?);
+        let Leftovers { plan, errors, blocking } = plan_clean(self.host.run, &self.dir, self.clean_limits()?);
         for (_, entry) in plan.entries() {
             stock.leftovers.add(entry.seen.allocated);
         }
@@ -134,6 +136,7 @@ impl GlanceCache<'_> {
             .collect();
         self.clean = plan;
         stock.errors = errors;
+        stock.notes.extend(blocking);
         Ok(())
     }
 
@@ -152,6 +155,7 @@ impl GlanceCache<'_> {
         if !inventory.images.is_empty() {
             stock.notes.extend(cache.warning.clone());
         }
+        stock.notes.extend(cache.doubt());
         if let Tracking::Unknown(why) = &inventory.tracking {
             let what =
                 if self.host.task == Task::Prune { "cannot plan a prune" } else { "last use is unknown" };
@@ -174,7 +178,27 @@ impl GlanceCache<'_> {
 
     fn take_stock(&self, purpose: Purpose) -> Result<Cache, Failure> {
         let wait = self.host.run.wait(self.host.lock_wait.limit);
-        take_stock(self.host.run, &self.settings, &self.dir, purpose, &wait)
+        let cache = take_stock(self.host.run, &self.settings, &self.dir, purpose, &wait)?;
+        if self.host.task == Task::Look { Ok(cache) } else { cache.certain() }
+    }
+
+    /// Fails if the index is missing and another one knows the images, or if a repair would make an index
+    /// beside another one. Nothing was created by then. A repair removes leftovers first, and so asks in any
+    /// case.
+    fn check_index(&self) -> Result<(), Failure> {
+        let is_repair = self.host.task == Task::Repair;
+        let is_prune = self.host.task == Task::Prune && may_be_wrong(&self.settings, &self.dir);
+        // An old name is content with any index as long as the cache is within its limit.
+        if self.host.run.is_old_name() || !(is_repair || is_prune) {
+            return Ok(());
+        }
+        check_index(self.host.run, &self.settings, &self.dir, is_repair)
+    }
+
+    /// Fails if an index would have to be made beside another one.
+    fn refuse_second(&self, cache: &Cache) -> Result<(), Failure> {
+        let is_made = !cache.inventory.images.is_empty();
+        if is_made { cache.refuse_second(self.host.run, &self.settings, &self.dir) } else { Ok(()) }
     }
 
     /// True if the settings do not say which index the cache has, but its files are within the limit, and the
@@ -273,6 +297,7 @@ impl ImageCache for GlanceCache<'_> {
         if is_empty(&self.dir).map_err(Unlocked::Failed)? {
             return Ok(());
         }
+        self.check_index().map_err(Unlocked::Failed)?;
         let run = self.host.run;
         let locks = self.settings.lock_dir(&self.dir, &run.output).map_err(Unlocked::Failed)?;
         let names = match self.host.task {
@@ -280,6 +305,10 @@ impl ImageCache for GlanceCache<'_> {
             Task::Repair => &[CLEAN, PRUNE],
             Task::Prune | Task::Look => &[PRUNE],
         };
+        if self.host.task == Task::Prune && !run.is_old_name() && locks.identity(PRUNE).is_none() {
+            // A run that cannot start should not make the first lock file.
+            check_opens(run, &self.settings, &self.dir).map_err(Unlocked::Failed)?;
+        }
         for name in names {
             match take_lock(run, &self.dir, &locks, name, wait).map_err(Unlocked::Failed)? {
                 Locked::Go(lock) => self.locks.push(lock),
@@ -356,6 +385,7 @@ impl ImageCache for GlanceCache<'_> {
             Foreseen::Removal(PlannedRemoval {
                 name: image.id.to_string(),
                 size: image.seen.size,
+                frees: frees(image),
                 last_use: image.last_use(by_file),
                 is_orphan: inventory.is_orphan(image),
                 is_expired,
@@ -469,6 +499,7 @@ impl ImageCache for GlanceCache<'_> {
         if let Some(refused) = misplaced(&self.dir, inventory, rules.forget_all) {
             return Ok(Repaired { refused: Some(refused), ..Repaired::default() });
         }
+        self.refuse_second(&cache)?;
         let plan = plan::repair(inventory, rules.now);
         Ok(Repaired {
             too_young: too_young(inventory, &plan),
@@ -489,6 +520,7 @@ impl ImageCache for GlanceCache<'_> {
             return Ok(Repaired { refused: Some(refused), ..Repaired::default() });
         }
         let plan = plan::repair(&cache.inventory, rules.now);
+        self.refuse_second(&cache)?;
         if cache.driver == Some(Driver::Sqlite) && !cache.ledger.has_rows() && !plan.adopt.is_empty() {
             // The configured index does not exist yet, or has no table. Only here a clean creates it, as
             // Glance would.

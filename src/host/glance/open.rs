@@ -5,6 +5,7 @@
 //! image cache. Nothing here removes anything. An index is created only for [`Purpose::Create`].
 
 use std::ffi::OsString;
+use std::ops::ControlFlow;
 use std::os::unix::ffi::OsStrExt as _;
 use std::time::Duration;
 
@@ -23,11 +24,13 @@ use crate::cache::lock::{LOCKS, Lock, LockDir, LockWait, Locking};
 use crate::cache::outcome::{Action, EntryError};
 use crate::config::Setting;
 use crate::database::opening::{Opening, Purpose};
-use crate::exit::Failure;
-use crate::host::glance::central;
-use crate::host::glance::index::{IndexPlace, OpenIndex};
+use crate::exit::{Exit, Failure};
+use crate::host::glance::central::{self, Detected};
+use crate::host::glance::index::{IndexPlace, OpenIndex, has_attributes};
+use crate::host::glance::others::IndexInUse;
 use crate::host::glance::settings::Settings;
 use crate::interrupt::Wait;
+use crate::names::ImageId;
 use crate::os::mounts::{is_same_directory, mount_point};
 use crate::run::Run;
 
@@ -47,9 +50,53 @@ pub(crate) struct Cache {
     pub(crate) place: IndexPlace,
     /// Set if the index file does not exist or is empty.
     pub(crate) warning: Option<String>,
+    /// The failure of an operation that would change the cache, if this is probably the wrong index.
+    doubt: Option<Failure>,
+}
+
+impl Cache {
+    /// Returns a cache whose index could not be read, with the reason.
+    pub(crate) fn files_only(dir: &CacheDir, wait: Wait, reason: String) -> Result<Self, Failure> {
+        Ok(Cache {
+            inventory: Inventory::scan(dir, Tracking::Unknown(reason)).map_err(Failure::cannot_start)?,
+            ledger: Ledger::new(None, wait),
+            driver: None,
+            why: "cannot be read".to_owned(),
+            place: IndexPlace::Files,
+            warning: None,
+            doubt: None,
+        })
+    }
+
+    /// Fails if this is probably the wrong index. Every operation asks this before it changes the cache, or
+    /// plans a change.
+    pub(crate) fn certain(mut self) -> Result<Self, Failure> {
+        self.doubt.take().map_or(Ok(self), Err)
+    }
+
+    /// Fails if the cache has another index, where an index would have to be made: of two indexes beside each
+    /// other, Glance would use one, and this program the other.
+    pub(crate) fn refuse_second(
+        &self,
+        run: &Run,
+        settings: &Settings<'_>,
+        dir: &CacheDir,
+    ) -> Result<(), Failure> {
+        let wait = &run.wait(GLANCE_PATIENCE);
+        Opener { run, settings, dir, purpose: Purpose::Look, wait }.in_use(self).refuse_second()
+    }
+
+    /// Returns the reason why this is probably the wrong index, for operations that only look.
+    pub(crate) fn doubt(&self) -> Option<String> {
+        // Where nothing shows the index, this is why its rows are unknown.
+        let failure = self.doubt.as_ref().filter(|_| self.driver.is_some())?;
+        Some(format!("{:#}", failure.error))
+    }
 }
 
 /// Scans a cache directory, opens its index and joins the two.
+///
+/// This does not fail if the index is probably the wrong one: see [`Cache::certain`].
 pub(crate) fn take_stock(
     run: &Run,
     settings: &Settings<'_>,
@@ -62,8 +109,8 @@ pub(crate) fn take_stock(
     let at = Opener { run, settings, dir, purpose, wait };
     // The index is opened before the directory is scanned. Opening may have to wait, and the scan must
     // include the images that Glance caches in the meantime.
-    let (open, mut inventory) = match settings.driver()? {
-        Some(Setting { value, origin }) => (at.named(value, format!("set by {origin}"))?, at.scan()?),
+    let (open, mut inventory, unsure) = match settings.driver()? {
+        Some(Setting { value, origin }) => (at.named(value, format!("set by {origin}"))?, at.scan()?, None),
         None => at.detect()?,
     };
     let is_evidence = open.is_evidence();
@@ -80,7 +127,14 @@ pub(crate) fn take_stock(
     if driver == Some(Driver::Xattr) {
         need_attributes(dir)?;
     }
-    Ok(Cache { inventory, ledger, driver, why, place, warning })
+    let mut cache = Cache { inventory, ledger, driver, why, place, warning, doubt: None };
+    let in_use = at.in_use(&cache);
+    let is_known = in_use.knows_images();
+    // Without a setting, attributes alone may be those of an earlier driver: the settings name a database.
+    let is_sure = is_known && (driver != Some(Driver::Xattr) || cache.inventory.images.is_empty());
+    let others = if is_known || settings.ignores_other_index() { None } else { in_use.doubt() };
+    cache.doubt = others.or_else(|| unsure.filter(|_| !is_sure));
+    Ok(cache)
 }
 
 /// The arguments of opening an index.
@@ -92,7 +146,15 @@ struct Opener<'a> {
     wait: &'a Wait,
 }
 
-impl Opener<'_> {
+impl<'a> Opener<'a> {
+    /// Returns the index of a cache as the search for others sees it.
+    fn in_use(&self, cache: &'a Cache) -> IndexInUse<'a> {
+        let Opener { run, settings, dir, wait, .. } = *self;
+        let Cache { inventory, driver, why, place, warning, .. } = cache;
+        let is_missing = warning.is_some();
+        IndexInUse { run, settings, dir, wait, inventory, driver: *driver, why, place, is_missing }
+    }
+
     fn scan(&self) -> Result<Inventory, Failure> {
         Inventory::scan(self.dir, Tracking::ByRow).map_err(Failure::cannot_start)
     }
@@ -107,41 +169,52 @@ impl Opener<'_> {
     }
 
     /// Opens the index if no setting names a driver: the database or the directory shows which one it is.
-    fn detect(&self) -> Result<(OpenIndex, Inventory), Failure> {
-        if let Some(open) = central::detect(&self.settings.database, self.purpose, self.wait)? {
-            return Ok((open, self.scan()?));
-        }
+    ///
+    /// Also returns a failure for the case that the index turns out to know no image of the cache.
+    fn detect(&self) -> Result<(OpenIndex, Inventory, Option<Failure>), Failure> {
+        let unsure = match central::detect(&self.settings.database, self.purpose, self.wait)? {
+            Detected::Index(open) => return Ok((open, self.scan()?, None)),
+            Detected::Doubt(failure) => Some(failure.hint(
+                "image_cache_driver is not set; if this cache has no index in the database, set it, or give \
+                 --driver",
+            )),
+            Detected::Nothing => None,
+        };
         let mut sqlite = self.sqlite(String::new())?;
         let inventory = self.scan()?;
         if sqlite.warning.is_none() {
             if let IndexPlace::File(path) = &sqlite.place {
                 sqlite.why = format!("found {}", path.display());
             }
-            return Ok((sqlite, inventory));
+            return Ok((sqlite, inventory, unsure));
         }
         if has_attributes(self.dir, &inventory) {
             let why = "found user.hits on images".to_owned();
-            return Ok((OpenIndex::by_file(Some(Driver::Xattr), why), inventory));
+            return Ok((OpenIndex::by_file(Some(Driver::Xattr), why), inventory, unsure));
         }
         let mut none = OpenIndex::by_file(None, "not set, and not detected".to_owned());
         if inventory.images.is_empty() {
-            return Ok((none, inventory));
+            return Ok((none, inventory, unsure));
         }
-        if self.purpose == Purpose::Look {
-            none.tracking = Tracking::Unknown(
-                "image_cache_driver is not set, and the directory does not show which index it has"
-                    .to_owned(),
-            );
-            return Ok((none, inventory));
-        }
+        let unsure = unsure.unwrap_or_else(|| self.cannot_tell());
+        none.tracking = Tracking::Unknown(format!("{:#}", unsure.error));
+        Ok((none, inventory, Some(unsure)))
+    }
+
+    /// Returns the failure for a cache with images whose index nothing shows.
+    fn cannot_tell(&self) -> Failure {
         let path = self.dir.path().display();
-        Err(Failure::usage(anyhow!(
+        let failure = Failure::usage(anyhow!(
             "cannot tell which index {path} has: image_cache_driver is not set, and the directory shows none"
-        ))
-        .hint(
-            "set image_cache_driver, or give --driver; centralized_db also needs [database] connection and \
-             worker_self_reference_url",
-        ))
+        ));
+        let hint = "set image_cache_driver, or give --driver";
+        failure.hint(if self.settings.database.are_complete() {
+            format!(
+                "{hint}; the database has no tables of a central index (glance-manage db_sync makes them)"
+            )
+        } else {
+            format!("{hint}; centralized_db also needs [database] connection and worker_self_reference_url")
+        })
     }
 
     /// Opens the sqlite index.
@@ -206,6 +279,67 @@ fn require_cache(
     )))
 }
 
+/// Fails if this is probably the wrong index, or with `may_make` if an index would be made beside another
+/// one. Other failures are left to the operation itself.
+pub(crate) fn check_index(
+    run: &Run,
+    settings: &Settings<'_>,
+    dir: &CacheDir,
+    may_make: bool,
+) -> Result<(), Failure> {
+    let wait = run.wait(GLANCE_PATIENCE);
+    let checked = take_stock(run, settings, dir, Purpose::Look, &wait).and_then(Cache::certain);
+    let checked = checked.and_then(|cache| {
+        let is_made = may_make && !cache.inventory.images.is_empty();
+        if is_made { cache.refuse_second(run, settings, dir) } else { Ok(()) }
+    });
+    match checked {
+        Err(failure) if failure.exit == Exit::Usage => Err(failure),
+        _ => Ok(()),
+    }
+}
+
+/// Fails if the index that a setting names cannot be opened, or if a setting of the database is wrong. The
+/// index is not read.
+pub(crate) fn check_opens(run: &Run, settings: &Settings<'_>, dir: &CacheDir) -> Result<(), Failure> {
+    let Some(Setting { value, origin }) = settings.driver()? else {
+        return settings.database.check();
+    };
+    let wait = &run.wait(GLANCE_PATIENCE);
+    let at = Opener { run, settings, dir, purpose: Purpose::Look, wait };
+    at.named(value, format!("set by {origin}")).map(drop)
+}
+
+/// True if it can be seen at once that the index which is named is not there, or if an option names its file.
+/// Then a run first makes sure that another one is not the right one: before it makes a lock file.
+pub(crate) fn may_be_wrong(settings: &Settings<'_>, dir: &CacheDir) -> bool {
+    if settings.gives_sqlite_db() {
+        return true;
+    }
+    match settings.driver() {
+        Ok(Some(Setting { value: Driver::Sqlite, .. })) => !has_sqlite_file(settings, dir),
+        Ok(Some(Setting { value: Driver::Xattr, .. })) => !shows_attributes(dir),
+        Ok(Some(_)) | Err(_) => false,
+        // A database is asked only once, after the lock is taken.
+        Ok(None) if settings.database.are_complete() => false,
+        Ok(None) => !has_sqlite_file(settings, dir) && !shows_attributes(dir),
+    }
+}
+
+/// True if the first image has an attribute of Glance's xattr driver, or if there is no image.
+fn shows_attributes(dir: &CacheDir) -> bool {
+    let Some(base) = dir.fd(CachePlace::Base) else { return true };
+    let mut shows = true;
+    let listed = dir.names(CachePlace::Base, |name| {
+        if ImageId::new(name.as_bytes()).is_none() {
+            return ControlFlow::Continue(());
+        }
+        shows = matches!(hits(base, name), Attribute::Value(_));
+        ControlFlow::Break(())
+    });
+    shows || listed.is_err()
+}
+
 /// True if there is a file, which is not empty, at the path of the sqlite index.
 pub(crate) fn has_sqlite_file(settings: &Settings<'_>, dir: &CacheDir) -> bool {
     let (Ok(file), Some(base)) = (settings.sqlite_db(), dir.fd(CachePlace::Base)) else { return false };
@@ -246,14 +380,6 @@ fn own_index(settings: &Settings<'_>, dir: &CacheDir, driver: Option<Driver>) ->
 /// True if the directory is empty. Then nothing is created in it, not even a lock file.
 pub(super) fn is_empty(dir: &CacheDir) -> Result<bool, Failure> {
     dir.is_empty().map_err(Failure::cannot_start)
-}
-
-/// True if an image has an attribute of Glance's xattr driver.
-pub(crate) fn has_attributes(dir: &CacheDir, inventory: &Inventory) -> bool {
-    let Some(base) = dir.fd(CachePlace::Base) else {
-        return false;
-    };
-    inventory.images.iter().any(|image| matches!(hits(base, image.id.as_name()), Attribute::Value(_)))
 }
 
 /// Refuses the xattr driver if the file system has no extended attributes.
@@ -314,11 +440,21 @@ pub(crate) fn take_lock(
         Ok(Locking::Busy(who)) => Err(Failure::cannot_start(anyhow!("{who}; nothing was changed"))
             .hint("wait longer with --lock-timeout, or give --skip-if-locked")),
         Ok(Locking::Interrupted) => Ok(Locked::Interrupted),
-        Err(e) => Err(Failure::cannot_start(e).hint(format!(
-            "run as the user that glance-api runs as; if root has created the lock file, chown it to user \
-             {}, the owner of the cache directory",
-            dir.owner().uid
-        ))),
+        Err(e) => {
+            let failure = Failure::cannot_start(e);
+            let hint = "run as the user that glance-api runs as";
+            let beside = LockDir::open(None, dir).ok();
+            let exists = |locks: &LockDir| locks.identity(name).is_some();
+            Err(failure.hint(if exists(locks) || beside.as_ref().is_some_and(exists) {
+                format!(
+                    "{hint}; if root has created the lock file, chown it to user {}, the owner of the cache \
+                     directory",
+                    dir.owner().uid
+                )
+            } else {
+                hint.to_owned()
+            }))
+        }
     }
 }
 
@@ -330,8 +466,8 @@ pub(crate) fn misplaced(dir: &CacheDir, inventory: &Inventory, forget_all: bool)
         action: Action::Forget,
         message: format!(
             "{} of {} images in the index are not in this directory: it is probably the wrong directory, or \
-             its file system is not mounted; the directory is on the file system mounted at {}; no row was \
-             forgotten and no image was removed; give --forget-all if the images are really lost",
+             its file system is not mounted (it is on the file system mounted at {} now); no row and no image \
+             was removed; give --forget-all if the images are really gone",
             inventory.ghosts.len(),
             inventory.rows(),
             mount_point(dir.path())

@@ -37,12 +37,23 @@ pub(crate) struct Selection {
     pub(crate) node: Option<String>,
     pub(crate) database: Option<String>,
     pub(crate) database_file: Option<PathBuf>,
+    /// Use the index that is named even if another one knows the images.
+    pub(crate) ignore_other_index: bool,
 }
 
 impl Selection {
     /// Reads the configuration files. With `pass_over_unreadable`, files that this user may not read are left
-    /// out with a warning.
+    /// out with a warning. There is also a warning of each unknown option in a section that only this program
+    /// reads.
     pub(crate) fn read(&self, run: &Run, pass_over_unreadable: bool) -> Result<Config, Failure> {
+        let config = self.load(run, pass_over_unreadable)?;
+        for unknown in config.unknown_options() {
+            run.output.warning(&unknown);
+        }
+        Ok(config)
+    }
+
+    fn load(&self, run: &Run, pass_over_unreadable: bool) -> Result<Config, Failure> {
         let request = config::ConfigSearch {
             project: &config::GLANCE,
             program: run.program.to_owned(),
@@ -59,9 +70,10 @@ impl Selection {
     }
 
     /// Reads the configuration files for an operation that changes nothing. If the command line names the
-    /// cache, files that this user may not read are left out.
+    /// cache, files that this user may not read are left out. Unknown options are left to a report on the
+    /// settings.
     pub(crate) fn read_to_look(&self, run: &Run) -> Result<Config, Failure> {
-        self.read(run, self.cache_dir.is_some())
+        self.load(run, self.cache_dir.is_some())
     }
 
     /// Returns the cache directory: the one on the command line, else the configured one.
@@ -134,6 +146,31 @@ impl<'a> Settings<'a> {
         self.driver().is_ok_and(|named| named.is_some_and(|named| named.value == driver))
     }
 
+    /// True if the index that is named is used even if another one knows the images.
+    pub(super) fn ignores_other_index(&self) -> bool {
+        self.selection.ignore_other_index
+    }
+
+    /// True if an option names another driver than the central database, which the configuration names or
+    /// leaves to be detected.
+    pub(super) fn overrides_central(&self) -> bool {
+        let given = self.selection.driver.is_some_and(|driver| driver != Driver::CentralizedDb);
+        let configured = || self.config.choice(&config::IMAGE_CACHE_DRIVER);
+        given && !self.is_elsewhere() && configured().is_ok_and(|driver| driver.value == "centralized_db")
+    }
+
+    /// True if an option names the file of the sqlite index.
+    pub(super) fn gives_sqlite_db(&self) -> bool {
+        self.selection.sqlite_db.is_some()
+    }
+
+    /// Returns the path of the sqlite index in the configuration, if an option names another one.
+    pub(super) fn configured_sqlite_db(&self) -> Option<PathBuf> {
+        let is_overridden = self.gives_sqlite_db() && !self.is_elsewhere();
+        let file = is_overridden.then(|| self.config.text(&config::IMAGE_CACHE_SQLITE_DB))?.ok()?;
+        Some(PathBuf::from(file.value))
+    }
+
     /// Returns the path of the sqlite index, relative to the cache directory or absolute.
     pub(crate) fn sqlite_db(&self) -> Result<Setting<PathBuf>, Failure> {
         match &self.selection.sqlite_db {
@@ -163,7 +200,8 @@ impl<'a> Settings<'a> {
             _ => Failure::cannot_start(e),
         })?;
         if opened.is_none() && self.cache_dir.origin == Origin::Flag("--cache-dir") {
-            return Err(Failure::usage(anyhow!("cache directory {} does not exist", path.display())));
+            return Err(Failure::usage(anyhow!("{}", self.nothing_there()))
+                .hint("check the path, and that its file system is mounted"));
         }
         Ok(opened)
     }
@@ -260,6 +298,17 @@ impl<'a> DatabaseSettings<'a> {
         }
     }
 
+    /// Fails if one of the settings is wrong.
+    pub(super) fn check(&self) -> Result<(), Failure> {
+        self.node()?;
+        self.index().map(drop)
+    }
+
+    /// True if the settings name both a database and a node.
+    pub(super) fn are_complete(&self) -> bool {
+        matches!((self.node(), self.index()), (Ok(Some(_)), Ok(Some(_))))
+    }
+
     /// Returns the address of the database that holds the index.
     pub(super) fn index_address(&self) -> Result<Address, Failure> {
         address(self.index()?)
@@ -311,7 +360,9 @@ impl<'a> DatabaseSettings<'a> {
         let Some(file) = &self.database_file else { return Ok(None) };
         let text = std::fs::read_to_string(file)
             .with_context(|| format!("cannot read the URL of the database from {}", file.display()))
-            .map_err(Failure::usage)?;
+            .map_err(|e| {
+                Failure::usage(e).hint("--database-file is a file with one line: the URL, with its password")
+            })?;
         Ok(Some(Setting { value: text.trim().to_owned(), origin: Origin::Flag("--database-file") }))
     }
 }

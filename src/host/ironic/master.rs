@@ -50,11 +50,11 @@ use rustix::io::Errno;
 
 use crate::cache::dir::{DIRECTORY, Removal, list, look};
 use crate::cache::entry::{EntryKind, Seen};
-use crate::cache::lock;
+
 use crate::cache::outcome::{Action, EntryError};
 use crate::interrupt::{Interrupt, Wait};
 use crate::names::{ImageId, Name, NameBuf};
-use crate::os::locks::{flock_holder, process};
+use crate::os::locks::{Held, flock_holder, process};
 use crate::os::owner::Owner;
 use crate::os::writers;
 use crate::units::Nanos;
@@ -251,7 +251,7 @@ impl MasterDir {
                 Err(Errno::WOULDBLOCK | Errno::INTR) => {
                     let holder = fstat(&self.fd).ok().and_then(|stat| flock_holder(stat.st_dev, stat.st_ino));
                     let who = holder.map_or_else(|| "another run".to_owned(), process);
-                    return Err(lock::Held(format!("{} is locked by {who}", self.path.display())).into());
+                    return Err(Held(format!("{} is locked by {who}", self.path.display())).into());
                 }
                 Err(e) => return Err(e).with_context(|| format!("cannot lock {}", self.path.display())),
             }

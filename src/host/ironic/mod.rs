@@ -19,7 +19,7 @@ use super::cache::{
 use super::{CacheKind, ConfiguredCache, Declared, Host, scaled};
 use crate::cache::dir::{CachePlace, Removal};
 use crate::cache::entry::Seen;
-use crate::cache::lock::{Held, LockWait};
+use crate::cache::lock::LockWait;
 use crate::cache::outcome::{Action, EntryError, Removed};
 use crate::cache::plan::{Goal, Kept, PrunePlan};
 use crate::config::{self, Opt};
@@ -259,7 +259,7 @@ impl ImageCache for MasterCache<'_> {
         self.dir.lock(&self.run.wait(limit)).map_err(|e| {
             if self.run.interrupt.raised() {
                 Unlocked::Interrupted
-            } else if wait.skip_if_locked && e.is::<Held>() {
+            } else if wait.skips(&e) {
                 Unlocked::Busy(format!("{e:#}"))
             } else {
                 Unlocked::Failed(Failure::cannot_start(e))
@@ -330,6 +330,7 @@ impl ImageCache for MasterCache<'_> {
             Foreseen::Removal(PlannedRemoval {
                 name: image.name.to_string(),
                 size: image.seen.size,
+                frees: image.seen.allocated,
                 last_use: image.last_use(),
                 is_orphan: false,
                 is_expired,

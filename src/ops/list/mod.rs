@@ -165,6 +165,9 @@ impl Gathering<'_> {
             run.output.warning(&format!("hits and last use are unknown: {why}"));
             report.index_unreadable = Some(why.clone());
         }
+        if let Some(doubt) = cache.doubt() {
+            run.output.warning(&doubt);
+        }
         self.images(&cache, report);
         let stall_time = self.stall_time();
         for place in [CachePlace::Queue, CachePlace::Incomplete, CachePlace::Invalid] {

@@ -54,6 +54,7 @@ impl<'a> PrefetchRun<'a> {
             Ok(Claiming::Ours(claim)) => claim,
             Ok(Claiming::Cached) => return Err(ImageEnding::cached()),
             Ok(Claiming::Left(why)) => return Err(ImageEnding::new(ImageOutcome::LeftToGlance, size, why)),
+            Ok(Claiming::Blocked(why)) => return Err(ImageEnding::new(ImageOutcome::Failed, size, why)),
             Err(e) => return Err(ImageEnding::new(ImageOutcome::Failed, size, format!("{e:#}"))),
         };
         self.find_space(record.size).map_err(|why| ImageEnding::new(ImageOutcome::Refused, size, why))?;

@@ -45,7 +45,9 @@ use crate::fetch::digest::Check;
 use crate::fetch::throttle::Throttle;
 use crate::fetch::{Attempt, FetchJob, Fetched, Meter, Unfetched, fetch};
 use crate::host::glance::central::{check_records, open_records};
-use crate::host::glance::open::{Cache, Locked, refuse_strange, take_lock, take_stock};
+use crate::host::glance::open::{
+    Cache, Locked, check_index, check_opens, may_be_wrong, refuse_strange, take_lock, take_stock,
+};
 use crate::host::glance::settings::Settings;
 use crate::interrupt::Wait;
 use crate::names::ImageId;
@@ -72,7 +74,7 @@ pub(crate) fn prefetch(
     let mut report =
         PrefetchReport { ending: Ending::new(request.change.dry_run), ..PrefetchReport::default() };
     let ended = fill(run, settings, request, &mut report);
-    report.ending.settle(run, ended)?;
+    report.ending.settle(run, &request.change, ended)?;
     Ok(report)
 }
 
@@ -95,6 +97,13 @@ fn fill(
     report.max_size = Some(resolved.max_size);
     let mut lock = None;
     if !request.change.dry_run {
+        if may_be_wrong(settings, &dir) {
+            // Before a lock file is made: another index may be the right one.
+            check_index(run, settings, &dir, true)?;
+        }
+        if resolved.locks.identity(lock::PREFETCH).is_none() {
+            check_opens(run, settings, &dir)?;
+        }
         match take_lock(run, &dir, &resolved.locks, lock::PREFETCH, &request.change.lock_wait)? {
             Locked::Go(held) => lock = Some(held),
             Locked::Busy(who) => report.ending.skipped = Some(who),
@@ -258,7 +267,14 @@ impl<'a> PrefetchRun<'a> {
         let stock = || stock(run, settings, dir, &resolved.wait, request.change.dry_run);
         let first = if settings.names(Driver::CentralizedDb) { Some(stock()?) } else { None };
         let records = open_records(&settings.database, &resolved.wait)?;
-        let cache = first.map_or_else(stock, Ok)?;
+        let mut cache = first.map_or_else(stock, Ok)?;
+        if !request.change.dry_run {
+            // A read-only index would be found out only after the first image was downloaded.
+            cache.ledger.check_writable().map_err(|refusal| {
+                Failure::cannot_start(refusal.into_error().context("cannot write to the index"))
+                    .hint("nothing was downloaded")
+            })?;
+        }
         Ok(PrefetchRun {
             run,
             dir,
@@ -375,12 +391,13 @@ fn stock(
     wait: &Wait,
     dry_run: bool,
 ) -> Result<Cache, Failure> {
-    let purpose = match (dry_run, settings.names(Driver::Sqlite)) {
-        (true, _) => Purpose::Look,
-        (false, true) => Purpose::Create,
-        (false, false) => Purpose::Change,
-    };
-    let cache = take_stock(run, settings, dir, purpose, wait)?;
+    let purpose = if dry_run { Purpose::Look } else { Purpose::Change };
+    let mut cache = take_stock(run, settings, dir, purpose, wait)?.certain()?;
+    cache.refuse_second(run, settings, dir)?;
+    if !dry_run && settings.names(Driver::Sqlite) && cache.warning.is_some() {
+        drop(cache);
+        cache = take_stock(run, settings, dir, Purpose::Create, wait)?.certain()?;
+    }
     match (&cache.inventory.tracking, cache.driver) {
         (Tracking::Unknown(why), _) if !dry_run => {
             Err(Failure::cannot_start(anyhow!("cannot add images to the index: {why}")))

@@ -4,6 +4,7 @@
 use std::fmt::Display;
 
 use crate::cache::outcome::{Action, EntryError};
+use crate::cache::stage::Claiming;
 use crate::cache::{queue, stage};
 use crate::names::ImageId;
 use crate::ops::prefetch::PrefetchRun;
@@ -102,9 +103,13 @@ impl PrefetchRun<'_> {
         let (record, check) = self.examine(request)?;
         let size = record.size;
         let failed = |e: &dyn Display| ImageEnding::new(ImageOutcome::Failed, size, format!("{e:#}"));
-        if stage::is_being_cached(self.dir, request.id).map_err(|e| failed(&e))? {
-            let why = "another process is caching the image right now";
-            return Err(ImageEnding::new(ImageOutcome::LeftToGlance, size, why));
+        let claiming = stage::foresee(self.dir, request.id, self.settings.stalled_before);
+        match claiming.map_err(|e| failed(&e))? {
+            Some(Claiming::Left(why)) => {
+                return Err(ImageEnding::new(ImageOutcome::LeftToGlance, size, why));
+            }
+            Some(Claiming::Blocked(why)) => return Err(failed(&why)),
+            _ => {}
         }
         let sources = self.sources(&record);
         let Some(source) = sources.iter().find_map(|source| source.as_ref().ok()) else {

@@ -10,7 +10,7 @@ use anyhow::anyhow;
 use crate::cache::entry::Image;
 use crate::cache::execute::Executor;
 use crate::cache::inventory::Inventory;
-use crate::cache::plan::{self, CleanPlan, PruneLimits, PrunePlan};
+use crate::cache::plan::{self, CleanPlan, PruneLimits, PrunePlan, frees};
 use crate::cache::queue::Queue;
 use crate::fetch::judge::{Fit, SpaceBudget, fit};
 use crate::host::cache::{Foreseen, PlannedRemoval};
@@ -157,6 +157,7 @@ fn removals(inventory: &Inventory, plan: &PrunePlan) -> Vec<Step> {
         Foreseen::Removal(PlannedRemoval {
             name: image.id.to_string(),
             size: image.seen.size,
+            frees: frees(image),
             last_use: image.last_use(inventory.tracked_by_file()),
             is_orphan: inventory.is_orphan(image),
             is_expired: false,

@@ -20,19 +20,17 @@ use crate::cache::entry::EntryKind;
 use crate::cache::index::Driver;
 use crate::cache::index::sqlite::{Sqlite, locate};
 use crate::cache::inventory::{Foreign, Inventory, Partials, Tracking};
-use crate::cache::ledger::Ledger;
 use crate::cache::lock::{LOCKS, LockDir};
 use crate::cache::plan::{CleanLimits, is_stalled};
 use crate::config::{self, Origin};
 use crate::database::opening::{Opening, Purpose};
 use crate::exit::{Exit, Failure};
 use crate::host::cache::Tally;
-use crate::host::glance::index::IndexPlace;
+use crate::host::glance::index::{IndexPlace, has_attributes};
 use crate::host::glance::open::{
-    Cache, GLANCE_PATIENCE, foreign, has_attributes, has_sqlite_file, take_stock, unreadable_errors,
+    Cache, GLANCE_PATIENCE, foreign, has_sqlite_file, take_stock, unreadable_errors,
 };
 use crate::host::glance::settings::{Selection, Settings, max_size};
-use crate::interrupt::Wait;
 use crate::names::escaped;
 use crate::os::locks::holders;
 use crate::os::mounts::{Mount, mount_of};
@@ -132,7 +130,7 @@ fn gather(
         Err(failure) if failure.exit == Exit::Usage && settings.driver().is_ok() => {
             return Err(failure);
         }
-        Err(failure) => files_only(dir, wait, &failure)?,
+        Err(failure) => Cache::files_only(dir, wait, format!("{:#}", failure.error))?,
     };
     images(run, &cache, report);
     problems_of_rows(&cache.inventory, report);
@@ -148,19 +146,6 @@ fn gather(
         report.note(Concern::Unreadable, error.to_string());
     }
     Ok(())
-}
-
-/// Returns the cache without an index that could not be read.
-fn files_only(dir: &CacheDir, wait: Wait, failure: &Failure) -> Result<Cache, Failure> {
-    let tracking = Tracking::Unknown(format!("{:#}", failure.error));
-    Ok(Cache {
-        inventory: Inventory::scan(dir, tracking).map_err(Failure::cannot_start)?,
-        ledger: Ledger::new(None, wait),
-        driver: None,
-        why: "cannot be read".to_owned(),
-        place: IndexPlace::Files,
-        warning: None,
-    })
 }
 
 /// Counts the images, and with an index that can be read also by what it knows of them.
@@ -248,7 +233,9 @@ fn index(cache: &Cache, report: &mut StatusReport) {
         report.index_unreadable = Some(why.clone());
         report.note(Concern::IndexUnreadable, format!("hits and last use are unknown: {why}"));
     }
-    if let (Some(warning), false) = (&cache.warning, cache.inventory.images.is_empty()) {
+    if let Some(doubt) = cache.doubt() {
+        report.note(Concern::WrongIndex, doubt);
+    } else if let (Some(warning), false) = (&cache.warning, cache.inventory.images.is_empty()) {
         report.note(Concern::IndexMissing, warning.clone());
     }
 }

@@ -276,9 +276,9 @@ fn wrong_usage_is_refused() {
         (&["--require", "1P", "--on", "/"], "is more than the whole file system of /"),
         (&["--on", "/"], "--require"),
         (&["--best-effort"], "--require"),
-        (&["--all-caches", "--require", "1"], "cannot be used with"),
-        (&["--all-caches", "--min-free", "1"], "cannot be used with"),
-        (&["--all-caches", "--max-size", "1"], "each cache has its own limit"),
+        (&["--all-caches", "--require", "1B"], "cannot be used with"),
+        (&["--all-caches", "--min-free", "1B"], "cannot be used with"),
+        (&["--all-caches", "--max-size", "1B"], "each cache has its own limit"),
         (&["--all-caches", "--now", "yesterday"], "'yesterday' is not a time"),
     ] {
         let run = env.run("prune", arguments).code(2);

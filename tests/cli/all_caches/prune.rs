@@ -68,7 +68,9 @@ fn young_and_listed_images_stay() {
     assert_eq!(env.names("iso").len(), 3, "all are younger than ten minutes");
     env.later("prune", &["--all-caches", "--keep", &master(2).to_uppercase()]).code(1);
     assert_eq!(env.names("iso"), [master(2)]);
-    env.run("prune", &["--all-caches", "--min-age", "0", "--now", &(now() + 1.0).to_string()]).ok();
+    let mut command = env.command("prune");
+    command.args(["--all-caches", "--min-age", "0"]).env(CLOCK, (now() + 1.0).to_string());
+    env.finish(&mut command).ok();
     assert_eq!(env.names("iso"), [""; 0]);
 }
 
@@ -222,7 +224,7 @@ fn runs_at_once_take_turns() {
     }
     let start = |_| {
         let mut command = env.command("prune");
-        command.args(["--all-caches", "--now", &in_ten_days()]);
+        command.arg("--all-caches").env(CLOCK, in_ten_days());
         Running::start(&mut command, &env.path(""))
     };
     let running: Vec<Running> = (0..6).map(start).collect();
@@ -240,7 +242,7 @@ fn beside_a_conductors_own_cleaning_nothing_is_amiss() {
         env.image("iso", &master(n), 10);
     }
     let mut command = env.command("prune");
-    command.args(["--all-caches", "--now", &in_ten_days()]);
+    command.arg("--all-caches").env(CLOCK, in_ten_days());
     let running = Running::start(&mut command, &env.path(""));
     let theirs = names(&env.dir("iso"))
         .into_iter()

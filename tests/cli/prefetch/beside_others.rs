@@ -6,6 +6,7 @@ use std::path::Path;
 use std::thread::sleep;
 use std::time::Duration;
 
+use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustix::process::Signal;
 use serde_json::json;
 
@@ -31,6 +32,36 @@ fn what_somebody_else_caches_is_left() {
         drop(writer);
         p.run(&["--stall-time", "30min"]).ok();
         p.holds(&[('a', 9), ('b', 9)]);
+    }
+}
+
+#[test]
+fn what_is_no_file_in_the_place_of_a_download_is_an_error_once_it_is_old() {
+    let kinds: [(&str, fn(&Path)); 3] = [
+        ("a directory", |path| fs::create_dir(path).unwrap()),
+        ("a symlink", |path| std::os::unix::fs::symlink("nowhere", path).unwrap()),
+        ("a FIFO, socket or device", |path| {
+            mknodat(CWD, path, FileType::Fifo, Mode::RWXU, 0).unwrap();
+        }),
+    ];
+    for (kind, make) in kinds {
+        let p = Prefetch::new(Sqlite);
+        p.image('a', 9);
+        p.queue("a");
+        let path = p.env.path("incomplete").join(id('a'));
+        make(&path);
+        let run = p.run(&["-v"]).ok().says(&["is taken by", kind]);
+        assert_eq!(Prefetch::told(&run, 'a')["outcome"], "left_to_glance");
+        let old = std::process::Command::new("touch").args(["-h", "-d", "@1000000"]).arg(&path).status();
+        assert!(old.unwrap().success());
+        for arguments in [&["--dry-run"][..], &[]] {
+            let run = p.run(arguments).fails(1, &["incomplete/", kind, "remove it"]);
+            assert_eq!(Prefetch::told(&run, 'a')["outcome"], "failed");
+        }
+        assert_eq!((p.env.images().as_str(), p.queued().as_str()), ("", "a"));
+        if kind != "a symlink" {
+            p.env.run("clean", &[]).ok().says(&[&format!("incomplete/{} is {kind}", id('a'))]);
+        }
     }
 }
 

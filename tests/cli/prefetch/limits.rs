@@ -17,7 +17,7 @@ fn the_limit_is_prunes_business_unless_it_is_to_be_kept() {
         p.image('a', 1500);
         p.image('b', 1000);
         p.queue("ab");
-        let args = ["--max-size", "4000", "-j", "1"];
+        let args = ["--max-size", "4000B", "-j", "1"];
         p.run(&[&args[..], &["--within-limit"]].concat()).fails(1, &["over its limit of 3.91 KiB", "stays"]);
         assert_eq!((p.env.left().as_str(), p.queued().as_str()), ("bcde", "a"));
         // Room for one more goes from what was used longest ago, never from what is queued.
@@ -46,10 +46,10 @@ fn a_dry_run_that_makes_room_says_what_would_go() {
         p.image('a', 500);
         p.queue("a");
         let before = p.env.snapshot();
-        let run = p.run(&["--dry-run", "--make-room", "--max-size", "1000"]).ok();
+        let run = p.run(&["--dry-run", "--make-room", "--max-size", "1000B"]).ok();
         println!("{}", run.stdout);
         assert_eq!(p.env.snapshot(), before);
-        let wet = p.run(&["--make-room", "--max-size", "1000"]).ok();
+        let wet = p.run(&["--make-room", "--max-size", "1000B"]).ok();
         println!("{}", wet.stdout);
         for key in [
             "cache_size_after",
@@ -72,7 +72,7 @@ fn what_glance_adds_meanwhile_counts(limit: &str, code: i32, left: &str, size: u
         p.image('a', 600_000);
         p.image('b', 300_000);
         p.queue("ab");
-        let ours = p.start(&[limit, "--max-size", "1000000", "-j", "1", "--rate-limit", "1MB"]);
+        let ours = p.start(&[limit, "--max-size", "1000000B", "-j", "1", "--rate-limit", "1MB"]);
         until("the claim", || p.env.path("incomplete").join(id('a')).exists());
         p.env.image(('c', 200_000, 5, 0));
         let run = ours.wait().code(code);
@@ -99,7 +99,7 @@ fn an_image_that_is_wanted_does_not_go_for_another() {
         p.env.image(('b', 600, 3, 1));
         p.env.image(('c', 300, 2, 1));
         p.image('a', 500);
-        let run = p.run(&["--make-room", "--max-size", "1200", &id('b'), &id('a')]).ok();
+        let run = p.run(&["--make-room", "--max-size", "1200B", &id('b'), &id('a')]).ok();
         println!("{}", run.stdout);
         assert_eq!(p.env.left(), "ab");
     }
@@ -112,8 +112,8 @@ fn without_a_size_nothing_fits_into_a_limit() {
     p.update('a', "size = NULL");
     p.queue("a");
     for limit in ["--within-limit", "--make-room"] {
-        p.run(&[limit, "--max-size", "500"]).fails(1, &["no size", "stays in the queue"]);
+        p.run(&[limit, "--max-size", "500B"]).fails(1, &["no size", "stays in the queue"]);
     }
     assert_eq!(p.env.images(), "");
-    p.run(&["--max-size", "500"]).ok();
+    p.run(&["--max-size", "500B"]).ok();
 }

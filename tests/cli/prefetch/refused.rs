@@ -72,6 +72,24 @@ fn an_encoded_image_whose_size_is_known_is_fetched() {
     p.holds(&[('b', 9)]);
 }
 
+/// The size of the image is not on record, and its first location claims more than any disk holds.
+#[test]
+fn a_location_that_lies_about_the_size_does_not_keep_the_next_from_being_tried() {
+    let p = Prefetch::new(Sqlite);
+    let lie = "HTTP/1.0 200 OK\r\nContent-Length: 9223372036854775807\r\n\r\n";
+    fs::write(p.stored('b'), content('b', 9)).unwrap();
+    p.record('b', &content('b', 9), &[&answering(lie, content('b', 9)), &p.location('b')]);
+    p.update('b', "size = NULL");
+    p.queue("b");
+    p.run(&[]).ok().says(&["of the file system may be used", "trying the next location"]);
+    p.holds(&[('b', 9)]);
+    // Without another location it is a failure, which a later run tries again.
+    p.record('c', &content('c', 9), &[&answering(lie, content('c', 9))]);
+    p.update('c', "size = NULL");
+    p.queue("c");
+    p.run(&[]).fails(1, &["of the file system may be used", "stays in the queue"]);
+}
+
 #[test]
 fn an_unknown_image() {
     is_refused(|_| {}, &["has no such image", "removed from the queue"], &GONE);

@@ -111,7 +111,7 @@ mod as_root {
         env.image("iso", &master(1), 2 * MIB);
         env.image("instance", &master(1), 2 * MIB);
         let wanted = env.available() + 5 * MIB as u64;
-        let wanted = wanted.to_string();
+        let wanted = format!("{wanted}B");
         // Without --on it is Glance's file system that is meant.
         env.later("prune", &["--require", &wanted]).ok().has(&json!({"total_files_pruned": 3}));
         assert_eq!(env.names("iso").len(), 0);

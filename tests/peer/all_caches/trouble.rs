@@ -63,7 +63,7 @@ mod as_root {
         fs::copy(BINARY, &copy).unwrap();
         let ours = env.command("prune");
         let mut command = Command::new(&copy);
-        command.env_clear().args(ours.get_args()).args(["--all-caches", "--now", &in_ten_days()]);
+        command.env_clear().env(CLOCK, in_ten_days()).args(ours.get_args()).arg("--all-caches");
         let run = env.finish(command.uid(65534).gid(65534).stdin(Stdio::null()));
         run.fails(1, &["ironic-iso", "ermission denied"]).has(&json!({"total_files_pruned": 1}));
     }

@@ -159,7 +159,7 @@ fn glance_goes_on_using_what_we_left() {
 #[test]
 fn glance_lists_an_xattr_cache_with_our_lock_files_in_it() {
     let (env, mut peer) = (TestEnv::xattr(FIVE), Peer::start());
-    env.prune(&["--max-size", "3000"]).ok();
+    env.prune(&["--max-size", "3000B"]).ok();
     env.clean(&[]).ok();
     let listing = peer.call("listing", json!({"dir": env.dir(), "driver": "xattr"}));
     // To that driver every file is an image.
@@ -172,7 +172,7 @@ fn glance_accepts_what_a_killed_prune_left() {
     for round in 0..5 {
         let env = TestEnv::large(Sqlite, 2000);
         let mut command = env.of_cache("prune");
-        let mut running = Running::start(command.args(["--max-size", "100"]), &env.outside(""));
+        let mut running = Running::start(command.args(["--max-size", "100B"]), &env.outside(""));
         until("some images to go", || !env.path(nth_id(round * 300)).exists());
         running.child.kill().unwrap();
         let _ = running.wait();
@@ -189,7 +189,7 @@ fn glance_accepts_what_a_killed_prune_left() {
             .filter(|e| !e.as_str().unwrap().contains("UNIQUE"))
             .collect();
         assert!(strange.is_empty(), "{strange:?}");
-        env.prune(&["--max-size", "100", "--forget-all"]).ok();
+        env.prune(&["--max-size", "100B", "--forget-all"]).ok();
         let files: Vec<String> = env.names("").into_iter().filter(|name| name.len() == 36).collect();
         let ghosts = env.ids().iter().filter(|id| !files.contains(id)).count();
         assert_eq!(ghosts, 0);
@@ -242,7 +242,7 @@ fn a_prune_beside_a_busy_glance_holds_the_limit_and_nobody_waits_long() {
         let end = std::time::Instant::now() + Duration::from_millis(3800);
         let mut prunes = 0;
         while std::time::Instant::now() < end {
-            let report = env.prune(&["--max-size", "50000"]).ok().json();
+            let report = env.prune(&["--max-size", "50000B"]).ok().json();
             assert!(report["cache_size_after"].as_u64().unwrap() <= 50_000, "{report}");
             prunes += 1;
         }
@@ -250,7 +250,7 @@ fn a_prune_beside_a_busy_glance_holds_the_limit_and_nobody_waits_long() {
         println!("{}: {prunes} prunes beside {did}", driver.name());
         assert_eq!(did["errors"], json!([]), "Glance met errors");
         assert!(did["longest"].as_f64().unwrap() < 2.0 && prunes > 3, "{did}");
-        env.prune(&["--max-size", "50000"]).ok();
+        env.prune(&["--max-size", "50000B"]).ok();
         if driver == Sqlite {
             env.left();
             let files: Vec<String> = env.names("").into_iter().filter(|name| name.len() == 36).collect();

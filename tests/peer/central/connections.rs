@@ -30,7 +30,7 @@ fn every_way_to_a_server_is_really_taken(kind: Kind) {
             // Nothing to encrypt on a socket.
             format!(
                 "mysql://g:s3cret@/{name}?unix_socket={socket}&ssl_ca={ca}\
-                 &charset=utf8&charset=utf8mb4&unheard_of=1"
+                 &charset=utf8&charset=utf8mb4&plugin=dbcounter"
             ),
             format!("mariadb+pymysql://nopass:@127.0.0.1:{port}/{name}"),
             format!("mysql+pymysql://nopass@127.0.0.1:{port}/{name}"),
@@ -42,7 +42,7 @@ fn every_way_to_a_server_is_really_taken(kind: Kind) {
             format!("postgresql://g:s3cret@/{name}?host={directory}&port={port}"),
             format!("postgresql://g:s3cret@/{name}?host=127.0.0.1:1&host=127.0.0.1:{port}"),
             format!(
-                "postgresql://g:s3cret@127.0.0.1:{port}/{name}?connect_timeout=0&unheard_of=1&unheard_of=2"
+                "postgresql://g:s3cret@127.0.0.1:{port}/{name}?connect_timeout=0&application_name=a&application_name=b"
             ),
             format!("postgresql://g:s3cret@[::1]:{port}/{name}?sslmode=verify-full&sslrootcert={ca}"),
             format!("postgresql://o%40d:{encoded}@127.0.0.1:{port}/{name}"),
@@ -76,7 +76,7 @@ fn is_not_let_in(kind: Kind, at_most: u64, url: impl Fn(&Database) -> String) {
     let c = five(kind);
     let before = c.snapshot().1;
     let conf = c.conf_with(&url(&c.db), NODE, "");
-    let run = c.env.raw(&["prune", "--max-size", "3000", "--config-file", &conf]).code(3);
+    let run = c.env.raw(&["prune", "--max-size", "3000B", "--config-file", &conf]).code(3);
     let first = run.stderr.lines().next().unwrap_or_default();
     println!("{kind:?}: exit {} after {:.1} s: {first}", run.code, run.took.as_secs_f64());
     assert!(run.took < Duration::from_secs(at_most), "{:?}", run.took);
@@ -233,7 +233,7 @@ fn attempts_go_on_as_the_options_say(kind: Kind) {
     let conf = c.conf_with(&at_port(&c.db, 1), NODE, "").replace("glance-api", "retry");
     let text = fs::read_to_string(c.env.outside("glance-api.conf")).unwrap();
     fs::write(&conf, text + "max_retries = 2\nretry_interval = 1\n").unwrap();
-    let run = c.env.raw(&["prune", "--max-size", "3000", "--config-file", &conf]).code(3);
+    let run = c.env.raw(&["prune", "--max-size", "3000B", "--config-file", &conf]).code(3);
     assert!((2..4).contains(&run.took.as_secs()), "{:?}", run.took);
 }
 
@@ -254,6 +254,6 @@ fn of_several_hosts_the_next_is_taken_on_postgresql() {
     let hosts = format!("@/{}?host=127.0.0.1:{}&host=127.0.0.1:{port}", c.db.name, hole.port());
     let url = c.db.url.replace(&format!("@127.0.0.1:{port}/{}", c.db.name), &hosts);
     let conf = c.conf_with(&url, NODE, "");
-    let run = c.env.raw(&["prune", "--dry-run", "--max-size", "3000", "--config-file", &conf]).ok();
+    let run = c.env.raw(&["prune", "--dry-run", "--max-size", "3000B", "--config-file", &conf]).ok();
     assert!(run.took < Duration::from_secs(8), "{:?}", run.took);
 }

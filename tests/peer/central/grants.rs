@@ -46,7 +46,7 @@ fn the_grants_of_the_documents_are_enough_and_all_are_needed(kind: Kind) {
             &["status", "--all-nodes"][..],
             &["list"],
             &["clean", "--repair"],
-            &["prune", "--max-size", "3000"],
+            &["prune", "--max-size", "3000B"],
             &["clean", "--forget-node", "http://dead:9292"],
         ]
         .map(|command| c.env.raw(&[command, &["--config-file", &conf]].concat()));

@@ -187,7 +187,7 @@ fn a_limit_for_connecting_does_not_limit_what_comes_after(kind: Kind) {
     let conf = c.conf_with(&format!("{}?connect_timeout=1", c.db.url), NODE, "");
     let mut command = c.env.command(BINARY);
     let run = Running::start(
-        command.args(["prune", "--config-file", &conf, "--max-size", "3000"]),
+        command.args(["prune", "--config-file", &conf, "--max-size", "3000B"]),
         &c.env.outside(""),
     );
     std::thread::sleep(Duration::from_secs(4));
@@ -214,7 +214,7 @@ fn a_database_that_takes_no_writes_costs_no_file_on_postgresql() {
     let url = format!("{}?target_session_attrs=read-write&connect_timeout=1", c.db.url);
     let conf = c.conf_with(&url, NODE, "");
     c.env
-        .raw(&["prune", "--config-file", &conf, "--max-size", "3000", "--dry-run"])
+        .raw(&["prune", "--config-file", &conf, "--max-size", "3000B", "--dry-run"])
         .fails(3, &["cannot connect"]);
     c.run("list", &[]).ok();
     assert_eq!(c.env.images(), "abcde");
@@ -229,7 +229,7 @@ fn a_database_that_takes_no_writes_costs_no_file_on_mariadb() {
     c.db.sql("GRANT ALL ON glance.* TO glance@'127.0.0.1'");
     c.db.sql("SET GLOBAL read_only = ON");
     let conf = c.conf_with(&c.db.url.replace("g:s3cret", "glance:pr1vate"), NODE, "");
-    c.env.raw(&["prune", "--config-file", &conf, "--max-size", "3000"]).fails(3, &["read-only"]);
+    c.env.raw(&["prune", "--config-file", &conf, "--max-size", "3000B"]).fails(3, &["read-only"]);
     assert_eq!(c.left(), "abcde");
 }
 

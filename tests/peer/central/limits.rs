@@ -101,7 +101,7 @@ fn two_pruners_at_once(kind: Kind) {
     let conf = c.conf();
     let start = || {
         let mut command = c.env.command(BINARY);
-        command.args(["prune", "--config-file", &conf, "--max-size", "200"]);
+        command.args(["prune", "--config-file", &conf, "--max-size", "200B"]);
         Running::start(&mut command, &c.env.outside(""))
     };
     let (one, other) = (start(), start());
@@ -158,7 +158,7 @@ fn what_was_used_since_the_plan_stays(kind: Kind) {
     });
     glance.sql(&format!("UPDATE cached_images SET hits = hits + 1 WHERE image_id = '{}'", id('a')));
     let mut command = c.env.command(BINARY);
-    command.args(["prune", "--config-file", &c.conf(), "--max-size", "3000"]);
+    command.args(["prune", "--config-file", &c.conf(), "--max-size", "3000B"]);
     let run = Running::start(&mut command, &c.env.outside(""));
     if kind == SqliteFile {
         // Meanwhile it reads the rows as they were, and then waits for the whole database.
@@ -230,7 +230,7 @@ fn two_nodes_share_one_database(kind: Kind) {
     other.large(600);
     let start = |c: &Central| {
         let mut command = c.env.command(BINARY);
-        command.args(["prune", "--config-file", &c.conf(), "--max-size", "100"]);
+        command.args(["prune", "--config-file", &c.conf(), "--max-size", "100B"]);
         Running::start(&mut command, &c.env.outside(""))
     };
     let (first, second) = (start(&one), start(&other));

@@ -95,7 +95,7 @@ fn the_driver_in_another_case(kind: Kind) {
     let c = five(kind);
     let conf = fs::read_to_string(c.conf()).unwrap().replace("= centralized_db", "= CENTRALIZED_DB");
     let conf = c.env.write("other.conf", conf);
-    c.env.raw(&["prune", "--config-file", &conf, "--max-size", "3000"]).ok();
+    c.env.raw(&["prune", "--config-file", &conf, "--max-size", "3000B"]).ok();
     assert_eq!(c.left(), "cde");
 }
 
@@ -181,12 +181,14 @@ fn without_a_driver_set_the_database_tells(kind: Kind) {
     let conf = c.env.write("unset.conf", conf);
     let status = c.env.raw(&["status", "--config-file", &conf, "--format", "json"]).ok();
     status.has(&json!({"driver": "centralized_db", "driver_why": "found this node in the database"}));
-    c.env.raw(&["prune", "--config-file", &conf, "--max-size", "3000"]).ok();
+    c.env.raw(&["prune", "--config-file", &conf, "--max-size", "3000B"]).ok();
     assert_eq!(c.left(), "cde");
-    // A node that it does not know: the directory tells, and shows nothing.
+    // A node that it does not know, where the directory shows no index with rows of the images.
     let other = fs::read_to_string(&conf).unwrap().replace(NODE, "http://other");
     let other = c.env.write("other.conf", other);
-    c.env.raw(&["prune", "--config-file", &other, "--max-size", "0"]).fails(2, &["cannot tell which index"]);
+    c.env
+        .raw(&["prune", "--config-file", &other, "--max-size", "0"])
+        .fails(2, &["does not know the node", NODE]);
     let down =
         fs::read_to_string(&conf).unwrap().replace(&c.db.url, "postgresql://g:s3cret@127.0.0.1:1/glance");
     let down = c.env.write("down.conf", down);
@@ -227,7 +229,7 @@ fn flags_name_database_and_node(kind: Kind) {
             "--node",
             NODE,
             "--max-size",
-            "3000",
+            "3000B",
         ])
         .ok();
     assert_eq!(c.left(), "cde");
@@ -272,7 +274,7 @@ fn the_cache_directory_is_not_searchable(kind: Kind) {
         c.env.file("invalid/x", 1, 1);
         give_to_nobody(c.env.dir());
         chmod(c.env.dir(), mode);
-        for command in [&["prune", "--max-size", "3000"][..], &["clean"]] {
+        for command in [&["prune", "--max-size", "3000B"][..], &["clean"]] {
             c.as_nobody(command, "").fails(3, &[c.env.dir().to_str().unwrap()]);
         }
         assert_eq!((c.left().as_str(), c.env.names("invalid").len()), ("abcde", 1));
@@ -290,7 +292,7 @@ fn the_directory_cannot_be_written(kind: Kind) {
     for (lock_path, code) in
         [(String::new(), 3), (format!("[oslo_concurrency]\nlock_path = {}", locks.display()), 1)]
     {
-        let run = c.as_nobody(&["prune", "--max-size", "3000"], &lock_path);
+        let run = c.as_nobody(&["prune", "--max-size", "3000B"], &lock_path);
         assert!(run.code == code && !run.stderr.is_empty(), "{run:?}");
         assert_eq!(c.left(), "abcde", "a file that cannot be removed keeps its row");
     }

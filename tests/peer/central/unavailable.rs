@@ -16,7 +16,7 @@ fn in_the_middle(kind: Kind, harm: fn(&Server, &Database), mend: fn(&mut Server)
     let c = Central::of(TestEnv::empty(Xattr), Database::on(&server, "glance"), NODE);
     c.large(20_000);
     let mut command = c.env.command(BINARY);
-    command.args(["prune", "--config-file", &c.conf(), "--max-size", "10", "--lock-timeout", "10s"]);
+    command.args(["prune", "--config-file", &c.conf(), "--max-size", "10B", "--lock-timeout", "10s"]);
     let run = Running::start(&mut command, &c.env.outside(""));
     until("the first file to be removed", || !c.env.path(nth_id(300)).exists());
     harm(&server, &c.db);
@@ -38,7 +38,7 @@ fn in_the_middle(kind: Kind, harm: fn(&Server, &Database), mend: fn(&mut Server)
     assert!(run.code == 1 || (run.code == 0 && files.len() == 10), "{run:?}");
     assert_eq!(files.difference(&rows).count(), 0, "orphans were made");
     assert!(run.took < Duration::from_secs(30), "{:?}", run.took);
-    c.run("prune", &["--max-size", "10"]).ok();
+    c.run("prune", &["--max-size", "10B"]).ok();
     assert_eq!((c.ids().len(), images().count()), (10, 10));
 }
 

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use crate::support::central::NODE;
 use crate::support::env::*;
-use crate::support::host::master;
+use crate::support::host::{CLOCK, master};
 use crate::support::images::content;
 use crate::support::mounts::{Ext4, Mount};
 use crate::support::needs;
@@ -218,7 +218,6 @@ impl<'a> Bench<'a> {
             scenario.rows.driver()
         );
         let conf = env.write("glance-api.conf", text);
-        let later = (env.now + if scenario.host { 864_000.0 } else { 3600.0 }).to_string();
         let mut arguments: Vec<String> = [scenario.command, "--config-file", &conf].map(Into::into).into();
         if scenario.host {
             let ironic = env.write(
@@ -232,15 +231,19 @@ impl<'a> Bench<'a> {
             );
             let on = base.to_str().unwrap().to_owned();
             let fs = rustix::fs::statvfs(base).unwrap();
-            let wanted = (fs.f_bavail * fs.f_frsize + (9 << 19)).to_string();
+            let wanted = format!("{}B", fs.f_bavail * fs.f_frsize + (9 << 19));
             for argument in ["--ironic-config-file", &ironic, "--require", &wanted, "--on", &on] {
                 arguments.push(argument.into());
             }
         } else {
             arguments.extend(scenario.arguments.iter().map(|argument| (*argument).to_owned()));
         }
-        arguments.extend(["--now".into(), later]);
         arguments
+    }
+
+    /// Returns the time at which the command runs, in seconds since the epoch.
+    pub(super) fn later(&self) -> String {
+        (self.env.now + if self.scenario.host { 864_000.0 } else { 3600.0 }).to_string()
     }
 
     /// Puts everything back.
@@ -285,6 +288,7 @@ impl<'a> Bench<'a> {
             .args(["-f", "-o"])
             .arg(self.log());
         command.arg("-E").arg(format!("LD_PRELOAD={}", shifter().display()));
+        command.arg("-E").arg(format!("{CLOCK}={}", self.later()));
         command.args(options).arg(BINARY).args(&self.arguments);
         self.env.finish(&mut command)
     }

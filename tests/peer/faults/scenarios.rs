@@ -54,7 +54,7 @@ pub(super) const PLAIN: Scenario = Scenario {
     web: false,
 };
 
-const LIMIT: &[&str] = &["--max-size", "3000", "--min-free", "1KiB", "--lock-timeout", "2s"];
+const LIMIT: &[&str] = &["--max-size", "3000B", "--min-free", "1KiB", "--lock-timeout", "2s"];
 
 pub(super) const CLEAN: Scenario = Scenario { name: "clean", command: "clean", ..PLAIN };
 pub(super) const PRUNE_SQLITE: Scenario =

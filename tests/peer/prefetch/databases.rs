@@ -288,3 +288,61 @@ fn the_records_are_read_for_sqlite_on_mariadb() {
 fn the_records_are_read_for_xattr_on_postgresql() {
     the_records_are_read_for_the_other_drivers(PostgreSql, Xattr);
 }
+
+/// A prefetch into the central index, as a user who may read everything and write what is granted here.
+#[track_caller]
+fn finds_out_first_that_it_cannot_write(kind: Kind, granted: &[&str]) {
+    let p = Prefetch::on(Xattr, kind);
+    p.image('a', 9);
+    p.queue("a");
+    let name = &p.db.name;
+    let (user, of) = if kind == MariaDb {
+        p.db.sql(&format!("CREATE USER {name}@'127.0.0.1' IDENTIFIED BY 's3cret'"));
+        (format!("{name}@'127.0.0.1'"), format!("{name}."))
+    } else {
+        p.db.sql(&format!("CREATE ROLE {name} LOGIN PASSWORD 's3cret'"));
+        (name.clone(), String::new())
+    };
+    for table in ["cached_images", "node_reference", "images", "image_locations"] {
+        p.db.sql(&format!("GRANT SELECT ON {of}{table} TO {user}"));
+    }
+    for grant in granted {
+        p.db.sql(&format!("GRANT {grant} {of}cached_images TO {user}"));
+    }
+    let mut command = on_central(&p, "http://n1:9292", &["-v"]);
+    let path = p.env.outside("central.conf");
+    let text = fs::read_to_string(&path).unwrap().replace("//g:", &format!("//{name}:"));
+    fs::write(&path, text).unwrap();
+    let run = p.env.finish(&mut command).fails(3, &["cannot write to the index"]);
+    println!("{kind:?} {granted:?}: {}", run.stderr.lines().next().unwrap_or_default());
+    assert!(!run.stderr.contains("fetched"), "{}", run.stderr);
+    assert_eq!((p.env.images().as_str(), p.queued().as_str()), ("", "a"));
+    assert_eq!(p.env.names("incomplete"), [""; 0]);
+}
+
+#[test]
+fn who_may_only_read_the_index_downloads_nothing_on_mariadb() {
+    for granted in [&[][..], &["INSERT ON"], &["DELETE ON", "UPDATE ON"]] {
+        finds_out_first_that_it_cannot_write(MariaDb, granted);
+    }
+}
+
+#[test]
+fn who_may_only_read_the_index_downloads_nothing_on_postgresql() {
+    // With the last of them only the right to the sequence of the keys is missing.
+    for granted in [&[][..], &["INSERT ON"], &["DELETE, UPDATE, INSERT ON"]] {
+        finds_out_first_that_it_cannot_write(PostgreSql, granted);
+    }
+}
+
+/// As on a hot standby: every transaction is read-only.
+#[test]
+fn a_read_only_server_is_found_out_before_anything_is_downloaded_on_postgresql() {
+    let p = Prefetch::on(Xattr, PostgreSql);
+    p.image('a', 9);
+    p.queue("a");
+    let mut command = on_central(&p, "http://n1:9292", &["-v"]);
+    p.db.sql(&format!("ALTER ROLE g IN DATABASE {} SET default_transaction_read_only = on", p.db.name));
+    let run = p.env.finish(&mut command).fails(3, &["cannot write to the index", "read-only transaction"]);
+    assert!(!run.stderr.contains("fetched"), "{}", run.stderr);
+}
