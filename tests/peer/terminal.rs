@@ -62,12 +62,12 @@ fn a_list_fits_the_terminal_and_ids_are_whole() {
 #[test]
 fn a_change_prints_text_once() {
     let env = TestEnv::sqlite(FIVE);
-    let (shown, _) = NARROW.shows(&env, &["prune", "--max-size", "3000"], 0);
+    let (shown, _) = NARROW.shows(&env, &["prune", "--max-size", "3000B"], 0);
     assert_eq!(shown.matches("prune: removed").count(), 1, "{shown}");
     assert!(!shown.contains('{'), "{shown}");
     let (shown, _) = NARROW.shows(&env, &["clean"], 0);
     assert_eq!((shown.matches("clean: removed").count(), shown.contains('{')), (1, false), "{shown}");
-    let (shown, _) = NARROW.shows(&env, &["prune", "--max-size", "3000", "--format", "json"], 0);
+    let (shown, _) = NARROW.shows(&env, &["prune", "--max-size", "3000B", "--format", "json"], 0);
     assert!(shown.contains("{\"total_files_pruned\":0"), "{shown}");
 }
 
@@ -75,7 +75,7 @@ fn a_change_prints_text_once() {
 fn a_plan_is_a_table_that_fits() {
     let env = TestEnv::sqlite(FIVE);
     env.ghost('1', 3);
-    let (shown, _) = NARROW.shows(&env, &["prune", "-n", "--max-size", "3000", "--keep", &id('a')], 0);
+    let (shown, _) = NARROW.shows(&env, &["prune", "-n", "--max-size", "3000B", "--keep", &id('a')], 0);
     assert!(shown.starts_with("ACTION") && widest(&shown) <= 80, "{shown}");
     let line = shown.lines().find(|line| line.contains(&id('b'))).unwrap();
     assert!(line.starts_with("remove") && line.contains("last use 20"), "{shown}");
@@ -94,7 +94,7 @@ fn a_long_plan_is_not_printed_whole_unless_it_is_asked_for() {
 #[test]
 fn colours_only_where_the_terminal_has_them_and_nobody_objects() {
     let env = TestEnv::sqlite(FIVE);
-    let wrong = ["prune", "--driver", "sqlite", "--max-size", "3000", "--target-size", "4000"];
+    let wrong = ["prune", "--driver", "sqlite", "--max-size", "3000B", "--target-size", "4000B"];
     let has_colour = |variables, more: &[&str]| {
         let terminal = Terminal { columns: 80, variables };
         let (plain, shown) = terminal.shows(&env, &[&wrong[..], more].concat(), 2);
@@ -106,7 +106,7 @@ fn colours_only_where_the_terminal_has_them_and_nobody_objects() {
     assert!(!has_colour(&[("TERM", "xterm"), ("NO_COLOR", "1")], &[]));
     assert!(!has_colour(&[("TERM", "xterm")], &["--color", "never"]));
     assert!(has_colour(&[("TERM", "xterm"), ("NO_COLOR", "1")], &["--color=always"]));
-    let (_, shown) = NARROW.shows(&env, &["status", "--max-size", "3000"], 0);
+    let (_, shown) = NARROW.shows(&env, &["status", "--max-size", "3000B"], 0);
     assert!(shown.contains("\u{1b}[33mattention\u{1b}[0m"), "{shown}");
     let (_, shown) = NARROW.shows(&env, &["list", "--nonsense", "--color", "never"], 2);
     assert!(!shown.contains('\u{1b}'), "usage errors, too: {shown}");
