@@ -16,7 +16,7 @@ end
 complete -c glance-cache -n __fish_use_subcommand -f
 complete -c glance-cache -n __fish_use_subcommand -s h -l help -d 'Print help'
 complete -c glance-cache -n __fish_use_subcommand -s V -l version -d 'Print version'
-complete -c glance-cache -n __fish_use_subcommand -a clean -d 'Remove invalid and stalled entries'
+complete -c glance-cache -n __fish_use_subcommand -a clean -d 'Remove failed and stalled downloads'
 complete -c glance-cache -n __fish_use_subcommand -a prune -d 'Remove least recently used images until the cache fits its limit'
 complete -c glance-cache -n __fish_use_subcommand -a prefetch -d 'Fetch images into the cache ahead of their first use'
 complete -c glance-cache -n __fish_use_subcommand -a list -d 'List what is in the cache'

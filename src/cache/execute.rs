@@ -21,7 +21,9 @@
 //!
 //! **A commit that is refused** leaves rows without files. Their deletion is repeated as long as the wait
 //! allows, in smaller parts where the server refuses them all at once. If rows stay all the same, the run
-//! ends there: at most half of the rows are without their files then, and the next run forgets them.
+//! ends there: at most half of the rows are without their files then, and the next run forgets them. That
+//! these rows are ours, or those of a run that was killed, the next run knows from a note
+//! ([`pending`](super::pending)).
 //!
 //! An entry that fails is recorded, and the next follows. Dry runs never come here.
 
@@ -41,6 +43,7 @@ use super::entry::{EntryKind, Ghost, Image, Partial, Seen};
 use super::index::{Condition, Deletion};
 use super::inventory::Inventory;
 use super::ledger::Ledger;
+use super::pending::{self, PendingRows};
 use super::plan::{CleanPlan, CleanReason, Goal, PrunePlan, RepairPlan, frees};
 use crate::cache::outcome::{Action, Outcome, Progress, Removed};
 use crate::database::refusal::Refusal;
@@ -253,6 +256,7 @@ impl Executor<'_> {
             made_space: false,
             taken: HashSet::new(),
             pending: Vec::new(),
+            note: PendingRows::default(),
             patience: PATIENCE,
             outcome: Outcome::default(),
         };
@@ -285,6 +289,10 @@ impl Executor<'_> {
             }
         }
         self.settle_rows(ghosts, &mut run);
+        let forgets = run.outcome.rows_left == 0 && run.outcome.stopped.is_none();
+        if self.ledger.has_rows() && forgets && (run.note.is_made() || !inventory.ghosts.is_empty()) {
+            pending::remove(self.dir);
+        }
         run.outcome
     }
 
@@ -313,6 +321,9 @@ impl Executor<'_> {
         let mut transaction = self.ledger.begin()?;
         let turn = transaction.turn();
         let holds = transaction.forget(&victims)?;
+        let with_rows = victims.iter().zip(&holds).filter(|(victim, holds)| **holds && victim.has_row());
+        let pending = run.pending.iter().map(|row| row.id);
+        run.note.write(self.dir, pending.chain(with_rows.map(|(victim, _)| victim.id)));
         // Only the removals are bounded, because a slow disk needs its time for the journal however small the
         // batch is. They get twice the aim: to stop early costs, too, because the rows of the rest are
         // restored page by page.
@@ -342,15 +353,17 @@ impl Executor<'_> {
         // A conflict is no error if the rows are deleted now.
         let is_conflict = matches!(refusal, Refusal::Busy(_));
         let why = format!("{:#}", refusal.into_error());
-        if !is_conflict {
-            run.outcome.error("index", Action::Forget, why.clone());
-        }
         run.pending.extend(gone.iter().filter_map(as_ghost));
-        if let Err(refusal) = self.forget_pending(run) {
-            if is_conflict {
-                run.outcome.error("index", Action::Forget, why);
+        match self.forget_pending(run) {
+            Ok(()) if is_conflict => {}
+            Ok(()) => {
+                let message = format!("{why}; the rows of the removed files were then deleted all the same");
+                run.outcome.error("index", Action::Forget, message);
             }
-            run.give_up_rows(refusal);
+            Err(refusal) => {
+                run.outcome.error("index", Action::Forget, why);
+                run.give_up_rows(refusal);
+            }
         }
     }
 
@@ -517,8 +530,10 @@ impl Executor<'_> {
             .forget_ghosts(&inventory.ghosts, outcome)
             .and_then(|()| self.adopt(&plan.adopt, outcome))
             .and_then(|()| self.drop_bad_rows(inventory, outcome));
-        if let Err(refusal) = result {
-            outcome.stopped = Some(refusal);
+        match result {
+            Err(refusal) => outcome.stopped = Some(refusal),
+            Ok(()) if !inventory.ghosts.is_empty() => pending::remove(self.dir),
+            Ok(()) => {}
         }
     }
 
@@ -628,6 +643,8 @@ struct PruneRun<'a> {
     taken: HashSet<ImageId>,
     /// Rows of images whose files are removed.
     pending: Vec<Deletion>,
+    /// The note of what is being removed.
+    note: PendingRows,
     /// The rest of the time to wait for blocks that are freed in the background.
     patience: Duration,
     outcome: Outcome,
@@ -832,7 +849,12 @@ mod tests {
             None,
         );
         let rows = rows.lock().unwrap().len();
-        (outcome, std::fs::read_dir(temporary.path()).unwrap().count(), rows)
+        let files = Inventory::scan(&dir, Tracking::ByRow).unwrap().images;
+        // The next run has to know whose rows stay without files.
+        let noted = pending::noted(&dir);
+        assert_eq!(noted.len(), rows - files.len(), "{noted:?}");
+        assert!(files.iter().all(|image| !noted.contains(&image.id)));
+        (outcome, files.len(), rows)
     }
 
     #[test]
@@ -857,7 +879,8 @@ mod tests {
         let lost = || Refusal::Lost(anyhow!("the connection is lost"));
         let (outcome, files, rows) = prune_all(6, lost, Duration::from_mins(1));
         assert_eq!((outcome.files, files, rows), (20, 0, 0));
-        assert!(!outcome.errors.is_empty(), "a lost connection is reported");
+        let message = &outcome.errors[0].message;
+        assert!(message.contains("lost") && message.contains("deleted all the same"), "{message}");
     }
 
     #[test]

@@ -10,6 +10,7 @@ use hashbrown::{DefaultHashBuilder, HashTable};
 
 use super::dir::{CacheDir, CachePlace, Unreadable};
 use super::entry::{BadRow, EntryKind, Ghost, Image, Partial, Row, Seen};
+use super::pending;
 use crate::names::{ImageId, NameBuf, escaped};
 
 /// The number of entries for which a list has memory from the start. An allocation of this size is a mapping
@@ -63,6 +64,7 @@ impl Inventory {
             dir.scan(CachePlace::Base, |name, kind, seen| match (ImageId::new(name.as_bytes()), kind) {
                 (Some(id), EntryKind::File) => inventory.images.push(Image { id, seen: *seen, row: None }),
                 _ if kind == EntryKind::Directory && is_subdirectory(name.as_bytes()) => {}
+                _ if kind == EntryKind::File && name.as_bytes() == pending::NAME.to_bytes() => {}
                 _ => inventory.foreign.push(Foreign {
                     place: CachePlace::Base,
                     name: name.to_owned(),
@@ -127,10 +129,15 @@ impl Inventory {
     }
 
     /// True if the files of most rows are missing. The directory is then more likely the wrong one, or not
-    /// mounted, than that many images lost.
-    pub(crate) fn looks_misplaced(&self) -> bool {
-        let rows = self.rows();
-        (rows - self.ghosts.len()) * 2 < rows
+    /// mounted, than that many images lost. Those that this program was removing when it was killed do not
+    /// count.
+    pub(crate) fn looks_misplaced(&self, dir: &CacheDir) -> bool {
+        let present = self.rows() - self.ghosts.len();
+        if present >= self.ghosts.len() {
+            return false;
+        }
+        let ours = pending::noted(dir);
+        present < self.ghosts.iter().filter(|ghost| !ours.contains(&ghost.id)).count()
     }
 }
 
@@ -254,6 +261,8 @@ mod tests {
 
     #[test]
     fn a_directory_that_lacks_more_than_half_of_the_rows_looks_misplaced() {
+        let temporary = tempfile::tempdir().unwrap();
+        let dir = CacheDir::open(temporary.path()).unwrap().unwrap();
         for (present, missing, misplaced) in [
             (0, 0, false),
             (1, 0, false),
@@ -270,7 +279,28 @@ mod tests {
             for _ in 0..missing {
                 inventory.ghosts.push(Ghost { id: id('b'), row: row(2) });
             }
-            assert_eq!(inventory.looks_misplaced(), misplaced, "{present} present, {missing} missing");
+            let found = inventory.looks_misplaced(&dir);
+            assert_eq!(found, misplaced, "{present} present, {missing} missing");
         }
+    }
+
+    #[test]
+    fn what_a_killed_run_was_removing_does_not_count_as_missing() {
+        let temporary = tempfile::tempdir().unwrap();
+        let dir = CacheDir::open(temporary.path()).unwrap().unwrap();
+        let ghost = |letter| Ghost { id: id(letter), row: row(1) };
+        let inventory = Inventory { ghosts: vec![ghost('b'), ghost('c')], ..Inventory::default() };
+        assert!(inventory.looks_misplaced(&dir), "as an unmounted directory");
+        let mut note = pending::PendingRows::default();
+        note.write(&dir, [id('b')].into_iter());
+        assert!(inventory.looks_misplaced(&dir), "half of them are known");
+        note.write(&dir, [id('c'), id('b')].into_iter());
+        assert!(!inventory.looks_misplaced(&dir));
+        assert_eq!(Inventory::scan(&dir, Tracking::ByRow).unwrap().foreign.len(), 0);
+        pending::remove(&dir);
+        assert!(inventory.looks_misplaced(&dir));
+        std::fs::create_dir(temporary.path().join(".glance-cache-pending")).unwrap();
+        pending::PendingRows::default().write(&dir, [id('b')].into_iter());
+        assert!(inventory.looks_misplaced(&dir), "a note that cannot be made or read is none");
     }
 }

@@ -132,6 +132,7 @@ impl Ledger {
     ) -> Result<T, Refusal> {
         let deadline = self.wait.deadline();
         let mut pause = FIRST_PAUSE;
+        let mut is_unknown = false;
         loop {
             let refusal = match self.begin().and_then(|mut open| change(&mut open).map(|done| (open, done))) {
                 Err(refusal) => refusal,
@@ -143,9 +144,11 @@ impl Ledger {
                     }
                 },
             };
-            let passes = matches!(refusal, Refusal::Busy(_) | Refusal::Lost(_));
+            is_unknown |= matches!(refusal, Refusal::Unknown(_));
+            let passes = matches!(refusal, Refusal::Busy(_) | Refusal::Lost(_) | Refusal::Unknown(_));
             if !insists || !passes || Instant::now() + pause > deadline || !self.pause(pause) {
-                return Err(refusal);
+                let is_said = matches!(refusal, Refusal::Unknown(_));
+                return Err(if is_unknown && !is_said { refusal.after_unknown() } else { refusal });
             }
             pause = (pause * 2).min(LONGEST_PAUSE);
         }

@@ -5,7 +5,8 @@
 //!
 //! **Actions**: [`dir`] (the directory by descriptors), [`index`] and [`ledger`] (Glance's indexes, and
 //! transactions on them), [`lock`] (oslo's locks), [`execute`] and [`outcome`] (carrying out a plan, and the
-//! result), [`queue`] (images to fetch), [`stage`] (a new image, from its claim until it is published).
+//! result), [`pending`] (a note of the rows that may be
+//! without files), [`queue`] (images to fetch), [`stage`] (a new image, from its claim until it is published).
 //!
 //! **Locks** keep two of these programs, and the API calls of glance-api, from working at the same time. They
 //! do not keep Glance from caching, reading and deleting images meanwhile. So the file and its row are looked
@@ -23,6 +24,7 @@ pub(crate) mod inventory;
 pub(crate) mod ledger;
 pub(crate) mod lock;
 pub(crate) mod outcome;
+pub(crate) mod pending;
 pub(crate) mod plan;
 pub(crate) mod queue;
 pub(crate) mod stage;

@@ -36,7 +36,7 @@ pub(crate) fn run(run: &Run, args: CleanArgs) -> Result<Exit, Failure> {
     Ok(conclude(run, &clean(&host, &request)?))
 }
 
-/// Remove invalid and stalled entries
+/// Remove failed and stalled downloads
 ///
 /// Removes every file and symlink in invalid/. Removes those in incomplete/ that have not been written to for
 /// the stall time and that no process has open for writing. Needs neither an index nor a database. With
@@ -51,8 +51,8 @@ pub(crate) struct CleanArgs {
     pub(crate) change: ChangeArgs,
     /// Repair the index
     ///
-    /// Forgets rows whose file is missing, adds rows for images that have none, and drops rows whose id is
-    /// not a UUID.
+    /// Removes rows whose file is missing, adds rows for images that have none, and removes rows whose id
+    /// cannot be that of an image.
     #[arg(long, conflicts_with = "all_caches")]
     pub(super) repair: bool,
     /// With --repair: forget rows even if most of the images in the index are missing

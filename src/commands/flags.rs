@@ -143,7 +143,7 @@ pub(crate) struct ChangeArgs {
     pub(super) dry_run: bool,
     /// Time to wait for a lock that another process holds, or for a busy index
     ///
-    /// The locks are those that glance-api takes, too.
+    /// glance-api takes the same locks.
     #[arg(long, value_name = "DURATION", default_value = "60s", hide_short_help = true)]
     pub(super) lock_timeout: TimeSpan,
     /// If the lock is taken, do nothing and exit with 0

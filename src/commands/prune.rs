@@ -62,7 +62,7 @@ const EXIT_CODES_OF_PRUNE: &str = "Exit codes:
 
 /// Remove least recently used images until the cache fits its limit
 ///
-/// First forgets rows whose file is missing, whether or not the cache is over its limit. Images without a row
+/// First removes rows whose file is missing, whether or not the cache is over its limit. Images without a row
 /// are removed in their turn, by the later of their access and modification times.
 ///
 /// With --require, frees space on a file system instead, from all image caches of the host that are on it.

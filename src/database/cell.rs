@@ -16,13 +16,16 @@ pub(crate) enum Cell {
 }
 
 impl Cell {
-    /// Returns the whole number; anything that is none counts as 0.
+    /// Returns the whole number; anything that is none counts as 0, and one that is too large as the largest.
     pub(crate) fn integer(&self) -> i64 {
         match self {
             Cell::Null => 0,
             Cell::Integer(number) => *number,
             Cell::Real(number) => *number as i64,
-            Cell::Text(text) => text.parse().unwrap_or(0),
+            Cell::Text(text) => {
+                let number: i128 = text.parse().unwrap_or(0);
+                number.clamp(i64::MIN.into(), i64::MAX.into()) as i64
+            }
         }
     }
 
@@ -80,6 +83,14 @@ mod tests {
         assert_eq!(Cell::Real(expected).epoch(Dialect::PostgreSql).to_bits(), expected.to_bits());
         assert_eq!(naive(1_705_082_328_055_431_999), "2024-01-12 17:58:48.055431");
         assert_eq!(naive(-1), "1969-12-31 23:59:59.999999");
+    }
+
+    #[test]
+    fn sums_that_no_column_holds_are_the_largest_number() {
+        let text = |text: &str| Cell::Text(text.into()).integer();
+        assert_eq!((text("12"), text("-3"), text("yesterday")), (12, -3, 0));
+        assert_eq!(text("27670116110564327421"), i64::MAX);
+        assert_eq!(text("-27670116110564327421"), i64::MIN);
     }
 
     #[test]

@@ -28,6 +28,14 @@ impl Dialect {
         }
     }
 
+    /// Returns the expression of a sum, which may be larger than any column.
+    pub(crate) fn sum(self, expression: &str) -> String {
+        match self {
+            Dialect::PostgreSql => format!("({expression})::text"),
+            Dialect::MySql | Dialect::Sqlite => expression.to_owned(),
+        }
+    }
+
     /// Returns the table of the cached images, to be read by its primary key only. MySQL would scan a small
     /// table, and lock every row of it.
     pub(crate) fn by_key(self) -> &'static str {
@@ -71,7 +79,8 @@ impl Dialect {
     /// Returns the beginning and the end of an insert that skips rows which exist.
     pub(crate) fn insert(self) -> (&'static str, &'static str) {
         match self {
-            Dialect::MySql => ("INSERT IGNORE", ""),
+            // IGNORE would also skip whatever the database refuses, in silence.
+            Dialect::MySql => ("INSERT", " ON DUPLICATE KEY UPDATE image_id = cached_images.image_id"),
             Dialect::PostgreSql | Dialect::Sqlite => ("INSERT", " ON CONFLICT DO NOTHING"),
         }
     }

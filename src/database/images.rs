@@ -44,7 +44,7 @@ impl Database {
     /// Returns the sum of the sizes of these images, as far as they are known. It serves only to show
     /// progress.
     pub(crate) fn sizes(&mut self, ids: &[ImageId]) -> Result<u64, Refusal> {
-        let whole = self.dialect().whole("COALESCE(SUM(size), 0)");
+        let whole = self.dialect().sum("COALESCE(SUM(size), 0)");
         let mut sum = 0_u64;
         for chunk in ids.chunks(CHUNK) {
             let ids: Vec<String> = chunk.iter().map(|id| format!("'{id}'")).collect();
@@ -115,9 +115,9 @@ fn store(json: &str) -> Option<String> {
     ["store", "backend"].iter().find_map(|key| Some(data.get(key)?.as_str()?.to_owned()))
 }
 
-/// Returns a number, or `None` for NULL.
+/// Returns a size, or `None` for NULL and for a number that can be no size.
 fn number(cell: &Cell) -> Option<u64> {
-    (*cell != Cell::Null).then(|| u64::try_from(cell.integer()).unwrap_or(0))
+    (*cell != Cell::Null).then(|| u64::try_from(cell.integer()).ok()).flatten()
 }
 
 /// Returns a text; an empty one says as little as NULL.
@@ -137,6 +137,14 @@ pub(crate) struct Location {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_size_that_is_no_size_is_unknown() {
+        let size = |cell: Cell| record(vec![Cell::Null, Cell::Null, Cell::Integer(0), cell]).size;
+        assert_eq!(size(Cell::Integer(7)), Some(7));
+        assert_eq!(size(Cell::Null), None);
+        assert_eq!(size(Cell::Integer(-1)), None);
+    }
 
     #[test]
     fn the_store_is_read_from_the_locations_data() {

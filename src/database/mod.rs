@@ -43,6 +43,9 @@ pub(crate) const PAGE: usize = 20_000;
 pub(crate) const CHUNK: usize = 500;
 /// The pause before a transaction is tried again.
 const PAUSE: Duration = Duration::from_millis(50);
+/// The pause before a server that is full is asked again, if the pause of the settings does not fit into the
+/// limit.
+const SHORT: Duration = Duration::from_secs(1);
 /// The time for which a server that could not be reached again is not asked.
 const AGAIN: Duration = Duration::from_secs(10);
 
@@ -134,6 +137,14 @@ impl Database {
             Link::File(file) => file.execute(sql, &self.wait),
         };
         changed.map_err(|refusal| self.lost(refusal))
+    }
+
+    /// Commits the open transaction.
+    pub(crate) fn commit(&mut self) -> Result<(), Refusal> {
+        self.execute("COMMIT").map(drop).map_err(|refusal| match refusal {
+            lost @ Refusal::Lost(_) => lost.after_unknown(),
+            refusal => refusal,
+        })
     }
 
     /// Marks a refusal that came with the end of the connection: the server itself did not refuse.
@@ -234,11 +245,16 @@ fn connect(address: &Address, patience: Patience, wait: &Wait) -> Result<Worker,
             Dialect::MySql => Worker::open(name, move || MySql::connect(&to, left), left, &wait.interrupt),
             _ => Worker::open(name, move || PostgreSql::connect(&to, left), left, &wait.interrupt),
         };
-        let again = patience.retries.is_none_or(|retries| attempts < retries)
-            && Instant::now() + patience.interval < deadline;
+        let left = deadline.saturating_duration_since(Instant::now());
+        let interval = match &result {
+            // A server that is full for the moment is asked again, even if oslo.db's usual pause does not fit.
+            Err(Refusal::Busy(_)) if patience.interval >= left => SHORT.min(patience.interval),
+            _ => patience.interval,
+        };
+        let again = patience.retries.is_none_or(|retries| attempts < retries) && interval < left;
         match result {
             // A network error may be over in a moment. If the server itself refused, it will refuse again.
-            Err(Refusal::Busy(_)) if again => pause(patience.interval, wait)?,
+            Err(Refusal::Busy(_) | Refusal::Lost(_)) if again => pause(interval, wait)?,
             result => return result.map_err(|refusal| refusal.context(shown())),
         }
         attempts += 1;

@@ -1,6 +1,6 @@
 //! MySQL and MariaDB.
 //!
-//! Statements use the text protocol, or are prepared for one use.
+//! Statements use the text protocol. None is prepared, because a server may allow none.
 //!
 //! **No waiting for locks.** A transaction that waits for a lock makes others wait for the locks it holds. So
 //! MariaDB is told to refuse at once, and the caller tries again. A transaction that never waits is not part
@@ -8,6 +8,7 @@
 //! row by one index or another, and takes the locks of a row and of its index entries in an order that cannot
 //! be matched here.) On MySQL the shortest possible wait is a second.
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use anyhow::anyhow;
@@ -32,8 +33,8 @@ const SESSION: [&str; 2] = [
 /// Deadlock; lock wait timeout; row changed since the snapshot (MariaDB); lock not granted at once; row
 /// exists by now.
 const RETRY: [u16; 5] = [1213, 1205, 1020, 3572, 1062];
-/// Too many connections.
-const TOO_MANY: u16 = 1040;
+/// Too many connections: in all, of this user, or by its own limit.
+const TOO_MANY: [u16; 3] = [1040, 1203, 1226];
 /// The server is shutting down, or the Galera node has left its cluster, or the connection was killed or idle
 /// for too long.
 const GONE: [u16; 7] = [1047, 1053, 1927, 2006, 2013, 3169, 4031];
@@ -59,9 +60,10 @@ impl MySql {
         };
         let connection = connected.map_err(|e| match (refusal(address, &e).0, &e) {
             // The server itself refused. Unless it is full, it will refuse again.
-            (refusal, mysql::Error::MySqlError(e)) if e.code != TOO_MANY => refusal,
+            (refusal, mysql::Error::MySqlError(e)) if !TOO_MANY.contains(&e.code) => refusal,
+            (refusal, mysql::Error::MySqlError(_)) => Refusal::Busy(refusal.into_error()),
             (refusal, mysql::Error::DriverError(e)) if unsupported_login(e).is_some() => refusal,
-            (refusal, _) => Refusal::Busy(refusal.into_error()),
+            (refusal, _) => Refusal::Lost(refusal.into_error()),
         })?;
         Ok(MySql { connection, address: address.clone(), lost: false })
     }
@@ -101,11 +103,7 @@ impl MySql {
 
 impl ServerConnection for MySql {
     fn query(&mut self, sql: &str, texts: &[String]) -> Result<Vec<Vec<Cell>>, Refusal> {
-        let rows: mysql::Result<Vec<mysql::Row>> = if texts.is_empty() {
-            self.connection.query(sql)
-        } else {
-            self.connection.exec(sql, texts.to_vec())
-        };
+        let rows: mysql::Result<Vec<mysql::Row>> = self.connection.query(with_texts(sql, texts));
         let rows = self.noted(rows)?;
         Ok(rows.into_iter().map(|row| row.unwrap().into_iter().map(cell).collect()).collect())
     }
@@ -119,6 +117,17 @@ impl ServerConnection for MySql {
     fn is_lost(&self) -> bool {
         self.lost
     }
+}
+
+/// Puts each text in the place of its `?`, as digits: nothing in it can be read as a part of the statement.
+fn with_texts(sql: &str, texts: &[String]) -> String {
+    texts.iter().fold(sql.to_owned(), |sql, text| {
+        let digits = text.bytes().fold(String::new(), |mut digits, byte| {
+            let _ = write!(digits, "{byte:02x}");
+            digits
+        });
+        sql.replacen('?', &format!("_utf8mb4 X'{digits}'"), 1)
+    })
 }
 
 fn cell(value: Value) -> Cell {

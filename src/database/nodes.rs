@@ -58,7 +58,7 @@ pub(crate) struct Spread {
     pub(crate) only: Vec<Copies>,
 }
 
-/// Returns a count or size, which is never negative.
+/// Returns a count or size, which is never negative. A sum beyond the largest of them is the largest.
 fn natural(number: i64) -> u64 {
     u64::try_from(number).unwrap_or(0)
 }
@@ -75,8 +75,8 @@ impl Database {
              SUM(size) AS bytes, SUM(hits) AS hits, MIN(last_accessed) AS oldest, \
              MAX(last_accessed) AS newest FROM {} GROUP BY node_reference_id) c \
              ON c.node_reference_id = n.node_reference_id ORDER BY n.node_reference_url",
-            dialect.whole("COALESCE(c.bytes, 0)"),
-            dialect.whole("COALESCE(c.hits, 0)"),
+            dialect.sum("COALESCE(c.bytes, 0)"),
+            dialect.sum("COALESCE(c.hits, 0)"),
             dialect.epoch("c.oldest"),
             dialect.epoch("c.newest"),
             dialect.by_key(),
@@ -140,7 +140,7 @@ impl Database {
         let sql = format!(
             "SELECT image_id, COUNT(*), {}, {} FROM cached_images WHERE image_id IN ({}) GROUP BY image_id",
             dialect.whole("MAX(size)"),
-            dialect.whole("SUM(hits)"),
+            dialect.sum("SUM(hits)"),
             vec!["?"; ids.len()].join(",")
         );
         let texts: Vec<&str> = ids.iter().map(String::as_str).collect();
@@ -271,7 +271,7 @@ impl Database {
                 let sql = format!("{delete} WHERE id IN ({}) AND node_reference_id = {node}", joined(chunk));
                 deleted += database.execute(&sql)?;
             }
-            database.execute("COMMIT")?;
+            database.commit()?;
             Ok(deleted)
         });
         rows.inspect_err(|_| self.rollback())
@@ -288,7 +288,7 @@ impl Database {
         self.begin()?;
         let deleted = self.change("cannot delete the node", |database| {
             let deleted = database.execute(&sql)?;
-            database.execute("COMMIT")?;
+            database.commit()?;
             Ok(deleted > 0)
         });
         match deleted.inspect_err(|_| self.rollback()) {

@@ -18,6 +18,6 @@ pub(crate) enum Opening<T> {
     Open(T),
     /// The file does not exist, is empty, or has no table.
     Nothing(PathBuf),
-    /// The file cannot be read without writing; the text says why.
-    Unreadable(String),
+    /// The file cannot be read without writing, or is locked; the error says why.
+    Unreadable(anyhow::Error),
 }

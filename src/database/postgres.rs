@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::anyhow;
 use postgres::config::{ChannelBinding, SslMode, TargetSessionAttrs};
 use postgres::error::{DbError, Severity};
-use postgres::types::{ToSql, Type};
+use postgres::types::{FromSql, ToSql, Type};
 use postgres::{Config, NoTls};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
@@ -76,7 +76,8 @@ impl PostgreSql {
         let client = connected.map_err(|e| match (refusal(address, &e), e.code()) {
             // The server itself refused. Unless it is full or starting, it will refuse again.
             (refusal, Some(code)) if !LATER.contains(&code.code()) => refusal,
-            (refusal, _) => Refusal::Busy(refusal.into_error()),
+            (refusal, Some(_)) => Refusal::Busy(refusal.into_error()),
+            (refusal, None) => Refusal::Lost(refusal.into_error()),
         })?;
         Ok(PostgreSql { client, address: address.clone(), lost: false })
     }
@@ -116,13 +117,27 @@ impl ServerConnection for PostgreSql {
     }
 }
 
+/// A text, in which bytes that are no UTF-8 are replaced: a database without an encoding
+/// (`SQL_ASCII`) holds any.
+struct Lossy(String);
+
+impl<'a> FromSql<'a> for Lossy {
+    fn from_sql(_: &Type, raw: &'a [u8]) -> Result<Self, Box<dyn std::error::Error + Sync + Send>> {
+        Ok(Lossy(String::from_utf8_lossy(raw).into_owned()))
+    }
+
+    fn accepts(kind: &Type) -> bool {
+        <String as FromSql>::accepts(kind)
+    }
+}
+
 fn cell(row: &postgres::Row, column: usize) -> Result<Cell, postgres::Error> {
     let kind = row.columns()[column].type_().clone();
     let cell = match kind {
         Type::INT8 => row.try_get::<_, Option<i64>>(column)?.map(Cell::Integer),
         Type::INT4 => row.try_get::<_, Option<i32>>(column)?.map(|number| Cell::Integer(number.into())),
         Type::FLOAT8 => row.try_get::<_, Option<f64>>(column)?.map(Cell::Real),
-        _ => row.try_get::<_, Option<String>>(column)?.map(Cell::Text),
+        _ => row.try_get::<_, Option<Lossy>>(column)?.map(|text| Cell::Text(text.0)),
     };
     Ok(cell.unwrap_or(Cell::Null))
 }

@@ -2,6 +2,9 @@
 
 use anyhow::anyhow;
 
+/// Said of a commit without an answer.
+const UNKNOWN: &str = "it is not known if the change took effect";
+
 /// Why a database or an index did not do what it was asked.
 #[derive(Debug)]
 pub(crate) enum Refusal {
@@ -16,6 +19,8 @@ pub(crate) enum Refusal {
     /// The connection was lost, with everything done in the open transaction. A later transaction may connect
     /// again.
     Lost(anyhow::Error),
+    /// The connection was lost in a commit: it is not known if the change took effect.
+    Unknown(anyhow::Error),
     /// It cannot be opened, read or written.
     Broken(anyhow::Error),
 }
@@ -28,6 +33,7 @@ impl Refusal {
             Refusal::Full(e) => Refusal::Full(e.context(what)),
             Refusal::NeedsWrite(e) => Refusal::NeedsWrite(e.context(what)),
             Refusal::Lost(e) => Refusal::Lost(e.context(what)),
+            Refusal::Unknown(e) => Refusal::Unknown(e.context(what)),
             Refusal::Broken(e) => Refusal::Broken(e.context(what)),
             Refusal::Interrupted => Refusal::Interrupted,
         }
@@ -40,8 +46,17 @@ impl Refusal {
             | Refusal::Full(e)
             | Refusal::NeedsWrite(e)
             | Refusal::Lost(e)
+            | Refusal::Unknown(e)
             | Refusal::Broken(e) => e,
             Refusal::Interrupted => anyhow!("stopped by a signal"),
+        }
+    }
+
+    /// Returns the refusal of an attempt before which a commit got no answer. A signal stays one.
+    pub(crate) fn after_unknown(self) -> Self {
+        match self {
+            Refusal::Interrupted => Refusal::Interrupted,
+            refusal => Refusal::Unknown(refusal.into_error().context(UNKNOWN)),
         }
     }
 }

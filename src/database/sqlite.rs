@@ -246,7 +246,7 @@ impl SqliteFile {
             flags |= OpenFlags::SQLITE_OPEN_READ_ONLY;
             if place.is_wal(&stat)? {
                 if wal.is_none() || shm.is_none() {
-                    return Ok(Opening::Unreadable(format!(
+                    return Ok(Opening::Unreadable(anyhow!(
                         "{place} is in WAL mode and no process has it open: reading it would make files \
                          beside it"
                     )));
@@ -355,13 +355,13 @@ impl SqliteFile {
             ),
             Ok(_) => {}
             Err(Refusal::NeedsWrite(_)) => {
-                return Ok(Opening::Unreadable(format!(
+                return Ok(Opening::Unreadable(anyhow!(
                     "{} has a journal of a killed process to roll back, which only a changing command does",
                     self.place
                 )));
             }
             Err(Refusal::Busy(e)) if purpose == Purpose::Look => {
-                return Ok(Opening::Unreadable(e.to_string()));
+                return Ok(Opening::Unreadable(e));
             }
             Err(refusal) => return Err(refusal.into_error()),
         }

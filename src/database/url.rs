@@ -222,29 +222,7 @@ impl Address {
 
     fn postgresql(mut url: Url) -> Result<Self> {
         let mut address = Address::new(&url);
-        let port = url
-            .take("port")
-            .map(|text| text.parse().map_err(|_| anyhow!("the option port must be a port number")));
-        let port = url.port.or(port.transpose()?).unwrap_or(5432);
-        let mut hosts: Vec<(String, u16)> = url.host.clone().map(|host| (host, port)).into_iter().collect();
-        while let Some(more) = url.take("host") {
-            for host in more.split(',') {
-                // Several hosts are written as host:port, each in an option of its own.
-                let (name, number) = match host.rsplit_once(':') {
-                    Some((name, number)) if !name.contains(':') && !host.starts_with('/') => (
-                        name,
-                        number.parse().map_err(|_| {
-                            anyhow!("the option host must have a port number after its colon")
-                        })?,
-                    ),
-                    _ => (host, port),
-                };
-                hosts.push((name.to_owned(), number));
-            }
-        }
-        if hosts.is_empty() {
-            hosts.push(("/var/run/postgresql".into(), port));
-        }
+        let hosts = url.hosts()?;
         match hosts.iter().find(|(host, _)| host.starts_with('/')) {
             Some((path, number)) => address.socket = Some((path.into(), *number)),
             None => address.hosts = hosts,
@@ -542,6 +520,45 @@ impl Url {
         Ok(Url { dialect, user, password, host, port, database, query, asked: Vec::new() })
     }
 
+    /// Returns the hosts of a PostgreSQL URL with their ports, in the order to try.
+    fn hosts(&mut self) -> Result<Vec<(String, u16)>> {
+        // Several hosts may have a port each, or one for all.
+        let numbers =
+            self.take("port").map(|text| text.split(',').map(str::parse).collect::<Result<Vec<u16>, _>>());
+        let numbers = numbers.transpose().map_err(|_| anyhow!("the option port must be a port number"))?;
+        let numbers = self.port.map(|port| vec![port]).or(numbers).unwrap_or_else(|| vec![5432]);
+        let port = numbers[0];
+        let mut hosts: Vec<(String, u16)> = self.host.clone().map(|host| (host, port)).into_iter().collect();
+        while let Some(more) = self.take("host") {
+            for host in more.split(',') {
+                // Several hosts are written as host:port, each in an option of its own.
+                let (name, number) = match host.rsplit_once(':') {
+                    Some((name, number)) if !name.contains(':') && !host.starts_with('/') => (
+                        name,
+                        number.parse().map_err(|_| {
+                            anyhow!("the option host must have a port number after its colon")
+                        })?,
+                    ),
+                    _ => (host, port),
+                };
+                hosts.push((name.to_owned(), number));
+            }
+        }
+        if hosts.is_empty() {
+            hosts.push(("/var/run/postgresql".into(), port));
+        }
+        if numbers.len() > 1 {
+            ensure!(
+                numbers.len() == hosts.len(),
+                "the option port must have as many ports as there are hosts"
+            );
+            for (host, number) in hosts.iter_mut().zip(numbers) {
+                host.1 = number;
+            }
+        }
+        Ok(hosts)
+    }
+
     /// Removes the first option of this name and returns its value.
     fn take(&mut self, name: &str) -> Option<String> {
         self.asked.push(name.to_owned());
@@ -772,6 +789,18 @@ mod tests {
             let error = format!("{:#}", Address::parse(&url).err().unwrap_or_else(|| panic!("{url} passed")));
             assert!(error.contains(expected) && !error.contains("s3cret"), "{url}: {error}");
         }
+    }
+
+    #[test]
+    fn several_hosts_may_stand_in_one_option() {
+        let hosts = |options: &str| parsed(&format!("postgresql://g@/glance?{options}")).hosts;
+        let pair = |a: u16, b: u16| [("a".to_owned(), a), ("b".to_owned(), b)];
+        assert_eq!(hosts("host=a,b"), pair(5432, 5432));
+        assert_eq!(hosts("host=a,b&port=7"), pair(7, 7));
+        assert_eq!(hosts("host=a,b&port=1,2"), pair(1, 2));
+        assert_eq!(hosts("host=a:1&host=b:2"), pair(1, 2));
+        let error = Address::parse("postgresql://g@/glance?host=a,b&port=1,2,3").err().unwrap().to_string();
+        assert!(error.contains("as many"), "{error}");
     }
 
     #[test]

@@ -289,8 +289,11 @@ pub(crate) fn textfile(last: &str, run: &Ended, report: &Value) -> String {
             count(metric, numbers.iter().sum());
         }
     }
-    of_state(report, &mut samples);
-    let is_state = report.get("cache_dir").or(report.get("total")).or(report.get("file_systems")).is_some();
+    // The reports of changes also name caches, but only `status` is about their state.
+    let is_state = run.command == "status" && report.is_object();
+    if is_state {
+        of_state(report, &mut samples);
+    }
     for (place, old) in last.0 {
         let is_of_run = METRICS[place].0.contains("_total") || METRICS[place].0.contains("_last_");
         let kept = old.into_iter().filter(|(labels, _)| if is_of_run { *labels != own } else { !is_state });
@@ -347,6 +350,8 @@ mod tests {
         let cleaned = textfile(&pruned, &ended("clean", 200, Exit::Done), &json!({"total_files_cleaned": 3}));
         let state = json!({"cache_dir": "/c", "exists": true, "cache_size": 7});
         let shown = textfile(&cleaned, &ended("status", 300, Exit::Done), &state);
+        let host = json!({"caches": [{"name": "glance", "size": 5}], "total_files_pruned": 0});
+        let shown = textfile(&shown, &ended("prune", 350, Exit::Done), &host);
         let last = textfile(&shown, &ended("prune", 400, Exit::Done), &json!({"total_files_pruned": 1}));
         let sample = |name: &str| value(&last, name);
         assert_eq!(sample("glance_cache_removed_files_total{command=\"prune\"}").as_deref(), Some("3"));

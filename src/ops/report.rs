@@ -185,6 +185,7 @@ impl Ending {
         match outcome.stopped.take() {
             None => {}
             Some(Refusal::Interrupted) => self.stopped(run),
+            Some(Refusal::Unknown(e)) if fails && is_untouched => return Err(Failure::cannot_start(e)),
             Some(refusal) if fails && is_untouched => {
                 return Err(Failure::cannot_start(refusal.into_error().context("nothing was changed")));
             }

@@ -29,6 +29,7 @@ mod output;
 mod prefetch;
 mod prune;
 mod right_index;
+mod schemas;
 mod screens;
 mod signals;
 mod status;

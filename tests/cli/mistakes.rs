@@ -20,11 +20,11 @@ type Row = (&'static str, i32, &'static [&'static str]);
 const ROWS: &[Row] = &[
     // Directories.
     ("prune", 2, &["image_cache_dir is not set", "hint: give --cache-dir"]),
-    ("prune --cache-dir AT/nowhere", 2, &["AT/nowhere does not exist"]),
+    ("prune --cache-dir AT/nowhere", 2, &["AT/nowhere (set by --cache-dir) does not exist", "hint: check"]),
     ("prune --cache-dir AT/good.conf", 2, &["AT/good.conf", "Not a directory"]),
     ("prune --cache-dir AT/plain", 2, &["AT/plain", "does not look like an image cache"]),
     ("clean --cache-dir AT/plain", 2, &["does not look like an image cache"]),
-    ("prune --cache-dir AT/linked --max-size 0", 3, &["invalid is a symlink", "not followed"]),
+    ("prune --cache-dir AT/linked --max-size 0", 3, &["invalid is a symlink", "must be a directory"]),
     ("prune --require 1GiB --on AT/nowhere", 2, &["cannot get the file system of AT/nowhere"]),
     // Configuration files.
     ("prune --config-file AT/nowhere.conf", 2, &["cannot read configuration file AT/nowhere.conf"]),

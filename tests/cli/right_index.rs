@@ -7,6 +7,7 @@ use serde_json::json;
 
 use crate::support::central::{Central, NODE, five};
 use crate::support::env::*;
+use crate::support::prefetch::Prefetch;
 use crate::support::servers::SqliteFile;
 
 /// Changing commands that open an index, each as a dry run, too.
@@ -165,6 +166,34 @@ fn no_index_is_made_beside_one_without_rows() {
             .fails(2, &["second.db", "cache.db is an image index of Glance, too"]);
     }
     assert_eq!(env.snapshot(), before);
+}
+
+#[test]
+fn prefetch_adds_nothing_to_the_wrong_index_and_makes_none() {
+    for (images, says) in [
+        (&[('c', 100, 5, 0)][..], "cache.db has rows of 1 of 1 image there"),
+        (&[], "cache.db is an image index of Glance, too"),
+    ] {
+        let p = Prefetch::new(Sqlite);
+        p.env.image(('c', 100, 5, 0));
+        if images.is_empty() {
+            fs::remove_file(p.env.path(id('c'))).unwrap();
+            p.env.sql("DELETE FROM cached_images");
+        }
+        p.image('a', 9);
+        p.queue("a");
+        let before = p.env.snapshot();
+        for arguments in [&["--sqlite-db", "nope.db"][..], &["--sqlite-db", "nope.db", "--dry-run"]] {
+            p.run(arguments).fails(2, &["nope.db", says, "probably the wrong index"]);
+            assert_eq!(p.env.snapshot(), before, "{arguments:?}");
+        }
+        if !images.is_empty() {
+            p.run(&["--driver", "xattr"]).fails(2, &["user.hits", says]);
+            assert_eq!(p.env.snapshot(), before);
+        }
+        p.run(&["--sqlite-db", "nope.db", "--ignore-other-index"]).ok();
+        assert!(p.env.path("nope.db").exists());
+    }
 }
 
 /// Returns the configuration of a cache in the central database without a driver.

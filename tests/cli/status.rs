@@ -163,9 +163,8 @@ fn a_configured_directory_that_is_missing_needs_attention() {
         env.write("gone.conf", format!("[DEFAULT]\nimage_cache_dir = {}\n", env.outside("gone").display()));
     let run = env.raw(&["status", "--check", "--config-file", &conf]).code(1);
     assert!(
-        run.stdout.starts_with(
-            "GLANCE-CACHE WARNING - no cache directory; unknown in the cache of 10 GiB | size=U "
-        ),
+        run.stdout
+            .starts_with("GLANCE-CACHE WARNING - no cache directory; size unknown, limit 10 GiB | size=U "),
         "{}",
         run.stdout
     );
@@ -297,4 +296,16 @@ fn access_times_are_shown_where_they_count() {
         env.orphan('f', 1, 1);
         assert!(has(), "an orphan has no other time of use");
     }
+}
+
+#[test]
+fn what_asks_for_no_image_is_not_queued() {
+    let env = TestEnv::sqlite(&[]);
+    env.file(std::path::Path::new("queue").join(id('a')), 0, 1);
+    env.link(std::path::Path::new("queue").join(id('b')), "/etc/passwd");
+    env.file("queue/README", 5, 1);
+    let status = env.status();
+    assert_eq!(status["queued"]["count"], 1, "{status}");
+    let foreign = status["foreign"].to_string();
+    assert!(foreign.contains(&id('b')) && foreign.contains("queue/README"), "{foreign}");
 }

@@ -9,7 +9,8 @@
 //! `central` and `prefetch` follow what works with real servers; `schema` compares the tests' tables with
 //! Glance's; `all_caches`, `file_systems`, `full_disk`, `hostile`, `immutable`, `legacy` and `rights` are
 //! what only root can arrange, in modules named `as_root`; `terminal` is what a person sees; `system_calls`
-//! looks at what the kernel sees, and `faults` fails each of these calls.
+//! looks at what the kernel sees, `faults` fails each of these calls, and `crash_states` builds what a killed
+//! run leaves.
 
 // Clocks set the ages of test images, the environment says how long and how much, and what was compared is
 // printed; fixtures unwrap as the tests do.
@@ -22,6 +23,7 @@ mod beside_glance_31;
 mod beside_ironic;
 mod central;
 mod completion;
+mod crash_states;
 mod faults;
 mod file_systems;
 mod full_disk;

@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 pub(crate) use super::cache::*;
+use super::schemas;
 
 /// The binary under test.
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_glance-cache");
@@ -427,12 +428,14 @@ impl Run {
         self
     }
 
-    /// Returns the one JSON object on stdout.
+    /// Returns the one JSON object on stdout, which has to be as its schema says.
     #[track_caller]
     pub(crate) fn json(&self) -> Value {
-        serde_json::from_str(&self.stdout).unwrap_or_else(|error| {
+        let json = serde_json::from_str(&self.stdout).unwrap_or_else(|error| {
             panic!("{}: {error}: {:?}; stderr: {}", self.what, self.stdout, self.stderr)
-        })
+        });
+        schemas::check(&json, &self.what);
+        json
     }
 
     /// Asserts that the JSON object has these values.

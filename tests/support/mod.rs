@@ -20,6 +20,7 @@ pub(crate) mod needs;
 pub(crate) mod peer;
 pub(crate) mod prefetch;
 pub(crate) mod rights;
+pub(crate) mod schemas;
 pub(crate) mod servers;
 pub(crate) mod shells;
 pub(crate) mod stores;

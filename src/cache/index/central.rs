@@ -213,7 +213,7 @@ impl Central {
                 gone.iter().filter_map(Deletion::key).filter(|key| self.locked.contains(key)).collect();
             self.delete(&keys)?;
         }
-        self.database.execute("COMMIT").map(drop)
+        self.database.commit()
     }
 
     fn try_adopt(&mut self, orphans: &[Image]) -> Result<u64, Refusal> {
@@ -255,7 +255,11 @@ impl Central {
         self.delete(&left)?;
         // Not as for orphans: MySQL's IGNORE silently skips whatever the database refuses. A row that another
         // process has inserted meanwhile is a conflict.
-        self.insert(std::slice::from_ref(image), ("INSERT", "")).map(drop)
+        match self.insert(std::slice::from_ref(image), ("INSERT", ""))? {
+            1 => Ok(()),
+            // A trigger passed it over.
+            _ => Err(Refusal::Broken(anyhow!("the row of image {} was not inserted", image.id))),
+        }
     }
 
     fn try_drop(&mut self, rows: &[BadRow]) -> Result<u64, Refusal> {

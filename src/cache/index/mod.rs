@@ -9,6 +9,8 @@
 //! | before the first file is removed | nothing happened |
 //! | between the first file and the commit | the rows come back: ghosts, which the next run forgets |
 //! | in the commit | the same; it is reported, and the deletion is tried again on its own |
+//!
+//! A note in the cache directory says which ghosts these are ([`pending`](super::pending)).
 
 pub(crate) mod central;
 pub(crate) mod sqlite;
@@ -61,6 +63,11 @@ pub(crate) struct Deletion {
 }
 
 impl Deletion {
+    /// True if it has a row.
+    pub(super) fn has_row(&self) -> bool {
+        self.key().is_some()
+    }
+
     /// Returns the key of its row, if it has one.
     fn key(&self) -> Option<i64> {
         match self.only_if {

@@ -260,7 +260,11 @@ impl Index for Sqlite {
     }
 
     fn record(&mut self, image: &Image) -> Result<(), Refusal> {
-        self.change(|index| index.insert("REPLACE", std::slice::from_ref(image)).map(drop))
+        match self.change(|index| index.insert("REPLACE", std::slice::from_ref(image)))? {
+            1 => Ok(()),
+            // A trigger passed it over.
+            _ => Err(Refusal::Broken(anyhow!("the row of image {} was not inserted", image.id))),
+        }
     }
 
     fn drop_bad_rows(&mut self, rows: &[BadRow]) -> Result<u64, Refusal> {

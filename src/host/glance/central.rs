@@ -51,7 +51,7 @@ pub(crate) fn check_records(settings: &DatabaseSettings<'_>) -> Result<(), Failu
 pub(crate) fn existing(opened: Opening<Database>) -> Result<Database, Failure> {
     match opened {
         Opening::Open(database) => Ok(database),
-        Opening::Unreadable(why) => Err(Failure::cannot_start(anyhow!(why))),
+        Opening::Unreadable(why) => Err(Failure::cannot_start(why)),
         Opening::Nothing(path) => {
             Err(Failure::cannot_start(anyhow!("the database {} does not exist or is empty", path.display()))
                 .hint("glance-manage db_sync creates it"))
@@ -130,7 +130,7 @@ pub(super) fn detect(
             );
             Ok(Detected::Doubt(Failure::usage(error).hint("glance-manage db_sync creates it")))
         }
-        Ok(Opening::Unreadable(reason)) => Err(unsure(Failure::cannot_start(anyhow!(reason)))),
+        Ok(Opening::Unreadable(reason)) => Err(unsure(Failure::cannot_start(reason))),
         Err(failure) => Err(unsure(failure)),
     }
 }
@@ -162,17 +162,19 @@ fn known(database: Database, key: i64, node: &Setting<String>, why: String) -> O
         why,
         place: IndexPlace::Database(place),
         warning: None,
+        unreadable: None,
     }
 }
 
-fn unreadable(reason: String, why: String) -> OpenIndex {
+fn unreadable(reason: anyhow::Error, why: String) -> OpenIndex {
     OpenIndex {
         index: None,
         driver: Some(Driver::CentralizedDb),
-        tracking: Tracking::Unknown(reason),
+        tracking: Tracking::Unknown(reason.to_string()),
         why,
         place: IndexPlace::Files,
         warning: None,
+        unreadable: Some(reason),
     }
 }
 

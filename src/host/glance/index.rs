@@ -34,13 +34,15 @@ pub(super) struct OpenIndex {
     pub(super) place: IndexPlace,
     /// Set if the index file does not exist or is empty.
     pub(super) warning: Option<String>,
+    /// The error if the index cannot be read now.
+    pub(super) unreadable: Option<anyhow::Error>,
 }
 
 impl OpenIndex {
     /// Returns the index of a cache whose files themselves carry the uses.
     pub(super) fn by_file(driver: Option<Driver>, why: String) -> Self {
         let (tracking, place) = (Tracking::ByFile, IndexPlace::Files);
-        OpenIndex { index: None, driver, tracking, why, place, warning: None }
+        OpenIndex { index: None, driver, tracking, why, place, warning: None, unreadable: None }
     }
 
     /// True if the index itself shows that this is an image cache, before its rows are read.

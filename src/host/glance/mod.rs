@@ -13,12 +13,12 @@ pub(crate) mod settings;
 
 use std::os::fd::BorrowedFd;
 
-use anyhow::{Result, anyhow};
+use anyhow::Result;
 
 use self::leftovers::{Leftovers, on_full_disk, plan_clean};
 use self::open::{
-    Cache, Locked, check_index, check_opens, foreign, is_empty, may_be_wrong, misplaced, refuse_strange,
-    take_lock, take_stock, unreadable_errors,
+    Cache, Locked, Making, check_index, check_opens, foreign, is_empty, may_be_wrong, misplaced,
+    refuse_strange, take_lock, take_stock, unreadable_errors,
 };
 use self::settings::{Selection, Settings};
 use super::cache::{
@@ -143,7 +143,7 @@ impl GlanceCache<'_> {
     /// Opens the index, and counts the images that may be removed and those that stay.
     fn survey_images(&mut self, rules: &Rules, stock: &mut Stock) -> Result<(), Failure> {
         let purpose = if rules.changing { Purpose::Change } else { Purpose::Look };
-        let cache = match self.take_stock(purpose) {
+        let mut cache = match self.take_stock(purpose) {
             Err(failure) if self.is_nothing_to_do(&failure, rules, stock) => return Ok(()),
             result => result?,
         };
@@ -156,11 +156,9 @@ impl GlanceCache<'_> {
             stock.notes.extend(cache.warning.clone());
         }
         stock.notes.extend(cache.doubt());
-        if let Tracking::Unknown(why) = &inventory.tracking {
-            let what =
-                if self.host.task == Task::Prune { "cannot plan a prune" } else { "last use is unknown" };
-            return Err(Failure::cannot_start(anyhow!("{what}: {why}")));
-        }
+        let what = if self.host.task == Task::Prune { "cannot plan a prune" } else { "last use is unknown" };
+        cache.readable(what)?;
+        let inventory = &cache.inventory;
         if let Some(error) = misplaced(&self.dir, inventory, rules.forget_all) {
             stock.errors.push(error);
             stock.is_misplaced = true;
@@ -192,7 +190,8 @@ impl GlanceCache<'_> {
         if self.host.run.is_old_name() || !(is_repair || is_prune) {
             return Ok(());
         }
-        check_index(self.host.run, &self.settings, &self.dir, is_repair)
+        let making = if is_repair { Making::ForImages } else { Making::Never };
+        check_index(self.host.run, &self.settings, &self.dir, making)
     }
 
     /// Fails if an index would have to be made beside another one.
@@ -491,11 +490,9 @@ impl ImageCache for GlanceCache<'_> {
     }
 
     fn plan_repair(&mut self, rules: &Rules) -> Result<Repaired, Failure> {
-        let cache = self.take_stock(Purpose::Look)?;
+        let mut cache = self.take_stock(Purpose::Look)?;
+        cache.readable("cannot plan a repair")?;
         let inventory = &cache.inventory;
-        if let Tracking::Unknown(why) = &inventory.tracking {
-            return Err(Failure::cannot_start(anyhow!("cannot plan a repair: {why}")));
-        }
         if let Some(refused) = misplaced(&self.dir, inventory, rules.forget_all) {
             return Ok(Repaired { refused: Some(refused), ..Repaired::default() });
         }

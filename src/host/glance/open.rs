@@ -50,6 +50,8 @@ pub(crate) struct Cache {
     pub(crate) place: IndexPlace,
     /// Set if the index file does not exist or is empty.
     pub(crate) warning: Option<String>,
+    /// The error if the index cannot be read now.
+    unreadable: Option<anyhow::Error>,
     /// The failure of an operation that would change the cache, if this is probably the wrong index.
     doubt: Option<Failure>,
 }
@@ -64,8 +66,16 @@ impl Cache {
             why: "cannot be read".to_owned(),
             place: IndexPlace::Files,
             warning: None,
+            unreadable: None,
             doubt: None,
         })
+    }
+
+    /// Fails if it is not known what the index says of the images. `what` cannot be done then.
+    pub(crate) fn readable(&mut self, what: &str) -> Result<(), Failure> {
+        let Tracking::Unknown(why) = &self.inventory.tracking else { return Ok(()) };
+        let error = self.unreadable.take().unwrap_or_else(|| anyhow!(why.clone()));
+        Err(Failure::cannot_start(error.context(what.to_owned())))
     }
 
     /// Fails if this is probably the wrong index. Every operation asks this before it changes the cache, or
@@ -114,7 +124,7 @@ pub(crate) fn take_stock(
         None => at.detect()?,
     };
     let is_evidence = open.is_evidence();
-    let OpenIndex { index, driver, tracking, why, place, warning } = open;
+    let OpenIndex { index, driver, tracking, why, place, warning, unreadable } = open;
     inventory.tracking = tracking;
     let mut ledger = Ledger::new(index, wait.clone());
     ledger.read(&mut inventory.joiner()).map_err(Failure::cannot_start)?;
@@ -127,7 +137,7 @@ pub(crate) fn take_stock(
     if driver == Some(Driver::Xattr) {
         need_attributes(dir)?;
     }
-    let mut cache = Cache { inventory, ledger, driver, why, place, warning, doubt: None };
+    let mut cache = Cache { inventory, ledger, driver, why, place, warning, unreadable, doubt: None };
     let in_use = at.in_use(&cache);
     let is_known = in_use.knows_images();
     // Without a setting, attributes alone may be those of an earlier driver: the settings name a database.
@@ -232,6 +242,7 @@ impl<'a> Opener<'a> {
         {
             index.guard_start(self.settings.lock_dir(self.dir, &self.run.output)?.start_gate());
         }
+        let mut unreadable = None;
         let (index, tracking, warning): (Option<Box<dyn Index>>, _, _) = match found {
             Opening::Open(index) => (Some(Box::new(index)), Tracking::ByRow, None),
             Opening::Nothing(_) => {
@@ -239,10 +250,14 @@ impl<'a> Opener<'a> {
                 let warning = format!("image index {path} does not exist or is empty: no image is tracked");
                 (None, Tracking::ByRow, Some(warning))
             }
-            Opening::Unreadable(why) => (None, Tracking::Unknown(why), None),
+            Opening::Unreadable(reason) => {
+                let tracking = Tracking::Unknown(reason.to_string());
+                unreadable = Some(reason);
+                (None, tracking, None)
+            }
         };
         let place = IndexPlace::File(path);
-        Ok(OpenIndex { index, driver: Some(Driver::Sqlite), tracking, why, place, warning })
+        Ok(OpenIndex { index, driver: Some(Driver::Sqlite), tracking, why, place, warning, unreadable })
     }
 }
 
@@ -279,18 +294,28 @@ fn require_cache(
     )))
 }
 
-/// Fails if this is probably the wrong index, or with `may_make` if an index would be made beside another
-/// one. Other failures are left to the operation itself.
+/// The cases in which an operation makes an index that does not exist.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Making {
+    Never,
+    /// If there are images, which get rows.
+    ForImages,
+    Always,
+}
+
+/// Fails if this is probably the wrong index, or if an index would be made beside another one. Other failures
+/// are left to the operation itself.
 pub(crate) fn check_index(
     run: &Run,
     settings: &Settings<'_>,
     dir: &CacheDir,
-    may_make: bool,
+    making: Making,
 ) -> Result<(), Failure> {
     let wait = run.wait(GLANCE_PATIENCE);
     let checked = take_stock(run, settings, dir, Purpose::Look, &wait).and_then(Cache::certain);
     let checked = checked.and_then(|cache| {
-        let is_made = may_make && !cache.inventory.images.is_empty();
+        let has_images = !cache.inventory.images.is_empty();
+        let is_made = making == Making::Always || (making == Making::ForImages && has_images);
         if is_made { cache.refuse_second(run, settings, dir) } else { Ok(()) }
     });
     match checked {
@@ -461,13 +486,13 @@ pub(crate) fn take_lock(
 /// Returns an error if most of the images in the index are not in the directory. Then no row may be
 /// forgotten.
 pub(crate) fn misplaced(dir: &CacheDir, inventory: &Inventory, forget_all: bool) -> Option<EntryError> {
-    (!forget_all && inventory.looks_misplaced()).then(|| EntryError {
+    (!forget_all && inventory.looks_misplaced(dir)).then(|| EntryError {
         name: dir.path().display().to_string(),
         action: Action::Forget,
         message: format!(
             "{} of {} images in the index are not in this directory: it is probably the wrong directory, or \
-             its file system is not mounted (it is on the file system mounted at {} now); no row and no image \
-             was removed; give --forget-all if the images are really gone",
+             its file system is not mounted (it is on the file system mounted at {} now); no row and no \
+             image was removed; give --forget-all if the images are really gone",
             inventory.ghosts.len(),
             inventory.rows(),
             mount_point(dir.path())

@@ -167,7 +167,7 @@ impl IndexInUse<'_> {
                 Ok(0) => None,
                 Ok(known) => Some(format!("{path} has rows of {}", self.part(known))),
             },
-            Ok(Opening::Unreadable(why)) => Some(unreadable(&path, &why)),
+            Ok(Opening::Unreadable(why)) => Some(unreadable(&path, &why.to_string())),
             Ok(Opening::Nothing(_)) | Err(_) => None,
         }
     }

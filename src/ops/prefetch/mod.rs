@@ -46,7 +46,7 @@ use crate::fetch::throttle::Throttle;
 use crate::fetch::{Attempt, FetchJob, Fetched, Meter, Unfetched, fetch};
 use crate::host::glance::central::{check_records, open_records};
 use crate::host::glance::open::{
-    Cache, Locked, check_index, check_opens, may_be_wrong, refuse_strange, take_lock, take_stock,
+    Cache, Locked, Making, check_index, check_opens, may_be_wrong, refuse_strange, take_lock, take_stock,
 };
 use crate::host::glance::settings::Settings;
 use crate::interrupt::Wait;
@@ -99,7 +99,7 @@ fn fill(
     if !request.change.dry_run {
         if may_be_wrong(settings, &dir) {
             // Before a lock file is made: another index may be the right one.
-            check_index(run, settings, &dir, true)?;
+            check_index(run, settings, &dir, Making::Always)?;
         }
         if resolved.locks.identity(lock::PREFETCH).is_none() {
             check_opens(run, settings, &dir)?;

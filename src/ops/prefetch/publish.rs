@@ -8,7 +8,8 @@
 //! 4. The staged file gets the name of the image.
 //! 5. Its entry is removed from the queue, and its claim is released.
 //!
-//! A crash after step 3 leaves a ghost, which the next prune forgets. A crash at any other point leaves at
+//! A crash after step 3 leaves a ghost, which the next prune forgets: a note says that it is ours
+//! ([`pending`]). A crash at any other point leaves at
 //! most a staged file, a claim without a process and the entry in the queue, which the next prefetch removes.
 //!
 //! **The record is read before the lock is taken**, because prune and glance-api wait for this lock, and a
@@ -28,6 +29,7 @@ use crate::cache::dir::{CachePlace, seen};
 use crate::cache::entry::Image;
 use crate::cache::index::{Condition, Deletion};
 use crate::cache::lock::{self, Lock, Locking};
+use crate::cache::pending;
 use crate::cache::queue;
 use crate::cache::stage::{self, Publication, Staged};
 use crate::database::refusal::Refusal;
@@ -164,7 +166,10 @@ impl PrefetchRun<'_> {
     /// Decides if an image is tried again after the index has refused a change. This is safe if the change
     /// did not happen, or if the next one replaces it.
     fn refused(&self, bytes: u64, refusal: Refusal) -> Unprepared {
-        let passes = matches!(refusal, Refusal::Busy(_) | Refusal::Lost(_) | Refusal::Interrupted);
+        let passes = matches!(
+            refusal,
+            Refusal::Busy(_) | Refusal::Lost(_) | Refusal::Unknown(_) | Refusal::Interrupted
+        );
         let why = refusal.into_error();
         if passes { Unprepared::Later(why) } else { self.never(bytes, &why) }
     }
@@ -179,6 +184,9 @@ impl PrefetchRun<'_> {
         let (id, Fetched { staged, bytes, location }) = (running.request.id, fetched);
         let published =
             staged.publish(self.dir, CachePlace::Base, id).inspect_err(|_| self.forget_row(id))?;
+        if self.cache.ledger.has_rows() {
+            pending::settle(self.dir, id);
+        }
         if published == Publication::AlreadyThere {
             return Ok(dropped(bytes));
         }
@@ -210,11 +218,18 @@ impl PrefetchRun<'_> {
         let seen = seen(&stat.map_err(Refusal::Broken)?);
         // A busy index is tried again soon, and the other fetches must not wait for it.
         let begun = self.cache.ledger.begin_within(GLANCE_PATIENCE);
+        // From the commit on until the image has its name, its row has no file.
+        pending::add(self.dir, id);
         let recorded = begun.and_then(|mut transaction| {
             transaction.record(&Image { id, seen, row: None })?;
             transaction.commit(None)
         });
-        recorded.map_err(|refusal| refusal.context("cannot write its row to the index".to_owned()))
+        recorded.map_err(|refusal| {
+            if !matches!(refusal, Refusal::Unknown(_)) {
+                pending::settle(self.dir, id);
+            }
+            refusal.context("cannot write its row to the index".to_owned())
+        })
     }
 }
 

@@ -16,7 +16,7 @@ use self::report::{
 };
 use super::attention::{Concern, Removable, Threshold};
 use crate::cache::dir::{CacheDir, CachePlace};
-use crate::cache::entry::EntryKind;
+use crate::cache::entry::{EntryKind, Partial};
 use crate::cache::index::Driver;
 use crate::cache::index::sqlite::{Sqlite, locate};
 use crate::cache::inventory::{Foreign, Inventory, Partials, Tracking};
@@ -31,7 +31,7 @@ use crate::host::glance::open::{
     Cache, GLANCE_PATIENCE, foreign, has_sqlite_file, take_stock, unreadable_errors,
 };
 use crate::host::glance::settings::{Selection, Settings, max_size};
-use crate::names::escaped;
+use crate::names::{ImageId, escaped};
 use crate::os::locks::holders;
 use crate::os::mounts::{Mount, mount_of};
 use crate::os::space::{available, capacity};
@@ -133,7 +133,7 @@ fn gather(
         Err(failure) => Cache::files_only(dir, wait, format!("{:#}", failure.error))?,
     };
     images(run, &cache, report);
-    problems_of_rows(&cache.inventory, report);
+    problems_of_rows(dir, &cache.inventory, report);
     index(&cache, report);
     leftovers_of_drivers(run, settings, dir, &cache, report);
     let mut strangers: Vec<Foreign> = foreign(settings, dir, &cache).cloned().collect();
@@ -184,7 +184,7 @@ fn images(run: &Run, cache: &Cache, report: &mut StatusReport) {
 }
 
 /// Reports orphans, ghosts, and rows that name no image.
-fn problems_of_rows(inventory: &Inventory, report: &mut StatusReport) {
+fn problems_of_rows(dir: &CacheDir, inventory: &Inventory, report: &mut StatusReport) {
     let number = |tally: Option<Tally>| tally.map_or(0, |tally| tally.count);
     let (orphans, ghosts) = (number(report.orphans), number(report.ghosts));
     if orphans > 0 {
@@ -199,7 +199,7 @@ fn problems_of_rows(inventory: &Inventory, report: &mut StatusReport) {
         report
             .note(Concern::Ghosts, format!("{rows} without an image: prune or clean --repair forgets them"));
     }
-    if inventory.looks_misplaced() {
+    if inventory.looks_misplaced(dir) {
         report.note(
             Concern::Misplaced,
             "most images of the index are missing: is this the right directory, and is its file system \
@@ -297,6 +297,11 @@ fn partials(run: &Run, dir: &CacheDir, strangers: &mut Vec<Foreign>, report: &mu
         };
         let (mut entries, mut stalled) = (Entries::default(), Entries::default());
         for entry in &found.entries {
+            if place == CachePlace::Queue && !is_queued(entry) {
+                let (name, kind, size) = (entry.name.clone(), entry.kind, entry.seen.size);
+                strangers.push(Foreign { place, name, kind, size });
+                continue;
+            }
             let is_stalled = place == CachePlace::Incomplete
                 && limits.is_some_and(|limits| is_stalled(entry, limits, run.now));
             let bytes = if entry.kind == EntryKind::File { entry.seen.size } else { 0 };
@@ -316,6 +321,11 @@ fn partials(run: &Run, dir: &CacheDir, strangers: &mut Vec<Foreign>, report: &mu
         }
         strangers.extend(found.foreign);
     }
+}
+
+/// True if an entry of the queue asks for an image, as prefetch understands it.
+fn is_queued(entry: &Partial) -> bool {
+    entry.kind == EntryKind::File && ImageId::new(entry.name.as_name().as_bytes()).is_some()
 }
 
 /// Returns a foreign entry as the report shows it.

@@ -167,13 +167,15 @@ impl StatusReport {
 
     /// Returns the first line of a check.
     fn first_line(&self) -> String {
-        let mut summary = format!("{} in the cache", self.cache_size.map_or_else(unknown, human));
-        if let Some(images) = self.images {
-            summary = format!("{}, {}", count(images, "image"), self.cache_size.map_or_else(unknown, human));
-        }
-        if let Some(max) = self.max_size {
-            let _ = write!(summary, " of {}", human(max));
-        }
+        let max = self.max_size.map(human);
+        let summary = match (self.images, self.cache_size, max) {
+            (Some(images), Some(size), Some(max)) => {
+                format!("{}, {} of {max}", count(images, "image"), human(size))
+            }
+            (Some(images), Some(size), None) => format!("{}, {}", count(images, "image"), human(size)),
+            (_, _, Some(max)) => format!("size unknown, limit {max}"),
+            (_, _, None) => "size unknown".to_owned(),
+        };
         let number = |part: Option<Entries>| part.map(|part| part.count);
         let tally = |part: Option<Tally>| part.map(|part| part.count);
         let available = self.file_system.as_ref().and_then(|fs| fs.available);

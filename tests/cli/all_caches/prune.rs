@@ -153,6 +153,14 @@ fn a_locked_cache_is_named_and_left_out() {
     env.later("prune", &["--all-caches", "--skip-if-locked"]).ok().says(&["cache ironic-iso is skipped"]);
     env.later("prune", &["--all-caches", "--dry-run"]).ok();
     drop(other);
+    // A hint stands in the same parentheses as the origin of the directory.
+    let index = glance(&env, &[]);
+    env.conf(&format!("[DEFAULT]\nimage_cache_dir = {}\n", env.dir("glance").display()));
+    let lock = fs::File::create(env.dir("glance/glance-cache-prune")).unwrap();
+    rustix::fs::fcntl_lock(&lock, FlockOperation::NonBlockingLockExclusive).unwrap();
+    let run = env.run("prune", &["--all-caches", "--lock-timeout", "0"]);
+    run.fails(1, &["give --skip-if-locked; directory set by"]);
+    drop((lock, index));
     env.later("prune", &["--all-caches"]).ok();
     assert_eq!(env.names("iso"), [""; 0], "no lock file, no directory of ours is left");
 }

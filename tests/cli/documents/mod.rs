@@ -36,6 +36,8 @@ const NOTHING_TO_RUN: &[&str] = &[
     "docs/house.md",
     "docs/introduction.md",
     "docs/performance.md",
+    "docs/releasing.md",
+    "docs/containers.md",
     "docs/safety.md",
 ];
 

@@ -10,13 +10,14 @@ use std::sync::LazyLock;
 use regex::{Captures, Regex};
 
 use super::host::Host;
+use crate::support::schemas;
 
 /// Free space on every page: 19.8 GiB.
 const FREE: u64 = (198 << 30) / 10;
 
 /// Directories of the page that are below the host's own directory. `/dev`, `/proc` and `/bin` are the
 /// machine's.
-const OURS: &[&str] = &["/var/", "/etc/", "/usr/local/", "/usr/bin/glance-cache", "/root"];
+const OURS: &[&str] = &["/var/", "/etc/", "/usr/local/", "/usr/bin/glance-cache", "/openstack/", "/root"];
 
 const MIRROR: &str = "http://mirror.example.org";
 
@@ -79,7 +80,7 @@ pub(super) fn available(host: &Host) -> u64 {
     fs.f_bavail * fs.f_frsize
 }
 
-/// Turns what a command printed into the lines that a page shows below it.
+/// Turns what a command printed into the lines that a page shows below it. JSON has to be as its schema says.
 pub(super) fn shown(line: &str, output: &str, host: &Host) -> Vec<String> {
     let mut text = output.to_owned();
     for (project, directory) in [("glance", "/etc/glance"), ("ironic", "/etc/ironic")] {
@@ -111,7 +112,9 @@ pub(super) fn shown(line: &str, output: &str, host: &Host) -> Vec<String> {
     let lines: Vec<String> = lines.map(machine).collect();
     let mut shown = Vec::new();
     for line in aligned(lines, &mount) {
-        if line.starts_with("{\"") && serde_json::from_str::<serde_json::Value>(&line).is_ok() {
+        let result = serde_json::from_str::<serde_json::Value>(&line).ok();
+        if let Some(result) = result.filter(|_| line.starts_with("{\"")) {
+            schemas::check(&result, &line);
             shown.extend(json(&line, 0).lines().map(str::to_owned));
         } else {
             shown.extend(folded(&line));

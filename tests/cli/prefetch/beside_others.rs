@@ -37,7 +37,8 @@ fn what_somebody_else_caches_is_left() {
 
 #[test]
 fn what_is_no_file_in_the_place_of_a_download_is_an_error_once_it_is_old() {
-    let kinds: [(&str, fn(&Path)); 3] = [
+    type Make = fn(&Path);
+    let kinds: [(&str, Make); 3] = [
         ("a directory", |path| fs::create_dir(path).unwrap()),
         ("a symlink", |path| std::os::unix::fs::symlink("nowhere", path).unwrap()),
         ("a FIFO, socket or device", |path| {

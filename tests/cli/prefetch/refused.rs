@@ -334,3 +334,16 @@ fn what_only_the_configuration_refuses_is_tried_once_it_is_mended() {
     p.run(&[]).ok();
     p.holds(&[('a', 1000)]);
 }
+
+/// A trigger passes the new row over, and the statement succeeds.
+#[test]
+fn an_image_whose_row_is_not_inserted_is_not_published() {
+    let p = Prefetch::new(Sqlite);
+    p.image('a', 9);
+    p.run(&[&id('a')]).ok();
+    p.image('b', 9);
+    p.queue("b");
+    p.env.sql("CREATE TRIGGER no BEFORE INSERT ON cached_images BEGIN SELECT RAISE(IGNORE); END");
+    p.run(&[]).fails(1, &["cannot be published", "was not inserted"]);
+    assert_eq!((p.env.images().as_str(), p.queued().as_str()), ("a", "b"));
+}

@@ -5,7 +5,8 @@ use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
 use crate::support::central::*;
-use crate::support::servers::{Database, Kind, MariaDb, PostgreSql};
+use crate::support::env::*;
+use crate::support::servers::{Database, Kind, MariaDb, PostgreSql, Server, Session};
 
 fn every_way_to_a_server_is_really_taken(kind: Kind) {
     let odd = "p@ss/w:rd?x#y%z+1 &=\u{43f}\u{430}";
@@ -256,4 +257,72 @@ fn of_several_hosts_the_next_is_taken_on_postgresql() {
     let conf = c.conf_with(&url, NODE, "");
     let run = c.env.raw(&["prune", "--dry-run", "--max-size", "3000B", "--config-file", &conf]).ok();
     assert!(run.took < Duration::from_secs(8), "{:?}", run.took);
+}
+
+/// With oslo.db's own pause of ten seconds there would be no second attempt at all.
+fn a_server_that_is_full_for_a_moment_is_asked_again(kind: Kind) {
+    let c = five(kind);
+    let name = c.db.name.clone();
+    if kind == MariaDb {
+        c.db.sql(&format!(
+            "CREATE USER {name}@'127.0.0.1' IDENTIFIED BY 's3cret' WITH MAX_USER_CONNECTIONS 1"
+        ));
+        c.db.sql(&format!("GRANT SELECT ON {name}.* TO {name}@'127.0.0.1'"));
+    } else {
+        c.db.sql(&format!("CREATE ROLE {name} LOGIN PASSWORD 's3cret' CONNECTION LIMIT 1"));
+        c.db.sql(&format!("GRANT SELECT ON cached_images, node_reference TO {name}"));
+    }
+    let url = c.db.url.replace("//g:", &format!("//{name}:"));
+    let plain = url.split_once("://").unwrap().1;
+    let session = if kind == MariaDb {
+        Session::MySql(mysql::Conn::new(format!("mysql://{plain}").as_str()).unwrap())
+    } else {
+        let client = postgres::Client::connect(&format!("postgresql://{plain}"), postgres::NoTls);
+        Session::PostgreSql(client.unwrap())
+    };
+    let conf = c.conf_with(&url, NODE, "");
+    let held = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(1500));
+        drop(session);
+    });
+    let run = c.env.raw(&["list", "--config-file", &conf]).ok();
+    println!("{kind:?}: {:.1} s", run.took.as_secs_f64());
+    assert!(run.took > Duration::from_secs(1), "the session was not in the way: {:?}", run.took);
+    held.join().unwrap();
+}
+
+#[test]
+fn a_server_that_is_full_for_a_moment_is_asked_again_on_mariadb() {
+    a_server_that_is_full_for_a_moment_is_asked_again(MariaDb);
+}
+
+#[test]
+fn a_server_that_is_full_for_a_moment_is_asked_again_on_postgresql() {
+    a_server_that_is_full_for_a_moment_is_asked_again(PostgreSql);
+}
+
+#[test]
+fn a_server_that_prepares_no_statements_will_do_on_mariadb() {
+    let server = Server::private(MariaDb);
+    let c = Central::of(TestEnv::empty(Xattr), Database::on(&server, "glance"), NODE);
+    c.images(FIVE);
+    c.db.sql("SET GLOBAL max_prepared_stmt_count = 0");
+    c.run("status", &["--all-nodes"]).ok();
+    c.prune("3000").ok();
+    assert_eq!(c.left(), "cde");
+}
+
+/// A synchronous standby that is away: the commit is done on the server, and confirmed by nobody.
+#[test]
+fn a_commit_without_an_answer_is_not_said_to_have_changed_nothing_on_postgresql() {
+    let server = Server::private(PostgreSql);
+    let c = Central::of(TestEnv::empty(Xattr), Database::on(&server, "glance"), NODE);
+    c.images(FIVE);
+    c.row(&id('f'), 60);
+    c.db.sql("ALTER SYSTEM SET synchronous_standby_names = 'nobody'");
+    c.db.sql("SELECT pg_reload_conf()");
+    let run = c.run("clean", &["--repair", "--lock-timeout", "1s"]).code(3);
+    println!("{}", run.stderr);
+    assert!(run.stderr.contains("not known if"), "{}", run.stderr);
+    assert!(!run.stderr.contains("nothing was changed"), "{}", run.stderr);
 }

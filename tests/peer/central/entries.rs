@@ -238,4 +238,18 @@ mod as_root {
     fn the_next_image_is_immutable_on_postgresql() {
         super::the_next_image_is_immutable(PostgreSql);
     }
+
+    /// `INSERT IGNORE` would turn this error into a warning, and the orphan would stay without a word.
+    #[test]
+    fn an_orphan_whose_row_the_database_refuses_is_an_error_on_mariadb() {
+        let (c, _mount) = with_an_old_orphan(MariaDb);
+        c.db.sql("DELETE FROM cached_images");
+        for letter in "abcde".chars() {
+            std::fs::remove_file(c.env.path(id(letter))).unwrap();
+        }
+        c.db.sql("ALTER TABLE cached_images ADD CONSTRAINT c CHECK (size < 5)");
+        c.run("clean", &["--repair"]).fails(3, &["cannot insert rows", "CONSTRAINT"]);
+        c.db.sql("ALTER TABLE cached_images DROP CONSTRAINT c");
+        c.run("clean", &["--repair"]).ok().has(&json!({"orphans_adopted": 1}));
+    }
 }

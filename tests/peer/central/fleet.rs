@@ -151,3 +151,22 @@ fn a_dead_node_is_forgotten_on_mariadb() {
 fn a_dead_node_is_forgotten_on_postgresql() {
     a_dead_node_is_forgotten(PostgreSql);
 }
+
+/// The sum of three such rows fits into no column.
+fn sums_beyond_every_column_are_shown(kind: Kind) {
+    let c = five(kind);
+    c.db.sql("UPDATE cached_images SET size = 9000000000000000000, hits = 9");
+    let status = c.run("status", &["--all-nodes", "--format", "json"]).ok().json();
+    assert_eq!(status["nodes"][0]["bytes"], json!(i64::MAX), "{status}");
+    assert_eq!(status["nodes"][0]["hits"], json!(45), "{status}");
+}
+
+#[test]
+fn sums_beyond_every_column_are_shown_on_mariadb() {
+    sums_beyond_every_column_are_shown(MariaDb);
+}
+
+#[test]
+fn sums_beyond_every_column_are_shown_on_postgresql() {
+    sums_beyond_every_column_are_shown(PostgreSql);
+}

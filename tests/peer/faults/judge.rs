@@ -40,6 +40,7 @@ impl Bench<'_> {
             |name: &str| WANTED.iter().any(|(letter, _)| name == format!("cache/incomplete/{}", id(*letter)));
         let known = |name: &str| {
             is_lock(name)
+                || name == "cache/.glance-cache-pending"
                 || name.contains("/.glance-cache-aside")
                 || name.ends_with("-journal")
                 || self.fetches()

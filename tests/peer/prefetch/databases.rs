@@ -346,3 +346,17 @@ fn a_read_only_server_is_found_out_before_anything_is_downloaded_on_postgresql()
     let run = p.env.finish(&mut command).fails(3, &["cannot write to the index", "read-only transaction"]);
     assert!(!run.stderr.contains("fetched"), "{}", run.stderr);
 }
+
+#[test]
+fn an_image_whose_row_is_not_inserted_is_not_published_on_postgresql() {
+    let p = Prefetch::on(Xattr, PostgreSql);
+    p.image('a', 9);
+    p.queue("a");
+    let mut command = on_central(&p, "http://n1:9292", &["-v"]);
+    p.db.sql(
+        "CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'; CREATE TRIGGER t \
+         BEFORE INSERT ON cached_images FOR EACH ROW EXECUTE FUNCTION f()",
+    );
+    p.env.finish(&mut command).fails(1, &["cannot be published", "was not inserted"]);
+    assert_eq!((p.env.images().as_str(), p.queued().as_str()), ("", "a"));
+}

@@ -1,0 +1,120 @@
+//! A note in the cache directory of the rows that may be without their files.
+//!
+//! A run that is killed between the first file of a batch and its commit leaves rows without files, and so does
+//! a prefetch that is killed between the row of an image and its name. The next run has to know that these
+//! rows are its own, however many they are: where most rows have no file, the directory otherwise counts as
+//! the wrong one, or as not mounted. So the ids are written here before, and the note is removed when rows and
+//! files agree. If rows stay without files, it stays, too.
+//!
+//! A directory that is the wrong one, or not mounted, has no such note, and is refused as before. The note is
+//! not forced to the disk, so that a power failure may lose it. Against that, no batch takes more than half of
+//! the rows. Nothing fails because the note cannot be written or read. Whoever writes it holds prune's lock.
+//!
+//! Glance does not look at the file. Only its xattr driver takes every file for an image, and cannot list one
+//! without hits; it has no rows and so no note, but the setting may change.
+
+use std::collections::HashSet;
+use std::ffi::CStr;
+use std::fs::File;
+use std::io::Read as _;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::fs::FileExt as _;
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, fstat, openat, unlinkat};
+use rustix::io::Errno;
+
+use super::dir::{CacheDir, CachePlace};
+use super::index::xattr;
+use crate::names::ImageId;
+
+/// The name of the note in the cache directory.
+pub(super) const NAME: &CStr = c".glance-cache-pending";
+/// Bytes that are read of a note, at most: more images than a batch ever has.
+const LONGEST: u64 = 16 << 20;
+
+/// The rows of the batch of a running prune.
+#[derive(Debug, Default)]
+pub(super) struct PendingRows {
+    file: Option<File>,
+    /// True if it could not be made, and is not tried again.
+    has_failed: bool,
+}
+
+impl PendingRows {
+    /// Notes the images of a batch, in place of those of the batch before.
+    pub(super) fn write(&mut self, dir: &CacheDir, ids: impl Iterator<Item = ImageId>) {
+        let mut text = String::new();
+        for id in ids {
+            text.push_str(id.as_str());
+            text.push('\n');
+        }
+        if text.is_empty() || self.has_failed {
+            return;
+        }
+        if self.file.is_none() {
+            self.file = make(dir).ok();
+        }
+        let written = self
+            .file
+            .as_ref()
+            .is_some_and(|file| file.set_len(0).and_then(|()| file.write_all_at(text.as_bytes(), 0)).is_ok());
+        self.has_failed = !written;
+    }
+
+    /// True if the note was made by this run.
+    pub(super) fn is_made(&self) -> bool {
+        self.file.is_some()
+    }
+}
+
+/// Removes the note: no row is left without its file.
+pub(super) fn remove(dir: &CacheDir) {
+    let (Some(base), Ok(_owner)) = (dir.fd(CachePlace::Base), dir.owner().act()) else { return };
+    // A note that stays is replaced by the next run that removes images.
+    let _ = unlinkat(base, NAME, AtFlags::empty());
+}
+
+/// Notes the row of an image that is about to be published, beside whatever is noted already.
+pub(crate) fn add(dir: &CacheDir, id: ImageId) {
+    let mut ids = noted(dir);
+    ids.insert(id);
+    PendingRows::default().write(dir, ids.into_iter());
+}
+
+/// Forgets the row of an image that was published, and removes the note if nothing else is noted.
+pub(crate) fn settle(dir: &CacheDir, id: ImageId) {
+    if noted(dir).into_iter().eq([id]) {
+        remove(dir);
+    }
+}
+
+/// Makes an empty note in place of an older one, as the owner of the cache.
+fn make(dir: &CacheDir) -> Result<File, Errno> {
+    let base = dir.fd(CachePlace::Base).ok_or(Errno::NOENT)?;
+    let _owner = dir.owner().act().map_err(|_| Errno::PERM)?;
+    let _ = unlinkat(base, NAME, AtFlags::empty());
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = openat(base, NAME, flags, Mode::from_raw_mode(0o600))?;
+    // Some file systems have no attributes, and then no xattr driver either.
+    let _ = xattr::set_unused(file.as_fd());
+    Ok(file.into())
+}
+
+/// Returns the images whose rows this program may have left without files.
+pub(super) fn noted(dir: &CacheDir) -> HashSet<ImageId> {
+    let mut bytes = Vec::new();
+    if let Ok(file) = open(dir) {
+        // As much of it as can be read counts.
+        let _ = File::from(file).take(LONGEST).read_to_end(&mut bytes);
+    }
+    bytes.split(|byte| *byte == b'\n').filter_map(ImageId::new).collect()
+}
+
+fn open(dir: &CacheDir) -> Result<OwnedFd, Errno> {
+    let base = dir.fd(CachePlace::Base).ok_or(Errno::NOENT)?;
+    let _owner = dir.owner().act().map_err(|_| Errno::PERM)?;
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = openat(base, NAME, flags, Mode::empty())?;
+    let is_file = FileType::from_raw_mode(fstat(&file)?.st_mode).is_file();
+    if is_file { Ok(file) } else { Err(Errno::INVAL) }
+}
