@@ -160,6 +160,7 @@ fn of_a_host() -> Vec<Run> {
         runs.push(env.later(command, &["--all-caches", "--format", "json"]));
         runs.push(env.later(command, &["-v", "--all-caches", "--format", "json"]));
     }
+    runs.push(env.later("list", &["--all-caches", "--images", "--format", "json"]));
     for command in ["clean", "prune"] {
         runs.push(env.later(command, &["--all-caches", "--dry-run"]));
     }
