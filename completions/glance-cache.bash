@@ -34,14 +34,14 @@ _glance_cache() {
     fi
 
     case $prev in
-    --lock-timeout | --splay | --forget-node | --stall-time | --invalid-grace | --node | --database | --now | --temp-grace | --older-than | --max-size | --target-size | --min-free | --min-age | --require | --jobs | -j | --rate-limit | --reserve | --max-invalid | --max-stalled | --log-date-format | --syslog-log-facility)
+    --lock-timeout | --splay | --forget-node | --stall-time | --invalid-grace | --node | --database | --now | --temp-grace | --max-size | --target-size | --min-free | --min-age | --require | --jobs | -j | --rate-limit | --reserve | --older-than | --larger-than | --limit | --max-invalid | --max-stalled | --log-date-format | --syslog-log-facility)
         return
         ;;
     --cache-dir | --config-dir | --ironic-config-dir | --log-dir | --logdir)
         compopt -o dirnames
         return
         ;;
-    --config-file | --sqlite-db | --database-file | --textfile | --log-file | --ironic-config-file | --keep-from | --on | --log-config-append | --log-config | --logfile)
+    --config-file | --sqlite-db | --database-file | --textfile | --ironic-config-file | --keep-from | --on | --log-config-append | --log-config | --log-file | --logfile)
         compopt -o default
         return
         ;;
@@ -49,18 +49,28 @@ _glance_cache() {
         words="sqlite xattr centralized_db"
         ;;
     --format)
-        words="text json prometheus"
+        case $command in
+        list) words="table json jsonl csv value" ;;
+        *) words="text json prometheus" ;;
+        esac
         ;;
-    --image | --keep)
+    --color)
+        words="auto always never"
+        ;;
+    --keep | --image)
         _glance_cache_ids cached
         return
         ;;
     --state)
-        words="cached tracked orphan ghost queued incomplete invalid"
+        words="tracked orphan ghost queued incomplete stalled invalid"
         before=${cur%"${cur##*,}"} cur=${cur##*,}
         ;;
     --sort)
         words="image state last-use modified size hits"
+        ;;
+    --columns)
+        words="image state last-use modified size hits error name-bytes node checksum cache kind links held-by priority directory file-system limit age-limit in-use reclaimable"
+        before=${cur%"${cur##*,}"} cur=${cur##*,}
         ;;
     --shell_completion)
         words="bash zsh"
@@ -73,7 +83,7 @@ _glance_cache() {
 
     case $command in
     clean | prune | prefetch)
-        options+=" --dry-run -n --lock-timeout --skip-if-locked --splay --log-file --syslog --journal"
+        options+=" --dry-run -n --lock-timeout --skip-if-locked --splay"
         ;;
     esac
     case $command in
@@ -83,7 +93,12 @@ _glance_cache() {
     esac
     case $command in
     clean | prune | prefetch | list | status)
-        options+=" --cache-dir --config-file --config-dir --driver --sqlite-db --node --database --database-file --ignore-other-index --format --quiet -q --verbose -v --textfile --now"
+        options+=" --cache-dir --config-file --config-dir --driver --sqlite-db --node --database --database-file --ignore-other-index --color --quiet -q --verbose -v --textfile --now"
+        ;;
+    esac
+    case $command in
+    clean | prune | prefetch | status)
+        options+=" --format"
         ;;
     esac
     case $command in
@@ -97,23 +112,23 @@ _glance_cache() {
         ;;
     esac
     case $command in
-    prune)
-        options+=" --image --older-than --everything --target-size --min-free --min-age --keep --keep-from --forget-all --stall-time --require --on --best-effort"
-        ;;
-    esac
-    case $command in
     prune | prefetch | status)
         options+=" --max-size"
         ;;
     esac
     case $command in
+    prune)
+        options+=" --target-size --min-free --min-age --keep --keep-from --forget-all --stall-time --require --on --best-effort"
+        ;;
+    esac
+    case $command in
     prefetch)
-        options+=" --enqueue --dequeue --dequeue-all --retry --jobs -j --require-checksum --rate-limit --reserve --within-limit --make-room --stall-time"
+        options+=" --enqueue --retry --jobs -j --require-checksum --rate-limit --reserve --within-limit --make-room --stall-time"
         ;;
     esac
     case $command in
     list)
-        options+=" --state --sort --reverse --all-nodes --image --bytes --human"
+        options+=" --image --state --older-than --larger-than --limit --sort --reverse --all-nodes --images --columns --no-header --wide --bytes --human --format"
         ;;
     esac
     case $command in
@@ -130,6 +145,10 @@ _glance_cache() {
         case $command in
         prefetch)
             _glance_cache_ids queued
+            return
+            ;;
+        list)
+            _glance_cache_ids cached
             return
             ;;
         completion)

@@ -37,6 +37,7 @@ use crate::cli::Command;
 use crate::commands::flags::CacheArgs;
 use crate::commands::record::Record;
 use crate::exit::{Exit, Failure};
+use crate::output::screen::ColorWhen;
 use crate::output::{Format, Output, Verbosity};
 use crate::run::Run;
 
@@ -46,11 +47,14 @@ fn main() -> ExitCode {
     if let Some(tool) = tool {
         return ExitCode::from(legacy::run(tool, &args[1..]).legacy_code());
     }
+    if let Some(when) = ColorWhen::on(&args) {
+        when.decide();
+    }
     let cli = cli::parse(args);
     let (cache, change, default) = match &cli.command {
-        Command::Clean(args) => (Some(&args.cache), Some(&args.change), Format::Json),
-        Command::Prune(args) => (Some(&args.cache), Some(&args.change), Format::Json),
-        Command::Prefetch(args) => (Some(&args.cache), Some(&args.change), Format::Json),
+        Command::Clean(args) => (Some(&args.cache), Some(&args.change), Format::of_changes()),
+        Command::Prune(args) => (Some(&args.cache), Some(&args.change), Format::of_changes()),
+        Command::Prefetch(args) => (Some(&args.cache), Some(&args.change), Format::of_changes()),
         Command::List(args) => (Some(&args.cache), None, Format::Text),
         Command::Status(args) => (Some(&args.cache), None, Format::Text),
         Command::Completion(_) | Command::Ids(_) => (None, None, Format::Text),

@@ -32,6 +32,7 @@ impl Run {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos() as Nanos);
         #[allow(clippy::disallowed_methods, reason = "the environment is read once, here")]
         let environment: BTreeMap<OsString, OsString> = std::env::vars_os().collect();
+        let output = output.in_environment(&environment);
         // Tests cannot make files old enough. The released program has no such variable.
         #[cfg(debug_assertions)]
         let now = environment

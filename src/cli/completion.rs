@@ -106,6 +106,7 @@ fn value(command: &Command, arg: &Arg) -> OptionValue {
     let words: Vec<_> = arg
         .get_possible_values()
         .iter()
+        .filter(|word| !word.is_hide_set())
         .map(|word| {
             let help = word.get_help().map(ToString::to_string).unwrap_or_default();
             (word.get_name().to_owned(), help)
@@ -240,20 +241,34 @@ fn bash() -> String {
     )
 }
 
-/// The cases of what follows an option, which is the same in every command that has it.
+/// The cases of what follows an option. Where commands differ, that of one command comes first, and then that
+/// of the others.
 fn bash_values(parts: &[ShellCommand]) -> String {
-    let mut cases: Vec<(String, Vec<String>)> = Vec::new();
-    for flag in parts.iter().flat_map(|part| &part.flags) {
-        let Some(value) = &flag.value else { continue };
-        let action = bash_value(value);
-        for name in &flag.names {
-            match cases.iter().find(|(_, names)| names.contains(name)) {
-                Some((known, _)) => assert_eq!(*known, action, "{name} differs between commands"),
-                None => match cases.iter_mut().find(|(known, _)| *known == action) {
-                    Some((_, names)) => names.push(name.clone()),
-                    None => cases.push((action.clone(), vec![name.clone()])),
-                },
+    let mut options: Vec<(&str, Vec<(String, &str)>)> = Vec::new();
+    for part in parts {
+        for flag in &part.flags {
+            let Some(action) = flag.value.as_ref().map(bash_value) else { continue };
+            for name in &flag.names {
+                match options.iter_mut().find(|(known, _)| known == name) {
+                    Some((_, actions)) => actions.push((action.clone(), &part.name)),
+                    None => options.push((name, vec![(action.clone(), &part.name)])),
+                }
             }
+        }
+    }
+    let mut cases: Vec<(String, Vec<&str>)> = Vec::new();
+    for (name, actions) in options {
+        let of = |action: &str| actions.iter().filter(|(known, _)| known == action).count();
+        let usual = actions.iter().max_by_key(|(action, _)| of(action)).expect("a command has the option");
+        let mut action = usual.0.clone();
+        for (other, command) in actions.iter().filter(|(known, _)| *known != usual.0) {
+            action = format!(
+                "case $command in\n        {command}) {other} ;;\n        *) {action} ;;\n        esac"
+            );
+        }
+        match cases.iter_mut().find(|(known, _)| *known == action) {
+            Some((_, names)) => names.push(name),
+            None => cases.push((action, vec![name])),
         }
     }
     let mut table = String::new();

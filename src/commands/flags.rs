@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use anyhow::anyhow;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{ArgMatches, Args, Command, FromArgMatches, ValueEnum, ValueHint};
 
 use crate::cache::index::Driver;
@@ -20,9 +21,9 @@ use crate::exit::Failure;
 use crate::host::glance::settings::Selection;
 use crate::names::ImageId;
 use crate::ops::Change;
-use crate::output::Format;
-use crate::output::Output;
 use crate::output::audit::{LogOptions, own_log};
+use crate::output::screen::ColorWhen;
+use crate::output::{Format, Output};
 use crate::run::Run;
 use crate::units::{Amount, Moment, Nanos, TimeSpan, given_size, span};
 
@@ -102,9 +103,16 @@ pub(crate) struct CacheArgs {
     ///
     /// status also has prometheus: metrics in its text format.
     ///
-    /// [default: text for list and status, json for the others]
-    #[arg(long, value_name = "FORMAT", help_heading = OUTPUT, hide_possible_values = true)]
+    /// [default: text for list and status; for the others text on a terminal, and json elsewhere]
+    #[arg(long, value_name = "FORMAT", help_heading = OUTPUT, hide_possible_values = true,
+        value_parser = form_of_results())]
     pub(crate) format: Option<Format>,
+    /// Use colours: auto, always or never
+    ///
+    /// With auto, on a terminal that has them, unless the variable NO_COLOR is set [default: auto]
+    #[arg(long, value_name = "WHEN", help_heading = OUTPUT, hide_possible_values = true,
+        hide_short_help = true)]
+    pub(crate) color: Option<ColorWhen>,
     /// Print only errors
     #[arg(short, long, conflicts_with = "verbose", help_heading = OUTPUT)]
     pub(crate) quiet: bool,
@@ -124,6 +132,11 @@ pub(crate) struct CacheArgs {
     /// change something accept it only with --dry-run.
     #[arg(long, value_name = "TIME", help_heading = OUTPUT, hide_short_help = true)]
     pub(crate) now: Option<Moment>,
+}
+
+/// Returns the parser of the forms of commands that do not print a list.
+fn form_of_results() -> impl TypedValueParser<Value = Format> {
+    PossibleValuesParser::new(["text", "json", "prometheus"]).try_map(|name| Format::from_str(&name, false))
 }
 
 /// The options of every command that changes something.

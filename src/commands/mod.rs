@@ -12,6 +12,8 @@ pub(crate) mod prune;
 pub(crate) mod record;
 pub(crate) mod status;
 
+use serde::Serialize;
+
 use self::flags::{CacheArgs, ChangeArgs, HostArgs, LogArgs};
 use crate::cache::lock::LockWait;
 use crate::exit::{Exit, Failure};
@@ -23,6 +25,7 @@ use crate::ops::look::{LookReport, Overview, look};
 use crate::ops::metrics::exposition;
 use crate::ops::report::ChangeReport;
 use crate::output::Report;
+use crate::output::rows::{ListStyle, Listing};
 use crate::run::Run;
 
 /// Reads the configuration, opens the logs, and returns this host for a change.
@@ -39,19 +42,25 @@ fn host_to_change(
     Ok((Host::new(run, selection, config, aim, change.lock_wait), change))
 }
 
-/// Surveys every cache of the host, and prints the errors.
-fn look_at_all(
-    run: &Run,
-    cache: CacheArgs,
-    args: HostArgs,
-    what: Overview,
-    human: bool,
-) -> Result<LookReport, Failure> {
+/// Reads the configuration, and returns this host to look at all its caches.
+fn host_to_look<'a>(run: &'a Run, cache: CacheArgs, args: &mut HostArgs) -> Result<Host<'a>, Failure> {
     let lock_wait = LockWait { limit: GLANCE_PATIENCE, skip_if_locked: false };
     let selection = Selection::from(cache);
     let config = selection.read(run, true)?;
     let mut host = Host::new(run, selection, config, (Scope::All, Task::Look), lock_wait);
-    host.ironic_sources = args.ironic.0;
+    host.ironic_sources = std::mem::take(&mut args.ironic.0);
+    Ok(host)
+}
+
+/// Surveys every cache of the host, and prints the errors.
+fn look_at_all(
+    run: &Run,
+    cache: CacheArgs,
+    mut args: HostArgs,
+    what: Overview,
+    human: bool,
+) -> Result<LookReport, Failure> {
+    let host = host_to_look(run, cache, &mut args)?;
     let report = look(&host, what, args.temp_grace.0, human)?;
     for error in report.errors() {
         run.output.error(&error.to_string());
@@ -70,11 +79,22 @@ pub(crate) fn conclude(run: &Run, report: &impl ChangeReport) -> Exit {
     for shortfall in &ending.shortfalls {
         run.output.error(shortfall);
     }
-    run.output.summary(report);
+    run.output.summary(report, &|screen| ending.plan_on(screen, run.output.is_verbose()));
     match ending.exit() {
         Exit::Done if run.output.has_failed() => Exit::Incomplete,
         exit => exit,
     }
+}
+
+/// Prints a list. Returns the exit code.
+fn show_list(
+    run: &Run,
+    list: &(impl Listing + Serialize),
+    style: &ListStyle,
+    is_fine: bool,
+) -> Result<Exit, Failure> {
+    run.output.list(list, style)?;
+    Ok(if is_fine && !run.output.has_failed() { Exit::Done } else { Exit::Incomplete })
 }
 
 /// Prints the report of a command that changes nothing. Returns the exit code.

@@ -144,6 +144,29 @@ pub(crate) struct PlannedRemoval {
     pub(crate) reason: PruneReason,
 }
 
+/// An image of a cache, as the survey found it.
+#[derive(Debug)]
+pub(crate) struct HeldImage {
+    pub(crate) name: String,
+    /// True if the index should have a row for it, and has none.
+    pub(crate) is_orphan: bool,
+    pub(crate) size: u64,
+    pub(crate) last_use: Nanos,
+    /// The number of hard links to the file, its name in the cache included.
+    pub(crate) links: u32,
+    /// The reason for keeping the image; `None` if it may be removed.
+    pub(crate) held: Option<Holder>,
+}
+
+/// The reason for keeping an image.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Holder {
+    /// An instance has a link to it.
+    InUse,
+    /// The rules keep it.
+    Rule(Kept),
+}
+
 /// A file, or a directory of files, that a clean removes.
 #[derive(Debug)]
 pub(crate) struct Remains {
@@ -244,6 +267,9 @@ pub(crate) trait ImageCache {
     /// `caches` holds the device and inode of every cache of the host: none of these directories is ever
     /// taken for the remains of a download.
     fn survey(&mut self, rules: &Rules, caches: &[(u64, u64)]) -> Result<Stock, Failure>;
+
+    /// Returns all images that the survey found.
+    fn images(&self, rules: &Rules) -> Vec<HeldImage>;
 
     /// Plans which images are removed so that the limits hold.
     fn plan(&self, rules: &Rules, limits: &Limits) -> Result<Planned, Failure>;

@@ -48,19 +48,29 @@ pub(crate) fn run(tool: Tool, args: &[std::ffi::OsString]) -> Exit {
             return Exit::WrongCommandLine;
         }
     };
+    let command = match tool {
+        Tool::Cleaner => "clean",
+        Tool::Pruner => "prune",
+        Tool::Prefetcher => "prefetch",
+    };
     run.output.deprecation(&format!(
-        "{} is an old name of glance-cache; the same command is now: glance-cache {}",
+        "{} is an old name of glance-cache; the same command is now: glance-cache {command}",
         tool.name(),
-        match tool {
-            Tool::Cleaner => "clean",
-            Tool::Pruner => "prune",
-            Tool::Prefetcher => "prefetch",
-        }
     ));
-    work(&run, tool, &options).unwrap_or_else(|failure| {
+    work(&run, tool, &options).unwrap_or_else(|mut failure| {
+        // Hints may name options that only the new commands have.
+        for hint in failure.hints.iter_mut().filter(|hint| names_option(hint)) {
+            *hint = format!("{hint} (an option of glance-cache {command}, not of this name)");
+        }
         run.output.failure(&failure);
         failure.exit
     })
+}
+
+/// True if a text names an option that the old tools do not have.
+fn names_option(text: &str) -> bool {
+    let options = text.split([' ', ',', ';']).filter(|word| word.starts_with("--"));
+    options.into_iter().any(|option| !["--config-file", "--config-dir"].contains(&option))
 }
 
 fn work(run: &Run, tool: Tool, options: &LegacyOptions) -> Result<Exit, Failure> {

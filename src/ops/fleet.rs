@@ -12,8 +12,9 @@ use anyhow::anyhow;
 use serde::Serialize;
 
 use super::Change;
-use super::list::{Order, SortKey};
+use super::list::{EntryState, ListReport, ListRequest, SortKey};
 use super::report::{ChangeReport, Ending, SCHEMA_VERSION, Step, human_or_unknown};
+use crate::cache::index::Driver;
 use crate::cache::outcome::{Action, EntryError};
 use crate::config::{Config, Origin, Setting};
 use crate::database::Database;
@@ -23,9 +24,10 @@ use crate::database::refusal::Refusal;
 use crate::exit::Failure;
 use crate::host::glance::central::{cannot_start, connect, existing, unknown};
 use crate::host::glance::open::GLANCE_PATIENCE;
-use crate::host::glance::settings::{DatabaseSettings, Selection};
+use crate::host::glance::settings::{DatabaseSettings, Selection, Settings};
 use crate::names::{ImageId, escaped};
 use crate::output::Report;
+use crate::output::rows::{Column, ListCell, Listing, Rank};
 use crate::output::table::table;
 use crate::run::Run;
 use crate::units::{count, human, nanos, when};
@@ -164,21 +166,36 @@ impl Report for FleetReport {
     }
 }
 
-/// Lists the images of all nodes, or the nodes of one image.
+/// True if the settings or the options name a central database as the index.
+pub(crate) fn is_named(run: &Run, selection: &Selection) -> Result<bool, Failure> {
+    let config = selection.read_to_look(run)?;
+    let given = selection.database.is_some() || selection.database_file.is_some();
+    Ok(given || Settings::new(&config, selection.clone())?.names(Driver::CentralizedDb))
+}
+
+/// Lists the images of all nodes, or the nodes that have some images.
+///
+/// `here` is the list of these images on this host, if it was made. Its entries stand in the place of this
+/// node's rows, which do not say if the images are there.
 pub(crate) fn list(
     run: &Run,
     selection: &Selection,
-    image: Option<ImageId>,
-    order: Order,
-    human: bool,
+    request: &ListRequest,
+    here: Option<ListReport>,
 ) -> Result<PlacementReport, Failure> {
     let config = selection.read(run, false)?;
     let settings = DatabaseSettings::new(&config, selection);
     let mut database = existing(connect(&settings, Purpose::Look, &run.wait(GLANCE_PATIENCE))?)?;
-    let image_id = image.map(|id| id.to_string());
-    let mut found = database.placements(image_id.as_deref()).map_err(cannot_start)?;
+    let mut found = Vec::new();
+    if request.images.is_empty() {
+        found = database.placements(None).map_err(cannot_start)?;
+    }
+    for id in &request.images {
+        found.append(&mut database.placements(Some(id.as_str())).map_err(cannot_start)?);
+    }
+    found.retain(|line| request.admits(Some(nanos(line.last_accessed)), None, Some(line.size)));
     found.sort_by(|a, b| {
-        let by = match order.by {
+        let by = match request.order.by {
             SortKey::Image | SortKey::State => Ordering::Equal,
             SortKey::LastUse => a.last_accessed.total_cmp(&b.last_accessed),
             SortKey::Modified => a.last_modified.total_cmp(&b.last_modified),
@@ -186,13 +203,21 @@ pub(crate) fn list(
             SortKey::Hits => a.hits.cmp(&b.hits),
         };
         let by = by.then_with(|| a.image_id.cmp(&b.image_id)).then_with(|| a.node.cmp(&b.node));
-        if order.reverse { by.reverse() } else { by }
+        if request.order.reverse { by.reverse() } else { by }
     });
+    found.truncate(request.limit.unwrap_or(usize::MAX));
+    let own = settings.node()?.map(|own| own.value);
+    let image_id = match &request.images[..] {
+        [id] => Some(id.to_string()),
+        _ => None,
+    };
     let mut nodes: Vec<String> = found.iter().map(|line| escaped(line.node.as_bytes())).collect();
     nodes.sort_unstable();
     nodes.dedup();
-    let cached_images = found.iter().map(PlacementLine::new).collect();
-    Ok(PlacementReport { schema_version: SCHEMA_VERSION, image_id, nodes, cached_images, human })
+    let is_own = |line: &Placement| own.as_ref() == Some(&line.node);
+    let cached_images = found.iter().map(|line| PlacementLine::new(line, is_own(line))).collect();
+    let own = own.map(|own| escaped(own.as_bytes()));
+    Ok(PlacementReport { schema_version: SCHEMA_VERSION, image_id, nodes, cached_images, here, own })
 }
 
 /// An image on a node, with the keys of Glance's API as far as it has them.
@@ -205,10 +230,12 @@ struct PlacementLine {
     last_modified: f64,
     size: u64,
     checksum: Option<String>,
+    #[serde(skip)]
+    is_own: bool,
 }
 
 impl PlacementLine {
-    fn new(line: &Placement) -> Self {
+    fn new(line: &Placement, is_own: bool) -> Self {
         PlacementLine {
             image_id: escaped(line.image_id.as_bytes()),
             node: escaped(line.node.as_bytes()),
@@ -217,7 +244,21 @@ impl PlacementLine {
             last_modified: line.last_modified,
             size: line.size,
             checksum: line.checksum.as_ref().map(|checksum| escaped(checksum.as_bytes())),
+            is_own,
         }
+    }
+
+    fn cells(&self) -> Vec<ListCell<'_>> {
+        vec![
+            ListCell::text(&self.image_id),
+            ListCell::text(EntryState::Tracked.name()),
+            ListCell::text(&self.node),
+            ListCell::Time(nanos(self.last_accessed)),
+            ListCell::Time(nanos(self.last_modified)),
+            ListCell::Size(self.size),
+            ListCell::Number(self.hits),
+            ListCell::of(self.checksum.as_deref(), ListCell::text),
+        ]
     }
 }
 
@@ -229,23 +270,52 @@ pub(crate) struct PlacementReport {
     /// For one image, this is the answer of Glance's `GET /v2/cache/nodes/{id}`.
     nodes: Vec<String>,
     cached_images: Vec<PlacementLine>,
+    /// The images on this host.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    here: Option<ListReport>,
+    /// The URL of this host's node.
     #[serde(skip)]
-    human: bool,
+    own: Option<String>,
 }
 
-impl Report for PlacementReport {
-    fn text(&self) -> String {
-        let mut rows = vec![["IMAGE", "NODE", "LAST USE", "SIZE", "HITS"].map(str::to_owned)];
-        rows.extend(self.cached_images.iter().map(|line| {
+impl PlacementReport {
+    /// True if an image is on a node, or on this host in some state.
+    pub(crate) fn has(&self, id: &ImageId) -> bool {
+        let is_it = |line: &PlacementLine| line.image_id.eq_ignore_ascii_case(id.as_str());
+        self.cached_images.iter().any(is_it) || self.here.as_ref().is_some_and(|here| here.has(id))
+    }
+}
+
+impl Listing for PlacementReport {
+    fn columns(&self) -> &'static [Column] {
+        const fn columns(state: Rank) -> [Column; 8] {
             [
-                line.image_id.clone(),
-                line.node.clone(),
-                when(nanos(line.last_accessed)),
-                if self.human { human(line.size) } else { line.size.to_string() },
-                line.hits.to_string(),
+                Column::text("image_id", "IMAGE", Rank::Always),
+                Column::text("state", "STATE", state),
+                Column::text("node", "NODE", Rank::Always),
+                Column::text("last_use", "LAST USE", Rank::Always),
+                Column::text("modified", "MODIFIED", Rank::Asked),
+                Column::number("size", "SIZE", Rank::Spare(1)),
+                Column::number("hits", "HITS", Rank::Spare(2)),
+                Column::text("checksum", "CHECKSUM", Rank::Asked),
             ]
-        }));
-        table(&rows)
+        }
+        const OF_ROWS: &[Column] = &columns(Rank::Asked);
+        const WITH_STATES: &[Column] = &columns(Rank::Spare(3));
+        if self.here.is_some() { WITH_STATES } else { OF_ROWS }
+    }
+
+    fn rows(&self) -> Box<dyn Iterator<Item = Vec<ListCell<'_>>> + '_> {
+        let is_shown = |line: &&PlacementLine| self.here.is_none() || !line.is_own;
+        let others = self.cached_images.iter().filter(is_shown).map(PlacementLine::cells);
+        let here = self.here.iter().flat_map(ListReport::entries).map(|entry| {
+            let mut cells = entry.cells();
+            cells.truncate(6);
+            cells.insert(2, ListCell::of(self.own.as_deref(), ListCell::text));
+            cells.push(ListCell::Unknown);
+            cells
+        });
+        Box::new(here.chain(others))
     }
 }
 

@@ -21,6 +21,7 @@ use crate::host::gather::{Gathered, Member};
 use crate::host::{Declared, Host};
 use crate::os::space::{available, capacity};
 use crate::output::Report;
+use crate::output::rows::{Column, ListCell, Listing, Rank};
 use crate::output::table::table;
 use crate::units::{Nanos, count, human};
 
@@ -303,5 +304,41 @@ impl Report for LookReport {
             return self.first_line() + &text.replace('|', "/");
         }
         text
+    }
+}
+
+impl Listing for LookReport {
+    fn columns(&self) -> &'static [Column] {
+        const COLUMNS: &[Column] = &[
+            Column::text("cache", "CACHE", Rank::Always),
+            Column::text("kind", "KIND", Rank::Spare(5)),
+            Column::number("priority", "PRIORITY", Rank::Spare(4)),
+            Column::text("directory", "DIRECTORY", Rank::Spare(3)),
+            Column::text("file_system", "FILE SYSTEM", Rank::Spare(6)),
+            Column::number("size", "SIZE", Rank::Always),
+            Column::number("limit", "LIMIT", Rank::Always),
+            Column::text("age_limit", "AGE LIMIT", Rank::Spare(2)),
+            Column::number("in_use", "IN USE", Rank::Spare(1)),
+            Column::number("reclaimable", "RECLAIMABLE", Rank::Spare(1)),
+        ];
+        COLUMNS
+    }
+
+    fn rows(&self) -> Box<dyn Iterator<Item = Vec<ListCell<'_>>> + '_> {
+        let tally = |tally: Tally| ListCell::Tally(tally.count, tally.bytes);
+        Box::new(self.caches.iter().map(move |line| {
+            vec![
+                ListCell::text(&line.name),
+                ListCell::text(line.kind),
+                ListCell::Number(line.priority.into()),
+                ListCell::text(&line.directory),
+                ListCell::text(&line.file_system),
+                ListCell::of(line.size, ListCell::Size),
+                ListCell::Size(line.limit),
+                ListCell::of(line.age_limit, ListCell::Span),
+                ListCell::of(line.in_use, tally),
+                ListCell::of(line.reclaimable, tally),
+            ]
+        }))
     }
 }

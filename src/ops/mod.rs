@@ -11,6 +11,7 @@
 pub(crate) mod attention;
 pub(crate) mod clean;
 pub(crate) mod fleet;
+pub(crate) mod held;
 pub(crate) mod ids;
 pub(crate) mod list;
 pub(crate) mod look;

@@ -20,8 +20,13 @@ use crate::interrupt::signal_name;
 use crate::names::escaped;
 use crate::os::mounts::mount_of;
 use crate::output::Report;
+use crate::output::screen::Screen;
+use crate::output::table::with_sentences;
 use crate::run::Run;
 use crate::units::{Nanos, SECOND, count, human, span, when};
+
+/// At most this many steps of a plan are shown on a terminal; the rest is only counted.
+const SHOWN: usize = 100;
 
 /// The version of the JSON of `list` and `status`. It changes if a key changes its meaning or its type.
 pub(super) const SCHEMA_VERSION: u32 = 1;
@@ -58,6 +63,9 @@ pub(super) struct Step {
     pub(super) reason: String,
     /// The size of the entry; `None` if it is not known.
     pub(super) bytes: Option<u64>,
+    /// The reason in a few words, for a table that has no space for more.
+    #[serde(skip)]
+    pub(super) brief: Option<String>,
 }
 
 impl Step {
@@ -69,7 +77,7 @@ impl Step {
         reason: impl Into<String>,
     ) -> Self {
         let (subject, reason, bytes) = (Subject::Image(image_id), reason.into(), bytes.into());
-        Step { cache: None, subject, action, reason, bytes }
+        Step { cache: None, subject, action, reason, bytes, brief: None }
     }
 
     /// Returns a step of a plan for one cache that is about something other than an image.
@@ -84,7 +92,9 @@ impl Step {
             Foreseen::Removal(PlannedRemoval { name, size, last_use, is_orphan, reason, .. }) => {
                 let orphan = if is_orphan { "without a row in the index, " } else { "" };
                 let (why, used) = (reason.text(), when(last_use));
-                Step::new("remove", name, size, format!("{orphan}{why} (last use {used})"))
+                let step = Step::new("remove", name, size, format!("{orphan}{why} (last use {used})"));
+                // Why is the same for all images of a prune, and the name of the option is long.
+                step.briefly(last_use, is_orphan)
             }
             Foreseen::Kept { name, size, why } => Step::new("keep", name, size, reason_to_keep(why)),
         }
@@ -103,7 +113,24 @@ impl Step {
                 format!("least recently used in a cache of priority {priority} (last use {used})")
             }
         };
-        Step { cache: Some(declared.name.clone()), ..Step::new("remove", name, size, reason) }
+        let step = Step::new("remove", name, size, reason).briefly(last_use, false);
+        Step { cache: Some(declared.name.clone()), ..step }
+    }
+
+    /// Says the reason for removing an image in a few words: the day of its last use.
+    fn briefly(self, last_use: Nanos, is_orphan: bool) -> Self {
+        let used = when(last_use);
+        let day = used.split('T').next().unwrap_or_default();
+        let orphan = if is_orphan { "no row, " } else { "" };
+        Step { brief: Some(format!("{orphan}last use {day}")), ..self }
+    }
+
+    /// Returns the cells of a table, and the reason in full and in brief.
+    fn cells(&self) -> ([String; 4], [String; 2]) {
+        let size = self.bytes.map(human).unwrap_or_default();
+        let cache = self.cache.clone().unwrap_or_default();
+        let brief = self.brief.clone().unwrap_or_else(|| self.reason.clone());
+        ([self.action.to_owned(), cache, self.subject.to_string(), size], [self.reason.clone(), brief])
     }
 }
 
@@ -212,18 +239,39 @@ impl Ending {
         if self.dry_run { would } else { did }
     }
 
-    /// Returns the lines before the summary: the plan of a dry run, or the reason for doing nothing.
-    pub(super) fn preamble(&self) -> String {
+    /// Returns the plan of a dry run as text, or nothing if there is none: a table on a terminal, which has
+    /// other entries only counted after the first [`SHOWN`], and sentences elsewhere.
+    pub(crate) fn plan_on(&self, screen: &Screen, is_verbose: bool) -> String {
+        let steps = self.plan.as_deref().unwrap_or_default();
         let mut text = String::new();
-        for Step { cache, subject, action, reason, bytes } in self.plan.iter().flatten() {
-            let cache = cache.as_ref().map(|cache| format!("{cache} ")).unwrap_or_default();
-            let size = bytes.map(|bytes| format!(" ({})", human(bytes))).unwrap_or_default();
-            let _ = writeln!(text, "would {action} {cache}{subject}{size}: {reason}");
+        let Some(width) = screen.width else {
+            for Step { cache, subject, action, reason, bytes, .. } in steps {
+                let cache = cache.as_ref().map(|cache| format!("{cache} ")).unwrap_or_default();
+                let size = bytes.map(|bytes| format!(" ({})", human(bytes))).unwrap_or_default();
+                let _ = writeln!(text, "would {action} {cache}{subject}{size}: {reason}");
+            }
+            return text;
+        };
+        if steps.is_empty() {
+            return text;
         }
-        if let Some(why) = &self.skipped {
-            let _ = writeln!(text, "nothing was done: {why}");
+        let shown = if is_verbose { steps.len() } else { steps.len().min(SHOWN) };
+        let rows: Vec<_> = steps[..shown].iter().map(Step::cells).collect();
+        let cache = if steps.iter().any(|step| step.cache.is_some()) { "CACHE" } else { "" };
+        let size = if rows.iter().any(|([_, _, _, size], _)| !size.is_empty()) { "SIZE" } else { "" };
+        let is_image = |step: &Step| matches!(step.subject, Subject::Image(_));
+        let subject = if steps.iter().all(is_image) { "IMAGE" } else { "ENTRY" };
+        text = with_sentences(["ACTION", cache, subject, size], &rows, width);
+        if shown < steps.len() {
+            let _ = writeln!(text, "... and {} more; -v lists all of them", steps.len() - shown);
         }
+        text.push('\n');
         text
+    }
+
+    /// Returns the reason for doing nothing, if nothing was done, as the line before the summary.
+    pub(super) fn preamble(&self) -> String {
+        self.skipped.as_ref().map(|why| format!("nothing was done: {why}\n")).unwrap_or_default()
     }
 
     /// Returns the end of the summary's line: the number of entries that failed, and the signal that ended

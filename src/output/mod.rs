@@ -1,8 +1,8 @@
 //! The output of the program. No other folder prints anything.
 //!
-//! Results are printed on stdout, everything else on stderr. The effect of quiet, verbose, a terminal and an
-//! old name is decided once, in [`Output`]; callers never ask for it. The same messages are written to the
-//! logs that [`audit`] chooses. Errors while printing never end a run.
+//! Results are printed on stdout, everything else on stderr. The effect of quiet, verbose, a terminal, its
+//! width and colours, and an old name is decided once, in [`Output`]; callers never ask for it. The same
+//! messages are written to the logs that [`audit`] chooses. Errors while printing never end a run.
 
 // Only this module may print.
 #![allow(clippy::print_stderr)]
@@ -11,31 +11,56 @@ pub(crate) mod audit;
 pub(crate) mod log;
 pub(crate) mod oslo;
 pub(crate) mod progress;
+pub(crate) mod rows;
+pub(crate) mod screen;
 pub(crate) mod table;
 pub(crate) mod textfile;
 
 use std::cell::{Cell, RefCell};
-use std::io::{ErrorKind, IsTerminal, Write, stderr, stdout};
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::io::{self, BufWriter, ErrorKind, IsTerminal, Write, stderr, stdout};
 
+use anyhow::anyhow;
 use clap::ValueEnum;
 use indicatif::MultiProgress;
-use rustix::termios::tcgetwinsize;
 use serde::Serialize;
 use serde_json::Value;
 
 use self::log::Log;
+use self::rows::{ListStyle, Listing};
+use self::screen::{Screen, is_utf8};
 use crate::exit::Failure;
 use crate::output::oslo::Level;
 
-/// The form of a printed result.
+/// The size of the pieces in which long results are written, in bytes.
+const PIECE: usize = 64 << 10;
+
+/// The form of a printed result. Only lists have the last three.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub(crate) enum Format {
     /// For people
+    #[value(name = "table", alias = "text")]
     Text,
     /// One object for programs
     Json,
+    /// An object for each entry, on a line of its own
+    Jsonl,
+    /// Comma-separated values
+    Csv,
+    /// Bare values with blanks between them, without a header
+    Value,
     /// Metrics in the text format of Prometheus, of status only
+    #[value(hide = true)]
     Prometheus,
+}
+
+impl Format {
+    /// Returns the form of the result of a change, if no option names one: text on a terminal, and otherwise
+    /// the object that programs expect.
+    pub(crate) fn of_changes() -> Self {
+        if stdout().is_terminal() { Format::Text } else { Format::Json }
+    }
 }
 
 /// The amount of messages on stderr.
@@ -67,8 +92,14 @@ pub(crate) struct Output {
     verbosity: Verbosity,
     /// False under an old name: then nothing is printed on stdout.
     stdout_is_ours: bool,
-    stdout_is_terminal: bool,
-    stderr_is_terminal: bool,
+    /// Where stdout goes to.
+    out: Screen,
+    /// Where stderr goes to.
+    err: Screen,
+    /// True if the terminal shows other characters than those of ASCII.
+    has_unicode: bool,
+    /// True if the terminal cannot move its cursor.
+    is_dumb: bool,
     log: RefCell<Option<Log>>,
     /// The name of the logger in log records, as in those of Glance's own tools.
     logger: &'static str,
@@ -86,8 +117,10 @@ impl Output {
             format,
             verbosity,
             stdout_is_ours: true,
-            stdout_is_terminal: stdout().is_terminal(),
-            stderr_is_terminal: stderr().is_terminal(),
+            out: Screen::of(&stdout()),
+            err: Screen::of(&stderr()),
+            has_unicode: false,
+            is_dumb: true,
             log: RefCell::new(None),
             logger: "glance-cache",
             failed: Cell::new(false),
@@ -132,14 +165,21 @@ impl Output {
         }
     }
 
+    /// Takes the encoding and the kind of the terminal from the environment.
+    #[must_use]
+    pub(crate) fn in_environment(self, environment: &BTreeMap<OsString, OsString>) -> Self {
+        let variable = |name: &'static str| environment.get(OsStr::new(name)).map(OsString::as_os_str);
+        let is_dumb = variable("TERM").is_none_or(|term| term.is_empty() || term == "dumb");
+        Output { has_unicode: is_utf8(variable), is_dumb, ..self }
+    }
+
     pub(crate) fn stdout_is_terminal(&self) -> bool {
-        self.stdout_is_terminal
+        self.out.width.is_some()
     }
 
     /// Returns the number of columns of the terminal that stdout is, if it is one.
     pub(crate) fn stdout_width(&self) -> Option<usize> {
-        let columns = self.stdout_is_terminal.then(|| tcgetwinsize(stdout()).ok()).flatten()?.ws_col;
-        (columns > 0).then_some(usize::from(columns))
+        self.out.width
     }
 
     /// True if results are printed as text.
@@ -155,14 +195,17 @@ impl Output {
         self.verbosity == Verbosity::Verbose
     }
 
-    /// True if progress bars are shown.
-    fn shows_progress(&self) -> bool {
-        self.stderr_is_terminal && self.stdout_is_ours && self.verbosity == Verbosity::Normal
+    /// Returns the width of the terminal on which progress bars are shown, or `None` if none are.
+    fn width_of_bars(&self) -> Option<usize> {
+        let shows = !self.is_dumb && self.stdout_is_ours && self.verbosity == Verbosity::Normal;
+        self.err.width.filter(|_| shows)
     }
 
-    /// Prints the result of a change. If it is printed as JSON, a terminal or verbose output also gets it as
-    /// text, on stderr.
-    pub(crate) fn summary(&self, report: &impl Report) {
+    /// Prints the result of a change: as text, or as JSON. In the latter case a terminal on stderr gets it as
+    /// text, too, and verbose output.
+    ///
+    /// `plan` returns the plan of a dry run as text, or nothing for a run that changes something.
+    pub(crate) fn summary(&self, report: &impl Report, plan: &dyn Fn(&Screen) -> String) {
         self.keep(report);
         let text = report.text();
         for line in text.lines() {
@@ -172,11 +215,19 @@ impl Output {
             return;
         }
         match self.format {
-            Format::Text | Format::Prometheus => self.print(&text),
             Format::Json => {
                 self.json(report);
-                if self.is_verbose() || (self.stderr_is_terminal && self.verbosity == Verbosity::Normal) {
-                    self.say(&text);
+                if self.is_verbose() {
+                    self.say(&(plan(&self.err) + &self.err.wrapped(&text)));
+                } else if self.err.width.is_some() && self.verbosity == Verbosity::Normal {
+                    // The plan is in the JSON. Here it might be thousands of lines.
+                    self.say(&self.err.wrapped(&text));
+                }
+            }
+            _ => {
+                let plan = plan(&self.out);
+                if self.verbosity > Verbosity::Quiet || !plan.is_empty() {
+                    self.print(&self.out.emphasized(&(plan + &self.out.wrapped(&text))));
                 }
             }
         }
@@ -185,27 +236,60 @@ impl Output {
     /// Prints the result of a command that changes nothing.
     pub(crate) fn result(&self, report: &impl Report) {
         match self.format {
-            Format::Text | Format::Prometheus => self.print(&report.text()),
             Format::Json => self.json(report),
+            _ => self.print(&self.out.emphasized(&report.text())),
         }
     }
 
-    fn json(&self, report: &impl Serialize) {
-        let mut line = serde_json::to_string(report).expect("the keys of all maps in reports are strings");
-        line.push('\n');
-        self.print(&line);
+    /// Prints a list in its form. Fails if it does not have a column that is asked for.
+    pub(crate) fn list(&self, list: &(impl Listing + Serialize), style: &ListStyle) -> Result<(), Failure> {
+        let columns = list.columns();
+        let chosen = style.choose(columns, self.format == Format::Jsonl).map_err(|unknown| {
+            let has: Vec<String> = columns.iter().map(|column| column.key.replace('_', "-")).collect();
+            let unknown = unknown.replace('_', "-");
+            Failure::usage(anyhow!("this list has no column '{unknown}'; it has {}", has.join(", ")))
+        })?;
+        match self.format {
+            Format::Json if !style.columns.is_empty() => {
+                return Err(Failure::usage(anyhow!("--columns cannot be used with --format json"))
+                    .hint("--format jsonl prints an object with these keys for each entry"));
+            }
+            Format::Json => self.json(list),
+            Format::Text | Format::Prometheus => self.print(&rows::table(list, &chosen, style, &self.out)),
+            Format::Jsonl => {
+                self.write(|out| rows::json_lines(list, &chosen, !style.columns.is_empty(), out));
+            }
+            Format::Csv => self.write(|out| rows::csv(list, &chosen, !style.no_header, out)),
+            Format::Value => self.write(|out| rows::values(list, &chosen, out)),
+        }
+        Ok(())
     }
 
-    /// Writes to stdout. It is not an error if the reader has closed the pipe, but any other failure, such as
-    /// a full disk, is reported.
+    fn json(&self, report: &impl Serialize) {
+        self.write(|out| {
+            serde_json::to_writer(&mut *out, report)?;
+            out.write_all(b"\n")
+        });
+    }
+
+    /// Prints text on stdout.
     pub(crate) fn print(&self, text: &str) {
-        let mut out = stdout().lock();
-        match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        self.write(|out| out.write_all(text.as_bytes()));
+    }
+
+    /// Writes to stdout, piece by piece. It is not an error if the reader has closed the pipe, but any other
+    /// failure, such as a full disk, is reported.
+    fn write(&self, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) {
+        let mut out = BufWriter::with_capacity(PIECE, stdout().lock());
+        match write(&mut out).and_then(|()| out.flush()) {
             Err(e) if e.kind() != ErrorKind::BrokenPipe => {
+                // The rest is dropped, not tried again.
+                let _ = out.into_parts();
                 self.error(&format!("cannot write the result to standard output: {e}"));
                 self.failed.set(true);
             }
-            _ => {}
+            Err(_) => drop(out.into_parts()),
+            Ok(()) => {}
         }
     }
 
@@ -238,7 +322,7 @@ impl Output {
 
     /// Reports to a person at a terminal that an old name was used.
     pub(crate) fn deprecation(&self, message: &str) {
-        if self.stderr_is_terminal {
+        if self.err.width.is_some() {
             self.say(&format!("{message}\n"));
         }
     }
@@ -271,6 +355,7 @@ impl Output {
 
     /// Writes to stderr. If that fails, nothing can be done about it.
     fn say(&self, text: &str) {
+        let text = self.err.emphasized(text);
         let write = || drop(stderr().lock().write_all(text.as_bytes()));
         match &*self.bars.borrow() {
             Some(bars) => bars.suspend(write),

@@ -1,7 +1,9 @@
 //! Progress bars on a terminal: one for removals, and one for each image that is being fetched.
 //!
-//! Nothing is drawn unless stderr is a terminal and the run is neither quiet nor verbose; callers need not
-//! check that. Bars disappear when they end, and the terminal is restored even if a signal ends the run.
+//! Nothing is drawn unless stderr is a terminal that can move its cursor, and the run is neither quiet nor
+//! verbose; callers need not check that. A bar is never wider than the terminal, and is drawn in ASCII where
+//! the locale is not UTF-8. Bars disappear when they end, and the terminal is restored even if a signal ends
+//! the run.
 
 use std::cell::{Cell, OnceCell};
 use std::collections::HashMap;
@@ -75,18 +77,23 @@ impl<'a> Bar<'a> {
     fn advance(&self, removed: Removed<'_>) {
         let step = if self.bytes.is_some() { removed.bytes } else { 1 };
         self.done.set(self.done.get().saturating_add(step));
-        if self.is_hidden || !self.output.shows_progress() || self.started.elapsed() < PATIENCE {
+        let shows = !self.is_hidden && self.started.elapsed() >= PATIENCE;
+        let Some(width) = self.output.width_of_bars().filter(|_| shows) else {
             return;
-        }
+        };
         let bar = self.bar.get_or_init(|| {
-            let template = match self.bytes {
-                Some(_) => "{prefix} {bar:30} {bytes} of {total_bytes}, {binary_bytes_per_sec}, {eta} left",
-                None => "{prefix} {bar:30} {pos} of {len}, {per_sec}, {eta} left",
+            let template = match (self.bytes, width) {
+                (_, ..NARROW) => "{prefix} {percent} %",
+                (Some(_), ..WIDE) => "{prefix} {wide_bar} {bytes} of {total_bytes}",
+                (Some(_), _) => {
+                    "{prefix} {bar:30} {bytes} of {total_bytes}, {binary_bytes_per_sec}, {eta} left"
+                }
+                (None, ..WIDE) => "{prefix} {wide_bar} {pos} of {len}",
+                (None, _) => "{prefix} {bar:30} {pos} of {len}, {per_sec}, {eta} left",
             };
-            let style = ProgressStyle::with_template(template).expect("the template is constant");
             let length = self.bytes.unwrap_or(self.entries);
             let bar = ProgressBar::with_draw_target(Some(length), ProgressDrawTarget::stderr());
-            bar.with_style(style).with_prefix(self.verb)
+            bar.with_style(style(template, self.output)).with_prefix(self.verb)
         });
         bar.set_position(self.done.get());
     }
@@ -152,9 +159,16 @@ impl Drop for Bar<'_> {
     }
 }
 
-/// A line as wide as the terminal. The prefix is the first eight digits of an id, which are enough to tell
-/// images apart.
-const DOWNLOAD: &str = "{prefix:8} {wide_bar} {bytes} of {total_bytes}, {binary_bytes_per_sec}, {eta} left";
+/// Terminals narrower than this have no space for a bar.
+const NARROW: usize = 50;
+/// Terminals narrower than this have no space for a rate and the time that is left.
+const WIDE: usize = 100;
+
+/// Returns the style of a template. Bars are drawn with characters that the terminal can show.
+fn style(template: &str, output: &Output) -> ProgressStyle {
+    let style = ProgressStyle::with_template(template).expect("the templates are constant");
+    if output.has_unicode { style } else { style.progress_chars("#-") }
+}
 
 /// A guard: while it lives, the terminal does not echo `^C`.
 ///
@@ -200,10 +214,10 @@ pub(crate) struct Downloads<'a> {
 impl<'a> Downloads<'a> {
     /// Starts with the bar for the total; `total` is called only if progress is shown.
     pub(crate) fn new(output: &'a Output, total: impl FnOnce() -> u64) -> Self {
-        let bars = output.shows_progress().then(|| {
+        let bars = output.width_of_bars().map(|width| {
             let bars = MultiProgress::with_draw_target(ProgressDrawTarget::stderr());
             output.bars.replace(Some(bars.clone()));
-            let total = bars.add(bar(total()).with_prefix("total"));
+            let total = bars.add(bar(total(), width, output).with_prefix("total"));
             (bars, total)
         });
         let no_echo = bars.as_ref().and_then(|_| NoEcho::begin());
@@ -218,7 +232,10 @@ impl<'a> Downloads<'a> {
     /// Adds a bar for an image.
     pub(crate) fn begin(&mut self, id: ImageId, size: u64, meter: &Arc<Meter>) {
         if let Some((bars, total)) = &self.bars {
-            let bar = bars.insert_before(total, bar(size).with_prefix(id.as_str()[..8].to_owned()));
+            let width = self.output.width_of_bars().unwrap_or_default();
+            // The first eight digits of an id are enough to tell images apart.
+            let bar = bar(size, width, self.output).with_prefix(id.as_str()[..8].to_owned());
+            let bar = bars.insert_before(total, bar);
             self.each.insert(id, (bar, Arc::clone(meter)));
         }
     }
@@ -246,9 +263,15 @@ impl<'a> Downloads<'a> {
     }
 }
 
-fn bar(length: u64) -> ProgressBar {
-    let style = ProgressStyle::with_template(DOWNLOAD).expect("the template is constant");
-    ProgressBar::with_draw_target(Some(length), ProgressDrawTarget::hidden()).with_style(style)
+/// Returns the bar of a download, on a line as wide as the terminal.
+fn bar(length: u64, width: usize, output: &Output) -> ProgressBar {
+    let template = match width {
+        ..NARROW => "{prefix:8} {percent} %",
+        NARROW..WIDE => "{prefix:8} {wide_bar} {bytes} of {total_bytes}",
+        WIDE.. => "{prefix:8} {wide_bar} {bytes} of {total_bytes}, {binary_bytes_per_sec}, {eta} left",
+    };
+    let bar = ProgressBar::with_draw_target(Some(length), ProgressDrawTarget::hidden());
+    bar.with_style(style(template, output))
 }
 
 impl Drop for Downloads<'_> {

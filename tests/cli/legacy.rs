@@ -41,6 +41,20 @@ fn the_prefetcher_fails_when_an_image_does() {
 }
 
 #[test]
+fn a_hint_does_not_name_an_option_of_another_name() {
+    let env = TestEnv::empty(Xattr);
+    env.orphan('a', 1000, 5);
+    env.file(format!("queue/{}", id('b')), 0, 1);
+    let conf = env.write("no-cache.conf", "[DEFAULT]\n");
+    let run = env.old(PREFETCHER, &["--config-file", &conf]).code(1);
+    let hint =
+        run.stderr.lines().find(|line| line.contains("--cache-dir")).unwrap_or_else(|| panic!("{run:?}"));
+    assert!(hint.ends_with("(an option of glance-cache prefetch, not of this name)"), "{hint}");
+    let run = env.raw(&["prefetch", "--config-file", &conf]).code(2);
+    assert!(!run.stderr.contains("not of this name"), "{run:?}");
+}
+
+#[test]
 fn a_hard_link_and_any_directory_will_do() {
     let env = deployed(Sqlite, "home");
     let tool = env.outside("some where").join(PRUNER);

@@ -174,3 +174,185 @@ fn looking_works_while_every_lock_is_held() {
         env.run("status", &[]).ok();
     }
 }
+
+// -- Named images --
+
+#[test]
+fn one_image_by_its_id_on_every_driver() {
+    for env in TestEnv::both(FIVE) {
+        for arguments in [vec![id('c')], vec![id('c').to_uppercase()], vec!["--image".to_owned(), id('c')]] {
+            let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+            let text = env.run("list", &words).ok().stdout;
+            assert_eq!(text.lines().count(), 2, "{text}");
+            assert!(text.contains(&id('c')), "{text}");
+            let list = env.run("list", &[&words[..], &["--format", "json"]].concat()).ok().json();
+            assert_eq!(ids(&list["cached_images"]), [id('c')]);
+        }
+        let list = env.run("list", &[&id('a'), &id('d'), "--format", "json"]).ok().json();
+        assert_eq!(ids(&list["cached_images"]), [id('a'), id('d')]);
+    }
+}
+
+#[test]
+fn a_named_image_is_shown_in_any_state_and_one_in_none_is_exit_code_1() {
+    let env = every_state();
+    for (letter, state) in
+        [('f', "orphan"), ('1', "ghost"), ('2', "queued"), ('3', "incomplete"), ('4', "invalid")]
+    {
+        let text = env.run("list", &[&id(letter), "--format", "value", "--columns", "state"]).ok().stdout;
+        assert_eq!(text, format!("{state}\n"));
+    }
+    let run = env.run("list", &[&id('a'), &id('7'), "--format", "value", "--columns", "image"]).code(1);
+    assert_eq!(run.stdout, format!("{}\n", id('a')));
+    assert_eq!(run.stderr, format!("error: image {} is not in the cache\n", id('7')));
+    env.run("list", &["no-id"]).fails(2, &["no-id", "UUID"]);
+}
+
+// -- States --
+
+#[test]
+fn each_state_has_one_word() {
+    let env = every_state();
+    env.file(format!("incomplete/{}", id('5')), 50, 30);
+    for (state, letters) in [
+        ("tracked", "abcde"),
+        ("orphan", "f"),
+        ("ghost", "1"),
+        ("queued", "2"),
+        ("incomplete", "3"),
+        ("stalled", "5"),
+        ("invalid", "4"),
+    ] {
+        let run = env.run("list", &["--state", state, "--format", "value", "--columns", "state,image"]).ok();
+        let expected: Vec<_> = letters.chars().map(|letter| format!("{state} {}", id(letter))).collect();
+        assert_eq!(run.stdout.lines().collect::<Vec<_>>(), expected);
+    }
+    let help = env.raw(&["list", "--help"]).ok().stdout;
+    assert!(help.contains("- stalled:") && !help.contains("- cached:"), "{help}");
+}
+
+#[test]
+fn the_old_word_for_all_images_is_still_accepted() {
+    let run =
+        every_state().run("list", &["--state", "cached", "--format", "value", "--columns", "state"]).ok();
+    assert_eq!(run.stdout, "tracked\n".repeat(5) + "orphan\n");
+}
+
+#[test]
+fn json_tells_stalled_entries_from_those_being_written() {
+    let env = every_state();
+    env.file(format!("incomplete/{}", id('5')), 50, 30);
+    let list = env.list();
+    assert_eq!(ids(&list["incomplete"]), [id('3'), id('5')]);
+    assert_eq!(
+        (&list["incomplete"][0]["stalled"], &list["incomplete"][1]["stalled"]),
+        (&json!(false), &json!(true))
+    );
+}
+
+#[test]
+fn ghosts_and_orphans_have_the_keys_of_images() {
+    let list = every_state().list();
+    let keys = |key: &str| list[key][0].as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    assert_eq!(keys("orphans"), keys("cached_images"));
+    assert_eq!(keys("ghosts"), keys("cached_images"));
+    assert_eq!((&list["orphans"][0]["hits"], &list["ghosts"][0]["hits"]), (&Value::Null, &json!(0)));
+}
+
+#[test]
+fn a_name_that_is_not_utf_8_can_be_recovered() {
+    use std::os::unix::ffi::OsStrExt as _;
+    let env = every_state();
+    env.file(std::ffi::OsStr::from_bytes(b"invalid/bad\xff"), 10, 3);
+    let invalid = env.list()["invalid"].clone();
+    assert_eq!(invalid[0].get("name_bytes"), None, "{invalid}");
+    assert_eq!(
+        (&invalid[1]["image_id"], &invalid[1]["name_bytes"]),
+        (&json!("bad\\xff"), &json!("YmFk/w=="))
+    );
+    let lines = env.run("list", &["--state", "invalid", "--format", "jsonl"]).ok().stdout;
+    let last: Value = serde_json::from_str(lines.lines().last().unwrap()).unwrap();
+    assert_eq!(last["name_bytes"], json!("YmFk/w=="));
+}
+
+// -- Forms --
+
+#[test]
+fn json_lines_and_csv_have_a_line_for_each_entry() {
+    let env = every_state();
+    let lines = env.run("list", &["--format", "jsonl"]).ok().stdout;
+    let entries: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(entries.len(), 10);
+    let image = entries.iter().find(|entry| entry["image_id"] == json!(id('c'))).unwrap();
+    assert_eq!(
+        (&image["state"], &image["hits"], &image["size"]),
+        (&json!("tracked"), &json!(7), &json!(1000))
+    );
+    assert!(image["last_use"].as_str().unwrap().ends_with('Z'), "{image}");
+    let csv = env.run("list", &["--format", "csv", "--state", "orphan"]).ok().stdout;
+    let (header, row) = csv.split_once('\n').unwrap();
+    assert_eq!(header, "image_id,state,last_use,modified,size,hits");
+    assert!(row.starts_with(&format!("{},orphan,20", id('f'))) && row.ends_with("Z,600,\n"), "{row}");
+}
+
+#[test]
+fn csv_quotes_what_would_break_it() {
+    let env = TestEnv::sqlite(&[]);
+    env.file("invalid/a, \"b\"", 10, 3);
+    let run = env.run("list", &["--format", "csv", "--columns", "image,size", "--no-header"]).ok();
+    assert_eq!(run.stdout, "\"a, \"\"b\"\"\",10\n");
+}
+
+#[test]
+fn columns_are_shown_in_the_order_of_the_option() {
+    let env = every_state();
+    let run = env.run("list", &["--columns", "size,image", "--state", "orphan"]).ok();
+    assert_eq!(run.stdout, format!("SIZE  IMAGE\n 600  {}\n", id('f')));
+    let run = env.run("list", &["--columns", "size", "--state", "orphan", "--no-header"]).ok();
+    assert_eq!(run.stdout, "600\n");
+    env.run("list", &["--columns", "colour"]).fails(2, &["colour"]);
+    env.run("list", &["--columns", "node"]).fails(2, &["no column 'node'", "last-use"]);
+    env.run("list", &["--columns", "size", "--format", "json"]).fails(2, &["--columns", "jsonl"]);
+    env.run("status", &["--format", "csv"]).fails(2, &["csv", "json"]);
+}
+
+#[test]
+fn the_old_name_of_the_table_is_still_accepted() {
+    let env = every_state();
+    assert_eq!(
+        env.run("list", &["--format", "text"]).ok().stdout,
+        env.run("list", &["--format", "table"]).ok().stdout
+    );
+}
+
+// -- Choice --
+
+#[test]
+fn chooses_by_age_size_and_number() {
+    let env = TestEnv::sqlite(&[('a', 20, 30, 1), ('b', 30, 10, 3), ('c', 10, 20, 2)]);
+    env.orphan('d', 40, 40);
+    let listed = |arguments: &[&str]| {
+        let form = ["--format", "value", "--columns", "image"];
+        let text = env.run("list", &[arguments, &form].concat()).ok().stdout;
+        text.lines().map(|line| line[..1].to_owned()).collect::<String>()
+    };
+    assert_eq!(listed(&["--older-than", "15h"]), "acd");
+    assert_eq!(listed(&["--older-than", "1000d"]), "");
+    assert_eq!(listed(&["--larger-than", "20B"]), "bd");
+    assert_eq!(listed(&["--larger-than", "20B", "--older-than", "15h"]), "d");
+    assert_eq!(listed(&["--sort", "last-use", "--limit", "2"]), "da");
+    assert_eq!(listed(&["--limit", "0"]), "");
+    env.run("list", &["--larger-than", "50%"]).fails(2, &["percentage"]);
+    let old = env.run("list", &["--older-than", "25h", "--format", "json"]).ok().json();
+    assert_eq!((ids(&old["cached_images"]), ids(&old["orphans"])), (vec![id('a')], vec![id('d')]));
+}
+
+#[test]
+fn every_form_lists_every_image() {
+    let env = TestEnv::large(Sqlite, 3000);
+    for (form, lines) in [("jsonl", 3000), ("csv", 3001), ("value", 3000), ("json", 1), ("table", 3001)] {
+        let run = env.run("list", &["--format", form]).ok();
+        assert_eq!(run.stdout.lines().count(), lines, "{form}");
+        assert!(run.stdout.contains(&nth_id(0)) && run.stdout.contains(&nth_id(2999)), "{form}");
+    }
+}

@@ -41,7 +41,7 @@ fn values(shell: &Shell) {
     offers(shell, "glance-cache status --format j", &["json"]);
     offers(shell, "glance-cache list --sort ", &["image", "state", "last-use", "modified", "size", "hits"]);
     offers(shell, "glance-cache list --state i", &["incomplete", "invalid"]);
-    offers(shell, "glance-cache list --state cached,or", &["cached,orphan"]);
+    offers(shell, "glance-cache list --state tracked,or", &["tracked,orphan"]);
     offers(shell, "glance-cache completion ", &["bash", "zsh", "fish"]);
     offers(shell, "glance-cache prune --max-size ", &[]);
 }

@@ -8,8 +8,9 @@
 //! `beside_glance`, `beside_glance_31`, `beside_ironic` and `live` drive the real tools beside ours;
 //! `central` and `prefetch` follow what works with real servers; `schema` compares the tests' tables with
 //! Glance's; `all_caches`, `file_systems`, `full_disk`, `hostile`, `immutable`, `legacy` and `rights` are
-//! what only root can arrange, in modules named `as_root`; `system_calls` looks at what the kernel sees,
-//! `faults` fails each of these calls, and `crash_states` builds what a killed run leaves.
+//! what only root can arrange, in modules named `as_root`; `terminal` is what a person sees; `system_calls`
+//! looks at what the kernel sees, `faults` fails each of these calls, and `crash_states` builds what a killed
+//! run leaves.
 
 // Clocks set the ages of test images, the environment says how long and how much, and what was compared is
 // printed; fixtures unwrap as the tests do.
@@ -39,3 +40,4 @@ mod schema;
 mod support;
 mod system_calls;
 mod systemd;
+mod terminal;

@@ -22,8 +22,8 @@ use self::open::{
 };
 use self::settings::{Selection, Settings};
 use super::cache::{
-    Foreseen, ImageCache, Item, Limits, Planned, PlannedRemoval, Remains, Removing, Repaired, Rules, Stock,
-    Unlocked, Until,
+    Foreseen, HeldImage, Holder, ImageCache, Item, Limits, Planned, PlannedRemoval, Remains, Removing,
+    Repaired, Rules, Stock, Unlocked, Until,
 };
 use super::{CacheKind, ConfiguredCache, Declared, Host, Scope, Task};
 use crate::cache::dir::{CacheDir, CachePlace};
@@ -251,14 +251,22 @@ impl GlanceCache<'_> {
 fn tally(inventory: &Inventory, rules: &Rules, stock: &mut Stock) {
     let by_file = inventory.tracked_by_file();
     for image in &inventory.images {
-        let used = image.last_use(by_file).max(image.seen.mtime);
-        let is_young = rules.min_age > 0 && used > rules.now.saturating_sub(rules.min_age);
-        if is_young || (!rules.keep.is_empty() && rules.keep.contains(&image.id.folded())) {
+        if kept(image, rules, by_file).is_some() {
             stock.kept.add(image.seen.allocated);
         } else {
             stock.reclaimable.add(frees(image));
         }
     }
+}
+
+/// Returns the reason for keeping an image, or `None` if the rules allow its removal.
+fn kept(image: &entry::Image, rules: &Rules, by_file: bool) -> Option<Kept> {
+    if !rules.keep.is_empty() && rules.keep.contains(&image.id.folded()) {
+        return Some(Kept::Listed);
+    }
+    let used = image.last_use(by_file).max(image.seen.mtime);
+    let is_young = rules.min_age > 0 && used > rules.now.saturating_sub(rules.min_age);
+    is_young.then_some(Kept::Young)
 }
 
 /// Limits under which every image that may be removed is a candidate.
@@ -327,6 +335,20 @@ impl ImageCache for GlanceCache<'_> {
             }
         }
         Ok(stock)
+    }
+
+    fn images(&self, rules: &Rules) -> Vec<HeldImage> {
+        let Some(Cache { inventory, .. }) = &self.cache else { return Vec::new() };
+        let by_file = inventory.tracked_by_file();
+        let images = inventory.images.iter().map(|image| HeldImage {
+            name: image.id.to_string(),
+            is_orphan: inventory.is_orphan(image),
+            size: image.seen.size,
+            last_use: image.last_use(by_file),
+            links: image.seen.links,
+            held: kept(image, rules, by_file).map(Holder::Rule),
+        });
+        images.collect()
     }
 
     fn plan(&self, rules: &Rules, limits: &Limits) -> Result<Planned, Failure> {

@@ -168,7 +168,9 @@ pub(super) struct PartFile {
 pub(super) struct Survey {
     /// Images that no instance uses, in directory order.
     pub(super) unused: Vec<Master>,
-    /// The number of images that instances have links to.
+    /// Images that instances have links to, in directory order.
+    pub(super) used: Vec<Master>,
+    /// The number of these images.
     pub(super) in_use: u64,
     /// The sizes of these images, in bytes.
     pub(super) in_use_bytes: u64,
@@ -597,6 +599,7 @@ impl Survey {
                 self.in_use += 1;
                 self.in_use_bytes = self.in_use_bytes.saturating_add(image.seen.size);
                 self.in_use_allocated += image.seen.allocated;
+                self.used.push(image);
             }
         }
         self.stale_links = links;

@@ -13,8 +13,8 @@ use anyhow::Result;
 
 use self::master::{LeftoverState, Master, MasterDir, Survey};
 use super::cache::{
-    Distance, Foreseen, ImageCache, Item, Limits, Planned, PlannedRemoval, Remains, Removing, Rules, Stock,
-    Tally, Unlocked, Until,
+    Distance, Foreseen, HeldImage, Holder, ImageCache, Item, Limits, Planned, PlannedRemoval, Remains,
+    Removing, Rules, Stock, Tally, Unlocked, Until,
 };
 use super::{CacheKind, ConfiguredCache, Declared, Host, scaled};
 use crate::cache::dir::{CachePlace, Removal};
@@ -295,6 +295,20 @@ impl ImageCache for MasterCache<'_> {
         stock.foreign = self.survey.foreign.iter().map(ToString::to_string).collect();
         stock.errors.append(&mut self.survey.errors);
         Ok(stock)
+    }
+
+    fn images(&self, rules: &Rules) -> Vec<HeldImage> {
+        let held = |image: &Master, held| HeldImage {
+            name: image.name.to_string(),
+            is_orphan: false,
+            size: image.seen.size,
+            last_use: image.last_use(),
+            links: image.seen.links,
+            held,
+        };
+        let used = self.survey.used.iter().map(|image| held(image, Some(Holder::InUse)));
+        let unused = self.unused.iter().map(|image| held(image, kept(image, rules).map(Holder::Rule)));
+        used.chain(unused).collect()
     }
 
     fn plan(&self, rules: &Rules, limits: &Limits) -> Result<Planned, Failure> {

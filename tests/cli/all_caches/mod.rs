@@ -2,5 +2,6 @@
 //! left.
 
 mod declared;
+mod images;
 mod leftovers;
 mod prune;

@@ -1,0 +1,104 @@
+//! The JSON form of a list: the body of Glance's `GET /v2/cache`.
+//!
+//! Keys that Glance has keep its names and types, with times in seconds since the epoch. Entries that its API
+//! does not report have arrays of their own.
+
+use serde::{Serialize, Serializer};
+
+use super::{EntryState, Epoch, ListEntry, ListReport};
+use crate::ops::report::SCHEMA_VERSION;
+
+/// An image as Glance's API reports it. Tracked images, orphans and ghosts have the same keys; an orphan has
+/// no hits.
+#[derive(Serialize)]
+struct ApiImage<'a> {
+    image_id: &'a str,
+    hits: Option<i64>,
+    last_accessed: Option<Epoch>,
+    last_modified: Option<Epoch>,
+    size: Option<u64>,
+}
+
+impl<'a> From<&'a ListEntry> for ApiImage<'a> {
+    fn from(entry: &'a ListEntry) -> Self {
+        ApiImage {
+            image_id: &entry.name,
+            hits: entry.hits,
+            last_accessed: entry.times.map(|times| times.0),
+            last_modified: entry.times.map(|times| times.1),
+            size: entry.size,
+        }
+    }
+}
+
+/// An entry of a subdirectory.
+#[derive(Serialize)]
+struct ApiPartial<'a> {
+    /// The name of the entry, even if it is not an id.
+    image_id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name_bytes: Option<&'a str>,
+    size: Option<u64>,
+    last_modified: Option<Epoch>,
+    /// True if nothing was written to it for the stall time. Only entries of `incomplete/` have it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stalled: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<&'a str>,
+}
+
+impl<'a> From<&'a ListEntry> for ApiPartial<'a> {
+    fn from(entry: &'a ListEntry) -> Self {
+        ApiPartial {
+            image_id: &entry.name,
+            name_bytes: entry.name_bytes.as_deref(),
+            size: entry.size,
+            last_modified: entry.times.map(|times| times.1),
+            stalled: (entry.state != EntryState::Invalid).then_some(entry.state == EntryState::Stalled),
+            error: entry.error.as_deref(),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct ApiList<'a> {
+    schema_version: u32,
+    cached_images: Vec<ApiImage<'a>>,
+    queued_images: Vec<&'a str>,
+    orphans: Vec<ApiImage<'a>>,
+    ghosts: Vec<ApiImage<'a>>,
+    incomplete: Vec<ApiPartial<'a>>,
+    invalid: Vec<ApiPartial<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    index_unreadable: Option<&'a str>,
+}
+
+impl Serialize for ListReport {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let of = |states: &'static [EntryState]| {
+            self.entries.iter().filter(move |entry| states.contains(&entry.state))
+        };
+        let mut queue: Vec<&ListEntry> = of(&[EntryState::Queued]).collect();
+        queue.sort_by(|a, b| a.modified.cmp(&b.modified).then_with(|| a.name.cmp(&b.name)));
+        ApiList {
+            schema_version: SCHEMA_VERSION,
+            cached_images: of(&[EntryState::Tracked]).map(Into::into).collect(),
+            queued_images: queue.iter().map(|entry| entry.name.as_str()).collect(),
+            orphans: of(&[EntryState::Orphan]).map(Into::into).collect(),
+            ghosts: of(&[EntryState::Ghost]).map(Into::into).collect(),
+            incomplete: of(&[EntryState::Incomplete, EntryState::Stalled]).map(Into::into).collect(),
+            invalid: of(&[EntryState::Invalid]).map(Into::into).collect(),
+            index_unreadable: self.index_unreadable.as_deref(),
+        }
+        .serialize(serializer)
+    }
+}
+
+impl Serialize for Epoch {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Epoch::Float(seconds) => serializer.serialize_f64(*seconds),
+            Epoch::Whole(seconds) => serializer.serialize_i64(*seconds),
+        }
+    }
+}
