@@ -8,6 +8,7 @@
 
 mod options;
 
+use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -63,7 +64,7 @@ pub(crate) fn run(tool: Tool, args: &[std::ffi::OsString]) -> Exit {
     work(&run, tool, &options).unwrap_or_else(|mut failure| {
         // Hints may name options that only the new commands have.
         for hint in failure.hints.iter_mut().filter(|hint| names_option(hint)) {
-            hint.push_str(&format!(" (an option of glance-cache {command}, not of this name)"));
+            let _ = write!(hint, " (an option of glance-cache {command}, not of this name)");
         }
         run.output.failure(&failure);
         failure.exit
