@@ -34,14 +34,14 @@ _glance_cache() {
     fi
 
     case $prev in
-    --lock-timeout | --splay | --forget-node | --stall-time | --invalid-grace | --node | --database | --now | --temp-grace | --max-size | --target-size | --min-free | --min-age | --require | --jobs | -j | --rate-limit | --reserve | --older-than | --larger-than | --limit | --max-invalid | --max-stalled | --log-date-format | --syslog-log-facility)
+    --lock-timeout | --splay | --forget-node | --stall-time | --invalid-grace | --node | --database | --now | --temp-grace | --older-than | --max-size | --target-size | --min-free | --min-age | --require | --jobs | -j | --rate-limit | --reserve | --larger-than | --limit | --max-invalid | --max-stalled | --log-date-format | --syslog-log-facility)
         return
         ;;
     --cache-dir | --config-dir | --ironic-config-dir | --log-dir | --logdir)
         compopt -o dirnames
         return
         ;;
-    --config-file | --sqlite-db | --database-file | --textfile | --ironic-config-file | --keep-from | --on | --log-config-append | --log-config | --log-file | --logfile)
+    --config-file | --sqlite-db | --database-file | --textfile | --log-file | --ironic-config-file | --keep-from | --on | --log-config-append | --log-config | --logfile)
         compopt -o default
         return
         ;;
@@ -57,7 +57,7 @@ _glance_cache() {
     --color)
         words="auto always never"
         ;;
-    --keep | --image)
+    --image | --keep)
         _glance_cache_ids cached
         return
         ;;
@@ -83,7 +83,7 @@ _glance_cache() {
 
     case $command in
     clean | prune | prefetch)
-        options+=" --dry-run -n --lock-timeout --skip-if-locked --splay"
+        options+=" --dry-run -n --lock-timeout --skip-if-locked --splay --log-file --syslog --journal"
         ;;
     esac
     case $command in
@@ -112,18 +112,18 @@ _glance_cache() {
         ;;
     esac
     case $command in
+    prune)
+        options+=" --image --older-than --everything --target-size --min-free --min-age --keep --keep-from --forget-all --stall-time --require --on --best-effort"
+        ;;
+    esac
+    case $command in
     prune | prefetch | status)
         options+=" --max-size"
         ;;
     esac
     case $command in
-    prune)
-        options+=" --target-size --min-free --min-age --keep --keep-from --forget-all --stall-time --require --on --best-effort"
-        ;;
-    esac
-    case $command in
     prefetch)
-        options+=" --enqueue --retry --jobs -j --require-checksum --rate-limit --reserve --within-limit --make-room --stall-time"
+        options+=" --enqueue --dequeue --dequeue-all --retry --jobs -j --require-checksum --rate-limit --reserve --within-limit --make-room --stall-time"
         ;;
     esac
     case $command in

@@ -159,6 +159,15 @@ impl FromStr for TimeSpan {
 pub(crate) struct Moment(pub(crate) Nanos);
 
 /// RFC 3339, or seconds since the epoch.
+/// Parses an age whose unit must be given: the age of what is removed must not be seconds by mistake.
+pub(crate) fn given_age(text: &str) -> Result<TimeSpan, String> {
+    let trimmed = text.trim();
+    if !trimmed.is_empty() && trimmed.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(format!("the unit is missing: write {trimmed}d for days, or {trimmed}s for seconds"));
+    }
+    text.parse()
+}
+
 impl FromStr for Moment {
     type Err = String;
 

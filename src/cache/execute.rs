@@ -44,8 +44,8 @@ use super::index::{Condition, Deletion};
 use super::inventory::Inventory;
 use super::ledger::Ledger;
 use super::pending::{self, PendingRows};
-use super::plan::{CleanPlan, CleanReason, Goal, PrunePlan, RepairPlan, frees};
-use crate::cache::outcome::{Action, Outcome, Progress, Removed};
+use super::plan::{CleanPlan, CleanReason, Goal, PrunePlan, PruneReason, RepairPlan, frees};
+use crate::cache::outcome::{Action, Last, Outcome, Progress, Removed};
 use crate::database::refusal::Refusal;
 use crate::interrupt::Interrupt;
 use crate::names::ImageId;
@@ -134,7 +134,16 @@ fn account(
             // A link has a length, but no image is behind it.
             let bytes = if entry.kind == EntryKind::File { entry.seen.size } else { 0 };
             outcome.bytes_cleaned += bytes;
-            progress.removed(Removed { place, name, bytes, reason: text });
+            let last = Last::Write(entry.seen.mtime);
+            progress.removed(Removed {
+                place,
+                name,
+                bytes,
+                reason: text,
+                is_ghost: false,
+                is_orphan: false,
+                last,
+            });
         }
         Ok(Removal::AlreadyGone) => {}
         Ok(Removal::Changed) => outcome.left_alone += 1,
@@ -258,6 +267,8 @@ impl Executor<'_> {
             pending: Vec::new(),
             note: PendingRows::default(),
             patience: PATIENCE,
+            reason: plan.reason,
+            by_file: inventory.tracked_by_file(),
             outcome: Outcome::default(),
         };
         let before = self.available().unwrap_or(0);
@@ -517,7 +528,10 @@ impl Executor<'_> {
                     place: CachePlace::Base,
                     name: victim.id.as_name(),
                     bytes: 0,
-                    reason: "ghost",
+                    reason: "its file is missing",
+                    is_ghost: true,
+                    is_orphan: false,
+                    last: Last::Unknown,
                 });
             }
         }
@@ -647,6 +661,10 @@ struct PruneRun<'a> {
     note: PendingRows,
     /// The rest of the time to wait for blocks that are freed in the background.
     patience: Duration,
+    /// Why the plan removes its images.
+    reason: PruneReason,
+    /// True if the index knows its images by their files.
+    by_file: bool,
     outcome: Outcome,
 }
 
@@ -715,13 +733,15 @@ impl PruneRun<'_> {
                     self.freed += frees(image);
                     self.goal = self.goal.without(image);
                     self.rows -= usize::from(image.row.is_some() && self.rows > 0);
-                    let reason = if image.row.is_some() {
-                        "least recently used"
-                    } else {
-                        "least recently used, without a row"
-                    };
-                    let (name, bytes) = (image.id.as_name(), image.seen.size);
-                    progress.removed(Removed { place: CachePlace::Base, name, bytes, reason });
+                    progress.removed(Removed {
+                        place: CachePlace::Base,
+                        name: image.id.as_name(),
+                        bytes: image.seen.size,
+                        reason: self.reason.text(),
+                        is_ghost: false,
+                        is_orphan: image.row.is_none() && !self.by_file,
+                        last: Last::Use(image.last_use(self.by_file)),
+                    });
                 }
                 Ok(Removal::AlreadyGone) => {
                     self.outcome.bytes_gone = self.outcome.bytes_gone.saturating_add(image.seen.size);
@@ -874,10 +894,10 @@ mod tests {
     #[test]
     fn a_commit_is_repeated_for_as_long_as_the_wait_allows() {
         let conflict = || Refusal::Busy(anyhow!("error 1213: deadlock"));
-        let (outcome, files, rows) = prune_all(6, conflict, Duration::from_mins(1));
+        let (outcome, files, rows) = prune_all(6, conflict, Duration::from_secs(60));
         assert_eq!((outcome.files, files, rows, outcome.errors), (20, 0, 0, vec![]));
         let lost = || Refusal::Lost(anyhow!("the connection is lost"));
-        let (outcome, files, rows) = prune_all(6, lost, Duration::from_mins(1));
+        let (outcome, files, rows) = prune_all(6, lost, Duration::from_secs(60));
         assert_eq!((outcome.files, files, rows), (20, 0, 0));
         let message = &outcome.errors[0].message;
         assert!(message.contains("lost") && message.contains("deleted all the same"), "{message}");
@@ -887,7 +907,7 @@ mod tests {
     fn rows_that_do_not_fit_into_one_transaction_are_deleted_in_several() {
         // The first commit and its repetition are refused; each half of the rows is accepted.
         let too_large = || Refusal::Broken(anyhow!("error 1105: transaction size limit exceeded"));
-        let (outcome, files, rows) = prune_all(2, too_large, Duration::from_mins(1));
+        let (outcome, files, rows) = prune_all(2, too_large, Duration::from_secs(60));
         assert_eq!((outcome.files, files, rows), (20, 0, 0));
     }
 }

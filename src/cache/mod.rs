@@ -6,7 +6,8 @@
 //! **Actions**: [`dir`] (the directory by descriptors), [`index`] and [`ledger`] (Glance's indexes, and
 //! transactions on them), [`lock`] (oslo's locks), [`execute`] and [`outcome`] (carrying out a plan, and the
 //! result), [`pending`] (a note of the rows that may be
-//! without files), [`queue`] (images to fetch), [`stage`] (a new image, from its claim until it is published).
+//! without files), [`queue`] (images to fetch), [`stage`] (a new image, from its claim until it is
+//! published).
 //!
 //! **Locks** keep two of these programs, and the API calls of glance-api, from working at the same time. They
 //! do not keep Glance from caching, reading and deleting images meanwhile. So the file and its row are looked

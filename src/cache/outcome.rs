@@ -7,6 +7,7 @@ use serde::{Serialize, Serializer};
 use crate::cache::dir::CachePlace;
 use crate::database::refusal::Refusal;
 use crate::names::Name;
+use crate::units::Nanos;
 
 /// Receives each removal as it happens; `()` ignores them.
 pub(crate) trait Progress {
@@ -23,6 +24,19 @@ pub(crate) struct Removed<'a> {
     pub(crate) name: Name<'a>,
     pub(crate) bytes: u64,
     pub(crate) reason: &'static str,
+    /// True if only its row was removed, because its file was missing.
+    pub(crate) is_ghost: bool,
+    /// True if the index had no row for the image.
+    pub(crate) is_orphan: bool,
+    pub(crate) last: Last,
+}
+
+/// The last sign of life of an entry that was removed.
+#[derive(Clone, Copy)]
+pub(crate) enum Last {
+    Use(Nanos),
+    Write(Nanos),
+    Unknown,
 }
 
 /// The thing that was being done to an entry when it failed. Its word is a value of our JSON.

@@ -1,14 +1,15 @@
 //! A note in the cache directory of the rows that may be without their files.
 //!
-//! A run that is killed between the first file of a batch and its commit leaves rows without files, and so does
-//! a prefetch that is killed between the row of an image and its name. The next run has to know that these
-//! rows are its own, however many they are: where most rows have no file, the directory otherwise counts as
-//! the wrong one, or as not mounted. So the ids are written here before, and the note is removed when rows and
+//! A run that is killed between the first file of a batch and its commit leaves rows without files. So does a
+//! prefetch that is killed between the row of an image and its name. The next run has to know that these rows
+//! are its own, however many they are: where most rows have no file, the directory otherwise counts as the
+//! wrong one, or as not mounted. So the ids are written here before, and the note is removed when rows and
 //! files agree. If rows stay without files, it stays, too.
 //!
 //! A directory that is the wrong one, or not mounted, has no such note, and is refused as before. The note is
-//! not forced to the disk, so that a power failure may lose it. Against that, no batch takes more than half of
-//! the rows. Nothing fails because the note cannot be written or read. Whoever writes it holds prune's lock.
+//! not forced to the disk, so that a power failure may lose it. Against that, no batch takes more than half
+//! of the rows. Nothing fails because the note cannot be written or read. Whoever writes it holds prune's
+//! lock.
 //!
 //! Glance does not look at the file. Only its xattr driver takes every file for an image, and cannot list one
 //! without hits; it has no rows and so no note, but the setting may change.

@@ -24,9 +24,70 @@ const SCATTERED: usize = 10_000;
 /// The number of stripes is the square root of the number of removed images, divided by this.
 const STRIPE: usize = 14_000;
 
+/// The images that a prune removes, unless they must stay.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Choice {
+    /// The least recently used ones, until the cache is within its limits.
+    #[default]
+    OverLimit,
+    /// These, whatever the limits. Their ids are [folded](ImageId::folded).
+    Named(HashSet<ImageId>),
+    /// Those that were neither cached nor used for longer than this, whatever the limits.
+    Unused(Nanos),
+    Everything,
+}
+
+impl Choice {
+    fn takes(&self, image: &Image, last_use: Nanos, now: Nanos) -> bool {
+        match self {
+            Choice::OverLimit | Choice::Everything => true,
+            Choice::Named(ids) => ids.contains(&image.id.folded()),
+            Choice::Unused(age) => last_use.max(image.seen.mtime) < now.saturating_sub(*age),
+        }
+    }
+
+    fn reason(&self) -> PruneReason {
+        match self {
+            Choice::OverLimit => PruneReason::LeastRecentlyUsed,
+            Choice::Named(_) => PruneReason::Named,
+            Choice::Unused(_) => PruneReason::Unused,
+            Choice::Everything => PruneReason::Everything,
+        }
+    }
+}
+
+/// Why an image is removed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum PruneReason {
+    #[default]
+    LeastRecentlyUsed,
+    /// It was not used for longer than the age limit of its cache.
+    Expired,
+    /// Named by `--image`.
+    Named,
+    /// Not used within `--older-than`.
+    Unused,
+    /// `--everything` was given.
+    Everything,
+}
+
+impl PruneReason {
+    pub(crate) fn text(self) -> &'static str {
+        match self {
+            PruneReason::LeastRecentlyUsed => "least recently used",
+            PruneReason::Expired => "expired",
+            PruneReason::Named => "asked for by --image",
+            PruneReason::Unused => "not used within --older-than",
+            PruneReason::Everything => "asked for by --everything",
+        }
+    }
+}
+
 /// The limits of a cache, and the images that must stay.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct PruneLimits {
+    /// The images that are removed. The limits count only if it is [`Choice::OverLimit`].
+    pub(crate) choice: Choice,
     /// In bytes. The cache is over its limit if the sizes of its images sum up to more.
     pub(crate) max_size: u64,
     /// In bytes. Once the cache is over its limit, it is pruned down to this, which is never more than
@@ -59,6 +120,9 @@ pub(crate) struct Goal {
 }
 
 impl Goal {
+    /// A goal that no removal reaches: every candidate is removed, even an empty one.
+    pub(crate) const EVERYTHING: Goal = Goal { size: u64::MAX, free: 0 };
+
     pub(crate) fn is_reached(self) -> bool {
         self.size == 0 && self.free == 0
     }
@@ -86,9 +150,19 @@ pub(crate) struct PrunePlan {
     pub(crate) candidates: Vec<u32>,
     pub(crate) kept: Vec<(u32, Kept)>,
     pub(crate) goal: Goal,
+    /// Why the candidates are removed.
+    pub(crate) reason: PruneReason,
+    /// Images that were named and are not in the cache, not even as a row without a file. Their ids are
+    /// folded and sorted.
+    pub(crate) absent: Vec<ImageId>,
 }
 
 impl PrunePlan {
+    /// Returns the plan to remove these images, all of them.
+    pub(crate) fn of_all(candidates: Vec<u32>, reason: PruneReason) -> Self {
+        PrunePlan { candidates, goal: Goal::EVERYTHING, reason, ..PrunePlan::default() }
+    }
+
     /// Returns the images that are removed if all goes to plan.
     pub(crate) fn victims<'a>(&'a self, inventory: &'a Inventory) -> impl Iterator<Item = &'a Image> {
         let mut goal = self.goal;
@@ -132,18 +206,27 @@ impl PrunePlan {
     }
 }
 
-/// Plans a prune: nothing if the cache is within its limits, else the least recently used images first.
+/// Plans a prune: nothing if the cache is within its limits, else the least recently used images first. If
+/// images are chosen otherwise, all of the chosen ones are removed, in the same order.
 ///
 /// `available` is the free space of the file system now, in bytes. The index says when an image was last
 /// used; for orphans, which have no row, it is the later of access and modification time. Ties are resolved
 /// by row order, for images without rows by size and then by name.
 pub(crate) fn prune(inventory: &Inventory, limits: &PruneLimits, available: u64, now: Nanos) -> PrunePlan {
     let size = inventory.size();
-    let goal = Goal {
-        size: if size > limits.max_size { size.saturating_sub(limits.target_size) } else { 0 },
-        free: limits.min_free.map_or(0, |wanted| wanted.saturating_sub(available)),
+    let goal = match limits.choice {
+        Choice::OverLimit => Goal {
+            size: if size > limits.max_size { size.saturating_sub(limits.target_size) } else { 0 },
+            free: limits.min_free.map_or(0, |wanted| wanted.saturating_sub(available)),
+        },
+        _ => Goal::EVERYTHING,
     };
-    let mut plan = PrunePlan { goal, ..PrunePlan::default() };
+    let mut plan = PrunePlan {
+        goal,
+        reason: limits.choice.reason(),
+        absent: absent(inventory, &limits.choice),
+        ..PrunePlan::default()
+    };
     if goal.is_reached() {
         return plan;
     }
@@ -151,6 +234,9 @@ pub(crate) fn prune(inventory: &Inventory, limits: &PruneLimits, available: u64,
     for (position, image) in inventory.images.iter().enumerate() {
         let position = position as u32;
         let last_use = image.last_use(inventory.tracked_by_file());
+        if !limits.choice.takes(image, last_use, now) {
+            continue;
+        }
         if !limits.keep.is_empty() && limits.keep.contains(&image.id.folded()) {
             plan.kept.push((position, Kept::Listed));
         } else if limits.min_age > 0 && last_use.max(image.seen.mtime) > now.saturating_sub(limits.min_age) {
@@ -168,6 +254,21 @@ pub(crate) fn prune(inventory: &Inventory, limits: &PruneLimits, available: u64,
     });
     plan.candidates = order.into_iter().map(|(_, _, position)| position).collect();
     plan
+}
+
+/// Returns the named images that are not in the cache. An entry that could not be looked at may be one.
+fn absent(inventory: &Inventory, choice: &Choice) -> Vec<ImageId> {
+    let Choice::Named(ids) = choice else { return Vec::new() };
+    let mut absent = ids.clone();
+    let unreadable = inventory.unreadable.iter();
+    let unreadable = unreadable.filter_map(|(_, (name, _))| ImageId::new(name.as_name().as_bytes()));
+    let images = inventory.images.iter().map(|image| image.id);
+    for id in images.chain(inventory.ghosts.iter().map(|ghost| ghost.id)).chain(unreadable) {
+        absent.remove(&id.folded());
+    }
+    let mut absent: Vec<ImageId> = absent.into_iter().collect();
+    absent.sort_unstable();
+    absent
 }
 
 /// The ages from which on entries of the subdirectories are removed.
@@ -285,7 +386,7 @@ pub(crate) fn repair(inventory: &Inventory, now: Nanos) -> RepairPlan {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::entry::{EntryKind, Row, Seen};
+    use super::super::entry::{EntryKind, Ghost, Row, Seen};
     use super::super::inventory::Tracking;
     use super::*;
     use crate::names::NameBuf;
@@ -447,6 +548,37 @@ mod tests {
     }
 
     #[test]
+    fn a_choice_counts_whatever_the_limit() {
+        let mut images = five();
+        images.images[3].seen.size = 0;
+        let chosen = |choice| PruneLimits { choice, ..limit(u64::MAX) };
+        let removed = |limits| {
+            let plan = prune(&images, &limits, 0, NOW);
+            let letters = plan.victims(&images).map(|image| image.id.as_str().chars().last().unwrap());
+            (letters.collect::<String>(), plan.absent)
+        };
+        let named = Choice::Named(HashSet::from([id('d'), id('b'), id('f')]));
+        assert_eq!(removed(chosen(named)), ("bd".to_owned(), vec![id('f')]), "even an empty one");
+        let age = |seconds| NOW - seconds * SECOND;
+        assert_eq!(removed(chosen(Choice::Unused(age(31)))).0, "abc");
+        assert_eq!(removed(chosen(Choice::Unused(age(30)))).0, "ab", "exactly as old is not older");
+        assert_eq!(removed(chosen(Choice::Unused(i64::MAX))).0, "");
+        assert_eq!(removed(chosen(Choice::Everything)).0, "abcde");
+        let keep = HashSet::from([id('a'), id('e')]);
+        assert_eq!(removed(PruneLimits { keep, ..chosen(Choice::Everything) }).0, "bcd");
+    }
+
+    #[test]
+    fn an_image_that_was_just_cached_is_not_old() {
+        let mut images = five();
+        images.images[1].seen.mtime = NOW;
+        let limits = PruneLimits { choice: Choice::Unused(NOW / 2), ..limit(0) };
+        let plan = prune(&images, &limits, 0, NOW);
+        assert!(plan.victims(&images).all(|image| image.id != id('a')));
+        assert_eq!(plan.candidates.len(), 4);
+    }
+
+    #[test]
     fn cleans_invalid_entries_at_once_and_stalled_ones_by_their_age() {
         let partials = |ages: &[i64]| Partials {
             entries: ages
@@ -534,8 +666,29 @@ mod tests {
             let id = |n| ImageId::new(text(n).as_bytes()).unwrap().folded();
             let target_size = (u128::from(max_size) * u128::from(target) / 100) as u64;
             let keep = keep.into_iter().map(id).collect();
-            PruneLimits { max_size, target_size, min_free, min_age: min_age * SECOND, keep }
+            PruneLimits {
+                choice: Choice::OverLimit,
+                max_size,
+                target_size,
+                min_free,
+                min_age: min_age * SECOND,
+                keep,
+            }
         }
+    }
+
+    fn numbered(n: u32) -> ImageId {
+        ImageId::new(format!("{n:08x}-0000-0000-0000-000000000000").as_bytes()).unwrap()
+    }
+
+    /// Any choice but by the limits. Some named images are not in the cache.
+    fn any_choice() -> impl Strategy<Value = Choice> {
+        let named = prop::collection::hash_set(0..26_u32, 0..8);
+        prop_oneof![
+            named.prop_map(|ids| Choice::Named(ids.into_iter().map(numbered).collect())),
+            prop_oneof![0..6_i64, Just(i64::MAX / SECOND)].prop_map(|age| Choice::Unused(age * SECOND)),
+            Just(Choice::Everything),
+        ]
     }
 
     const CLOCK: Nanos = 4 * SECOND;
@@ -606,7 +759,7 @@ mod tests {
             // In the order of pages the same images are removed.
             if plan.goal.free == 0 {
                 let order = plan.striped(&inventory, victims.len(), stripes);
-                let by_page = PrunePlan { candidates: order, kept: Vec::new(), goal: plan.goal };
+                let by_page = PrunePlan { candidates: order, goal: plan.goal, ..PrunePlan::default() };
                 let ids: HashSet<ImageId> = by_page.victims(&inventory).map(|image| image.id).collect();
                 prop_assert_eq!(&ids, &gone);
                 prop_assert_eq!(&by_page.candidates[victims.len()..], &plan.candidates[victims.len()..]);
@@ -617,6 +770,67 @@ mod tests {
             let after = Inventory { images, tracking: inventory.tracking.clone(), ..Inventory::default() };
             let again = prune(&after, &limits, available + freed, CLOCK);
             prop_assert!(again.victims(&after).next().is_none());
+        }
+
+        #[test]
+        fn every_choice_removes_what_was_chosen_and_not_protected(
+            inventory in any_inventory(),
+            limits in any_limits(),
+            choice in any_choice(),
+            ghosts in prop::collection::hash_set(20..24_u32, 0..3),
+            available in 0..40_u64,
+        ) {
+            let mut inventory = inventory;
+            let row = Row { key: 0, last_accessed: 0.0, last_modified: 0.0, size: 0, hits: 0 };
+            inventory.ghosts = ghosts.iter().map(|n| Ghost { id: numbered(*n), row }).collect();
+            let limits = PruneLimits { choice: choice.clone(), ..limits };
+            let plan = prune(&inventory, &limits, available, CLOCK);
+            let by_file = inventory.tracked_by_file();
+            let is_chosen = |image: &Image| match &choice {
+                Choice::OverLimit => unreachable!(),
+                Choice::Named(ids) => ids.contains(&image.id),
+                Choice::Unused(age) => CLOCK - image.last_use(by_file).max(image.seen.mtime) > *age,
+                Choice::Everything => true,
+            };
+
+            // Each chosen image is removed or kept, once, whatever the limits; no other one is.
+            let kept = plan.kept.iter().map(|kept| kept.0);
+            let mut all: Vec<u32> = plan.candidates.iter().copied().chain(kept).collect();
+            all.sort_unstable();
+            let chosen = |position: &u32| is_chosen(&inventory.images[*position as usize]);
+            prop_assert!(all.into_iter().eq((0..inventory.images.len() as u32).filter(chosen)));
+            prop_assert_eq!(plan.victims(&inventory).count(), plan.candidates.len());
+
+            // The protected ones stay, and no others.
+            for image in plan.victims(&inventory) {
+                let used = image.last_use(by_file).max(image.seen.mtime);
+                let young = limits.min_age > 0 && used > CLOCK.saturating_sub(limits.min_age);
+                prop_assert!(!limits.keep.contains(&image.id) && !young);
+            }
+            for (position, why) in &plan.kept {
+                let image = &inventory.images[*position as usize];
+                prop_assert_eq!(limits.keep.contains(&image.id), *why == Kept::Listed);
+            }
+
+            // Least recently used first, and never out of the order of last use if interrupted.
+            let last_use = |position: &u32| inventory.images[*position as usize].last_use(by_file);
+            prop_assert!(plan.candidates.is_sorted_by_key(last_use));
+
+            // Named images that are neither there nor known to the index are reported, and no others.
+            let known: HashSet<ImageId> = inventory.images.iter().map(|image| image.id)
+                .chain(inventory.ghosts.iter().map(|ghost| ghost.id)).collect();
+            let mut absent: Vec<ImageId> = match &choice {
+                Choice::Named(ids) => ids.difference(&known).copied().collect(),
+                _ => Vec::new(),
+            };
+            absent.sort_unstable();
+            prop_assert_eq!(&plan.absent, &absent);
+
+            // A second plan for the rest removes nothing more.
+            let gone: HashSet<ImageId> = plan.victims(&inventory).map(|image| image.id).collect();
+            inventory.images.retain(|image| !gone.contains(&image.id));
+            let again = prune(&inventory, &limits, available, CLOCK);
+            prop_assert!(again.candidates.is_empty());
         }
 
         #[test]

@@ -5,8 +5,8 @@
 
 use clap::Args;
 
-use super::flags::{CacheArgs, ChangeArgs, EXIT_CODES, EXIT_CODES_IN_SHORT, HostArgs, LIMITS};
-use super::{conclude, host_of};
+use super::flags::{CacheArgs, ChangeArgs, EXIT_CODES, EXIT_CODES_IN_SHORT, HostArgs, LIMITS, LogArgs};
+use super::{conclude, host_to_change};
 use crate::exit::{Exit, Failure};
 use crate::host::glance::settings::Selection;
 use crate::host::{Scope, Task};
@@ -19,17 +19,17 @@ use crate::units::TimeSpan;
 pub(crate) fn run(run: &Run, args: CleanArgs) -> Result<Exit, Failure> {
     args.change.check(&args.cache)?;
     if let Some(url) = args.forget_node {
-        let report = fleet::forget(run, &Selection::from(args.cache), &args.change.into(), &url)?;
+        let selection = Selection::from(args.cache);
+        let config = selection.read(run, false)?;
+        args.log.open(run, &config, &args.change);
+        let report = fleet::forget(run, &selection, &config, &args.change.into(), &url)?;
         return Ok(conclude(run, &report));
     }
     let scope = if args.host.all_caches { Scope::All } else { Scope::One };
     let task = if args.repair { Task::Repair } else { Task::Clean };
-    let request = CleanRequest {
-        change: args.change.into(),
-        forget_all: args.forget_all,
-        temp_grace: args.host.temp_grace.0,
-    };
-    let mut host = host_of(run, args.cache, (scope, task), request.change.lock_wait)?;
+    let (mut host, change) = host_to_change(run, args.cache, (scope, task), (args.change, args.log))?;
+    let temp_grace = args.host.temp_grace.0;
+    let request = CleanRequest { change, forget_all: args.forget_all, temp_grace };
     host.stall_time = args.stall_time;
     host.invalid_grace = args.invalid_grace.0;
     host.ironic_sources = args.host.ironic.0;
@@ -79,6 +79,8 @@ pub(crate) struct CleanArgs {
     pub(super) invalid_grace: TimeSpan,
     #[command(flatten)]
     pub(crate) cache: CacheArgs,
+    #[command(flatten)]
+    pub(super) log: LogArgs,
     #[command(flatten)]
     pub(super) host: HostArgs,
 }

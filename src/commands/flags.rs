@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher as _, RandomState};
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use anyhow::anyhow;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
@@ -15,12 +16,15 @@ use clap::{ArgMatches, Args, Command, FromArgMatches, ValueEnum, ValueHint};
 
 use crate::cache::index::Driver;
 use crate::cache::lock::LockWait;
-use crate::config::ConfigSource;
+use crate::config::{Config, ConfigSource};
 use crate::exit::Failure;
 use crate::host::glance::settings::Selection;
+use crate::names::ImageId;
 use crate::ops::Change;
+use crate::output::audit::{LogOptions, own_log};
 use crate::output::screen::ColorWhen;
 use crate::output::{Format, Output};
+use crate::run::Run;
 use crate::units::{Amount, Moment, Nanos, TimeSpan, given_size, span};
 
 /// The end of the short help of a command.
@@ -170,6 +174,23 @@ impl ChangeArgs {
     }
 }
 
+/// The logs of changes.
+#[derive(Debug, Args)]
+#[command(next_help_heading = OUTPUT)]
+pub(super) struct LogArgs {
+    /// Log each change and the result to this file [default: log_file in glance-cache.conf]
+    ///
+    /// Lines are appended. A dry run logs nothing. A log that cannot be written is a warning.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, hide_short_help = true)]
+    log_file: Option<PathBuf>,
+    /// Log each change and the result to syslog [default: use_syslog in glance-cache.conf]
+    #[arg(long, hide_short_help = true)]
+    syslog: bool,
+    /// Log each change and the result to the systemd journal [default: use_journal in glance-cache.conf]
+    #[arg(long, hide_short_help = true)]
+    journal: bool,
+}
+
 #[derive(Debug, Args)]
 #[command(next_help_heading = LIMITS)]
 pub(super) struct LimitArgs {
@@ -203,6 +224,31 @@ pub(super) enum DriverName {
     Xattr,
     #[value(name = "centralized_db")]
     CentralizedDb,
+}
+
+/// An image id on the command line, or `-` for a list on standard input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ImageArg {
+    Image(ImageId),
+    Stdin,
+}
+
+impl ImageArg {
+    /// Returns the image, or `None` for the list.
+    pub(super) fn id(&self) -> Option<ImageId> {
+        match self {
+            ImageArg::Image(id) => Some(*id),
+            ImageArg::Stdin => None,
+        }
+    }
+}
+
+impl FromStr for ImageArg {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "-" { Ok(ImageArg::Stdin) } else { text.parse().map(ImageArg::Image) }
+    }
 }
 
 impl From<DriverName> for Driver {
@@ -307,6 +353,16 @@ impl From<CacheArgs> for Selection {
             database: args.database,
             database_file: args.database_file,
             ignore_other_index: args.ignore_other_index,
+        }
+    }
+}
+
+impl LogArgs {
+    /// Opens the logs, unless nothing is changed.
+    pub(super) fn open(self, run: &Run, config: &Config, change: &ChangeArgs) {
+        if !change.dry_run {
+            let LogArgs { log_file, syslog, journal } = self;
+            run.output.set_log(own_log(config, LogOptions { file: log_file, syslog, journal }));
         }
     }
 }

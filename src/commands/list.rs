@@ -7,12 +7,12 @@ use anyhow::anyhow;
 use clap::{Args, ValueEnum, value_parser};
 
 use super::flags::{ALL_CACHES, CacheArgs, EXIT_CODES_IN_SHORT, HostArgs, OUTPUT, PrintArgs};
-use super::{host_of, look_at_all, show_list};
+use super::{look_at_all, show_list};
 use crate::cache::lock::LockWait;
 use crate::exit::{Exit, Failure};
 use crate::host::glance::open::GLANCE_PATIENCE;
 use crate::host::glance::settings::Selection;
-use crate::host::{Scope, Task};
+use crate::host::{Host, Scope, Task};
 use crate::names::ImageId;
 use crate::ops::fleet;
 use crate::ops::held::held;
@@ -54,7 +54,9 @@ fn images_of_all(
     style: &ListStyle,
 ) -> Result<Exit, Failure> {
     let lock_wait = LockWait { limit: GLANCE_PATIENCE, skip_if_locked: false };
-    let mut host = host_of(run, args.cache, (Scope::All, Task::Look), lock_wait)?;
+    let selection = Selection::from(args.cache);
+    let config = selection.read(run, true)?;
+    let mut host = Host::new(run, selection, config, (Scope::All, Task::Look), lock_wait);
     host.ironic_sources = args.host.ironic.0;
     let report = held(&host, request, args.host.temp_grace.0)?;
     for error in report.errors() {

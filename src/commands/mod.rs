@@ -14,12 +14,13 @@ pub(crate) mod status;
 
 use serde::Serialize;
 
-use self::flags::{CacheArgs, HostArgs};
+use self::flags::{CacheArgs, ChangeArgs, HostArgs, LogArgs};
 use crate::cache::lock::LockWait;
 use crate::exit::{Exit, Failure};
 use crate::host::glance::open::GLANCE_PATIENCE;
 use crate::host::glance::settings::Selection;
 use crate::host::{Host, Scope, Task};
+use crate::ops::Change;
 use crate::ops::look::{LookReport, Overview, look};
 use crate::ops::metrics::exposition;
 use crate::ops::report::ChangeReport;
@@ -27,16 +28,18 @@ use crate::output::Report;
 use crate::output::rows::{ListStyle, Listing};
 use crate::run::Run;
 
-/// Reads the configuration, and returns this host for an operation.
-fn host_of(
+/// Reads the configuration, opens the logs, and returns this host for a change.
+fn host_to_change(
     run: &Run,
     cache: CacheArgs,
     aim: (Scope, Task),
-    lock_wait: LockWait,
-) -> Result<Host<'_>, Failure> {
+    (change, log): (ChangeArgs, LogArgs),
+) -> Result<(Host<'_>, Change), Failure> {
     let selection = Selection::from(cache);
-    let config = selection.read(run, aim.1 == Task::Look)?;
-    Ok(Host::new(run, selection, config, aim, lock_wait))
+    let config = selection.read(run, false)?;
+    log.open(run, &config, &change);
+    let change = Change::from(change);
+    Ok((Host::new(run, selection, config, aim, change.lock_wait), change))
 }
 
 /// Surveys every cache of the host, and prints the errors.
@@ -48,7 +51,9 @@ fn look_at_all(
     human: bool,
 ) -> Result<LookReport, Failure> {
     let lock_wait = LockWait { limit: GLANCE_PATIENCE, skip_if_locked: false };
-    let mut host = host_of(run, cache, (Scope::All, Task::Look), lock_wait)?;
+    let selection = Selection::from(cache);
+    let config = selection.read(run, true)?;
+    let mut host = Host::new(run, selection, config, (Scope::All, Task::Look), lock_wait);
     host.ironic_sources = args.ironic.0;
     let report = look(&host, what, args.temp_grace.0, human)?;
     for error in report.errors() {

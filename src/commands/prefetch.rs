@@ -3,20 +3,17 @@
 // The doc comments of arguments are help texts: no backticks in them.
 #![allow(clippy::doc_markdown)]
 
-use std::str::FromStr;
-
 use anyhow::anyhow;
 use clap::Args;
 
 use super::conclude;
-use super::flags::{CacheArgs, ChangeArgs, EXIT_CODES_IN_SHORT, LIMITS, LimitArgs};
+use super::flags::{CacheArgs, ChangeArgs, EXIT_CODES_IN_SHORT, ImageArg, LIMITS, LimitArgs, LogArgs};
 use crate::exit::{Exit, Failure};
 use crate::fetch::judge::FetchPolicy;
 use crate::host::glance::settings::{Selection, Settings};
-use crate::names::ImageId;
-use crate::ops::ids::wanted_ids;
+use crate::ops::ids::named_ids;
 use crate::ops::prefetch::request::{Limit, PrefetchRequest};
-use crate::ops::prefetch::{enqueue, prefetch};
+use crate::ops::prefetch::{dequeue, enqueue, prefetch};
 use crate::run::Run;
 use crate::units::{Amount, TimeSpan, given_size};
 
@@ -26,13 +23,16 @@ pub(crate) fn run(run: &Run, args: PrefetchArgs) -> Result<Exit, Failure> {
     let selection = Selection::from(args.cache);
     let config = selection.read(run, false)?;
     let settings = Settings::new(&config, selection)?;
-    let images = wanted_ids(args.images.iter().map(|wanted| match wanted {
-        ImageArg::Image(id) => Some(*id),
-        ImageArg::Stdin => None,
-    }))?;
+    args.log.open(run, &config, &args.change);
+    let what = if args.dequeue { "the images to take out of the queue" } else { "the images to fetch" };
+    let images = named_ids(what, args.images.iter().map(ImageArg::id))?;
     let change = args.change.into();
     if args.enqueue {
         return Ok(conclude(run, &enqueue(run, &settings, &change, &images)?));
+    }
+    if args.dequeue || args.dequeue_all {
+        let images = args.dequeue.then_some(&images[..]);
+        return Ok(conclude(run, &dequeue(run, &settings, &change, images)?));
     }
     let rate = match args.rate_limit {
         Some(Amount::Percent(_) | Amount::Bytes(0)) => {
@@ -101,6 +101,17 @@ pub(crate) struct PrefetchArgs {
     #[arg(long, requires = "images",
         conflicts_with_all = ["retry", "require_checksum", "within_limit", "make_room"])]
     pub(super) enqueue: bool,
+    /// Only take the images out of the queue
+    ///
+    /// An image that is not in the queue is reported, and is no error. An image that is being fetched is not
+    /// stopped.
+    #[arg(long, requires = "images",
+        conflicts_with_all = ["enqueue", "retry", "require_checksum", "within_limit", "make_room"])]
+    pub(super) dequeue: bool,
+    /// Only take all images out of the queue
+    #[arg(long, conflicts_with_all = ["images", "enqueue", "dequeue", "retry", "require_checksum",
+        "within_limit", "make_room"])]
+    pub(super) dequeue_all: bool,
     /// Retry images that failed before
     ///
     /// Without this option, an image whose data was wrong is not fetched again until its record changes.
@@ -142,19 +153,6 @@ pub(crate) struct PrefetchArgs {
     pub(super) stall_time: Option<TimeSpan>,
     #[command(flatten)]
     pub(crate) cache: CacheArgs,
-}
-
-/// An image id on the command line, or `-` for a list on standard input.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum ImageArg {
-    Image(ImageId),
-    Stdin,
-}
-
-impl FromStr for ImageArg {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        if text == "-" { Ok(ImageArg::Stdin) } else { text.parse().map(ImageArg::Image) }
-    }
+    #[command(flatten)]
+    pub(super) log: LogArgs,
 }

@@ -8,38 +8,44 @@ use std::path::PathBuf;
 use anyhow::anyhow;
 use clap::Args;
 
-use super::flags::{ALL_CACHES, CacheArgs, ChangeArgs, EXIT_CODES_IN_SHORT, HostArgs, LIMITS, LimitArgs};
-use super::{conclude, host_of};
+use super::flags::{
+    ALL_CACHES, CacheArgs, ChangeArgs, EXIT_CODES_IN_SHORT, HostArgs, ImageArg, LIMITS, LimitArgs, LogArgs,
+};
+use super::{conclude, host_to_change};
+use crate::cache::plan::Choice;
 use crate::exit::{Exit, Failure};
 use crate::host::{Scope, Task};
 use crate::names::ImageId;
-use crate::ops::ids::kept_ids;
+use crate::ops::ids::{kept_ids, named_ids};
 use crate::ops::prune::{PruneRequest, prune};
 use crate::ops::require::{SpaceRequest, require};
 use crate::run::Run;
-use crate::units::{Amount, TimeSpan, given_size};
+use crate::units::{Amount, TimeSpan, given_age, given_size};
 
 /// Prunes with the options of the command line.
 pub(crate) fn run(run: &Run, args: PruneArgs) -> Result<Exit, Failure> {
     args.change.check(&args.cache)?;
+    let choice = args.choice.choice()?;
     let is_one = !args.host.all_caches && args.space.require.is_none();
     if !is_one && args.limit.max_size.is_some() {
         return Err(Failure::usage(anyhow!(
             "--max-size cannot be used with --all-caches or --require: each cache has its own limit there"
         )));
     }
+    let keep = kept_ids(&args.keep, &args.keep_from)?;
+    let scope = if is_one { Scope::One } else { Scope::All };
+    let (mut host, change) = host_to_change(run, args.cache, (scope, Task::Prune), (args.change, args.log))?;
     let request = PruneRequest {
-        change: args.change.into(),
+        change,
         target_size: args.target_size,
         min_free: args.min_free,
         min_age: args.min_age.map(|age| age.0),
-        keep: kept_ids(&args.keep, &args.keep_from)?,
+        keep,
         forget_all: args.forget_all,
         temp_grace: args.host.temp_grace.0,
+        choice,
         only_when_over: false,
     };
-    let scope = if is_one { Scope::One } else { Scope::All };
-    let mut host = host_of(run, args.cache, (scope, Task::Prune), request.change.lock_wait)?;
     host.max_size = args.limit.max_size;
     host.stall_time = args.stall_time;
     host.ironic_sources = args.host.ironic.0;
@@ -65,6 +71,8 @@ const EXIT_CODES_OF_PRUNE: &str = "Exit codes:
 /// First removes rows whose file is missing, whether or not the cache is over its limit. Images without a row
 /// are removed in their turn, by the later of their access and modification times.
 ///
+/// With --image, --older-than or --everything, removes the images that these name, whatever the limit.
+///
 /// With --require, frees space on a file system instead, from all image caches of the host that are on it.
 /// With --all-caches, applies to each cache of the host its own limits for age and size.
 ///
@@ -74,6 +82,8 @@ const EXIT_CODES_OF_PRUNE: &str = "Exit codes:
 pub(crate) struct PruneArgs {
     #[command(flatten)]
     pub(crate) change: ChangeArgs,
+    #[command(flatten)]
+    pub(super) choice: ChoiceArgs,
     #[command(flatten)]
     pub(super) limit: LimitArgs,
     /// Once over the limit, prune down to this size
@@ -115,9 +125,50 @@ pub(crate) struct PruneArgs {
     #[command(flatten)]
     pub(crate) cache: CacheArgs,
     #[command(flatten)]
+    pub(super) log: LogArgs,
+    #[command(flatten)]
     pub(super) host: HostArgs,
     #[command(flatten)]
     pub(super) space: SpaceArgs,
+}
+
+/// Images that are removed whatever the limit.
+#[derive(Debug, Args)]
+#[command(next_help_heading = LIMITS)]
+#[group(multiple = false)]
+pub(super) struct ChoiceArgs {
+    /// Remove these images, whatever the limit
+    ///
+    /// An id of - reads ids from standard input, one per line. Other images stay, even if the cache is over
+    /// its limit. An image that is not in the cache is reported, and is no error. Images in the queue stay
+    /// there: prefetch --dequeue takes them out of it.
+    #[arg(long, value_name = "ID", num_args = 1.., conflicts_with_all = LIMITS_AND_OTHERS)]
+    image: Vec<ImageArg>,
+    /// Remove images neither cached nor used for this long
+    ///
+    /// Other images stay, even if the cache is over its limit. The unit must be given, as in 30d.
+    #[arg(long, value_name = "AGE", value_parser = given_age, conflicts_with_all = LIMITS_AND_OTHERS)]
+    older_than: Option<TimeSpan>,
+    /// Remove all images
+    #[arg(long, conflicts_with_all = LIMITS_AND_OTHERS)]
+    everything: bool,
+}
+
+/// The options that say which images are removed, and so exclude those that name them.
+const LIMITS_AND_OTHERS: [&str; 5] = ["max_size", "target_size", "min_free", "all_caches", "require"];
+
+impl ChoiceArgs {
+    fn choice(&self) -> Result<Choice, Failure> {
+        Ok(match (self.everything, self.older_than) {
+            (true, _) => Choice::Everything,
+            (_, Some(age)) => Choice::Unused(age.0),
+            _ if self.image.is_empty() => Choice::OverLimit,
+            _ => {
+                let ids = named_ids("the images to remove", self.image.iter().map(ImageArg::id))?;
+                Choice::Named(ids.iter().map(ImageId::folded).collect())
+            }
+        })
+    }
 }
 
 /// Space that is needed, whichever cache gives it.

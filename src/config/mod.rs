@@ -325,6 +325,19 @@ impl Config {
         Ok(setting.filter(|setting| !setting.value.is_empty()))
     }
 
+    /// Returns a text of this program's own files or variables, its default, or `None`.
+    pub(crate) fn own_text(&self, opt: &Opt) -> Result<Option<Setting<String>>> {
+        let raw = self.raw_in(opt, &is_own)?;
+        let setting = raw.map(|raw| self.read(opt, raw, 0, |text| Ok(text.to_owned()))).transpose()?;
+        Ok(setting.filter(|setting| !setting.value.is_empty()))
+    }
+
+    /// Returns a boolean of this program's own files or variables, or its default.
+    pub(crate) fn own_boolean(&self, opt: &Opt) -> Result<Setting<bool>> {
+        let raw = self.raw_in(opt, &is_own)?.ok_or_else(|| not_set(opt))?;
+        self.read(opt, raw, 0, as_boolean)
+    }
+
     /// Returns one of the option's choices, in the spelling of the option's own list.
     pub(crate) fn choice(&self, opt: &Opt<'static>) -> Result<Setting<&'static str>> {
         let choices = if let ValueKind::Choice(choices) = opt.kind { choices } else { &[] };
@@ -492,12 +505,18 @@ impl Config {
 
     /// Returns the text of the highest layer, as written.
     fn raw<'a>(&'a self, opt: &Opt<'a>) -> Result<Option<Raw<'a>>> {
+        self.raw_in(opt, &|_| true)
+    }
+
+    /// Returns the text of the highest layer, as written. Of the files, only those that `counts` accepts
+    /// count.
+    fn raw_in<'a>(&'a self, opt: &Opt<'a>, counts: &dyn Fn(&Path) -> bool) -> Result<Option<Raw<'a>>> {
         let variable = format!("OS_{}__{}", opt.group.to_uppercase(), opt.name.to_uppercase());
         if let Some(text) = self.environment.get(OsStr::new(&variable)) {
             let Some(text) = text.to_str() else { bail!("{variable}: the value is not UTF-8") };
             return Ok(Some(Raw { text, origin: Origin::Environment(variable) }));
         }
-        for file in self.files.iter().rev() {
+        for file in self.files.iter().rev().filter(|file| counts(&file.path)) {
             // Within one file the current name wins over older ones, in whatever order they are written.
             for name in std::iter::once(&opt.name).chain(opt.older_names) {
                 if let Some(found) = file.last(opt.group, name) {
@@ -566,6 +585,15 @@ impl ConfigFile {
         let sections = self.sections.iter().filter(move |section| oslo::same_group(&section.name, group));
         sections.flat_map(|section| &section.assignments).filter(move |assignment| assignment.key == name)
     }
+}
+
+/// True for a file of this program itself: `glance-cache.conf`, the one that distributions ship with it, or
+/// one in a directory `glance-cache.conf.d`. All others are also read by glance-api.
+fn is_own(path: &Path) -> bool {
+    let is_named =
+        |path: &Path, names: &[&str]| names.iter().any(|name| path.file_name() == Some(OsStr::new(name)));
+    is_named(path, &["glance-cache.conf", "glance-cache-dist.conf"])
+        || path.parent().is_some_and(|dir| is_named(dir, &["glance-cache.conf.d"]))
 }
 
 /// Returns the names of all known options of a group, the older ones, too.

@@ -146,6 +146,9 @@ options! {
     DEPLOY_ISO_CACHE_TTL = Opt::new("deploy", "iso_cache_ttl", SIZE).or("10080");
     DEPLOY_HTTP_ROOT = Opt::new("deploy", "http_root", ValueKind::Text).or("/httpboot");
 
+    /// A list of images that no prune removes. An option of this tool itself.
+    KEEP_FROM = Opt::new("glance_cache", "keep_from", ValueKind::Text);
+
     DEBUG = default("debug", ValueKind::Boolean).or("false");
     LOG_CONFIG_APPEND = default("log_config_append", ValueKind::Text).once(&["log-config", "log_config"]);
     LOG_DATE_FORMAT = default("log_date_format", ValueKind::Text).or("%Y-%m-%d %H:%M:%S");

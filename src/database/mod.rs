@@ -247,7 +247,7 @@ fn connect(address: &Address, patience: Patience, wait: &Wait) -> Result<Worker,
         };
         let left = deadline.saturating_duration_since(Instant::now());
         let interval = match &result {
-            // A server that is full for the moment is asked again, even if oslo.db's usual pause does not fit.
+            // A server that is full for the moment is asked again even if oslo.db's pause does not fit.
             Err(Refusal::Busy(_)) if patience.interval >= left => SHORT.min(patience.interval),
             _ => patience.interval,
         };

@@ -10,7 +10,7 @@ use anyhow::anyhow;
 
 use crate::cache::lock::LockWait;
 use crate::cache::outcome::{EntryError, Outcome, Progress};
-use crate::cache::plan::{Kept, PrunePlan};
+use crate::cache::plan::{Choice, Kept, PrunePlan, PruneReason};
 use crate::exit::Failure;
 use crate::interrupt::Interrupt;
 use crate::names::ImageId;
@@ -31,6 +31,8 @@ pub(crate) struct Rules {
     pub(crate) changing: bool,
     /// True if rows may be forgotten even if most images of the index are missing.
     pub(crate) forget_all: bool,
+    /// The images that a prune removes. An age limit of the cache counts only with [`Choice::OverLimit`].
+    pub(crate) choice: Choice,
     /// If set, a cache whose index is not known from the settings is left alone as long as its files are
     /// within this many bytes.
     pub(crate) fits_without_index: Option<u64>,
@@ -139,7 +141,7 @@ pub(crate) struct PlannedRemoval {
     pub(crate) last_use: Nanos,
     /// True if the index has no row for it.
     pub(crate) is_orphan: bool,
-    pub(crate) is_expired: bool,
+    pub(crate) reason: PruneReason,
 }
 
 /// An image of a cache, as the survey found it.
@@ -293,7 +295,7 @@ pub(crate) trait ImageCache {
         &mut self,
         items: &[u32],
         until: &mut Until<'_, '_>,
-        reason: &'static str,
+        reason: PruneReason,
         removing: &mut Removing<'_>,
     );
 

@@ -13,6 +13,7 @@
 //! If the released blocks should be enough but are not yet free, the run waits for them before it removes
 //! another image. All these waits together have a limit.
 
+use crate::cache::plan::PruneReason;
 use crate::host::cache::{ImageCache, Item, Removing, Until};
 use crate::os::space::Space;
 use crate::units::Nanos;
@@ -104,7 +105,7 @@ pub(crate) fn carry_out(
         }
         let Pick { cache, expired, .. } = picks[0];
         let items: Vec<u32> = picks.iter().map(|pick| pick.item).collect();
-        let reason = if expired { "expired" } else { "least recently used" };
+        let reason = if expired { PruneReason::Expired } else { PruneReason::LeastRecentlyUsed };
         caches[cache].remove(&items, &mut Until::Space(space), reason, &mut removing[cache]);
         if removing[cache].interrupt.raised() {
             break;

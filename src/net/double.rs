@@ -70,7 +70,7 @@ pub(crate) fn impatient() -> Waits {
         connect: Duration::from_secs(1),
         silence: Duration::from_millis(500),
         pause: Duration::from_millis(1),
-        least: Least { bytes: 0, within: Duration::from_mins(1) },
+        least: Least { bytes: 0, within: Duration::from_secs(60) },
         interrupt: Interrupt::default(),
     }
 }

@@ -49,9 +49,9 @@ impl Waits {
     pub(crate) fn new(interrupt: Interrupt) -> Self {
         Waits {
             connect: Duration::from_secs(10),
-            silence: Duration::from_mins(1),
+            silence: Duration::from_secs(60),
             pause: Duration::from_secs(1),
-            least: Least { bytes: 60 * 1024, within: Duration::from_mins(1) },
+            least: Least { bytes: 60 * 1024, within: Duration::from_secs(60) },
             interrupt,
         }
     }

@@ -10,7 +10,8 @@ use serde::Serialize;
 
 use super::Change;
 use super::report::{ChangeReport, Ending, HostRun, Step};
-use crate::cache::outcome::{Action, EntryError, Outcome};
+use crate::cache::outcome::{Action, EntryError, Outcome, Progress};
+use crate::cache::plan::Choice;
 use crate::database::refusal::Refusal;
 use crate::exit::Failure;
 use crate::host::cache::{Removing, Repaired, Rules};
@@ -56,6 +57,7 @@ fn fill(host: &Host<'_>, request: &CleanRequest, report: &mut CleanReport) -> Re
         keep: std::collections::HashSet::default(),
         changing: !request.change.dry_run,
         forget_all: request.forget_all,
+        choice: Choice::OverLimit,
         fits_without_index: None,
     };
     run.catch_signals()?;
@@ -81,8 +83,9 @@ fn fill(host: &Host<'_>, request: &CleanRequest, report: &mut CleanReport) -> Re
 /// Removes the leftovers that the survey of a cache found.
 fn remove(host: &Host<'_>, member: &mut Member<'_>) -> Outcome {
     let bar = Bar::new(&host.run.output, "cleaning", member.stock.leftovers.count, None);
-    let mut removing =
-        Removing { interrupt: &host.run.interrupt, progress: &bar, outcome: Outcome::default() };
+    let of_cache = bar.of_cache(&member.declared.name);
+    let progress: &dyn Progress = if host.scope == Scope::All { &of_cache } else { &bar };
+    let mut removing = Removing { interrupt: &host.run.interrupt, progress, outcome: Outcome::default() };
     if !host.run.interrupt.raised() {
         member.cache.clean(&mut removing);
     }

@@ -16,7 +16,7 @@ use super::list::{EntryState, ListReport, ListRequest, SortKey};
 use super::report::{ChangeReport, Ending, SCHEMA_VERSION, Step, human_or_unknown};
 use crate::cache::index::Driver;
 use crate::cache::outcome::{Action, EntryError};
-use crate::config::{Origin, Setting};
+use crate::config::{Config, Origin, Setting};
 use crate::database::Database;
 use crate::database::nodes::{Copies, NodeSummary, Placement};
 use crate::database::opening::Purpose;
@@ -323,12 +323,13 @@ impl Listing for PlacementReport {
 pub(crate) fn forget(
     run: &Run,
     selection: &Selection,
+    config: &Config,
     change: &Change,
     url: &str,
 ) -> Result<ForgetReport, Failure> {
     let (node, ending) = (escaped(url.as_bytes()), Ending::new(change.dry_run));
     let mut report = ForgetReport { node, ending, ..ForgetReport::default() };
-    let ended = fill(run, selection, change, url, &mut report);
+    let ended = fill(run, &DatabaseSettings::new(config, selection), change, url, &mut report);
     report.ending.settle(run, change, ended)?;
     Ok(report)
 }
@@ -336,17 +337,15 @@ pub(crate) fn forget(
 /// Forgets the node, or plans it, and fills in the report. The report is shown unless this fails.
 fn fill(
     run: &Run,
-    selection: &Selection,
+    settings: &DatabaseSettings<'_>,
     change: &Change,
     url: &str,
     report: &mut ForgetReport,
 ) -> Result<(), Failure> {
-    let config = selection.read(run, false)?;
-    let settings = DatabaseSettings::new(&config, selection);
     run.catch_signals()?;
     let purpose = if change.dry_run { Purpose::Look } else { Purpose::Change };
-    let mut database = existing(connect(&settings, purpose, &run.wait(change.lock_wait.limit))?)?;
-    let own = own_key(&mut database, &settings)?;
+    let mut database = existing(connect(settings, purpose, &run.wait(change.lock_wait.limit))?)?;
+    let own = own_key(&mut database, settings)?;
     let summaries = database.summaries().map_err(cannot_start)?;
     // The URL must match exactly. A comparison in the database may ignore case, accents or trailing blanks.
     let Some(summary) = summaries.iter().find(|node| node.url == url) else {

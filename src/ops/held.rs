@@ -12,7 +12,7 @@ use super::MIN_AGE;
 use super::list::{EntryState, ListRequest, SortKey};
 use super::report::SCHEMA_VERSION;
 use crate::cache::outcome::EntryError;
-use crate::cache::plan::Kept;
+use crate::cache::plan::{Choice, Kept};
 use crate::exit::Failure;
 use crate::host::Host;
 use crate::host::cache::{HeldImage, Holder, Rules};
@@ -31,6 +31,7 @@ pub(crate) fn held(host: &Host<'_>, request: &ListRequest, temp_grace: Nanos) ->
         changing: false,
         forget_all: true,
         fits_without_index: None,
+        choice: Choice::OverLimit,
     };
     let mut gathered = Gathered::open(host, None)?;
     gathered.survey(&rules)?;

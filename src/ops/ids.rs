@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 
+use crate::config::{self, Config};
 use crate::exit::Failure;
 use crate::names::ImageId;
 use crate::output::stdin;
@@ -22,26 +23,51 @@ const LONGEST_LIST: u64 = 64 << 20;
 pub(crate) fn kept_ids(keep: &[ImageId], keep_from: &[PathBuf]) -> Result<HashSet<ImageId>, Failure> {
     let mut kept: HashSet<ImageId> = keep.iter().map(ImageId::folded).collect();
     for file in keep_from {
-        let ids = read_ids("the images to keep", file).map_err(Failure::usage)?;
-        if ids.is_empty() {
-            let list = if file == Path::new("-") { "standard input".into() } else { file.to_string_lossy() };
-            return Err(Failure::usage(anyhow!(
-                "the list of images to keep ({list}) has no id, so that it would protect no image"
-            ))
-            .hint("check that the command that writes the list succeeds; an empty list is not accepted"));
-        }
-        kept.extend(ids.iter().map(ImageId::folded));
+        kept.extend(kept_list(file)?);
     }
     Ok(kept)
 }
 
-/// Returns the named images, each once and in their order. `None` stands for a list on standard input.
-pub(crate) fn wanted_ids(given: impl IntoIterator<Item = Option<ImageId>>) -> Result<Vec<ImageId>, Failure> {
+/// Returns the images of the configured list, each [`ImageId::folded`]. A list that cannot be used fails the
+/// run.
+pub(super) fn configured_keep(config: &Config) -> Result<HashSet<ImageId>, Failure> {
+    let Some(file) = config.optional(&config::KEEP_FROM).map_err(Failure::usage)? else {
+        return Ok(HashSet::new());
+    };
+    let list = match file.value.as_str() {
+        "-" => Err(Failure::usage(anyhow!("standard input is only for --keep-from"))),
+        path => kept_list(Path::new(path)),
+    };
+    list.map_err(|failure| Failure {
+        error: failure.error.context(format!("cannot use keep_from (set by {})", file.origin)),
+        ..failure
+    })
+}
+
+/// Reads a list of images to keep.
+fn kept_list(file: &Path) -> Result<HashSet<ImageId>, Failure> {
+    let ids = read_ids("the images to keep", file).map_err(Failure::usage)?;
+    if ids.is_empty() {
+        let list = if file == Path::new("-") { "standard input".into() } else { file.to_string_lossy() };
+        return Err(Failure::usage(anyhow!(
+            "the list of images to keep ({list}) has no id, so that it would protect no image"
+        ))
+        .hint("check that the command that writes the list succeeds; an empty list is not accepted"));
+    }
+    Ok(ids.iter().map(ImageId::folded).collect())
+}
+
+/// Returns the named images, each once and in their order. `None` stands for a list on standard input. `what`
+/// names them in an error.
+pub(crate) fn named_ids(
+    what: &str,
+    given: impl IntoIterator<Item = Option<ImageId>>,
+) -> Result<Vec<ImageId>, Failure> {
     let mut images = Vec::new();
     for wanted in given {
         match wanted {
             Some(id) => images.push(id),
-            None => images.extend(read_ids("the images to fetch", Path::new("-")).map_err(Failure::usage)?),
+            None => images.extend(read_ids(what, Path::new("-")).map_err(Failure::usage)?),
         }
     }
     let mut known = HashSet::new();

@@ -13,6 +13,7 @@ use super::MIN_AGE;
 use super::attention::{Attention, Concern, Figure, first_line};
 use super::report::{CacheLine, SCHEMA_VERSION, human_or_unknown, mounted_at};
 use crate::cache::outcome::EntryError;
+use crate::cache::plan::Choice;
 use crate::config;
 use crate::exit::Failure;
 use crate::host::cache::{Rules, Tally};
@@ -61,6 +62,7 @@ pub(crate) fn look(
         keep: HashSet::default(),
         changing: false,
         forget_all: true,
+        choice: Choice::OverLimit,
         fits_without_index: None,
     };
     let mut gathered = Gathered::open(host, None)?;

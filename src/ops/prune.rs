@@ -12,9 +12,11 @@ use std::fmt::Write as _;
 use anyhow::anyhow;
 use serde::Serialize;
 
-use super::report::{ChangeReport, Ending, HostRun, Rest, Step, human_or_unknown, is_zero};
+use super::ids::configured_keep;
+use super::report::{ChangeReport, Ending, HostRun, Rest, Step, human_or_unknown, is_zero, reason_to_keep};
 use super::{Change, MIN_AGE};
-use crate::cache::outcome::{Action, EntryError, Outcome};
+use crate::cache::outcome::{Action, EntryError, Outcome, Progress};
+use crate::cache::plan::{Choice, Goal};
 use crate::exit::Failure;
 use crate::host::cache::{Foreseen, Limits, Planned, Removing, Rules};
 use crate::host::gather::{Gathered, Member};
@@ -23,6 +25,7 @@ use crate::names::ImageId;
 use crate::os::space::available;
 use crate::output::Report;
 use crate::output::progress::Bar;
+use crate::run::Run;
 use crate::units::{Amount, Nanos, count, human};
 
 /// The options of a prune.
@@ -42,6 +45,7 @@ pub(crate) struct PruneRequest {
     pub(crate) forget_all: bool,
     /// A download into one of Ironic's caches counts as crashed after this long without a sign of life.
     pub(crate) temp_grace: Nanos,
+    pub(crate) choice: Choice,
     /// If the settings do not say which index the cache has, fail only if the cache is over its limit. Cron
     /// jobs of the old pruner run without a node URL.
     pub(crate) only_when_over: bool,
@@ -58,22 +62,26 @@ impl PruneRequest {
             keep: HashSet::new(),
             forget_all: false,
             temp_grace: 0,
+            choice: Choice::OverLimit,
             only_when_over: false,
         }
     }
 
-    /// Returns the rules by which caches are surveyed.
-    pub(super) fn rules(&self, host: &Host<'_>) -> Rules {
+    /// Returns the rules by which caches are surveyed. Images of the configured list are kept, too.
+    pub(super) fn rules(&self, host: &Host<'_>) -> Result<Rules, Failure> {
         let default = if host.scope == Scope::One { 0 } else { MIN_AGE };
-        Rules {
+        let mut keep = configured_keep(&host.config)?;
+        keep.extend(&self.keep);
+        Ok(Rules {
             now: host.run.now,
             min_age: self.min_age.unwrap_or(default),
             grace: self.temp_grace,
-            keep: self.keep.clone(),
+            keep,
             changing: !self.change.dry_run,
             forget_all: self.forget_all,
+            choice: self.choice.clone(),
             fits_without_index: None,
-        }
+        })
     }
 
     /// Returns the limits of a cache in bytes.
@@ -117,7 +125,7 @@ fn fill(host: &Host<'_>, request: &PruneRequest, report: &mut PruneReport) -> Re
     let run = host.run;
     run.catch_signals()?;
     let mut gathered = Gathered::open(host, None)?;
-    let mut rules = request.rules(host);
+    let mut rules = request.rules(host)?;
     for member in &gathered.members {
         let limits = request.limits(member)?;
         if let PruneReport::One(one) = report {
@@ -140,6 +148,9 @@ fn fill(host: &Host<'_>, request: &PruneRequest, report: &mut PruneReport) -> Re
         }
         let limits = request.limits(member)?;
         let planned = member.cache.plan(&rules, &limits)?;
+        if let (PruneReport::One(one), Choice::Named(ids)) = (&mut *report, &rules.choice) {
+            gathered.errors.extend(one.note_named(run, member, &planned, ids));
+        }
         let mut rest = Rest::planned(member, &planned);
         let result = if rules.changing {
             let outcome = carry_out(host, member, planned, &limits);
@@ -174,10 +185,12 @@ enum PassResult {
 /// in any case.
 fn carry_out(host: &Host<'_>, member: &mut Member<'_>, planned: Planned, limits: &Limits) -> Outcome {
     let count = planned.expired.len() + planned.rest.candidates.len();
-    let bytes = planned.rest.goal.size.max(planned.rest.goal.free);
-    let bar = Bar::new(&host.run.output, "pruning", count as u64, Some(bytes));
-    let mut removing =
-        Removing { interrupt: &host.run.interrupt, progress: &bar, outcome: Outcome::default() };
+    let goal = planned.rest.goal;
+    let bytes = (goal != Goal::EVERYTHING).then_some(goal.size.max(goal.free));
+    let bar = Bar::new(&host.run.output, "pruning", count as u64, bytes);
+    let of_cache = bar.of_cache(&member.declared.name);
+    let progress: &dyn Progress = if host.scope == Scope::All { &of_cache } else { &bar };
+    let mut removing = Removing { interrupt: &host.run.interrupt, progress, outcome: Outcome::default() };
     member.cache.carry_out(planned, limits, &mut removing);
     removing.outcome
 }
@@ -231,6 +244,9 @@ pub(crate) struct Pruned {
     max_size: Option<u64>,
     /// Candidates that stayed because they were used or changed after the plan was made.
     left_alone: u64,
+    /// The images of `--image` that are not in the cache, if the cache was looked at.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    not_cached: Option<Vec<String>>,
     /// Invalid and stalled files that were removed first, because the disk was full.
     #[serde(skip_serializing_if = "is_zero")]
     total_files_cleaned: u64,
@@ -257,8 +273,13 @@ impl Pruned {
         let Some(member) = gathered.members.pop() else {
             if host.run.interrupt.raised() {
                 self.ending.stopped(host.run);
-            } else if request.change.dry_run {
+                return Ok(());
+            }
+            if request.change.dry_run {
                 self.ending.plan = Some(Vec::new());
+            }
+            if let (Choice::Named(ids), None) = (&request.choice, &self.ending.skipped) {
+                self.note_absent(host.run, ids.iter().copied().collect());
             }
             return Ok(());
         };
@@ -274,9 +295,57 @@ impl Pruned {
             PassResult::Done(outcome) => self.did(host, outcome)?,
         }
         if self.ending.signal.is_none() && !member.stock.is_misplaced && !member.stock.is_empty {
-            self.note_unmet(&member, &request.limits(&member)?, &rest);
+            match request.choice {
+                Choice::OverLimit => self.note_unmet(&member, &request.limits(&member)?, &rest),
+                Choice::Named(_) => self.note_left_alone(&member),
+                // Images in use are not old, and an image that comes while all are removed is a new one.
+                Choice::Unused(_) | Choice::Everything => {}
+            }
         }
         Ok(())
+    }
+
+    /// Notes the named images that are not in the cache. Returns an error for each that the rules keep.
+    fn note_named(
+        &mut self,
+        run: &Run,
+        member: &Member<'_>,
+        planned: &Planned,
+        ids: &HashSet<ImageId>,
+    ) -> Vec<EntryError> {
+        let all = || ids.iter().copied().collect();
+        self.note_absent(run, if member.stock.is_empty { all() } else { planned.rest.absent.clone() });
+        if planned.rest.kept.is_empty() {
+            return Vec::new();
+        }
+        let kept = member.cache.describe(planned).into_iter().filter_map(|entry| match entry {
+            Foreseen::Kept { name, why, .. } => Some((name, why)),
+            Foreseen::Ghost(_) | Foreseen::Removal(_) => None,
+        });
+        let refused = |(name, why)| {
+            let message = format!("it stays, as it is {}", reason_to_keep(why));
+            EntryError { name, action: Action::Prune, message }
+        };
+        kept.map(refused).collect()
+    }
+
+    /// Notes named images that are not in the cache. This is no error: they were to be removed.
+    fn note_absent(&mut self, run: &Run, mut absent: Vec<ImageId>) {
+        absent.sort_unstable();
+        for id in &absent {
+            run.output.warning(&format!("image {id} is not in the cache"));
+        }
+        self.not_cached = Some(absent.iter().map(ImageId::to_string).collect());
+    }
+
+    /// Adds an error if named images stayed because they are in use.
+    fn note_left_alone(&mut self, member: &Member<'_>) {
+        if self.left_alone > 0 {
+            let name = member.declared.directory.value.display().to_string();
+            let images = count(self.left_alone, "image");
+            let message = format!("{images} or rows stay, as they were used or changed during the run");
+            self.ending.errors.push(EntryError { name, action: Action::Prune, message });
+        }
     }
 
     /// Fills in the plan of a dry run.
@@ -369,6 +438,9 @@ impl Report for Pruned {
         if self.total_files_cleaned > 0 {
             let files = count(self.total_files_cleaned, "invalid or stalled file");
             let _ = write!(text, "; removed {files} because the disk was full");
+        }
+        if let Some(absent) = self.not_cached.as_ref().filter(|absent| !absent.is_empty()) {
+            let _ = write!(text, "; {} not in the cache", count(absent.len() as u64, "image"));
         }
         if self.left_alone > 0 {
             let images = count(self.left_alone, "image");

@@ -10,7 +10,7 @@ use serde::{Serialize, Serializer};
 
 use super::Change;
 use crate::cache::outcome::{Action, EntryError, Outcome};
-use crate::cache::plan::Kept;
+use crate::cache::plan::{Kept, PruneReason};
 use crate::database::refusal::Refusal;
 use crate::exit::{Exit, Failure};
 use crate::host::Declared;
@@ -89,22 +89,22 @@ impl Step {
     pub(super) fn of(foreseen: Foreseen) -> Self {
         match foreseen {
             Foreseen::Ghost(name) => Step::new("forget", name, 0, "its file is missing"),
-            Foreseen::Removal(PlannedRemoval { name, size, last_use, is_orphan, .. }) => {
+            Foreseen::Removal(PlannedRemoval { name, size, last_use, is_orphan, reason, .. }) => {
                 let orphan = if is_orphan { "without a row in the index, " } else { "" };
-                let used = when(last_use);
-                let reason = format!("{orphan}least recently used (last use {used})");
-                Step::new("remove", name, size, reason).briefly(last_use, is_orphan)
+                let (why, used) = (reason.text(), when(last_use));
+                let full = format!("{orphan}{why} (last use {used})");
+                Step::new("remove", name, size, full).briefly(last_use, is_orphan)
             }
-            Foreseen::Kept { name, size, why } => Step::new("keep", name, size, kept(why)),
+            Foreseen::Kept { name, size, why } => Step::new("keep", name, size, reason_to_keep(why)),
         }
     }
 
     /// Returns the step for an image that is removed from one of several caches.
     fn among(declared: &Declared, victim: PlannedRemoval, now: Nanos) -> Self {
-        let PlannedRemoval { name, size, last_use, is_expired, .. } = victim;
+        let PlannedRemoval { name, size, last_use, reason, .. } = victim;
         let unused = span(now.saturating_sub(last_use).max(0));
-        let reason = match (is_expired, &declared.age) {
-            (true, Some(age)) => {
+        let reason = match (reason, &declared.age) {
+            (PruneReason::Expired, Some(age)) => {
                 format!("expired: not used for {unused}, the age limit is {}", span(age.value))
             }
             _ => {
@@ -133,9 +133,10 @@ impl Step {
     }
 }
 
-fn kept(why: Kept) -> &'static str {
+/// Returns the reason that an image stays.
+pub(super) fn reason_to_keep(why: Kept) -> &'static str {
     match why {
-        Kept::Listed => "listed by --keep or --keep-from",
+        Kept::Listed => "listed by --keep, --keep-from or keep_from",
         Kept::Young => "cached or used within --min-age",
     }
 }
@@ -535,8 +536,11 @@ impl Rest {
 
     /// Returns the reasons in brackets, or nothing if there is none.
     pub(super) fn reasons(&self) -> String {
-        let tallies =
-            [(self.listed, kept(Kept::Listed)), (self.young, kept(Kept::Young)), (self.in_use, "in use")];
+        let tallies = [
+            (self.listed, reason_to_keep(Kept::Listed)),
+            (self.young, reason_to_keep(Kept::Young)),
+            (self.in_use, "in use"),
+        ];
         let tallies = tallies.into_iter().filter(|(tally, _)| tally.count > 0);
         let mut reasons: Vec<String> = tallies
             .map(|(tally, why)| format!("{}, {}, {why}", count(tally.count, "image"), human(tally.bytes)))

@@ -16,6 +16,7 @@ use serde::Serialize;
 use super::prune::PruneRequest;
 use super::report::{ChangeReport, Ending, HostRun, human_or_unknown, is_zero};
 use crate::cache::outcome::{Action, EntryError, Outcome};
+use crate::cache::plan::PruneReason;
 use crate::exit::Failure;
 use crate::host::Host;
 use crate::host::cache::{ImageCache, Item, PlannedRemoval, Removing, Rules};
@@ -24,7 +25,7 @@ use crate::host::order::{Pick, View, by_priority, carry_out, enough};
 use crate::os::mounts::identity;
 use crate::os::space::{Space, available, capacity};
 use crate::output::Report;
-use crate::output::progress::Bar;
+use crate::output::progress::{Bar, CacheBar};
 use crate::units::{Amount, count, human};
 
 /// The options of a request for space.
@@ -50,7 +51,7 @@ pub(crate) fn require(host: &Host<'_>, request: &SpaceRequest) -> Result<SpaceRe
     let mut space = Space::new(fd.as_fd(), required).map_err(Failure::cannot_start)?;
     let dry_run = request.prune.change.dry_run;
     let mut report = SpaceReport::new(&path, required, space.base, dry_run);
-    let rules = request.prune.rules(host);
+    let rules = request.prune.rules(host)?;
     // If enough space is free already, no lock is taken, so that no other run has to wait.
     if space.base >= required {
         if dry_run {
@@ -118,8 +119,10 @@ fn remove(
     space: &mut Space<'_>,
 ) -> Vec<Outcome> {
     let bar = Bar::new(&host.run.output, "pruning", order.len() as u64, Some(space.missing()));
-    let new = || Removing { interrupt: &host.run.interrupt, progress: &bar, outcome: Outcome::default() };
-    let mut removing: Vec<Removing<'_>> = gathered.members.iter().map(|_| new()).collect();
+    let names: Vec<String> = gathered.members.iter().map(|member| member.declared.name.clone()).collect();
+    let bars: Vec<CacheBar<'_>> = names.iter().map(|name| bar.of_cache(name)).collect();
+    let new = |bar| Removing { interrupt: &host.run.interrupt, progress: bar, outcome: Outcome::default() };
+    let mut removing: Vec<Removing<'_>> = bars.iter().map(|bar| new(bar)).collect();
     let mut caches: Vec<&mut dyn ImageCache> =
         gathered.members.iter_mut().map(|member| &mut *member.cache as &mut dyn ImageCache).collect();
     carry_out(&mut caches, order, space, &mut removing);
@@ -190,8 +193,8 @@ impl SpaceReport {
             let victim = |pick: &Pick| {
                 let Item { last_use, size, frees } = items[pick.cache][pick.item as usize];
                 let name = members[pick.cache].cache.name(pick.item);
-                let is_expired = pick.expired;
-                (pick.cache, PlannedRemoval { name, size, frees, last_use, is_orphan: false, is_expired })
+                let reason = if pick.expired { PruneReason::Expired } else { PruneReason::LeastRecentlyUsed };
+                (pick.cache, PlannedRemoval { name, size, frees, last_use, is_orphan: false, reason })
             };
             self.run.would_prune(members, picks.iter().map(victim), rules.now);
             self.count();

@@ -1,25 +1,30 @@
 //! The log sinks of oslo.log: a file, syslog, the systemd journal and, for debugging, stderr.
 //!
 //! The old tools log where Glance's configuration says, and under their names this program does the same,
-//! with the same file, line format or JSON keys, and journal fields.
+//! with the same file, line format or JSON keys, and journal fields. Under its own name, it writes the same
+//! lines. [`super::audit`] decides which sinks there are.
 //!
 //! Promises:
-//! * A sink that cannot be opened or written causes one warning, which the caller gets as text to print; the
-//!   run continues. A file is tried again with the next line, since removals may free space on a full disk. A
-//!   socket that fails is not tried again, so that a stuck daemon costs one timeout and not one per line.
+//! * A sink that cannot be opened or written, or whose daemon does not run, causes one warning, which the
+//!   caller gets as text to print; the run continues. A file is tried again with the next line, since
+//!   removals may free space on a full disk. A socket that fails is not tried again, so that a stuck daemon
+//!   costs one timeout and not one per line.
+//! * A file is only appended to, and opened again once its name is another file's or nobody's, so that
+//!   logrotate can rename it or cut it off while a run goes on.
 //! * Each record is one line, whatever file names it contains: control characters and the like are escaped.
 //! * Opening a FIFO never waits for a reader, and without a configured sink there is no system call.
 //! * When root logs to a directory that others can write to, it follows no symlink in place of the log file
 //!   and appends only to a regular file with a single name: the owner of `/var/log/glance` must not be able
 //!   to choose which file root writes to. The directory itself may be a symlink. A log file that root creates
-//!   there belongs to the directory's owner. Without root's rights a log file may be anything that the user
-//!   can write to, `/dev/stderr` and symlinks included.
+//!   there belongs to the directory's owner, and only its owner can write to it. Without root's rights a log
+//!   file may be anything that the user can write to, `/dev/stderr` and symlinks included.
 //!
-//! Does not rotate or watch files (a run is short), read Python logging configurations (`log_config_append`),
-//! filter by logger (`default_log_levels`), or create directories. The stderr sink takes only records below a
-//! warning, and only if debug is set: `output` itself prints warnings and errors there, and a run without any
-//! prints nothing.
+//! Does not rotate files, read Python logging configurations (`log_config_append`), filter by logger
+//! (`default_log_levels`), or create directories. The stderr sink takes only records below a warning, and
+//! only if debug is set: `output` itself prints warnings and errors there, and a run without any prints
+//! nothing.
 
+use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::fmt::Display;
 use std::fs::File;
@@ -41,33 +46,33 @@ const SOCKET_PATIENCE: Duration = Duration::from_secs(1);
 
 /// The options of oslo.log, with its defaults: there is no sink by default.
 #[derive(Clone, Debug)]
-pub(crate) struct LogSettings {
+pub(super) struct LogSettings {
     /// `log_file`; relative to `log_dir` if that is set.
-    pub(crate) log_file: Option<PathBuf>,
+    pub(super) log_file: Option<PathBuf>,
     /// `log_dir`; without `log_file` the file has the program's name.
-    pub(crate) log_dir: Option<PathBuf>,
+    pub(super) log_dir: Option<PathBuf>,
     /// `use_syslog`.
-    pub(crate) syslog: bool,
+    pub(super) syslog: bool,
     /// `use_journal`.
-    pub(crate) journal: bool,
+    pub(super) journal: bool,
     /// `use_stderr`, which matters only if `level` is debug.
-    pub(crate) stderr: bool,
+    pub(super) stderr: bool,
     /// `syslog_log_facility`, used for the journal as well.
-    pub(crate) facility: String,
+    pub(super) facility: String,
     /// The lowest level that is logged: debug with `debug`, otherwise info.
-    pub(crate) level: Level,
+    pub(super) level: Level,
     /// JSON with `use_json`, otherwise text.
-    pub(crate) encoding: Encoding,
+    pub(super) encoding: Encoding,
     /// `log_date_format` in the notation of strftime.
-    pub(crate) date_format: String,
+    pub(super) date_format: String,
     /// `logging_default_format_string`.
-    pub(crate) format: String,
+    pub(super) format: String,
     /// `logging_debug_format_suffix`, appended to debug records.
-    pub(crate) debug_suffix: String,
+    pub(super) debug_suffix: String,
     /// The socket of syslog.
-    pub(crate) syslog_socket: PathBuf,
+    pub(super) syslog_socket: PathBuf,
     /// The socket of the journal.
-    pub(crate) journal_socket: PathBuf,
+    pub(super) journal_socket: PathBuf,
 }
 
 impl Default for LogSettings {
@@ -120,26 +125,62 @@ struct Sink {
 
 #[derive(Debug)]
 enum SinkKind {
-    File(File),
+    File(LogFile),
     Stderr,
     /// The number of the facility, and the socket.
     Syslog(u8, UnixDatagram),
     Journal(u8, UnixDatagram),
 }
 
+/// An open log file.
+#[derive(Debug)]
+struct LogFile {
+    path: PathBuf,
+    /// True with the rights of root.
+    superuser: bool,
+    file: RefCell<File>,
+}
+
+impl LogFile {
+    fn open(path: PathBuf, superuser: bool) -> io::Result<Self> {
+        let file = RefCell::new(open_file(&path, superuser)?);
+        Ok(LogFile { path, superuser, file })
+    }
+
+    /// Appends a line, to the file that has the name now.
+    fn append(&self, line: &str) -> io::Result<()> {
+        // A rotated file is used on only if there can be no new one.
+        if self.is_renamed()
+            && let Ok(file) = open_file(&self.path, self.superuser)
+        {
+            self.file.replace(file);
+        }
+        self.file.borrow_mut().write_all(format!("{line}\n").as_bytes())
+    }
+
+    /// True if the file no longer has the name by which it was opened.
+    fn is_renamed(&self) -> bool {
+        let named = rustix::fs::statat(rustix::fs::CWD, &self.path, AtFlags::empty());
+        let open = rustix::fs::fstat(&*self.file.borrow());
+        match (named, open) {
+            (Ok(named), Ok(open)) => (named.st_dev, named.st_ino) != (open.st_dev, open.st_ino),
+            (Err(error), _) => error == rustix::io::Errno::NOENT,
+            (Ok(_), Err(_)) => false,
+        }
+    }
+}
+
 impl Log {
     /// Opens the sinks of `settings` for the program of this name.
     ///
-    /// Returns a warning for each sink that cannot be used, unless its daemon does not run; the others are
-    /// used.
-    pub(crate) fn open(settings: &LogSettings, program: &str) -> (Log, Vec<String>) {
+    /// Returns a warning for each sink that cannot be used; the others are used.
+    pub(super) fn open(settings: &LogSettings, program: &str) -> (Log, Vec<String>) {
         let mut sinks = Vec::new();
         let mut warnings = Vec::new();
-        let mut add = |place: &Path, opened: io::Result<Option<SinkKind>>| {
+        let mut add = |place: &Path, opened: io::Result<SinkKind>| {
             let place = escape(&place.to_string_lossy()).into_owned();
             match opened {
-                Ok(Some(kind)) => sinks.push(Sink { kind, place, failed: AtomicBool::new(false) }),
-                Ok(None) => {}
+                Ok(kind) => sinks.push(Sink { kind, place, failed: AtomicBool::new(false) }),
                 Err(error) => {
                     warnings.push(format!("cannot log to {place}: {error} (continuing without this log)"));
                 }
@@ -148,20 +189,20 @@ impl Log {
 
         if let Some(path) = settings.path(program) {
             let superuser = rustix::process::geteuid().is_root();
-            add(&path, open_file(&path, superuser).map(|file| Some(SinkKind::File(file))));
+            add(&path, LogFile::open(path.clone(), superuser).map(SinkKind::File));
         }
         if settings.stderr && settings.level == Level::Debug {
-            add(Path::new("stderr"), Ok(Some(SinkKind::Stderr)));
+            add(Path::new("stderr"), Ok(SinkKind::Stderr));
         }
         let facility = facility(&settings.facility);
         let number = facility.unwrap_or(USER);
         if settings.journal {
             let socket = connect(&settings.journal_socket);
-            add(&settings.journal_socket, socket.map(|socket| Some(SinkKind::Journal(number, socket?))));
+            add(&settings.journal_socket, socket.map(|socket| SinkKind::Journal(number, socket)));
         }
         if settings.syslog {
             let socket = connect(&settings.syslog_socket);
-            add(&settings.syslog_socket, socket.map(|socket| Some(SinkKind::Syslog(number, socket?))));
+            add(&settings.syslog_socket, socket.map(|socket| SinkKind::Syslog(number, socket)));
         }
         if facility.is_none() && (settings.journal || settings.syslog) {
             let name = settings.facility.escape_debug();
@@ -177,12 +218,24 @@ impl Log {
         (Log { program: program.to_owned(), level: settings.level, sinks, lines }, warnings)
     }
 
+    /// True if there is no sink.
+    pub(super) fn is_idle(&self) -> bool {
+        self.sinks.is_empty()
+    }
+
     /// Writes a record to all sinks, and returns a warning for each that loses a line for the first time.
     ///
-    /// The message is formatted only if there is a sink for it.
+    /// The message is formatted only if there is a sink for it. Its facts are fields of the journal and keys
+    /// of JSON lines.
     #[track_caller]
     #[must_use]
-    pub(crate) fn write(&self, level: Level, logger: &str, message: impl Display) -> Vec<String> {
+    pub(crate) fn write(
+        &self,
+        level: Level,
+        logger: &str,
+        message: impl Display,
+        facts: &[(&'static str, String)],
+    ) -> Vec<String> {
         let Some(LogLines { layout, opened }) = self.lines.as_ref().filter(|_| level >= self.level) else {
             return Vec::new();
         };
@@ -195,6 +248,7 @@ impl Log {
             time: Timestamp::now().to_zoned(opened.time_zone().clone()),
             opened,
             place: Location::caller(),
+            facts,
         };
         let line = layout.line(&record);
         self.sinks.iter().filter_map(|sink| sink.write(&self.program, &record, &line)).collect()
@@ -224,7 +278,7 @@ impl Sink {
     fn write(&self, program: &str, record: &LogRecord<'_>, line: &str) -> Option<String> {
         let lost_before = self.failed.load(Ordering::Relaxed);
         let written = match &self.kind {
-            SinkKind::File(file) => (&*file).write_all(format!("{line}\n").as_bytes()),
+            SinkKind::File(file) => file.append(line),
             SinkKind::Stderr if record.level >= Level::Warning => Ok(()),
             SinkKind::Stderr => io::stderr().write_all(format!("{line}\n").as_bytes()),
             SinkKind::Syslog(..) | SinkKind::Journal(..) if lost_before => Ok(()),
@@ -238,14 +292,14 @@ impl Sink {
 }
 
 /// Connects to a daemon's socket.
-///
-/// Returns `None` if no daemon listens there, as in a container: the old tools say nothing about that.
-fn connect(path: &Path) -> io::Result<Option<UnixDatagram>> {
+fn connect(path: &Path) -> io::Result<UnixDatagram> {
     let socket = UnixDatagram::unbound()?;
     match socket.connect(path) {
-        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => Ok(None),
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
+            Err(io::Error::other("no daemon listens there"))
+        }
         Err(error) => Err(error),
-        Ok(()) => socket.set_write_timeout(Some(SOCKET_PATIENCE)).map(|()| Some(socket)),
+        Ok(()) => socket.set_write_timeout(Some(SOCKET_PATIENCE)).map(|()| socket),
     }
 }
 
@@ -262,7 +316,7 @@ fn send(socket: &UnixDatagram, packet: &[u8]) -> io::Result<()> {
 /// Opens a log file for appending, and creates it if it is missing, with the checks that the module promises.
 fn open_file(path: &Path, superuser: bool) -> io::Result<File> {
     let append = OFlags::WRONLY | OFlags::APPEND | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let mode = Mode::from_raw_mode(0o666);
+    let mode = Mode::from_raw_mode(0o644);
     let name = path.file_name().ok_or(rustix::io::Errno::ISDIR)?;
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let dir = rustix::fs::open(parent, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
@@ -400,21 +454,42 @@ mod tests {
                 "prog",
             );
             assert_eq!(warnings, [""; 0]);
-            assert_eq!(log.write(Level::Debug, "n", "d"), [""; 0]);
-            assert_eq!(log.write(Level::Error, "n", "a\nb"), [""; 0]);
+            assert_eq!(log.write(Level::Debug, "n", "d", &[]), [""; 0]);
+            assert_eq!(log.write(Level::Error, "n", "a\nb", &[]), [""; 0]);
             assert_eq!(fs::read_to_string(&file).unwrap(), expected);
         }
+    }
+
+    #[test]
+    fn a_file_is_opened_again_after_it_was_renamed() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        let format = "%(message)s".to_owned();
+        let settings = LogSettings { log_file: Some(at("a.log")), format, ..LogSettings::default() };
+        let (log, _) = Log::open(&settings, "prog");
+        let write = |line: &str| assert_eq!(log.write(Level::Info, "n", line, &[]), [""; 0]);
+        write("one");
+        fs::rename(at("a.log"), at("a.log.1")).unwrap();
+        write("two");
+        // As copytruncate does.
+        fs::File::create(at("a.log")).unwrap();
+        write("three");
+        fs::rename(at("a.log"), at("a.log.2")).unwrap();
+        fs::create_dir(at("a.log")).unwrap();
+        write("four");
+        let read = |name: &str| fs::read_to_string(at(name)).unwrap();
+        assert_eq!((read("a.log.1").as_str(), read("a.log.2").as_str()), ("one\n", "three\nfour\n"));
     }
 
     #[test]
     fn without_a_configured_sink_nothing_is_opened() {
         let (log, warnings) = Log::open(&LogSettings { stderr: true, ..LogSettings::default() }, "prog");
         assert!(log.sinks.is_empty() && log.lines.is_none() && warnings.is_empty());
-        assert_eq!(log.write(Level::Error, "n", "m"), [""; 0]);
+        assert_eq!(log.write(Level::Error, "n", "m", &[]), [""; 0]);
     }
 
     #[test]
-    fn a_missing_directory_is_a_warning_and_a_missing_daemon_is_not() {
+    fn a_missing_directory_and_a_missing_daemon_are_warnings() {
         let dir = tempfile::tempdir().unwrap();
         let (log, warnings) = Log::open(
             &LogSettings {
@@ -426,11 +501,13 @@ mod tests {
             },
             "prog",
         );
-        assert_eq!(warnings.len(), 2, "{warnings:?}");
-        for (warning, part) in warnings.iter().zip(["a\\u{1b}.log", "= nope\\n is not a facility"]) {
+        assert_eq!(warnings.len(), 4, "{warnings:?}");
+        let daemon = "no daemon listens there";
+        let expected = ["a\\u{1b}.log", daemon, daemon, "= nope\\n is not a facility"];
+        for (warning, part) in warnings.iter().zip(expected) {
             assert!(warning.contains(part), "{warning}");
         }
-        assert_eq!(log.write(Level::Error, "n", "m"), [""; 0]);
+        assert_eq!(log.write(Level::Error, "n", "m", &[]), [""; 0]);
     }
 
     #[test]
@@ -443,9 +520,9 @@ mod tests {
         );
         assert_eq!(warnings, [""; 0]);
         drop(socket);
-        let lost = log.write(Level::Info, "n", "m");
+        let lost = log.write(Level::Info, "n", "m", &[]);
         assert!(lost.len() == 2 && lost[0].contains("/dev/full"), "{lost:?}");
-        assert_eq!(log.write(Level::Info, "n", "m"), [""; 0]);
+        assert_eq!(log.write(Level::Info, "n", "m", &[]), [""; 0]);
     }
 
     #[test]
@@ -455,7 +532,8 @@ mod tests {
         let settings = LogSettings { journal: true, ..settings(dir.path()) };
         let (log, _) = Log::open(&settings, "prog");
         let started = std::time::Instant::now();
-        let warnings: Vec<_> = (0..10_000).flat_map(|number| log.write(Level::Info, "n", number)).collect();
+        let warnings: Vec<_> =
+            (0..10_000).flat_map(|number| log.write(Level::Info, "n", number, &[])).collect();
         assert_eq!(warnings.len(), 1, "{warnings:?}");
         assert!(started.elapsed() < SOCKET_PATIENCE * 2);
     }
@@ -471,7 +549,7 @@ mod tests {
             ..settings(dir.path())
         };
         let (log, _) = Log::open(&settings, "prog");
-        assert_eq!(log.write(Level::Warning, "n", "disk\nfull"), [""; 0]);
+        assert_eq!(log.write(Level::Warning, "n", "disk\nfull", &[]), [""; 0]);
         let mut packet = [0; 200];
         let length = socket.recv(&mut packet).unwrap();
         let packet = str::from_utf8(&packet[..length]).unwrap();
@@ -485,14 +563,16 @@ mod tests {
         let settings =
             LogSettings { journal: true, format: "%(message)s".to_owned(), ..settings(dir.path()) };
         let (log, _) = Log::open(&settings, "prog");
-        let line = line!() + 1;
-        assert_eq!(log.write(Level::Error, "glance", "bad\x1b"), [""; 0]);
+        let line = line!() + 2;
+        let facts = [("action", "remove".to_owned()), ("reason", "two\nlines".to_owned())];
+        assert_eq!(log.write(Level::Error, "glance", "bad\x1b", &facts), [""; 0]);
         let mut packet = [0; 1000];
         let length = socket.recv(&mut packet).unwrap();
         let expected = format!(
             "MESSAGE=bad\\u{{1b}}\nCODE_FILE={}\nCODE_LINE={line}\nCODE_FUNC=-\nTHREAD_NAME=MainThread\n\
              PROCESS_NAME=MainProcess\nLOGGER_NAME=glance\nLOGGER_LEVEL=ERROR\nSYSLOG_IDENTIFIER=prog\n\
-             PRIORITY=3\nSYSLOG_FACILITY=1\n",
+             PRIORITY=3\nSYSLOG_FACILITY=1\nGLANCE_CACHE_ACTION=remove\nGLANCE_CACHE_REASON\n\
+             \t\0\0\0\0\0\0\0two\nlines\n",
             file!()
         );
         assert_eq!(str::from_utf8(&packet[..length]).unwrap(), expected);

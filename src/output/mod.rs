@@ -1,13 +1,13 @@
 //! The output of the program. No other folder prints anything.
 //!
 //! Results are printed on stdout, everything else on stderr. The effect of quiet, verbose, a terminal, its
-//! width and colours, and an old name is decided once, in [`Output`]; callers never ask for it. Under an old
-//! name, the same messages are written to the log that oslo.log's options choose. Errors while printing never
-//! end a run.
+//! width and colours, and an old name is decided once, in [`Output`]; callers never ask for it. The same
+//! messages are written to the logs that [`audit`] chooses. Errors while printing never end a run.
 
 // Only this module may print.
 #![allow(clippy::print_stderr)]
 
+pub(crate) mod audit;
 pub(crate) mod log;
 pub(crate) mod oslo;
 pub(crate) mod progress;
@@ -76,6 +76,13 @@ pub(crate) enum Verbosity {
 pub(crate) trait Report: Serialize {
     /// Returns the result as text, in lines that each end with a newline.
     fn text(&self) -> String;
+}
+
+/// A change to an entry, as a sentence and as facts: names in lower case, and values, escaped.
+#[derive(Debug)]
+pub(crate) struct Event {
+    pub(crate) sentence: String,
+    pub(crate) facts: Vec<(&'static str, String)>,
 }
 
 /// The output of this run.
@@ -149,9 +156,13 @@ impl Output {
         Output { stdout_is_ours: false, logger, ..Output::new(Format::Json, Verbosity::Normal) }
     }
 
-    /// From now on, also writes all messages to this log.
-    pub(crate) fn set_log(&self, log: Log) {
-        *self.log.borrow_mut() = Some(log);
+    /// From now on, also writes all messages to this log. The warnings are about parts of it that cannot be
+    /// used.
+    pub(crate) fn set_log(&self, (log, warnings): (Log, Vec<String>)) {
+        *self.log.borrow_mut() = Some(log).filter(|log| !log.is_idle());
+        for warning in warnings {
+            self.warning(&warning);
+        }
     }
 
     /// Takes the encoding and the kind of the terminal from the environment.
@@ -197,8 +208,10 @@ impl Output {
     pub(crate) fn summary(&self, report: &impl Report, plan: &dyn Fn(&Screen) -> String) {
         self.keep(report);
         let text = report.text();
+        for line in text.lines() {
+            self.record(Level::Info, line, &[]);
+        }
         if !self.stdout_is_ours {
-            self.record(Level::Info, text.trim_end());
             return;
         }
         match self.format {
@@ -287,13 +300,13 @@ impl Output {
 
     /// Reports an error.
     pub(crate) fn error(&self, message: &str) {
-        self.record(Level::Error, message);
+        self.record(Level::Error, message, &[]);
         self.say(&format!("error: {message}\n"));
     }
 
     /// Reports a warning, unless only errors are wanted.
     pub(crate) fn warning(&self, message: &str) {
-        self.record(Level::Warning, message);
+        self.record(Level::Warning, message, &[]);
         if self.verbosity >= Verbosity::Normal {
             self.say(&format!("warning: {message}\n"));
         }
@@ -301,7 +314,7 @@ impl Output {
 
     /// Reports a detail, if the output is verbose.
     pub(crate) fn note(&self, message: &str) {
-        self.record(Level::Debug, message);
+        self.record(Level::Debug, message, &[]);
         if self.is_verbose() {
             self.say(&format!("{message}\n"));
         }
@@ -314,16 +327,16 @@ impl Output {
         }
     }
 
-    /// Reports that an entry was changed, if the output is verbose or there is a log. The message is made
-    /// only then, because there may be a million entries.
-    pub(crate) fn did(&self, message: impl FnOnce() -> String) {
+    /// Reports that an entry was changed, if the output is verbose or there is a log. The event is made only
+    /// then, because there may be a million entries.
+    pub(crate) fn did(&self, event: impl FnOnce() -> Event) {
         if !self.is_verbose() && self.log.borrow().is_none() {
             return;
         }
-        let message = message();
-        self.record(Level::Info, &message);
+        let Event { sentence, facts } = event();
+        self.record(Level::Info, &sentence, &facts);
         if self.is_verbose() {
-            self.say(&format!("{message}\n"));
+            self.say(&format!("{sentence}\n"));
         }
     }
 
@@ -332,7 +345,7 @@ impl Output {
     pub(crate) fn failure(&self, failure: &Failure) {
         self.error(&format!("{:#}", failure.error));
         for hint in &failure.hints {
-            self.record(Level::Error, hint);
+            self.record(Level::Error, hint, &[]);
             self.say(&format!("hint: {hint}\n"));
         }
         if self.stdout_is_ours && self.format == Format::Json && failure.exit.is_refusal() {
@@ -352,12 +365,12 @@ impl Output {
 
     /// Writes a record to the log. If the log cannot be written, a warning is printed once.
     #[track_caller]
-    fn record(&self, level: Level, message: &str) {
+    fn record(&self, level: Level, message: &str, facts: &[(&'static str, String)]) {
         let warnings = match &*self.log.borrow() {
-            Some(log) => log.write(level, self.logger, message),
+            Some(log) => log.write(level, self.logger, message, facts),
             None => return,
         };
-        for warning in warnings {
+        for warning in warnings.iter().filter(|_| self.verbosity >= Verbosity::Normal) {
             self.say(&format!("warning: {warning}\n"));
         }
     }

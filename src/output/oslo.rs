@@ -7,6 +7,7 @@
 //! Does no I/O, except that JSON lines need the name of the host.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::panic::Location;
 use std::path::Path;
@@ -93,6 +94,8 @@ pub(super) struct LogRecord<'a> {
     pub(super) opened: &'a Zoned,
     /// The place in the source code that logged the message.
     pub(super) place: &'a Location<'a>,
+    /// The facts of the message, for the journal and for JSON: names in lower case, and values, escaped.
+    pub(super) facts: &'a [(&'static str, String)],
 }
 
 impl LogRecord<'_> {
@@ -125,13 +128,17 @@ impl LogRecord<'_> {
         format!("<{priority}>{} {program}: {line}", self.time.strftime("%b %e %H:%M:%S")).into_bytes()
     }
 
-    /// Returns oslo.log's fields in the journal's native protocol.
+    /// Returns oslo.log's fields in the journal's native protocol, then the facts of the message as fields
+    /// whose names begin with `GLANCE_CACHE_`.
     ///
     /// The facility is the number that journald expects. oslo.log sends it shifted by three bits, which
     /// journald takes for another facility.
     pub(super) fn journal(&self, program: &str, facility: u8, line: &str) -> Vec<u8> {
         let mut packet = Vec::new();
-        for (name, value) in [
+        let names = self.facts.iter().map(|(name, _)| format!("GLANCE_CACHE_{}", name.to_ascii_uppercase()));
+        let names: Vec<String> = names.collect();
+        let facts = names.iter().zip(self.facts).map(|(name, (_, value))| (name.as_str(), value.as_str()));
+        let of_oslo = [
             ("MESSAGE", line),
             ("CODE_FILE", self.place.file()),
             ("CODE_LINE", &self.place.line().to_string()),
@@ -143,7 +150,8 @@ impl LogRecord<'_> {
             ("SYSLOG_IDENTIFIER", program),
             ("PRIORITY", &self.level.severity().to_string()),
             ("SYSLOG_FACILITY", &facility.to_string()),
-        ] {
+        ];
+        for (name, value) in of_oslo.into_iter().chain(facts) {
             packet.extend(name.bytes());
             // The configured format may have several lines; such a value is sent with its length.
             if value.contains('\n') {
@@ -393,17 +401,20 @@ struct JsonLine<'a> {
     hostname: Option<&'a str>,
     error_summary: &'a str,
     context: NoContext,
-    extra: Extra,
+    extra: Extra<'a>,
 }
 
 /// The context of an API request, which is empty here.
 #[derive(Serialize)]
 struct NoContext {}
 
+/// oslo.log puts here whatever a program adds to a record.
 #[derive(Serialize)]
-struct Extra {
+struct Extra<'a> {
     project: &'static str,
     version: &'static str,
+    #[serde(flatten)]
+    facts: BTreeMap<&'a str, &'a str>,
 }
 
 fn json(record: &LogRecord<'_>, date_format: &str, hostname: Option<&str>) -> String {
@@ -431,7 +442,11 @@ fn json(record: &LogRecord<'_>, date_format: &str, hostname: Option<&str>) -> St
         hostname,
         error_summary: "",
         context: NoContext {},
-        extra: Extra { project: PROJECT, version: env!("CARGO_PKG_VERSION") },
+        extra: Extra {
+            project: PROJECT,
+            version: env!("CARGO_PKG_VERSION"),
+            facts: record.facts.iter().map(|(name, value)| (*name, value.as_str())).collect(),
+        },
     };
     serde_json::to_string(&line).expect("strings and numbers are JSON")
 }
@@ -459,6 +474,7 @@ mod tests {
             time: time.clone(),
             opened,
             place: Location::caller(),
+            facts: &[],
         }
     }
 

@@ -16,11 +16,12 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use rustix::process::getpgrp;
 use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcgetpgrp, tcsetattr};
 
-use super::Output;
-use crate::cache::outcome::{Progress, Removed};
+use super::{Event, Output};
+use crate::cache::dir::CachePlace;
+use crate::cache::outcome::{Last, Progress, Removed};
 use crate::fetch::Meter;
 use crate::names::ImageId;
-use crate::units::human;
+use crate::units::{human, when};
 
 /// The time after which a bar appears; shorter work needs none.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -36,6 +37,7 @@ pub(crate) struct Bar<'a> {
     /// Bytes or entries done so far.
     done: Cell<u64>,
     started: Instant,
+    is_hidden: bool,
     bar: OnceCell<ProgressBar>,
 }
 
@@ -49,14 +51,34 @@ impl<'a> Bar<'a> {
             entries,
             done: Cell::new(0),
             started: Instant::now(),
+            is_hidden: false,
             bar: OnceCell::new(),
         }
+    }
+
+    /// Returns a bar that is never drawn, for removals beside other bars.
+    pub(crate) fn hidden(output: &'a Output) -> Self {
+        let mut bar = Bar::new(output, "pruning", 0, None);
+        bar.is_hidden = true;
+        bar
+    }
+
+    /// Returns the bar for the removals from one of several caches.
+    pub(crate) fn of_cache<'b>(&'b self, cache: &'b str) -> CacheBar<'b> {
+        CacheBar { bar: self, cache }
+    }
+
+    /// Reports an entry that was removed. `cache` is the name of the cache if there are several.
+    fn report(&self, removed: Removed<'_>, cache: Option<&str>) {
+        self.output.did(|| event(removed, cache));
+        self.advance(removed);
     }
 
     fn advance(&self, removed: Removed<'_>) {
         let step = if self.bytes.is_some() { removed.bytes } else { 1 };
         self.done.set(self.done.get().saturating_add(step));
-        let Some(width) = self.output.width_of_bars().filter(|_| self.started.elapsed() >= PATIENCE) else {
+        let width = self.output.width_of_bars().filter(|_| !self.is_hidden);
+        let Some(width) = width.filter(|_| self.started.elapsed() >= PATIENCE) else {
             return;
         };
         let bar = self.bar.get_or_init(|| {
@@ -79,15 +101,54 @@ impl<'a> Bar<'a> {
 
 impl Progress for Bar<'_> {
     fn removed(&self, removed: Removed<'_>) {
-        self.output.did(|| {
-            let name = removed.place.show(removed.name);
-            match removed.reason {
-                "ghost" => format!("forgot {name}: its file is missing"),
-                reason => format!("removed {name} ({}): {reason}", human(removed.bytes)),
-            }
-        });
-        self.advance(removed);
+        self.report(removed, None);
     }
+}
+
+/// A bar for the removals from one of several caches.
+pub(crate) struct CacheBar<'a> {
+    bar: &'a Bar<'a>,
+    cache: &'a str,
+}
+
+impl Progress for CacheBar<'_> {
+    fn removed(&self, removed: Removed<'_>) {
+        self.bar.report(removed, Some(self.cache));
+    }
+}
+
+/// Returns the event of an entry that was removed from a cache.
+fn event(removed: Removed<'_>, cache: Option<&str>) -> Event {
+    let Removed { reason, bytes, .. } = removed;
+    let name = removed.place.show(removed.name);
+    let of_cache = cache.map(|cache| format!(" of {cache}")).unwrap_or_default();
+    let is_image = removed.place == CachePlace::Base;
+    let mut facts = vec![
+        ("action", if removed.is_ghost { "forget" } else { "remove" }.to_owned()),
+        (if is_image { "image_id" } else { "entry" }, name.clone()),
+    ];
+    facts.extend(cache.map(|cache| ("cache", cache.to_owned())));
+    if removed.is_ghost {
+        facts.push(("reason", reason.to_owned()));
+        return Event { sentence: format!("forgot {name}{of_cache}: {reason}"), facts };
+    }
+    let row = if removed.is_orphan { ", without a row" } else { "" };
+    let (last, fact) = match removed.last {
+        Last::Use(time) => (format!(", last use {}", when(time)), Some(("last_use", when(time)))),
+        Last::Write(time) => (format!(", last write {}", when(time)), Some(("last_write", when(time)))),
+        Last::Unknown => (String::new(), None),
+    };
+    facts.extend([("bytes", bytes.to_string()), ("reason", format!("{reason}{row}"))]);
+    facts.extend(fact);
+    let sentence = format!("removed {name}{of_cache} ({}): {reason}{row}{last}", size(bytes));
+    Event { sentence, facts }
+}
+
+/// Returns a size for people, and the exact one with it.
+fn size(bytes: u64) -> String {
+    let shown = human(bytes);
+    let exact = format!("{bytes} B");
+    if shown == exact { exact } else { format!("{shown}, {exact}") }
 }
 
 impl Drop for Bar<'_> {

@@ -27,7 +27,7 @@ use crate::source::opened::{Opened, Source};
 use crate::source::store::{Options, Store, Wanted};
 
 /// Time for which a signature is valid.
-const VALID: Duration = Duration::from_mins(1);
+const VALID: Duration = Duration::from_secs(60);
 
 /// The options of a store.
 #[derive(Clone, Debug)]

@@ -2,16 +2,19 @@
 //!
 //! Real directories, a cleared environment, no network beyond this process. What needs a real part (Glance, a
 //! database server, root ...) is in `tests/peer`. `clean`, `prune`, `list`, `status` and `prefetch` follow
-//! the commands, `all_caches` their runs over a whole host, `config` the configuration, `legacy` the old
-//! names, `screens` what a person sees, `documents` the examples of README.md and docs, `house` the rules of
-//! the source. The others are about what can be in the way: `cache_dir`, `foreign_entries`, `index_in_use`,
-//! `odd_index`, `right_index`, `locks`, `signals`, `output`. `metrics` is about what Prometheus reads.
+//! the commands, `all_caches` their runs over a whole host, `choose` images that are named instead of chosen,
+//! `audit` the logs, `config` the configuration, `legacy` the old names, `screens` what a person sees,
+//! `documents` the examples of README.md and docs, `house` the rules of the source. The others are about what
+//! can be in the way: `cache_dir`, `foreign_entries`, `index_in_use`, `odd_index`, `right_index`, `locks`,
+//! `signals`, `output`. `metrics` is about what Prometheus reads.
 
 // Clocks set the ages of test images, and what was compared is printed; fixtures unwrap as the tests do.
 #![allow(clippy::disallowed_methods, clippy::print_stdout, clippy::unwrap_used)]
 
 mod all_caches;
+mod audit;
 mod cache_dir;
+mod choose;
 mod clean;
 mod completion;
 mod config;

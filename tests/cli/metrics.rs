@@ -22,13 +22,13 @@ fn each_run_adds_to_the_file() {
     let file = env.outside("cache.prom");
     let textfile = ["--textfile", file.to_str().unwrap()];
     let read = || fs::read_to_string(&file).unwrap();
-    env.prune(&[&textfile[..], &["--max-size", "3000"]].concat()).ok();
+    env.prune(&[&textfile[..], &["--max-size", "3000B"]].concat()).ok();
     let text = read();
     assert_eq!(of_command(&text, "removed_files_total", "prune"), Some(2.0), "{text}");
     assert_eq!(of_command(&text, "freed_bytes_total", "prune"), Some(2000.0), "{text}");
     assert!((of_command(&text, "last_success_timestamp_seconds", "prune").unwrap() - now()).abs() < 60.0);
     env.clean(&textfile).ok();
-    env.prune(&[&textfile[..], &["--max-size", "2000"]].concat()).ok();
+    env.prune(&[&textfile[..], &["--max-size", "2000B"]].concat()).ok();
     env.run("status", &textfile).ok();
     env.run("list", &textfile).ok();
     let text = read();
@@ -49,8 +49,8 @@ fn failures_are_recorded() {
     let file = env.outside("cache.prom");
     let textfile = ["--textfile", file.to_str().unwrap()];
     let _held = env.lock("glance-cache-prune");
-    env.prune(&[&textfile[..], &["--max-size", "3000", "--lock-timeout", "0"]].concat()).code(3);
-    env.prune(&[&textfile[..], &["--max-size", "3000", "--skip-if-locked"]].concat()).ok();
+    env.prune(&[&textfile[..], &["--max-size", "3000B", "--lock-timeout", "0"]].concat()).code(3);
+    env.prune(&[&textfile[..], &["--max-size", "3000B", "--skip-if-locked"]].concat()).ok();
     let text = fs::read_to_string(&file).unwrap();
     assert_eq!(of_command(&text, "runs_total", "prune"), Some(2.0), "{text}");
     assert_eq!(of_command(&text, "failed_runs_total", "prune"), Some(1.0), "{text}");
@@ -100,7 +100,7 @@ fn a_dry_run_and_another_time_are_not_recorded() {
 #[test]
 fn status_prints_metrics() {
     let env = TestEnv::sqlite(FIVE);
-    let text = env.run("status", &["--format", "prometheus", "--max-size", "3000"]).ok().stdout;
+    let text = env.run("status", &["--format", "prometheus", "--max-size", "3000B"]).ok().stdout;
     assert_eq!(value(&text, "glance_cache_size_bytes{cache=\"glance\"}"), Some(5000.0), "{text}");
     assert_eq!(value(&text, "glance_cache_limit_bytes{cache=\"glance\"}"), Some(3000.0), "{text}");
     assert!(text.ends_with("\n# EOF\n"), "{text}");

@@ -19,7 +19,10 @@ use crate::support::host::*;
 use crate::support::prefetch::Prefetch;
 use crate::support::schemas::{mistake, schema_of};
 
-/// Returns all schemas but the one with the common parts, by name.
+/// Schemas of results that this program does not print yet.
+const UNTRIED: &[&str] = &[];
+
+/// Returns all schemas, also the one with the common parts, by name.
 fn schemas() -> BTreeMap<String, Value> {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("schemas");
     let files = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
@@ -184,7 +187,8 @@ fn real_results_of_every_command_are_as_the_schemas_say() {
         *found.entry(schema_of(&run.json()).unwrap()).or_default() += 1;
     }
     println!("real results by schema: {found:?}");
-    let all: BTreeSet<String> = schemas().into_keys().filter(|name| name != "common").collect();
+    let all = schemas().into_keys().filter(|name| name != "common" && !UNTRIED.contains(&name.as_str()));
+    let all: BTreeSet<String> = all.collect();
     let tried: BTreeSet<String> = found.keys().map(ToString::to_string).collect();
     assert_eq!(tried, all);
 }

@@ -203,7 +203,9 @@ fn the_reason_why_a_limit_is_not_held_is_named() {
     for extra in [&[][..], &["--dry-run"]] {
         let run = env.prune(&[&keep[..], &["--max-size", "500B"], extra].concat());
         let run = run.fails(1, &["the cache is still over its limit: 2.93 KiB of 500 B ("]);
-        let run = run.says(&["2 images, 1.95 KiB, listed by --keep or --keep-from; 1 image, 1000 B, cached"]);
+        let run = run.says(&[
+            "2 images, 1.95 KiB, listed by --keep, --keep-from or keep_from; 1 image, 1000 B, cached",
+        ]);
         for wrong in ["in use", "could not be removed", "failed"] {
             assert!(!run.stderr.contains(wrong), "{wrong} in {}", run.stderr);
         }

@@ -179,7 +179,7 @@ fn after_a_prune(rows: Rows) {
         for subset in 0..32_usize {
             let state = removed(&bench, subset, committed);
             let before = bench.cached();
-            let run = bench.run("prune", &["--max-size", "3000"]);
+            let run = bench.run("prune", &["--max-size", "3000B"]);
             assert_eq!(run.code, 0, "{rows:?}: {state}: {run:?}");
             let after = bench.cached();
             assert_eq!(after.len(), before.len().min(3), "{rows:?}: {state}");
@@ -198,7 +198,7 @@ fn after_a_prune(rows: Rows) {
     if bench.has_rows() {
         removed(&bench, 31, false);
         fs::remove_file(bench.env().path(NOTE)).unwrap();
-        let _ = bench.run("prune", &["--max-size", "3000"]).fails(1, &["--forget-all"]);
+        let _ = bench.run("prune", &["--max-size", "3000B"]).fails(1, &["--forget-all"]);
         assert_eq!(bench.tracked().len(), 5, "a directory that is not mounted costs no rows");
     }
     println!("{rows:?}: {states} states of a prune");
@@ -254,7 +254,7 @@ fn after_a_prefetch(rows: Rows) {
         bench.glance_goes_on(&format!("the next run after {state}"));
         // A prune mends the rows, too, even if this is the only one.
         fetched(&bench, bits);
-        let run = bench.run("prune", &["--max-size", "3000"]);
+        let run = bench.run("prune", &["--max-size", "3000B"]);
         assert!(run.code == 0 && bench.tracked() == bench.cached(), "{rows:?}: {state}: {run:?}");
         fetched(&bench, bits);
         bench.glance_goes_on(&state);

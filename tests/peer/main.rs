@@ -39,4 +39,5 @@ mod schema;
 #[path = "../support/mod.rs"]
 mod support;
 mod system_calls;
+mod systemd;
 mod terminal;

@@ -74,10 +74,10 @@ fn recorded(place: &Path) -> TestEnv {
     env.orphan('8', 400, 5);
     let file = place.join("cache.prom");
     let file = file.to_str().unwrap();
-    env.prune(&["--max-size", "4000", "--textfile", file]).ok();
+    env.prune(&["--max-size", "4000B", "--textfile", file]).ok();
     env.clean(&["--textfile", file]).ok();
     env.run("prefetch", &["--textfile", file]).code(2);
-    env.run("status", &["--max-size", "3500", "--textfile", file]).ok();
+    env.run("status", &["--max-size", "3500B", "--textfile", file]).ok();
     env
 }
 
@@ -87,7 +87,7 @@ fn promtool_accepts_the_metrics() {
     let env = recorded(place.path());
     let file = fs::read_to_string(place.path().join("cache.prom")).unwrap();
     assert_eq!(promtool(&["check", "metrics"], &file), "");
-    let printed = env.run("status", &["--max-size", "3000", "--format", "prometheus"]).ok().stdout;
+    let printed = env.run("status", &["--max-size", "3000B", "--format", "prometheus"]).ok().stdout;
     assert_eq!(promtool(&["check", "metrics"], &printed), "");
 }
 
@@ -177,7 +177,7 @@ fn the_real_prometheus_scrapes_the_file() {
     until("a failed command is an alert", || firing("GlanceCacheCommandFailed"));
     assert!(!firing("GlanceCacheOverLimit") && !firing("GlanceCacheIndexUnreadable"));
     let file = metrics.join("cache.prom");
-    env.run("status", &["--max-size", "2000", "--textfile", file.to_str().unwrap()]).ok();
+    env.run("status", &["--max-size", "2000B", "--textfile", file.to_str().unwrap()]).ok();
     until("a cache over its limit is an alert", || firing("GlanceCacheOverLimit"));
 }
 
@@ -219,7 +219,7 @@ fn a_full_disk_is_reported() {
     let env = TestEnv::sqlite(FIVE);
     let place = tempfile::tempdir().unwrap();
     let file = place.path().join("cache.prom");
-    let textfile = ["prune", "--max-size", "3000", "--textfile", file.to_str().unwrap()];
+    let textfile = ["prune", "--max-size", "3000B", "--textfile", file.to_str().unwrap()];
     let run = with_faults(&env, &["fsync:error=ENOSPC:when=1"], &["list", "--textfile", textfile[4]]);
     run.fails(1, &["cannot write --textfile", "No space left on device"]);
     assert_eq!(names(place.path()), [""; 0]);

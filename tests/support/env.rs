@@ -25,7 +25,7 @@ use super::schemas;
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_glance-cache");
 
 /// Longer than any command here may take; a run that is still there then hangs.
-const HANG: Duration = Duration::from_mins(2);
+const HANG: Duration = Duration::from_secs(120);
 
 /// More than this on stdout or stderr is output by the megabyte.
 const TOO_MUCH: u64 = 1 << 20;

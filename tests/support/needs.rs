@@ -140,6 +140,12 @@ pub(crate) fn prometheus() {
     programs("prometheus", &["prometheus", "promtool", "prometheus-node-exporter"]);
 }
 
+/// Asks for systemd's checks of units. No manager has to run.
+#[track_caller]
+pub(crate) fn systemd() {
+    programs("systemd", &["systemd-analyze"]);
+}
+
 /// Panics unless the table declares this part for the running test.
 #[track_caller]
 fn ask(part: &str) {

@@ -198,7 +198,7 @@ impl Ceph {
         let endpoint: Url = format!("http://{}", self.s3()).parse().unwrap();
         let bucket = Bucket::new(endpoint, UrlStyle::Path, bucket.to_owned(), "us-east-1").unwrap();
         let keys = Credentials::new(ACCESS_KEY, SECRET_KEY);
-        let valid = Duration::from_mins(1);
+        let valid = Duration::from_secs(60);
         self.send(&bucket.create_bucket(&keys).sign(valid), b"");
         self.send(&bucket.put_object(Some(&keys), key).sign(valid), content);
     }

@@ -34,7 +34,8 @@ use crate::cache::inventory::{Inventory, Tracking};
 use crate::cache::lock::{CLEAN, Lock, LockWait, PRUNE};
 use crate::cache::outcome::Outcome;
 use crate::cache::plan::{
-    self, CleanLimits, CleanPlan, CleanReason, Goal, Kept, PruneLimits, PrunePlan, RepairPlan, frees,
+    self, Choice, CleanLimits, CleanPlan, CleanReason, Goal, Kept, PruneLimits, PrunePlan, PruneReason,
+    RepairPlan, frees,
 };
 use crate::database::opening::Purpose;
 use crate::exit::{Exit, Failure};
@@ -357,9 +358,11 @@ impl ImageCache for GlanceCache<'_> {
             max_size: limits.size,
             target_size: limits.target,
             min_free: limits.min_free,
+            choice: rules.choice.clone(),
             ..no_limit(rules)
         };
-        let Some(age) = limits.age else {
+        let age = limits.age.filter(|_| rules.choice == Choice::OverLimit);
+        let Some(age) = age else {
             let rest = plan::prune(inventory, &bounds, free, rules.now);
             return Ok(Planned { expired: Vec::new(), rest });
         };
@@ -380,20 +383,21 @@ impl ImageCache for GlanceCache<'_> {
     fn describe(&self, planned: &Planned) -> Vec<Foreseen> {
         let Some(Cache { inventory, .. }) = &self.cache else { return Vec::new() };
         let by_file = inventory.tracked_by_file();
-        let victim = |image: &entry::Image, is_expired| {
+        let victim = |image: &entry::Image, reason| {
             Foreseen::Removal(PlannedRemoval {
                 name: image.id.to_string(),
                 size: image.seen.size,
                 frees: frees(image),
                 last_use: image.last_use(by_file),
                 is_orphan: inventory.is_orphan(image),
-                is_expired,
+                reason,
             })
         };
         let image = |position: u32| &inventory.images[position as usize];
         let ghosts = inventory.ghosts.iter().map(|ghost| Foreseen::Ghost(ghost.id.to_string()));
-        let expired = planned.expired.iter().map(|position| victim(image(*position), true));
-        let victims = planned.rest.victims(inventory).map(|image| victim(image, false));
+        let expired = planned.expired.iter().map(|position| victim(image(*position), PruneReason::Expired));
+        let reason = planned.rest.reason;
+        let victims = planned.rest.victims(inventory).map(|image| victim(image, reason));
         let kept = planned.rest.kept.iter().map(|(position, why)| {
             let image = image(*position);
             Foreseen::Kept { name: image.id.to_string(), size: image.seen.size, why: *why }
@@ -411,8 +415,7 @@ impl ImageCache for GlanceCache<'_> {
         let Planned { expired, mut rest } = planned;
         if !expired.is_empty() {
             let size = self.cache.as_ref().map_or(0, |cache| cache.inventory.size());
-            let goal = Goal { size: u64::MAX, free: 0 };
-            let plan = PrunePlan { candidates: expired, kept: Vec::new(), goal };
+            let plan = PrunePlan::of_all(expired, PruneReason::Expired);
             let done = self.prune(&plan, None, removing);
             // Expired images that could not be removed count towards the size.
             let left = size.saturating_sub(done.bytes).saturating_sub(done.bytes_gone);
@@ -448,16 +451,17 @@ impl ImageCache for GlanceCache<'_> {
         &mut self,
         items: &[u32],
         until: &mut Until<'_, '_>,
-        _: &'static str,
+        reason: PruneReason,
         removing: &mut Removing<'_>,
     ) {
         let candidates = items.iter().map(|item| self.order[*item as usize]).collect();
         let (goal, min_free) = match until {
-            Until::All => (Goal { size: u64::MAX, free: 0 }, None),
+            Until::All => (Goal::EVERYTHING, None),
             Until::Size(left) => (Goal { size: *left, free: 0 }, None),
             Until::Space(space) => (Goal { size: 0, free: space.missing() }, Some(space.required)),
         };
-        let done = self.prune(&PrunePlan { candidates, kept: Vec::new(), goal }, min_free, removing);
+        let plan = PrunePlan { goal, ..PrunePlan::of_all(candidates, reason) };
+        let done = self.prune(&plan, min_free, removing);
         match until {
             Until::All => {}
             Until::Size(left) => *left = left.saturating_sub(done.bytes).saturating_sub(done.bytes_gone),

@@ -20,8 +20,8 @@ use super::{CacheKind, ConfiguredCache, Declared, Host, scaled};
 use crate::cache::dir::{CachePlace, Removal};
 use crate::cache::entry::Seen;
 use crate::cache::lock::LockWait;
-use crate::cache::outcome::{Action, EntryError, Removed};
-use crate::cache::plan::{Goal, Kept, PrunePlan};
+use crate::cache::outcome::{Action, EntryError, Last, Removed};
+use crate::cache::plan::{Goal, Kept, PrunePlan, PruneReason};
 use crate::config::{self, Opt};
 use crate::database::refusal::Refusal;
 use crate::exit::Failure;
@@ -173,7 +173,7 @@ impl MasterCache<'_> {
         &mut self,
         position: u32,
         until: &mut Until<'_, '_>,
-        reason: &'static str,
+        reason: PruneReason,
         removing: &mut Removing<'_>,
     ) {
         let image = &self.unused[position as usize];
@@ -184,8 +184,15 @@ impl MasterCache<'_> {
                 outcome.files += 1;
                 outcome.bytes = outcome.bytes.saturating_add(size);
                 until.removed(size, allocated);
-                let (place, name) = (CachePlace::Base, image.name.as_name());
-                removing.progress.removed(Removed { place, name, bytes: size, reason });
+                removing.progress.removed(Removed {
+                    place: CachePlace::Base,
+                    name: image.name.as_name(),
+                    bytes: size,
+                    reason: reason.text(),
+                    is_ghost: false,
+                    is_orphan: false,
+                    last: Last::Use(image.last_use()),
+                });
             }
             Ok(Removal::AlreadyGone) => {
                 outcome.bytes_gone = outcome.bytes_gone.saturating_add(size);
@@ -210,7 +217,7 @@ impl MasterCache<'_> {
             removing.outcome.stalled_files += done.files;
             removing.outcome.bytes_cleaned += done.bytes;
             if done.errors.is_empty() {
-                removing.progress.removed(leftover(found.name.as_name(), done.bytes));
+                removing.progress.removed(leftover(found.name.as_name(), done.bytes, found.newest));
             }
             removing.outcome.errors.extend(done.errors);
         }
@@ -225,7 +232,8 @@ impl MasterCache<'_> {
                 Ok(Removal::Removed) => {
                     removing.outcome.stalled_files += 1;
                     removing.outcome.bytes_cleaned += part.seen.allocated;
-                    removing.progress.removed(leftover(part.name.as_name(), part.seen.allocated));
+                    let newest = part.seen.mtime.max(part.seen.ctime);
+                    removing.progress.removed(leftover(part.name.as_name(), part.seen.allocated, newest));
                 }
                 Ok(Removal::AlreadyGone) => {}
                 Ok(Removal::Changed) => removing.outcome.left_alone += 1,
@@ -325,7 +333,7 @@ impl ImageCache for MasterCache<'_> {
 
     fn describe(&self, planned: &Planned) -> Vec<Foreseen> {
         let image = |position: u32| &self.unused[position as usize];
-        let victim = |position: u32, is_expired| {
+        let victim = |position: u32, reason| {
             let image = image(position);
             Foreseen::Removal(PlannedRemoval {
                 name: image.name.to_string(),
@@ -333,7 +341,7 @@ impl ImageCache for MasterCache<'_> {
                 frees: image.seen.allocated,
                 last_use: image.last_use(),
                 is_orphan: false,
-                is_expired,
+                reason,
             })
         };
         let mut left = planned.rest.goal.size;
@@ -342,12 +350,13 @@ impl ImageCache for MasterCache<'_> {
             left = left.saturating_sub(image(**position).seen.size);
             is_needed
         });
-        let victims: Vec<Foreseen> = needed.map(|position| victim(*position, false)).collect();
+        let victims: Vec<Foreseen> =
+            needed.map(|position| victim(*position, PruneReason::LeastRecentlyUsed)).collect();
         let kept = planned.rest.kept.iter().map(|(position, why)| {
             let image = image(*position);
             Foreseen::Kept { name: image.name.to_string(), size: image.seen.size, why: *why }
         });
-        let expired = planned.expired.iter().map(|position| victim(*position, true));
+        let expired = planned.expired.iter().map(|position| victim(*position, PruneReason::Expired));
         expired.chain(victims).chain(kept).collect()
     }
 
@@ -367,11 +376,12 @@ impl ImageCache for MasterCache<'_> {
         let whole = whole.saturating_add(self.survey.in_use_bytes);
         let mut excess = goal.size;
         if !expired.is_empty() {
-            self.remove(&expired, &mut Until::All, "expired", removing);
+            self.remove(&expired, &mut Until::All, PruneReason::Expired, removing);
             let outcome = &removing.outcome;
             excess = limits.excess(whole.saturating_sub(outcome.bytes).saturating_sub(outcome.bytes_gone));
         }
-        self.remove(&candidates, &mut Until::Size(excess), "least recently used", removing);
+        let reason = PruneReason::LeastRecentlyUsed;
+        self.remove(&candidates, &mut Until::Size(excess), reason, removing);
     }
 
     fn items(&mut self, rules: &Rules) -> Vec<Item> {
@@ -392,7 +402,7 @@ impl ImageCache for MasterCache<'_> {
         &mut self,
         items: &[u32],
         until: &mut Until<'_, '_>,
-        reason: &'static str,
+        reason: PruneReason,
         removing: &mut Removing<'_>,
     ) {
         for item in items {
@@ -455,6 +465,14 @@ impl ImageCache for MasterCache<'_> {
 }
 
 /// Returns the progress report of a file or directory that a crashed download left.
-fn leftover(name: Name<'_>, bytes: u64) -> Removed<'_> {
-    Removed { place: CachePlace::Base, name, bytes, reason: "left by a crashed download" }
+fn leftover(name: Name<'_>, bytes: u64, newest: Nanos) -> Removed<'_> {
+    Removed {
+        place: CachePlace::Base,
+        name,
+        bytes,
+        reason: "left by a crashed download",
+        is_ghost: false,
+        is_orphan: false,
+        last: Last::Write(newest),
+    }
 }

@@ -28,8 +28,8 @@ use std::time::{Duration, Instant};
 use anyhow::anyhow;
 
 use self::outcome::{ImageOutcome, PrefetchReport};
-pub(crate) use self::wanted::enqueue;
 use self::wanted::{WantedImage, requests};
+pub(crate) use self::wanted::{dequeue, enqueue};
 use super::report::{Ending, Step};
 use crate::cache::dir::CacheDir;
 use crate::cache::index::Driver;
@@ -52,8 +52,9 @@ use crate::host::glance::settings::Settings;
 use crate::interrupt::Wait;
 use crate::names::ImageId;
 use crate::net::wire::Waits;
+use crate::ops::ids::configured_keep;
 use crate::ops::prefetch::ending::ImageEnding;
-use crate::ops::prefetch::request::{PrefetchRequest, existing};
+use crate::ops::prefetch::request::{Limit, PrefetchRequest, existing};
 use crate::os::space::capacity;
 use crate::output::progress::Downloads;
 use crate::run::Run;
@@ -200,6 +201,8 @@ struct PrefetchSettings {
     reserve: u64,
     /// An entry that was not written to since this time has stalled.
     stalled_before: Nanos,
+    /// The images of the configured list, folded. They are not removed to make space.
+    kept: HashSet<ImageId>,
 }
 
 impl PrefetchSettings {
@@ -213,6 +216,10 @@ impl PrefetchSettings {
         let whole = capacity(&dir.statvfs().map_err(Failure::cannot_start)?);
         let stall_time = settings.stall_time(request.stall_time)?.value;
         let waits = Waits::new(run.interrupt.clone());
+        let kept = match request.limit {
+            Limit::MadeSpace => configured_keep(settings.config)?,
+            Limit::Ignored | Limit::Kept => HashSet::new(),
+        };
         Ok(PrefetchSettings {
             locks: settings.lock_dir(dir, &run.output)?,
             wait: run.wait(request.change.lock_wait.limit),
@@ -220,6 +227,7 @@ impl PrefetchSettings {
             max_size: settings.max_size(request.max_size, dir)?.value,
             reserve: request.reserve.of(whole),
             stalled_before: run.now.saturating_sub(stall_time),
+            kept,
         })
     }
 }

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
+use crate::names::ImageId;
 use crate::ops::report::{ChangeReport, Ending, is_zero};
 use crate::output::Report;
 use crate::units::{count, human};
@@ -29,6 +30,10 @@ pub(super) enum ImageOutcome {
     Failed,
     /// The image was put into the queue.
     Enqueued,
+    /// The image was taken out of the queue.
+    Dequeued,
+    /// The image was not in the queue, out of which it was to be taken.
+    NotQueued,
     /// A signal ended the run before or while the image was fetched.
     Pending,
 }
@@ -42,6 +47,8 @@ impl ImageOutcome {
                 | ImageOutcome::Cached
                 | ImageOutcome::LeftToGlance
                 | ImageOutcome::Enqueued
+                | ImageOutcome::Dequeued
+                | ImageOutcome::NotQueued
                 | ImageOutcome::Pending
         )
     }
@@ -67,6 +74,22 @@ pub(super) struct ImageReport {
     pub(super) message: Option<String>,
     /// True if it is in the queue now.
     pub(super) queued: bool,
+}
+
+impl ImageReport {
+    /// Returns the result for an image that was only put into the queue, or taken out of it.
+    pub(super) fn of_queue(id: ImageId, outcome: ImageOutcome, message: Option<String>) -> Self {
+        ImageReport {
+            image_id: id.to_string(),
+            outcome,
+            bytes: 0,
+            size: None,
+            location: None,
+            verified_by: None,
+            message,
+            queued: outcome == ImageOutcome::Enqueued,
+        }
+    }
 }
 
 /// The report of a prefetch.
@@ -128,6 +151,8 @@ impl Report for PrefetchReport {
         let _ = write!(text, "prefetch: {} {fetched}, {bytes}", self.ending.verb("fetched", "would fetch"));
         for (outcomes, what) in [
             (&[ImageOutcome::Enqueued][..], "queued"),
+            (&[ImageOutcome::Dequeued], "out of the queue"),
+            (&[ImageOutcome::NotQueued], "not in the queue"),
             (&[ImageOutcome::Cached], "in the cache already"),
             (&[ImageOutcome::LeftToGlance], "being cached by Glance"),
             (&[ImageOutcome::Gone], "unknown or deleted"),

@@ -43,6 +43,7 @@ use crate::ops::prefetch::admit::judged;
 use crate::ops::prefetch::ending::{ImageEnding, verified_by};
 use crate::ops::prefetch::outcome::ImageOutcome;
 use crate::ops::prefetch::{Locked, PrefetchRun, Ready, Running};
+use crate::output::Event;
 use crate::units::human;
 
 impl PrefetchRun<'_> {
@@ -195,7 +196,15 @@ impl PrefetchRun<'_> {
         let by = verified_by(running.check.as_ref(), running.record.size);
         self.run.output.did(|| {
             let by = by.as_deref().unwrap_or("nothing");
-            format!("fetched {id} ({}) from {location}, verified by {by}", human(bytes))
+            let sentence = format!("fetched {id} ({}) from {location}, verified by {by}", human(bytes));
+            let facts = [
+                ("action", "fetch".to_owned()),
+                ("image_id", id.to_string()),
+                ("bytes", bytes.to_string()),
+                ("location", location.clone()),
+                ("verified_by", by.to_owned()),
+            ];
+            Event { sentence, facts: facts.into() }
         });
         Ok(ImageEnding::fetched(bytes, location, by))
     }

@@ -20,6 +20,7 @@ use crate::ops::prefetch::request::Limit;
 use crate::ops::prefetch::{Locked, PrefetchRun, Running};
 use crate::ops::report::Step;
 use crate::os::space::available;
+use crate::output::progress::Bar;
 use crate::units::human;
 
 impl PrefetchRun<'_> {
@@ -83,7 +84,8 @@ impl PrefetchRun<'_> {
             Err(failure) => return Err(why_not(failure.error)),
         };
         let (inventory, plan, free) = self.plan_space(size, space)?;
-        let mut executor = Executor { dir: self.dir, ledger: &mut self.cache.ledger, progress: &() };
+        let bar = Bar::hidden(&self.run.output);
+        let mut executor = Executor { dir: self.dir, ledger: &mut self.cache.ledger, progress: &bar };
         let outcome = executor.prune(&inventory, &plan, &CleanPlan::default, Some(free));
         self.report.total_files_pruned += outcome.files;
         self.report.total_bytes_pruned += outcome.bytes;
@@ -122,12 +124,13 @@ impl PrefetchRun<'_> {
     }
 
     /// Returns the images that must not be removed to make space: those that were fetched or found in the
-    /// cache by this run, and those that it will still fetch.
+    /// cache by this run, those that it will still fetch, and those of the configured list.
     fn spared(&self) -> anyhow::Result<HashSet<ImageId>> {
         let wanted = self.pending.iter().chain(self.under_way().map(|running| &running.request));
         let wanted = wanted.map(|request| request.id);
         let queued = Queue::read(self.dir)?.images.into_iter().map(|entry| entry.id);
-        Ok(wanted.chain(queued).chain(self.held.iter().copied()).map(|id| id.folded()).collect())
+        let named = wanted.chain(queued).chain(self.held.iter().copied()).map(|id| id.folded());
+        Ok(named.chain(self.settings.kept.iter().copied()).collect())
     }
 }
 
@@ -160,7 +163,7 @@ fn removals(inventory: &Inventory, plan: &PrunePlan) -> Vec<Step> {
             frees: frees(image),
             last_use: image.last_use(inventory.tracked_by_file()),
             is_orphan: inventory.is_orphan(image),
-            is_expired: false,
+            reason: plan.reason,
         })
     };
     plan.victims(inventory).map(|image| Step::of(victim(image))).collect()

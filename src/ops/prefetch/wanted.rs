@@ -13,6 +13,7 @@ use crate::names::ImageId;
 use crate::ops::Change;
 use crate::ops::prefetch::request::{PrefetchRequest, existing};
 use crate::ops::report::{Ending, Step};
+use crate::output::Event;
 use crate::run::Run;
 
 /// Puts images into the queue, and does not fetch them.
@@ -53,19 +54,68 @@ pub(crate) fn enqueue(
         if let (Some(plan), true) = (&mut report.ending.plan, queued && message.is_none()) {
             plan.push(Step::new("enqueue", id.to_string(), None, "it is neither cached nor queued"));
         }
-        report.images.push(ImageReport {
-            image_id: id.to_string(),
-            outcome,
-            bytes: 0,
-            size: None,
-            location: None,
-            verified_by: None,
-            message,
-            queued,
-        });
+        report.images.push(ImageReport::of_queue(*id, outcome, message));
     }
     report.still_queued = Some(queue.len() as u64);
     Ok(report)
+}
+
+/// Takes images out of the queue: these, or all.
+pub(crate) fn dequeue(
+    run: &Run,
+    settings: &Settings<'_>,
+    change: &Change,
+    images: Option<&[ImageId]>,
+) -> Result<PrefetchReport, Failure> {
+    let dir = existing(settings)?;
+    run.catch_signals()?;
+    let mut report = PrefetchReport { ending: Ending::new(change.dry_run), ..PrefetchReport::default() };
+    let queue = Queue::read(&dir).map_err(Failure::cannot_start)?;
+    let all: Vec<ImageId> = queue.images.into_iter().map(|entry| entry.id).collect();
+    let mut queued: HashSet<ImageId> = all.iter().copied().collect();
+    let images = images.map_or(all, <[ImageId]>::to_vec);
+    if change.dry_run {
+        let steps = images.iter().filter(|id| queued.contains(id));
+        let steps = steps.map(|id| Step::new("dequeue", id.to_string(), None, "it is in the queue"));
+        report.ending.plan = Some(steps.collect());
+    }
+    for id in images {
+        if run.interrupt.raised() {
+            report.ending.stopped(run);
+            break;
+        }
+        let is_queued = queued.contains(&id);
+        let taken = if change.dry_run { Ok(is_queued) } else { queue::remove(&dir, id) };
+        let (outcome, message) = match &taken {
+            Ok(true) => (ImageOutcome::Dequeued, None),
+            Ok(false) => (ImageOutcome::NotQueued, Some("the image is not in the queue".to_owned())),
+            Err(e) => (ImageOutcome::Failed, Some(format!("{e:#}"))),
+        };
+        match (outcome, &message) {
+            (ImageOutcome::Dequeued, _) if !change.dry_run => run.output.did(|| taken_out(id)),
+            (ImageOutcome::NotQueued, _) => {
+                run.output.warning(&format!("image {id} is not in the queue"));
+            }
+            (ImageOutcome::Failed, Some(message)) => {
+                run.output.error(&format!("image {id}: {message}"));
+                let (name, message) = (id.to_string(), message.clone());
+                report.ending.errors.push(EntryError { name, action: Action::Dequeue, message });
+            }
+            _ => {}
+        }
+        if outcome != ImageOutcome::Failed {
+            queued.remove(&id);
+        }
+        report.images.push(ImageReport::of_queue(id, outcome, message));
+    }
+    report.still_queued = Some(queued.len() as u64);
+    Ok(report)
+}
+
+/// Returns the event of an image that was taken out of the queue.
+fn taken_out(id: ImageId) -> Event {
+    let facts = vec![("action", "dequeue".to_owned()), ("image_id", id.to_string())];
+    Event { sentence: format!("took {id} out of the queue"), facts }
 }
 
 /// An image to fetch.

@@ -30,7 +30,7 @@ const BINARY: &str = env!("CARGO_BIN_EXE_glance-cache");
 const PAGE_NOW: &str = "2026-11-28T12:00:00Z";
 
 /// No command of a page takes longer.
-const HANG: Duration = Duration::from_mins(2);
+const HANG: Duration = Duration::from_secs(120);
 
 const MIB: u64 = 1 << 20;
 const DAY: i64 = 86_400;
