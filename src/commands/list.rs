@@ -7,12 +7,9 @@ use anyhow::anyhow;
 use clap::{Args, ValueEnum, value_parser};
 
 use super::flags::{ALL_CACHES, CacheArgs, EXIT_CODES_IN_SHORT, HostArgs, OUTPUT, PrintArgs};
-use super::{look_at_all, show_list};
-use crate::cache::lock::LockWait;
+use super::{host_to_look, look_at_all, show_list};
 use crate::exit::{Exit, Failure};
-use crate::host::glance::open::GLANCE_PATIENCE;
 use crate::host::glance::settings::Selection;
-use crate::host::{Host, Scope, Task};
 use crate::names::ImageId;
 use crate::ops::fleet;
 use crate::ops::held::held;
@@ -49,15 +46,11 @@ pub(crate) fn run(run: &Run, args: ListArgs) -> Result<Exit, Failure> {
 /// Lists the images of all caches of the host.
 fn images_of_all(
     run: &Run,
-    args: ListArgs,
+    mut args: ListArgs,
     request: &ListRequest,
     style: &ListStyle,
 ) -> Result<Exit, Failure> {
-    let lock_wait = LockWait { limit: GLANCE_PATIENCE, skip_if_locked: false };
-    let selection = Selection::from(args.cache);
-    let config = selection.read(run, true)?;
-    let mut host = Host::new(run, selection, config, (Scope::All, Task::Look), lock_wait);
-    host.ironic_sources = args.host.ironic.0;
+    let host = host_to_look(run, args.cache, &mut args.host)?;
     let report = held(&host, request, args.host.temp_grace.0)?;
     for error in report.errors() {
         run.output.error(&error.to_string());

@@ -42,19 +42,25 @@ fn host_to_change(
     Ok((Host::new(run, selection, config, aim, change.lock_wait), change))
 }
 
-/// Surveys every cache of the host, and prints the errors.
-fn look_at_all(
-    run: &Run,
-    cache: CacheArgs,
-    args: HostArgs,
-    what: Overview,
-    human: bool,
-) -> Result<LookReport, Failure> {
+/// Reads the configuration, and returns this host to look at all its caches.
+fn host_to_look<'a>(run: &'a Run, cache: CacheArgs, args: &mut HostArgs) -> Result<Host<'a>, Failure> {
     let lock_wait = LockWait { limit: GLANCE_PATIENCE, skip_if_locked: false };
     let selection = Selection::from(cache);
     let config = selection.read(run, true)?;
     let mut host = Host::new(run, selection, config, (Scope::All, Task::Look), lock_wait);
-    host.ironic_sources = args.ironic.0;
+    host.ironic_sources = std::mem::take(&mut args.ironic.0);
+    Ok(host)
+}
+
+/// Surveys every cache of the host, and prints the errors.
+fn look_at_all(
+    run: &Run,
+    cache: CacheArgs,
+    mut args: HostArgs,
+    what: Overview,
+    human: bool,
+) -> Result<LookReport, Failure> {
+    let host = host_to_look(run, cache, &mut args)?;
     let report = look(&host, what, args.temp_grace.0, human)?;
     for error in report.errors() {
         run.output.error(&error.to_string());

@@ -8,8 +8,6 @@
 
 mod options;
 
-use std::fmt::Write as _;
-
 use std::time::Duration;
 
 use self::options::LegacyOptions;
@@ -62,7 +60,7 @@ pub(crate) fn run(tool: Tool, args: &[std::ffi::OsString]) -> Exit {
     work(&run, tool, &options).unwrap_or_else(|mut failure| {
         // Hints may name options that only the new commands have.
         for hint in failure.hints.iter_mut().filter(|hint| names_option(hint)) {
-            let _ = write!(hint, " (an option of glance-cache {command}, not of this name)");
+            *hint = format!("{hint} (an option of glance-cache {command}, not of this name)");
         }
         run.output.failure(&failure);
         failure.exit

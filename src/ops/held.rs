@@ -30,8 +30,8 @@ pub(crate) fn held(host: &Host<'_>, request: &ListRequest, temp_grace: Nanos) ->
         keep: HashSet::default(),
         changing: false,
         forget_all: true,
+        choice: Choice::default(),
         fits_without_index: None,
-        choice: Choice::OverLimit,
     };
     let mut gathered = Gathered::open(host, None)?;
     gathered.survey(&rules)?;

@@ -92,8 +92,9 @@ impl Step {
             Foreseen::Removal(PlannedRemoval { name, size, last_use, is_orphan, reason, .. }) => {
                 let orphan = if is_orphan { "without a row in the index, " } else { "" };
                 let (why, used) = (reason.text(), when(last_use));
-                let full = format!("{orphan}{why} (last use {used})");
-                Step::new("remove", name, size, full).briefly(last_use, is_orphan)
+                let step = Step::new("remove", name, size, format!("{orphan}{why} (last use {used})"));
+                // Why is the same for all images of a prune, and the name of the option is long.
+                step.briefly(last_use, is_orphan)
             }
             Foreseen::Kept { name, size, why } => Step::new("keep", name, size, reason_to_keep(why)),
         }

@@ -77,8 +77,8 @@ impl<'a> Bar<'a> {
     fn advance(&self, removed: Removed<'_>) {
         let step = if self.bytes.is_some() { removed.bytes } else { 1 };
         self.done.set(self.done.get().saturating_add(step));
-        let width = self.output.width_of_bars().filter(|_| !self.is_hidden);
-        let Some(width) = width.filter(|_| self.started.elapsed() >= PATIENCE) else {
+        let shows = !self.is_hidden && self.started.elapsed() >= PATIENCE;
+        let Some(width) = self.output.width_of_bars().filter(|_| shows) else {
             return;
         };
         let bar = self.bar.get_or_init(|| {

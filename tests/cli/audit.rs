@@ -1,8 +1,8 @@
 //! The audit trail under our own name: a line for each removal and one for the run, in a file, syslog or the
 //! journal, and never in glance-api's own log.
 //!
-//! The sockets of syslog and of the journal are those of the system, which tests cannot replace here. The unit
-//! tests of the log have sockets of their own; no test has a real daemon.
+//! The sockets of syslog and of the journal are those of the system, which tests cannot replace here. The
+//! unit tests of the log have sockets of their own; no test has a real daemon.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};

@@ -12,7 +12,7 @@ use serde_json::Value;
 const BY_KEY: &[(&str, &str, &str)] = &[
     ("error", "error", "dry_run"),
     ("prefetch", "total_files_prefetched", ""),
-    ("list-all-caches-images", "images", ""),
+    ("list-images", "images", ""),
     ("prune-require", "required", ""),
     ("prune-all-caches", "total_files_pruned", "cache_size_before"),
     ("prune", "total_files_pruned", ""),
