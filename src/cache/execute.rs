@@ -301,7 +301,7 @@ impl Executor<'_> {
         }
         self.settle_rows(ghosts, &mut run);
         let forgets = run.outcome.rows_left == 0 && run.outcome.stopped.is_none();
-        if self.ledger.has_rows() && forgets && (run.note.is_made() || !inventory.ghosts.is_empty()) {
+        if self.ledger.has_rows() && forgets && (run.note.is_made() || inventory.has_note) {
             pending::remove(self.dir);
         }
         run.outcome
@@ -546,7 +546,7 @@ impl Executor<'_> {
             .and_then(|()| self.drop_bad_rows(inventory, outcome));
         match result {
             Err(refusal) => outcome.stopped = Some(refusal),
-            Ok(()) if !inventory.ghosts.is_empty() => pending::remove(self.dir),
+            Ok(()) if inventory.has_note => pending::remove(self.dir),
             Ok(()) => {}
         }
     }
@@ -875,6 +875,24 @@ mod tests {
         assert_eq!(noted.len(), rows - files.len(), "{noted:?}");
         assert!(files.iter().all(|image| !noted.contains(&image.id)));
         (outcome, files.len(), rows)
+    }
+
+    #[test]
+    fn a_note_that_an_earlier_run_could_not_remove_is_removed() {
+        let temporary = tempfile::tempdir().unwrap();
+        let dir = CacheDir::open(temporary.path()).unwrap().unwrap();
+        let id = ImageId::new(b"00000001-0000-0000-0000-000000000000").unwrap();
+        PendingRows::default().write(&dir, [id].into_iter());
+        let inventory = Inventory::scan(&dir, Tracking::ByRow).unwrap();
+        let rows = Arc::default();
+        let refusal = || Refusal::Interrupted;
+        let index = Rows { committed: rows, forgotten: HashSet::new(), refusals: 0, refusal };
+        let wait = Wait { limit: Duration::ZERO, interrupt: Interrupt::default() };
+        let mut ledger = Ledger::new(Some(Box::new(index)), wait);
+        let plan = plan::prune(&inventory, &PruneLimits::default(), 0, 0);
+        let mut executor = Executor { dir: &dir, ledger: &mut ledger, progress: &() };
+        executor.prune(&inventory, &plan, &CleanPlan::default, None);
+        assert_eq!(std::fs::read_dir(temporary.path()).unwrap().count(), 0);
     }
 
     #[test]

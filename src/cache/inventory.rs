@@ -40,6 +40,8 @@ pub(crate) struct Inventory {
     pub(crate) tracking: Tracking,
     /// True if the cost of a transaction grows with the index pages on which its rows lie.
     pub(super) rows_on_pages: bool,
+    /// True if there is a note of rows that may be without their files.
+    pub(super) has_note: bool,
 }
 
 /// The way in which the index of a cache knows its images.
@@ -64,7 +66,9 @@ impl Inventory {
             dir.scan(CachePlace::Base, |name, kind, seen| match (ImageId::new(name.as_bytes()), kind) {
                 (Some(id), EntryKind::File) => inventory.images.push(Image { id, seen: *seen, row: None }),
                 _ if kind == EntryKind::Directory && is_subdirectory(name.as_bytes()) => {}
-                _ if kind == EntryKind::File && name.as_bytes() == pending::NAME.to_bytes() => {}
+                _ if kind == EntryKind::File && name.as_bytes() == pending::NAME.to_bytes() => {
+                    inventory.has_note = true;
+                }
                 _ => inventory.foreign.push(Foreign {
                     place: CachePlace::Base,
                     name: name.to_owned(),
