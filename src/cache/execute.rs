@@ -23,7 +23,7 @@
 //! allows, in smaller parts where the server refuses them all at once. If rows stay all the same, the run
 //! ends there: at most half of the rows are without their files then, and the next run forgets them. That
 //! these rows are ours, or those of a run that was killed, the next run knows from a note
-//! ([`pending`](super::pending)).
+//! ([`pending`]).
 //!
 //! An entry that fails is recorded, and the next follows. Dry runs never come here.
 
