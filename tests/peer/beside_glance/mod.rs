@@ -156,6 +156,59 @@ fn glance_goes_on_using_what_we_left() {
     assert!(used >= 20);
 }
 
+/// Removes the image of each even letter, with Glance's driver from one copy of a cache and with `--image` from the
+/// other. Glance then goes on with ours.
+#[test]
+fn named_images_go_as_glances_driver_deletes_them() {
+    let (env, mut peer) = (TestEnv::empty(Xattr), Peer::start());
+    let mut compared = 0;
+    for driver in [Sqlite, Xattr] {
+        // An image without a row is nothing that Glance can delete.
+        for shape in shapes().iter().filter(|shape| shape.images.len() > 2 && shape.limit > 0).step_by(3) {
+            let (theirs, ours) = make(&mut peer, &env, driver, shape);
+            let named: Vec<&String> = shape.images.iter().map(|image| &image.0).step_by(2).collect();
+            for id in &named {
+                let request =
+                    json!({"dir": theirs, "driver": driver.name(), "action": "delete", "image_id": id});
+                peer.call("one", request);
+            }
+            let conf = conf(&env, &ours, driver, u64::MAX >> 1, 0);
+            let mut arguments = vec!["prune", "--config-file", &conf, "--image"];
+            arguments.extend(named.iter().map(|id| id.as_str()));
+            env.raw(&arguments).ok();
+            let _ = fs::remove_file(env.outside(&ours).join("glance-cache-prune"));
+            let (their, our) = (dump(&mut peer, &theirs, driver), dump(&mut peer, &ours, driver));
+            for id in &named {
+                assert!(our["files"][id].is_null(), "{id} is still there: {our}");
+            }
+            assert_eq!(their["files"], our["files"], "{}, {}", shape.name, driver.name());
+            let rest = json!({"dir": ours, "driver": driver.name(), "gone": named, "fresh": id('f')});
+            peer.call("use", rest);
+            compared += 1;
+            system(&["rm", "-r", &theirs, &ours]);
+        }
+    }
+    println!("{compared} caches compared");
+    assert!(compared >= 20);
+}
+
+#[test]
+fn glance_goes_on_after_a_choice_by_age_and_after_everything() {
+    for driver in [Sqlite, Xattr] {
+        for (choice, left) in [(&["--older-than", "35h"][..], "cde"), (&["--everything"], "")] {
+            let (env, mut peer) = (TestEnv::new(driver, FIVE), Peer::start());
+            env.prune(choice).ok();
+            assert_eq!(env.images(), left, "{}, {choice:?}", driver.name());
+            let _ = fs::remove_file(env.path("glance-cache-prune"));
+            let gone: Vec<String> =
+                "abcde".chars().filter(|letter| !left.contains(*letter)).map(id).collect();
+            let request =
+                json!({"dir": path(&env, "cache"), "driver": driver.name(), "gone": gone, "fresh": id('f')});
+            peer.call("use", request);
+        }
+    }
+}
+
 #[test]
 fn glance_lists_an_xattr_cache_with_our_lock_files_in_it() {
     let (env, mut peer) = (TestEnv::xattr(FIVE), Peer::start());

@@ -2,6 +2,7 @@
 //! that takes the kind of database, and below it is a test for each kind.
 
 mod beside_glance;
+mod choose;
 mod clean;
 mod connections;
 mod entries;
