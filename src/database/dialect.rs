@@ -76,12 +76,14 @@ impl Dialect {
         }
     }
 
-    /// Returns the beginning and the end of an insert that skips rows which exist.
-    pub(crate) fn insert(self) -> (&'static str, &'static str) {
+    /// Returns the end of an insert that skips rows which exist, if there is one.
+    ///
+    /// MySQL's `IGNORE` would also skip whatever the database refuses, in silence, and `ON DUPLICATE KEY
+    /// UPDATE` needs the right to update.
+    pub(crate) fn unless_it_exists(self) -> Option<&'static str> {
         match self {
-            // IGNORE would also skip whatever the database refuses, in silence.
-            Dialect::MySql => ("INSERT", " ON DUPLICATE KEY UPDATE image_id = cached_images.image_id"),
-            Dialect::PostgreSql | Dialect::Sqlite => ("INSERT", " ON CONFLICT DO NOTHING"),
+            Dialect::MySql => None,
+            Dialect::PostgreSql | Dialect::Sqlite => Some(" ON CONFLICT DO NOTHING"),
         }
     }
 

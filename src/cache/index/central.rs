@@ -217,11 +217,34 @@ impl Central {
     }
 
     fn try_adopt(&mut self, orphans: &[Image]) -> Result<u64, Refusal> {
-        self.insert(orphans, self.database.dialect().insert())
+        if let Some(end) = self.database.dialect().unless_it_exists() {
+            return self.insert(orphans, end);
+        }
+        // A row that another process inserts in between is a conflict, and the transaction starts again.
+        let known = self.images_with_rows(orphans)?;
+        let unknown: Vec<Image> =
+            orphans.iter().filter(|image| !known.contains(image.id.as_str())).copied().collect();
+        self.insert(&unknown, "")
     }
 
-    /// Inserts rows, with the beginning and the end of the statement.
-    fn insert(&mut self, images: &[Image], (insert, end): (&str, &str)) -> Result<u64, Refusal> {
+    /// Returns the ids of those of these images that have a row.
+    fn images_with_rows(&mut self, images: &[Image]) -> Result<HashSet<String>, Refusal> {
+        let mut found = HashSet::new();
+        for chunk in images.chunks(CHUNK) {
+            let ids: Vec<String> = chunk.iter().map(|image| format!("'{}'", image.id)).collect();
+            let sql = format!(
+                "SELECT image_id FROM cached_images WHERE image_id IN ({}) AND node_reference_id = {}",
+                ids.join(", "),
+                self.node
+            );
+            let rows = self.database.query(&sql, &[])?;
+            found.extend(rows.into_iter().filter_map(|row| Some(row.into_iter().next()?.text())));
+        }
+        Ok(found)
+    }
+
+    /// Inserts rows, with the end of the statement.
+    fn insert(&mut self, images: &[Image], end: &str) -> Result<u64, Refusal> {
         let mut inserted = 0;
         for chunk in images.chunks(CHUNK) {
             let values: Vec<String> = chunk
@@ -234,7 +257,7 @@ impl Central {
                 })
                 .collect();
             let sql = format!(
-                "{insert} INTO cached_images (image_id, last_accessed, last_modified, size, hits, checksum, \
+                "INSERT INTO cached_images (image_id, last_accessed, last_modified, size, hits, checksum, \
                  node_reference_id) VALUES {}{end}",
                 values.join(", ")
             );
@@ -253,9 +276,8 @@ impl Central {
         let locking = self.database.dialect().locking();
         let left: Vec<i64> = self.lock(&keys, ("", locking))?.into_keys().collect();
         self.delete(&left)?;
-        // Not as for orphans: MySQL's IGNORE silently skips whatever the database refuses. A row that another
-        // process has inserted meanwhile is a conflict.
-        match self.insert(std::slice::from_ref(image), ("INSERT", ""))? {
+        // Not as for orphans: a row that another process has inserted meanwhile is a conflict.
+        match self.insert(std::slice::from_ref(image), "")? {
             1 => Ok(()),
             // A trigger passed it over.
             _ => Err(Refusal::Broken(anyhow!("the row of image {} was not inserted", image.id))),
