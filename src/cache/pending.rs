@@ -25,6 +25,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, fstat, openat, unlinkat};
 use rustix::io::Errno;
 
 use super::dir::{CacheDir, CachePlace};
+use super::entry::EntryKind;
 use super::index::xattr;
 use crate::names::ImageId;
 
@@ -82,10 +83,19 @@ pub(crate) fn add(dir: &CacheDir, id: ImageId) {
     PendingRows::default().write(dir, ids.into_iter());
 }
 
-/// Forgets the row of an image that was published, and removes the note if nothing else is noted.
+/// Forgets the row of an image: its file and its row agree. So they do for every noted image that has its
+/// file, which is forgotten, too. The note is removed if nothing else is noted.
+///
+/// A note that could not be removed goes in this way with the next image.
 pub(crate) fn settle(dir: &CacheDir, id: ImageId) {
-    if noted(dir).into_iter().eq([id]) {
+    let mut ids = noted(dir);
+    let has_file =
+        |id: ImageId| matches!(dir.look(CachePlace::Base, id.as_name()), Ok(Some((EntryKind::File, _))));
+    ids.retain(|noted| *noted != id && !has_file(*noted));
+    if ids.is_empty() {
         remove(dir);
+    } else {
+        PendingRows::default().write(dir, ids.into_iter());
     }
 }
 
