@@ -300,6 +300,8 @@ impl MasterDir {
         let unreadable = list(self.fd(), &self.path, &mut |name, kind, seen| {
             let bytes = name.as_bytes();
             match (MasterName::new(bytes), kind) {
+                // Another process has just unlinked it.
+                (_, EntryKind::File) if seen.links == 0 => {}
                 (Some(name), EntryKind::File) if seen.links == 1 => {
                     survey.unused.push(Master { name, seen: *seen });
                 }
