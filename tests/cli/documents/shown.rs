@@ -37,7 +37,8 @@ pattern!(EPOCH, r#"("last_(?:accessed|modified)":)(\d+)(?:\.\d+)?"#);
 pattern!(REQUIRED, r"--require[ =](\d+)(MiB|GiB)");
 pattern!(PROCESS, r"process \d+ \(cli-[0-9a-f]+\)");
 pattern!(LOG_PROCESS, r"^(\S+ \S+ )\d+( [A-Z]+ )");
-pattern!(ROUND, r"(\d)\.00 ([KMGT]iB)");
+// A block or two more, see ON_DISK, is a hundredth of a MiB.
+pattern!(ROUND, r"(\d)\.(?:00 ([KGT]iB)|0[01] (MiB))");
 pattern!(MOUNT, r"^(file system +)\S+ at \S+, .* free");
 pattern!(FREE_IN_CHECK, r" free=\d+B ");
 pattern!(MOUNTED_AT, r"mounted at [^ ,;]+");
@@ -140,7 +141,7 @@ fn machine(line: &str) -> String {
     let line = MOUNTED_AT.replace(&line, "mounted at /var");
     let line = LOG_TIME.replace_all(&line, "2026-11-28 12:00:00.000");
     let line = LOG_PROCESS.replace(&line, "${1}4711$2");
-    ROUND.replace_all(&line, "$1 $2").trim_end().to_owned()
+    ROUND.replace_all(&line, "$1 $2$3").trim_end().to_owned()
 }
 
 /// An RFC 3339 time, moved.
