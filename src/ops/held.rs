@@ -4,38 +4,23 @@
 //! others are still listed. Files that crashed downloads left, and foreign files, are not images.
 
 use std::cmp::Ordering;
-use std::collections::HashSet;
 
 use serde::{Serialize, Serializer};
 
-use super::MIN_AGE;
 use super::list::{EntryState, ListRequest, SortKey};
+use super::look::survey;
 use super::report::SCHEMA_VERSION;
 use crate::cache::outcome::EntryError;
-use crate::cache::plan::{Choice, Kept};
+use crate::cache::plan::Kept;
 use crate::exit::Failure;
 use crate::host::Host;
-use crate::host::cache::{HeldImage, Holder, Rules};
-use crate::host::gather::Gathered;
+use crate::host::cache::{HeldImage, Holder};
 use crate::output::rows::{Column, ListCell, Listing, Rank};
 use crate::units::{Nanos, when};
 
-/// Lists the images of every cache. Images that were used within [`MIN_AGE`] count as kept, because
-/// `prune --all-caches` keeps them.
+/// Lists the images of every cache, with what holds them.
 pub(crate) fn held(host: &Host<'_>, request: &ListRequest, temp_grace: Nanos) -> Result<HeldReport, Failure> {
-    let rules = Rules {
-        now: host.run.now,
-        min_age: MIN_AGE,
-        grace: temp_grace,
-        keep: HashSet::default(),
-        changing: false,
-        forget_all: true,
-        choice: Choice::default(),
-        fits_without_index: None,
-    };
-    let mut gathered = Gathered::open(host, None)?;
-    gathered.survey(&rules)?;
-    gathered.report_warnings(host.run);
+    let (gathered, rules) = survey(host, temp_grace)?;
     let mut images = Vec::new();
     for member in &gathered.members {
         let (cache, kind) = (&member.declared.name, member.declared.kind.name());

@@ -48,13 +48,10 @@ pub(crate) enum Overview {
     Status,
 }
 
-/// Surveys every cache of the host. Images that were used within [`MIN_AGE`] are shown as kept.
-pub(crate) fn look(
-    host: &Host<'_>,
-    look: Overview,
-    temp_grace: Nanos,
-    human: bool,
-) -> Result<LookReport, Failure> {
+/// Opens and surveys every cache of the host, without changing anything, and prints the warnings. Returns
+/// the rules, too: images that were used within [`MIN_AGE`] count as kept, because `prune --all-caches` keeps
+/// them.
+pub(super) fn survey<'h>(host: &'h Host<'_>, temp_grace: Nanos) -> Result<(Gathered<'h>, Rules), Failure> {
     let rules = Rules {
         now: host.run.now,
         min_age: MIN_AGE,
@@ -68,6 +65,17 @@ pub(crate) fn look(
     let mut gathered = Gathered::open(host, None)?;
     gathered.survey(&rules)?;
     gathered.report_warnings(host.run);
+    Ok((gathered, rules))
+}
+
+/// Surveys every cache of the host. Images that were used within [`MIN_AGE`] are shown as kept.
+pub(crate) fn look(
+    host: &Host<'_>,
+    look: Overview,
+    temp_grace: Nanos,
+    human: bool,
+) -> Result<LookReport, Failure> {
+    let (gathered, _) = survey(host, temp_grace)?;
     let caches: Vec<CacheLine> = gathered.members.iter().map(CacheLine::of).collect();
     Ok(LookReport {
         schema_version: SCHEMA_VERSION,
