@@ -1,0 +1,5 @@
+//! OpenStack's own languages: who calls, what a policy allows, and the Cache API itself.
+//!
+//! Nothing here opens a cache or prints. The service, the client and the stores use it.
+
+pub(crate) mod caller;
