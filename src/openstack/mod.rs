@@ -4,5 +4,7 @@
 //! Nothing here opens a cache or prints. The service, the client and the stores use it.
 
 pub(crate) mod caller;
+pub(crate) mod clouds;
 pub(crate) mod keystone;
 pub(crate) mod secret;
+mod yaml;
