@@ -10,8 +10,8 @@ use std::process::{Child, Command, Stdio};
 use serde_json::Value;
 
 use crate::support::env::*;
+use crate::support::running::free_port;
 use crate::support::servers::SqliteFile;
-use crate::support::stores::free_port;
 use crate::support::strace::with_faults;
 use crate::support::{central, needs};
 
