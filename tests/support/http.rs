@@ -1,5 +1,6 @@
 //! One HTTP request of a test: written by hand, so that a test can send what a client would not.
 
+use std::fmt::Write as _;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::time::Duration;
@@ -41,10 +42,10 @@ impl Answer {
 pub(crate) fn send(address: &str, line: &str, headers: &[(&str, &str)], body: Option<&[u8]>) -> Answer {
     let mut head = format!("{line} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n");
     for (name, value) in headers {
-        head += &format!("{name}: {value}\r\n");
+        let _ = write!(head, "{name}: {value}\r\n");
     }
     if let Some(body) = body {
-        head += &format!("Content-Length: {}\r\n", body.len());
+        let _ = write!(head, "Content-Length: {}\r\n", body.len());
     }
     head += "\r\n";
     let mut bytes = head.into_bytes();
