@@ -14,9 +14,9 @@ use anyhow::Result;
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::ResolvesServerCert;
+use rustls::server::{ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
-use rustls::{ServerConfig, ServerConnection, StreamOwned, SupportedProtocolVersion};
+use rustls::{RootCertStore, ServerConfig, ServerConnection, StreamOwned, SupportedProtocolVersion};
 use url::Url;
 
 use super::double::{Double, impatient};
@@ -159,7 +159,10 @@ impl Server {
         let config =
             ServerConfig::builder_with_provider(provider).with_protocol_versions(&[version]).unwrap();
         let shows = Arc::new(Always(Arc::new(CertifiedKey::new(chain, key))));
-        let config = Arc::new(config.with_no_client_auth().with_cert_resolver(shows));
+        Self::run(Arc::new(config.with_no_client_auth().with_cert_resolver(shows)))
+    }
+
+    fn run(config: Arc<ServerConfig>) -> Self {
         let listener = TcpListener::bind("0.0.0.0:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         thread::spawn(move || {
@@ -240,6 +243,30 @@ fn a_pinned_certificate_without_its_key_is_refused() {
             assert!(found.starts_with("invalid peer certificate: BadSignature"), "{name}: {found}");
         }
     }
+}
+
+#[test]
+fn a_server_that_asks_for_it_gets_the_certificate_of_the_client() {
+    let provider = Arc::new(ring::default_provider());
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(certificate("ca.pem")).unwrap()).unwrap();
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider));
+    let chain = vec![CertificateDer::from_pem_file(certificate("server.pem")).unwrap()];
+    let key = PrivateKeyDer::from_pem_file(certificate("server.key")).unwrap();
+    let config = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let config = config.with_client_cert_verifier(verifier.build().unwrap()).with_single_cert(chain, key);
+    let server = Server::run(Arc::new(config.unwrap()));
+    let url = Url::parse(&format!("https://localhost:{}/", server.port)).unwrap();
+    let client = client(Trust::Only(certificate("ca.pem")));
+    let ask_with = |name: &str| {
+        let identity = (certificate(&format!("{name}.pem")), certificate(&format!("{name}.key")));
+        ask(&client, &Request::get(&url).certificate(Some(&identity)))
+    };
+    assert_eq!(ask_with("server"), Ok((200, "image".into())));
+    assert!(ask_with("pinned").is_err());
+    assert!(ask(&client, &Request::get(&url)).is_err());
+    let missing = ask_with("missing").unwrap_err();
+    assert!(missing.starts_with("cannot use the client certificate "), "{missing}");
 }
 
 #[test]

@@ -9,6 +9,8 @@ pub(crate) mod error;
 mod judged;
 pub(crate) mod login;
 mod places;
+#[cfg(test)]
+mod real;
 mod rules;
 pub(crate) mod session;
 pub(crate) mod settings;

@@ -91,7 +91,7 @@ fn settings_with(url: &str, more: &str) -> Result<AuthTokenSettings, String> {
 }
 
 /// The settings in these lines of the section.
-fn settings(lines: &str) -> Result<AuthTokenSettings, String> {
+pub(super) fn settings(lines: &str) -> Result<AuthTokenSettings, String> {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("glance-api.conf");
     std::fs::write(&path, format!("[keystone_authtoken]\n{lines}")).unwrap();
@@ -493,14 +493,14 @@ fn request(token: &str) -> Presented<'_> {
     Presented { token, service_token: None, method: "POST", path: "/v2/cache/prune" }
 }
 
-fn unauthorized<T: std::fmt::Debug>(result: Result<T, Rejection>) -> &'static str {
+pub(super) fn unauthorized<T: std::fmt::Debug>(result: Result<T, Rejection>) -> &'static str {
     match result {
         Err(Rejection::Unauthorized(reason)) => reason,
         other => panic!("{other:?}"),
     }
 }
 
-fn unavailable<T: std::fmt::Debug>(result: Result<T, Rejection>) -> String {
+pub(super) fn unavailable<T: std::fmt::Debug>(result: Result<T, Rejection>) -> String {
     match result {
         Err(Rejection::Unavailable(reason)) => {
             assert!(!reason.contains("s3cret") && !reason.contains("own-"), "{reason}");
@@ -531,6 +531,18 @@ fn a_good_token_makes_a_caller() {
     assert!(!validator.judge(&request("other")).unwrap().is_admin_project);
     assert_eq!(validator.judge(&request("unscoped")).unwrap().roles, [""; 0]);
     assert!(validator.judge(&request("free")).is_ok());
+}
+
+/// As a service does it, which must not wait in the thread of its own runtime.
+#[test]
+fn a_blocking_thread_of_a_runtime_can_judge() {
+    let double = judging();
+    let validator = Arc::new(validator(&double.url("/v3"), ""));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let judged = runtime.block_on(async move {
+        tokio::task::spawn_blocking(move || validator.judge(&request("user"))).await.unwrap()
+    });
+    assert_eq!(judged.unwrap().user_id.as_deref(), Some("user-id"));
 }
 
 #[test]

@@ -138,6 +138,12 @@ impl Validator {
         self.session.token().map(|_| ())
     }
 
+    /// Hands out our own token, to be revoked.
+    #[cfg(test)]
+    pub(super) fn revoke_own(&self, revoke: impl FnOnce(&str)) {
+        revoke(self.session.token().unwrap().reveal());
+    }
+
     /// Judges a request: returns the caller, or why there is none.
     pub(crate) fn judge(&self, request: &Presented<'_>) -> Result<Caller, Rejection> {
         let service = request.service_token.map(|token| self.service(token)).transpose()?;

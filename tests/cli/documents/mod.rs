@@ -38,6 +38,7 @@ const NOTHING_TO_RUN: &[&str] = &[
     "docs/performance.md",
     "docs/releasing.md",
     "docs/containers.md",
+    "docs/credentials.md",
     "docs/safety.md",
 ];
 
