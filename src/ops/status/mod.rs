@@ -193,7 +193,7 @@ fn hits(dir: &CacheDir, inventory: &Inventory) -> Option<u64> {
         Tracking::ByFile => match xattr::hits(dir.fd(CachePlace::Base)?, image.id.as_name()) {
             Attribute::Value(value) => Some(parse_hits(&value)),
             Attribute::Absent => Some(0),
-            _ => None,
+            Attribute::Unknown => None,
         },
     };
     inventory.images.iter().try_fold(0u64, |sum, image| {
