@@ -6,5 +6,7 @@
 pub(crate) mod caller;
 pub(crate) mod clouds;
 pub(crate) mod keystone;
+#[cfg(test)]
+mod peer;
 pub(crate) mod secret;
 mod yaml;

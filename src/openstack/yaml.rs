@@ -197,8 +197,8 @@ impl YamlReader<'_> {
             let (key, line) = match self.next()? {
                 Event::MappingEnd => return Ok(Yaml::Mapping(members)),
                 Event::Scalar(text, style, _, tag) => {
-                    check(tag.as_ref())?;
                     ensure!(text != "<<" || style != TScalarStyle::Plain, "merge keys are not supported");
+                    scalar(text.clone(), style, tag.as_ref())?;
                     (text, self.line)
                 }
                 Event::Alias(_) => bail!("aliases are not supported"),
@@ -233,6 +233,12 @@ fn is_text(tag: &Tag) -> bool {
 /// Returns what a scalar means.
 fn scalar(text: String, style: TScalarStyle, tag: Option<&Tag>) -> Result<Yaml> {
     check(tag)?;
+    // Its line break is the parser's; to Python it is empty, unless all its line breaks are kept.
+    let is_block = matches!(style, TScalarStyle::Literal | TScalarStyle::Folded);
+    ensure!(!is_block || text.contains(|c| c != '\n'), "an empty block after | or > is not supported");
+    // To Python, the first may begin a key, and the second is a value that nothing is made of.
+    let is_sign = style == TScalarStyle::Plain && (text.starts_with('?') || text == "=");
+    ensure!(!is_sign, "a text that begins with ? or is = is supported only in quotes");
     if style != TScalarStyle::Plain || tag.is_some_and(is_text) {
         return Ok(Yaml::Text(text));
     }
@@ -261,18 +267,24 @@ fn is_number(text: &str) -> bool {
         return of(digits, 2);
     }
     let begins = |text: &str| text.starts_with(|c: char| c.is_ascii_digit());
+    // The parts of a number of base 60, as in 12:30, behind the first.
+    let sixtieth = |part: &str| matches!(part.as_bytes(), [b'0'..=b'9'] | [b'0'..=b'5', b'0'..=b'9']);
     match unsigned.split_once('.') {
-        // An octal number, a decimal one, or one of base 60, as in 12:30.
         None => match unsigned.split_once(':') {
             None if unsigned.len() > 1 && unsigned.starts_with('0') => of(unsigned, 8),
             None => begins(unsigned) && of(unsigned, 10),
-            Some((first, rest)) => begins(first) && of(first, 10) && rest.split(':').all(|part| of(part, 10)),
+            Some((first, rest)) => {
+                begins(first) && !first.starts_with('0') && of(first, 10) && rest.split(':').all(sixtieth)
+            }
         },
         Some((whole, rest)) => {
             let (fraction, exponent) = rest.split_once(['e', 'E']).unwrap_or((rest, "+0"));
             let is_fraction = fraction.is_empty() || of(fraction, 10);
             let is_exponent = exponent.strip_prefix(['-', '+']).is_some_and(|digits| of(digits, 10));
-            let is_whole = whole.split(':').all(|part| begins(part) && of(part, 10));
+            let (first, parts) = whole.split_once(':').unwrap_or((whole, "0"));
+            let is_whole = begins(first) && of(first, 10) && parts.split(':').all(sixtieth);
+            // Those of base 60 have no exponent.
+            let is_exponent = is_exponent && (first == whole || fraction == rest);
             is_fraction && is_exponent && (is_whole || (whole.is_empty() && begins(fraction)))
         }
     }
@@ -328,6 +340,10 @@ mod tests {
             ("1.0e3", text("1.0e3")),
             ("1.0e+3", number("1.0e+3")),
             ("12:30", number("12:30")),
+            ("012:30", text("012:30")),
+            ("12:60", text("12:60")),
+            ("12:30.5", number("12:30.5")),
+            ("12:30.5e+3", text("12:30.5e+3")),
             ("10.0.0.1", text("10.0.0.1")),
             (".inf", number(".inf")),
             ("2026-11-29", number("2026-11-29")),
@@ -363,6 +379,10 @@ mod tests {
             ("a: !!python/object:os.system x\n", 1, "tags are not supported"),
             ("a: 1\n---\nb: 2\n", 2, "there is a second document"),
             ("? [a]\n: b\n", 1, "a key is a list or a mapping"),
+            ("a: |\n", 1, "an empty block after | or > is not supported"),
+            ("b: 1\na: =\n", 2, "a text that begins with ? or is = is supported only in quotes"),
+            ("[?]", 1, "a text that begins with ? or is = is supported only in quotes"),
+            ("{?a: 1}", 1, "a text that begins with ? or is = is supported only in quotes"),
             (&deep, 1, "lists and mappings are nested more than 32 deep"),
         ] {
             assert_eq!(parse(written), Err(Malformed { line, reason: reason.to_owned() }), "{written:?}");
@@ -396,7 +416,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_text_panics(text in "[-a&*!|>'\"%@`{}\\[\\]:,#? \n\t0-9.~<]{0,60}") {
+        fn no_text_panics(text in "[-a&*!|>'\"%@`{}\\[\\]:,#? \n\t0-9.~<é]{0,60}") {
             let _ = parse(&text);
         }
     }

@@ -11,7 +11,7 @@ pub(crate) mod login;
 mod places;
 #[cfg(test)]
 mod real;
-mod rules;
+pub(in crate::openstack) mod rules;
 pub(crate) mod session;
 pub(crate) mod settings;
 #[cfg(test)]

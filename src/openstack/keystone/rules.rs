@@ -79,7 +79,7 @@ fn parts(pattern: &str) -> Vec<PathPart> {
 }
 
 /// True if a whole path matches a pattern. Takes no longer than the product of their lengths.
-fn path_matches(pattern: &str, path: &str) -> bool {
+pub(in crate::openstack) fn path_matches(pattern: &str, path: &str) -> bool {
     let parts = parts(pattern);
     // The places in the pattern that can be reached with the characters so far.
     let mut reached = vec![false; parts.len() + 1];
