@@ -34,7 +34,7 @@ _glance_cache() {
     fi
 
     case $prev in
-    --lock-timeout | --splay | --forget-node | --stall-time | --invalid-grace | --node | --database | --now | --temp-grace | --older-than | --max-size | --target-size | --min-free | --min-age | --require | --jobs | -j | --rate-limit | --reserve | --larger-than | --limit | --max-invalid | --max-stalled | --log-date-format | --syslog-log-facility)
+    --lock-timeout | --splay | --forget-node | --jobs | -j | --rate-limit | --budget | --for | --stall-time | --invalid-grace | --node | --database | --now | --temp-grace | --older-than | --max-size | --target-size | --min-free | --min-age | --require | --reserve | --larger-than | --limit | --max-invalid | --max-stalled | --log-date-format | --syslog-log-facility)
         return
         ;;
     --cache-dir | --config-dir | --ironic-config-dir | --log-dir | --logdir)
@@ -88,7 +88,12 @@ _glance_cache() {
     esac
     case $command in
     clean)
-        options+=" --repair --forget-all --forget-node --stall-time --invalid-grace"
+        options+=" --repair --forget-all --forget-node --verify --stall-time --invalid-grace"
+        ;;
+    esac
+    case $command in
+    clean | status)
+        options+=" --jobs -j --rate-limit --budget --for"
         ;;
     esac
     case $command in
@@ -133,7 +138,7 @@ _glance_cache() {
     esac
     case $command in
     status)
-        options+=" --check --max-invalid --max-stalled --all-nodes --stall-time --bytes"
+        options+=" --check --max-invalid --max-stalled --all-nodes --verify --stall-time --bytes"
         ;;
     esac
     case $command in

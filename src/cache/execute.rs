@@ -614,6 +614,7 @@ fn as_ghost(victim: &Deletion) -> Option<Deletion> {
     match victim.only_if {
         Condition::Unchanged(row) => Some(Deletion { id: victim.id, only_if: Condition::Row(row.key) }),
         Condition::Row(_) => Some(*victim),
+        Condition::Present(key) => Some(Deletion { id: victim.id, only_if: Condition::Row(key) }),
         Condition::NoRow => None,
     }
 }
@@ -809,7 +810,7 @@ mod tests {
         fn forget(&mut self, deletions: &[Deletion]) -> Result<Vec<bool>, Refusal> {
             let keys = deletions.iter().filter_map(|deletion| match deletion.only_if {
                 Condition::Unchanged(row) => Some(row.key),
-                Condition::Row(key) => Some(key),
+                Condition::Row(key) | Condition::Present(key) => Some(key),
                 Condition::NoRow => None,
             });
             self.forgotten.extend(keys);

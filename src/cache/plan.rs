@@ -12,6 +12,7 @@ use std::iter;
 use super::dir::CachePlace;
 use super::entry::{Image, Partial};
 use super::inventory::{Inventory, Partials};
+use super::usable::Unusable;
 use crate::names::ImageId;
 use crate::units::{Nanos, SECOND};
 
@@ -69,6 +70,8 @@ pub(crate) enum PruneReason {
     Unused,
     /// `--everything` was given.
     Everything,
+    /// Glance does not serve it any more.
+    Unusable(Unusable),
 }
 
 impl PruneReason {
@@ -79,6 +82,7 @@ impl PruneReason {
             PruneReason::Named => "asked for by --image",
             PruneReason::Unused => "not used within --older-than",
             PruneReason::Everything => "asked for by --everything",
+            PruneReason::Unusable(why) => why.sentence(),
         }
     }
 }

@@ -9,6 +9,7 @@ use crate::config::Setting;
 use crate::host::cache::Tally;
 use crate::ops::attention::{Attention, Concern};
 use crate::ops::report::SCHEMA_VERSION;
+use crate::ops::verify::{Verification, VerifiedImages};
 use crate::units::{Nanos, when};
 
 #[derive(Debug, Serialize)]
@@ -140,6 +141,12 @@ pub(crate) struct StatusReport {
     pub(super) wrong_owners: Vec<WrongOwner>,
     /// `None` if the kernel does not tell who holds locks.
     pub(super) locks: Option<Vec<HeldLock>>,
+    /// The verifications that are remembered, if there are any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) verified: Option<VerifiedImages>,
+    /// The result of reading the images, if this was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) verification: Option<Verification>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) settings: Option<SettingsInUse>,
     /// Problems that somebody should look at.
