@@ -69,7 +69,7 @@ _glance_cache() {
         words="image state last-use modified size hits"
         ;;
     --columns)
-        words="image state last-use modified size hits error name-bytes node checksum cache kind links held-by priority directory file-system limit age-limit in-use reclaimable"
+        words="image state last-use modified size hits error name-bytes unusable node checksum cache kind links held-by priority directory file-system limit age-limit in-use reclaimable"
         before=${cur%"${cur##*,}"} cur=${cur##*,}
         ;;
     --shell_completion)
@@ -124,6 +124,11 @@ _glance_cache() {
     case $command in
     prune | prefetch | status)
         options+=" --max-size"
+        ;;
+    esac
+    case $command in
+    prune | list | status)
+        options+=" --no-database"
         ;;
     esac
     case $command in

@@ -21,6 +21,15 @@ pub(crate) enum Unusable {
 }
 
 impl Unusable {
+    /// Returns the reason as a word, which is a value of our JSON.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Unusable::Deleted => "deleted",
+            Unusable::Deactivated => "deactivated",
+            Unusable::Missing => "missing",
+        }
+    }
+
     /// Returns the reason as a sentence.
     pub(crate) fn sentence(self) -> &'static str {
         match self {
@@ -72,6 +81,17 @@ impl UnusableImages {
              Glance, and no image counts as unusable",
             self.missing, self.asked
         ))
+    }
+
+    /// Makes a list of images whose records are deleted.
+    #[cfg(test)]
+    pub(super) fn deleted(ids: impl Iterator<Item = ImageId>) -> Self {
+        UnusableImages { by_id: ids.map(|id| (id, Unusable::Deleted)).collect(), ..UnusableImages::default() }
+    }
+
+    /// Returns why Glance does not serve an image, or `None` if it does.
+    pub(crate) fn get(&self, id: ImageId) -> Option<Unusable> {
+        self.by_id.get(&id).copied()
     }
 }
 

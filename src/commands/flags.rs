@@ -203,6 +203,18 @@ pub(super) struct LimitArgs {
     pub(super) max_size: Option<Amount>,
 }
 
+/// Glance's records of the images.
+#[derive(Debug, Args)]
+#[command(next_help_heading = INDEX)]
+pub(super) struct RecordArgs {
+    /// Do not ask Glance's database which images it still serves
+    ///
+    /// Where the configuration names a database, images whose records are deleted, deactivated or missing
+    /// are found out: Glance never serves them. Nothing fails if the database does not answer.
+    #[arg(long, hide_short_help = true)]
+    pub(super) no_database: bool,
+}
+
 /// The options of a verification.
 #[derive(Debug, Args)]
 #[command(next_help_heading = VERIFY)]

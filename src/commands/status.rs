@@ -6,7 +6,8 @@
 use clap::Args;
 
 use super::flags::{
-    CacheArgs, EXIT_CODES_IN_SHORT, HostArgs, LIMITS, LimitArgs, OUTPUT, VerifyArgs, no_records_of_all,
+    CacheArgs, EXIT_CODES_IN_SHORT, HostArgs, LIMITS, LimitArgs, OUTPUT, RecordArgs, VerifyArgs,
+    no_records_of_all,
 };
 use super::{look_at_all, show};
 use crate::exit::{Exit, Failure};
@@ -50,6 +51,7 @@ fn report(run: &Run, args: StatusArgs) -> Result<Exit, Failure> {
         max_stalled: args.max_stalled,
         human,
         check,
+        asks_records: !args.records.no_database,
         verify: if args.verify { Some(args.verification.request(false)?) } else { None },
     };
     let report = status(run, Selection::from(args.cache), &request)?;
@@ -119,9 +121,9 @@ pub(crate) struct StatusArgs {
     pub(super) all_nodes: bool,
     /// Read the images and compare them with Glance's records
     ///
-    /// Size and digest are compared. Images that were never verified come first, then those that were verified longest ago. Access times
-    /// stay as they are, and so do the images in memory. Needs to read Glance's database. If an image is
-    /// broken, the exit code is 1.
+    /// Size and digest are compared. Images that were never verified come first, then those that were
+    /// verified longest ago. Access times stay as they are, and so do the images in memory. Needs to read
+    /// Glance's database. If an image is broken, the exit code is 1.
     #[arg(long, conflicts_with = "all_nodes")]
     pub(super) verify: bool,
     #[command(flatten)]
@@ -133,6 +135,8 @@ pub(crate) struct StatusArgs {
     /// [default: image_cache_stall_time]
     #[arg(long, value_name = "DURATION", help_heading = LIMITS, hide_short_help = true)]
     pub(super) stall_time: Option<TimeSpan>,
+    #[command(flatten)]
+    pub(super) records: RecordArgs,
     #[command(flatten)]
     pub(crate) cache: CacheArgs,
     #[command(flatten)]

@@ -33,6 +33,8 @@ const METRICS: &[(&str, MetricKind, &str)] = &[
     ("glance_cache_entries_bytes", Gauge, "Size of the entries of a cache by state."),
     ("glance_cache_oldest_use_timestamp_seconds", Gauge, "Last use of the image that was used longest ago."),
     ("glance_cache_newest_use_timestamp_seconds", Gauge, "Last use of the image that was used last."),
+    ("glance_cache_unusable_images", Gauge, "Images of a cache that Glance does not serve any more."),
+    ("glance_cache_unusable_bytes", Gauge, "Size of the images that Glance does not serve any more."),
     ("glance_cache_verified_images", Gauge, "Images of a cache whose contents were verified."),
     ("glance_cache_broken_images", Gauge, "Images of a cache whose contents are known to be wrong."),
     (
@@ -203,6 +205,8 @@ fn of_cache(report: &Value, samples: &mut Samples) {
     }
     samples.time("glance_cache_oldest_use_timestamp_seconds", &[cache], &report["oldest_use"]);
     samples.time("glance_cache_newest_use_timestamp_seconds", &[cache], &report["newest_use"]);
+    samples.number("glance_cache_unusable_images", &[cache], &report["unusable"]["count"]);
+    samples.number("glance_cache_unusable_bytes", &[cache], &report["unusable"]["bytes"]);
     let verified = &report["verified"];
     samples.number("glance_cache_verified_images", &[cache], &verified["count"]);
     if let Some(broken) = verified["broken"].as_array() {

@@ -15,7 +15,8 @@ use rustix::fs::{AtFlags, statat};
 use self::age::by_age;
 pub(crate) use self::report::StatusReport;
 use self::report::{
-    Entries, FileSystem, ForeignEntry, HeldLock, SettingInUse, SettingsInUse, Shown, WrongOwner,
+    Entries, FileSystem, ForeignEntry, HeldLock, SettingInUse, SettingsInUse, Shown, UnusableImage,
+    UnusableReport, WrongOwner,
 };
 use super::attention::{Concern, Removable, Threshold};
 use crate::cache::dir::{CacheDir, CachePlace};
@@ -35,6 +36,7 @@ use crate::host::glance::index::{IndexPlace, has_attributes};
 use crate::host::glance::open::{
     Cache, GLANCE_PATIENCE, foreign, has_sqlite_file, take_stock, unreadable_errors,
 };
+use crate::host::glance::records::{Usability, unusable};
 use crate::host::glance::settings::{Selection, Settings, max_size};
 use crate::names::{ImageId, escaped};
 use crate::ops::verify::{
@@ -66,6 +68,8 @@ pub(crate) struct StatusRequest {
     pub(crate) human: bool,
     /// Show the first line of a check.
     pub(crate) check: bool,
+    /// Ask Glance's database which images it still serves.
+    pub(crate) asks_records: bool,
     /// Read the images and compare them with Glance's records.
     pub(crate) verify: Option<VerifyRequest>,
 }
@@ -97,6 +101,9 @@ pub(crate) fn status(
             report.max_size = settings.max_size(request.max_size, &dir).ok().map(|max| max.value);
             let images = gather(run, &settings, &dir, &mut report)?;
             judge(run, request, &mut report);
+            if request.asks_records {
+                usable(run, &settings, &images, &mut report);
+            }
             let (verification, verified) = contents(run, &settings, &dir, &images, request.verify.as_ref())?;
             (report.verification, report.verified) = (verification, verified);
             broken(&mut report);
@@ -131,6 +138,28 @@ fn judge(run: &Run, request: &StatusRequest, report: &mut StatusReport) {
         let found = Removable { code, noun, option, count, oldest };
         report.attention.extend(thresholds.iter().filter_map(|most| most.judge(&found, run.now)));
     }
+}
+
+/// Reports images that Glance does not serve any more.
+fn usable(run: &Run, settings: &Settings<'_>, images: &[Image], report: &mut StatusReport) {
+    let found = match unusable(run, &settings.database, images) {
+        Usability::NotAsked => return,
+        Usability::Unknown(why) => {
+            report.notes.push(format!("it is not known which images Glance serves: {why}"));
+            return;
+        }
+        Usability::Known(found) => found,
+    };
+    let mut unusable = UnusableReport::default();
+    for image in images {
+        let Some(why) = found.get(image.id) else { continue };
+        let (image_id, bytes) = (image.id.to_string(), image.seen.size);
+        unusable.count += 1;
+        unusable.bytes = unusable.bytes.saturating_add(bytes);
+        unusable.images.push(UnusableImage { image_id, reason: why.word(), bytes, sentence: why.sentence() });
+    }
+    unusable.images.sort_by(|a, b| a.image_id.cmp(&b.image_id));
+    report.unusable = Some(unusable);
 }
 
 /// Reads the images, if this is asked for. Returns what was found, and what is remembered of all runs.

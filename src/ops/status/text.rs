@@ -151,6 +151,19 @@ impl StatusReport {
         }
     }
 
+    /// Adds the images that Glance does not serve, if there are any.
+    fn unusable_lines(&self, lines: &mut StatusText) {
+        let Some(unusable) = self.unusable.as_ref().filter(|unusable| unusable.count > 0) else { return };
+        lines.add("unusable", self.amount(Tally { count: unusable.count, bytes: unusable.bytes }));
+        for image in unusable.images.iter().take(NAMED) {
+            let size = self.size(image.bytes);
+            lines.add("", format!("{} ({size}): {}", image.image_id, image.sentence));
+        }
+        if unusable.images.len() > NAMED {
+            lines.add("", format!("... and {} more", unusable.images.len() - NAMED));
+        }
+    }
+
     /// Adds what is known of the contents of the images.
     fn contents_lines(&self, lines: &mut StatusText) {
         if let Some(verification) = &self.verification {
@@ -249,6 +262,7 @@ impl Report for StatusReport {
             self.index_lines(&mut lines);
             self.entry_lines(&mut lines);
             self.age_lines(&mut lines);
+            self.unusable_lines(&mut lines);
             self.contents_lines(&mut lines);
         }
         self.file_system_lines(&mut lines);
