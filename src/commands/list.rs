@@ -211,6 +211,7 @@ impl ListArgs {
             larger_than,
             limit: self.limit,
             order: Order { by: self.sort.into(), reverse: self.reverse },
+            needs_index: false,
         })
     }
 

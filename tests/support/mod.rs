@@ -22,6 +22,7 @@ pub(crate) mod prefetch;
 pub(crate) mod rights;
 pub(crate) mod schemas;
 pub(crate) mod servers;
+pub(crate) mod service;
 pub(crate) mod shells;
 pub(crate) mod stores;
 pub(crate) mod strace;

@@ -6,7 +6,9 @@
 mod body;
 
 use std::collections::HashSet;
+use std::path::PathBuf;
 
+use anyhow::anyhow;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 
@@ -18,6 +20,7 @@ use crate::cache::inventory::{Inventory, Partials, Tracking};
 use crate::cache::plan::{CleanLimits, is_stalled};
 use crate::database::opening::Purpose;
 use crate::exit::Failure;
+use crate::host::glance::index::IndexPlace;
 use crate::host::glance::open::{Cache, GLANCE_PATIENCE, take_stock, unreadable_errors};
 use crate::host::glance::settings::{Selection, Settings};
 use crate::names::{ImageId, escaped};
@@ -89,6 +92,8 @@ pub(crate) struct ListRequest {
     /// The number of entries to show, after they were sorted.
     pub(crate) limit: Option<usize>,
     pub(crate) order: Order,
+    /// Fail if the cache does not exist or its index cannot be read.
+    pub(crate) needs_index: bool,
 }
 
 impl ListRequest {
@@ -114,10 +119,12 @@ pub(crate) fn list(run: &Run, selection: Selection, request: &ListRequest) -> Re
     let settings = Settings::new(&config, selection)?;
     let mut report = ListReport { complete: true, ..ListReport::default() };
     match settings.open()? {
+        None if request.needs_index => return Err(Failure::cannot_start(anyhow!(settings.nothing_there()))),
         None => run.output.note(&settings.nothing_there()),
         Some(dir) => {
             let wanted = request.images.iter().map(ImageId::folded).collect();
-            Gathering { run, settings: &settings, dir: &dir, wanted }.gather(&mut report)?;
+            let needs_index = request.needs_index;
+            Gathering { run, settings: &settings, dir: &dir, wanted, needs_index }.gather(&mut report)?;
         }
     }
     report.is_central |= settings.names(Driver::CentralizedDb);
@@ -149,13 +156,20 @@ struct Gathering<'a> {
     dir: &'a CacheDir,
     /// The only images to list, each [`ImageId::folded`]. An empty set stands for all entries.
     wanted: HashSet<ImageId>,
+    needs_index: bool,
 }
 
 impl Gathering<'_> {
     /// Adds the entries of the cache to the report.
     fn gather(&self, report: &mut ListReport) -> Result<(), Failure> {
         let Gathering { run, settings, dir, .. } = *self;
-        let cache = take_stock(run, settings, dir, Purpose::Look, &run.wait(GLANCE_PATIENCE))?;
+        let mut cache = take_stock(run, settings, dir, Purpose::Look, &run.wait(GLANCE_PATIENCE))?;
+        if self.needs_index {
+            cache.readable("cannot list the images")?;
+        }
+        if let IndexPlace::File(path) = &cache.place {
+            report.index_file = Some(path.clone()).filter(|_| cache.driver == Some(Driver::Sqlite));
+        }
         report.is_central = cache.driver == Some(Driver::CentralizedDb);
         report.complete = cache.inventory.unreadable.is_empty();
         for error in unreadable_errors(&cache.inventory.unreadable) {
@@ -350,6 +364,8 @@ pub(crate) struct ListReport {
     complete: bool,
     /// True if the index is in a central database, which knows other nodes, too.
     pub(crate) is_central: bool,
+    /// The file of the sqlite index, if that is the index.
+    pub(super) index_file: Option<PathBuf>,
 }
 
 impl ListReport {
