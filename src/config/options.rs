@@ -62,6 +62,10 @@ const fn store(name: &'static str, kind: ValueKind<'static>) -> Opt<'static> {
     Opt::new("glance_store", name, kind)
 }
 
+const fn policy(name: &'static str, kind: ValueKind<'static>) -> Opt<'static> {
+    Opt::new("oslo_policy", name, kind)
+}
+
 const SIZE: ValueKind<'static> = ValueKind::Integer { min: 0 };
 const NUMBER: ValueKind<'static> = ValueKind::Integer { min: i64::MIN };
 
@@ -148,6 +152,15 @@ options! {
 
     /// A list of images that no prune removes. An option of this tool itself.
     KEEP_FROM = Opt::new("glance_cache", "keep_from", ValueKind::Text);
+
+    /// Looked for in the directories of the configuration, as the directories are.
+    OSLO_POLICY_FILE = policy("policy_file", ValueKind::Text).or("policy.yaml");
+    /// May be given several times.
+    OSLO_POLICY_DIRS = policy("policy_dirs", ValueKind::Text).or("policy.d");
+    OSLO_POLICY_DEFAULT_RULE = policy("policy_default_rule", ValueKind::Text).or("default");
+    OSLO_POLICY_ENFORCE_NEW_DEFAULTS = policy("enforce_new_defaults", ValueKind::Boolean).or("true");
+    /// oslo.policy 6 has no such option any more: there it is always true.
+    OSLO_POLICY_ENFORCE_SCOPE = policy("enforce_scope", ValueKind::Boolean).or("true");
 
     DEBUG = default("debug", ValueKind::Boolean).or("false");
     LOG_CONFIG_APPEND = default("log_config_append", ValueKind::Text).once(&["log-config", "log_config"]);

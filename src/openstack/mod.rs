@@ -2,4 +2,7 @@
 //!
 //! Nothing here opens a cache or prints. The service, the client and the stores use it.
 
+pub(crate) mod cache_api;
 pub(crate) mod caller;
+pub(crate) mod policy;
+mod yaml;
