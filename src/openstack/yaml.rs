@@ -18,6 +18,8 @@ use rustix::fs::OFlags;
 use yaml_rust2::parser::{Event, Parser, Tag};
 use yaml_rust2::scanner::{Marker, TScalarStyle};
 
+use crate::names::escaped;
+
 /// Limit of a file, in bytes.
 const MAX_FILE: u64 = 64 * 1024;
 /// Limit of lists and mappings within one another.
@@ -33,12 +35,12 @@ pub(super) enum Yaml {
     Text(String),
     List(Vec<Yaml>),
     /// In the order of the document.
-    Mapping(Vec<Member>),
+    Mapping(Vec<YamlMember>),
 }
 
 /// A key of a mapping and its value.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Member {
+pub(super) struct YamlMember {
     /// As written, also where YAML reads it as a number or a boolean.
     pub(super) key: String,
     pub(super) value: Yaml,
@@ -122,19 +124,19 @@ impl fmt::Display for Malformed {
 /// Reads the only document of a text; one without any is null.
 pub(super) fn parse(text: &str) -> Result<Yaml, Malformed> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let mut reader = Reader { parser: Parser::new_from_str(text), line: 1 };
+    let mut reader = YamlReader { parser: Parser::new_from_str(text), line: 1 };
     let document = reader.stream();
     document.map_err(|error| Malformed { line: reader.line, reason: format!("{error:#}") })
 }
 
 /// Turns the events of the parser into values.
-struct Reader<'a> {
+struct YamlReader<'a> {
     parser: Parser<std::str::Chars<'a>>,
     /// The line that is being read, counted from 1.
     line: usize,
 }
 
-impl Reader<'_> {
+impl YamlReader<'_> {
     fn next(&mut self) -> Result<Event> {
         match self.parser.next_token() {
             Ok((event, at)) => {
@@ -143,8 +145,8 @@ impl Reader<'_> {
             }
             Err(e) => {
                 self.line = line(*e.marker());
-                // The parser's messages do not quote the text.
-                Err(anyhow!("not YAML: {}", e.info()))
+                // Of the text, the parser's messages quote one character at most.
+                Err(anyhow!("not YAML: {}", escaped(e.info().as_bytes())))
             }
         }
     }
@@ -204,7 +206,7 @@ impl Reader<'_> {
             };
             let first = self.next()?;
             let value = self.value(first, depth + 1)?;
-            members.push(Member { key, value, line });
+            members.push(YamlMember { key, value, line });
         }
     }
 }
