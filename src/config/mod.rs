@@ -144,6 +144,10 @@ pub(crate) struct Config {
     /// Lowest layer first.
     files: Vec<ConfigFile>,
     missing: Vec<PathBuf>,
+    /// In the order in which they were read.
+    dirs_read: Vec<PathBuf>,
+    /// Where other files of the project are looked for.
+    search_path: Vec<PathBuf>,
     /// Default files that were skipped because this user may not read them.
     passed_over: Vec<PathBuf>,
     pass_over_unreadable: bool,
@@ -176,6 +180,8 @@ impl Config {
             project: search.project,
             files: Vec::new(),
             missing: Vec::new(),
+            dirs_read: Vec::new(),
+            search_path: Vec::new(),
             passed_over: Vec::new(),
             pass_over_unreadable: search.pass_over_unreadable,
             environment: settings.map(|(name, value)| (name.clone(), value.clone())).collect(),
@@ -188,7 +194,23 @@ impl Config {
                 ConfigSource::Dir(path) => config.read_dir(&expand(path, home.as_deref()))?,
             }
         }
+        config.note_search_path(search, home.as_deref());
         Ok(config)
+    }
+
+    /// Notes where other files are looked for: in the directories that were read, beside the files that were
+    /// read from the last to the first, and in the default places.
+    fn note_search_path(&mut self, search: &ConfigSearch, home: Option<&Path>) {
+        let is_in_dir = |path: &Path| self.dirs_read.iter().any(|dir| path.parent() == Some(dir));
+        let beside = self.files.iter().rev().map(|file| file.path.as_path());
+        let beside = beside.filter(|path| !is_in_dir(path)).filter_map(Path::parent);
+        let dirs = self.dirs_read.iter().map(PathBuf::as_path).chain(beside).map(Path::to_owned);
+        self.search_path = dirs.chain(places(search, home)).collect();
+    }
+
+    /// Returns the directories in which other files of the project are looked for, such as policies.
+    pub(crate) fn search_path(&self) -> &[PathBuf] {
+        &self.search_path
     }
 
     /// Returns the files that were read, lowest layer first.
@@ -302,6 +324,7 @@ impl Config {
             name.ends_with(b".conf") && !name.starts_with(b".")
         });
         names.sort_unstable();
+        self.dirs_read.push(path.to_owned());
         names.iter().try_for_each(|name| self.read_file(&path.join(name)))
     }
 
