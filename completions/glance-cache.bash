@@ -27,14 +27,14 @@ _glance_cache() {
         done
     fi
     if [[ -z $command ]]; then
-        words="clean prune prefetch list status completion help"
+        words="clean prune prefetch list status serve completion help"
         [[ $cur != -* ]] || words="--help -h --version -V"
         mapfile -t COMPREPLY < <(compgen -W "$words" -- "$cur")
         return
     fi
 
     case $prev in
-    --lock-timeout | --splay | --forget-node | --stall-time | --invalid-grace | --node | --database | --now | --temp-grace | --older-than | --max-size | --target-size | --min-free | --min-age | --require | --jobs | -j | --rate-limit | --reserve | --larger-than | --limit | --max-invalid | --max-stalled | --log-date-format | --syslog-log-facility)
+    --lock-timeout | --splay | --forget-node | --jobs | -j | --rate-limit | --budget | --for | --stall-time | --invalid-grace | --node | --database | --now | --temp-grace | --older-than | --max-size | --target-size | --min-free | --min-age | --require | --min-rate | --reserve | --larger-than | --limit | --max-invalid | --max-stalled | --bind | --log-date-format | --syslog-log-facility)
         return
         ;;
     --cache-dir | --config-dir | --ironic-config-dir | --log-dir | --logdir)
@@ -69,7 +69,7 @@ _glance_cache() {
         words="image state last-use modified size hits"
         ;;
     --columns)
-        words="image state last-use modified size hits error name-bytes node checksum cache kind links held-by priority directory file-system limit age-limit in-use reclaimable"
+        words="image state last-use modified size hits error name-bytes unusable node checksum cache kind links held-by priority directory file-system limit age-limit in-use reclaimable"
         before=${cur%"${cur##*,}"} cur=${cur##*,}
         ;;
     --shell_completion)
@@ -83,17 +83,27 @@ _glance_cache() {
 
     case $command in
     clean | prune | prefetch)
-        options+=" --dry-run -n --lock-timeout --skip-if-locked --splay --log-file --syslog --journal"
+        options+=" --dry-run -n --lock-timeout --skip-if-locked --splay"
         ;;
     esac
     case $command in
     clean)
-        options+=" --repair --forget-all --forget-node --stall-time --invalid-grace"
+        options+=" --repair --forget-all --forget-node --verify --stall-time --invalid-grace"
+        ;;
+    esac
+    case $command in
+    clean | status)
+        options+=" --jobs -j --rate-limit --budget --for"
         ;;
     esac
     case $command in
     clean | prune | prefetch | list | status)
-        options+=" --cache-dir --config-file --config-dir --driver --sqlite-db --node --database --database-file --ignore-other-index --color --quiet -q --verbose -v --textfile --now"
+        options+=" --cache-dir --driver --sqlite-db --node --database --database-file --ignore-other-index --color --verbose -v --textfile --now"
+        ;;
+    esac
+    case $command in
+    clean | prune | prefetch | list | status | serve)
+        options+=" --config-file --config-dir --quiet -q"
         ;;
     esac
     case $command in
@@ -102,12 +112,17 @@ _glance_cache() {
         ;;
     esac
     case $command in
+    clean | prune | prefetch | serve)
+        options+=" --log-file --syslog --journal"
+        ;;
+    esac
+    case $command in
     clean | prune | list | status)
         options+=" --all-caches --ironic-config-file --ironic-config-dir --temp-grace"
         ;;
     esac
     case $command in
-    clean | prune | prefetch | list | status | completion)
+    clean | prune | prefetch | list | status | serve | completion)
         options+=" --help -h"
         ;;
     esac
@@ -122,8 +137,13 @@ _glance_cache() {
         ;;
     esac
     case $command in
+    prune | list | status)
+        options+=" --no-database"
+        ;;
+    esac
+    case $command in
     prefetch)
-        options+=" --enqueue --dequeue --dequeue-all --retry --jobs -j --require-checksum --rate-limit --reserve --within-limit --make-room --stall-time"
+        options+=" --enqueue --dequeue --dequeue-all --retry --jobs -j --require-checksum --rate-limit --min-rate --reserve --within-limit --make-room --stall-time"
         ;;
     esac
     case $command in
@@ -133,7 +153,12 @@ _glance_cache() {
     esac
     case $command in
     status)
-        options+=" --check --max-invalid --max-stalled --all-nodes --stall-time --bytes"
+        options+=" --check --max-invalid --max-stalled --all-nodes --verify --stall-time --bytes"
+        ;;
+    esac
+    case $command in
+    serve)
+        options+=" --bind --check --allow-root --verbose -v"
         ;;
     esac
     case $command in
@@ -155,7 +180,7 @@ _glance_cache() {
             options="bash zsh fish"
             ;;
         help)
-            options="clean prune prefetch list status completion help"
+            options="clean prune prefetch list status serve completion help"
             ;;
         esac
     fi

@@ -6,7 +6,9 @@
 mod body;
 
 use std::collections::HashSet;
+use std::path::PathBuf;
 
+use anyhow::anyhow;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 
@@ -16,9 +18,12 @@ use crate::cache::index::Driver;
 use crate::cache::index::xattr::{self, Attribute, parse_hits};
 use crate::cache::inventory::{Inventory, Partials, Tracking};
 use crate::cache::plan::{CleanLimits, is_stalled};
+use crate::cache::usable::{Unusable, UnusableImages};
 use crate::database::opening::Purpose;
 use crate::exit::Failure;
+use crate::host::glance::index::IndexPlace;
 use crate::host::glance::open::{Cache, GLANCE_PATIENCE, take_stock, unreadable_errors};
+use crate::host::glance::records::{Usability, unusable};
 use crate::host::glance::settings::{Selection, Settings};
 use crate::names::{ImageId, escaped};
 use crate::output::rows::{Column, ListCell, Listing, Rank};
@@ -89,6 +94,10 @@ pub(crate) struct ListRequest {
     /// The number of entries to show, after they were sorted.
     pub(crate) limit: Option<usize>,
     pub(crate) order: Order,
+    /// Ask Glance's database which images it still serves.
+    pub(crate) asks_records: bool,
+    /// Fail if the cache does not exist or its index cannot be read.
+    pub(crate) needs_index: bool,
 }
 
 impl ListRequest {
@@ -114,10 +123,14 @@ pub(crate) fn list(run: &Run, selection: Selection, request: &ListRequest) -> Re
     let settings = Settings::new(&config, selection)?;
     let mut report = ListReport { complete: true, ..ListReport::default() };
     match settings.open()? {
+        None if request.needs_index => return Err(Failure::cannot_start(anyhow!(settings.nothing_there()))),
         None => run.output.note(&settings.nothing_there()),
         Some(dir) => {
             let wanted = request.images.iter().map(ImageId::folded).collect();
-            Gathering { run, settings: &settings, dir: &dir, wanted }.gather(&mut report)?;
+            let (asks_records, needs_index) = (request.asks_records, request.needs_index);
+            let gathering =
+                Gathering { run, settings: &settings, dir: &dir, wanted, asks_records, needs_index };
+            gathering.gather(&mut report)?;
         }
     }
     report.is_central |= settings.names(Driver::CentralizedDb);
@@ -149,13 +162,21 @@ struct Gathering<'a> {
     dir: &'a CacheDir,
     /// The only images to list, each [`ImageId::folded`]. An empty set stands for all entries.
     wanted: HashSet<ImageId>,
+    asks_records: bool,
+    needs_index: bool,
 }
 
 impl Gathering<'_> {
     /// Adds the entries of the cache to the report.
     fn gather(&self, report: &mut ListReport) -> Result<(), Failure> {
         let Gathering { run, settings, dir, .. } = *self;
-        let cache = take_stock(run, settings, dir, Purpose::Look, &run.wait(GLANCE_PATIENCE))?;
+        let mut cache = take_stock(run, settings, dir, Purpose::Look, &run.wait(GLANCE_PATIENCE))?;
+        if self.needs_index {
+            cache.readable("cannot list the images")?;
+        }
+        if let IndexPlace::File(path) = &cache.place {
+            report.index_file = Some(path.clone()).filter(|_| cache.driver == Some(Driver::Sqlite));
+        }
         report.is_central = cache.driver == Some(Driver::CentralizedDb);
         report.complete = cache.inventory.unreadable.is_empty();
         for error in unreadable_errors(&cache.inventory.unreadable) {
@@ -207,11 +228,30 @@ impl Gathering<'_> {
         }
     }
 
+    /// Returns the images that Glance does not serve, as far as that is known.
+    fn unusable(&self, images: &[Image]) -> UnusableImages {
+        if !self.asks_records {
+            return UnusableImages::default();
+        }
+        match unusable(self.run, &self.settings.database, images) {
+            Usability::Known(found) => found,
+            Usability::NotAsked => UnusableImages::default(),
+            Usability::Unknown(why) => {
+                self.run.output.note(&format!("it is not known which images Glance serves: {why}"));
+                UnusableImages::default()
+            }
+        }
+    }
+
     /// Adds images and ghosts to the report.
     fn images(&self, cache: &Cache, report: &mut ListReport) {
         let Inventory { images, ghosts, tracking, .. } = &cache.inventory;
-        let images = images.iter().filter(|image| self.wants(&image.id));
-        report.entries.extend(images.map(|image| entry(self.dir, image, tracking)));
+        let images: Vec<Image> = images.iter().filter(|image| self.wants(&image.id)).copied().collect();
+        let unusable = self.unusable(&images);
+        let entries = images
+            .iter()
+            .map(|image| ListEntry { unusable: unusable.get(image.id), ..entry(self.dir, image, tracking) });
+        report.entries.extend(entries);
         let ghosts = ghosts.iter().filter(|ghost| self.wants(&ghost.id));
         report.entries.extend(ghosts.map(|ghost| ListEntry {
             last_use: Some(nanos(ghost.row.last_accessed)),
@@ -297,6 +337,8 @@ pub(super) struct ListEntry {
     error: Option<String>,
     /// The name in base64, if it is not UTF-8.
     name_bytes: Option<String>,
+    /// The reason for which Glance does not serve the image.
+    unusable: Option<Unusable>,
 }
 
 impl ListEntry {
@@ -311,6 +353,7 @@ impl ListEntry {
             times: None,
             error: None,
             name_bytes: None,
+            unusable: None,
         }
     }
 
@@ -325,20 +368,29 @@ impl ListEntry {
             ListCell::of(self.hits, ListCell::Number),
             ListCell::of(self.error.as_deref(), ListCell::text),
             ListCell::of(self.name_bytes.as_deref(), ListCell::text),
+            ListCell::of(self.unusable, |why| ListCell::text(why.word())),
         ]
     }
 }
 
-const COLUMNS: &[Column] = &[
-    Column::text("image_id", "IMAGE", Rank::Always),
-    Column::text("state", "STATE", Rank::Always),
-    Column::text("last_use", "LAST USE", Rank::Always),
-    Column::text("modified", "MODIFIED", Rank::Spare(2)),
-    Column::number("size", "SIZE", Rank::Always),
-    Column::number("hits", "HITS", Rank::Spare(1)),
-    Column::text("error", "ERROR", Rank::Asked),
-    Column::text("name_bytes", "NAME BYTES", Rank::Asked),
-];
+/// Returns the columns of the list.
+const fn columns(unusable: Rank) -> [Column; 9] {
+    [
+        Column::text("image_id", "IMAGE", Rank::Always),
+        Column::text("state", "STATE", Rank::Always),
+        Column::text("last_use", "LAST USE", Rank::Always),
+        Column::text("modified", "MODIFIED", Rank::Spare(2)),
+        Column::number("size", "SIZE", Rank::Always),
+        Column::number("hits", "HITS", Rank::Spare(1)),
+        Column::text("error", "ERROR", Rank::Asked),
+        Column::text("name_bytes", "NAME BYTES", Rank::Asked),
+        Column::text("unusable", "UNUSABLE", unusable),
+    ]
+}
+
+const COLUMNS: &[Column] = &columns(Rank::Asked);
+/// The columns of a list with images that Glance does not serve.
+const WITH_UNUSABLE: &[Column] = &columns(Rank::Always);
 
 /// The list.
 #[derive(Debug, Default)]
@@ -350,6 +402,8 @@ pub(crate) struct ListReport {
     complete: bool,
     /// True if the index is in a central database, which knows other nodes, too.
     pub(crate) is_central: bool,
+    /// The file of the sqlite index, if that is the index.
+    pub(super) index_file: Option<PathBuf>,
 }
 
 impl ListReport {
@@ -370,7 +424,7 @@ impl ListReport {
 
 impl Listing for ListReport {
     fn columns(&self) -> &'static [Column] {
-        COLUMNS
+        if self.entries.iter().any(|entry| entry.unusable.is_some()) { WITH_UNUSABLE } else { COLUMNS }
     }
 
     fn rows(&self) -> Box<dyn Iterator<Item = Vec<ListCell<'_>>> + '_> {
