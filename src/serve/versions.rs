@@ -17,7 +17,7 @@ use tokio::task::{spawn_blocking, spawn_local};
 use tokio::time::Instant;
 use url::Url;
 
-use super::answer::Answer;
+use super::answer::ApiAnswer;
 use crate::interrupt::Interrupt;
 use crate::net::http::{Client, Request};
 use crate::net::tls::Trust;
@@ -55,7 +55,7 @@ impl Versions {
     }
 
     /// Returns the list as clients at this host see it.
-    pub(super) async fn answer(&self, host: Option<&str>, are_choices: bool) -> Answer {
+    pub(super) async fn answer(&self, host: Option<&str>, are_choices: bool) -> ApiAnswer {
         self.refresh().await;
         let inner = &self.0;
         let base = match &inner.public_endpoint {
@@ -74,7 +74,7 @@ impl Versions {
             links: [VersionLink { rel: "self", href: &href }],
         });
         let body = python(&VersionList { versions: entries.collect() });
-        Answer::json(if are_choices { StatusCode::MULTIPLE_CHOICES } else { StatusCode::OK }, body)
+        ApiAnswer::json(if are_choices { StatusCode::MULTIPLE_CHOICES } else { StatusCode::OK }, body)
     }
 
     /// Asks Glance for its versions, if it is time to. Only the first request waits for the answer.
