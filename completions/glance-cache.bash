@@ -69,7 +69,7 @@ _glance_cache() {
         words="image state last-use modified size hits"
         ;;
     --columns)
-        words="image state last-use modified size hits error name-bytes node checksum cache kind links held-by priority directory file-system limit age-limit in-use reclaimable"
+        words="image state last-use modified size hits error name-bytes unusable node checksum cache kind links held-by priority directory file-system limit age-limit in-use reclaimable"
         before=${cur%"${cur##*,}"} cur=${cur##*,}
         ;;
     --shell_completion)
@@ -88,7 +88,12 @@ _glance_cache() {
     esac
     case $command in
     clean)
-        options+=" --repair --forget-all --forget-node --stall-time --invalid-grace"
+        options+=" --repair --forget-all --forget-node --verify --stall-time --invalid-grace"
+        ;;
+    esac
+    case $command in
+    clean | status)
+        options+=" --jobs -j --rate-limit --budget --for"
         ;;
     esac
     case $command in
@@ -132,8 +137,13 @@ _glance_cache() {
         ;;
     esac
     case $command in
+    prune | list | status)
+        options+=" --no-database"
+        ;;
+    esac
+    case $command in
     prefetch)
-        options+=" --enqueue --dequeue --dequeue-all --retry --jobs -j --require-checksum --rate-limit --reserve --within-limit --make-room --stall-time"
+        options+=" --enqueue --dequeue --dequeue-all --retry --jobs -j --require-checksum --rate-limit --min-rate --reserve --within-limit --make-room --stall-time"
         ;;
     esac
     case $command in
@@ -143,7 +153,7 @@ _glance_cache() {
     esac
     case $command in
     status)
-        options+=" --check --max-invalid --max-stalled --all-nodes --stall-time --bytes"
+        options+=" --check --max-invalid --max-stalled --all-nodes --verify --stall-time --bytes"
         ;;
     esac
     case $command in

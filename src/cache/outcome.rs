@@ -57,10 +57,13 @@ pub(crate) enum Action {
     Look,
     LookThrough,
     Measure,
+    /// To move an image to `invalid/`.
+    Move,
     Open,
     Prune,
     Remove,
     Repair,
+    Verify,
 }
 
 impl Action {
@@ -80,10 +83,12 @@ impl Action {
             Action::Look => "look",
             Action::LookThrough => "look through",
             Action::Measure => "measure",
+            Action::Move => "move",
             Action::Open => "open",
             Action::Prune => "prune",
             Action::Remove => "remove",
             Action::Repair => "repair",
+            Action::Verify => "verify",
         }
     }
 }

@@ -5,13 +5,17 @@
 
 use clap::Args;
 
-use super::flags::{CacheArgs, ChangeArgs, EXIT_CODES, EXIT_CODES_IN_SHORT, HostArgs, LIMITS, LogArgs};
+use super::flags::{
+    CacheArgs, ChangeArgs, EXIT_CODES, EXIT_CODES_IN_SHORT, HostArgs, LIMITS, LogArgs, VERIFY, VerifyArgs,
+    no_records_of_all,
+};
 use super::{conclude, host_to_change};
 use crate::exit::{Exit, Failure};
-use crate::host::glance::settings::Selection;
+use crate::host::glance::settings::{Selection, Settings};
 use crate::host::{Scope, Task};
 use crate::ops::clean::{CleanRequest, clean};
 use crate::ops::fleet;
+use crate::ops::verify::mover::clean_verify;
 use crate::run::Run;
 use crate::units::TimeSpan;
 
@@ -24,6 +28,17 @@ pub(crate) fn run(run: &Run, args: CleanArgs) -> Result<Exit, Failure> {
         args.log.open(run, &config, &args.change);
         let report = fleet::forget(run, &selection, &config, &args.change.into(), &url)?;
         return Ok(conclude(run, &report));
+    }
+    if args.verify {
+        if args.host.all_caches {
+            return Err(no_records_of_all());
+        }
+        let request = args.verification.request(args.change.dry_run)?;
+        let selection = Selection::from(args.cache);
+        let config = selection.read(run, false)?;
+        let settings = Settings::new(&config, selection)?;
+        args.log.open(run, &config, &args.change);
+        return Ok(conclude(run, &clean_verify(run, &settings, &args.change.into(), &request)?));
     }
     let scope = if args.host.all_caches { Scope::All } else { Scope::One };
     let task = if args.repair { Task::Repair } else { Task::Clean };
@@ -65,6 +80,16 @@ pub(crate) struct CleanArgs {
     #[arg(long, value_name = "URL", conflicts_with_all = ["repair", "stall_time", "all_caches"],
         hide_short_help = true)]
     pub(super) forget_node: Option<String>,
+    /// Instead verify the images, and move broken ones to invalid/
+    ///
+    /// Reads the images and compares size and digest with Glance's records, as status --verify does. Glance
+    /// fetches a moved image again when it is used; a later clean removes it from invalid/. Also removes
+    /// images whose record is deleted. Other processes are kept waiting only while an image is moved. Needs
+    /// the index, and to read Glance's database.
+    #[arg(long, conflicts_with_all = ["repair", "forget_node", "stall_time"], help_heading = VERIFY)]
+    pub(super) verify: bool,
+    #[command(flatten)]
+    pub(super) verification: VerifyArgs,
     /// Age at which incomplete entries are removed
     ///
     /// The age is the time since the last write.

@@ -21,6 +21,7 @@ use crate::exit::Failure;
 use crate::host::glance::settings::Selection;
 use crate::names::ImageId;
 use crate::ops::Change;
+use crate::ops::verify::{Budget, VerifyRequest};
 use crate::output::audit::{LogOptions, own_log};
 use crate::output::log::Log;
 use crate::output::screen::ColorWhen;
@@ -48,6 +49,7 @@ const CACHE: &str = "Cache";
 const INDEX: &str = "Index";
 pub(super) const ALL_CACHES: &str = "All caches";
 pub(super) const OUTPUT: &str = "Output";
+pub(super) const VERIFY: &str = "Verification";
 
 /// All caches of a host.
 #[derive(Debug, Args)]
@@ -200,6 +202,71 @@ pub(super) struct LimitArgs {
     /// A percentage refers to the size of the file system.
     #[arg(long, value_name = "SIZE", value_parser = given_size)]
     pub(super) max_size: Option<Amount>,
+}
+
+/// Glance's records of the images.
+#[derive(Debug, Args)]
+#[command(next_help_heading = INDEX)]
+pub(super) struct RecordArgs {
+    /// Do not ask Glance's database which images it still serves
+    ///
+    /// Where the configuration names a database, images whose records are deleted, deactivated or missing
+    /// are found out: Glance never serves them. Nothing fails if the database does not answer.
+    #[arg(long, hide_short_help = true)]
+    pub(super) no_database: bool,
+}
+
+/// The options of a verification.
+#[derive(Debug, Args)]
+#[command(next_help_heading = VERIFY)]
+pub(super) struct VerifyArgs {
+    /// With --verify: number of images to read at a time
+    #[arg(short, long, value_name = "NUMBER", default_value = "1", requires = "verify",
+        value_parser = clap::value_parser!(u8).range(1..=64), hide_short_help = true)]
+    jobs: u8,
+    /// With --verify: read no more than this per second
+    ///
+    /// The rate is that of all images together.
+    #[arg(long, value_name = "SIZE", value_parser = given_size, requires = "verify", hide_short_help = true)]
+    rate_limit: Option<Amount>,
+    /// With --verify: read no more than this in all
+    ///
+    /// The next run goes on where this one ended. One image is read in any case.
+    #[arg(long, value_name = "SIZE", value_parser = given_size, requires = "verify", hide_short_help = true)]
+    budget: Option<Amount>,
+    /// With --verify: begin no further image after this time
+    ///
+    /// The next run goes on where this one ended.
+    #[arg(long = "for", value_name = "DURATION", requires = "verify", hide_short_help = true)]
+    lasting: Option<TimeSpan>,
+}
+
+impl VerifyArgs {
+    /// Returns the request for a verification.
+    pub(super) fn request(&self, dry_run: bool) -> Result<VerifyRequest, Failure> {
+        let bytes = |given: Option<Amount>, option: &str| match given {
+            Some(Amount::Percent(_) | Amount::Bytes(0)) => {
+                Err(Failure::usage(anyhow!("{option} takes a size of at least one byte")))
+            }
+            Some(Amount::Bytes(bytes)) => Ok(Some(bytes)),
+            None => Ok(None),
+        };
+        let time = self.lasting.map(TimeSpan::as_std);
+        Ok(VerifyRequest {
+            jobs: self.jobs.into(),
+            rate: bytes(self.rate_limit, "--rate-limit")?,
+            budget: Budget { bytes: bytes(self.budget, "--budget")?, time },
+            remembers: !dry_run,
+        })
+    }
+}
+
+/// Returns the error for a verification of all caches of a host.
+pub(super) fn no_records_of_all() -> Failure {
+    Failure::usage(anyhow!(
+        "--verify cannot be used with --all-caches: Glance has no records of the images in Ironic's caches"
+    ))
+    .hint("give --cache-dir DIR for each Glance cache")
 }
 
 /// The options for showing sizes.

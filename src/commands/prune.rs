@@ -10,6 +10,7 @@ use clap::Args;
 
 use super::flags::{
     ALL_CACHES, CacheArgs, ChangeArgs, EXIT_CODES_IN_SHORT, HostArgs, ImageArg, LIMITS, LimitArgs, LogArgs,
+    RecordArgs,
 };
 use super::{conclude, host_to_change};
 use crate::cache::plan::Choice;
@@ -48,6 +49,7 @@ pub(crate) fn run(run: &Run, args: PruneArgs) -> Result<Exit, Failure> {
     };
     host.max_size = args.limit.max_size;
     host.stall_time = args.stall_time;
+    host.asks_records = !args.records.no_database;
     host.ironic_sources = args.host.ironic.0;
     let Some(amount) = args.space.require else {
         return Ok(conclude(run, &prune(&host, &request)?));
@@ -70,6 +72,9 @@ const EXIT_CODES_OF_PRUNE: &str = "Exit codes:
 ///
 /// First removes rows whose file is missing, whether or not the cache is over its limit. Images without a row
 /// are removed in their turn, by the later of their access and modification times.
+///
+/// Images that Glance never serves, because their records are deleted, deactivated or missing, are removed
+/// before all others, where the configuration names its database.
 ///
 /// With --image, --older-than or --everything, removes the images that these name, whatever the limit.
 ///
@@ -122,6 +127,8 @@ pub(crate) struct PruneArgs {
     /// [default: image_cache_stall_time]
     #[arg(long, value_name = "DURATION", help_heading = LIMITS, hide_short_help = true)]
     pub(super) stall_time: Option<TimeSpan>,
+    #[command(flatten)]
+    pub(super) records: RecordArgs,
     #[command(flatten)]
     pub(crate) cache: CacheArgs,
     #[command(flatten)]

@@ -28,6 +28,7 @@ pub(crate) fn cached(run: &Run, selection: Selection) -> Result<String, Failure>
         limit: None,
         order: Order { by: SortKey::LastUse, reverse: false },
         needs_index: true,
+        asks_records: false,
     };
     let report: ListReport = list(run, selection, &request)?;
     let index = report.index_file.as_ref().and_then(|path| path.to_str());

@@ -55,7 +55,7 @@ use self::operations::Operations;
 use self::ready::ReadyAnswers;
 use self::service::{Service, health};
 use self::settings::{ListenPlace, ServeSettings, Strategy};
-use self::versions::Versions;
+use self::versions::Discovery;
 use crate::config::Config;
 use crate::exit::{Exit, Failure};
 use crate::host::glance::settings::{Selection, Settings};
@@ -232,7 +232,7 @@ impl Served {
         let service = Rc::new(Service {
             auth,
             operations: Rc::clone(&self.operations),
-            versions: Versions::new(
+            versions: Discovery::new(
                 settings.tls.is_some(),
                 settings.public_endpoint.clone(),
                 settings.glance_api.clone(),

@@ -23,7 +23,7 @@ use super::connection::Answered;
 use super::listen::Peer;
 use super::operations::{Answering, Cleared, Failed, Operations, Totals};
 use super::routes::{Call, image_id, resource_type, route};
-use super::versions::Versions;
+use super::versions::Discovery;
 use crate::openstack::policy::condition::Target;
 use crate::openstack::policy::rules::CacheRule;
 use crate::output::Output;
@@ -37,7 +37,7 @@ const MOST_OF_ID: usize = 64;
 pub(super) struct Service {
     pub(super) auth: Auth,
     pub(super) operations: Rc<Operations>,
-    pub(super) versions: Versions,
+    pub(super) versions: Discovery,
     pub(super) output: Rc<Output>,
     pub(super) disable_by_file: Option<PathBuf>,
     pub(super) has_database: bool,

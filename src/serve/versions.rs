@@ -36,7 +36,7 @@ const OURS: [(&str, &str); 2] = [("v2.18", "CURRENT"), ("v2.14", "SUPPORTED")];
 
 /// The list of versions.
 #[derive(Clone)]
-pub(super) struct Versions(Rc<Inner>);
+pub(super) struct Discovery(Rc<Inner>);
 
 struct Inner {
     scheme: &'static str,
@@ -47,11 +47,11 @@ struct Inner {
     asked: Cell<Option<Instant>>,
 }
 
-impl Versions {
+impl Discovery {
     pub(super) fn new(is_tls: bool, public_endpoint: Option<String>, glance: Option<Url>) -> Self {
         let scheme = if is_tls { "https" } else { "http" };
         let (theirs, asked) = (RefCell::default(), Cell::new(None));
-        Versions(Rc::new(Inner { scheme, public_endpoint, glance, theirs, asked }))
+        Discovery(Rc::new(Inner { scheme, public_endpoint, glance, theirs, asked }))
     }
 
     /// Returns the list as clients at this host see it.
@@ -71,9 +71,9 @@ impl Versions {
         let entries = all.iter().map(|(id, status)| Entry {
             id,
             status,
-            links: [VersionLink { rel: "self", href: &href }],
+            links: [SelfLink { rel: "self", href: &href }],
         });
-        let body = python(&VersionList { versions: entries.collect() });
+        let body = python(&ServedVersions { versions: entries.collect() });
         ApiAnswer::json(if are_choices { StatusCode::MULTIPLE_CHOICES } else { StatusCode::OK }, body)
     }
 
@@ -102,17 +102,17 @@ impl Versions {
 struct Entry<'a> {
     id: &'a str,
     status: &'a str,
-    links: [VersionLink<'a>; 1],
+    links: [SelfLink<'a>; 1],
 }
 
 #[derive(serde::Serialize)]
-struct VersionLink<'a> {
+struct SelfLink<'a> {
     rel: &'static str,
     href: &'a str,
 }
 
 #[derive(serde::Serialize)]
-struct VersionList<'a> {
+struct ServedVersions<'a> {
     versions: Vec<Entry<'a>>,
 }
 
