@@ -94,10 +94,10 @@ pub(crate) struct ListRequest {
     /// The number of entries to show, after they were sorted.
     pub(crate) limit: Option<usize>,
     pub(crate) order: Order,
-    /// Fail if the cache does not exist or its index cannot be read.
-    pub(crate) needs_index: bool,
     /// Ask Glance's database which images it still serves.
     pub(crate) asks_records: bool,
+    /// Fail if the cache does not exist or its index cannot be read.
+    pub(crate) needs_index: bool,
 }
 
 impl ListRequest {
@@ -127,9 +127,9 @@ pub(crate) fn list(run: &Run, selection: Selection, request: &ListRequest) -> Re
         None => run.output.note(&settings.nothing_there()),
         Some(dir) => {
             let wanted = request.images.iter().map(ImageId::folded).collect();
-            let (needs_index, asks_records) = (request.needs_index, request.asks_records);
+            let (asks_records, needs_index) = (request.asks_records, request.needs_index);
             let gathering =
-                Gathering { run, settings: &settings, dir: &dir, wanted, needs_index, asks_records };
+                Gathering { run, settings: &settings, dir: &dir, wanted, asks_records, needs_index };
             gathering.gather(&mut report)?;
         }
     }
@@ -162,8 +162,8 @@ struct Gathering<'a> {
     dir: &'a CacheDir,
     /// The only images to list, each [`ImageId::folded`]. An empty set stands for all entries.
     wanted: HashSet<ImageId>,
-    needs_index: bool,
     asks_records: bool,
+    needs_index: bool,
 }
 
 impl Gathering<'_> {
