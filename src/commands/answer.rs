@@ -18,7 +18,7 @@ use crate::run::Run;
 #[derive(Debug, Args)]
 pub(crate) struct AnswerArgs {
     /// The question
-    question: Question,
+    question: ServiceQuestion,
     /// The image that it is about
     image: Option<ImageId>,
     #[command(flatten)]
@@ -26,7 +26,7 @@ pub(crate) struct AnswerArgs {
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum Question {
+enum ServiceQuestion {
     Cached,
     Image,
     Nodes,
@@ -36,9 +36,9 @@ enum Question {
 pub(crate) fn run(run: &Run, args: AnswerArgs) -> Result<Exit, Failure> {
     let selection = Selection { sources: args.sources.0, ..Selection::default() };
     let answer = match (args.question, args.image) {
-        (Question::Cached, _) => api::cached(run, selection)?,
-        (Question::Image, Some(id)) => api::image(run, &selection, id)?,
-        (Question::Nodes, Some(id)) => api::nodes(run, &selection, id)?,
+        (ServiceQuestion::Cached, _) => api::cached(run, selection)?,
+        (ServiceQuestion::Image, Some(id)) => api::image(run, &selection, id)?,
+        (ServiceQuestion::Nodes, Some(id)) => api::nodes(run, &selection, id)?,
         (_, None) => return Err(Failure::usage(anyhow!("this question is about an image"))),
     };
     run.output.print(&answer);

@@ -10,7 +10,7 @@ use super::flags::{LogArgs, OUTPUT, Sources};
 use crate::exit::{Exit, Failure};
 use crate::host::glance::settings::Selection;
 use crate::run::Run;
-use crate::serve::settings::Place;
+use crate::serve::settings::ListenPlace;
 use crate::serve::{Start, serve};
 
 /// Serves with the options of the command line.
@@ -52,7 +52,7 @@ pub(crate) struct ServeArgs {
     ///
     /// [default: bind_host, bind_port and bind_socket in cache_api]
     #[arg(long, value_name = "PLACE")]
-    pub(super) bind: Vec<Place>,
+    pub(super) bind: Vec<ListenPlace>,
     /// Only check the settings, the certificates and the policy
     #[arg(long)]
     pub(super) check: bool,

@@ -27,36 +27,36 @@ pub(super) const AGAIN: u32 = 5;
 
 /// The answer to a request.
 #[derive(Clone, Debug)]
-pub(super) struct Answer {
+pub(super) struct ApiAnswer {
     pub(super) status: StatusCode,
     headers: Vec<(HeaderName, HeaderValue)>,
     body: Bytes,
 }
 
-impl Answer {
+impl ApiAnswer {
     /// Returns an answer without a body.
     pub(super) fn empty(status: StatusCode) -> Self {
-        Answer { status, headers: vec![(CONTENT_TYPE, HTML)], body: Bytes::new() }
+        ApiAnswer { status, headers: vec![(CONTENT_TYPE, HTML)], body: Bytes::new() }
     }
 
     /// Returns an answer with a text.
     pub(super) fn text(text: impl Into<Bytes>) -> Self {
-        Answer { status: StatusCode::OK, headers: vec![(CONTENT_TYPE, TEXT)], body: text.into() }
+        ApiAnswer { status: StatusCode::OK, headers: vec![(CONTENT_TYPE, TEXT)], body: text.into() }
     }
 
     /// Returns the answer with another status.
     pub(super) fn having(self, status: StatusCode) -> Self {
-        Answer { status, ..self }
+        ApiAnswer { status, ..self }
     }
 
     /// Returns an answer with a body that is JSON already.
     pub(super) fn json(status: StatusCode, body: impl Into<Bytes>) -> Self {
-        Answer { status, headers: vec![(CONTENT_TYPE, JSON)], body: body.into() }
+        ApiAnswer { status, headers: vec![(CONTENT_TYPE, JSON)], body: body.into() }
     }
 
     /// Returns a redirection.
     pub(super) fn redirect(to: &'static str) -> Self {
-        let answer = Answer::empty(StatusCode::FOUND);
+        let answer = ApiAnswer::empty(StatusCode::FOUND);
         answer.with(LOCATION, HeaderValue::from_static(to))
     }
 
@@ -109,7 +109,6 @@ impl Problem {
         Self::new(StatusCode::BAD_REQUEST, explanation)
     }
 
-    #[expect(dead_code, reason = "Keystone is asked later")]
     pub(super) fn unauthorized(challenge: String) -> Self {
         let explanation = "This server could not verify that you are authorized to access the document you \
                            requested. Either you supplied the wrong credentials (e.g., bad password), or \
@@ -118,7 +117,6 @@ impl Problem {
     }
 
     /// The rule of the policy denies it.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the policy is asked later"))]
     pub(super) fn forbidden(rule: &str) -> Self {
         Self::new(StatusCode::FORBIDDEN, format!("You are not authorized to complete {rule} action."))
     }
@@ -151,14 +149,14 @@ impl Problem {
     }
 
     /// Returns the answer in the form that the client accepts.
-    pub(super) fn answer(self, accept: &HeaderMap) -> Answer {
+    pub(super) fn answer(self, accept: &HeaderMap) -> ApiAnswer {
         let reason = self.status.canonical_reason().unwrap_or("Unknown");
         let (line, explanation) = (format!("{} {reason}", self.status.as_u16()), &self.explanation);
         let (kind, body) = match (Form::accepted(accept), self.report) {
             (Form::Json, Some(report)) => (JSON, python(&report)),
             (Form::Json, None) => {
                 let message = format!("{explanation}<br /><br />\n\n\n");
-                let body = ErrorBody { message, code: &line, title: reason };
+                let body = ErrorInJson { message, code: &line, title: reason };
                 (JSON, python(&body))
             }
             (Form::Html, _) => {
@@ -174,7 +172,7 @@ impl Problem {
                 (TEXT, format!("{line}\n\n{explanation}{end}"))
             }
         };
-        let mut answer = Answer { status: self.status, headers: Vec::new(), body: body.into() };
+        let mut answer = ApiAnswer { status: self.status, headers: Vec::new(), body: body.into() };
         if let Some(allow) = self.allow {
             answer = answer.with(ALLOW, HeaderValue::from_static(allow));
         }
@@ -191,7 +189,7 @@ impl Problem {
 
 /// An error in JSON.
 #[derive(Serialize)]
-struct ErrorBody<'a> {
+struct ErrorInJson<'a> {
     message: String,
     code: &'a str,
     title: &'a str,

@@ -4,11 +4,34 @@
 //! With `auth_strategy = none` nobody is asked: on a Unix socket root and the owner of the cache may do
 //! everything and others nothing, by the kernel's word about who connected; on the loopback interface
 //! everybody may do everything, because the settings say so.
+//!
+//! Keystone is asked on a thread of its own; a token that is known is judged without one, so that a Keystone
+//! that does not answer delays nobody else. Headers that claim an identity are never read.
 
-use hyper::HeaderMap;
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::{HeaderMap, StatusCode};
+use serde_json::{Map, Value};
+use tokio::task::spawn_blocking;
+use tokio::time::Instant;
 
 use super::answer::Problem;
 use super::listen::Peer;
+use super::metrics::Metrics;
+use super::operations::Failed;
+use crate::openstack::caller::Caller;
+use crate::openstack::keystone::validate::{Presented, Rejection, Validator};
+use crate::openstack::policy::condition::Target;
+use crate::openstack::policy::files::{PolicyChange, PolicyFiles};
+use crate::openstack::policy::rules::CacheRule;
+use crate::output::Output;
+use crate::output::oslo::Level;
+
+/// The shortest time between two looks for changes of the policy.
+const POLICY_LOOK: Duration = Duration::from_secs(1);
 
 /// A caller who was made out.
 #[derive(Clone, Debug)]
@@ -17,10 +40,11 @@ pub(super) struct Known {
     pub(super) user: String,
     /// The id of the project, for the log.
     pub(super) project: String,
+    /// `None` if the socket has decided.
+    caller: Option<Caller>,
 }
 
 /// The facts of a request that decide who the caller is.
-#[expect(dead_code, reason = "Keystone is asked later")]
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Asked<'a> {
     pub(super) peer: Peer,
@@ -30,38 +54,221 @@ pub(super) struct Asked<'a> {
 }
 
 /// Makes out callers, and knows what they may do.
-#[derive(Debug)]
 pub(super) enum Auth {
     /// The socket decides. The owner of the cache may connect to a Unix socket.
-    Socket { owner: Option<u32> },
+    Socket {
+        owner: Option<u32>,
+    },
+    Keystone(Box<KeystoneAuth>),
 }
 
 impl Auth {
     /// Returns the caller, or the problem with which the request is answered.
-    #[expect(clippy::unused_async, reason = "Keystone is asked later")]
-    pub(super) async fn caller(&self, asked: Asked<'_>) -> Result<Known, Problem> {
+    pub(super) async fn caller(&self, asked: Asked<'_>) -> Result<Known, Failed> {
         match self {
-            Auth::Socket { owner } => by_socket(asked.peer, *owner),
+            Auth::Socket { owner } => Ok(by_socket(asked.peer, *owner)?),
+            Auth::Keystone(keystone) => keystone.caller(asked).await,
+        }
+    }
+
+    /// True if the image that a request is about may decide if a caller may do what this rule is about.
+    pub(super) fn reads_target(&self, rule: CacheRule) -> bool {
+        match self {
+            Auth::Socket { .. } => false,
+            Auth::Keystone(keystone) => keystone.policy.borrow().policy().reads_target(rule),
         }
     }
 
     /// Fails if the caller must not do what this rule is about.
-    #[expect(clippy::unnecessary_wraps, reason = "the policy is asked later")]
-    pub(super) fn check(&self, _caller: &Known, _rule: &'static str) -> Result<(), Problem> {
-        match self {
-            Auth::Socket { .. } => Ok(()),
+    pub(super) fn check(&self, known: &Known, rule: CacheRule, target: &Target) -> Result<(), Problem> {
+        match (self, &known.caller) {
+            (Auth::Socket { .. }, _) => Ok(()),
+            (Auth::Keystone(keystone), Some(caller)) if keystone.allows(rule, caller, target) => Ok(()),
+            _ => Err(Problem::forbidden(rule.name())),
         }
+    }
+
+    /// Reads the policy again, if it has changed.
+    pub(super) fn reload(&self) {
+        if let Auth::Keystone(keystone) = self {
+            keystone.refresh();
+        }
+    }
+
+    /// Logs in to Keystone, to say early what is wrong. Nobody waits for it.
+    pub(super) fn log_in(&self) {
+        let Auth::Keystone(keystone) = self else { return };
+        let (validator, output) = (Arc::clone(&keystone.validator), Rc::clone(&keystone.output));
+        let metrics = Rc::clone(&keystone.metrics);
+        tokio::task::spawn_local(async move {
+            if let Ok(Err(e)) = spawn_blocking(move || validator.log_in()).await {
+                metrics.keystone_failed();
+                let line = format!("our service user cannot log in to Keystone: {e}");
+                output.event(Level::Error, &line, &[]);
+            }
+        });
     }
 }
 
 fn by_socket(peer: Peer, owner: Option<u32>) -> Result<Known, Problem> {
-    let known = |user: String| Known { user, project: "-".to_owned() };
+    let known = |user: String| Known { user, project: "-".to_owned(), caller: None };
     match peer {
         Peer::Tcp => Ok(known("local".to_owned())),
         Peer::Unix { uid } if uid == 0 || Some(uid) == owner => Ok(known(format!("uid:{uid}"))),
         Peer::Unix { .. } => Err(Problem::new(
-            hyper::StatusCode::FORBIDDEN,
+            StatusCode::FORBIDDEN,
             "Only root and the owner of the cache may use this socket.",
         )),
+    }
+}
+
+/// Keystone and the policy.
+pub(super) struct KeystoneAuth {
+    validator: Arc<Validator>,
+    policy: RefCell<PolicyFiles>,
+    /// The time of the last look for changes of the policy.
+    looked: Cell<Option<Instant>>,
+    metrics: Rc<Metrics>,
+    output: Rc<Output>,
+}
+
+impl KeystoneAuth {
+    pub(super) fn new(
+        validator: Validator,
+        policy: PolicyFiles,
+        metrics: Rc<Metrics>,
+        output: Rc<Output>,
+    ) -> Self {
+        let (validator, policy) = (Arc::new(validator), RefCell::new(policy));
+        KeystoneAuth { validator, policy, looked: Cell::new(None), metrics, output }
+    }
+
+    /// Judges the tokens of a request.
+    async fn caller(&self, asked: Asked<'_>) -> Result<Known, Failed> {
+        let token = only(asked.headers, "x-auth-token").transpose();
+        let token = token.or_else(|| only(asked.headers, "x-storage-token").transpose());
+        let token = match token {
+            Some(Ok(token)) => token,
+            Some(Err(())) => return Err(self.unauthorized("the request has more than one token")),
+            None => return Err(self.unauthorized("the request has no token")),
+        };
+        let service_token = only(asked.headers, "x-service-token")
+            .map_err(|()| self.unauthorized("the request has more than one service token"))?;
+        let (method, path) = (asked.method, asked.path);
+        let presented = Presented { token, service_token, method, path };
+        let judged = match self.validator.judge_known(&presented) {
+            Some(judged) => judged,
+            None => self.ask(&presented).await,
+        };
+        match judged {
+            Ok(caller) => {
+                let shown = |id: &Option<String>| id.clone().unwrap_or_else(|| "-".to_owned());
+                let (user, project) = (shown(&caller.user_id), shown(&caller.project_id));
+                Ok(Known { user, project, caller: Some(caller) })
+            }
+            Err(Rejection::Unauthorized(why)) => Err(self.unauthorized(why)),
+            Err(Rejection::Unavailable(why)) => {
+                self.metrics.keystone_failed();
+                Err(Failed { problem: Problem::busy("The identity service is not available."), message: why })
+            }
+        }
+    }
+
+    /// Judges the tokens on a thread that may wait for Keystone.
+    async fn ask(&self, presented: &Presented<'_>) -> Result<Caller, Rejection> {
+        let validator = Arc::clone(&self.validator);
+        let token = presented.token.to_owned();
+        let service_token = presented.service_token.map(str::to_owned);
+        let (method, path) = (presented.method.to_owned(), presented.path.to_owned());
+        let judging = spawn_blocking(move || {
+            let service_token = service_token.as_deref();
+            validator.judge(&Presented { token: &token, service_token, method: &method, path: &path })
+        });
+        judging.await.unwrap_or_else(|e| Err(Rejection::Unavailable(format!("the judgement failed: {e}"))))
+    }
+
+    fn unauthorized(&self, why: &str) -> Failed {
+        Failed { problem: Problem::unauthorized(self.validator.challenge()), message: why.to_owned() }
+    }
+
+    fn allows(&self, rule: CacheRule, caller: &Caller, target: &Target) -> bool {
+        if self.looked.get().is_none_or(|at| at.elapsed() > POLICY_LOOK) {
+            self.refresh();
+        }
+        self.policy.borrow().policy().allows(rule, caller, target)
+    }
+
+    /// Reads the policy again, if it has changed. A policy that is wrong leaves the old one in force.
+    fn refresh(&self) {
+        self.looked.set(Some(Instant::now()));
+        let mut policy = self.policy.borrow_mut();
+        match policy.refresh() {
+            PolicyChange::None => {}
+            PolicyChange::Applied(warnings) => {
+                self.output.event(Level::Info, "the new policy is in force", &[]);
+                for warning in warnings {
+                    self.output.event(Level::Warning, &warning, &[]);
+                }
+            }
+            PolicyChange::Refused(e) => {
+                self.output.event(Level::Error, &format!("the old policy stays in force: {e:#}"), &[]);
+            }
+        }
+        self.metrics.policy_failed(policy.is_outdated());
+    }
+}
+
+/// Returns the only value of a header, or `None`. A header that comes twice is an error, and so is one that
+/// is no text.
+fn only<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, ()> {
+    let mut values = headers.get_all(name).iter();
+    match (values.next(), values.next()) {
+        (None, _) => Ok(None),
+        (Some(value), None) => value.to_str().map(Some).map_err(|_| ()),
+        _ => Err(()),
+    }
+}
+
+/// Returns an image as policy checks see it; `None` is one that is not known.
+pub(super) fn image_target(image: Option<&Map<String, Value>>) -> Target {
+    let Some(image) = image else { return Target::cache() };
+    let text = |value: &Value| value.as_str().map(str::to_owned).filter(|text| !text.is_empty());
+    let properties = image.get("properties").and_then(Value::as_object).into_iter().flatten();
+    let attributes = ["id", "name", "status", "owner", "visibility"].into_iter().filter_map(|name| {
+        let known = if name == "id" { "image_id" } else { name };
+        Some((known.to_owned(), text(image.get(name)?)))
+    });
+    // A property never stands for an attribute.
+    let properties = properties.filter(|(name, _)| !Target::is_attribute(name));
+    let properties = properties.map(|(name, value)| (name.clone(), value.as_str().map(str::to_owned)));
+    Target::image(properties.chain(attributes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_header_that_comes_twice_is_none() {
+        let mut headers = HeaderMap::new();
+        assert_eq!(only(&headers, "x-auth-token"), Ok(None));
+        headers.append("x-auth-token", "a".parse().unwrap());
+        assert_eq!(only(&headers, "x-auth-token"), Ok(Some("a")));
+        headers.append("x-auth-token", "a".parse().unwrap());
+        assert_eq!(only(&headers, "x-auth-token"), Err(()));
+    }
+
+    #[test]
+    fn the_socket_knows_root_and_the_owner() {
+        for (peer, expected) in [
+            (Peer::Tcp, Some("local")),
+            (Peer::Unix { uid: 0 }, Some("uid:0")),
+            (Peer::Unix { uid: 42 }, Some("uid:42")),
+            (Peer::Unix { uid: 43 }, None),
+        ] {
+            let known = by_socket(peer, Some(42)).ok().map(|known| known.user);
+            assert_eq!(known.as_deref(), expected, "{peer:?}");
+        }
+        assert!(by_socket(Peer::Unix { uid: 42 }, None).is_err());
     }
 }

@@ -24,7 +24,7 @@ use tokio::task::{AbortHandle, spawn_local};
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
-use super::answer::{Answer, Problem};
+use super::answer::{ApiAnswer, Problem};
 use super::gate::{ConnectionLimits, Gate, MAX_HEAD, MAX_HEADERS, Shared};
 use super::listen::{Accepted, Listener, Peer};
 
@@ -42,7 +42,7 @@ const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/pla
     503 Service Unavailable\n\nAll connections of this service are in use.\n\n   ";
 
 /// An answer, and the id of its request.
-pub(super) type Answered = (Answer, Option<String>);
+pub(super) type Answered = (ApiAnswer, Option<String>);
 /// Makes answers.
 /// Something that is being made.
 type Coming<T> = Pin<Box<dyn Future<Output = T>>>;

@@ -12,7 +12,7 @@ use listenfd::ListenFd;
 use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, chownat, statat, unlinkat};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
-use super::settings::Place;
+use super::settings::ListenPlace;
 
 /// The client of a connection.
 #[derive(Clone, Copy, Debug)]
@@ -56,11 +56,11 @@ pub(super) enum Accepted {
 
 impl Listener {
     /// Returns the place of the listener.
-    pub(super) fn place(&self) -> Place {
+    pub(super) fn place(&self) -> ListenPlace {
         match self {
-            Listener::Tcp(_, address) => Place::Tcp(*address),
+            Listener::Tcp(_, address) => ListenPlace::Tcp(*address),
             Listener::Unix(_, own) => {
-                Place::Unix(own.as_ref().map(|own| own.path.clone()).unwrap_or_default())
+                ListenPlace::Unix(own.as_ref().map(|own| own.path.clone()).unwrap_or_default())
             }
         }
     }
@@ -113,17 +113,17 @@ pub(super) fn of_systemd() -> Result<Vec<Listener>> {
 }
 
 /// Listens at a place. The socket belongs to this group, if it is one of ours.
-pub(super) fn listen(place: &Place, group: Option<u32>) -> Result<Option<Listener>> {
+pub(super) fn listen(place: &ListenPlace, group: Option<u32>) -> Result<Option<Listener>> {
     match place {
-        Place::None => Ok(None),
-        Place::Tcp(address) => {
+        ListenPlace::None => Ok(None),
+        ListenPlace::Tcp(address) => {
             let listener = std::net::TcpListener::bind(address)
                 .with_context(|| format!("cannot listen at {address}"))?;
             listener.set_nonblocking(true)?;
             let address = listener.local_addr()?;
             Ok(Some(Listener::Tcp(TcpListener::from_std(listener)?, address)))
         }
-        Place::Unix(path) => unix(path, group).map(Some),
+        ListenPlace::Unix(path) => unix(path, group).map(Some),
     }
 }
 

@@ -61,13 +61,11 @@ impl Metrics {
     }
 
     /// Counts a request that Keystone could not be asked about.
-    #[expect(dead_code, reason = "Keystone is asked later")]
     pub(super) fn keystone_failed(&self) {
         self.0.borrow_mut().keystone_errors += 1;
     }
 
     /// Notes if the policy could not be read again.
-    #[expect(dead_code, reason = "the policy is asked later")]
     pub(super) fn policy_failed(&self, failed: bool) {
         self.0.borrow_mut().policy_reload_failed = failed;
     }

@@ -27,13 +27,14 @@ pub(crate) mod settings;
 mod tls;
 mod versions;
 
+use std::ffi::OsStr;
 use std::future::poll_fn;
 use std::path::Path;
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
-use anyhow::{Context as _, anyhow};
+use anyhow::{Context as _, Result, anyhow};
 use hyper::Request;
 use hyper::body::Incoming;
 use rustix::fs::{AtFlags, CWD, statat};
@@ -43,8 +44,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::{JoinHandle, LocalSet, spawn_local};
 use tokio::time::{Instant, sleep, timeout};
 
-use self::answer::Answer;
-use self::auth::Auth;
+use self::answer::ApiAnswer;
+use self::auth::{Auth, KeystoneAuth};
 use self::child::Children;
 use self::connection::{Connections, Handler, SharedTls};
 use self::listen::{Listener, Peer, listen, of_systemd};
@@ -53,11 +54,16 @@ use self::notify::notify;
 use self::operations::Operations;
 use self::ready::ReadyAnswers;
 use self::service::{Service, health};
-use self::settings::{Place, ServeSettings, Strategy};
-use self::versions::Versions;
+use self::settings::{ListenPlace, ServeSettings, Strategy};
+use self::versions::Discovery;
 use crate::config::Config;
 use crate::exit::{Exit, Failure};
 use crate::host::glance::settings::{Selection, Settings};
+use crate::interrupt::Interrupt;
+use crate::net::wire::Waits;
+use crate::openstack::keystone::settings::AuthTokenSettings;
+use crate::openstack::keystone::validate::Validator;
+use crate::openstack::policy::files::PolicyFiles;
 use crate::output::log::Log;
 use crate::output::oslo::Level;
 use crate::output::{Format, Output, Verbosity};
@@ -77,7 +83,7 @@ pub(crate) struct Start {
     pub(crate) selection: Selection,
     pub(crate) config: Config,
     /// Places to listen at from the command line.
-    pub(crate) places: Vec<Place>,
+    pub(crate) places: Vec<ListenPlace>,
     /// The logs, and warnings about them.
     pub(crate) log: (Log, Vec<String>),
     /// Only check the settings.
@@ -89,15 +95,11 @@ type CacheOwner = Option<(u32, u32)>;
 
 /// Serves until a signal ends it.
 pub(crate) fn serve(run: &Run, start: Start) -> Result<Exit, Failure> {
-    let settings = ServeSettings::new(&start.config, &start.places)?;
+    let mut settings = ServeSettings::new(&start.config, &start.places)?;
+    settings.has_sockets = run.environment.contains_key(OsStr::new("LISTEN_FDS"));
     let cache_dir = Settings::new(&start.config, start.selection.clone())?.cache_dir.value;
     let owner = owner(&cache_dir);
-    let auth = match settings.strategy {
-        Strategy::None => Auth::Socket { owner: owner.map(|(user, _)| user) },
-        Strategy::Keystone => {
-            return Err(Failure::usage(anyhow!("[cache_api] auth_strategy = keystone is not supported yet")));
-        }
-    };
+    let identity = Identity::read(run, &settings, &start.config).map_err(Failure::usage)?;
     let acceptor = settings.tls.as_ref().map(tls::acceptor).transpose().map_err(Failure::usage)?;
     for place in &settings.places {
         settings.check_strategy(place)?;
@@ -118,16 +120,41 @@ pub(crate) fn serve(run: &Run, start: Start) -> Result<Exit, Failure> {
     let local = LocalSet::new();
     let ended = local.block_on(&runtime, async {
         let listeners = listeners(&settings, owner)?;
+        if settings.strategy == Strategy::Keystone && identity.0.is_none() && !listeners.is_empty() {
+            // Never without an identity: better no service than one for everybody.
+            return Err(Failure::cannot_start(anyhow!("there is a listener that no setting announced")));
+        }
         let metrics = match &settings.metrics {
             None => None,
-            Some(address) => listen(&Place::Tcp(*address), None).map_err(Failure::cannot_start)?,
+            Some(address) => listen(&ListenPlace::Tcp(*address), None).map_err(Failure::cannot_start)?,
         };
         let served = Served::new(&start.selection, &start.config, &cache_dir, settings, output);
+        let auth = served.auth(identity, owner);
         served.run(run, auth, (listeners, metrics), SharedTls::new(acceptor)).await
     });
     // A thread may still wait for somebody who does not answer.
     runtime.shutdown_background();
     ended
+}
+
+/// Keystone and the policy, as the settings describe them. `None` if nobody is asked.
+struct Identity(Option<(Validator, PolicyFiles)>);
+
+impl Identity {
+    /// Reads the settings and the policy. Keystone is not asked for anything yet.
+    fn read(run: &Run, settings: &ServeSettings, config: &Config) -> Result<Self> {
+        let is_asked = settings.strategy == Strategy::Keystone && settings.listens();
+        if !is_asked {
+            return Ok(Identity(None));
+        }
+        let waits = Waits::new(Interrupt::default());
+        let keystone = AuthTokenSettings::from_config(config, &waits)?;
+        let (policy, warnings) = PolicyFiles::load(config)?;
+        for warning in keystone.remarks.iter().chain(&warnings) {
+            run.output.warning(warning);
+        }
+        Ok(Identity(Some((Validator::new(keystone), policy))))
+    }
 }
 
 /// Opens the listeners: those that systemd hands over, or those of the settings.
@@ -179,6 +206,17 @@ impl Served {
         Served { settings, operations, metrics, output: Rc::new(output) }
     }
 
+    /// Returns what makes out callers.
+    fn auth(&self, identity: Identity, owner: CacheOwner) -> Auth {
+        let (metrics, output) = (Rc::clone(&self.metrics), Rc::clone(&self.output));
+        match identity.0 {
+            Some((validator, policy)) => {
+                Auth::Keystone(Box::new(KeystoneAuth::new(validator, policy, metrics, output)))
+            }
+            None => Auth::Socket { owner: owner.map(|(user, _)| user) },
+        }
+    }
+
     /// Serves until a signal comes, and ends in order.
     async fn run(
         &self,
@@ -194,7 +232,7 @@ impl Served {
         let service = Rc::new(Service {
             auth,
             operations: Rc::clone(&self.operations),
-            versions: Versions::new(
+            versions: Discovery::new(
                 settings.tls.is_some(),
                 settings.public_endpoint.clone(),
                 settings.glance_api.clone(),
@@ -219,8 +257,10 @@ impl Served {
         let at = if places.is_empty() { "no listener".to_owned() } else { places.join(", ") };
         self.output.event(Level::Info, &format!("glance-cache serve is ready: {at}"), &[]);
         notify(run, &format!("READY=1\nSTATUS=serving at {at}\n"));
+        service.auth.log_in();
         while signals.next().await == SIGHUP {
             self.reload(&tls);
+            service.auth.reload();
         }
         notify(run, "STOPPING=1\n");
         accepting.iter().for_each(JoinHandle::abort);
@@ -240,7 +280,7 @@ impl Served {
             Box::pin(async move {
                 let answer = match request.uri().path() {
                     "/healthcheck" => health(request.method(), disable_by_file.as_deref()),
-                    "/metrics" => Answer::text(operations.exposition().await + &metrics.text()),
+                    "/metrics" => ApiAnswer::text(operations.exposition().await + &metrics.text()),
                     _ => answer::Problem::no_resource().answer(request.headers()),
                 };
                 (answer, None)

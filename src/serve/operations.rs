@@ -16,7 +16,7 @@ use serde_json::{Map, Value};
 use tokio::sync::{Notify, OwnedSemaphorePermit};
 use tokio::task::spawn_local;
 
-use super::answer::{Answer, Problem, without_paths, without_paths_in};
+use super::answer::{ApiAnswer, Problem, without_paths, without_paths_in};
 use super::child::{ChildEnd, Children};
 use super::lanes::{Lane, Lanes};
 use super::metrics::Metrics;
@@ -54,11 +54,11 @@ impl From<Problem> for Failed {
 }
 
 /// The answer of an operation, and its totals.
-pub(super) type Answering = Result<(Answer, Option<Totals>), Failed>;
+pub(super) type Answering = Result<(ApiAnswer, Option<Totals>), Failed>;
 
 /// The part of the cache that is cleared.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Target {
+pub(super) enum Cleared {
     Cache,
     Queue,
     Both,
@@ -169,7 +169,7 @@ impl Operations {
     pub(super) async fn prune(self: &Rc<Self>, patiently: bool) -> Answering {
         if let Some(body) = self.ready.answer(ReadyKind::IdlePrune) {
             self.metrics.operation("prune", Duration::ZERO, true);
-            return Ok((Answer::json(StatusCode::OK, body), Some((0, 0))));
+            return Ok((ApiAnswer::json(StatusCode::OK, body), Some((0, 0))));
         }
         self.detached(move |this| async move {
             let _turn = entered("prune", this.lanes.prune.turn(patiently).await)?;
@@ -189,7 +189,7 @@ impl Operations {
                     .all(|key| report[*key].as_u64().unwrap_or(0) == 0);
             let body = Bytes::from(python(&InOrder::new(report)));
             this.ready.keep(ReadyKind::IdlePrune, before.filter(|_| is_idle), &body);
-            Ok((Answer::json(StatusCode::OK, body), Some(totals)))
+            Ok((ApiAnswer::json(StatusCode::OK, body), Some(totals)))
         })
         .await
     }
@@ -209,18 +209,18 @@ impl Operations {
     }
 
     /// `DELETE /v2/cache`.
-    pub(super) async fn clear(self: &Rc<Self>, target: Target) -> Answering {
+    pub(super) async fn clear(self: &Rc<Self>, target: Cleared) -> Answering {
         self.detached(move |this| async move {
             let cache: &[&str] = &["prune", "--everything"];
             let queue: &[&str] = &["prefetch", "--dequeue-all"];
             let lines: &[&[&str]] = match target {
-                Target::Cache => &[cache],
-                Target::Queue => &[queue],
-                Target::Both => &[cache, queue],
+                Cleared::Cache => &[cache],
+                Cleared::Queue => &[queue],
+                Cleared::Both => &[cache, queue],
             };
             let report = this.change("clear", &this.lanes.prune, lines).await?;
             let first = report.as_array().map_or(&report, |reports| &reports[0]);
-            Ok((Answer::empty(StatusCode::NO_CONTENT), totals_of(first)))
+            Ok((ApiAnswer::empty(StatusCode::NO_CONTENT), totals_of(first)))
         })
         .await
     }
@@ -237,7 +237,7 @@ impl Operations {
             if is_unknown && !was_cached && !was_queued {
                 return Err(Failed::new(Problem::no_image(&id)));
             }
-            Ok((Answer::empty(StatusCode::NO_CONTENT), totals_of(&report[0])))
+            Ok((ApiAnswer::empty(StatusCode::NO_CONTENT), totals_of(&report[0])))
         })
         .await
     }
@@ -249,7 +249,7 @@ impl Operations {
             let line: &[&[&str]] = &[&["prefetch", "--enqueue", &id]];
             this.change("enqueue", &this.lanes.look, line).await?;
             this.queued.notify_one();
-            Ok((Answer::empty(StatusCode::ACCEPTED), None))
+            Ok((ApiAnswer::empty(StatusCode::ACCEPTED), None))
         })
         .await
     }
@@ -271,10 +271,10 @@ impl Operations {
     /// `GET /v2/cache`.
     pub(super) async fn list(self: &Rc<Self>) -> Answering {
         if let Some(body) = self.ready.answer(ReadyKind::List) {
-            return Ok((Answer::json(StatusCode::OK, body), None));
+            return Ok((ApiAnswer::json(StatusCode::OK, body), None));
         }
         let body = self.detached(|this| async move { this.share_list().await }).await?;
-        Ok((Answer::json(StatusCode::OK, body), None))
+        Ok((ApiAnswer::json(StatusCode::OK, body), None))
     }
 
     /// Returns a list that was begun after now. Requests that come while one is made share the next one.
@@ -328,7 +328,7 @@ impl Operations {
                 let problem = Problem::new(StatusCode::CONFLICT, "Centralized caching is not enabled");
                 Err(Failed::new(problem))
             }
-            nodes => Ok((Answer::json(StatusCode::OK, python(&nodes)), None)),
+            nodes => Ok((ApiAnswer::json(StatusCode::OK, python(&nodes)), None)),
         }
     }
 

@@ -37,11 +37,11 @@ const LOCAL: [i64; 7] =
     [0xEF53, 0x5846_5342, 0x9123_683E, 0x0102_1994, 0x794C_7630, 0x2FC1_2FC1, 0xF2F5_2010];
 
 /// The stamp of a file; `None` if there is none.
-type Stamp = Option<[i64; 7]>;
+type FileStamp = Option<[i64; 7]>;
 
 /// The stamps of everything on which an answer depends.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Print(Vec<Stamp>);
+pub(super) struct Print(Vec<FileStamp>);
 
 impl Print {
     /// True if nothing changed shortly before.
@@ -158,7 +158,7 @@ impl ReadyAnswers {
 }
 
 /// Returns device, inode, size and the times of change of a file or directory.
-fn stamp(path: &Path) -> Stamp {
+fn stamp(path: &Path) -> FileStamp {
     let stat = statat(CWD, path, AtFlags::empty()).ok()?;
     #[allow(clippy::unnecessary_cast, reason = "the types differ between architectures")]
     Some([

@@ -5,8 +5,9 @@
 
 use hyper::Method;
 
-use super::answer::{Answer, Problem};
+use super::answer::{ApiAnswer, Problem};
 use crate::names::ImageId;
+use crate::openstack::policy::rules::CacheRule;
 
 /// The newest version of Glance's API whose calls are served.
 const NEWEST: u32 = 18;
@@ -60,14 +61,14 @@ impl Call {
     }
 
     /// Returns the rule of the policy that decides, if there is one.
-    pub(super) fn rule(&self) -> Option<&'static str> {
+    pub(super) fn rule(&self) -> Option<CacheRule> {
         match self {
-            Call::List | Call::Image(_) => Some("cache_list"),
-            Call::Queue(_) => Some("cache_image"),
-            Call::Clear | Call::Delete(_) => Some("cache_delete"),
-            Call::Nodes(_) => Some("list_cached_nodes"),
-            Call::Clean => Some("cache_clean"),
-            Call::Prune => Some("cache_prune"),
+            Call::List | Call::Image(_) => Some(CacheRule::List),
+            Call::Queue(_) => Some(CacheRule::Image),
+            Call::Clear | Call::Delete(_) => Some(CacheRule::Delete),
+            Call::Nodes(_) => Some(CacheRule::Nodes),
+            Call::Clean => Some(CacheRule::Clean),
+            Call::Prune => Some(CacheRule::Prune),
             Call::Versions { .. } | Call::Options | Call::Root | Call::Nothing | Call::ResourceType => None,
         }
     }
@@ -159,8 +160,8 @@ pub(super) fn image_id(text: &str) -> Result<ImageId, Problem> {
 
 /// Returns the answer to `GET /v2/schemas/metadefs/resource_type`. Glance's client does not go on without one
 /// of its schemas.
-pub(super) fn resource_type() -> Answer {
-    Answer::json(hyper::StatusCode::OK, RESOURCE_TYPE)
+pub(super) fn resource_type() -> ApiAnswer {
+    ApiAnswer::json(hyper::StatusCode::OK, RESOURCE_TYPE)
 }
 
 /// Glance's own document.

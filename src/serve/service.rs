@@ -17,13 +17,15 @@ use ring::rand::{SecureRandom as _, SystemRandom};
 use rustix::fs::{AtFlags, CWD, statat};
 use serde_json::{Value, json};
 
-use super::answer::{Answer, Form, Problem, without_paths_in};
-use super::auth::{Asked, Auth, Known};
+use super::answer::{ApiAnswer, Form, Problem, without_paths_in};
+use super::auth::{Asked, Auth, Known, image_target};
 use super::connection::Answered;
 use super::listen::Peer;
-use super::operations::{Answering, Failed, Operations, Target, Totals};
+use super::operations::{Answering, Cleared, Failed, Operations, Totals};
 use super::routes::{Call, image_id, resource_type, route};
-use super::versions::Versions;
+use super::versions::Discovery;
+use crate::openstack::policy::condition::Target;
+use crate::openstack::policy::rules::CacheRule;
 use crate::output::Output;
 use crate::output::oslo::Level;
 use crate::output::python::python;
@@ -35,7 +37,7 @@ const MOST_OF_ID: usize = 64;
 pub(super) struct Service {
     pub(super) auth: Auth,
     pub(super) operations: Rc<Operations>,
-    pub(super) versions: Versions,
+    pub(super) versions: Discovery,
     pub(super) output: Rc<Output>,
     pub(super) disable_by_file: Option<PathBuf>,
     pub(super) has_database: bool,
@@ -64,7 +66,9 @@ impl Service {
         let answer = match self.handle(peer, &head, body, &mut noted).await {
             Ok(answer) => answer,
             Err(failed) => {
-                noted.message = Some(failed.message).filter(|_| failed.problem.status.is_server_error());
+                let status = failed.problem.status;
+                let is_told = status.is_server_error() || status == StatusCode::UNAUTHORIZED;
+                noted.message = Some(failed.message).filter(|_| is_told);
                 failed.problem.answer(&head.headers)
             }
         };
@@ -81,7 +85,7 @@ impl Service {
         head: &Parts,
         body: Incoming,
         noted: &mut Noted,
-    ) -> Result<Answer, Failed> {
+    ) -> Result<ApiAnswer, Failed> {
         let (path, query) = (head.uri.path(), head.uri.query());
         let call = route(&head.method, path, query)?;
         noted.call = Some(call.name());
@@ -91,7 +95,8 @@ impl Service {
             noted.caller = Some(self.auth.caller(asked).await?);
         }
         if let (Some(rule), Some(caller)) = (call.rule(), &noted.caller) {
-            self.auth.check(caller, rule)?;
+            let target = self.target(&call, rule).await?;
+            self.auth.check(caller, rule, &target)?;
         }
         check_body(&head.method, &head.headers, body).await?;
         let (answer, totals) = self.perform(call, head).await?;
@@ -99,13 +104,28 @@ impl Service {
         Ok(answer)
     }
 
+    /// Returns the thing that a call is about, as the policy sees it. Glance's database is only asked if the
+    /// policy needs to know.
+    async fn target(&self, call: &Call, rule: CacheRule) -> Result<Target, Failed> {
+        match call {
+            Call::Queue(id) | Call::Delete(id) if self.auth.reads_target(rule) => {
+                let image = match image_id(id) {
+                    Ok(id) if self.has_database => self.operations.image(id).await?,
+                    _ => None,
+                };
+                Ok(image_target(image.as_ref()))
+            }
+            _ => Ok(Target::cache()),
+        }
+    }
+
     /// Does what a call asks for, after its caller was found to be allowed to.
     async fn perform(&self, call: Call, head: &Parts) -> Answering {
         let operations = &self.operations;
         let answer = match call {
             Call::Versions { are_choices } => self.versions.answer(host(head), are_choices).await,
-            Call::Options => Answer::empty(StatusCode::OK),
-            Call::Root => Answer::redirect("/v2/"),
+            Call::Options => ApiAnswer::empty(StatusCode::OK),
+            Call::Root => ApiAnswer::redirect("/v2/"),
             Call::Nothing => return Err(Problem::no_resource().into()),
             Call::ResourceType => resource_type(),
             Call::List => return operations.list().await,
@@ -114,17 +134,17 @@ impl Service {
                 let (mut report, totals) = operations.clean(false).await?;
                 without_paths_in(&mut report);
                 let answer = match Form::accepted(&head.headers) {
-                    Form::Json => Answer::json(StatusCode::OK, python(&report)),
-                    Form::Html | Form::Text => Answer::empty(StatusCode::OK),
+                    Form::Json => ApiAnswer::json(StatusCode::OK, python(&report)),
+                    Form::Html | Form::Text => ApiAnswer::empty(StatusCode::OK),
                 };
                 return Ok((answer, Some(totals)));
             }
-            Call::Clear => return operations.clear(target(&head.headers)?).await,
+            Call::Clear => return operations.clear(cleared(&head.headers)?).await,
             Call::Nodes(id) => return operations.nodes(image_id(&id)?).await,
             Call::Image(id) => {
                 let image = self.image(&id).await?.ok_or_else(|| Problem::no_image(&id))?;
                 let shown = json!({"id": id, "name": image["name"], "status": image["status"]});
-                Answer::json(StatusCode::OK, python(&shown))
+                ApiAnswer::json(StatusCode::OK, python(&shown))
             }
             Call::Queue(id) => {
                 let image = self.image(&id).await?.ok_or_else(|| Problem::no_image(&id))?;
@@ -154,7 +174,7 @@ impl Service {
     }
 
     /// Writes the line of a request.
-    fn log(&self, head: &Parts, id: &str, (answer, start): (&Answer, Instant), noted: Noted) {
+    fn log(&self, head: &Parts, id: &str, (answer, start): (&ApiAnswer, Instant), noted: Noted) {
         let (method, path, status) = (&head.method, head.uri.path(), answer.status.as_u16());
         let ms = start.elapsed().as_millis();
         let (user, project) = noted
@@ -184,11 +204,11 @@ impl Service {
 }
 
 /// Returns the answer to a probe, which never depends on Keystone, the cache or the last run.
-pub(super) fn health(method: &Method, disable_by_file: Option<&Path>) -> Answer {
+pub(super) fn health(method: &Method, disable_by_file: Option<&Path>) -> ApiAnswer {
     if disable_by_file.is_some_and(|file| statat(CWD, file, AtFlags::empty()).is_ok()) {
-        return Answer::text("DISABLED BY FILE").having(StatusCode::SERVICE_UNAVAILABLE);
+        return ApiAnswer::text("DISABLED BY FILE").having(StatusCode::SERVICE_UNAVAILABLE);
     }
-    if method == Method::HEAD { Answer::empty(StatusCode::NO_CONTENT) } else { Answer::text("OK") }
+    if method == Method::HEAD { ApiAnswer::empty(StatusCode::NO_CONTENT) } else { ApiAnswer::text("OK") }
 }
 
 /// Returns the id of a request: the client's own behind `req-`, or a new one.
@@ -240,14 +260,14 @@ async fn check_body(method: &Method, headers: &HeaderMap, body: Incoming) -> Res
 }
 
 /// Returns the part of the cache that is to be cleared.
-fn target(headers: &HeaderMap) -> Result<Target, Problem> {
+fn cleared(headers: &HeaderMap) -> Result<Cleared, Problem> {
     let mut given = headers.get_all("x-image-cache-clear-target").iter();
     let (first, second) = (given.next(), given.next());
     let text = first.map_or(Ok(""), |text| text.to_str());
     match text.map(|text| text.trim().to_ascii_lowercase()).as_deref() {
-        Ok("" | "both") if second.is_none() => Ok(Target::Both),
-        Ok("cache") if second.is_none() => Ok(Target::Cache),
-        Ok("queue") if second.is_none() => Ok(Target::Queue),
+        Ok("" | "both") if second.is_none() => Ok(Cleared::Both),
+        Ok("cache") if second.is_none() => Ok(Cleared::Cache),
+        Ok("queue") if second.is_none() => Ok(Cleared::Queue),
         _ => Err(Problem::bad_request(
             "If provided 'x-image-cache-clear-target' must be 'cache', 'queue' or empty string.",
         )),
@@ -282,17 +302,17 @@ mod tests {
     fn the_target_of_a_clear_is_named_once() {
         let name = "x-image-cache-clear-target";
         for (values, expected) in [
-            (&[][..], Ok(Target::Both)),
-            (&[""], Ok(Target::Both)),
-            (&["both"], Ok(Target::Both)),
-            (&["CACHE"], Ok(Target::Cache)),
-            (&["queue"], Ok(Target::Queue)),
+            (&[][..], Ok(Cleared::Both)),
+            (&[""], Ok(Cleared::Both)),
+            (&["both"], Ok(Cleared::Both)),
+            (&["CACHE"], Ok(Cleared::Cache)),
+            (&["queue"], Ok(Cleared::Queue)),
             (&["bogus"], Err(400)),
             (&["cache,queue"], Err(400)),
             (&["cache", "cache"], Err(400)),
         ] {
             let pairs: Vec<_> = values.iter().map(|value| (name, *value)).collect();
-            let found = target(&headers(&pairs)).map_err(|problem| problem.status.as_u16());
+            let found = cleared(&headers(&pairs)).map_err(|problem| problem.status.as_u16());
             assert_eq!(found, expected, "{values:?}");
         }
     }

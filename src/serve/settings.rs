@@ -20,29 +20,29 @@ const HEAD: Duration = Duration::from_secs(10);
 
 /// A place to listen at.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) enum Place {
+pub(crate) enum ListenPlace {
     Tcp(SocketAddr),
     Unix(PathBuf),
     /// Nowhere: the service only runs by the clock.
     None,
 }
 
-impl FromStr for Place {
+impl FromStr for ListenPlace {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
         if text == "none" {
-            return Ok(Place::None);
+            return Ok(ListenPlace::None);
         }
         if let Some(path) = text.strip_prefix("unix:") {
             return match path.strip_prefix('/') {
-                Some(_) => Ok(Place::Unix(PathBuf::from(path))),
+                Some(_) => Ok(ListenPlace::Unix(PathBuf::from(path))),
                 None => {
                     Err("a socket is given with its absolute path, as in unix:/run/cache.sock".to_owned())
                 }
             };
         }
-        text.parse().map(Place::Tcp).map_err(|_| {
+        text.parse().map(ListenPlace::Tcp).map_err(|_| {
             "give ADDRESS:PORT, such as 127.0.0.1:9393 or [::1]:9393, unix:PATH, or none".to_owned()
         })
     }
@@ -78,7 +78,7 @@ pub(super) struct Intervals {
 #[derive(Clone, Debug)]
 pub(super) struct ServeSettings {
     /// The places to listen at, unless systemd hands over sockets.
-    pub(super) places: Vec<Place>,
+    pub(super) places: Vec<ListenPlace>,
     pub(super) tls: Option<TlsFiles>,
     pub(super) strategy: Strategy,
     pub(super) intervals: Intervals,
@@ -92,17 +92,19 @@ pub(super) struct ServeSettings {
     /// Replaces the address in the list of versions.
     pub(super) public_endpoint: Option<String>,
     pub(super) glance_api: Option<Url>,
+    /// True if systemd hands over sockets.
+    pub(super) has_sockets: bool,
     /// True if Glance's database is configured.
     pub(super) has_database: bool,
 }
 
 impl ServeSettings {
     /// Reads the settings. Places on the command line replace those of the configuration.
-    pub(super) fn new(config: &Config, places: &[Place]) -> Result<Self, Failure> {
+    pub(super) fn new(config: &Config, places: &[ListenPlace]) -> Result<Self, Failure> {
         Self::read(config, places).map_err(Failure::usage)
     }
 
-    fn read(config: &Config, places: &[Place]) -> Result<Self> {
+    fn read(config: &Config, places: &[ListenPlace]) -> Result<Self> {
         let path =
             |opt: &Opt<'static>| Ok::<_, Error>(config.optional(opt)?.map(|set| PathBuf::from(set.value)));
         let time = |opt: &Opt<'static>| config.duration(opt).map(|set| set.value);
@@ -110,7 +112,7 @@ impl ServeSettings {
         let number = |opt: &Opt<'static>| config.integer(opt).map(|set| set.value.unsigned_abs() as usize);
         let places = if places.is_empty() { configured_places(config)? } else { places.to_vec() };
         Ok(ServeSettings {
-            places: places.into_iter().filter(|place| *place != Place::None).collect(),
+            places: places.into_iter().filter(|place| *place != ListenPlace::None).collect(),
             tls: tls(config)?,
             strategy: match config.choice(&config::API_AUTH_STRATEGY)?.value {
                 "none" => Strategy::None,
@@ -135,8 +137,14 @@ impl ServeSettings {
             disable_by_file: path(&config::API_DISABLE_BY_FILE_PATH)?,
             public_endpoint: public_endpoint(config)?,
             glance_api: url(config, &config::API_GLANCE_API_URL)?,
+            has_sockets: false,
             has_database: config.optional(&config::DATABASE_CONNECTION)?.is_some(),
         })
+    }
+
+    /// True if there is a listener: one of the settings, or of systemd.
+    pub(super) fn listens(&self) -> bool {
+        !self.places.is_empty() || self.has_sockets
     }
 
     /// True if anything is done by the clock.
@@ -146,9 +154,9 @@ impl ServeSettings {
     }
 
     /// Fails if a listener is open to others than this host while nobody is asked who may call.
-    pub(super) fn check_strategy(&self, place: &Place) -> Result<(), Failure> {
+    pub(super) fn check_strategy(&self, place: &ListenPlace) -> Result<(), Failure> {
         match place {
-            Place::Tcp(address) if self.strategy == Strategy::None && !is_loopback(address.ip()) => {
+            ListenPlace::Tcp(address) if self.strategy == Strategy::None && !is_loopback(address.ip()) => {
                 Err(Failure::usage(anyhow!(
                     "[cache_api] auth_strategy = none is only for a Unix socket or the loopback interface, \
                      not for {address}: everybody who reaches it could remove images"
@@ -164,7 +172,7 @@ fn is_loopback(address: IpAddr) -> bool {
 }
 
 /// Returns the places of the configuration: a socket of its own replaces the port that nobody set.
-fn configured_places(config: &Config) -> Result<Vec<Place>> {
+fn configured_places(config: &Config) -> Result<Vec<ListenPlace>> {
     let (host, port) = (config.text(&config::API_BIND_HOST)?, config.integer(&config::API_BIND_PORT)?);
     let socket = config.optional(&config::API_BIND_SOCKET)?;
     let is_set = config.is_set(&config::API_BIND_HOST) || config.is_set(&config::API_BIND_PORT);
@@ -172,7 +180,7 @@ fn configured_places(config: &Config) -> Result<Vec<Place>> {
     if let Some(socket) = &socket {
         let path = PathBuf::from(&socket.value);
         ensure!(path.is_absolute(), "{}: bind_socket is not an absolute path", socket.origin);
-        places.push(Place::Unix(path));
+        places.push(ListenPlace::Unix(path));
     }
     if port.value != 0 && (is_set || socket.is_none()) {
         let address = host.value.trim_matches(['[', ']']).parse::<IpAddr>();
@@ -181,7 +189,7 @@ fn configured_places(config: &Config) -> Result<Vec<Place>> {
         })?;
         let number = u16::try_from(port.value)
             .with_context(|| format!("{}: bind_port is {}, which is no port", port.origin, port.value))?;
-        places.push(Place::Tcp(SocketAddr::new(address, number)));
+        places.push(ListenPlace::Tcp(SocketAddr::new(address, number)));
     }
     Ok(places)
 }
@@ -249,17 +257,17 @@ mod tests {
     #[test]
     fn places_are_read() {
         for (text, expected) in [
-            ("127.0.0.1:9393", Some(Place::Tcp("127.0.0.1:9393".parse().unwrap()))),
-            ("[::1]:1", Some(Place::Tcp("[::1]:1".parse().unwrap()))),
-            ("unix:/run/x.sock", Some(Place::Unix("/run/x.sock".into()))),
-            ("none", Some(Place::None)),
+            ("127.0.0.1:9393", Some(ListenPlace::Tcp("127.0.0.1:9393".parse().unwrap()))),
+            ("[::1]:1", Some(ListenPlace::Tcp("[::1]:1".parse().unwrap()))),
+            ("unix:/run/x.sock", Some(ListenPlace::Unix("/run/x.sock".into()))),
+            ("none", Some(ListenPlace::None)),
             ("unix:x.sock", None),
             ("localhost:9393", None),
             ("9393", None),
             ("127.0.0.1:99999", None),
             ("", None),
         ] {
-            assert_eq!(text.parse::<Place>().ok(), expected, "{text:?}");
+            assert_eq!(text.parse::<ListenPlace>().ok(), expected, "{text:?}");
         }
     }
 

@@ -17,7 +17,7 @@ use tokio::task::{spawn_blocking, spawn_local};
 use tokio::time::Instant;
 use url::Url;
 
-use super::answer::Answer;
+use super::answer::ApiAnswer;
 use crate::interrupt::Interrupt;
 use crate::net::http::{Client, Request};
 use crate::net::tls::Trust;
@@ -36,7 +36,7 @@ const OURS: [(&str, &str); 2] = [("v2.18", "CURRENT"), ("v2.14", "SUPPORTED")];
 
 /// The list of versions.
 #[derive(Clone)]
-pub(super) struct Versions(Rc<Inner>);
+pub(super) struct Discovery(Rc<Inner>);
 
 struct Inner {
     scheme: &'static str,
@@ -47,15 +47,15 @@ struct Inner {
     asked: Cell<Option<Instant>>,
 }
 
-impl Versions {
+impl Discovery {
     pub(super) fn new(is_tls: bool, public_endpoint: Option<String>, glance: Option<Url>) -> Self {
         let scheme = if is_tls { "https" } else { "http" };
         let (theirs, asked) = (RefCell::default(), Cell::new(None));
-        Versions(Rc::new(Inner { scheme, public_endpoint, glance, theirs, asked }))
+        Discovery(Rc::new(Inner { scheme, public_endpoint, glance, theirs, asked }))
     }
 
     /// Returns the list as clients at this host see it.
-    pub(super) async fn answer(&self, host: Option<&str>, are_choices: bool) -> Answer {
+    pub(super) async fn answer(&self, host: Option<&str>, are_choices: bool) -> ApiAnswer {
         self.refresh().await;
         let inner = &self.0;
         let base = match &inner.public_endpoint {
@@ -71,10 +71,10 @@ impl Versions {
         let entries = all.iter().map(|(id, status)| Entry {
             id,
             status,
-            links: [VersionLink { rel: "self", href: &href }],
+            links: [SelfLink { rel: "self", href: &href }],
         });
-        let body = python(&VersionList { versions: entries.collect() });
-        Answer::json(if are_choices { StatusCode::MULTIPLE_CHOICES } else { StatusCode::OK }, body)
+        let body = python(&ServedVersions { versions: entries.collect() });
+        ApiAnswer::json(if are_choices { StatusCode::MULTIPLE_CHOICES } else { StatusCode::OK }, body)
     }
 
     /// Asks Glance for its versions, if it is time to. Only the first request waits for the answer.
@@ -102,17 +102,17 @@ impl Versions {
 struct Entry<'a> {
     id: &'a str,
     status: &'a str,
-    links: [VersionLink<'a>; 1],
+    links: [SelfLink<'a>; 1],
 }
 
 #[derive(serde::Serialize)]
-struct VersionLink<'a> {
+struct SelfLink<'a> {
     rel: &'static str,
     href: &'a str,
 }
 
 #[derive(serde::Serialize)]
-struct VersionList<'a> {
+struct ServedVersions<'a> {
     versions: Vec<Entry<'a>>,
 }
 

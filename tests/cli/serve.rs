@@ -12,6 +12,7 @@ use rustix::process::Signal;
 use serde_json::json;
 
 use crate::support::env::*;
+use crate::support::identity::{Identity, Mode};
 use crate::support::prefetch::Prefetch;
 use crate::support::service::{Reply, Service};
 
@@ -501,4 +502,125 @@ fn each_call_is_a_line_in_the_log() {
     assert!(line.contains("POST /v2/cache/prune 200 ") && line.contains(" req-r1 user uid:"), "{line}");
     assert!(line.ends_with(" removed 2 files, 2000 bytes"), "{line}");
     assert!(!text.contains("gAAAA"), "{text}");
+}
+
+/// Starts a service that asks this identity service.
+fn asking(env: &TestEnv, identity: &Identity, settings: &str) -> Service {
+    let socket = env.outside("api.sock");
+    let conf = env.conf(&format!(
+        "image_cache_max_size = 3000\n[cache_api]\nbind_socket = {}\nlock_timeout = 60\n[oslo_policy]\n\
+         policy_file = {}\n{settings}\n{}",
+        socket.display(),
+        env.outside("policy.yaml").display(),
+        identity.settings(),
+    ));
+    Service::at(env, &conf, &[])
+}
+
+/// Returns the header with a token.
+fn token(token: &str) -> String {
+    format!("X-Auth-Token: {token}\r\n")
+}
+
+#[test]
+fn who_may_do_nothing_learns_nothing_and_waits_for_nobody() {
+    let env = TestEnv::sqlite(FIVE);
+    let identity = Identity::start();
+    let service = asking(&env, &identity, "");
+    let unknown = format!("DELETE /v2/cache/{}", id('7'));
+    for request in ["GET /v2/cache", "DELETE /v2/cache", PRUNE, "POST /v2/cache/clean", &*unknown, "GET /v2/"]
+    {
+        let reply = service.ask(request, "").is(401);
+        let challenge = "Keystone uri=\"http://keystone.example:5000\"";
+        assert_eq!(reply.header("www-authenticate"), Some(challenge));
+        assert_eq!(reply.header("x-openstack-request-id"), None);
+        service.ask(request, &token("wrong")).is(401);
+        service.ask(request, "X-Auth-Token: admin\r\nX-Auth-Token: admin\r\n").is(401);
+        service.ask(request, "Authorization: Bearer admin\r\n").is(401);
+        service.ask(request, "X-Roles: admin\r\nX-Identity-Status: Confirmed\r\n").is(401);
+    }
+    let held = env.lock(LOCK);
+    for name in ["member", "reader", "system"] {
+        for (request, rule) in [
+            ("GET /v2/cache", "cache_list"),
+            ("DELETE /v2/cache", "cache_delete"),
+            (PRUNE, "cache_prune"),
+            ("POST /v2/cache/clean", "cache_clean"),
+            (&*unknown, "cache_delete"),
+            ("PUT /v2/cache/x", "cache_image"),
+        ] {
+            let start = Instant::now();
+            let headers = token(name) + "x-image-cache-clear-target: bogus\r\nAccept: application/json\r\n";
+            let reply = service.ask(request, &headers).is(403);
+            let says = format!("You are not authorized to complete {rule} action.");
+            assert!(reply.body.contains(&says), "{reply:?}");
+            assert!(start.elapsed() < Duration::from_millis(500), "{request}: {:?}", start.elapsed());
+        }
+    }
+    drop(held);
+    assert_eq!(env.left(), "abcde");
+    service.ask(PRUNE, &token("admin")).is(200);
+    assert_eq!(env.left(), "cde");
+    assert!(service.stderr().contains("200 ") && service.stderr().contains(" user u-admin project p-admin"));
+    // Answers about tokens are kept.
+    let before = identity.validated();
+    for _ in 0..20 {
+        service.ask("GET /v2/cache", &token("admin")).is(200);
+        service.ask("GET /v2/cache", &token("member")).is(403);
+        service.ask("GET /v2/cache", &token("wrong")).is(401);
+    }
+    assert!(identity.validated() <= before + 1, "{} {before}", identity.validated());
+}
+
+#[test]
+fn a_keystone_in_trouble_is_no_answer_about_the_caller() {
+    let env = TestEnv::sqlite(FIVE);
+    let identity = Identity::start();
+    identity.behave(Mode::Refusing);
+    let service = asking(&env, &identity, "");
+    let reply = service.ask(PRUNE, &token("admin")).is(503);
+    assert_eq!(reply.header("retry-after"), Some("5"));
+    assert!(
+        reply.body.contains("The identity service is not available.") && !reply.body.contains("127.0.0.1")
+    );
+    assert!(service.stderr().contains("our service user"), "{}", service.stderr());
+    identity.behave(Mode::Well);
+    service.ask("GET /v2/cache", &token("admin")).is(200);
+    // Silence: known tokens and probes do not wait.
+    identity.behave(Mode::Silent);
+    let waiting: Vec<_> = (0..20)
+        .map(|n| {
+            let mut stream = service.connect();
+            stream.write_all(Service::request(PRUNE, &token(&format!("t{n}"))).as_bytes()).unwrap();
+            stream
+        })
+        .collect();
+    let start = Instant::now();
+    service.ask("GET /healthcheck", "").is(200);
+    service.ask("GET /v2/cache", &token("admin")).is(200);
+    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    drop(waiting);
+    assert_eq!(env.left(), "abcde");
+}
+
+#[test]
+fn a_policy_is_read_again_and_a_wrong_one_never_counts() {
+    let env = TestEnv::sqlite(FIVE);
+    let identity = Identity::start();
+    env.write("policy.yaml", "cache_list: role:reader or role:admin\n");
+    let service = asking(&env, &identity, "");
+    let list = |name| service.ask("GET /v2/cache", &token(name)).status;
+    assert_eq!((list("reader"), list("member"), list("admin")), (200, 403, 200));
+    env.write("policy.yaml", "cache_list: role:member\n");
+    until("the new policy", || list("reader") == 403 && list("member") == 200);
+    env.write("policy.yaml", "cache_list: rule:typo\n");
+    until("the error", || {
+        list("member");
+        service.stderr().contains("the old policy stays in force")
+    });
+    assert_eq!((list("reader"), list("member")), (403, 200));
+    drop(service);
+    let conf = env.outside("glance-api.conf");
+    let run = env.raw(&["serve", "--allow-root", "--check", "--config-file", conf.to_str().unwrap()]);
+    run.fails(2, &["there is no rule typo"]);
 }

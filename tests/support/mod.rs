@@ -15,6 +15,7 @@ pub(crate) mod deployed;
 pub(crate) mod env;
 pub(crate) mod host;
 pub(crate) mod http;
+pub(crate) mod identity;
 pub(crate) mod images;
 pub(crate) mod mounts;
 pub(crate) mod needs;

@@ -146,9 +146,18 @@ impl Validator {
 
     /// Judges a request: returns the caller, or why there is none.
     pub(crate) fn judge(&self, request: &Presented<'_>) -> Result<Caller, Rejection> {
-        let service = request.service_token.map(|token| self.service(token)).transpose()?;
+        self.judge_by(request, Asking::Allowed)
+    }
+
+    /// Judges a request if all its tokens are known. Nobody is asked, and nothing is waited for.
+    pub(crate) fn judge_known(&self, request: &Presented<'_>) -> Option<Result<Caller, Rejection>> {
+        Some(self.judge_by(request, Asking::Forbidden)).filter(|judged| *judged != Err(UNASKED))
+    }
+
+    fn judge_by(&self, request: &Presented<'_>, asking: Asking) -> Result<Caller, Rejection> {
+        let service = request.service_token.map(|token| self.service(token, asking)).transpose()?;
         let is_service = service.as_ref().is_some_and(|service| self.has_service_role(service));
-        let vouched = self.vouched(request.token, is_service)?;
+        let vouched = self.vouched(request.token, is_service, asking)?;
         self.check_access_rules(&vouched, request, is_service)?;
         let mut caller = vouched.caller.clone();
         if let Some(service) = service {
@@ -162,8 +171,9 @@ impl Validator {
     }
 
     /// Judges the token of a service that calls for somebody else.
-    fn service(&self, token: &str) -> Result<Arc<Vouched>, Rejection> {
-        let service = self.vouched(token, false).map_err(|rejection| match rejection {
+    fn service(&self, token: &str, asking: Asking) -> Result<Arc<Vouched>, Rejection> {
+        let service = self.vouched(token, false, asking).map_err(|rejection| match rejection {
+            UNASKED => UNASKED,
             Rejection::Unauthorized(_) => Rejection::Unauthorized("the service token is not valid"),
             unavailable @ Rejection::Unavailable(_) => unavailable,
         })?;
@@ -204,7 +214,7 @@ impl Validator {
     }
 
     /// Returns what Keystone says about a token.
-    fn vouched(&self, token: &str, even_expired: bool) -> Result<Arc<Vouched>, Rejection> {
+    fn vouched(&self, token: &str, even_expired: bool, asking: Asking) -> Result<Arc<Vouched>, Rejection> {
         let token = token.trim_matches([' ', '\t']);
         if !is_token(token) || token.len() > MAX_TOKEN {
             return Err(Rejection::Unauthorized("the token is none"));
@@ -212,6 +222,9 @@ impl Validator {
         let hash = TokenHash::of(token);
         if let Some(known) = self.known(hash, even_expired) {
             return known;
+        }
+        if asking == Asking::Forbidden {
+            return Err(UNASKED);
         }
         let waits = &self.settings.reach.waits;
         let Some(_place) = self.places.enter(waits.silence, &waits.interrupt) else {
@@ -331,6 +344,16 @@ impl Validator {
 }
 
 const UNKNOWN: Rejection = Rejection::Unauthorized("the token is unknown, expired or revoked");
+
+/// The rejection of a token that is not known where nobody is asked.
+const UNASKED: Rejection = Rejection::Unauthorized("Keystone was not asked");
+
+/// Permission to ask Keystone. Some callers cannot wait for an answer.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Asking {
+    Allowed,
+    Forbidden,
+}
 
 fn unless_expired(vouched: Arc<Vouched>, even_expired: bool) -> Result<Arc<Vouched>, Rejection> {
     if vouched.has_expired() && !even_expired { Err(UNKNOWN) } else { Ok(vouched) }

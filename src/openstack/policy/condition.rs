@@ -103,6 +103,11 @@ impl Target {
         Self { attributes: attributes.into_iter().collect(), is_image: true }
     }
 
+    /// True if a name is that of an attribute of images, which no property can stand for.
+    pub(crate) fn is_attribute(name: &str) -> bool {
+        ATTRIBUTES.contains(&name) || name.starts_with('_')
+    }
+
     /// Returns an attribute as Python shows it; `Err` if there is none, with [`Answer::Unknown`] if an image
     /// has one that is not known here.
     fn attribute(&self, name: &str) -> Result<&str, Answer> {
@@ -114,9 +119,7 @@ impl Target {
         };
         match self.attributes.get(name) {
             Some(value) => Ok(value.as_deref().unwrap_or("None")),
-            None if self.is_image && (ATTRIBUTES.contains(&name) || name.starts_with('_')) => {
-                Err(Answer::Unknown)
-            }
+            None if self.is_image && Self::is_attribute(name) => Err(Answer::Unknown),
             None => Err(Answer::No),
         }
     }
@@ -179,6 +182,18 @@ impl Condition {
             Self::Not(condition) => condition.each_rule(visit),
             Self::And(parts) | Self::Or(parts) => parts.iter().for_each(|part| part.each_rule(visit)),
             _ => {}
+        }
+    }
+
+    /// True if the answer may depend on the target.
+    pub(super) fn reads_target(&self) -> bool {
+        match self {
+            Self::Role(pattern) | Self::Literal { pattern, .. } | Self::Credential { pattern, .. } => {
+                pattern.fixed().is_none()
+            }
+            Self::Not(condition) => condition.reads_target(),
+            Self::And(parts) | Self::Or(parts) => parts.iter().any(Self::reads_target),
+            Self::Everybody | Self::Nobody | Self::Rule(_) => false,
         }
     }
 

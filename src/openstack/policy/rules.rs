@@ -107,6 +107,14 @@ impl Policy {
         self.answer(rule.name(), &Request { caller, target }) == Answer::Yes
     }
 
+    /// True if the answer of a rule may depend on the image that a request is about.
+    pub(crate) fn reads_target(&self, rule: CacheRule) -> bool {
+        let end = self.rules.iter().position(|(name, _)| name == rule.name());
+        // Each rule stands behind those that it refers to.
+        let before = self.rules.iter().take(end.map_or(usize::MAX, |end| end + 1));
+        before.into_iter().any(|(_, condition)| condition.reads_target())
+    }
+
     /// Returns the answer of a rule.
     fn answer(&self, name: &str, judge: &impl Judge) -> Answer {
         let mut answers: HashMap<&str, Answer> = HashMap::with_capacity(self.rules.len());
