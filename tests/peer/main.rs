@@ -30,6 +30,7 @@ mod full_disk;
 mod glance_api;
 mod hostile;
 mod immutable;
+mod keystone;
 mod legacy;
 mod live;
 mod manual;

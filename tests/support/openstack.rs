@@ -9,12 +9,13 @@ use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use super::env::{self, BINARY, Run};
 use super::http::{self, Answer};
 use super::needs;
-use super::running::{Keep, Servers};
+use super::running::{self, Keep, Servers};
 
 /// A Keystone with the users of `tests/peer/openstack.sh`: each has the password `NAMEpw`.
 pub(crate) struct Keystone(Servers);
@@ -126,6 +127,22 @@ impl Keystone {
     pub(crate) fn start_again(&self) {
         self.0.start_again();
         self.until(true);
+    }
+
+    /// Makes it keep silent, until [`Keystone::thaw`].
+    pub(crate) fn freeze(&self) {
+        self.signal_all(Signal::STOP);
+    }
+
+    pub(crate) fn thaw(&self) {
+        self.signal_all(Signal::CONT);
+    }
+
+    /// Sends a signal to the master process and to its workers.
+    fn signal_all(&self, signal: Signal) {
+        let master = fs::read_to_string(self.0.dir.join("pid")).unwrap().trim().to_owned();
+        let workers = env::children(master.parse().unwrap()).into_iter().map(|pid| pid.to_string());
+        workers.chain([master]).for_each(|pid| running::signal(signal, &pid));
     }
 
     fn until(&self, wanted: bool) {
