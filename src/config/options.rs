@@ -57,6 +57,11 @@ const fn default(name: &'static str, kind: ValueKind<'static>) -> Opt<'static> {
     Opt::new("DEFAULT", name, kind)
 }
 
+/// Returns an option of Keystone's middleware. Those of the login may be in another section.
+const fn authtoken(name: &'static str, kind: ValueKind<'static>) -> Opt<'static> {
+    Opt::new("keystone_authtoken", name, kind)
+}
+
 /// Returns an option of a store; the section may have another name.
 const fn store(name: &'static str, kind: ValueKind<'static>) -> Opt<'static> {
     Opt::new("glance_store", name, kind)
@@ -103,6 +108,51 @@ options! {
     DATABASE_MAX_RETRIES = Opt::new("database", "max_retries", NUMBER).or("10");
     /// In seconds.
     DATABASE_RETRY_INTERVAL = Opt::new("database", "retry_interval", NUMBER).or("10");
+
+    /// The section that has the options of the login, from `auth_type` to `application_credential_secret`.
+    AUTHTOKEN_AUTH_SECTION = authtoken("auth_section", ValueKind::Text);
+    AUTHTOKEN_AUTH_TYPE = authtoken("auth_type", ValueKind::Text).once(&["auth_plugin"]);
+    AUTHTOKEN_AUTH_URL = authtoken("auth_url", ValueKind::Text);
+    AUTHTOKEN_USER_ID = authtoken("user_id", ValueKind::Text);
+    AUTHTOKEN_USERNAME = authtoken("username", ValueKind::Text).once(&["user_name"]);
+    AUTHTOKEN_USER_DOMAIN_ID = authtoken("user_domain_id", ValueKind::Text);
+    AUTHTOKEN_USER_DOMAIN_NAME = authtoken("user_domain_name", ValueKind::Text);
+    AUTHTOKEN_PASSWORD = authtoken("password", ValueKind::Text).secret();
+    AUTHTOKEN_PROJECT_ID = authtoken("project_id", ValueKind::Text).once(&["tenant_id"]);
+    AUTHTOKEN_PROJECT_NAME = authtoken("project_name", ValueKind::Text).once(&["tenant_name"]);
+    AUTHTOKEN_PROJECT_DOMAIN_ID = authtoken("project_domain_id", ValueKind::Text);
+    AUTHTOKEN_PROJECT_DOMAIN_NAME = authtoken("project_domain_name", ValueKind::Text);
+    AUTHTOKEN_DEFAULT_DOMAIN_ID = authtoken("default_domain_id", ValueKind::Text);
+    AUTHTOKEN_DEFAULT_DOMAIN_NAME = authtoken("default_domain_name", ValueKind::Text);
+    AUTHTOKEN_DOMAIN_ID = authtoken("domain_id", ValueKind::Text);
+    AUTHTOKEN_DOMAIN_NAME = authtoken("domain_name", ValueKind::Text);
+    AUTHTOKEN_SYSTEM_SCOPE = authtoken("system_scope", ValueKind::Text);
+    AUTHTOKEN_TRUST_ID = authtoken("trust_id", ValueKind::Text);
+    AUTHTOKEN_TOKEN = authtoken("token", ValueKind::Text).secret();
+    AUTHTOKEN_APPLICATION_CREDENTIAL_ID = authtoken("application_credential_id", ValueKind::Text);
+    AUTHTOKEN_APPLICATION_CREDENTIAL_NAME = authtoken("application_credential_name", ValueKind::Text);
+    AUTHTOKEN_APPLICATION_CREDENTIAL_SECRET =
+        authtoken("application_credential_secret", ValueKind::Text).secret();
+    AUTHTOKEN_CAFILE = authtoken("cafile", ValueKind::Text);
+    AUTHTOKEN_CERTFILE = authtoken("certfile", ValueKind::Text);
+    AUTHTOKEN_KEYFILE = authtoken("keyfile", ValueKind::Text);
+    AUTHTOKEN_INSECURE = authtoken("insecure", ValueKind::Boolean).or("false");
+    AUTHTOKEN_REGION_NAME = authtoken("region_name", ValueKind::Text);
+    AUTHTOKEN_INTERFACE = authtoken("interface", ValueKind::Text).or("internal");
+    AUTHTOKEN_AUTH_VERSION = authtoken("auth_version", ValueKind::Text);
+    /// In seconds, for the connection and for each answer.
+    AUTHTOKEN_HTTP_CONNECT_TIMEOUT = authtoken("http_connect_timeout", NUMBER);
+    AUTHTOKEN_HTTP_REQUEST_MAX_RETRIES = authtoken("http_request_max_retries", NUMBER).or("3");
+    AUTHTOKEN_WWW_AUTHENTICATE_URI = authtoken("www_authenticate_uri", ValueKind::Text);
+    AUTHTOKEN_DELAY_AUTH_DECISION = authtoken("delay_auth_decision", ValueKind::Boolean).or("false");
+    AUTHTOKEN_SERVICE_TOKEN_ROLES = authtoken("service_token_roles", ValueKind::List).or("service");
+    AUTHTOKEN_SERVICE_TOKEN_ROLES_REQUIRED =
+        authtoken("service_token_roles_required", ValueKind::Boolean).or("true");
+    AUTHTOKEN_SERVICE_TYPE = authtoken("service_type", ValueKind::Text);
+    AUTHTOKEN_INCLUDE_SERVICE_CATALOG = authtoken("include_service_catalog", ValueKind::Boolean).or("true");
+    /// In seconds. Keystone's middleware has 300: a revoked token would go on working that long.
+    AUTHTOKEN_TOKEN_CACHE_TIME = authtoken("token_cache_time", NUMBER).or("60");
+    AUTHTOKEN_ENFORCE_TOKEN_BIND = authtoken("enforce_token_bind", ValueKind::Text).or("permissive");
 
     /// The types of stores if `enabled_backends` is not set; there is one store of each type.
     STORES = store("stores", ValueKind::List).or("file,http");

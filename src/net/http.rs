@@ -15,6 +15,7 @@
 use std::error::Error as _;
 use std::future::poll_fn;
 use std::io::{self, ErrorKind, Read};
+use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -60,18 +61,18 @@ pub(crate) struct Client {
 }
 
 /// A request to a server.
-#[derive(Debug)]
 pub(crate) struct Request<'a> {
     method: Method,
     url: &'a Url,
     headers: Vec<(&'a str, &'a str)>,
     body: Vec<u8>,
+    certificate: Option<&'a (PathBuf, PathBuf)>,
 }
 
 impl<'a> Request<'a> {
     /// Returns a request without headers of its own. Credentials in the URL are not sent.
     pub(crate) fn new(method: Method, url: &'a Url) -> Self {
-        Request { method, url, headers: Vec::new(), body: Vec::new() }
+        Request { method, url, headers: Vec::new(), body: Vec::new(), certificate: None }
     }
 
     /// Returns a request for the content of a URL.
@@ -85,8 +86,13 @@ impl<'a> Request<'a> {
         self
     }
 
+    /// Sets the certificate and the key (PEM) that this client shows to a server of https that asks for one.
+    pub(crate) fn certificate(mut self, identity: Option<&'a (PathBuf, PathBuf)>) -> Self {
+        self.certificate = identity;
+        self
+    }
+
     /// Sets the body.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the services that take one are asked later"))]
     pub(crate) fn body(mut self, body: impl Into<Vec<u8>>) -> Self {
         self.body = body.into();
         self
@@ -153,7 +159,7 @@ impl Client {
             }
         };
         if url.scheme() == "https" {
-            stream = session.encrypt(stream, host, &self.trust)?;
+            stream = session.encrypt(stream, host, &self.trust, request.certificate)?;
         }
         let proxy_credentials = proxy_credentials.as_deref().map(|value| ("proxy-authorization", value));
         let standard = [
@@ -248,9 +254,15 @@ impl Session {
     }
 
     /// Encrypts a stream. A server that cannot prove to be the one asked for is an error.
-    fn encrypt(&self, stream: Box<dyn Stream>, host: &str, trust: &Trust) -> Result<Box<dyn Stream>> {
+    fn encrypt(
+        &self,
+        stream: Box<dyn Stream>,
+        host: &str,
+        trust: &Trust,
+        certificate: Option<&(PathBuf, PathBuf)>,
+    ) -> Result<Box<dyn Stream>> {
         let name = tls::server_name(host)?;
-        let connector = tls::connector(trust)?;
+        let connector = tls::connector(trust, certificate)?;
         let encrypted = self.wait(connector.connect(name, stream)).and_then(|result| result);
         Ok(Box::new(encrypted.with_context(|| format!("cannot establish TLS with {host}"))?))
     }

@@ -116,14 +116,14 @@ pub(crate) fn client_config(tls: &Tls) -> Result<ClientConfig> {
     })
 }
 
-/// Returns what makes TLS connections to web servers.
-pub(super) fn connector(trust: &Trust) -> Result<TlsConnector> {
+/// Returns what makes TLS connections to web servers, with this client's certificate and key (PEM), if any.
+pub(super) fn connector(trust: &Trust, identity: Option<&(PathBuf, PathBuf)>) -> Result<TlsConnector> {
     let (mode, ca) = match trust {
         Trust::System => (TlsMode::Full, None),
         Trust::Only(file) => (TlsMode::Full, Some(file.clone())),
         Trust::Anybody => (TlsMode::Unverified, None),
     };
-    Ok(TlsConnector::from(Arc::new(client_config(&Tls { mode, ca, identity: None })?)))
+    Ok(TlsConnector::from(Arc::new(client_config(&Tls { mode, ca, identity: identity.cloned() })?)))
 }
 
 /// Returns the name that a server's certificate has to hold, for a host as URLs have it.

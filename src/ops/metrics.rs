@@ -31,6 +31,7 @@ const METRICS: &[(&str, MetricKind, &str)] = &[
     ("glance_cache_allocated_bytes", Gauge, "Disk space that the images of a cache hold."),
     ("glance_cache_entries", Gauge, "Entries of a cache by state."),
     ("glance_cache_entries_bytes", Gauge, "Size of the entries of a cache by state."),
+    ("glance_cache_hits", Gauge, "Hits of all images of a cache, as its index counts them."),
     ("glance_cache_oldest_use_timestamp_seconds", Gauge, "Last use of the image that was used longest ago."),
     ("glance_cache_newest_use_timestamp_seconds", Gauge, "Last use of the image that was used last."),
     ("glance_cache_unusable_images", Gauge, "Images of a cache that Glance does not serve any more."),
@@ -203,6 +204,7 @@ fn of_cache(report: &Value, samples: &mut Samples) {
         samples.number("glance_cache_entries", &labels, &report[*key]["count"]);
         samples.number("glance_cache_entries_bytes", &labels, &report[*key]["bytes"]);
     }
+    samples.number("glance_cache_hits", &[cache], &report["hits"]);
     samples.time("glance_cache_oldest_use_timestamp_seconds", &[cache], &report["oldest_use"]);
     samples.time("glance_cache_newest_use_timestamp_seconds", &[cache], &report["newest_use"]);
     samples.number("glance_cache_unusable_images", &[cache], &report["unusable"]["count"]);

@@ -27,6 +27,7 @@ mod crash_states;
 mod faults;
 mod file_systems;
 mod full_disk;
+mod glance_api;
 mod hostile;
 mod immutable;
 mod legacy;

@@ -10,8 +10,8 @@ use std::process::{Child, Command, Stdio};
 use serde_json::Value;
 
 use crate::support::env::*;
+use crate::support::running::free_port;
 use crate::support::servers::SqliteFile;
-use crate::support::stores::free_port;
 use crate::support::strace::with_faults;
 use crate::support::{central, needs};
 
@@ -184,8 +184,12 @@ fn the_real_prometheus_scrapes_the_file() {
 #[test]
 fn nodes_of_a_central_database_are_metrics() {
     let fleet = central::fleet(SqliteFile);
+    let hostile = "http://a\n\"b\"\\c\r\u{1b}[31m\u{202e}:9292";
+    fleet.db.sql(&format!("UPDATE node_reference SET node_reference_url = '{hostile}' WHERE node_reference_url = 'http://f01:9292'"));
     let text = fleet.run("status", &["--all-nodes", "--format", "prometheus"]).ok().stdout;
     assert!(text.contains("glance_cache_node_images{node=\"http"), "{text}");
+    let escaped = r#"{node="http://a\\n\"b\"\\\\c\\r\\u{1b}[31m\\u{202e}:9292"}"#;
+    assert!(text.contains(escaped) && !text.contains(['\r', '\u{1b}', '\u{202e}']), "{text}");
     assert_eq!(promtool(&["check", "metrics"], &text), "");
 }
 

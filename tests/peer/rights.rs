@@ -29,6 +29,19 @@ mod as_root {
     }
 
     #[test]
+    fn a_textfile_in_a_directory_that_cannot_be_written_is_refused_first() {
+        let env = TestEnv::sqlite(FIVE);
+        give_to_nobody(env.dir());
+        let place = env.outside("metrics");
+        std::fs::create_dir(&place).unwrap();
+        chmod(&place, 0o755);
+        let file = place.join("cache.prom");
+        let run = env.as_nobody("prune", &["--max-size", "3000B", "--textfile", file.to_str().unwrap()]);
+        run.fails(2, &["--textfile", file.to_str().unwrap(), "Permission denied"]);
+        assert_eq!((env.left(), names(&place)), ("abcde".into(), Vec::<String>::new()));
+    }
+
+    #[test]
     fn the_owner_of_the_cache_needs_no_root() {
         for env in TestEnv::both(FIVE) {
             env.file("invalid/x", 1, 1);

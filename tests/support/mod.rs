@@ -3,9 +3,9 @@
 //!
 //! `cache` makes caches and `env` runs the binary on them; `host` has the caches of a whole host, `central`
 //! those of the nodes of a central database, `prefetch` a queue with all it takes to fetch it, `deployed`
-//! what deployers have. Real parts are behind `servers` (databases), `stores` (nginx, Ceph), `peer` (Glance,
-//! Ironic), `mounts`, `rights` and `strace`: each of these asks `needs` first, which fails loudly when a part
-//! is missing.
+//! what deployers have. Real parts are behind `servers` (databases), `stores` (nginx, Ceph), `openstack`
+//! (Keystone, glance-api), `peer` (Glance's and Ironic's code), `mounts`, `rights` and `strace`: each of these
+//! asks `needs` first, which fails loudly when a part is missing.
 
 #![allow(dead_code, reason = "each of the two binaries uses a part of this")]
 
@@ -14,12 +14,15 @@ pub(crate) mod central;
 pub(crate) mod deployed;
 pub(crate) mod env;
 pub(crate) mod host;
+pub(crate) mod http;
 pub(crate) mod images;
 pub(crate) mod mounts;
 pub(crate) mod needs;
+pub(crate) mod openstack;
 pub(crate) mod peer;
 pub(crate) mod prefetch;
 pub(crate) mod rights;
+pub(crate) mod running;
 pub(crate) mod schemas;
 pub(crate) mod servers;
 pub(crate) mod shells;

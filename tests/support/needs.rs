@@ -51,6 +51,28 @@ pub(crate) fn ironic() -> PathBuf {
     python("ironic", "GLANCE_CACHE_TEST_IRONIC_PYTHON", "ironic-39")
 }
 
+/// Returns the Python that has Keystone and uWSGI.
+#[track_caller]
+pub(crate) fn keystone() -> PathBuf {
+    python("keystone", "GLANCE_CACHE_TEST_KEYSTONE_PYTHON", "keystone-30")
+}
+
+/// Returns the Python that has the clients of the Cache API; their commands are beside it.
+#[track_caller]
+pub(crate) fn clients() -> PathBuf {
+    python("clients", "GLANCE_CACHE_TEST_CLIENTS_PYTHON", "clients")
+}
+
+#[track_caller]
+pub(crate) fn haproxy() {
+    programs("haproxy", &["haproxy"]);
+}
+
+#[track_caller]
+pub(crate) fn apache() {
+    programs("apache", &["apache2"]);
+}
+
 #[track_caller]
 pub(crate) fn mariadb() {
     programs("mariadb", &["mariadbd", "mariadb", "openssl"]);

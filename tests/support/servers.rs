@@ -17,7 +17,7 @@ use tempfile::TempDir;
 
 use super::needs;
 use super::peer::script;
-use super::stores::{free_port, signal};
+use super::running::{free_port, signal};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {

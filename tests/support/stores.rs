@@ -5,76 +5,19 @@
 //! they offer. Each test may have an nginx of its own; one Ceph serves all of them.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::PathBuf;
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use rusty_s3::{Bucket, Credentials, S3Action as _, UrlStyle};
-use tempfile::TempDir;
 use url::Url;
 
 use super::needs;
-
-/// Returns a port that nobody listens at. None of those that the kernel gives to clients: one of theirs may
-/// have it by the time it is wanted.
-pub(crate) fn free_port() -> u16 {
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
-    loop {
-        let n = std::process::id() as usize * 100 + NEXT.fetch_add(1, Ordering::Relaxed);
-        let port = (10_000 + n % 20_000) as u16;
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
-    }
-}
-
-/// Servers under way; ended when dropped, or with the process.
-struct Servers {
-    dir: PathBuf,
-    ports: Vec<u16>,
-    child: Child,
-    stdin: Option<ChildStdin>,
-    /// `None` for those that last as long as the process.
-    _scratch: Option<TempDir>,
-}
-
-impl Servers {
-    fn start(kind: &str, ports: usize, keep: bool) -> Self {
-        let scratch = tempfile::Builder::new().prefix("gct-st-").tempdir_in("/tmp").unwrap();
-        fs::set_permissions(scratch.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-        let dir = scratch.path().to_owned();
-        let ports: Vec<u16> = (0..ports).map(|_| free_port()).collect();
-        let mut command = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/peer/stores.sh"));
-        command.arg(kind).arg(&dir).args(ports.iter().map(u16::to_string));
-        if keep {
-            command.arg("remove");
-        }
-        let scratch = if keep {
-            let _ = scratch.keep();
-            None
-        } else {
-            Some(scratch)
-        };
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        let stdin = child.stdin.take();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        assert_eq!(line, "ready\n", "{kind} did not start (tests/run installs it): see {}", dir.display());
-        Servers { dir, ports, child, stdin, _scratch: scratch }
-    }
-}
-
-impl Drop for Servers {
-    fn drop(&mut self) {
-        drop(self.stdin.take());
-        let _ = self.child.wait();
-    }
-}
+use super::running::{Keep, Servers, signal};
 
 /// A web server of one test.
 pub(crate) struct Nginx(Servers);
@@ -82,7 +25,7 @@ pub(crate) struct Nginx(Servers);
 impl Nginx {
     pub(crate) fn start() -> Self {
         needs::nginx();
-        Nginx(Servers::start("nginx", 2, false))
+        Nginx(Servers::start(&mut Servers::script("stores.sh", "nginx"), 2, Keep::ForTheTest))
     }
 
     /// Puts a file where it is served.
@@ -134,14 +77,6 @@ impl Nginx {
     }
 }
 
-/// Sends a signal to a process.
-///
-/// `pid` is its number in decimal, as in a file or a listing; white space around it is allowed.
-pub(crate) fn signal(signal: Signal, pid: &str) {
-    let pid = pid.trim().parse().ok().and_then(Pid::from_raw).expect("a process id");
-    kill_process(pid, signal).unwrap();
-}
-
 /// A Ceph cluster with a pool `images`, a user `glance`, and S3.
 pub(crate) struct Ceph(Servers);
 
@@ -156,7 +91,9 @@ impl Ceph {
     pub(crate) fn shared() -> &'static Ceph {
         static CEPH: OnceLock<Ceph> = OnceLock::new();
         needs::ceph();
-        CEPH.get_or_init(|| Ceph(Servers::start("ceph", 3, true)))
+        CEPH.get_or_init(|| {
+            Ceph(Servers::start(&mut Servers::script("stores.sh", "ceph"), 3, Keep::ForTheRun))
+        })
     }
 
     pub(crate) fn conf(&self) -> PathBuf {

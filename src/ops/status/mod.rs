@@ -23,6 +23,7 @@ use crate::cache::dir::{CacheDir, CachePlace};
 use crate::cache::entry::{EntryKind, Image, Partial};
 use crate::cache::index::Driver;
 use crate::cache::index::sqlite::{Sqlite, locate};
+use crate::cache::index::xattr::{self, Attribute, parse_hits};
 use crate::cache::inventory::{Foreign, Inventory, Partials, Tracking};
 use crate::cache::lock::{LOCKS, LockDir};
 use crate::cache::plan::{CleanLimits, is_stalled};
@@ -207,6 +208,7 @@ fn gather(
         Err(failure) => Cache::files_only(dir, wait, format!("{:#}", failure.error))?,
     };
     images(run, &cache, report);
+    report.hits = hits(dir, &cache.inventory);
     problems_of_rows(dir, &cache.inventory, report);
     index(&cache, report);
     leftovers_of_drivers(run, settings, dir, &cache, report);
@@ -255,6 +257,23 @@ fn images(run: &Run, cache: &Cache, report: &mut StatusReport) {
     let known = || uses().map(|(time, _)| time).filter(|time| ![0, Nanos::MIN, Nanos::MAX].contains(time));
     (report.oldest_use, report.newest_use) = (known().min(), known().max());
     report.by_last_use = Some(by_age(uses(), run.now));
+}
+
+/// Returns the hits of all images; `None` if the index or an attribute cannot be read.
+fn hits(dir: &CacheDir, inventory: &Inventory) -> Option<u64> {
+    let of_image = |image: &Image| match &inventory.tracking {
+        Tracking::Unknown(_) => None,
+        Tracking::ByRow => Some(image.row.as_ref().map_or(0, |row| row.hits)),
+        Tracking::ByFile => match xattr::hits(dir.fd(CachePlace::Base)?, image.id.as_name()) {
+            Attribute::Value(value) => Some(parse_hits(&value)),
+            Attribute::Absent => Some(0),
+            Attribute::Unknown => None,
+        },
+    };
+    inventory.images.iter().try_fold(0u64, |sum, image| {
+        // A negative number in a row is no hit.
+        Some(sum.saturating_add(u64::try_from(of_image(image)?).unwrap_or(0)))
+    })
 }
 
 /// Reports orphans, ghosts, and rows that name no image.

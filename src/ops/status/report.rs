@@ -146,6 +146,8 @@ pub(crate) struct StatusReport {
     /// The bytes are those in the rows.
     pub(super) ghosts: Option<Tally>,
     pub(super) impossible_rows: Option<u64>,
+    /// Hits of all images, as the index counts them; orphans have none.
+    pub(super) hits: Option<u64>,
     pub(super) queued: Option<Entries>,
     pub(super) incomplete: Option<Entries>,
     pub(super) stalled: Option<Entries>,

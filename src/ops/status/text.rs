@@ -108,7 +108,8 @@ impl StatusReport {
         );
         lines.add("invalid", self.entries(self.invalid));
         if let (Some(oldest), Some(newest)) = (self.oldest_use, self.newest_use) {
-            lines.add("used", format!("{} to {}", when(oldest), when(newest)));
+            let hits = self.hits.map(|hits| format!(", {}", count(hits, "hit"))).unwrap_or_default();
+            lines.add("used", format!("{} to {}{hits}", when(oldest), when(newest)));
         }
     }
 

@@ -10,7 +10,8 @@ use rustix::process::Signal;
 use crate::support::env::*;
 use crate::support::images::content;
 use crate::support::prefetch::*;
-use crate::support::stores::{Ceph, signal};
+use crate::support::running::signal;
+use crate::support::stores::Ceph;
 
 const SIZE: usize = 9_000_000;
 

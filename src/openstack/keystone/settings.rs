@@ -1,0 +1,228 @@
+//! `[keystone_authtoken]` as deployments write it, for Keystone's middleware in glance-api.
+//!
+//! The options mean what they mean there, with three exceptions: `token_cache_time` is 60 seconds if nothing
+//! is set, `delay_auth_decision` changes nothing, because here nobody else decides, and memcached is not
+//! used. Options of the time before there were plugins are refused with the names that took their place.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+use super::login::{self, Login, LoginOptions};
+use super::wire::Reach;
+use crate::config::{
+    AUTHTOKEN_AUTH_SECTION, AUTHTOKEN_AUTH_TYPE, AUTHTOKEN_AUTH_URL, AUTHTOKEN_AUTH_VERSION,
+    AUTHTOKEN_CAFILE, AUTHTOKEN_CERTFILE, AUTHTOKEN_DELAY_AUTH_DECISION, AUTHTOKEN_ENFORCE_TOKEN_BIND,
+    AUTHTOKEN_HTTP_CONNECT_TIMEOUT, AUTHTOKEN_HTTP_REQUEST_MAX_RETRIES, AUTHTOKEN_INCLUDE_SERVICE_CATALOG,
+    AUTHTOKEN_INSECURE, AUTHTOKEN_INTERFACE, AUTHTOKEN_KEYFILE, AUTHTOKEN_REGION_NAME,
+    AUTHTOKEN_SERVICE_TOKEN_ROLES, AUTHTOKEN_SERVICE_TOKEN_ROLES_REQUIRED, AUTHTOKEN_SERVICE_TYPE,
+    AUTHTOKEN_TOKEN_CACHE_TIME, AUTHTOKEN_WWW_AUTHENTICATE_URI, Config, KNOWN, Opt, Setting, ValueKind,
+};
+use crate::net::tls::Trust;
+use crate::net::wire::Waits;
+
+/// The options that took the place of each of the oldest ones.
+const OLDEST: &[(&str, &str)] = &[
+    ("identity_uri", "auth_url"),
+    ("auth_host", "auth_url"),
+    ("auth_port", "auth_url"),
+    ("auth_protocol", "auth_url"),
+    ("admin_user", "username and user_domain_name"),
+    ("admin_password", "password"),
+    ("admin_tenant_name", "project_name and project_domain_name"),
+    ("admin_token", "username and password"),
+];
+
+/// The settings of a service that validates tokens.
+#[derive(Debug)]
+pub(crate) struct AuthTokenSettings {
+    pub(crate) login: Login,
+    pub(crate) reach: Reach,
+    /// `None` if any region is as good.
+    pub(crate) region: Option<String>,
+    pub(crate) interface: String,
+    /// Where those who have no token get one.
+    pub(super) www_authenticate_uri: String,
+    pub(super) service_roles: Vec<String>,
+    pub(super) service_roles_required: bool,
+    /// The type that access rules name this service by.
+    pub(super) service_type: Option<String>,
+    pub(super) include_catalog: bool,
+    /// Zero if answers are not kept.
+    pub(super) cache_time: Duration,
+    pub(super) refuse_bound: bool,
+    /// Sentences for the log when the service starts: settings that are unwise or that change nothing here.
+    pub(crate) remarks: Vec<String>,
+}
+
+/// The options of the login, which may be in another section.
+struct LoginSection<'a> {
+    config: &'a Config,
+    name: String,
+}
+
+impl LoginOptions for LoginSection<'_> {
+    fn value(&self, name: &str) -> Result<Option<String>> {
+        let known = KNOWN.iter().find(|opt| opt.group == AUTHTOKEN_AUTH_URL.group && opt.name == name);
+        let Some(opt) = known else { return Ok(None) };
+        let setting = self.config.optional(&Opt { group: &self.name, ..*opt })?;
+        Ok(setting.map(|setting| setting.value))
+    }
+
+    fn shown(&self, name: &str) -> String {
+        format!("[{}] {name}", self.name)
+    }
+
+    fn default_domain(&self) -> Option<String> {
+        None
+    }
+}
+
+impl AuthTokenSettings {
+    /// Reads the settings. Opens nothing but the configuration.
+    pub(crate) fn from_config(config: &Config, waits: &Waits) -> Result<Self> {
+        let text =
+            |opt: &Opt<'static>| Ok::<_, anyhow::Error>(config.optional(opt)?.map(|found| found.value));
+        let login = login(config)?;
+        let mut remarks = Vec::new();
+        let reach = reach(config, waits, &mut remarks)?;
+        if let Some(version) = config.optional(&AUTHTOKEN_AUTH_VERSION)? {
+            let is_third = version.value.trim_start_matches('v').starts_with('3');
+            ensure!(is_third, "{}: auth_version: only version 3 is supported", version.origin);
+        }
+        if config.boolean(&AUTHTOKEN_DELAY_AUTH_DECISION)?.value {
+            remarks.push(
+                "[keystone_authtoken] delay_auth_decision changes nothing: a request without a valid token \
+                 is answered with 401 here"
+                    .to_owned(),
+            );
+        }
+        let www_authenticate_uri = match text(&AUTHTOKEN_WWW_AUTHENTICATE_URI)? {
+            Some(uri) => header_text(uri)?,
+            None => {
+                remarks.push(
+                    "[keystone_authtoken] www_authenticate_uri is not set: callers without a token are sent \
+                     to auth_url, which they may not reach"
+                        .to_owned(),
+                );
+                login.auth_url.as_ref().map(ToString::to_string).unwrap_or_default()
+            }
+        };
+        let service_roles_required = config.boolean(&AUTHTOKEN_SERVICE_TOKEN_ROLES_REQUIRED)?.value;
+        if !service_roles_required {
+            remarks.push(
+                "[keystone_authtoken] service_token_roles_required is false: any valid token is taken as \
+                 that of a service"
+                    .to_owned(),
+            );
+        }
+        Ok(AuthTokenSettings {
+            login,
+            reach,
+            region: text(&AUTHTOKEN_REGION_NAME)?,
+            interface: config.text(&AUTHTOKEN_INTERFACE)?.value,
+            www_authenticate_uri,
+            service_roles: config.list(&AUTHTOKEN_SERVICE_TOKEN_ROLES)?.value,
+            service_roles_required,
+            service_type: text(&AUTHTOKEN_SERVICE_TYPE)?,
+            include_catalog: config.boolean(&AUTHTOKEN_INCLUDE_SERVICE_CATALOG)?.value,
+            cache_time: seconds(config.integer(&AUTHTOKEN_TOKEN_CACHE_TIME)?.value),
+            refuse_bound: refuses_bound(config)?,
+            remarks,
+        })
+    }
+}
+
+/// True if the section says who logs in.
+pub(in crate::openstack) fn is_set(config: &Config) -> bool {
+    [&AUTHTOKEN_AUTH_SECTION, &AUTHTOKEN_AUTH_TYPE, &AUTHTOKEN_AUTH_URL].iter().any(|opt| config.is_set(opt))
+}
+
+/// Reads who logs in.
+fn login(config: &Config) -> Result<Login> {
+    let named = config.optional(&AUTHTOKEN_AUTH_SECTION)?.map(|section| section.value);
+    let name = named.unwrap_or_else(|| AUTHTOKEN_AUTH_URL.group.to_owned());
+    let section = LoginSection { config, name };
+    let plugin = config.optional(&Opt { group: &section.name, ..AUTHTOKEN_AUTH_TYPE })?;
+    let Some(plugin) = plugin else {
+        for (oldest, new) in OLDEST {
+            let oldest = Opt::new(AUTHTOKEN_AUTH_URL.group, oldest, ValueKind::Text);
+            ensure!(
+                !config.is_set(&oldest),
+                "[keystone_authtoken] {} is of a time before auth_type and is not supported: set auth_type = \
+                 password, and {new} in its place",
+                oldest.name
+            );
+        }
+        bail!(
+            "{} is not set, so it is unknown how to log in to Keystone: set it to password, and auth_url, \
+             username, password, project_name and their domains",
+            section.shown("auth_type")
+        );
+    };
+    let login = login::read(&section, &plugin.value)?;
+    ensure!(
+        login.auth_url.is_some(),
+        "{} is not set, so it is unknown where Keystone is",
+        section.shown("auth_url")
+    );
+    Ok(login)
+}
+
+fn reach(config: &Config, waits: &Waits, remarks: &mut Vec<String>) -> Result<Reach> {
+    let path = |opt: &Opt<'static>| {
+        Ok::<_, anyhow::Error>(config.optional(opt)?.map(|found| PathBuf::from(found.value)))
+    };
+    let mut reach = Reach::new(waits.clone());
+    let insecure = config.boolean(&AUTHTOKEN_INSECURE)?;
+    if insecure.value {
+        remarks.push(format!(
+            "{}: [keystone_authtoken] insecure is set: Keystone's certificate is not verified, and anybody \
+             on the way to it can read our password and forge its answers",
+            insecure.origin
+        ));
+        reach.trust = Trust::Anybody;
+    } else if let Some(file) = path(&AUTHTOKEN_CAFILE)? {
+        reach.trust = Trust::Only(file);
+    }
+    reach.certificate = match (path(&AUTHTOKEN_CERTFILE)?, path(&AUTHTOKEN_KEYFILE)?) {
+        (None, None) => None,
+        (Some(certificate), Some(key)) => Some((certificate, key)),
+        // As in Python, a file may hold both.
+        (Some(both), None) => Some((both.clone(), both)),
+        (None, Some(_)) => bail!("[keystone_authtoken] keyfile is set, but certfile is not"),
+    };
+    if config.is_set(&AUTHTOKEN_HTTP_CONNECT_TIMEOUT) {
+        let limit = config.integer(&AUTHTOKEN_HTTP_CONNECT_TIMEOUT)?;
+        let is_fit = (1..=3600).contains(&limit.value);
+        ensure!(is_fit, "{}: http_connect_timeout must be from 1 to 3600 seconds", limit.origin);
+        reach = reach.within(seconds(limit.value));
+    }
+    let retries = config.integer(&AUTHTOKEN_HTTP_REQUEST_MAX_RETRIES)?.value;
+    reach.retries = retries.clamp(0, 10) as u32;
+    Ok(reach)
+}
+
+/// True if a token that is bound to a client's other credentials is refused, because they are not checked.
+fn refuses_bound(config: &Config) -> Result<bool> {
+    let Setting { value, origin } = config.text(&AUTHTOKEN_ENFORCE_TOKEN_BIND)?;
+    match value.as_str() {
+        "disabled" => Ok(false),
+        "permissive" | "strict" => Ok(true),
+        _ => bail!(
+            "{origin}: enforce_token_bind = {value} is not supported: Keystone no longer binds tokens; use \
+             permissive"
+        ),
+    }
+}
+
+/// Returns a text that can stand in a quoted part of a header.
+fn header_text(text: String) -> Result<String> {
+    let is_fit = text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'"');
+    is_fit.then_some(text).context("[keystone_authtoken] www_authenticate_uri is no URL")
+}
+
+fn seconds(number: i64) -> Duration {
+    Duration::from_secs(u64::try_from(number).unwrap_or(0))
+}

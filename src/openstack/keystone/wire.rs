@@ -1,0 +1,169 @@
+//! Requests to Keystone and its answers, as far as they are the same for all of them.
+//!
+//! A connection that fails is tried again as often as the settings say, with a pause that doubles; an answer
+//! that does not come in time is not asked for again, because the next one would not come either. Answers
+//! are bounded. Redirects are not followed: the request holds a password or a token.
+
+use std::error::Error as _;
+use std::io::{self, ErrorKind, Read as _};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Error;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use url::Url;
+
+use super::error::KeystoneError;
+use crate::names::escaped;
+use crate::net::http::{Client, Method, Request};
+use crate::net::tls::Trust;
+use crate::net::wire::{Least, Waits};
+
+/// Limit of an answer, in bytes: a catalogue of a large cloud has some hundred kilobytes.
+const MAX_ANSWER: u64 = 4 * 1024 * 1024;
+/// Limit of what is shown of Keystone's own words, in characters.
+const MAX_WORDS: usize = 300;
+/// Before the first repetition of a request; then doubled each time.
+const PAUSE: Duration = Duration::from_millis(500);
+/// Limits if the settings say nothing.
+const CONNECT: Duration = Duration::from_secs(10);
+const SILENCE: Duration = Duration::from_secs(20);
+
+/// The way to a Keystone, or to another service of its cloud.
+#[derive(Clone, Debug)]
+pub(crate) struct Reach {
+    pub(crate) trust: Trust,
+    /// The certificate and the key (PEM) that this client shows.
+    pub(crate) certificate: Option<(PathBuf, PathBuf)>,
+    pub(crate) waits: Waits,
+    /// The number of times that a connection that failed is tried again.
+    pub(crate) retries: u32,
+}
+
+/// A request to Keystone.
+pub(super) struct Question<'a> {
+    pub(super) method: Method,
+    pub(super) url: &'a Url,
+    pub(super) headers: &'a [(&'a str, &'a str)],
+    /// JSON, or empty.
+    pub(super) body: &'a str,
+}
+
+/// An answer of Keystone.
+pub(super) struct Answer {
+    pub(super) status: u16,
+    pub(super) subject_token: Option<String>,
+    body: Vec<u8>,
+}
+
+impl Reach {
+    /// Returns the way that needs no settings: the system's authorities, and waits that suit a service.
+    pub(in crate::openstack) fn new(mut waits: Waits) -> Self {
+        waits.connect = CONNECT;
+        waits.silence = SILENCE;
+        // An answer is small: a server that sends it byte by byte is not waited for.
+        waits.least = Least { bytes: 16 * 1024, within: SILENCE };
+        Reach { trust: Trust::System, certificate: None, waits, retries: 3 }
+    }
+
+    /// Limits the wait for a connection and for each answer.
+    pub(in crate::openstack) fn within(mut self, limit: Duration) -> Self {
+        self.waits.connect = limit;
+        self.waits.silence = limit;
+        self.waits.least.within = limit;
+        self
+    }
+
+    /// Sends a request to Keystone and returns the answer, whatever its status.
+    pub(super) fn ask(&self, question: &Question<'_>) -> Result<Answer, KeystoneError> {
+        let mut pause = PAUSE;
+        let mut left = self.retries;
+        loop {
+            match self.ask_once(question) {
+                Ok(answer) => return Ok(answer),
+                Err(error) if left > 0 && is_worth_repeating(&error) && !self.waits.interrupt.raised() => {
+                    left -= 1;
+                    let _ = self.waits.sleep(pause);
+                    pause *= 2;
+                }
+                Err(error) => {
+                    let message = format!("Keystone at {} is not reached: {error:#}", shown(question.url));
+                    return Err(KeystoneError::unreachable(message));
+                }
+            }
+        }
+    }
+
+    fn ask_once(&self, question: &Question<'_>) -> anyhow::Result<Answer> {
+        let client = Client { trust: self.trust.clone(), proxies: Vec::new(), waits: self.waits.clone() };
+        let mut request = Request::new(question.method.clone(), question.url)
+            .certificate(self.certificate.as_ref())
+            .header("accept", "application/json");
+        if !question.body.is_empty() {
+            request = request.header("content-type", "application/json").body(question.body);
+        }
+        for (name, value) in question.headers {
+            request = request.header(name, value);
+        }
+        let mut response = client.send(&request)?;
+        let mut body = Vec::new();
+        (&mut response.body).take(MAX_ANSWER + 1).read_to_end(&mut body)?;
+        anyhow::ensure!(body.len() as u64 <= MAX_ANSWER, "its answer is longer than 4 MiB");
+        let subject_token = response.header("x-subject-token").map(str::to_owned);
+        Ok(Answer { status: response.status, subject_token, body })
+    }
+}
+
+/// True if a connection failed, and the next one may not.
+fn is_worth_repeating(error: &Error) -> bool {
+    let is_final = |cause: &(dyn std::error::Error + 'static)| {
+        let io = cause.downcast_ref::<io::Error>();
+        // TLS fails with the first of these.
+        io.is_some_and(|io| matches!(io.kind(), ErrorKind::InvalidData | ErrorKind::TimedOut))
+            || io.is_some_and(|io| io.source().is_some_and(<dyn std::error::Error>::is::<rustls::Error>))
+    };
+    !error.chain().any(is_final)
+}
+
+#[derive(Deserialize)]
+struct ErrorBody {
+    error: ErrorWords,
+}
+
+#[derive(Deserialize)]
+struct ErrorWords {
+    #[serde(default)]
+    message: String,
+}
+
+impl Answer {
+    /// Reads the body, if it is what is expected.
+    pub(super) fn json<T: DeserializeOwned>(&self) -> Option<T> {
+        serde_json::from_slice(&self.body).ok()
+    }
+
+    /// True if Keystone itself says why it does not do it, and not a web server in its place.
+    pub(super) fn is_of_keystone(&self) -> bool {
+        self.json::<ErrorBody>().is_some()
+    }
+
+    /// Returns the status, and Keystone's own words where it has any, without line breaks.
+    pub(super) fn words(&self) -> String {
+        let words = self.json::<ErrorBody>().map(|body| body.error.message).unwrap_or_default();
+        let words: String = words.split_whitespace().collect::<Vec<_>>().join(" ");
+        let words: String = words.chars().take(MAX_WORDS).collect();
+        match escaped(words.as_bytes()) {
+            words if words.is_empty() => format!("it answers {}", self.status),
+            words => format!("it answers {}: {words}", self.status),
+        }
+    }
+}
+
+/// Returns a URL as messages show it, without query.
+pub(super) fn shown(url: &Url) -> String {
+    let mut url = url.clone();
+    url.set_query(None);
+    url.set_fragment(None);
+    escaped(url.as_str().as_bytes())
+}

@@ -1,0 +1,10 @@
+//! OpenStack's own languages and services: who may log in where, who calls, what a policy allows, and the
+//! Cache API itself.
+//!
+//! Nothing here opens a cache or prints. The service, the client and the stores use it.
+
+pub(crate) mod caller;
+pub(crate) mod clouds;
+pub(crate) mod keystone;
+pub(crate) mod secret;
+mod yaml;
