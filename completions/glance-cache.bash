@@ -27,14 +27,14 @@ _glance_cache() {
         done
     fi
     if [[ -z $command ]]; then
-        words="clean prune prefetch list status completion help"
+        words="clean prune prefetch list status serve completion help"
         [[ $cur != -* ]] || words="--help -h --version -V"
         mapfile -t COMPREPLY < <(compgen -W "$words" -- "$cur")
         return
     fi
 
     case $prev in
-    --lock-timeout | --splay | --forget-node | --jobs | -j | --rate-limit | --budget | --for | --stall-time | --invalid-grace | --node | --database | --now | --temp-grace | --older-than | --max-size | --target-size | --min-free | --min-age | --require | --min-rate | --reserve | --larger-than | --limit | --max-invalid | --max-stalled | --log-date-format | --syslog-log-facility)
+    --lock-timeout | --splay | --forget-node | --jobs | -j | --rate-limit | --budget | --for | --stall-time | --invalid-grace | --node | --database | --now | --temp-grace | --older-than | --max-size | --target-size | --min-free | --min-age | --require | --min-rate | --reserve | --larger-than | --limit | --max-invalid | --max-stalled | --bind | --log-date-format | --syslog-log-facility)
         return
         ;;
     --cache-dir | --config-dir | --ironic-config-dir | --log-dir | --logdir)
@@ -83,7 +83,7 @@ _glance_cache() {
 
     case $command in
     clean | prune | prefetch)
-        options+=" --dry-run -n --lock-timeout --skip-if-locked --splay --log-file --syslog --journal"
+        options+=" --dry-run -n --lock-timeout --skip-if-locked --splay"
         ;;
     esac
     case $command in
@@ -98,7 +98,12 @@ _glance_cache() {
     esac
     case $command in
     clean | prune | prefetch | list | status)
-        options+=" --cache-dir --config-file --config-dir --driver --sqlite-db --node --database --database-file --ignore-other-index --color --quiet -q --verbose -v --textfile --now"
+        options+=" --cache-dir --driver --sqlite-db --node --database --database-file --ignore-other-index --color --verbose -v --textfile --now"
+        ;;
+    esac
+    case $command in
+    clean | prune | prefetch | list | status | serve)
+        options+=" --config-file --config-dir --quiet -q"
         ;;
     esac
     case $command in
@@ -107,12 +112,17 @@ _glance_cache() {
         ;;
     esac
     case $command in
+    clean | prune | prefetch | serve)
+        options+=" --log-file --syslog --journal"
+        ;;
+    esac
+    case $command in
     clean | prune | list | status)
         options+=" --all-caches --ironic-config-file --ironic-config-dir --temp-grace"
         ;;
     esac
     case $command in
-    clean | prune | prefetch | list | status | completion)
+    clean | prune | prefetch | list | status | serve | completion)
         options+=" --help -h"
         ;;
     esac
@@ -147,6 +157,11 @@ _glance_cache() {
         ;;
     esac
     case $command in
+    serve)
+        options+=" --bind --check --allow-root --verbose -v"
+        ;;
+    esac
+    case $command in
     glance-cache-cleaner | glance-cache-pruner | glance-cache-prefetcher)
         options+=" --help -h --version --config-file --config-dir --debug -d --nodebug --log-config-append --log-config --log-date-format --log-dir --logdir --log-file --logfile --syslog-log-facility --use-journal --nouse-journal --use-json --nouse-json --use-syslog --nouse-syslog --shell_completion"
         ;;
@@ -165,7 +180,7 @@ _glance_cache() {
             options="bash zsh fish"
             ;;
         help)
-            options="clean prune prefetch list status completion help"
+            options="clean prune prefetch list status serve completion help"
             ;;
         esac
     fi

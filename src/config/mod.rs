@@ -23,6 +23,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Result, anyhow, bail};
 use nix::unistd::{Uid, User};
@@ -30,6 +31,7 @@ use rustix::fs::{OFlags, makedev};
 
 pub(crate) use self::options::*;
 use crate::spelling::{edits, is_close};
+use crate::units::TimeSpan;
 
 /// A project whose configuration is read: the names and places of its files.
 #[derive(Debug)]
@@ -65,8 +67,8 @@ pub(crate) static IRONIC: Project = Project {
     refers_freely: true,
 };
 
-/// The section with the options of this tool itself.
-const OWN_GROUP: &str = "glance_cache";
+/// The sections with the options of this tool itself, and of its service.
+const OWN_GROUPS: [&str; 2] = ["glance_cache", "cache_api"];
 
 /// The longest chain of values that refer to one another; a longer one is a circle.
 const MAX_DEPTH: usize = 16;
@@ -142,6 +144,10 @@ pub(crate) struct Config {
     /// Lowest layer first.
     files: Vec<ConfigFile>,
     missing: Vec<PathBuf>,
+    /// In the order in which they were read.
+    dirs_read: Vec<PathBuf>,
+    /// Where other files of the project are looked for.
+    search_path: Vec<PathBuf>,
     /// Default files that were skipped because this user may not read them.
     passed_over: Vec<PathBuf>,
     pass_over_unreadable: bool,
@@ -174,6 +180,8 @@ impl Config {
             project: search.project,
             files: Vec::new(),
             missing: Vec::new(),
+            dirs_read: Vec::new(),
+            search_path: Vec::new(),
             passed_over: Vec::new(),
             pass_over_unreadable: search.pass_over_unreadable,
             environment: settings.map(|(name, value)| (name.clone(), value.clone())).collect(),
@@ -186,7 +194,23 @@ impl Config {
                 ConfigSource::Dir(path) => config.read_dir(&expand(path, home.as_deref()))?,
             }
         }
+        config.note_search_path(search, home.as_deref());
         Ok(config)
+    }
+
+    /// Notes where other files are looked for: in the directories that were read, beside the files that were
+    /// read from the last to the first, and in the default places.
+    fn note_search_path(&mut self, search: &ConfigSearch, home: Option<&Path>) {
+        let is_in_dir = |path: &Path| self.dirs_read.iter().any(|dir| path.parent() == Some(dir));
+        let beside = self.files.iter().rev().map(|file| file.path.as_path());
+        let beside = beside.filter(|path| !is_in_dir(path)).filter_map(Path::parent);
+        let dirs = self.dirs_read.iter().map(PathBuf::as_path).chain(beside).map(Path::to_owned);
+        self.search_path = dirs.chain(places(search, home)).collect();
+    }
+
+    /// Returns the directories in which other files of the project are looked for, such as policies.
+    pub(crate) fn search_path(&self) -> &[PathBuf] {
+        &self.search_path
     }
 
     /// Returns the files that were read, lowest layer first.
@@ -300,6 +324,7 @@ impl Config {
             name.ends_with(b".conf") && !name.starts_with(b".")
         });
         names.sort_unstable();
+        self.dirs_read.push(path.to_owned());
         names.iter().try_for_each(|name| self.read_file(&path.join(name)))
     }
 
@@ -355,6 +380,13 @@ impl Config {
         self.value(opt, |text| as_integer(text, min))?.ok_or_else(|| not_set(opt))
     }
 
+    /// Returns a time: seconds, or numbers with units.
+    pub(crate) fn duration(&self, opt: &Opt) -> Result<Setting<Duration>> {
+        self.value(opt, |text| text.trim().parse::<TimeSpan>())?
+            .map(|setting| setting.map(TimeSpan::as_std))
+            .ok_or_else(|| not_set(opt))
+    }
+
     /// Returns the items of a list; none if it is not set.
     pub(crate) fn list(&self, opt: &Opt) -> Result<Setting<Vec<String>>> {
         let list = self.value(opt, |text| Ok(oslo::list(text)))?;
@@ -388,13 +420,13 @@ impl Config {
     }
 
     /// Describes options that this tool does not know in the sections that only this tool reads, which are
-    /// `[glance_cache]` and `[image_cache:NAME]`.
+    /// `[glance_cache]`, `[cache_api]` and `[image_cache:NAME]`.
     pub(crate) fn unknown_options(&self) -> Vec<String> {
         let is_own = |section: &str| {
             let section = section.to_lowercase();
             match section.strip_prefix("image_cache:") {
                 Some(_) => Some(OF_DECLARATIONS.to_vec()),
-                None => (section == OWN_GROUP).then(|| known_names(OWN_GROUP)),
+                None => OWN_GROUPS.contains(&section.as_str()).then(|| known_names(&section)),
             }
         };
         let describe = |section: &str, known: &[&str], key: &str| {

@@ -643,8 +643,12 @@ fn differences(case: &Case, ours: &Result<Config>, theirs: &Value) -> Vec<String
     for (opt, theirs) in KNOWN.iter().zip(values) {
         let ours = config.shown(opt, 0);
         let same = match (&ours, theirs["value"].as_str()) {
-            // The first has several values, and only the S3 client judges the second.
-            _ if ["filesystem_store_datadirs", "s3_store_bucket_url_format"].contains(&opt.name) => true,
+            // These have several values, and only the S3 client judges the last.
+            _ if ["filesystem_store_datadirs", "policy_dirs", "s3_store_bucket_url_format"]
+                .contains(&opt.name) =>
+            {
+                true
+            }
             // Our default differs: TLS goes unverified only if the option is set.
             (Ok(Some(ours)), Some(theirs)) if opt.name == "https_insecure" && !config.is_set(opt) => {
                 ours != theirs
@@ -704,7 +708,7 @@ impl Peer {
         let registered = known.filter(|(opt, value)| {
             value["unknown"] != true
                 && !matches!(opt.kind, ValueKind::List | ValueKind::Dictionary)
-                && !["filesystem_store_datadirs", "https_insecure"].contains(&opt.name)
+                && !["filesystem_store_datadirs", "policy_dirs", "https_insecure"].contains(&opt.name)
         });
         registered.map(|(opt, _)| opt.name).collect()
     }

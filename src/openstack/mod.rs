@@ -3,8 +3,10 @@
 //!
 //! Nothing here opens a cache or prints. The service, the client and the stores use it.
 
+pub(crate) mod cache_api;
 pub(crate) mod caller;
 pub(crate) mod clouds;
 pub(crate) mod keystone;
+pub(crate) mod policy;
 pub(crate) mod secret;
 mod yaml;

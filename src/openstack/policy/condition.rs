@@ -1,0 +1,307 @@
+//! A rule of a policy as a tree of conditions, and the answer that it gives for a caller and a target.
+//!
+//! Pure: no files, no clock. A condition that cannot be judged for a target (an attribute of an image that
+//! this program does not know) is neither true nor false, and a request that depends on it is refused, even
+//! where the rule says `not`.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+
+use crate::openstack::caller::{Caller, Credential};
+
+/// The attributes and methods of an image that a policy check of Glance reaches. Any other name is a property
+/// of the image.
+const ATTRIBUTES: &[&str] = &[
+    "base",
+    "checksum",
+    "container_format",
+    "created_at",
+    "deactivate",
+    "delete",
+    "disk_format",
+    "extra_properties",
+    "get_data",
+    "helper",
+    "image_id",
+    "locations",
+    "member",
+    "min_disk",
+    "min_ram",
+    "name",
+    "os_hash_algo",
+    "os_hash_value",
+    "os_hidden",
+    "owner",
+    "protected",
+    "reactivate",
+    "set_data",
+    "size",
+    "status",
+    "tags",
+    "updated_at",
+    "virtual_size",
+    "visibility",
+];
+
+/// One rule as written, taken apart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Condition {
+    Everybody,
+    Nobody,
+    /// The rule of that name decides.
+    Rule(String),
+    /// The caller has the role.
+    Role(Pattern),
+    /// A text of the rule itself equals what the pattern gives.
+    Literal {
+        /// As written in Python: `'public'`, `True`, `7`.
+        source: String,
+        /// As Python shows it.
+        value: String,
+        pattern: Pattern,
+    },
+    /// A credential of the caller, or one item of it, equals what the pattern gives. A name that is no
+    /// credential is never equal to anything.
+    Credential {
+        name: String,
+        pattern: Pattern,
+    },
+    Not(Box<Self>),
+    And(Vec<Self>),
+    Or(Vec<Self>),
+}
+
+/// A text in which `%(name)s` stands for an attribute of the target.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Pattern(pub(super) Vec<Piece>);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Piece {
+    Text(String),
+    Attribute(String),
+}
+
+/// The object that a request is about, as far as policy checks can read it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Target {
+    /// `None` is Python's, which it shows as a text.
+    attributes: BTreeMap<String, Option<String>>,
+    is_image: bool,
+}
+
+impl Target {
+    /// Returns the target of requests that are about the cache as a whole: it has no attributes.
+    pub(crate) fn cache() -> Self {
+        Self::default()
+    }
+
+    /// Returns an image with its attributes and properties by Glance's names, such as `owner`, `visibility`
+    /// and `status`. Numbers are in decimal, booleans `True` and `False`.
+    ///
+    /// An attribute that is left out cannot be judged; a property that is left out does not exist.
+    pub(crate) fn image(attributes: impl IntoIterator<Item = (String, Option<String>)>) -> Self {
+        Self { attributes: attributes.into_iter().collect(), is_image: true }
+    }
+
+    /// Returns an attribute as Python shows it; `Err` if there is none, with [`Answer::Unknown`] if an image
+    /// has one that is not known here.
+    fn attribute(&self, name: &str) -> Result<&str, Answer> {
+        let name = match name {
+            "id" if self.is_image => "image_id",
+            "project_id" if self.is_image => "owner",
+            "member_id" if self.is_image => "member",
+            name => name,
+        };
+        match self.attributes.get(name) {
+            Some(value) => Ok(value.as_deref().unwrap_or("None")),
+            None if self.is_image && (ATTRIBUTES.contains(&name) || name.starts_with('_')) => {
+                Err(Answer::Unknown)
+            }
+            None => Err(Answer::No),
+        }
+    }
+}
+
+/// The answer of a condition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    Yes,
+    No,
+    /// Neither: the request is refused.
+    Unknown,
+}
+
+impl From<bool> for Answer {
+    fn from(is_so: bool) -> Self {
+        if is_so { Self::Yes } else { Self::No }
+    }
+}
+
+impl std::ops::Not for Answer {
+    type Output = Self;
+
+    fn not(self) -> Self {
+        match self {
+            Self::Yes => Self::No,
+            Self::No => Self::Yes,
+            Self::Unknown => Self::Unknown,
+        }
+    }
+}
+
+/// Answers the conditions that have no parts.
+pub(super) trait Judge {
+    fn role(&self, pattern: &Pattern) -> Answer;
+    fn literal(&self, value: &str, pattern: &Pattern) -> Answer;
+    fn credential(&self, name: &str, pattern: &Pattern) -> Answer;
+}
+
+impl Condition {
+    /// Returns the answer; `rules` has the answers of all rules that this one refers to.
+    pub(super) fn answer(&self, judge: &impl Judge, rules: &HashMap<&str, Answer>) -> Answer {
+        match self {
+            Self::Everybody => Answer::Yes,
+            Self::Nobody => Answer::No,
+            Self::Rule(name) => rules.get(name.as_str()).copied().unwrap_or(Answer::Unknown),
+            Self::Role(pattern) => judge.role(pattern),
+            Self::Literal { value, pattern, .. } => judge.literal(value, pattern),
+            Self::Credential { name, pattern } => judge.credential(name, pattern),
+            Self::Not(condition) => !condition.answer(judge, rules),
+            Self::And(parts) => decided(parts, Answer::No, judge, rules),
+            Self::Or(parts) => decided(parts, Answer::Yes, judge, rules),
+        }
+    }
+
+    /// Calls `visit` with the name of every rule that this condition refers to.
+    pub(super) fn each_rule<'a>(&'a self, visit: &mut dyn FnMut(&'a str)) {
+        match self {
+            Self::Rule(name) => visit(name),
+            Self::Not(condition) => condition.each_rule(visit),
+            Self::And(parts) | Self::Or(parts) => parts.iter().for_each(|part| part.each_rule(visit)),
+            _ => {}
+        }
+    }
+
+    /// Calls `visit` with every name that is compared as a credential.
+    pub(super) fn each_credential<'a>(&'a self, visit: &mut dyn FnMut(&'a str)) {
+        match self {
+            Self::Credential { name, .. } => visit(name),
+            Self::Not(condition) => condition.each_credential(visit),
+            Self::And(parts) | Self::Or(parts) => parts.iter().for_each(|part| part.each_credential(visit)),
+            _ => {}
+        }
+    }
+}
+
+/// Joins the answers of parts, of which one that is `decisive` decides.
+fn decided(
+    parts: &[Condition],
+    decisive: Answer,
+    judge: &impl Judge,
+    rules: &HashMap<&str, Answer>,
+) -> Answer {
+    let mut joined = !decisive;
+    for part in parts {
+        match part.answer(judge, rules) {
+            answer if answer == decisive => return decisive,
+            Answer::Unknown => joined = Answer::Unknown,
+            _ => {}
+        }
+    }
+    joined
+}
+
+impl Pattern {
+    /// Returns the text for a target, or the answer of any comparison with it if there is none.
+    fn text(&self, target: &Target) -> Result<String, Answer> {
+        self.0.iter().try_fold(String::new(), |text, piece| {
+            Ok(text
+                + match piece {
+                    Piece::Text(piece) => piece,
+                    Piece::Attribute(name) => target.attribute(name)?,
+                })
+        })
+    }
+
+    /// Returns the text if it is the same for every target.
+    fn fixed(&self) -> Option<String> {
+        let texts = self.0.iter().map(|piece| match piece {
+            Piece::Text(text) => Some(text.as_str()),
+            Piece::Attribute(_) => None,
+        });
+        texts.collect()
+    }
+}
+
+/// Judges a request.
+pub(super) struct Request<'a> {
+    pub(super) caller: &'a Caller,
+    pub(super) target: &'a Target,
+}
+
+impl Judge for Request<'_> {
+    fn role(&self, pattern: &Pattern) -> Answer {
+        let has = |role: &str| self.caller.roles.iter().any(|has| has.to_lowercase() == role);
+        pattern.text(self.target).map_or_else(|answer| answer, |role| has(&role.to_lowercase()).into())
+    }
+
+    fn literal(&self, value: &str, pattern: &Pattern) -> Answer {
+        pattern.text(self.target).map_or_else(|answer| answer, |text| (text == value).into())
+    }
+
+    fn credential(&self, name: &str, pattern: &Pattern) -> Answer {
+        let is = |text: String| match self.caller.credential(name) {
+            Credential::One(value) => value == text,
+            Credential::Many(values) => values.contains(&text),
+            Credential::Missing => false,
+        };
+        pattern.text(self.target).map_or_else(|answer| answer, |text| is(text).into())
+    }
+}
+
+/// Judges all requests at once: a condition whose answer depends on the request is unknown.
+pub(super) struct AnyRequest;
+
+impl Judge for AnyRequest {
+    fn role(&self, _: &Pattern) -> Answer {
+        Answer::Unknown
+    }
+
+    fn literal(&self, value: &str, pattern: &Pattern) -> Answer {
+        pattern.fixed().map_or(Answer::Unknown, |text| (text == value).into())
+    }
+
+    fn credential(&self, name: &str, _: &Pattern) -> Answer {
+        if Caller::is_credential(name) { Answer::Unknown } else { Answer::No }
+    }
+}
+
+impl fmt::Display for Condition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Everybody => f.write_str("@"),
+            Self::Nobody => f.write_str("!"),
+            Self::Rule(name) => write!(f, "rule:{name}"),
+            Self::Role(pattern) => write!(f, "role:{pattern}"),
+            Self::Literal { source, pattern, .. } => write!(f, "{source}:{pattern}"),
+            Self::Credential { name, pattern } => write!(f, "{name}:{pattern}"),
+            Self::Not(condition) => write!(f, "not {condition}"),
+            Self::And(parts) => joined(f, parts, " and "),
+            Self::Or(parts) => joined(f, parts, " or "),
+        }
+    }
+}
+
+fn joined(f: &mut fmt::Formatter<'_>, parts: &[Condition], word: &str) -> fmt::Result {
+    let parts: Vec<String> = parts.iter().map(ToString::to_string).collect();
+    write!(f, "({})", parts.join(word))
+}
+
+impl fmt::Display for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|piece| match piece {
+            Piece::Text(text) => f.write_str(&text.replace('%', "%%")),
+            Piece::Attribute(name) => write!(f, "%({name})s"),
+        })
+    }
+}
