@@ -40,10 +40,11 @@ use crate::cache::set_aside::is_unchanged;
 use crate::names::escaped;
 use crate::units::SECOND;
 
-/// Bytes in a block.
-const BLOCK: usize = 512 << 10;
-/// Blocks of an image: one each is being read and hashed, and two wait.
-const BLOCKS: usize = 4;
+/// Bytes in a block. A disk that others use, too, serves large reads sooner, as it does the kernel's own read
+/// ahead.
+const BLOCK: usize = 3 << 19;
+/// Blocks of an image: one is being read while the other is hashed.
+const BLOCKS: usize = 2;
 /// Direct reads need memory and positions that are multiples of this.
 const ALIGNMENT: usize = 4096;
 /// Bytes after which pages that were read are dropped.
@@ -111,9 +112,10 @@ pub(crate) fn examine(job: &Examination<'_>, meter: &Meter) -> Finding {
     };
     let finding = opened.examine(job, meter);
     opened.put_back_access_time();
-    match is_unchanged(job.dir, &job.image) {
-        Ok(true) if opened.is_still(&job.image) => finding,
-        Ok(_) => Finding::Changed,
+    let is_same = opened.is_still(&job.image).and_then(|is| Ok(is && is_unchanged(job.dir, &job.image)?));
+    match is_same {
+        Ok(true) => finding,
+        Ok(false) => Finding::Changed,
         Err(e) => Finding::Failed(e),
     }
 }
@@ -160,15 +162,17 @@ struct AlignedBlock {
 }
 
 impl AlignedBlock {
-    fn new() -> Self {
-        let memory = vec![0; BLOCK + ALIGNMENT];
+    /// Makes a block for this many bytes.
+    fn new(bytes: usize) -> Self {
+        let memory = vec![0; bytes.next_multiple_of(ALIGNMENT) + ALIGNMENT];
         let start = memory.as_ptr().align_offset(ALIGNMENT);
         // An offset that cannot be computed is as good as none: the read is then not a direct one.
         AlignedBlock { memory, start: if start < ALIGNMENT { start } else { 0 }, length: 0 }
     }
 
     fn space(&mut self) -> &mut [u8] {
-        &mut self.memory[self.start..self.start + BLOCK]
+        let end = self.memory.len() - ALIGNMENT + self.start;
+        &mut self.memory[self.start..end]
     }
 
     fn bytes(&self) -> &[u8] {
@@ -207,16 +211,13 @@ impl ImageFile {
         let is_direct = fcntl_getfl(&file).is_ok_and(|flags| flags.contains(OFlags::DIRECT));
         let drops = !is_direct && !is_in_memory(&file);
         let opened = ImageFile { file, before, drops };
-        Ok(opened.is_still(image).then_some(opened))
+        Ok(opened.is_still(image)?.then_some(opened))
     }
 
     /// True if the open file is the image that the survey found.
-    fn is_still(&self, image: &Image) -> bool {
-        let was = &image.seen;
-        fstat(&self.file).is_ok_and(|stat| {
-            let now = seen(&stat);
-            (now.inode, now.size, now.mtime) == (was.inode, was.size, was.mtime)
-        })
+    fn is_still(&self, image: &Image) -> anyhow::Result<bool> {
+        let (was, now) = (&image.seen, seen(&fstat(&self.file).context("cannot look at it")?));
+        Ok((now.inode, now.size, now.mtime) == (was.inode, was.size, was.mtime))
     }
 
     fn examine(&self, job: &Examination<'_>, meter: &Meter) -> Finding {
@@ -251,7 +252,7 @@ impl ImageFile {
         if self.before.size <= BLOCK as u64 {
             // A second thread would take longer than the reading.
             let mut digest = algorithm.start();
-            let mut block = AlignedBlock::new();
+            let mut block = AlignedBlock::new(self.before.size as usize);
             self.fill(&mut block, 0, throttle, meter)?;
             digest.update(block.bytes());
             return Ok(digest.finish());
@@ -288,7 +289,7 @@ impl ImageFile {
         while at < self.before.size {
             let mut block = if made < BLOCKS {
                 made += 1;
-                AlignedBlock::new()
+                AlignedBlock::new(BLOCK)
             } else {
                 // The hasher ends only after this sender is dropped.
                 free.recv().map_err(|_| ReadingEnd::Failed(anyhow!("the hashing thread ended early")))?
@@ -318,7 +319,10 @@ impl ImageFile {
         while block.length < wanted {
             let from = at + block.length as u64;
             let length = block.length;
-            match pread(&self.file, &mut block.space()[length..], from) {
+            // A direct read needs whole multiples, also at the end of the file.
+            let most = throttle.portion(BLOCK as u64) as usize / ALIGNMENT * ALIGNMENT;
+            let end = block.space().len().min(length + most);
+            match pread(&self.file, &mut block.space()[length..end], from) {
                 Ok(0) => return Err(ReadingEnd::Shorter),
                 Ok(count) => {
                     let count = count.min(wanted - length);

@@ -8,6 +8,9 @@
 //! **Prefetch**: the claim, a private staged file, the row, the image and the entry in the queue, each there
 //! or not. The image never is without its row.
 //!
+//! **Verify**: a broken image in its place or in `invalid/`, its row there or not, the note there or not. The
+//! image is never in its place without its row.
+//!
 //! The sweep in `faults` provokes such states by killing at each system call; here none is left out.
 
 use std::collections::BTreeSet;
@@ -261,6 +264,86 @@ fn after_a_prefetch(rows: Rows) {
         states += 1;
     }
     println!("{rows:?}: {states} states of a prefetch");
+}
+
+/// Builds a state of a verification that moves the broken image `a`, by its bits.
+fn set_aside(bench: &Bench, bits: usize) -> String {
+    bench.clear();
+    let (moved, row, note) = (bits & 1 > 0, bits & 2 > 0, bits & 4 > 0);
+    for (hours, letter) in (1..).zip(LETTERS) {
+        bench.file(letter, hours);
+        if letter != 'a' || row {
+            bench.row(letter, hours);
+        }
+    }
+    let env = bench.env();
+    let path = env.path(id('a'));
+    let mut bytes = vec![0; 1000];
+    bytes[7] = 1;
+    fs::write(&path, bytes).unwrap();
+    if moved {
+        fs::rename(&path, env.path("invalid").join(id('a'))).unwrap();
+    }
+    if note {
+        bench.note(&id('a'));
+    }
+    format!("moved {moved}, row {row}, note {note}")
+}
+
+fn after_a_verification(rows: Rows) {
+    let mut bench = Bench::new(rows);
+    for letter in LETTERS {
+        bench.prefetch.record(letter, &[0; 1000], &[]);
+    }
+    let rest: BTreeSet<String> = LETTERS[1..].iter().map(|letter| id(*letter)).collect();
+    let mut states = 0;
+    for bits in 0..8_usize {
+        let (moved, row, note) = (bits & 1 > 0, bits & 2 > 0, bits & 4 > 0);
+        // In its place it has its row. A row without its file is noted. Without rows there is no note.
+        let happens =
+            if bench.has_rows() { (moved || row) && (!moved || !row || note) } else { !row && !note };
+        if !happens {
+            continue;
+        }
+        let state = set_aside(&bench, bits);
+        let run = bench.run("clean", &["--verify"]);
+        assert_eq!(run.code, 0, "{rows:?}: {state}: {run:?}");
+        assert_eq!(bench.cached(), rest, "{rows:?}: {state}");
+        assert_eq!(bench.env().names("invalid"), [id('a')], "{rows:?}: {state}");
+        let run = bench.run("prune", &["--max-size", "9000B"]);
+        assert!(run.code == 0 && bench.tracked() == rest, "{rows:?}: {state}: {run:?}");
+        assert!(!bench.env().path(NOTE).exists(), "{rows:?}: {state}");
+        bench.glance_goes_on(&format!("the next run after {state}"));
+        set_aside(&bench, bits);
+        bench.glance_goes_on(&state);
+        states += 1;
+    }
+    println!("{rows:?}: {states} states of a verification");
+}
+
+#[test]
+fn after_a_verification_on_sqlite() {
+    after_a_verification(Rows::Own(Sqlite));
+}
+
+#[test]
+fn after_a_verification_on_xattr() {
+    after_a_verification(Rows::Own(Xattr));
+}
+
+#[test]
+fn after_a_verification_on_a_central_file() {
+    after_a_verification(Rows::Central(SqliteFile));
+}
+
+#[test]
+fn after_a_verification_on_mariadb() {
+    after_a_verification(Rows::Central(MariaDb));
+}
+
+#[test]
+fn after_a_verification_on_postgresql() {
+    after_a_verification(Rows::Central(PostgreSql));
 }
 
 #[test]

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -408,8 +408,16 @@ mod as_root {
             fs::write(&path, crate::support::images::content(letter, 900_000)).unwrap();
         }
         system(&["umount", point.to_str().unwrap()]);
-        let request = format!("set_inode_field /cache/{} block[7] 99999999", id('b'));
-        system(&["debugfs", "-w", "-R", &request, image.to_str().unwrap()]);
+        let stat = std::process::Command::new("debugfs")
+            .args(["-R", &format!("stat /cache/{}", id('b')), image.to_str().unwrap()])
+            .output()
+            .unwrap();
+        let stat = String::from_utf8(stat.stdout).unwrap();
+        let indirect = stat.split_once("(IND):").unwrap().1;
+        let indirect: u64 = indirect.split(|c: char| !c.is_ascii_digit()).next().unwrap().parse().unwrap();
+        // The hundredth of its pointers leads out of the file system.
+        let device = fs::File::options().write(true).open(&image).unwrap();
+        device.write_all_at(&99_999_999_u32.to_le_bytes(), indirect * 1024 + 400).unwrap();
         let again = crate::support::mounts::Mount::image(&image, &point, "relatime");
         let text = fs::read_to_string(p.conf("")).unwrap();
         let own = p.env.dir().to_str().unwrap().to_owned();

@@ -6,7 +6,9 @@
 //! between the first and the last image.
 //!
 //! **Nothing is locked while images are read.** A broken image is given to [`BrokenHandler`], which leaves it
-//! (`status`) or moves it to `invalid/` (`clean`, in [`mod@mover`]).
+//! (`status`) or moves it to `invalid/` (`clean`, in [`mod@mover`]). If many images are broken, they are
+//! held back until more than half of the images that were read are sound, because otherwise the disk or the
+//! database is more likely at fault than each of them.
 //!
 //! The run notes what it has read in the cache directory ([`crate::cache::verified`]), so that the next one
 //! goes on from there. Killed, it forgets what it read in the last seconds.
@@ -131,6 +133,7 @@ pub(crate) fn verify<'a>(
         order,
         portion: VecDeque::new(),
         running: HashMap::new(),
+        held: Vec::new(),
         begun: 0,
         is_over: false,
         unusable: UnusableImages::default(),
@@ -192,6 +195,15 @@ struct Reading {
     at: Nanos,
 }
 
+/// A broken image that is not decided about yet.
+struct HeldImage {
+    image: Image,
+    record: ImageRecord,
+    fault: Fault,
+    /// The time at which the reading began.
+    at: Nanos,
+}
+
 /// A verification, as the deciding thread sees it.
 struct Verifying<'a> {
     cache: VerifiedCache<'a>,
@@ -203,6 +215,7 @@ struct Verifying<'a> {
     /// Images with their records, which come next.
     portion: VecDeque<(u32, Option<ImageRecord>)>,
     running: HashMap<u32, Reading>,
+    held: Vec<HeldImage>,
     /// Bytes of the images that were begun.
     begun: u64,
     /// True once no further image is begun.
@@ -365,54 +378,68 @@ impl<'a> Verifying<'a> {
             Finding::Sound => {
                 self.report.sound.add(bytes);
                 self.memory.note(&image, at, false);
+                self.decide();
             }
             Finding::Unverifiable => self.report.unverifiable.add(bytes),
-            Finding::Broken(fault) => self.broken(&image, &record, &fault, at),
+            Finding::Broken(fault) => self.broken(HeldImage { image, record, fault, at }),
             Finding::Changed => self.report.changed += 1,
             Finding::Failed(e) => self.error(image.id.as_str(), Action::Verify, format!("{e:#}")),
             Finding::Interrupted => self.report.left.add(bytes),
         }
     }
 
-    /// Decides about a broken image, and notes it.
-    fn broken(&mut self, image: &Image, record: &ImageRecord, fault: &Fault, at: Nanos) {
+    /// Decides about a broken image. If many are broken, it is held back until more images were read.
+    fn broken(&mut self, broken: HeldImage) {
+        self.held.push(broken);
+        self.decide();
+    }
+
+    /// Decides about the images that are held back, unless the disk or the database is more likely at fault.
+    fn decide(&mut self) {
+        let broken = self.report.broken.len() + self.held.len();
+        let examined = self.report.sound.count + broken as u64;
+        if self.handler.moves() && is_doubtful(broken as u64, examined) {
+            return;
+        }
+        for held in std::mem::take(&mut self.held) {
+            let fate = self.fate(&held);
+            self.note_broken(&held, &fate);
+        }
+    }
+
+    /// Looks at the record of a broken image again, and gives it to the handler.
+    fn fate(&mut self, held: &HeldImage) -> Fate {
         let content = |record: &ImageRecord| {
             let ImageRecord { size, checksum, os_hash_algo, os_hash_value, .. } = record.clone();
             (size, checksum, os_hash_algo, os_hash_value)
         };
-        let fate = match self.cache.records.records(&[image.id]) {
-            Ok(now) if now[0].as_ref().map(content) != Some(content(record)) => Fate::Changed,
-            Ok(_) if self.handler.moves() && self.is_in_doubt() => Fate::NotMoved(
-                "more than half of the images that were read are broken, so that the disk or the \
-                     database is more likely at fault"
-                    .to_owned(),
-            ),
-            Ok(_) => self.handler.handle(image, fault),
+        match self.cache.records.records(&[held.image.id]) {
+            Ok(now) if now[0].as_ref().map(content) != Some(content(&held.record)) => Fate::Changed,
+            Ok(_) => self.handler.handle(&held.image, &held.fault),
             Err(refusal) => Fate::NotMoved(format!("{:#}", refusal.into_error())),
-        };
-        let moved = match fate {
+        }
+    }
+
+    /// Notes the end of a broken image.
+    fn note_broken(&mut self, held: &HeldImage, fate: &Fate) {
+        let HeldImage { image, fault, at, .. } = held;
+        match fate {
             Fate::Changed => {
                 self.report.changed += 1;
                 return;
             }
-            Fate::Left => false,
-            Fate::Moved | Fate::WouldMove => true,
-            Fate::NotMoved(ref why) => {
+            Fate::NotMoved(why) => {
                 self.error(image.id.as_str(), Action::Move, format!("{fault}; it stays: {why}"));
-                false
             }
-        };
+            Fate::Left | Fate::Moved | Fate::WouldMove => {}
+        }
         match fate {
             Fate::Moved => self.memory.forget(image.id),
-            _ => self.memory.note(image, at, true),
+            _ => self.memory.note(image, *at, true),
         }
         let (image_id, size) = (image.id.to_string(), image.seen.size);
+        let moved = matches!(fate, Fate::Moved | Fate::WouldMove);
         self.report.broken.push(BrokenImage { image_id, size, fault: FaultReport::of(fault), moved });
-    }
-
-    /// True if one more broken image makes it more likely that the disk or the database is at fault.
-    fn is_in_doubt(&self) -> bool {
-        is_doubtful(self.report.broken.len() as u64 + 1, self.report.examined() + 1)
     }
 
     fn error(&mut self, name: &str, action: Action, message: String) {
@@ -432,6 +459,11 @@ impl<'a> Verifying<'a> {
     }
 
     fn end(mut self) -> Verdicts {
+        let why = "more than half of the images that were read are broken, so that the disk or the \
+                   database is more likely at fault";
+        for held in std::mem::take(&mut self.held) {
+            self.note_broken(&held, &Fate::NotMoved(why.to_owned()));
+        }
         self.remember(Duration::ZERO);
         let rest = self.portion.iter().map(|(position, _)| position).chain(&self.order);
         for position in rest {

@@ -41,7 +41,7 @@ impl Budget {
 }
 
 /// True if so many images are broken that the disk, or the database, is more likely at fault than each of
-/// them. Then no further image is moved.
+/// them. Then none of them is moved for now.
 pub(super) fn is_doubtful(broken: u64, examined: u64) -> bool {
     broken >= MANY && broken * 2 > examined
 }

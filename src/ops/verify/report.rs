@@ -85,11 +85,6 @@ fn as_seconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok
 }
 
 impl Verification {
-    /// Returns the number of images that were compared with their records.
-    pub(super) fn examined(&self) -> u64 {
-        self.sound.count + self.broken.len() as u64
-    }
-
     /// Returns the result in a line, without the broken images.
     pub(crate) fn summary(&self) -> String {
         let mut text =
