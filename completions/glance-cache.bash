@@ -34,7 +34,7 @@ _glance_cache() {
     fi
 
     case $prev in
-    --lock-timeout | --splay | --forget-node | --stall-time | --invalid-grace | --node | --database | --now | --temp-grace | --older-than | --max-size | --target-size | --min-free | --min-age | --require | --jobs | -j | --rate-limit | --reserve | --larger-than | --limit | --max-invalid | --max-stalled | --log-date-format | --syslog-log-facility)
+    --lock-timeout | --splay | --forget-node | --stall-time | --invalid-grace | --node | --database | --now | --temp-grace | --nodes-port | --timeout | --os-cloud | --os-image-url | --jobs | -j | --older-than | --max-size | --target-size | --min-free | --min-age | --require | --rate-limit | --reserve | --larger-than | --limit | --max-invalid | --max-stalled | --log-date-format | --syslog-log-facility)
         return
         ;;
     --cache-dir | --config-dir | --ironic-config-dir | --log-dir | --logdir)
@@ -83,7 +83,7 @@ _glance_cache() {
 
     case $command in
     clean | prune | prefetch)
-        options+=" --dry-run -n --lock-timeout --skip-if-locked --splay --log-file --syslog --journal"
+        options+=" --dry-run -n --lock-timeout --skip-if-locked --splay --log-file --syslog --journal --all-nodes --nodes-port"
         ;;
     esac
     case $command in
@@ -93,7 +93,7 @@ _glance_cache() {
     esac
     case $command in
     clean | prune | prefetch | list | status)
-        options+=" --cache-dir --config-file --config-dir --driver --sqlite-db --node --database --database-file --ignore-other-index --color --quiet -q --verbose -v --textfile --now"
+        options+=" --cache-dir --config-file --config-dir --driver --sqlite-db --node --database --database-file --ignore-other-index --color --quiet -q --verbose -v --textfile --now --timeout --os-cloud"
         ;;
     esac
     case $command in
@@ -104,6 +104,11 @@ _glance_cache() {
     case $command in
     clean | prune | list | status)
         options+=" --all-caches --ironic-config-file --ironic-config-dir --temp-grace"
+        ;;
+    esac
+    case $command in
+    clean | prune)
+        options+=" --os-image-url --jobs -j"
         ;;
     esac
     case $command in
@@ -129,6 +134,11 @@ _glance_cache() {
     case $command in
     list)
         options+=" --image --state --older-than --larger-than --limit --sort --reverse --all-nodes --images --columns --no-header --wide --bytes --human --format"
+        ;;
+    esac
+    case $command in
+    list | status)
+        options+=" --os-image-url"
         ;;
     esac
     case $command in

@@ -3,21 +3,28 @@
 // The doc comments of arguments are help texts: no backticks in them.
 #![allow(clippy::doc_markdown)]
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 
-use super::flags::{CacheArgs, ChangeArgs, EXIT_CODES, EXIT_CODES_IN_SHORT, HostArgs, LIMITS, LogArgs};
-use super::{conclude, host_to_change};
+use super::flags::{
+    CacheArgs, ChangeArgs, EXIT_CODES, EXIT_CODES_IN_SHORT, HostArgs, LIMITS, LogArgs, NamedNodesArgs,
+    NodesArgs, REMOTE,
+};
+use super::{conclude, conclude_on_nodes, host_to_change};
 use crate::exit::{Exit, Failure};
 use crate::host::glance::settings::Selection;
 use crate::host::{Scope, Task};
 use crate::ops::clean::{CleanRequest, clean};
 use crate::ops::fleet;
+use crate::ops::nodes::NodesCall;
 use crate::run::Run;
 use crate::units::TimeSpan;
 
 /// Cleans with the options of the command line.
 pub(crate) fn run(run: &Run, args: CleanArgs) -> Result<Exit, Failure> {
     args.change.check(&args.cache)?;
+    if let Some(request) = args.named.request(&args.nodes, NodesCall::Clean) {
+        return conclude_on_nodes(run, args.cache, (args.change, args.log), &request);
+    }
     if let Some(url) = args.forget_node {
         let selection = Selection::from(args.cache);
         let config = selection.read(run, false)?;
@@ -44,8 +51,11 @@ pub(crate) fn run(run: &Run, args: CleanArgs) -> Result<Exit, Failure> {
 ///
 /// With --all-caches, does this in every Glance cache of the host, and removes the files that crashed
 /// downloads left in Ironic's caches.
+///
+/// With --all-nodes or --os-image-url, asks nodes to clean their caches by their own settings.
 #[derive(Debug, Args)]
 #[command(after_help = EXIT_CODES_IN_SHORT, after_long_help = EXIT_CODES)]
+#[command(group = ArgGroup::new("local").args(NOT_REMOTE).multiple(true).conflicts_with(REMOTE))]
 pub(crate) struct CleanArgs {
     #[command(flatten)]
     pub(crate) change: ChangeArgs,
@@ -83,4 +93,21 @@ pub(crate) struct CleanArgs {
     pub(super) log: LogArgs,
     #[command(flatten)]
     pub(super) host: HostArgs,
+    #[command(flatten)]
+    nodes: NodesArgs,
+    #[command(flatten)]
+    named: NamedNodesArgs,
 }
+
+/// The options that no node can be asked for.
+const NOT_REMOTE: [&str; 9] = [
+    "repair",
+    "forget_all",
+    "forget_node",
+    "stall_time",
+    "invalid_grace",
+    "all_caches",
+    "ironic_config_file",
+    "ironic_config_dir",
+    "temp_grace",
+];

@@ -3,15 +3,18 @@
 // The doc comments of arguments are help texts: no backticks in them.
 #![allow(clippy::doc_markdown)]
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 
-use super::flags::{CacheArgs, EXIT_CODES, EXIT_CODES_IN_SHORT, HostArgs, LIMITS, LimitArgs, OUTPUT};
+use super::flags::{
+    CacheArgs, EXIT_CODES, EXIT_CODES_IN_SHORT, HostArgs, LIMITS, LimitArgs, LookedAtArgs, OUTPUT, REMOTE,
+};
 use super::{look_at_all, show};
 use crate::exit::{Exit, Failure};
 use crate::host::glance::settings::Selection;
 use crate::ops::attention::{Threshold, first_line_of_failure};
 use crate::ops::fleet;
 use crate::ops::look::Overview;
+use crate::ops::nodes::look::status_of_node;
 use crate::ops::status::{StatusRequest, status};
 use crate::output::Report;
 use crate::run::Run;
@@ -29,6 +32,9 @@ pub(crate) fn run(run: &Run, args: StatusArgs) -> Result<Exit, Failure> {
 
 fn report(run: &Run, args: StatusArgs) -> Result<Exit, Failure> {
     let (human, check) = (!args.bytes, args.check);
+    if let Some(node) = args.node.request() {
+        return Ok(show(run, &status_of_node(run, &Selection::from(args.cache), &node, human)?, true));
+    }
     if args.all_nodes {
         return Ok(show(run, &fleet::status(run, &Selection::from(args.cache), human)?, true));
     }
@@ -69,6 +75,7 @@ fn conclude(run: &Run, report: &impl Report, check: bool, is_fine: bool) -> Exit
 /// is WARNING.
 #[derive(Debug, Args)]
 #[command(after_help = EXIT_CODES_IN_SHORT, after_long_help = EXIT_CODES)]
+#[command(group = ArgGroup::new("local").args(NOT_REMOTE).multiple(true).conflicts_with(REMOTE))]
 pub(crate) struct StatusArgs {
     /// Exit with 1 if the cache is over its limit or needs attention
     ///
@@ -107,4 +114,9 @@ pub(crate) struct StatusArgs {
     /// Show sizes in KiB, MiB and so on, which is the default
     #[arg(long, help_heading = OUTPUT, hide = true)]
     pub(super) human: bool,
+    #[command(flatten)]
+    node: LookedAtArgs,
 }
+
+/// The options that no node can be asked for.
+const NOT_REMOTE: [&str; 5] = ["check", "max_size", "max_invalid", "max_stalled", "stall_time"];
