@@ -34,7 +34,7 @@ _glance_cache() {
     fi
 
     case $prev in
-    --lock-timeout | --splay | --forget-node | --stall-time | --invalid-grace | --node | --database | --now | --temp-grace | --nodes-port | --timeout | --os-cloud | --os-image-url | --jobs | -j | --older-than | --max-size | --target-size | --min-free | --min-age | --require | --rate-limit | --reserve | --larger-than | --limit | --max-invalid | --max-stalled | --log-date-format | --syslog-log-facility)
+    --lock-timeout | --splay | --forget-node | --rate-limit | --budget | --for | --stall-time | --invalid-grace | --node | --database | --now | --temp-grace | --nodes-port | --timeout | --os-cloud | --os-image-url | --jobs | -j | --older-than | --max-size | --target-size | --min-free | --min-age | --require | --min-rate | --reserve | --larger-than | --limit | --max-invalid | --max-stalled | --log-date-format | --syslog-log-facility)
         return
         ;;
     --cache-dir | --config-dir | --ironic-config-dir | --log-dir | --logdir)
@@ -69,7 +69,7 @@ _glance_cache() {
         words="image state last-use modified size hits"
         ;;
     --columns)
-        words="image state last-use modified size hits error name-bytes node checksum cache kind links held-by priority directory file-system limit age-limit in-use reclaimable"
+        words="image state last-use modified size hits error name-bytes unusable node checksum cache kind links held-by priority directory file-system limit age-limit in-use reclaimable"
         before=${cur%"${cur##*,}"} cur=${cur##*,}
         ;;
     --shell_completion)
@@ -88,7 +88,12 @@ _glance_cache() {
     esac
     case $command in
     clean)
-        options+=" --repair --forget-all --forget-node --stall-time --invalid-grace"
+        options+=" --repair --forget-all --forget-node --verify --stall-time --invalid-grace"
+        ;;
+    esac
+    case $command in
+    clean | status)
+        options+=" --rate-limit --budget --for --jobs -j"
         ;;
     esac
     case $command in
@@ -108,7 +113,7 @@ _glance_cache() {
     esac
     case $command in
     clean | prune)
-        options+=" --os-image-url --jobs -j"
+        options+=" --os-image-url"
         ;;
     esac
     case $command in
@@ -118,7 +123,7 @@ _glance_cache() {
     esac
     case $command in
     prune)
-        options+=" --image --older-than --everything --target-size --min-free --min-age --keep --keep-from --forget-all --stall-time --require --on --best-effort"
+        options+=" --image --older-than --everything --target-size --min-free --min-age --keep --keep-from --forget-all --stall-time --require --on --best-effort --jobs -j"
         ;;
     esac
     case $command in
@@ -127,8 +132,13 @@ _glance_cache() {
         ;;
     esac
     case $command in
+    prune | list | status)
+        options+=" --no-database"
+        ;;
+    esac
+    case $command in
     prefetch)
-        options+=" --enqueue --dequeue --dequeue-all --retry --jobs -j --require-checksum --rate-limit --reserve --within-limit --make-room --stall-time"
+        options+=" --enqueue --dequeue --dequeue-all --retry --jobs -j --require-checksum --rate-limit --min-rate --reserve --within-limit --make-room --stall-time"
         ;;
     esac
     case $command in
@@ -143,7 +153,7 @@ _glance_cache() {
     esac
     case $command in
     status)
-        options+=" --check --max-invalid --max-stalled --all-nodes --stall-time --bytes"
+        options+=" --check --max-invalid --max-stalled --all-nodes --verify --stall-time --bytes"
         ;;
     esac
     case $command in

@@ -267,7 +267,7 @@ impl Executor<'_> {
             pending: Vec::new(),
             note: PendingRows::default(),
             patience: PATIENCE,
-            reason: plan.reason,
+            reason: &|image| plan.reason_for(image),
             by_file: inventory.tracked_by_file(),
             outcome: Outcome::default(),
         };
@@ -614,6 +614,7 @@ fn as_ghost(victim: &Deletion) -> Option<Deletion> {
     match victim.only_if {
         Condition::Unchanged(row) => Some(Deletion { id: victim.id, only_if: Condition::Row(row.key) }),
         Condition::Row(_) => Some(*victim),
+        Condition::Present(key) => Some(Deletion { id: victim.id, only_if: Condition::Row(key) }),
         Condition::NoRow => None,
     }
 }
@@ -661,8 +662,8 @@ struct PruneRun<'a> {
     note: PendingRows,
     /// The rest of the time to wait for blocks that are freed in the background.
     patience: Duration,
-    /// Why the plan removes its images.
-    reason: PruneReason,
+    /// Returns why the plan removes an image.
+    reason: &'a dyn Fn(&Image) -> PruneReason,
     /// True if the index knows its images by their files.
     by_file: bool,
     outcome: Outcome,
@@ -737,7 +738,7 @@ impl PruneRun<'_> {
                         place: CachePlace::Base,
                         name: image.id.as_name(),
                         bytes: image.seen.size,
-                        reason: self.reason.text(),
+                        reason: (self.reason)(image).text(),
                         is_ghost: false,
                         is_orphan: image.row.is_none() && !self.by_file,
                         last: Last::Use(image.last_use(self.by_file)),
@@ -809,7 +810,7 @@ mod tests {
         fn forget(&mut self, deletions: &[Deletion]) -> Result<Vec<bool>, Refusal> {
             let keys = deletions.iter().filter_map(|deletion| match deletion.only_if {
                 Condition::Unchanged(row) => Some(row.key),
-                Condition::Row(key) => Some(key),
+                Condition::Row(key) | Condition::Present(key) => Some(key),
                 Condition::NoRow => None,
             });
             self.forgotten.extend(keys);

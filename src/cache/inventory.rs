@@ -10,7 +10,7 @@ use hashbrown::{DefaultHashBuilder, HashTable};
 
 use super::dir::{CacheDir, CachePlace, Unreadable};
 use super::entry::{BadRow, EntryKind, Ghost, Image, Partial, Row, Seen};
-use super::pending;
+use super::{pending, verified};
 use crate::names::{ImageId, NameBuf, escaped};
 
 /// The number of entries for which a list has memory from the start. An allocation of this size is a mapping
@@ -65,7 +65,7 @@ impl Inventory {
         let unreadable =
             dir.scan(CachePlace::Base, |name, kind, seen| match (ImageId::new(name.as_bytes()), kind) {
                 (Some(id), EntryKind::File) => inventory.images.push(Image { id, seen: *seen, row: None }),
-                _ if kind == EntryKind::Directory && is_subdirectory(name.as_bytes()) => {}
+                _ if kind == EntryKind::Directory && is_ours(name.as_bytes()) => {}
                 _ if kind == EntryKind::File && name.as_bytes() == pending::NAME.to_bytes() => {
                     inventory.has_note = true;
                 }
@@ -214,8 +214,10 @@ impl Partials {
     }
 }
 
-fn is_subdirectory(name: &[u8]) -> bool {
+/// True for the names of Glance's subdirectories, and of the directory of this program.
+fn is_ours(name: &[u8]) -> bool {
     CachePlace::SUBDIRECTORIES.iter().any(|place| place.name().as_bytes() == name)
+        || name == verified::PLACE.to_bytes()
 }
 
 #[cfg(test)]

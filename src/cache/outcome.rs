@@ -59,12 +59,15 @@ pub(crate) enum Action {
     Look,
     LookThrough,
     Measure,
+    /// To move an image to `invalid/`.
+    Move,
     Open,
     Prune,
     /// To have a node put images into its queue.
     Queue,
     Remove,
     Repair,
+    Verify,
 }
 
 impl Action {
@@ -85,11 +88,13 @@ impl Action {
             Action::Look => "look",
             Action::LookThrough => "look through",
             Action::Measure => "measure",
+            Action::Move => "move",
             Action::Open => "open",
             Action::Prune => "prune",
             Action::Queue => "queue",
             Action::Remove => "remove",
             Action::Repair => "repair",
+            Action::Verify => "verify",
         }
     }
 }

@@ -12,6 +12,7 @@ use std::iter;
 use super::dir::CachePlace;
 use super::entry::{Image, Partial};
 use super::inventory::{Inventory, Partials};
+use super::usable::{Unusable, UnusableImages};
 use crate::names::ImageId;
 use crate::units::{Nanos, SECOND};
 
@@ -69,6 +70,8 @@ pub(crate) enum PruneReason {
     Unused,
     /// `--everything` was given.
     Everything,
+    /// Glance does not serve it any more.
+    Unusable(Unusable),
 }
 
 impl PruneReason {
@@ -79,6 +82,7 @@ impl PruneReason {
             PruneReason::Named => "asked for by --image",
             PruneReason::Unused => "not used within --older-than",
             PruneReason::Everything => "asked for by --everything",
+            PruneReason::Unusable(why) => why.sentence(),
         }
     }
 }
@@ -99,6 +103,8 @@ pub(crate) struct PruneLimits {
     pub(crate) min_age: Nanos,
     /// Images that stay. Their ids are [folded](ImageId::folded), so that case does not matter.
     pub(crate) keep: HashSet<ImageId>,
+    /// Images that are the first to be removed, because Glance does not serve them.
+    pub(crate) unusable: UnusableImages,
 }
 
 /// Why an image stays although it would be the next to be removed.
@@ -150,8 +156,10 @@ pub(crate) struct PrunePlan {
     pub(crate) candidates: Vec<u32>,
     pub(crate) kept: Vec<(u32, Kept)>,
     pub(crate) goal: Goal,
-    /// Why the candidates are removed.
+    /// Why the candidates are removed, unless they are unusable.
     pub(crate) reason: PruneReason,
+    /// The candidates that Glance does not serve. They come first.
+    pub(crate) unusable: UnusableImages,
     /// Images that were named and are not in the cache, not even as a row without a file. Their ids are
     /// folded and sorted.
     pub(crate) absent: Vec<ImageId>,
@@ -161,6 +169,11 @@ impl PrunePlan {
     /// Returns the plan to remove these images, all of them.
     pub(crate) fn of_all(candidates: Vec<u32>, reason: PruneReason) -> Self {
         PrunePlan { candidates, goal: Goal::EVERYTHING, reason, ..PrunePlan::default() }
+    }
+
+    /// Returns why an image is removed.
+    pub(crate) fn reason_for(&self, image: &Image) -> PruneReason {
+        self.unusable.get(image.id).map_or(self.reason, PruneReason::Unusable)
     }
 
     /// Returns the images that are removed if all goes to plan.
@@ -207,7 +220,8 @@ impl PrunePlan {
 }
 
 /// Plans a prune: nothing if the cache is within its limits, else the least recently used images first. If
-/// images are chosen otherwise, all of the chosen ones are removed, in the same order.
+/// images are chosen otherwise, all of the chosen ones are removed, in the same order. Images that Glance
+/// does not serve come before all others.
 ///
 /// `available` is the free space of the file system now, in bytes. The index says when an image was last
 /// used; for orphans, which have no row, it is the later of access and modification time. Ties are resolved
@@ -224,13 +238,18 @@ pub(crate) fn prune(inventory: &Inventory, limits: &PruneLimits, available: u64,
     let mut plan = PrunePlan {
         goal,
         reason: limits.choice.reason(),
+        unusable: if limits.choice == Choice::OverLimit {
+            limits.unusable.clone()
+        } else {
+            UnusableImages::default()
+        },
         absent: absent(inventory, &limits.choice),
         ..PrunePlan::default()
     };
     if goal.is_reached() {
         return plan;
     }
-    let mut order = Vec::with_capacity(inventory.images.len());
+    let (mut first, mut order) = (Vec::new(), Vec::with_capacity(inventory.images.len()));
     for (position, image) in inventory.images.iter().enumerate() {
         let position = position as u32;
         let last_use = image.last_use(inventory.tracked_by_file());
@@ -242,17 +261,20 @@ pub(crate) fn prune(inventory: &Inventory, limits: &PruneLimits, available: u64,
         } else if limits.min_age > 0 && last_use.max(image.seen.mtime) > now.saturating_sub(limits.min_age) {
             plan.kept.push((position, Kept::Young));
         } else {
-            order.push((last_use, image.row.map_or(i64::MAX, |row| row.key), position));
+            let part = if plan.unusable.get(image.id).is_some() { &mut first } else { &mut order };
+            part.push((last_use, image.row.map_or(i64::MAX, |row| row.key), position));
         }
     }
     let images = &inventory.images;
-    order.sort_unstable_by(|(use_a, row_a, a), (use_b, row_b, b)| {
-        use_a.cmp(use_b).then(row_a.cmp(row_b)).then_with(|| {
-            let (a, b) = (&images[*a as usize], &images[*b as usize]);
-            a.seen.size.cmp(&b.seen.size).then(a.id.cmp(&b.id))
-        })
-    });
-    plan.candidates = order.into_iter().map(|(_, _, position)| position).collect();
+    for part in [&mut first, &mut order] {
+        part.sort_unstable_by(|(use_a, row_a, a), (use_b, row_b, b)| {
+            use_a.cmp(use_b).then(row_a.cmp(row_b)).then_with(|| {
+                let (a, b) = (&images[*a as usize], &images[*b as usize]);
+                a.seen.size.cmp(&b.seen.size).then(a.id.cmp(&b.id))
+            })
+        });
+    }
+    plan.candidates = first.into_iter().chain(order).map(|(_, _, position)| position).collect();
     plan
 }
 
@@ -454,6 +476,20 @@ mod tests {
         ] {
             assert_eq!(victims(&five(), &limit(max), 0), expected, "limit {max}");
         }
+    }
+
+    #[test]
+    fn what_glance_does_not_serve_is_removed_first_and_only_when_over_the_limit() {
+        let unusable = UnusableImages::deleted([id('d'), id('e'), id('f')].into_iter());
+        let at = |max_size| PruneLimits { unusable: unusable.clone(), ..limit(max_size) };
+        for (max, expected) in [(5000, ""), (4999, "d"), (3000, "de"), (2000, "dea"), (0, "deabc")] {
+            assert_eq!(victims(&five(), &at(max), 0), expected, "limit {max}");
+        }
+        let (images, kept) = (five(), PruneLimits { keep: HashSet::from([id('d')]), ..at(4000) });
+        assert_eq!(victims(&images, &kept, 0), "e", "a list of images to keep counts all the same");
+        let plan = prune(&images, &at(2000), 0, NOW);
+        let reasons: Vec<_> = plan.victims(&images).map(|image| plan.reason_for(image).text()).collect();
+        assert_eq!(reasons, ["its record is deleted", "its record is deleted", "least recently used"]);
     }
 
     #[test]
@@ -661,6 +697,7 @@ mod tests {
             min_free in prop::option::of(0..40_u64),
             min_age in prop_oneof![Just(0), 0..6_i64, Just(i64::MAX / SECOND)],
             keep in prop::collection::hash_set(0..20_u32, 0..6),
+            unusable in prop::collection::hash_set(0..20_u32, 0..6),
         ) -> PruneLimits {
             let text = |n| format!("{n:08x}-0000-0000-0000-000000000000");
             let id = |n| ImageId::new(text(n).as_bytes()).unwrap().folded();
@@ -673,6 +710,7 @@ mod tests {
                 min_free,
                 min_age: min_age * SECOND,
                 keep,
+                unusable: UnusableImages::deleted(unusable.into_iter().map(id)),
             }
         }
     }
@@ -734,9 +772,12 @@ mod tests {
                 prop_assert!(kept.is_none() || !gone.contains(&image.id));
             }
 
-            // Least recently used first.
-            let last_use = |position: &u32| inventory.images[*position as usize].last_use(by_file);
-            let order: Vec<Nanos> = plan.candidates.iter().map(last_use).collect();
+            // Unusable images first, then least recently used first.
+            let place = |position: &u32| {
+                let image = &inventory.images[*position as usize];
+                (limits.unusable.get(image.id).is_none(), image.last_use(by_file))
+            };
+            let order: Vec<(bool, Nanos)> = plan.candidates.iter().map(place).collect();
             prop_assert!(order.is_sorted());
 
             // The limits are kept, or no image is left that would help; without the last removed image they

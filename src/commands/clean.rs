@@ -7,22 +7,23 @@ use clap::{ArgGroup, Args};
 
 use super::flags::{
     CacheArgs, ChangeArgs, EXIT_CODES, EXIT_CODES_IN_SHORT, HostArgs, LIMITS, LogArgs, NamedNodesArgs,
-    NodesArgs, REMOTE,
+    NodesArgs, PARALLEL, REMOTE, VERIFY, VerifyArgs, no_records_of_all,
 };
 use super::{conclude, conclude_on_nodes, host_to_change};
 use crate::exit::{Exit, Failure};
-use crate::host::glance::settings::Selection;
+use crate::host::glance::settings::{Selection, Settings};
 use crate::host::{Scope, Task};
 use crate::ops::clean::{CleanRequest, clean};
 use crate::ops::fleet;
 use crate::ops::nodes::NodesCall;
+use crate::ops::verify::mover::clean_verify;
 use crate::run::Run;
 use crate::units::TimeSpan;
 
 /// Cleans with the options of the command line.
 pub(crate) fn run(run: &Run, args: CleanArgs) -> Result<Exit, Failure> {
     args.change.check(&args.cache)?;
-    if let Some(request) = args.named.request(&args.nodes, NodesCall::Clean) {
+    if let Some(request) = args.named.request(&args.nodes, NodesCall::Clean, args.verification.jobs) {
         return conclude_on_nodes(run, args.cache, (args.change, args.log), &request);
     }
     if let Some(url) = args.forget_node {
@@ -31,6 +32,17 @@ pub(crate) fn run(run: &Run, args: CleanArgs) -> Result<Exit, Failure> {
         args.log.open(run, &config, &args.change);
         let report = fleet::forget(run, &selection, &config, &args.change.into(), &url)?;
         return Ok(conclude(run, &report));
+    }
+    if args.verify {
+        if args.host.all_caches {
+            return Err(no_records_of_all());
+        }
+        let request = args.verification.request(args.change.dry_run)?;
+        let selection = Selection::from(args.cache);
+        let config = selection.read(run, false)?;
+        let settings = Settings::new(&config, selection)?;
+        args.log.open(run, &config, &args.change);
+        return Ok(conclude(run, &clean_verify(run, &settings, &args.change.into(), &request)?));
     }
     let scope = if args.host.all_caches { Scope::All } else { Scope::One };
     let task = if args.repair { Task::Repair } else { Task::Clean };
@@ -56,6 +68,8 @@ pub(crate) fn run(run: &Run, args: CleanArgs) -> Result<Exit, Failure> {
 #[derive(Debug, Args)]
 #[command(after_help = EXIT_CODES_IN_SHORT, after_long_help = EXIT_CODES)]
 #[command(group = ArgGroup::new("local").args(NOT_REMOTE).multiple(true).conflicts_with(REMOTE))]
+#[command(group = ArgGroup::new(PARALLEL).args(["verify", "all_nodes", "os_image_url"]).multiple(true))]
+#[command(mut_arg("jobs", |arg| arg.long_help(JOBS)))]
 pub(crate) struct CleanArgs {
     #[command(flatten)]
     pub(crate) change: ChangeArgs,
@@ -75,6 +89,16 @@ pub(crate) struct CleanArgs {
     #[arg(long, value_name = "URL", conflicts_with_all = ["repair", "stall_time", "all_caches"],
         hide_short_help = true)]
     pub(super) forget_node: Option<String>,
+    /// Instead verify the images, and move broken ones to invalid/
+    ///
+    /// Reads the images and compares size and digest with Glance's records, as status --verify does. Glance
+    /// fetches a moved image again when it is used; a later clean removes it from invalid/. Also removes
+    /// images whose record is deleted. Other processes are kept waiting only while an image is moved. Needs
+    /// the index, and to read Glance's database.
+    #[arg(long, conflicts_with_all = ["repair", "forget_node", "stall_time"], help_heading = VERIFY)]
+    pub(super) verify: bool,
+    #[command(flatten)]
+    pub(super) verification: VerifyArgs,
     /// Age at which incomplete entries are removed
     ///
     /// The age is the time since the last write.
@@ -99,8 +123,12 @@ pub(crate) struct CleanArgs {
     named: NamedNodesArgs,
 }
 
+const JOBS: &str = "With --verify: number of images to read at a time [default: 1]\n\n\
+     With --all-nodes or --os-image-url: number of nodes to ask at a time [default: 8]";
+
 /// The options that no node can be asked for.
-const NOT_REMOTE: [&str; 9] = [
+const NOT_REMOTE: [&str; 10] = [
+    "verify",
     "repair",
     "forget_all",
     "forget_node",

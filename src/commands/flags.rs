@@ -23,6 +23,7 @@ use crate::names::ImageId;
 use crate::ops::Change;
 use crate::ops::nodes::look::LookRequest;
 use crate::ops::nodes::{NodesCall, NodesRequest};
+use crate::ops::verify::{Budget, VerifyRequest};
 use crate::output::audit::{LogOptions, own_log};
 use crate::output::screen::ColorWhen;
 use crate::output::{Format, Output};
@@ -50,6 +51,7 @@ const INDEX: &str = "Index";
 pub(super) const ALL_CACHES: &str = "All caches";
 const NODES: &str = "Nodes";
 pub(super) const OUTPUT: &str = "Output";
+pub(super) const VERIFY: &str = "Verification";
 
 /// All caches of a host.
 #[derive(Debug, Args)]
@@ -204,10 +206,16 @@ pub(super) struct NamedNodesArgs {
     #[arg(long, value_name = "URL", group = REMOTE, conflicts_with_all = DATABASE,
         conflicts_with_all = NOT_REMOTE, hide_short_help = true)]
     os_image_url: Vec<String>,
+}
+
+/// The number of nodes that are asked at a time, for commands that have no other `--jobs`.
+#[derive(Debug, Args)]
+#[command(next_help_heading = NODES)]
+pub(super) struct NodeJobsArgs {
     /// Number of nodes to ask at a time [default: 8]
     #[arg(short, long, value_name = "NUMBER", requires = REMOTE, hide_short_help = true,
         value_parser = clap::value_parser!(u8).range(1..))]
-    jobs: Option<u8>,
+    pub(super) jobs: Option<u8>,
 }
 
 /// A node that is looked at.
@@ -226,7 +234,8 @@ pub(super) struct LookedAtArgs {
 }
 
 /// The options for a cache of this host and for the central database.
-const NOT_LOOKED_AT: [&str; 13] = [
+const NOT_LOOKED_AT: [&str; 14] = [
+    "no_database",
     "cache_dir",
     "driver",
     "sqlite_db",
@@ -268,6 +277,9 @@ pub(super) struct AskingArgs {
     os_cloud: Option<String>,
 }
 
+/// The group of the options whose work `--jobs` divides.
+pub(super) const PARALLEL: &str = "parallel";
+
 /// The group of the options that name nodes.
 pub(super) const REMOTE: &str = "remote";
 
@@ -306,11 +318,16 @@ impl NodesArgs {
 
 impl NamedNodesArgs {
     /// Returns the request, if nodes are to be asked.
-    pub(super) fn request(&self, nodes: &NodesArgs, call: NodesCall) -> Option<NodesRequest> {
+    pub(super) fn request(
+        &self,
+        nodes: &NodesArgs,
+        call: NodesCall,
+        jobs: Option<u8>,
+    ) -> Option<NodesRequest> {
         if self.os_image_url.is_empty() {
-            return nodes.are_asked().then(|| nodes.request(call, self.jobs));
+            return nodes.are_asked().then(|| nodes.request(call, jobs));
         }
-        Some(nodes.asking.request(call, Some(self.os_image_url.clone()), None, self.jobs))
+        Some(nodes.asking.request(call, Some(self.os_image_url.clone()), None, jobs))
     }
 }
 
@@ -358,6 +375,71 @@ pub(super) struct LimitArgs {
     /// A percentage refers to the size of the file system.
     #[arg(long, value_name = "SIZE", value_parser = given_size)]
     pub(super) max_size: Option<Amount>,
+}
+
+/// Glance's records of the images.
+#[derive(Debug, Args)]
+#[command(next_help_heading = INDEX)]
+pub(super) struct RecordArgs {
+    /// Do not ask Glance's database which images it still serves
+    ///
+    /// Where the configuration names a database, images whose records are deleted, deactivated or missing
+    /// are found out: Glance never serves them. Nothing fails if the database does not answer.
+    #[arg(long, hide_short_help = true)]
+    pub(super) no_database: bool,
+}
+
+/// The options of a verification.
+#[derive(Debug, Args)]
+#[command(next_help_heading = VERIFY)]
+pub(super) struct VerifyArgs {
+    /// With --verify: number of images to read at a time [default: 1]
+    #[arg(short, long, value_name = "NUMBER", requires = PARALLEL,
+        value_parser = clap::value_parser!(u8).range(1..=64), hide_short_help = true)]
+    pub(super) jobs: Option<u8>,
+    /// With --verify: read no more than this per second
+    ///
+    /// The rate is that of all images together.
+    #[arg(long, value_name = "SIZE", value_parser = given_size, requires = "verify", hide_short_help = true)]
+    rate_limit: Option<Amount>,
+    /// With --verify: read no more than this in all
+    ///
+    /// The next run goes on where this one ended. One image is read in any case.
+    #[arg(long, value_name = "SIZE", value_parser = given_size, requires = "verify", hide_short_help = true)]
+    budget: Option<Amount>,
+    /// With --verify: begin no further image after this time
+    ///
+    /// The next run goes on where this one ended.
+    #[arg(long = "for", value_name = "DURATION", requires = "verify", hide_short_help = true)]
+    lasting: Option<TimeSpan>,
+}
+
+impl VerifyArgs {
+    /// Returns the request for a verification.
+    pub(super) fn request(&self, dry_run: bool) -> Result<VerifyRequest, Failure> {
+        let bytes = |given: Option<Amount>, option: &str| match given {
+            Some(Amount::Percent(_) | Amount::Bytes(0)) => {
+                Err(Failure::usage(anyhow!("{option} takes a size of at least one byte")))
+            }
+            Some(Amount::Bytes(bytes)) => Ok(Some(bytes)),
+            None => Ok(None),
+        };
+        let time = self.lasting.map(TimeSpan::as_std);
+        Ok(VerifyRequest {
+            jobs: self.jobs.unwrap_or(1).into(),
+            rate: bytes(self.rate_limit, "--rate-limit")?,
+            budget: Budget { bytes: bytes(self.budget, "--budget")?, time },
+            remembers: !dry_run,
+        })
+    }
+}
+
+/// Returns the error for a verification of all caches of a host.
+pub(super) fn no_records_of_all() -> Failure {
+    Failure::usage(anyhow!(
+        "--verify cannot be used with --all-caches: Glance has no records of the images in Ironic's caches"
+    ))
+    .hint("give --cache-dir DIR for each Glance cache")
 }
 
 /// The options for showing sizes.

@@ -6,7 +6,9 @@
 use anyhow::anyhow;
 use clap::{Args, ValueEnum, value_parser};
 
-use super::flags::{ALL_CACHES, CacheArgs, EXIT_CODES_IN_SHORT, HostArgs, LookedAtArgs, OUTPUT, PrintArgs};
+use super::flags::{
+    ALL_CACHES, CacheArgs, EXIT_CODES_IN_SHORT, HostArgs, LookedAtArgs, OUTPUT, PrintArgs, RecordArgs,
+};
 use super::{host_to_look, look_at_all, show_list};
 use crate::exit::{Exit, Failure};
 use crate::host::glance::settings::Selection;
@@ -161,6 +163,8 @@ pub(crate) struct ListArgs {
     #[arg(long, conflicts_with_all = ["state", "all_caches"], hide_short_help = true)]
     pub(super) all_nodes: bool,
     #[command(flatten)]
+    pub(super) records: RecordArgs,
+    #[command(flatten)]
     pub(crate) cache: CacheArgs,
     #[command(flatten)]
     pub(super) host: HostArgs,
@@ -218,6 +222,7 @@ impl ListArgs {
             used_before: self.older_than.map(|age| run.now.saturating_sub(age.0)),
             larger_than,
             limit: self.limit,
+            asks_records: !self.records.no_database,
             order: Order { by: self.sort.into(), reverse: self.reverse },
         })
     }
@@ -268,6 +273,7 @@ pub(super) enum ColumnName {
     Error,
     #[value(alias = "name_bytes")]
     NameBytes,
+    Unusable,
     Node,
     Checksum,
     Cache,

@@ -51,6 +51,9 @@ pub(crate) fn run(run: &Run, args: PrefetchArgs) -> Result<Exit, Failure> {
         Some(Amount::Bytes(bytes)) => Some(bytes),
         None => None,
     };
+    let Amount::Bytes(min_rate) = args.min_rate else {
+        return Err(Failure::usage(anyhow!("--min-rate takes a size in bytes; it is the rate per second")));
+    };
     let limit = match (args.within_limit, args.make_room) {
         (_, true) => Limit::MadeSpace,
         (true, _) => Limit::Kept,
@@ -60,6 +63,7 @@ pub(crate) fn run(run: &Run, args: PrefetchArgs) -> Result<Exit, Failure> {
         images: (!args.images.is_empty()).then_some(images),
         jobs: args.jobs.unwrap_or(IMAGES_AT_A_TIME).into(),
         rate,
+        min_rate,
         reserve: args.reserve,
         max_size: args.limit.max_size,
         limit,
@@ -142,6 +146,12 @@ pub(crate) struct PrefetchArgs {
     /// The rate is that of all images together.
     #[arg(long, value_name = "SIZE", value_parser = given_size, help_heading = LIMITS)]
     pub(super) rate_limit: Option<Amount>,
+    /// Give up a location that sends less than this per second
+    ///
+    /// The rate is measured over a minute. The next location of the image is then tried. 0 waits for any rate.
+    #[arg(long, value_name = "SIZE", value_parser = given_size, default_value = "1KiB",
+        help_heading = LIMITS, hide_short_help = true)]
+    pub(super) min_rate: Amount,
     /// Keep this much disk space free
     ///
     /// A percentage refers to the size of the file system.

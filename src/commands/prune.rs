@@ -10,7 +10,7 @@ use clap::{ArgGroup, Args};
 
 use super::flags::{
     ALL_CACHES, CacheArgs, ChangeArgs, EXIT_CODES_IN_SHORT, HostArgs, ImageArg, LIMITS, LimitArgs, LogArgs,
-    NamedNodesArgs, NodesArgs, REMOTE,
+    NamedNodesArgs, NodeJobsArgs, NodesArgs, REMOTE, RecordArgs,
 };
 use super::{conclude, conclude_on_nodes, host_to_change};
 use crate::cache::plan::Choice;
@@ -27,7 +27,7 @@ use crate::units::{Amount, TimeSpan, given_age, given_size};
 /// Prunes with the options of the command line.
 pub(crate) fn run(run: &Run, args: PruneArgs) -> Result<Exit, Failure> {
     args.change.check(&args.cache)?;
-    if let Some(request) = args.named.request(&args.nodes, NodesCall::Prune) {
+    if let Some(request) = args.named.request(&args.nodes, NodesCall::Prune, args.node_jobs.jobs) {
         return conclude_on_nodes(run, args.cache, (args.change, args.log), &request);
     }
     let choice = args.choice.choice()?;
@@ -53,6 +53,7 @@ pub(crate) fn run(run: &Run, args: PruneArgs) -> Result<Exit, Failure> {
     };
     host.max_size = args.limit.max_size;
     host.stall_time = args.stall_time;
+    host.asks_records = !args.records.no_database;
     host.ironic_sources = args.host.ironic.0;
     let Some(amount) = args.space.require else {
         return Ok(conclude(run, &prune(&host, &request)?));
@@ -75,6 +76,9 @@ const EXIT_CODES_OF_PRUNE: &str = "Exit codes:
 ///
 /// First removes rows whose file is missing, whether or not the cache is over its limit. Images without a row
 /// are removed in their turn, by the later of their access and modification times.
+///
+/// Images that Glance never serves, because their records are deleted, deactivated or missing, are removed
+/// before all others, where the configuration names its database.
 ///
 /// With --image, --older-than or --everything, removes the images that these name, whatever the limit.
 ///
@@ -131,6 +135,8 @@ pub(crate) struct PruneArgs {
     #[arg(long, value_name = "DURATION", help_heading = LIMITS, hide_short_help = true)]
     pub(super) stall_time: Option<TimeSpan>,
     #[command(flatten)]
+    pub(super) records: RecordArgs,
+    #[command(flatten)]
     pub(crate) cache: CacheArgs,
     #[command(flatten)]
     pub(super) log: LogArgs,
@@ -142,10 +148,13 @@ pub(crate) struct PruneArgs {
     nodes: NodesArgs,
     #[command(flatten)]
     named: NamedNodesArgs,
+    #[command(flatten)]
+    node_jobs: NodeJobsArgs,
 }
 
 /// The options that no node can be asked for.
-const NOT_REMOTE: [&str; 16] = [
+const NOT_REMOTE: [&str; 17] = [
+    "no_database",
     "image",
     "older_than",
     "everything",

@@ -6,7 +6,8 @@
 use clap::{ArgGroup, Args};
 
 use super::flags::{
-    CacheArgs, EXIT_CODES, EXIT_CODES_IN_SHORT, HostArgs, LIMITS, LimitArgs, LookedAtArgs, OUTPUT, REMOTE,
+    CacheArgs, EXIT_CODES_IN_SHORT, HostArgs, LIMITS, LimitArgs, LookedAtArgs, OUTPUT, PARALLEL, REMOTE,
+    RecordArgs, VerifyArgs, no_records_of_all,
 };
 use super::{look_at_all, show};
 use crate::exit::{Exit, Failure};
@@ -39,6 +40,9 @@ fn report(run: &Run, args: StatusArgs) -> Result<Exit, Failure> {
         return Ok(show(run, &fleet::status(run, &Selection::from(args.cache), human)?, true));
     }
     if args.host.all_caches {
+        if args.verify {
+            return Err(no_records_of_all());
+        }
         let mut report = look_at_all(run, args.cache, args.host, Overview::Status, human)?;
         report.check = check;
         let is_fine = report.errors().is_empty() && !(check && report.needs_attention());
@@ -51,10 +55,30 @@ fn report(run: &Run, args: StatusArgs) -> Result<Exit, Failure> {
         max_stalled: args.max_stalled,
         human,
         check,
+        asks_records: !args.records.no_database,
+        verify: if args.verify { Some(args.verification.request(false)?) } else { None },
     };
     let report = status(run, Selection::from(args.cache), &request)?;
-    Ok(conclude(run, &report, check, !(check && report.needs_attention())))
+    let mut is_fine = !(check && report.needs_attention());
+    if let Some(verification) = &report.verification {
+        for error in &verification.errors {
+            run.output.error(&error.to_string());
+        }
+        is_fine &= verification.broken.is_empty() && verification.errors.is_empty();
+    }
+    let exit = conclude(run, &report, check, is_fine);
+    let signal = report.verification.as_ref().filter(|verification| verification.is_interrupted);
+    Ok(signal.and_then(|_| run.interrupt.signal()).map_or(exit, Exit::Signal))
 }
+
+const EXIT_CODES_OF_STATUS: &str = "Exit codes:
+  0    done
+  1    with --check: something needs attention; with --verify: an image is broken
+       or could not be read
+  2    wrong usage or configuration
+  3    could not start: no permission, or with --verify: Glance's database did not
+       answer
+  130  --verify was ended by SIGINT (143: SIGTERM); the result has what was read";
 
 /// Prints the report, unless it is a check of which only the exit code is wanted.
 fn conclude(run: &Run, report: &impl Report, check: bool, is_fine: bool) -> Exit {
@@ -71,11 +95,15 @@ fn conclude(run: &Run, report: &impl Report, check: bool, is_fine: bool) -> Exit
 /// and by last use, free space, which process holds a lock, and what needs attention. Changes nothing and
 /// takes no lock.
 ///
+/// With --verify, also reads the images and compares them with Glance's records, which takes as long as
+/// reading them does. clean --verify moves what is broken.
+///
 /// With --check, the first line, its figures and the exit code are those of a monitoring plugin: 0 is OK, 1
 /// is WARNING.
 #[derive(Debug, Args)]
-#[command(after_help = EXIT_CODES_IN_SHORT, after_long_help = EXIT_CODES)]
+#[command(after_help = EXIT_CODES_IN_SHORT, after_long_help = EXIT_CODES_OF_STATUS)]
 #[command(group = ArgGroup::new("local").args(NOT_REMOTE).multiple(true).conflicts_with(REMOTE))]
+#[command(group = ArgGroup::new(PARALLEL).arg("verify"))]
 pub(crate) struct StatusArgs {
     /// Exit with 1 if the cache is over its limit or needs attention
     ///
@@ -97,6 +125,15 @@ pub(crate) struct StatusArgs {
     #[arg(long, conflicts_with_all = ["check", "max_size", "max_invalid", "max_stalled", "stall_time",
         "all_caches"])]
     pub(super) all_nodes: bool,
+    /// Read the images and compare them with Glance's records
+    ///
+    /// Size and digest are compared. Images that were never verified come first, then those that were
+    /// verified longest ago. Access times stay as they are, and so do the images in memory. Needs to read
+    /// Glance's database. If an image is broken, the exit code is 1.
+    #[arg(long, conflicts_with = "all_nodes")]
+    pub(super) verify: bool,
+    #[command(flatten)]
+    pub(super) verification: VerifyArgs,
     #[command(flatten)]
     pub(super) limit: LimitArgs,
     /// Count incomplete entries as stalled after this long without a write
@@ -104,6 +141,8 @@ pub(crate) struct StatusArgs {
     /// [default: image_cache_stall_time]
     #[arg(long, value_name = "DURATION", help_heading = LIMITS, hide_short_help = true)]
     pub(super) stall_time: Option<TimeSpan>,
+    #[command(flatten)]
+    pub(super) records: RecordArgs,
     #[command(flatten)]
     pub(crate) cache: CacheArgs,
     #[command(flatten)]
@@ -119,4 +158,4 @@ pub(crate) struct StatusArgs {
 }
 
 /// The options that no node can be asked for.
-const NOT_REMOTE: [&str; 5] = ["check", "max_size", "max_invalid", "max_stalled", "stall_time"];
+const NOT_REMOTE: [&str; 6] = ["verify", "check", "max_size", "max_invalid", "max_stalled", "stall_time"];

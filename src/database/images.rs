@@ -1,12 +1,19 @@
-//! The records of images in Glance's database: a prefetch reads one before it fetches the image.
+//! The records of images in Glance's database: a prefetch reads one before it fetches the image, and a
+//! verification those of the images that it reads.
 //!
 //! A record is read again for each image when its turn comes, because hours may lie between the first and the
 //! last image of a queue. Nothing is written here.
+
+use std::collections::HashMap;
 
 use super::cell::Cell;
 use super::{CHUNK, Database, Link};
 use crate::database::refusal::Refusal;
 use crate::names::ImageId;
+
+/// The beginning of a query for records.
+const RECORD: &str = "SELECT id, status, CASE WHEN deleted THEN 1 ELSE 0 END, size, checksum, os_hash_algo, \
+                      os_hash_value FROM images";
 
 /// An image's row in `images`, with the places where its data is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -55,11 +62,27 @@ impl Database {
         Ok(sum)
     }
 
+    /// Returns the records of these images without their locations; `None` where the database has none.
+    pub(crate) fn records(&mut self, ids: &[ImageId]) -> Result<Vec<Option<ImageRecord>>, Refusal> {
+        let read = self.reading(|database| database.try_records(ids));
+        read.map_err(|refusal| self.told(refusal, "cannot read the records of images"))
+    }
+
+    fn try_records(&mut self, ids: &[ImageId]) -> Result<Vec<Option<ImageRecord>>, Refusal> {
+        let mut found = HashMap::with_capacity(ids.len());
+        for chunk in ids.chunks(CHUNK) {
+            let ids: Vec<String> = chunk.iter().map(|id| format!("'{id}'")).collect();
+            let sql = format!("{RECORD} WHERE id IN ({})", ids.join(","));
+            for row in self.query(&sql, &[])? {
+                // As the database spells it: it may compare without regard to case.
+                found.insert(row[0].clone().text(), record(row));
+            }
+        }
+        Ok(ids.iter().map(|id| found.remove(id.as_str())).collect())
+    }
+
     fn try_record(&mut self, id: ImageId) -> Result<Option<ImageRecord>, Refusal> {
-        let sql = format!(
-            "SELECT id, status, CASE WHEN deleted THEN 1 ELSE 0 END, size, checksum, os_hash_algo, \
-             os_hash_value FROM images WHERE id = '{id}'"
-        );
+        let sql = format!("{RECORD} WHERE id = '{id}'");
         // MariaDB compares without regard to case, but Glance never looks for an image under another
         // spelling.
         let same = |row: &Vec<Cell>| row[0].clone().text() == id.as_str();

@@ -219,6 +219,8 @@ impl Database {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Forgotten {
     pub(crate) rows: u64,
+    /// The sum of the sizes in these rows.
+    pub(crate) bytes: u64,
     /// True if the node itself was removed from the database.
     pub(crate) reference: bool,
 }
@@ -232,8 +234,11 @@ impl Database {
         let mut done = Forgotten::default();
         loop {
             match self.forget_portion(node) {
-                Ok(0) => break,
-                Ok(rows) => done.rows += rows,
+                Ok((0, _)) => break,
+                Ok((rows, bytes)) => {
+                    done.rows += rows;
+                    done.bytes = done.bytes.saturating_add(bytes);
+                }
                 Err(refusal) => return (done, Some(refusal)),
             }
             if self.wait.interrupt.raised() {
@@ -262,16 +267,18 @@ impl Database {
         }
     }
 
-    /// Deletes a portion of a node's rows and returns how many.
-    fn forget_portion(&mut self, node: i64) -> Result<u64, Refusal> {
+    /// Deletes a portion of a node's rows, and returns how many and the sum of their sizes.
+    fn forget_portion(&mut self, node: i64) -> Result<(u64, u64), Refusal> {
         let sql = format!(
-            "SELECT id FROM cached_images WHERE node_reference_id = {node} ORDER BY id LIMIT {}",
+            "SELECT id, size FROM cached_images WHERE node_reference_id = {node} ORDER BY id LIMIT {}",
             4 * CHUNK
         );
         self.begin()?;
         let rows = self.change("cannot delete the rows of the node", |database| {
-            let keys: Vec<i64> =
-                database.query(&sql, &[])?.iter().filter_map(|row| Some(row.first()?.integer())).collect();
+            let rows = database.query(&sql, &[])?;
+            let keys: Vec<i64> = rows.iter().filter_map(|row| Some(row.first()?.integer())).collect();
+            let sizes = rows.iter().filter_map(|row| Some(natural(row.get(1)?.integer())));
+            let bytes = sizes.fold(0, u64::saturating_add);
             let mut deleted = 0;
             for chunk in keys.chunks(CHUNK) {
                 let delete = database.dialect().delete();
@@ -279,7 +286,7 @@ impl Database {
                 deleted += database.execute(&sql)?;
             }
             database.commit()?;
-            Ok(deleted)
+            Ok((deleted, bytes))
         });
         rows.inspect_err(|_| self.rollback())
     }

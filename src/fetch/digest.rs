@@ -137,6 +137,20 @@ impl Check {
     }
 }
 
+impl Check {
+    /// Returns the best check of a record whose value can be a digest of its algorithm. A value that is
+    /// damaged would make every image look broken.
+    pub(crate) fn credible(record: &ImageRecord) -> Option<Self> {
+        let is_credible = |check: &Check| {
+            let is_hexadecimal = check.expected.bytes().all(|byte| byte.is_ascii_hexdigit());
+            is_hexadecimal && check.expected.len() == check.algorithm.start().finish().len()
+        };
+        let of_checksum = ImageRecord { checksum: record.checksum.clone(), ..ImageRecord::default() };
+        let found = Check::of(record).filter(is_credible);
+        found.or_else(|| Check::of(&of_checksum).filter(is_credible))
+    }
+}
+
 /// Returns a digest of everything in a record that may cause a failure.
 ///
 /// It is written to the queue, and as a digest it reveals no location.
@@ -194,6 +208,30 @@ mod tests {
         }
         for name in ["", "sm3", "md5-sha1", "shake_256", "sha3"] {
             assert_eq!(Algorithm::named(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_value_that_is_no_digest_is_no_check() {
+        let text = |text: &str| Some(text.to_owned());
+        let md5 = "900150983CD24FB0D6963F7D28E17F72";
+        for (value, checksum, expected) in [
+            (text(&"a".repeat(128)), text(md5), Some("sha512")),
+            (text(&"A".repeat(128)), None, Some("sha512")),
+            (text(&"a".repeat(127)), text(md5), Some("md5")),
+            (text(&"x".repeat(128)), text(md5), Some("md5")),
+            (text("aa"), text("none"), None),
+            (None, text(md5), Some("md5")),
+            (None, None, None),
+        ] {
+            let record = ImageRecord {
+                os_hash_algo: text("sha512"),
+                os_hash_value: value.clone(),
+                checksum,
+                ..ImageRecord::default()
+            };
+            let found = Check::credible(&record);
+            assert_eq!(found.as_ref().map(|check| check.name.as_str()), expected, "{value:?}");
         }
     }
 

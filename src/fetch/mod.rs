@@ -6,11 +6,12 @@
 //! has stalled.
 //!
 //! Nothing here knows the index or the queue: the caller publishes the staged file or drops it. The decision
-//! about an image is [`judge`]'s.
+//! about an image is [`judge`]'s. [`mod@examine`] reads an image that is in the cache already.
 
 mod copy;
 pub(crate) mod digest;
 mod error;
+pub(crate) mod examine;
 pub(crate) mod judge;
 pub(crate) mod throttle;
 

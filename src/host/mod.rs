@@ -101,6 +101,8 @@ pub(crate) struct Host<'a> {
     pub(crate) max_size: Option<Amount>,
     pub(crate) stall_time: Option<TimeSpan>,
     pub(crate) invalid_grace: Nanos,
+    /// Ask Glance's database which images it still serves, so that the others are removed first.
+    pub(crate) asks_records: bool,
     pub(crate) ironic_sources: Vec<ConfigSource>,
     ironic: OnceCell<Result<Config, String>>,
 }
@@ -123,6 +125,7 @@ impl<'a> Host<'a> {
             max_size: None,
             stall_time: None,
             invalid_grace: 0,
+            asks_records: false,
             ironic_sources: Vec::new(),
             ironic: OnceCell::new(),
         }

@@ -44,6 +44,13 @@ pub(crate) struct Least {
     pub(crate) within: Duration,
 }
 
+impl Least {
+    /// Returns a rate in bytes per second, which is measured over a minute.
+    pub(crate) fn per_second(bytes: u64) -> Self {
+        Least { bytes: bytes.saturating_mul(60), within: Duration::from_secs(60) }
+    }
+}
+
 impl Waits {
     /// Returns the limits that suit a run that nobody watches.
     pub(crate) fn new(interrupt: Interrupt) -> Self {
@@ -51,7 +58,7 @@ impl Waits {
             connect: Duration::from_secs(10),
             silence: Duration::from_secs(60),
             pause: Duration::from_secs(1),
-            least: Least { bytes: 60 * 1024, within: Duration::from_secs(60) },
+            least: Least::per_second(1024),
             interrupt,
         }
     }

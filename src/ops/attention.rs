@@ -45,6 +45,8 @@ pub(super) enum Concern {
     Noatime,
     /// A wrong value in the configuration.
     Setting,
+    /// Images whose contents are not what Glance's records say.
+    Broken,
     /// Any other warning about one of several caches.
     Warning,
 }
@@ -69,6 +71,7 @@ impl Concern {
             Concern::WrongOwner => "wrong owners",
             Concern::Noatime => "noatime",
             Concern::Setting => "wrong settings",
+            Concern::Broken => "broken images",
             Concern::Warning => "warnings",
         }
     }

@@ -367,7 +367,7 @@ fn fill(
         return Ok(());
     }
     let (done, refusal) = database.forget_node(summary.key);
-    report.rows_forgotten = done.rows;
+    (report.rows_forgotten, report.bytes) = (done.rows, Some(done.bytes));
     report.node_removed = done.reference;
     match refusal {
         None => {}

@@ -31,8 +31,23 @@ const METRICS: &[(&str, MetricKind, &str)] = &[
     ("glance_cache_allocated_bytes", Gauge, "Disk space that the images of a cache hold."),
     ("glance_cache_entries", Gauge, "Entries of a cache by state."),
     ("glance_cache_entries_bytes", Gauge, "Size of the entries of a cache by state."),
+    ("glance_cache_hits", Gauge, "Hits of all images of a cache, as its index counts them."),
     ("glance_cache_oldest_use_timestamp_seconds", Gauge, "Last use of the image that was used longest ago."),
     ("glance_cache_newest_use_timestamp_seconds", Gauge, "Last use of the image that was used last."),
+    ("glance_cache_unusable_images", Gauge, "Images of a cache that Glance does not serve any more."),
+    ("glance_cache_unusable_bytes", Gauge, "Size of the images that Glance does not serve any more."),
+    ("glance_cache_verified_images", Gauge, "Images of a cache whose contents were verified."),
+    ("glance_cache_broken_images", Gauge, "Images of a cache whose contents are known to be wrong."),
+    (
+        "glance_cache_oldest_verification_timestamp_seconds",
+        Gauge,
+        "Verification of the image that was verified longest ago.",
+    ),
+    (
+        "glance_cache_newest_verification_timestamp_seconds",
+        Gauge,
+        "Verification of the image that was verified last.",
+    ),
     ("glance_cache_index_readable", Gauge, "1 if the index of a cache could be read, otherwise 0."),
     ("glance_cache_attention", Gauge, "Number of things that need attention, as status shows them."),
     ("glance_cache_directory_missing", Gauge, "1 if the configured directory of a cache is missing."),
@@ -61,6 +76,7 @@ const METRICS: &[(&str, MetricKind, &str)] = &[
     ("glance_cache_removed_files_total", Counter, "Files that a command has removed."),
     ("glance_cache_freed_bytes_total", Counter, "Size of the files that a command has removed."),
     ("glance_cache_forgotten_rows_total", Counter, "Rows without an image that a command has removed."),
+    ("glance_cache_moved_images_total", Counter, "Broken images that clean has moved to invalid/."),
     ("glance_cache_fetched_images_total", Counter, "Images that prefetch has fetched."),
     ("glance_cache_fetched_bytes_total", Counter, "Size of the images that prefetch has fetched."),
 ];
@@ -188,8 +204,18 @@ fn of_cache(report: &Value, samples: &mut Samples) {
         samples.number("glance_cache_entries", &labels, &report[*key]["count"]);
         samples.number("glance_cache_entries_bytes", &labels, &report[*key]["bytes"]);
     }
+    samples.number("glance_cache_hits", &[cache], &report["hits"]);
     samples.time("glance_cache_oldest_use_timestamp_seconds", &[cache], &report["oldest_use"]);
     samples.time("glance_cache_newest_use_timestamp_seconds", &[cache], &report["newest_use"]);
+    samples.number("glance_cache_unusable_images", &[cache], &report["unusable"]["count"]);
+    samples.number("glance_cache_unusable_bytes", &[cache], &report["unusable"]["bytes"]);
+    let verified = &report["verified"];
+    samples.number("glance_cache_verified_images", &[cache], &verified["count"]);
+    if let Some(broken) = verified["broken"].as_array() {
+        samples.add("glance_cache_broken_images", &[cache], broken.len() as f64);
+    }
+    samples.time("glance_cache_oldest_verification_timestamp_seconds", &[cache], &verified["oldest"]);
+    samples.time("glance_cache_newest_verification_timestamp_seconds", &[cache], &verified["newest"]);
     let is_readable = report["index_unreadable"].is_null();
     samples.add("glance_cache_index_readable", &[cache], f64::from(u8::from(is_readable)));
     file_system(&report["file_system"], samples);
@@ -253,9 +279,16 @@ pub(crate) struct Ended {
 
 /// The counters of what commands did, each with the keys of the report that it sums up.
 const DONE: &[(&str, &[&str])] = &[
-    ("glance_cache_removed_files_total", &["total_files_pruned", "total_files_cleaned"]),
-    ("glance_cache_freed_bytes_total", &["total_bytes_pruned", "total_bytes_cleaned"]),
+    (
+        "glance_cache_removed_files_total",
+        &["total_files_pruned", "total_files_cleaned", "deleted_images_removed"],
+    ),
+    (
+        "glance_cache_freed_bytes_total",
+        &["total_bytes_pruned", "total_bytes_cleaned", "deleted_bytes_removed"],
+    ),
     ("glance_cache_forgotten_rows_total", &["ghosts_forgotten"]),
+    ("glance_cache_moved_images_total", &["total_files_moved"]),
     ("glance_cache_fetched_images_total", &["total_files_prefetched"]),
     ("glance_cache_fetched_bytes_total", &["total_bytes_prefetched"]),
 ];

@@ -22,6 +22,7 @@ pub(crate) mod prune;
 pub(crate) mod report;
 pub(crate) mod require;
 pub(crate) mod status;
+pub(crate) mod verify;
 
 use crate::cache::lock::LockWait;
 use crate::units::{Nanos, SECOND};

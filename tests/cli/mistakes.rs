@@ -89,6 +89,7 @@ const ROWS: &[Row] = &[
     ("prefetch CACHE --within-limit --make-room", 2, &["cannot be used with"]),
     ("prefetch CACHE --enqueue", 2, &["<ID>"]),
     ("prefetch CACHE --rate-limit 0", 2, &["--rate-limit takes a size of at least one byte"]),
+    ("prefetch CACHE --min-rate 10%", 2, &["--min-rate takes a size in bytes"]),
     // Misspelt things, and habits from the old tools.
     ("prunne CACHE", 2, &["unrecognized subcommand 'prunne'", "'prune'"]),
     ("prune CACHE --max-sise 10GiB", 2, &["unexpected argument '--max-sise'", "'--max-size'"]),

@@ -111,6 +111,17 @@ fn of_prefetch() -> Vec<Run> {
     runs.push(p.run(&["--enqueue", "--dry-run", &id('e'), &id('d')]));
     runs.push(p.run(&[]));
     runs.push(p.run(&[&id('a'), &id('f')]));
+    let conf = p.conf("");
+    let verify = |command: &[&str]| p.env.raw(&[command, &["--verify", "--config-file", &conf]].concat());
+    runs.push(verify(&["status", "--format", "json"]));
+    fs::write(p.env.path(id('a')), "other").unwrap();
+    p.env.orphan('d', 5, 1);
+    runs.extend([
+        verify(&["status", "--format", "json"]),
+        verify(&["clean", "--dry-run"]),
+        verify(&["clean"]),
+    ]);
+    runs.push(p.env.raw(&["status", "--format", "json", "--config-file", &conf]));
     let held = p.env.lock("glance-cache");
     runs.push(p.run(&["--skip-if-locked"]));
     drop(held);

@@ -309,3 +309,11 @@ fn what_asks_for_no_image_is_not_queued() {
     let foreign = status["foreign"].to_string();
     assert!(foreign.contains(&id('b')) && foreign.contains("queue/README"), "{foreign}");
 }
+
+#[test]
+fn hits_are_added_up_with_each_index() {
+    for env in TestEnv::both(&[('a', 1000, 3, 7), ('b', 1000, 2, 0), ('c', 1000, 1, 35)]) {
+        env.orphan('d', 1000, 1);
+        assert_eq!(env.status()["hits"], 42, "{}", env.driver.name());
+    }
+}

@@ -9,7 +9,7 @@
 //! `central` and `prefetch` follow what works with real servers; `schema` compares the tests' tables with
 //! Glance's; `all_caches`, `file_systems`, `full_disk`, `hostile`, `immutable`, `legacy` and `rights` are
 //! what only root can arrange, in modules named `as_root`; `terminal` is what a person sees; `system_calls`
-//! looks at what the kernel sees, `faults` fails each of these calls, and `crash_states` builds what a killed
+//! looks at what the kernel sees, `verify` is about the contents of images, `faults` fails each of these calls, and `crash_states` builds what a killed
 //! run leaves.
 
 // Clocks set the ages of test images, the environment says how long and how much, and what was compared is
@@ -33,6 +33,7 @@ mod immutable;
 mod legacy;
 mod live;
 mod manual;
+mod nodes;
 mod prefetch;
 mod prometheus;
 mod rights;
@@ -42,3 +43,4 @@ mod support;
 mod system_calls;
 mod systemd;
 mod terminal;
+mod verify;

@@ -19,6 +19,7 @@ const BY_KEY: &[(&str, &str, &str)] = &[
     ("prune-all-caches", "total_files_pruned", "cache_size_before"),
     ("prune", "total_files_pruned", ""),
     ("clean", "invalid_files", ""),
+    ("clean-verify", "total_files_moved", ""),
     ("clean-all-caches", "total_files_cleaned", ""),
     ("clean-forget-node", "rows_forgotten", ""),
     ("list-all-nodes", "nodes", "total"),

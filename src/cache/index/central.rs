@@ -154,6 +154,7 @@ impl Central {
             .iter()
             .map(|victim| match victim.only_if {
                 Condition::Row(key) => !in_use.contains(&key),
+                Condition::Present(key) => rows.get(&key).is_some_and(|row| same(victim, row)),
                 Condition::NoRow => !tracked.contains(victim.id.as_str()),
                 Condition::Unchanged(was) => rows.get(&was.key).is_some_and(|row| {
                     let unused =

@@ -51,6 +51,8 @@ pub(crate) enum Condition {
     Unchanged(Row),
     /// The row is there, whatever it says now: its file is known to be missing.
     Row(i64),
+    /// The row is there, whatever it says now: its file is moved away before the commit.
+    Present(i64),
     /// There is no row of this image: it is still an orphan.
     NoRow,
 }
@@ -69,10 +71,10 @@ impl Deletion {
     }
 
     /// Returns the key of its row, if it has one.
-    fn key(&self) -> Option<i64> {
+    pub(super) fn key(&self) -> Option<i64> {
         match self.only_if {
             Condition::Unchanged(row) => Some(row.key),
-            Condition::Row(key) => Some(key),
+            Condition::Row(key) | Condition::Present(key) => Some(key),
             Condition::NoRow => None,
         }
     }

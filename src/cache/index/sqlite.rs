@@ -115,7 +115,8 @@ impl Sqlite {
         for at in order {
             let victim = &victims[at];
             let is_deleted = self.delete(victim)?;
-            goes |= is_deleted && matches!(victim.only_if, Condition::Unchanged(_));
+            let has_file = matches!(victim.only_if, Condition::Unchanged(_) | Condition::Present(_));
+            goes |= is_deleted && has_file;
             forgotten[at] = is_deleted || (victim.key().is_none() && self.condition_holds(victim)?);
         }
         if goes {
@@ -146,7 +147,7 @@ impl Sqlite {
     fn condition_holds(&self, victim: &Deletion) -> rusqlite::Result<bool> {
         let id = victim.id.as_str();
         match victim.only_if {
-            Condition::Row(_) => Ok(true),
+            Condition::Row(_) | Condition::Present(_) => Ok(true),
             Condition::NoRow => {
                 let mut look =
                     self.file.db().prepare_cached("SELECT 1 FROM cached_images WHERE image_id = ?1")?;

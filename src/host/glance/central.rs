@@ -33,7 +33,8 @@ pub(crate) fn connect(
 
 /// Connects to the database with Glance's records of the images, to read them.
 pub(crate) fn open_records(settings: &DatabaseSettings<'_>, wait: &Wait) -> Result<Database, Failure> {
-    let (address, patience) = (settings.records_address()?, settings.patience()?);
+    let (address, mut patience) = (settings.records_address()?, settings.patience()?);
+    patience.limit = patience.limit.min(wait.limit);
     let opened = Database::open(address, patience, Purpose::Look, wait).map_err(cannot_start)?;
     let mut database = existing(opened)?;
     let hint = "check that this is Glance's database and that glance-manage db_sync was run";

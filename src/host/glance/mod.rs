@@ -9,6 +9,7 @@ pub(crate) mod index;
 mod leftovers;
 pub(crate) mod open;
 mod others;
+pub(crate) mod records;
 pub(crate) mod settings;
 
 use std::os::fd::BorrowedFd;
@@ -20,6 +21,7 @@ use self::open::{
     Cache, Locked, Making, check_index, check_opens, foreign, is_empty, may_be_wrong, misplaced,
     refuse_strange, take_lock, take_stock, unreadable_errors,
 };
+use self::records::{Usability, unusable};
 use self::settings::{Selection, Settings};
 use super::cache::{
     Foreseen, HeldImage, Holder, ImageCache, Item, Limits, Planned, PlannedRemoval, Remains, Removing,
@@ -37,6 +39,7 @@ use crate::cache::plan::{
     self, Choice, CleanLimits, CleanPlan, CleanReason, Goal, Kept, PruneLimits, PrunePlan, PruneReason,
     RepairPlan, frees,
 };
+use crate::cache::usable::UnusableImages;
 use crate::database::opening::Purpose;
 use crate::exit::{Exit, Failure};
 use crate::os::space::available;
@@ -219,6 +222,25 @@ impl GlanceCache<'_> {
         fits
     }
 
+    /// Returns the images that Glance does not serve, if some have to be removed because of a limit. What the
+    /// database does not say is not needed.
+    fn unusable(&self, inventory: &Inventory, limits: &PruneLimits, available: u64) -> UnusableImages {
+        let is_over =
+            inventory.size() > limits.max_size || limits.min_free.is_some_and(|free| free > available);
+        if !self.host.asks_records || limits.choice != Choice::OverLimit || !is_over {
+            return UnusableImages::default();
+        }
+        match unusable(self.host.run, &self.settings.database, &inventory.images) {
+            Usability::Known(found) => found,
+            Usability::NotAsked => UnusableImages::default(),
+            Usability::Unknown(why) => {
+                let line = format!("images that Glance does not serve are not removed first: {why}");
+                self.host.run.output.warning(&line);
+                UnusableImages::default()
+            }
+        }
+    }
+
     /// Returns the executor of a plan, with the inventory and the directory. `None` if nothing may be
     /// removed.
     fn executor<'e>(
@@ -361,6 +383,7 @@ impl ImageCache for GlanceCache<'_> {
             choice: rules.choice.clone(),
             ..no_limit(rules)
         };
+        let bounds = PruneLimits { unusable: self.unusable(inventory, &bounds, free), ..bounds };
         let age = limits.age.filter(|_| rules.choice == Choice::OverLimit);
         let Some(age) = age else {
             let rest = plan::prune(inventory, &bounds, free, rules.now);
@@ -396,8 +419,8 @@ impl ImageCache for GlanceCache<'_> {
         let image = |position: u32| &inventory.images[position as usize];
         let ghosts = inventory.ghosts.iter().map(|ghost| Foreseen::Ghost(ghost.id.to_string()));
         let expired = planned.expired.iter().map(|position| victim(image(*position), PruneReason::Expired));
-        let reason = planned.rest.reason;
-        let victims = planned.rest.victims(inventory).map(|image| victim(image, reason));
+        let reason = |image| planned.rest.reason_for(image);
+        let victims = planned.rest.victims(inventory).map(|image| victim(image, reason(image)));
         let kept = planned.rest.kept.iter().map(|(position, why)| {
             let image = image(*position);
             Foreseen::Kept { name: image.id.to_string(), size: image.seen.size, why: *why }

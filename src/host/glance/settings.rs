@@ -324,6 +324,12 @@ impl<'a> DatabaseSettings<'a> {
         address(url)
     }
 
+    /// True if a setting or an option names the database with Glance's records.
+    pub(super) fn name_records(&self) -> bool {
+        let is_given = self.database.is_some() || self.database_file.is_some();
+        is_given || !matches!(self.config.optional(&config::DATABASE_CONNECTION), Ok(None))
+    }
+
     /// Returns oslo.db's options for connecting, with a time limit of our own, because its defaults would
     /// wait for a hundred seconds.
     pub(super) fn patience(&self) -> Result<Patience, Failure> {

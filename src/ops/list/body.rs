@@ -6,6 +6,7 @@
 use serde::{Serialize, Serializer};
 
 use super::{EntryState, Epoch, ListEntry, ListReport};
+use crate::cache::usable::Unusable;
 use crate::ops::report::SCHEMA_VERSION;
 
 /// An image as Glance's API reports it. Tracked images, orphans and ghosts have the same keys; an orphan has
@@ -17,6 +18,9 @@ struct ApiImage<'a> {
     last_accessed: Option<Epoch>,
     last_modified: Option<Epoch>,
     size: Option<u64>,
+    /// The reason for which Glance does not serve it, if there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unusable: Option<&'static str>,
 }
 
 impl<'a> From<&'a ListEntry> for ApiImage<'a> {
@@ -27,6 +31,7 @@ impl<'a> From<&'a ListEntry> for ApiImage<'a> {
             last_accessed: entry.times.map(|times| times.0),
             last_modified: entry.times.map(|times| times.1),
             size: entry.size,
+            unusable: entry.unusable.map(Unusable::word),
         }
     }
 }

@@ -16,9 +16,11 @@ use crate::cache::index::Driver;
 use crate::cache::index::xattr::{self, Attribute, parse_hits};
 use crate::cache::inventory::{Inventory, Partials, Tracking};
 use crate::cache::plan::{CleanLimits, is_stalled};
+use crate::cache::usable::{Unusable, UnusableImages};
 use crate::database::opening::Purpose;
 use crate::exit::Failure;
 use crate::host::glance::open::{Cache, GLANCE_PATIENCE, take_stock, unreadable_errors};
+use crate::host::glance::records::{Usability, unusable};
 use crate::host::glance::settings::{Selection, Settings};
 use crate::names::{ImageId, escaped};
 use crate::output::rows::{Column, ListCell, Listing, Rank};
@@ -89,6 +91,8 @@ pub(crate) struct ListRequest {
     /// The number of entries to show, after they were sorted.
     pub(crate) limit: Option<usize>,
     pub(crate) order: Order,
+    /// Ask Glance's database which images it still serves.
+    pub(crate) asks_records: bool,
 }
 
 impl ListRequest {
@@ -117,7 +121,8 @@ pub(crate) fn list(run: &Run, selection: Selection, request: &ListRequest) -> Re
         None => run.output.note(&settings.nothing_there()),
         Some(dir) => {
             let wanted = request.images.iter().map(ImageId::folded).collect();
-            Gathering { run, settings: &settings, dir: &dir, wanted }.gather(&mut report)?;
+            let asks_records = request.asks_records;
+            Gathering { run, settings: &settings, dir: &dir, wanted, asks_records }.gather(&mut report)?;
         }
     }
     report.is_central |= settings.names(Driver::CentralizedDb);
@@ -149,6 +154,7 @@ struct Gathering<'a> {
     dir: &'a CacheDir,
     /// The only images to list, each [`ImageId::folded`]. An empty set stands for all entries.
     wanted: HashSet<ImageId>,
+    asks_records: bool,
 }
 
 impl Gathering<'_> {
@@ -207,11 +213,30 @@ impl Gathering<'_> {
         }
     }
 
+    /// Returns the images that Glance does not serve, as far as that is known.
+    fn unusable(&self, images: &[Image]) -> UnusableImages {
+        if !self.asks_records {
+            return UnusableImages::default();
+        }
+        match unusable(self.run, &self.settings.database, images) {
+            Usability::Known(found) => found,
+            Usability::NotAsked => UnusableImages::default(),
+            Usability::Unknown(why) => {
+                self.run.output.note(&format!("it is not known which images Glance serves: {why}"));
+                UnusableImages::default()
+            }
+        }
+    }
+
     /// Adds images and ghosts to the report.
     fn images(&self, cache: &Cache, report: &mut ListReport) {
         let Inventory { images, ghosts, tracking, .. } = &cache.inventory;
-        let images = images.iter().filter(|image| self.wants(&image.id));
-        report.entries.extend(images.map(|image| entry(self.dir, image, tracking)));
+        let images: Vec<Image> = images.iter().filter(|image| self.wants(&image.id)).copied().collect();
+        let unusable = self.unusable(&images);
+        let entries = images
+            .iter()
+            .map(|image| ListEntry { unusable: unusable.get(image.id), ..entry(self.dir, image, tracking) });
+        report.entries.extend(entries);
         let ghosts = ghosts.iter().filter(|ghost| self.wants(&ghost.id));
         report.entries.extend(ghosts.map(|ghost| ListEntry {
             last_use: Some(nanos(ghost.row.last_accessed)),
@@ -297,6 +322,8 @@ pub(super) struct ListEntry {
     error: Option<String>,
     /// The name in base64, if it is not UTF-8.
     name_bytes: Option<String>,
+    /// The reason for which Glance does not serve the image.
+    unusable: Option<Unusable>,
 }
 
 impl ListEntry {
@@ -311,6 +338,7 @@ impl ListEntry {
             times: None,
             error: None,
             name_bytes: None,
+            unusable: None,
         }
     }
 
@@ -325,20 +353,29 @@ impl ListEntry {
             ListCell::of(self.hits, ListCell::Number),
             ListCell::of(self.error.as_deref(), ListCell::text),
             ListCell::of(self.name_bytes.as_deref(), ListCell::text),
+            ListCell::of(self.unusable, |why| ListCell::text(why.word())),
         ]
     }
 }
 
-const COLUMNS: &[Column] = &[
-    Column::text("image_id", "IMAGE", Rank::Always),
-    Column::text("state", "STATE", Rank::Always),
-    Column::text("last_use", "LAST USE", Rank::Always),
-    Column::text("modified", "MODIFIED", Rank::Spare(2)),
-    Column::number("size", "SIZE", Rank::Always),
-    Column::number("hits", "HITS", Rank::Spare(1)),
-    Column::text("error", "ERROR", Rank::Asked),
-    Column::text("name_bytes", "NAME BYTES", Rank::Asked),
-];
+/// Returns the columns of the list.
+const fn columns(unusable: Rank) -> [Column; 9] {
+    [
+        Column::text("image_id", "IMAGE", Rank::Always),
+        Column::text("state", "STATE", Rank::Always),
+        Column::text("last_use", "LAST USE", Rank::Always),
+        Column::text("modified", "MODIFIED", Rank::Spare(2)),
+        Column::number("size", "SIZE", Rank::Always),
+        Column::number("hits", "HITS", Rank::Spare(1)),
+        Column::text("error", "ERROR", Rank::Asked),
+        Column::text("name_bytes", "NAME BYTES", Rank::Asked),
+        Column::text("unusable", "UNUSABLE", unusable),
+    ]
+}
+
+const COLUMNS: &[Column] = &columns(Rank::Asked);
+/// The columns of a list with images that Glance does not serve.
+const WITH_UNUSABLE: &[Column] = &columns(Rank::Always);
 
 /// The list.
 #[derive(Debug, Default)]
@@ -370,7 +407,7 @@ impl ListReport {
 
 impl Listing for ListReport {
     fn columns(&self) -> &'static [Column] {
-        COLUMNS
+        if self.entries.iter().any(|entry| entry.unusable.is_some()) { WITH_UNUSABLE } else { COLUMNS }
     }
 
     fn rows(&self) -> Box<dyn Iterator<Item = Vec<ListCell<'_>>> + '_> {

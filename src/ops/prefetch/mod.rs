@@ -51,7 +51,7 @@ use crate::host::glance::open::{
 use crate::host::glance::settings::Settings;
 use crate::interrupt::Wait;
 use crate::names::ImageId;
-use crate::net::wire::Waits;
+use crate::net::wire::{Least, Waits};
 use crate::ops::ids::configured_keep;
 use crate::ops::prefetch::ending::ImageEnding;
 use crate::ops::prefetch::request::{Limit, PrefetchRequest, existing};
@@ -215,7 +215,8 @@ impl PrefetchSettings {
         settings.driver()?;
         let whole = capacity(&dir.statvfs().map_err(Failure::cannot_start)?);
         let stall_time = settings.stall_time(request.stall_time)?.value;
-        let waits = Waits::new(run.interrupt.clone());
+        let least = Least::per_second(request.min_rate);
+        let waits = Waits { least, ..Waits::new(run.interrupt.clone()) };
         let kept = match request.limit {
             Limit::MadeSpace => configured_keep(settings.config)?,
             Limit::Ignored | Limit::Kept => HashSet::new(),

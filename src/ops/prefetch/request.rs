@@ -21,6 +21,8 @@ pub(crate) struct PrefetchRequest {
     pub(crate) jobs: usize,
     /// Bytes per second, for all fetches together.
     pub(crate) rate: Option<u64>,
+    /// The least rate of a location, in bytes per second.
+    pub(crate) min_rate: u64,
     /// The space to keep free. A percentage refers to the file system.
     pub(crate) reserve: Amount,
     pub(crate) max_size: Option<Amount>,
@@ -37,6 +39,7 @@ impl PrefetchRequest {
             images: None,
             jobs: 2,
             rate: None,
+            min_rate: 1024,
             reserve: Amount::Bytes(16 << 20),
             max_size: None,
             limit: Limit::Ignored,

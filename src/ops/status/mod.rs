@@ -1,37 +1,49 @@
 //! Status: reports the state of a cache, and everything that needs attention.
 //!
-//! Nothing is changed, created or locked. A wrong value in the configuration, or an index that cannot be
-//! read, is reported among the things that need attention; it does not fail the run.
+//! Nothing is changed or locked, and nothing is created but the memory of a verification. A wrong value in
+//! the configuration, or an index that cannot be read, is reported among the things that need attention; it
+//! does not fail the run. Images are read only if a verification is asked for, as [`verify`] says.
 
 mod age;
 mod report;
 mod text;
+
+use std::time::Duration;
 
 use rustix::fs::{AtFlags, statat};
 
 use self::age::by_age;
 pub(crate) use self::report::StatusReport;
 use self::report::{
-    Entries, FileSystem, ForeignEntry, HeldLock, SettingInUse, SettingsInUse, Shown, WrongOwner,
+    Entries, FileSystem, ForeignEntry, HeldLock, SettingInUse, SettingsInUse, Shown, UnusableImage,
+    UnusableReport, WrongOwner,
 };
 use super::attention::{Concern, Removable, Threshold};
 use crate::cache::dir::{CacheDir, CachePlace};
-use crate::cache::entry::{EntryKind, Partial};
+use crate::cache::entry::{EntryKind, Image, Partial};
 use crate::cache::index::Driver;
 use crate::cache::index::sqlite::{Sqlite, locate};
+use crate::cache::index::xattr::{self, Attribute, parse_hits};
 use crate::cache::inventory::{Foreign, Inventory, Partials, Tracking};
 use crate::cache::lock::{LOCKS, LockDir};
 use crate::cache::plan::{CleanLimits, is_stalled};
+use crate::cache::verified::Verified;
 use crate::config::{self, Origin};
 use crate::database::opening::{Opening, Purpose};
 use crate::exit::{Exit, Failure};
 use crate::host::cache::Tally;
+use crate::host::glance::central::open_records;
 use crate::host::glance::index::{IndexPlace, has_attributes};
 use crate::host::glance::open::{
     Cache, GLANCE_PATIENCE, foreign, has_sqlite_file, take_stock, unreadable_errors,
 };
+use crate::host::glance::records::{Usability, unusable};
 use crate::host::glance::settings::{Selection, Settings, max_size};
 use crate::names::{ImageId, escaped};
+use crate::ops::verify::{
+    Verdicts, Verification, VerifiedCache, VerifiedImages, VerifyRequest, require_owner, verified_images,
+    verify,
+};
 use crate::os::locks::holders;
 use crate::os::mounts::{Mount, mount_of};
 use crate::os::space::{available, capacity};
@@ -40,6 +52,9 @@ use crate::units::{Amount, Nanos, SECOND, TimeSpan, count};
 
 /// At most this many names of a kind are listed; the rest is only counted.
 const NAMED: usize = 20;
+
+/// The time to wait for Glance's records, without which nothing can be verified.
+const RECORDS_PATIENCE: Duration = Duration::from_secs(60);
 
 const NOATIME: &str = "noatime: reading does not change them";
 
@@ -54,6 +69,10 @@ pub(crate) struct StatusRequest {
     pub(crate) human: bool,
     /// Show the first line of a check.
     pub(crate) check: bool,
+    /// Ask Glance's database which images it still serves.
+    pub(crate) asks_records: bool,
+    /// Read the images and compare them with Glance's records.
+    pub(crate) verify: Option<VerifyRequest>,
 }
 
 /// Reports the state of a cache and of its surroundings.
@@ -81,8 +100,14 @@ pub(crate) fn status(
             report.exists = true;
             // A wrong value is already among the problems.
             report.max_size = settings.max_size(request.max_size, &dir).ok().map(|max| max.value);
-            gather(run, &settings, &dir, &mut report)?;
+            let images = gather(run, &settings, &dir, &mut report)?;
             judge(run, request, &mut report);
+            if request.asks_records {
+                usable(run, &settings, &images, &mut report);
+            }
+            let (verification, verified) = contents(run, &settings, &dir, &images, request.verify.as_ref())?;
+            (report.verification, report.verified) = (verification, verified);
+            broken(&mut report);
         }
     }
     if run.output.is_verbose() {
@@ -116,13 +141,63 @@ fn judge(run: &Run, request: &StatusRequest, report: &mut StatusReport) {
     }
 }
 
-/// Surveys the cache, and fills in the report.
+/// Reports images that Glance does not serve any more.
+fn usable(run: &Run, settings: &Settings<'_>, images: &[Image], report: &mut StatusReport) {
+    let found = match unusable(run, &settings.database, images) {
+        Usability::NotAsked => return,
+        Usability::Unknown(why) => {
+            report.notes.push(format!("it is not known which images Glance serves: {why}"));
+            return;
+        }
+        Usability::Known(found) => found,
+    };
+    let mut unusable = UnusableReport::default();
+    for image in images {
+        let Some(why) = found.get(image.id) else { continue };
+        let (image_id, bytes) = (image.id.to_string(), image.seen.size);
+        unusable.count += 1;
+        unusable.bytes = unusable.bytes.saturating_add(bytes);
+        unusable.images.push(UnusableImage { image_id, reason: why.word(), bytes, sentence: why.sentence() });
+    }
+    unusable.images.sort_by(|a, b| a.image_id.cmp(&b.image_id));
+    report.unusable = Some(unusable);
+}
+
+/// Reads the images, if this is asked for. Returns what was found, and what is remembered of all runs.
+fn contents(
+    run: &Run,
+    settings: &Settings<'_>,
+    dir: &CacheDir,
+    images: &[Image],
+    request: Option<&VerifyRequest>,
+) -> Result<(Option<Verification>, Option<VerifiedImages>), Failure> {
+    let Some(request) = request else { return Ok((None, verified_images(images, &Verified::read(dir)))) };
+    run.catch_signals()?;
+    require_owner(dir)?;
+    let records = open_records(&settings.database, &run.wait(RECORDS_PATIENCE))?;
+    let Verdicts { report, memory, .. } =
+        verify(VerifiedCache { run, dir, images, records }, request, &mut ())?;
+    Ok((Some(report), verified_images(images, &memory)))
+}
+
+/// Reports images that are broken.
+fn broken(report: &mut StatusReport) {
+    let number = report.verified.as_ref().map_or(0, |verified| verified.broken.len());
+    if number > 0 {
+        let images = count(number as u64, "broken image");
+        let message =
+            format!("{images}: clean --verify moves them to invalid/, and Glance fetches them again");
+        report.note(Concern::Broken, message);
+    }
+}
+
+/// Surveys the cache, and fills in the report. Returns the images.
 fn gather(
     run: &Run,
     settings: &Settings<'_>,
     dir: &CacheDir,
     report: &mut StatusReport,
-) -> Result<(), Failure> {
+) -> Result<Vec<Image>, Failure> {
     let wait = run.wait(GLANCE_PATIENCE);
     let cache = match take_stock(run, settings, dir, Purpose::Look, &wait) {
         Ok(cache) => cache,
@@ -133,6 +208,7 @@ fn gather(
         Err(failure) => Cache::files_only(dir, wait, format!("{:#}", failure.error))?,
     };
     images(run, &cache, report);
+    report.hits = hits(dir, &cache.inventory);
     problems_of_rows(dir, &cache.inventory, report);
     index(&cache, report);
     leftovers_of_drivers(run, settings, dir, &cache, report);
@@ -145,7 +221,7 @@ fn gather(
     for error in unreadable_errors(&cache.inventory.unreadable) {
         report.note(Concern::Unreadable, error.to_string());
     }
-    Ok(())
+    Ok(cache.inventory.images)
 }
 
 /// Counts the images, and with an index that can be read also by what it knows of them.
@@ -181,6 +257,23 @@ fn images(run: &Run, cache: &Cache, report: &mut StatusReport) {
     let known = || uses().map(|(time, _)| time).filter(|time| ![0, Nanos::MIN, Nanos::MAX].contains(time));
     (report.oldest_use, report.newest_use) = (known().min(), known().max());
     report.by_last_use = Some(by_age(uses(), run.now));
+}
+
+/// Returns the hits of all images; `None` if the index or an attribute cannot be read.
+fn hits(dir: &CacheDir, inventory: &Inventory) -> Option<u64> {
+    let of_image = |image: &Image| match &inventory.tracking {
+        Tracking::Unknown(_) => None,
+        Tracking::ByRow => Some(image.row.as_ref().map_or(0, |row| row.hits)),
+        Tracking::ByFile => match xattr::hits(dir.fd(CachePlace::Base)?, image.id.as_name()) {
+            Attribute::Value(value) => Some(parse_hits(&value)),
+            Attribute::Absent => Some(0),
+            Attribute::Unknown => None,
+        },
+    };
+    inventory.images.iter().try_fold(0u64, |sum, image| {
+        // A negative number in a row is no hit.
+        Some(sum.saturating_add(u64::try_from(of_image(image)?).unwrap_or(0)))
+    })
 }
 
 /// Reports orphans, ghosts, and rows that name no image.

@@ -9,6 +9,7 @@ use crate::config::Setting;
 use crate::host::cache::Tally;
 use crate::ops::attention::{Attention, Concern};
 use crate::ops::report::SCHEMA_VERSION;
+use crate::ops::verify::{Verification, VerifiedImages};
 use crate::units::{Nanos, when};
 
 #[derive(Debug, Serialize)]
@@ -56,6 +57,25 @@ pub(super) struct SettingsInUse {
     pub(super) values: Vec<SettingInUse>,
     /// True if the configured index settings are not used because they belong to another directory.
     pub(super) index_settings_dropped: bool,
+}
+
+/// Images that Glance does not serve. Bytes are their sizes.
+#[derive(Debug, Default, Serialize)]
+pub(super) struct UnusableReport {
+    pub(super) count: u64,
+    pub(super) bytes: u64,
+    pub(super) images: Vec<UnusableImage>,
+}
+
+/// An image that Glance does not serve.
+#[derive(Debug, Serialize)]
+pub(super) struct UnusableImage {
+    pub(super) image_id: String,
+    pub(super) reason: &'static str,
+    pub(super) bytes: u64,
+    /// The reason for people.
+    #[serde(skip)]
+    pub(super) sentence: &'static str,
 }
 
 /// The entries of a subdirectory.
@@ -126,6 +146,8 @@ pub(crate) struct StatusReport {
     /// The bytes are those in the rows.
     pub(super) ghosts: Option<Tally>,
     pub(super) impossible_rows: Option<u64>,
+    /// Hits of all images, as the index counts them; orphans have none.
+    pub(super) hits: Option<u64>,
     pub(super) queued: Option<Entries>,
     pub(super) incomplete: Option<Entries>,
     pub(super) stalled: Option<Entries>,
@@ -140,6 +162,15 @@ pub(crate) struct StatusReport {
     pub(super) wrong_owners: Vec<WrongOwner>,
     /// `None` if the kernel does not tell who holds locks.
     pub(super) locks: Option<Vec<HeldLock>>,
+    /// Images that Glance does not serve. Only if its database was asked, and has answered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) unusable: Option<UnusableReport>,
+    /// The verifications that are remembered, if there are any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) verified: Option<VerifiedImages>,
+    /// The result of reading the images, if this was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) verification: Option<Verification>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) settings: Option<SettingsInUse>,
     /// Problems that somebody should look at.

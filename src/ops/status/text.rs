@@ -108,7 +108,8 @@ impl StatusReport {
         );
         lines.add("invalid", self.entries(self.invalid));
         if let (Some(oldest), Some(newest)) = (self.oldest_use, self.newest_use) {
-            lines.add("used", format!("{} to {}", when(oldest), when(newest)));
+            let hits = self.hits.map(|hits| format!(", {}", count(hits, "hit"))).unwrap_or_default();
+            lines.add("used", format!("{} to {}{hits}", when(oldest), when(newest)));
         }
     }
 
@@ -148,6 +149,40 @@ impl StatusReport {
         let matters = self.driver.as_deref() == Some("xattr") || self.orphans.is_some_and(|o| o.count > 0);
         if matters {
             lines.add("access times", fs.access_times.unwrap_or("unknown"));
+        }
+    }
+
+    /// Adds the images that Glance does not serve, if there are any.
+    fn unusable_lines(&self, lines: &mut StatusText) {
+        let Some(unusable) = self.unusable.as_ref().filter(|unusable| unusable.count > 0) else { return };
+        lines.add("unusable", self.amount(Tally { count: unusable.count, bytes: unusable.bytes }));
+        for image in unusable.images.iter().take(NAMED) {
+            let size = self.size(image.bytes);
+            lines.add("", format!("{} ({size}): {}", image.image_id, image.sentence));
+        }
+        if unusable.images.len() > NAMED {
+            lines.add("", format!("... and {} more", unusable.images.len() - NAMED));
+        }
+    }
+
+    /// Adds what is known of the contents of the images.
+    fn contents_lines(&self, lines: &mut StatusText) {
+        if let Some(verification) = &self.verification {
+            lines.add("read", verification.summary());
+            for image in &verification.broken {
+                lines.add("broken", format!("{}: {}", image.image_id, image.fault.message));
+            }
+        }
+        let Some(verified) = &self.verified else { return };
+        let tally = Tally { count: verified.count, bytes: verified.bytes };
+        let (oldest, newest) = (when(verified.oldest), when(verified.newest));
+        lines.add("verified", format!("{}, {oldest} to {newest}", self.amount(tally)));
+        let is_new = |id: &&String| {
+            let mut found = self.verification.iter().flat_map(|verification| &verification.broken);
+            !found.any(|image| image.image_id == **id)
+        };
+        for id in verified.broken.iter().filter(is_new).take(NAMED) {
+            lines.add("broken", format!("{id}: found by an earlier verification"));
         }
     }
 
@@ -228,6 +263,8 @@ impl Report for StatusReport {
             self.index_lines(&mut lines);
             self.entry_lines(&mut lines);
             self.age_lines(&mut lines);
+            self.unusable_lines(&mut lines);
+            self.contents_lines(&mut lines);
         }
         self.file_system_lines(&mut lines);
         self.other_lines(&mut lines);

@@ -259,6 +259,7 @@ impl Host {
 
     /// A conductor's host: Ironic's three caches of master images and Glance's cache.
     fn make_conductor(&self) {
+        self.make_store();
         self.configure("image_cache_driver = sqlite\nimage_cache_max_size = 10737418240\n", "");
         self.make_cache();
         let mut rows = String::from(TABLE);
@@ -368,6 +369,11 @@ impl Host {
                 rows += &location(&format!("{}/cirros-0.6.3.img", self.mirror));
             }
             rows += &location(&format!("file://{}", self.path(&path).display()));
+        }
+        for (id, mib) in TRACKED.iter().map(|image| (image.0, image.1)).chain([(ORPHAN.0, ORPHAN.1)]) {
+            let size = mib * MIB;
+            let _ =
+                write!(rows, "INSERT INTO images VALUES ('{id}', 'active', 0, {size}, NULL, NULL, NULL);");
         }
         self.sql("/var/lib/glance/glance.sqlite", &rows);
     }

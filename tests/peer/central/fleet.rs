@@ -137,6 +137,29 @@ fn a_dead_node_is_forgotten(kind: Kind) {
     }
 }
 
+/// A database that refuses some of the rows: the others are deleted, and only these are counted.
+#[test]
+fn a_part_of_a_dead_node_is_forgotten() {
+    let c = fleet(SqliteFile);
+    let node = "(SELECT node_reference_id FROM node_reference WHERE node_reference_url = 'http://f07:9292')";
+    c.db.sql(&format!(
+        "INSERT INTO cached_images (image_id, last_accessed, last_modified, size, hits, node_reference_id) \
+         SELECT printf('%08x-0000-0000-0000-00000000ffff', id), last_accessed, last_modified, 5000, 1, {node} \
+         FROM cached_images WHERE node_reference_id = {node} LIMIT 10"
+    ));
+    c.db.sql(
+        "CREATE TRIGGER t BEFORE DELETE ON cached_images WHEN OLD.size = 5000 BEGIN SELECT RAISE(ABORT, 'no'); END",
+    );
+    let left = format!("SELECT COUNT(*), SUM(size) FROM cached_images WHERE node_reference_id = {node}");
+    let number = |column: usize| c.db.rows(&left)[0][column].parse::<u64>().unwrap();
+    let (rows, bytes) = (number(0), number(1));
+    let report = c.run("clean", &["--forget-node", "http://f07:9292"]).code(1).json();
+    let forgotten = rows - number(0);
+    assert_eq!((forgotten, number(0)), (2000, 10));
+    assert_eq!((&report["rows_forgotten"], &report["bytes"]), (&json!(forgotten), &json!(bytes - number(1))));
+    assert_eq!(report["node_removed"], false, "{report}");
+}
+
 #[test]
 fn a_dead_node_is_forgotten_on_sqlite() {
     a_dead_node_is_forgotten(SqliteFile);

@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use crate::support::central::NODE;
 use crate::support::env::*;
 use crate::support::host::{CLOCK, master};
-use crate::support::images::content;
+use crate::support::images::{content, digest};
 use crate::support::mounts::{Ext4, Mount};
 use crate::support::needs;
 use crate::support::prefetch::Prefetch;
@@ -21,7 +21,7 @@ use crate::support::servers::{Database, SqliteFile};
 use crate::support::stores::Nginx;
 
 use super::calls::{ERRORS, NEVER_FAIL, WRITING, is_the_runtimes};
-use super::scenarios::{Rows, Scenario, WANTED};
+use super::scenarios::{BROKEN, Rows, Scenario, WANTED};
 use super::states::{COLUMNS, Expected, State, Table, insert, load, state, times};
 use super::sweep::Fault;
 
@@ -66,6 +66,8 @@ impl<'a> Bench<'a> {
         } else {
             Self::make(scenario, root, &base)
         };
+        let database =
+            if scenario.verifies() { Some(Self::make_records(&env, database, &base)) } else { database };
         let (work, template) = (base.join("work"), env.outside("template"));
         give_away_as_root(&work);
         system(&["cp", "-a", "--sparse=always", work.to_str().unwrap(), template.to_str().unwrap()]);
@@ -151,6 +153,29 @@ impl<'a> Bench<'a> {
             }
         }
         (env, database)
+    }
+
+    /// Makes the records of all images, and breaks one of these.
+    pub(super) fn make_records(env: &TestEnv, database: Option<Database>, base: &Path) -> Database {
+        let db = database.unwrap_or_else(|| {
+            fs::create_dir(base.join("work/db")).unwrap();
+            Database::new(SqliteFile, &base.join("work/db/glance.sqlite"))
+        });
+        for (letter, size) in [('a', 1000), ('b', 1000), ('c', 1000), ('d', 1000), ('e', 1000), ('0', 500)] {
+            let md5 = digest("md5sum", &vec![0; size]);
+            db.sql(&format!(
+                "INSERT INTO images (id, size, status, checksum, created_at, deleted, min_disk, min_ram, \
+                 protected, visibility, os_hidden) VALUES ('{}', {size}, 'active', '{md5}', \
+                 '2024-01-01 00:00:00', 0, 0, 0, 0, 'public', 0)",
+                id(letter)
+            ));
+        }
+        let mut bytes = vec![0; 1000];
+        bytes[500] = 1;
+        fs::write(env.path(id(BROKEN)), bytes).unwrap();
+        let used = env.now - 50.0 * 3600.0;
+        set_times(&env.path(id(BROKEN)), used, used);
+        db
     }
 
     /// Makes an image, a ghost, and a queue of three: of the second a row was left behind, of the third a

@@ -6,7 +6,7 @@
 //! same was done as without a fault; one JSON object that names as many files as are gone or fetched, and
 //! errors where the code is 1; nothing changed where the code says so; nothing new but lock files, an
 //! abandoned journal and a prefetch's images and claims, all of it the cache owner's; nothing outside
-//! touched. No damaged image is ever in the cache, and one that is to be fetched is in the cache or in the
+//! touched. A prefetch never puts a damaged image into the cache, and a broken one that is moved is in `invalid/`. One that is to be fetched is in the cache or in the
 //! queue. The next plain run ends with 0 and leaves no row without a file and no orphan that was not there
 //! before; a prefetch then has all images and nothing staged. Glance's own driver goes on with every state of
 //! the cache that a fault left.
@@ -89,6 +89,21 @@ fn repair_with_sqlite() {
 #[test]
 fn repair_with_the_central_database() {
     sweep(&scenarios::REPAIR_CENTRAL);
+}
+
+#[test]
+fn verify_with_sqlite() {
+    sweep(&scenarios::VERIFY_SQLITE);
+}
+
+#[test]
+fn verify_with_xattr() {
+    sweep(&scenarios::VERIFY_XATTR);
+}
+
+#[test]
+fn verify_with_the_central_database() {
+    sweep(&scenarios::VERIFY_CENTRAL);
 }
 
 mod as_root {

@@ -29,6 +29,9 @@ impl Rows {
 /// The images that a prefetch has to bring: the letters of the ids, and bytes.
 pub(super) const WANTED: [(char, usize); 3] = [('1', 700_000), ('2', 5000), ('3', 17)];
 
+/// The image that is broken in a cache that is verified.
+pub(super) const BROKEN: char = 'b';
+
 /// A command on a small cache.
 pub(super) struct Scenario {
     pub(super) name: &'static str,
@@ -42,6 +45,13 @@ pub(super) struct Scenario {
     pub(super) host: bool,
     /// True if images come over http.
     pub(super) web: bool,
+}
+
+impl Scenario {
+    /// Returns true if the contents of the images are compared with their records.
+    pub(super) fn verifies(&self) -> bool {
+        self.arguments.contains(&"--verify")
+    }
 }
 
 pub(super) const PLAIN: Scenario = Scenario {
@@ -87,5 +97,12 @@ pub(super) const PREFETCH_CENTRAL: Scenario =
     Scenario { name: "prefetch, centralized_db", rows: Rows::Central(SqliteFile), ..PREFETCH_SQLITE };
 pub(super) const PREFETCH_HTTP: Scenario =
     Scenario { name: "prefetch over http, sqlite", web: true, ..PREFETCH_SQLITE };
+const VERIFY: &[&str] = &["--verify", "--lock-timeout", "2s"];
+pub(super) const VERIFY_SQLITE: Scenario =
+    Scenario { name: "clean --verify, sqlite", command: "clean", arguments: VERIFY, ..PLAIN };
+pub(super) const VERIFY_XATTR: Scenario =
+    Scenario { name: "clean --verify, xattr", rows: Rows::Xattr, ..VERIFY_SQLITE };
+pub(super) const VERIFY_CENTRAL: Scenario =
+    Scenario { name: "clean --verify, centralized_db", rows: Rows::Central(SqliteFile), ..VERIFY_SQLITE };
 pub(super) const REQUIRE: Scenario =
     Scenario { name: "prune --require", command: "prune", host: true, mends: false, ..PLAIN };

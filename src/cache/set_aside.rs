@@ -1,0 +1,134 @@
+//! Moves a broken image to `invalid/`, so that Glance does not serve it any more and fetches it again.
+//!
+//! **Order**, as when images are removed ([`execute`](super::execute)): the row is deleted in an open
+//! transaction whose commit can no longer be refused, then the file is moved, then the transaction is
+//! committed.
+//!
+//! **Looking again.** In the transaction the file must still be the one that was read: same inode, size and
+//! modification time. Otherwise nothing is done. That the image was used meanwhile does not save it: its
+//! contents are wrong all the same.
+//!
+//! | killed | what is left |
+//! |---|---|
+//! | before the file is moved | the image with its row |
+//! | after it, before the commit | a row without a file (a ghost) |
+//! | after the commit | the file in `invalid/`, which `clean` removes |
+//!
+//! The next `prune` forgets such a row: a note says that it is ours ([`pending`]).
+//!
+//! **A commit that is refused** leaves a ghost, too. Its deletion is repeated as long as the wait allows.
+//!
+//! A file of the same name in `invalid/` is replaced, as Glance does. The caller holds prune's lock.
+
+use anyhow::{Context as _, Result, anyhow};
+use rustix::fs::{Mode, OFlags, openat, renameat};
+use std::os::fd::AsFd as _;
+
+use super::dir::{CacheDir, CachePlace};
+use super::entry::{EntryKind, Image};
+use super::index::{Condition, Deletion, xattr};
+use super::ledger::Ledger;
+use super::pending;
+use crate::database::refusal::Refusal;
+
+/// The result of moving a broken image.
+#[derive(Debug)]
+pub(crate) enum SetAside {
+    Moved,
+    /// It is not the file that was read, or it is gone. Nothing was done.
+    Changed,
+    /// It was moved, but its row could not be deleted.
+    RowStays(anyhow::Error),
+}
+
+/// Moves an image to `invalid/` and forgets its row. `why` is written to the file, where Glance's xattr
+/// driver keeps such reasons; `None` for the other drivers.
+///
+/// On an error nothing was moved.
+pub(crate) fn set_aside(
+    dir: &CacheDir,
+    ledger: &mut Ledger,
+    image: &Image,
+    why: Option<&str>,
+) -> Result<SetAside> {
+    let condition = image.row.map_or(Condition::NoRow, |row| Condition::Present(row.key));
+    let victim = Deletion { id: image.id, only_if: condition };
+    let has_row = ledger.has_rows() && victim.has_row();
+    let mut transaction = ledger.begin().map_err(Refusal::into_error)?;
+    let is_ours = transaction.forget(&[victim]).map_err(Refusal::into_error)? == [true];
+    if !is_ours || !is_unchanged(dir, image)? {
+        return Ok(SetAside::Changed);
+    }
+    if has_row {
+        pending::add(dir, image.id);
+    }
+    if let Err(e) = rename(dir, image) {
+        drop(transaction);
+        settle(dir, image, has_row);
+        return Err(e);
+    }
+    let committed = transaction.commit(None).or_else(|refusal| forget_again(dir, ledger, &victim, refusal));
+    if let Some(why) = why {
+        explain(dir, image, why);
+    }
+    match committed {
+        Ok(()) => {
+            settle(dir, image, has_row);
+            Ok(SetAside::Moved)
+        }
+        Err(refusal) => Ok(SetAside::RowStays(refusal.into_error())),
+    }
+}
+
+/// Takes an image out of the note of pending rows.
+fn settle(dir: &CacheDir, image: &Image, has_row: bool) {
+    if has_row {
+        pending::settle(dir, image.id);
+    }
+}
+
+/// True if the file of an image is still the one that was read.
+pub(crate) fn is_unchanged(dir: &CacheDir, image: &Image) -> Result<bool> {
+    let found = dir.look(CachePlace::Base, image.id.as_name());
+    let found = found.with_context(|| format!("cannot look at image {}", image.id))?;
+    let was = &image.seen;
+    Ok(matches!(found, Some((EntryKind::File, now))
+        if (now.inode, now.size, now.mtime) == (was.inode, was.size, was.mtime)))
+}
+
+fn rename(dir: &CacheDir, image: &Image) -> Result<()> {
+    let name = image.id.as_name();
+    let base = dir.fd(CachePlace::Base).context("the cache directory is always open")?;
+    let invalid = dir.fd(CachePlace::Invalid).context("the directory invalid/ is missing")?;
+    renameat(base, name.as_c_str(), invalid, name.as_c_str())
+        .map_err(|e| anyhow!("cannot move it to invalid/: {e}"))
+}
+
+/// Deletes the row on its own, after a commit that was refused: the file is moved already.
+fn forget_again(
+    dir: &CacheDir,
+    ledger: &mut Ledger,
+    victim: &Deletion,
+    refusal: Refusal,
+) -> Result<(), Refusal> {
+    if !victim.has_row() {
+        return Err(refusal);
+    }
+    ledger.owed_rows(|transaction| {
+        // Glance may have cached the image again.
+        if !matches!(dir.look(CachePlace::Base, victim.id.as_name()), Ok(None)) {
+            return Ok(());
+        }
+        let ghost = Deletion { only_if: victim.key().map_or(Condition::NoRow, Condition::Row), ..*victim };
+        transaction.forget(&[ghost]).map(drop)
+    })
+}
+
+/// Writes the reason to the moved file. Without it the file is invalid all the same.
+fn explain(dir: &CacheDir, image: &Image, why: &str) {
+    let (Some(invalid), Ok(_owner)) = (dir.fd(CachePlace::Invalid), dir.owner().act()) else { return };
+    let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    if let Ok(file) = openat(invalid, image.id.as_name().as_c_str(), flags, Mode::empty()) {
+        let _ = xattr::set_error(file.as_fd(), why);
+    }
+}

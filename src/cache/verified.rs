@@ -1,0 +1,225 @@
+//! The memory of a verification: which images were read when, and if they were as they should be.
+//!
+//! It is the file `verified` in the directory `.glance-cache` of the cache, so that a run with a budget goes
+//! on where the last one ended, and `status` can name broken images without reading them again.
+//!
+//! **A directory of its own** does not disturb Glance. None of its drivers looks at a directory in the cache:
+//! not for the size of the cache, not for its images, and not when it empties the cache. A file beside the
+//! images would count towards the size, and be an image for the xattr driver. An attribute of each image
+//! would change the image: its time of change is one of the signs by which `prune` sees that an image was
+//! used since its plan was made, and with relatime the next reader would set a new access time.
+//!
+//! **An image is known by its id and its modification time.** One that was cached again was never verified.
+//!
+//! **If the memory is lost**, damaged or cannot be written, nothing fails: all images count as never
+//! verified, and the next run starts again. It is replaced as a whole, and is not forced to the disk. Two
+//! runs at the same time add to it what each of them has read.
+
+use std::collections::{HashMap, HashSet};
+use std::ffi::CStr;
+use std::fs::File;
+use std::io::{BufRead as _, BufReader, BufWriter, Read as _, Write as _};
+use std::os::fd::OwnedFd;
+
+use anyhow::{Context as _, Result};
+use rustix::fs::{AtFlags, Mode, OFlags, mkdirat, openat, renameat, unlinkat};
+use rustix::io::Errno;
+
+use super::dir::{CacheDir, CachePlace, DIRECTORY};
+use super::entry::Image;
+use crate::names::ImageId;
+use crate::units::{Nanos, SECOND};
+
+/// The name of the directory in the cache directory.
+pub(super) const PLACE: &CStr = c".glance-cache";
+const NAME: &CStr = c"verified";
+const NEW: &CStr = c"verified.new";
+/// Bytes that are read of a memory, at most.
+const LONGEST: u64 = 256 << 20;
+
+/// The verification of an image.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct LastVerification {
+    /// The time at which it began, in whole seconds.
+    pub(crate) at: Nanos,
+    pub(crate) is_broken: bool,
+    /// The modification time of the image.
+    mtime: Nanos,
+}
+
+/// The verifications that are remembered.
+#[derive(Debug, Default)]
+pub(crate) struct Verified {
+    known: HashMap<ImageId, LastVerification>,
+    /// Those of this run.
+    noted: HashMap<ImageId, LastVerification>,
+    /// Images that were moved or removed since.
+    forgotten: HashSet<ImageId>,
+}
+
+impl Verified {
+    /// Reads the memory of a cache. One that cannot be read is empty.
+    pub(crate) fn read(dir: &CacheDir) -> Self {
+        Verified { known: read(dir), ..Verified::default() }
+    }
+
+    /// Returns the last verification of an image, or `None` if this file was never verified.
+    pub(crate) fn of(&self, image: &Image) -> Option<LastVerification> {
+        let found = self.noted.get(&image.id).or_else(|| self.known.get(&image.id));
+        found.filter(|verification| verification.mtime == image.seen.mtime).copied()
+    }
+
+    /// Notes that an image was read.
+    pub(crate) fn note(&mut self, image: &Image, at: Nanos, is_broken: bool) {
+        self.noted.insert(image.id, LastVerification { at, is_broken, mtime: image.seen.mtime });
+    }
+
+    /// Forgets an image that was moved or removed.
+    pub(crate) fn forget(&mut self, id: ImageId) {
+        self.known.remove(&id);
+        self.noted.remove(&id);
+        self.forgotten.insert(id);
+    }
+
+    /// Writes the memory, and drops the images that are not among these. What another run has noted since
+    /// this one began stays.
+    pub(crate) fn write(&self, dir: &CacheDir, images: &[Image], began: Nanos) -> Result<()> {
+        let mut all = read(dir);
+        let present: HashSet<ImageId> = images.iter().map(|image| image.id).collect();
+        all.retain(|id, verification| {
+            let is_new = verification.at >= began - began.rem_euclid(SECOND);
+            !self.forgotten.contains(id) && (is_new || present.contains(id))
+        });
+        all.extend(self.noted.iter().map(|(id, verification)| (*id, *verification)));
+        write(dir, &all).with_context(|| {
+            format!("cannot remember what was verified in {}/.glance-cache", dir.path().display())
+        })
+    }
+}
+
+/// Opens the directory of the memory.
+fn open(dir: &CacheDir) -> Result<OwnedFd, Errno> {
+    let base = dir.fd(CachePlace::Base).ok_or(Errno::NOENT)?;
+    openat(base, PLACE, DIRECTORY | OFlags::NOFOLLOW, Mode::empty())
+}
+
+fn read(dir: &CacheDir) -> HashMap<ImageId, LastVerification> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let opened = dir.owner().act().map_err(|_| Errno::PERM).and_then(|_owner| {
+        let place = open(dir)?;
+        openat(&place, NAME, flags, Mode::empty())
+    });
+    let Ok(file) = opened else { return HashMap::new() };
+    let lines = BufReader::new(File::from(file).take(LONGEST)).lines();
+    lines.map_while(Result::ok).filter_map(|line| parse(&line)).collect()
+}
+
+/// Reads a line: the image, its verification and its modification time in nanoseconds, and the result.
+fn parse(line: &str) -> Option<(ImageId, LastVerification)> {
+    let mut words = line.split(' ');
+    let id = ImageId::new(words.next()?.as_bytes())?;
+    let at: i64 = words.next()?.parse().ok()?;
+    let mtime = words.next()?.parse().ok()?;
+    let is_broken = match words.next()? {
+        "sound" => false,
+        "broken" => true,
+        _ => return None,
+    };
+    words.next().is_none().then_some((id, LastVerification { at: at.checked_mul(SECOND)?, is_broken, mtime }))
+}
+
+/// Replaces the memory, as the owner of the cache.
+fn write(dir: &CacheDir, all: &HashMap<ImageId, LastVerification>) -> Result<()> {
+    let _owner = dir.owner().act()?;
+    let base = dir.fd(CachePlace::Base).context("the cache directory is always open")?;
+    match mkdirat(base, PLACE, Mode::from_raw_mode(0o755)) {
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(e) => return Err(e.into()),
+    }
+    let place = open(dir)?;
+    let _ = unlinkat(&place, NEW, AtFlags::empty());
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = openat(&place, NEW, flags, Mode::from_raw_mode(0o644))?;
+    let written = write_lines(file.into(), all);
+    if written.is_err() {
+        let _ = unlinkat(&place, NEW, AtFlags::empty());
+    }
+    written?;
+    renameat(&place, NEW, &place, NAME)?;
+    Ok(())
+}
+
+fn write_lines(file: File, all: &HashMap<ImageId, LastVerification>) -> std::io::Result<()> {
+    let mut out = BufWriter::new(file);
+    for (id, LastVerification { at, is_broken, mtime }) in all {
+        let result = if *is_broken { "broken" } else { "sound" };
+        writeln!(out, "{id} {} {mtime} {result}", at.div_euclid(SECOND))?;
+    }
+    out.flush()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::entry::Seen;
+    use super::super::inventory::{Inventory, Tracking};
+    use super::*;
+
+    fn image(letter: char, mtime: Nanos) -> Image {
+        let id = ImageId::new(format!("00000000-0000-0000-0000-00000000000{letter}").as_bytes()).unwrap();
+        let seen = Seen { inode: 1, size: 1, allocated: 0, atime: 0, mtime, ctime: 0, links: 1, owner: 0 };
+        Image { id, seen, row: None }
+    }
+
+    #[test]
+    fn what_is_noted_is_known_to_the_next_run_for_the_same_file_only() {
+        let temporary = tempfile::tempdir().unwrap();
+        let dir = CacheDir::open(temporary.path()).unwrap().unwrap();
+        let (a, b, c) = (image('a', 7), image('b', 8), image('c', 9));
+        let mut memory = Verified::read(&dir);
+        assert!(memory.known.is_empty());
+        memory.note(&a, 100 * SECOND, false);
+        memory.note(&b, 200 * SECOND, true);
+        memory.write(&dir, &[a, b, c], 50 * SECOND).unwrap();
+        let next = Verified::read(&dir);
+        assert_eq!(next.of(&a), Some(LastVerification { at: 100 * SECOND, is_broken: false, mtime: 7 }));
+        assert!(next.of(&b).unwrap().is_broken);
+        assert_eq!(next.of(&c), None);
+        assert_eq!(next.of(&image('a', 6)), None, "it was cached again");
+        assert_eq!(Inventory::scan(&dir, Tracking::ByRow).unwrap().foreign.len(), 0);
+    }
+
+    #[test]
+    fn two_runs_add_to_one_memory_and_images_that_are_gone_leave_it() {
+        let temporary = tempfile::tempdir().unwrap();
+        let dir = CacheDir::open(temporary.path()).unwrap().unwrap();
+        let (a, b, c) = (image('a', 7), image('b', 8), image('c', 9));
+        let mut before = Verified::read(&dir);
+        before.note(&c, 10 * SECOND, false);
+        before.write(&dir, &[a, b, c], 0).unwrap();
+        let (mut one, mut other) = (Verified::read(&dir), Verified::read(&dir));
+        one.note(&a, 100 * SECOND, false);
+        other.note(&b, 101 * SECOND, false);
+        one.write(&dir, &[a, b], 100 * SECOND).unwrap();
+        other.write(&dir, &[b], 100 * SECOND).unwrap();
+        let both = Verified::read(&dir);
+        assert!(both.of(&a).is_some() && both.of(&b).is_some());
+        assert_eq!(both.of(&c), None);
+    }
+
+    #[test]
+    fn a_damaged_memory_knows_less_and_one_that_cannot_be_written_is_an_error() {
+        let good = "00000000-0000-0000-0000-00000000000a 5 7 sound";
+        assert!(parse(good).is_some());
+        for damaged in
+            ["", "x 5 7 sound", &good[..40], &good.replace('5', "x"), &format!("{good} more"), "\u{fffd}\0"]
+        {
+            assert_eq!(parse(damaged), None, "{damaged:?}");
+        }
+        let temporary = tempfile::tempdir().unwrap();
+        std::fs::write(temporary.path().join(".glance-cache"), "a file").unwrap();
+        let dir = CacheDir::open(temporary.path()).unwrap().unwrap();
+        let mut memory = Verified::read(&dir);
+        memory.note(&image('a', 7), SECOND, false);
+        assert!(memory.write(&dir, &[], 0).is_err());
+    }
+}

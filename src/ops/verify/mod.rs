@@ -1,0 +1,450 @@
+//! Verify: reads cached images and compares size and digest with Glance's records.
+//!
+//! Images are read in the order of [`mod@plan`], a few at a time, each by a thread of its own
+//! ([`crate::fetch::examine`]). One thread reads the records, decides, and prints. The records are read in
+//! portions, shortly before their images, and once more before an image is called broken: hours may lie
+//! between the first and the last image.
+//!
+//! **Nothing is locked while images are read.** A broken image is given to [`BrokenHandler`], which leaves it
+//! (`status`) or moves it to `invalid/` (`clean`, in [`mod@mover`]).
+//!
+//! The run notes what it has read in the cache directory ([`crate::cache::verified`]), so that the next one
+//! goes on from there. Killed, it forgets what it read in the last seconds.
+
+pub(crate) mod mover;
+mod plan;
+mod report;
+
+use std::collections::{HashMap, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::thread::{Builder, Scope, scope};
+use std::time::{Duration, Instant};
+
+use anyhow::anyhow;
+
+pub(crate) use self::plan::Budget;
+use self::plan::{is_doubtful, order};
+use self::report::FaultReport;
+pub(crate) use self::report::{BrokenImage, Verification, VerifiedImages};
+use crate::cache::dir::CacheDir;
+use crate::cache::entry::Image;
+use crate::cache::outcome::{Action, EntryError};
+use crate::cache::usable::{Unusable, UnusableImages};
+use crate::cache::verified::Verified;
+use crate::database::Database;
+use crate::database::images::ImageRecord;
+use crate::exit::Failure;
+use crate::fetch::Meter;
+use crate::fetch::digest::Check;
+use crate::fetch::examine::{Examination, Fault, Finding, examine};
+use crate::fetch::throttle::Throttle;
+use crate::output::progress::Downloads;
+use crate::run::Run;
+use crate::units::Nanos;
+
+/// The time between two updates of the progress bars and checks for signals.
+const TICK: Duration = Duration::from_millis(100);
+/// The number of images whose records are read at a time.
+const PORTION: usize = 100;
+/// The time between two writes of the memory.
+const REMEMBER: Duration = Duration::from_secs(10);
+
+/// The options of a verification.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct VerifyRequest {
+    /// The number of images to read at a time.
+    pub(crate) jobs: usize,
+    /// Bytes per second, for all images together.
+    pub(crate) rate: Option<u64>,
+    pub(crate) budget: Budget,
+    /// False in a dry run: then nothing is remembered.
+    pub(crate) remembers: bool,
+}
+
+/// The cache that is verified, and Glance's records.
+pub(crate) struct VerifiedCache<'a> {
+    pub(crate) run: &'a Run,
+    pub(crate) dir: &'a CacheDir,
+    pub(crate) images: &'a [Image],
+    pub(crate) records: Database,
+}
+
+/// The end of a broken image.
+#[derive(Debug)]
+pub(crate) enum Fate {
+    /// It stays where it is.
+    Left,
+    /// It is in `invalid/` now.
+    Moved,
+    /// It would be moved, in a run that changes something.
+    WouldMove,
+    /// It is not the same file any more.
+    Changed,
+    /// It should have been moved, and was not.
+    NotMoved(String),
+}
+
+/// Receives each broken image, at once.
+pub(crate) trait BrokenHandler {
+    /// True if it moves images. Then a run that doubts its own findings keeps them from it.
+    fn moves(&self) -> bool;
+
+    fn handle(&mut self, image: &Image, fault: &Fault) -> Fate;
+}
+
+/// Leaves broken images where they are.
+impl BrokenHandler for () {
+    fn moves(&self) -> bool {
+        false
+    }
+
+    fn handle(&mut self, _: &Image, _: &Fault) -> Fate {
+        Fate::Left
+    }
+}
+
+/// The outcome of a verification.
+pub(crate) struct Verdicts {
+    pub(crate) report: Verification,
+    pub(crate) memory: Verified,
+    pub(crate) records: Database,
+    /// The positions of images whose records are deleted.
+    pub(crate) deleted: Vec<u32>,
+}
+
+/// Reads the images of a cache and compares them with their records.
+pub(crate) fn verify<'a>(
+    cache: VerifiedCache<'a>,
+    request: &'a VerifyRequest,
+    handler: &'a mut dyn BrokenHandler,
+) -> Result<Verdicts, Failure> {
+    let memory = Verified::read(cache.dir);
+    let order = order(cache.images, &memory).into();
+    let mut verifying = Verifying {
+        cache,
+        request,
+        handler,
+        memory,
+        order,
+        portion: VecDeque::new(),
+        running: HashMap::new(),
+        begun: 0,
+        is_over: false,
+        unusable: UnusableImages::default(),
+        report: Verification::default(),
+        deleted: Vec::new(),
+        started: Instant::now(),
+        remembered: Instant::now(),
+    };
+    // A database that does not answer ends a run that has not read anything.
+    verifying.read_records().map_err(|refusal| Failure::cannot_start(refusal.into_error()))?;
+    verifying.work();
+    Ok(verifying.end())
+}
+
+/// Fails if this user cannot read the images without changing their access times.
+pub(super) fn require_owner(dir: &CacheDir) -> Result<(), Failure> {
+    let (user, owner) = (rustix::process::geteuid(), dir.owner().uid);
+    if user.is_root() || user.as_raw() == owner {
+        return Ok(());
+    }
+    let path = dir.path().display();
+    Err(Failure::cannot_start(anyhow!(
+        "cannot read the images of {path} without changing their access times: they belong to user {owner}"
+    ))
+    .hint("run as the user that glance-api runs as"))
+}
+
+/// Returns the summary of what is remembered of these images; `None` if it is nothing.
+pub(super) fn verified_images(images: &[Image], memory: &Verified) -> Option<VerifiedImages> {
+    let mut found: Option<VerifiedImages> = None;
+    for image in images {
+        let Some(verification) = memory.of(image) else { continue };
+        let at = verification.at;
+        let summary = found.get_or_insert_with(|| VerifiedImages {
+            count: 0,
+            bytes: 0,
+            oldest: at,
+            newest: at,
+            broken: Vec::new(),
+        });
+        summary.count += 1;
+        summary.bytes = summary.bytes.saturating_add(image.seen.size);
+        (summary.oldest, summary.newest) = (summary.oldest.min(at), summary.newest.max(at));
+        if verification.is_broken {
+            summary.broken.push(image.id.to_string());
+        }
+    }
+    if let Some(summary) = &mut found {
+        summary.broken.sort_unstable();
+    }
+    found
+}
+
+/// An image that is being read.
+struct Reading {
+    record: ImageRecord,
+    meter: Arc<Meter>,
+    /// The time at which the reading began.
+    at: Nanos,
+}
+
+/// A verification, as the deciding thread sees it.
+struct Verifying<'a> {
+    cache: VerifiedCache<'a>,
+    request: &'a VerifyRequest,
+    handler: &'a mut dyn BrokenHandler,
+    memory: Verified,
+    /// The positions of images whose records were not read yet.
+    order: VecDeque<u32>,
+    /// Images with their records, which come next.
+    portion: VecDeque<(u32, Option<ImageRecord>)>,
+    running: HashMap<u32, Reading>,
+    /// Bytes of the images that were begun.
+    begun: u64,
+    /// True once no further image is begun.
+    is_over: bool,
+    unusable: UnusableImages,
+    report: Verification,
+    deleted: Vec<u32>,
+    started: Instant,
+    remembered: Instant,
+}
+
+/// The place to which reading threads send what they found.
+type Findings = Sender<(u32, Finding)>;
+
+impl<'a> Verifying<'a> {
+    /// Reads images until all are read, the budget is spent, or a signal comes.
+    fn work(&mut self) {
+        let (run, images) = (self.cache.run, self.cache.images);
+        let throttle = Throttle::new(run.interrupt.clone(), self.request.rate);
+        let all = || images.iter().map(|image| image.seen.size).fold(0, u64::saturating_add);
+        let total = || self.request.budget.bytes.map_or_else(all, |bytes| bytes.min(all()));
+        let mut bars = Downloads::new(&run.output, total);
+        scope(|scope| {
+            let (sender, found) = channel();
+            loop {
+                while self.running.len() < self.request.jobs {
+                    let Some((position, job)) = self.next(&throttle) else { break };
+                    let meter = &self.running[&position].meter;
+                    bars.begin(job.image.id, job.image.seen.size, meter);
+                    self.start(scope, position, job, sender.clone());
+                }
+                if self.running.is_empty() {
+                    break;
+                }
+                match found.recv_timeout(TICK) {
+                    Ok((position, finding)) => {
+                        bars.end(images[position as usize].id);
+                        self.finish(position, finding);
+                    }
+                    Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
+                }
+                bars.tick();
+                if run.interrupt.raised() {
+                    bars.give_back_terminal();
+                }
+                self.remember(REMEMBER);
+            }
+        });
+    }
+
+    /// Starts the thread that reads an image.
+    fn start<'scope>(
+        &mut self,
+        scope: &'scope Scope<'scope, '_>,
+        position: u32,
+        job: Examination<'scope>,
+        sender: Findings,
+    ) {
+        let meter = Arc::clone(&self.running[&position].meter);
+        let read = move || {
+            // A panic becomes an error, so that the run does not wait for this image for ever.
+            let found = catch_unwind(AssertUnwindSafe(|| examine(&job, &meter)));
+            let bug = || Finding::Failed(anyhow!("the reading was aborted by a bug in this program"));
+            let _ = sender.send((position, found.unwrap_or_else(|_| bug())));
+        };
+        if let Err(e) = Builder::new().spawn_scoped(scope, read) {
+            self.finish(position, Finding::Failed(anyhow!(e).context("cannot start a thread")));
+        }
+    }
+
+    /// Reads the records of the next images.
+    fn read_records(&mut self) -> Result<(), crate::database::refusal::Refusal> {
+        let positions: Vec<u32> = self.order.drain(..PORTION.min(self.order.len())).collect();
+        let ids: Vec<_> = positions.iter().map(|position| self.cache.images[*position as usize].id).collect();
+        match self.cache.records.records(&ids) {
+            Ok(records) => {
+                self.portion.extend(positions.into_iter().zip(records));
+                Ok(())
+            }
+            Err(refusal) => {
+                for position in positions.into_iter().rev() {
+                    self.order.push_front(position);
+                }
+                Err(refusal)
+            }
+        }
+    }
+
+    /// Returns the next image to read. Images that are not read are counted on the way.
+    fn next<'t>(&mut self, throttle: &'t Throttle) -> Option<(u32, Examination<'t>)>
+    where
+        'a: 't,
+    {
+        loop {
+            if self.is_over || self.cache.run.interrupt.raised() {
+                return None;
+            }
+            if self.portion.is_empty() {
+                if self.order.is_empty() {
+                    return None;
+                }
+                if let Err(refusal) = self.read_records() {
+                    self.is_over = true;
+                    let message =
+                        format!("{:#}; the other images are left to a later run", refusal.into_error());
+                    self.error("database", Action::Verify, message);
+                    return None;
+                }
+            }
+            let (position, record) = self.portion.front()?;
+            let (position, image) = (*position, self.cache.images[*position as usize]);
+            let is_read =
+                record.as_ref().is_some_and(|record| Unusable::of(Some(record)) != Some(Unusable::Deleted));
+            if is_read && !self.request.budget.admits(image.seen.size, self.begun, self.started.elapsed()) {
+                self.is_over = true;
+                return None;
+            }
+            let (_, record) = self.portion.pop_front()?;
+            self.unusable.add(image.id, record.as_ref());
+            match record {
+                None => self.report.missing.add(image.seen.size),
+                Some(_) if !is_read => {
+                    self.report.deleted.add(image.seen.size);
+                    self.deleted.push(position);
+                }
+                Some(record) => return Some((position, self.begin(position, image, record, throttle))),
+            }
+        }
+    }
+
+    fn begin<'t>(
+        &mut self,
+        position: u32,
+        image: Image,
+        record: ImageRecord,
+        throttle: &'t Throttle,
+    ) -> Examination<'t>
+    where
+        'a: 't,
+    {
+        let check = Check::credible(&record);
+        if check.is_some() {
+            self.begun = self.begun.saturating_add(image.seen.size);
+        }
+        let job = Examination { dir: self.cache.dir, image, size: record.size, check, throttle };
+        let meter = Arc::new(Meter::default());
+        meter.size.store(image.seen.size, Ordering::Relaxed);
+        let at = self.cache.run.now.saturating_add(self.started.elapsed().as_nanos() as Nanos);
+        self.running.insert(position, Reading { record, meter, at });
+        job
+    }
+
+    /// Notes what was found in an image.
+    fn finish(&mut self, position: u32, finding: Finding) {
+        let Some(Reading { record, meter, at }) = self.running.remove(&position) else { return };
+        let image = self.cache.images[position as usize];
+        let bytes = image.seen.size;
+        self.report.bytes_read += meter.moved.load(Ordering::Relaxed);
+        match finding {
+            Finding::Sound => {
+                self.report.sound.add(bytes);
+                self.memory.note(&image, at, false);
+            }
+            Finding::Unverifiable => self.report.unverifiable.add(bytes),
+            Finding::Broken(fault) => self.broken(&image, &record, &fault, at),
+            Finding::Changed => self.report.changed += 1,
+            Finding::Failed(e) => self.error(image.id.as_str(), Action::Verify, format!("{e:#}")),
+            Finding::Interrupted => self.report.left.add(bytes),
+        }
+    }
+
+    /// Decides about a broken image, and notes it.
+    fn broken(&mut self, image: &Image, record: &ImageRecord, fault: &Fault, at: Nanos) {
+        let content = |record: &ImageRecord| {
+            let ImageRecord { size, checksum, os_hash_algo, os_hash_value, .. } = record.clone();
+            (size, checksum, os_hash_algo, os_hash_value)
+        };
+        let fate = match self.cache.records.records(&[image.id]) {
+            Ok(now) if now[0].as_ref().map(content) != Some(content(record)) => Fate::Changed,
+            Ok(_) if self.handler.moves() && self.is_in_doubt() => Fate::NotMoved(
+                "more than half of the images that were read are broken, so that the disk or the \
+                     database is more likely at fault"
+                    .to_owned(),
+            ),
+            Ok(_) => self.handler.handle(image, fault),
+            Err(refusal) => Fate::NotMoved(format!("{:#}", refusal.into_error())),
+        };
+        let moved = match fate {
+            Fate::Changed => {
+                self.report.changed += 1;
+                return;
+            }
+            Fate::Left => false,
+            Fate::Moved | Fate::WouldMove => true,
+            Fate::NotMoved(ref why) => {
+                self.error(image.id.as_str(), Action::Move, format!("{fault}; it stays: {why}"));
+                false
+            }
+        };
+        match fate {
+            Fate::Moved => self.memory.forget(image.id),
+            _ => self.memory.note(image, at, true),
+        }
+        let (image_id, size) = (image.id.to_string(), image.seen.size);
+        self.report.broken.push(BrokenImage { image_id, size, fault: FaultReport::of(fault), moved });
+    }
+
+    /// True if one more broken image makes it more likely that the disk or the database is at fault.
+    fn is_in_doubt(&self) -> bool {
+        is_doubtful(self.report.broken.len() as u64 + 1, self.report.examined() + 1)
+    }
+
+    fn error(&mut self, name: &str, action: Action, message: String) {
+        self.report.errors.push(EntryError { name: name.to_owned(), action, message });
+    }
+
+    /// Writes the memory, if it was last written this long ago.
+    fn remember(&mut self, after: Duration) {
+        if !self.request.remembers || self.remembered.elapsed() < after {
+            return;
+        }
+        self.remembered = Instant::now();
+        let (run, dir, images) = (self.cache.run, self.cache.dir, self.cache.images);
+        if let Err(e) = self.memory.write(dir, images, run.now) {
+            run.output.note(&format!("{e:#}; the next run begins with the same images"));
+        }
+    }
+
+    fn end(mut self) -> Verdicts {
+        self.remember(Duration::ZERO);
+        let rest = self.portion.iter().map(|(position, _)| position).chain(&self.order);
+        for position in rest {
+            self.report.left.add(self.cache.images[*position as usize].seen.size);
+        }
+        if let Some(doubt) = self.unusable.doubt() {
+            self.cache.run.output.warning(&doubt);
+            self.deleted.clear();
+        }
+        self.report.duration = self.started.elapsed();
+        self.report.is_interrupted = self.cache.run.interrupt.raised();
+        self.report.broken.sort_by(|a, b| a.image_id.cmp(&b.image_id));
+        let VerifiedCache { records, .. } = self.cache;
+        Verdicts { report: self.report, memory: self.memory, records, deleted: self.deleted }
+    }
+}

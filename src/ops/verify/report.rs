@@ -1,0 +1,132 @@
+//! The result of a verification. It is a part of the reports of `status` and `clean`.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use serde::{Serialize, Serializer};
+
+use crate::cache::outcome::EntryError;
+use crate::fetch::examine::Fault;
+use crate::host::cache::Tally;
+use crate::units::{Nanos, count, human, when};
+
+/// A broken image.
+#[derive(Debug, Serialize)]
+pub(crate) struct BrokenImage {
+    pub(crate) image_id: String,
+    /// The size of the file in bytes.
+    pub(crate) size: u64,
+    #[serde(flatten)]
+    pub(crate) fault: FaultReport,
+    /// True if it is in `invalid/` now, or would be.
+    pub(crate) moved: bool,
+}
+
+/// The way in which an image is broken, for programs and for people.
+#[derive(Debug, Serialize)]
+pub(crate) struct FaultReport {
+    /// `size`, `digest` or `unreadable`.
+    fault: &'static str,
+    /// The algorithm of the digest.
+    algorithm: Option<String>,
+    found: Option<String>,
+    expected: Option<String>,
+    pub(crate) message: String,
+}
+
+impl FaultReport {
+    pub(super) fn of(fault: &Fault) -> Self {
+        let message = fault.to_string();
+        let report =
+            |fault, algorithm, found, expected| FaultReport { fault, algorithm, found, expected, message };
+        match fault {
+            Fault::Size { found, expected } => {
+                report("size", None, Some(found.to_string()), Some(expected.to_string()))
+            }
+            Fault::Digest { name, found, expected } => {
+                let name = crate::names::escaped(name.as_bytes());
+                report("digest", Some(name), Some(found.clone()), Some(expected.clone()))
+            }
+            Fault::Unreadable { .. } => report("unreadable", None, None, None),
+        }
+    }
+}
+
+/// The result of reading the images of a cache. Bytes are the sizes of images.
+#[derive(Debug, Default, Serialize)]
+pub(crate) struct Verification {
+    /// Images whose contents are as their records say.
+    pub(crate) sound: Tally,
+    pub(crate) broken: Vec<BrokenImage>,
+    /// Images that cannot be verified, because their records have no digest.
+    pub(crate) unverifiable: Tally,
+    /// Images without a record.
+    pub(crate) missing: Tally,
+    /// Images whose record is deleted.
+    pub(crate) deleted: Tally,
+    /// Images that changed or were removed while they were read.
+    pub(crate) changed: u64,
+    /// Images that were left to a later run.
+    pub(crate) left: Tally,
+    pub(super) bytes_read: u64,
+    #[serde(serialize_with = "as_seconds")]
+    pub(crate) duration: Duration,
+    /// Images that could not be read, or could not be moved.
+    #[serde(skip)]
+    pub(crate) errors: Vec<EntryError>,
+    /// True if a signal ended the run.
+    #[serde(skip)]
+    pub(crate) is_interrupted: bool,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+fn as_seconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_f64((duration.as_secs_f64() * 1000.0).round() / 1000.0)
+}
+
+impl Verification {
+    /// Returns the number of images that were compared with their records.
+    pub(super) fn examined(&self) -> u64 {
+        self.sound.count + self.broken.len() as u64
+    }
+
+    /// Returns the result in a line, without the broken images.
+    pub(crate) fn summary(&self) -> String {
+        let mut text =
+            format!("{}, {} as recorded", count(self.sound.count, "image"), human(self.sound.bytes));
+        let _ = write!(text, "; {} broken", self.broken.len());
+        for (tally, what) in [
+            (self.unverifiable, "without a digest"),
+            (self.missing, "without a record"),
+            (self.deleted, "with a deleted record"),
+            (self.left, "left to a later run"),
+        ] {
+            if tally.count > 0 {
+                let _ = write!(text, "; {} {what}", tally.count);
+            }
+        }
+        if self.changed > 0 {
+            let _ = write!(text, "; {} changed meanwhile", self.changed);
+        }
+        text
+    }
+}
+
+/// The verifications that are remembered of the images of a cache.
+#[derive(Debug, Serialize)]
+pub(crate) struct VerifiedImages {
+    pub(crate) count: u64,
+    pub(crate) bytes: u64,
+    /// The times of the first and of the last verification among them, RFC 3339 in UTC.
+    #[serde(serialize_with = "as_time")]
+    pub(crate) oldest: Nanos,
+    #[serde(serialize_with = "as_time")]
+    pub(crate) newest: Nanos,
+    /// The ids of those that were broken and are still the same.
+    pub(crate) broken: Vec<String>,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+fn as_time<S: Serializer>(time: &Nanos, serializer: S) -> Result<S::Ok, S::Error> {
+    when(*time).serialize(serializer)
+}
