@@ -27,14 +27,14 @@ _glance_cache() {
         done
     fi
     if [[ -z $command ]]; then
-        words="clean prune prefetch list status completion help"
+        words="clean prune prefetch list status serve completion help"
         [[ $cur != -* ]] || words="--help -h --version -V"
         mapfile -t COMPREPLY < <(compgen -W "$words" -- "$cur")
         return
     fi
 
     case $prev in
-    --lock-timeout | --splay | --forget-node | --rate-limit | --budget | --for | --stall-time | --invalid-grace | --node | --database | --now | --temp-grace | --nodes-port | --timeout | --os-cloud | --os-image-url | --jobs | -j | --older-than | --max-size | --target-size | --min-free | --min-age | --require | --min-rate | --reserve | --larger-than | --limit | --max-invalid | --max-stalled | --log-date-format | --syslog-log-facility)
+    --lock-timeout | --splay | --forget-node | --rate-limit | --budget | --for | --stall-time | --invalid-grace | --node | --database | --now | --temp-grace | --nodes-port | --timeout | --os-cloud | --os-image-url | --jobs | -j | --older-than | --max-size | --target-size | --min-free | --min-age | --require | --min-rate | --reserve | --larger-than | --limit | --max-invalid | --max-stalled | --bind | --log-date-format | --syslog-log-facility)
         return
         ;;
     --cache-dir | --config-dir | --ironic-config-dir | --log-dir | --logdir)
@@ -83,7 +83,7 @@ _glance_cache() {
 
     case $command in
     clean | prune | prefetch)
-        options+=" --dry-run -n --lock-timeout --skip-if-locked --splay --log-file --syslog --journal --all-nodes --nodes-port"
+        options+=" --dry-run -n --lock-timeout --skip-if-locked --splay --all-nodes --nodes-port"
         ;;
     esac
     case $command in
@@ -98,12 +98,22 @@ _glance_cache() {
     esac
     case $command in
     clean | prune | prefetch | list | status)
-        options+=" --cache-dir --config-file --config-dir --driver --sqlite-db --node --database --database-file --ignore-other-index --color --quiet -q --verbose -v --textfile --now --timeout --os-cloud"
+        options+=" --cache-dir --driver --sqlite-db --node --database --database-file --ignore-other-index --color --verbose -v --textfile --now --timeout --os-cloud"
+        ;;
+    esac
+    case $command in
+    clean | prune | prefetch | list | status | serve)
+        options+=" --config-file --config-dir --quiet -q"
         ;;
     esac
     case $command in
     clean | prune | prefetch | status)
         options+=" --format"
+        ;;
+    esac
+    case $command in
+    clean | prune | prefetch | serve)
+        options+=" --log-file --syslog --journal"
         ;;
     esac
     case $command in
@@ -117,7 +127,7 @@ _glance_cache() {
         ;;
     esac
     case $command in
-    clean | prune | prefetch | list | status | completion)
+    clean | prune | prefetch | list | status | serve | completion)
         options+=" --help -h"
         ;;
     esac
@@ -157,6 +167,11 @@ _glance_cache() {
         ;;
     esac
     case $command in
+    serve)
+        options+=" --bind --check --allow-root --verbose -v"
+        ;;
+    esac
+    case $command in
     glance-cache-cleaner | glance-cache-pruner | glance-cache-prefetcher)
         options+=" --help -h --version --config-file --config-dir --debug -d --nodebug --log-config-append --log-config --log-date-format --log-dir --logdir --log-file --logfile --syslog-log-facility --use-journal --nouse-journal --use-json --nouse-json --use-syslog --nouse-syslog --shell_completion"
         ;;
@@ -175,7 +190,7 @@ _glance_cache() {
             options="bash zsh fish"
             ;;
         help)
-            options="clean prune prefetch list status completion help"
+            options="clean prune prefetch list status serve completion help"
             ;;
         esac
     fi

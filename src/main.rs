@@ -26,6 +26,7 @@ mod ops;
 mod os;
 mod output;
 mod run;
+mod serve;
 mod source;
 mod spelling;
 mod units;
@@ -37,7 +38,6 @@ use std::process::ExitCode;
 use anyhow::anyhow;
 
 use crate::cli::Command;
-use crate::commands::flags::CacheArgs;
 use crate::commands::record::Record;
 use crate::exit::{Exit, Failure};
 use crate::output::screen::ColorWhen;
@@ -60,10 +60,15 @@ fn main() -> ExitCode {
         Command::Prefetch(args) => (Some(&args.cache), Some(&args.change), Format::of_changes()),
         Command::List(args) => (Some(&args.cache), None, Format::Text),
         Command::Status(args) => (Some(&args.cache), None, Format::Text),
-        Command::Completion(_) | Command::Ids(_) => (None, None, Format::Text),
+        Command::Answer(_) => (None, None, Format::Json),
+        Command::Serve(_) | Command::Completion(_) | Command::Ids(_) => (None, None, Format::Text),
     };
     let format = cache.and_then(|cache| cache.format).unwrap_or(default);
-    let output = Output::new(format, cache.map_or(Verbosity::Quiet, verbosity));
+    let verbosity = match &cli.command {
+        Command::Serve(args) => verbosity(args.quiet, args.verbose),
+        _ => cache.map_or(Verbosity::Quiet, |cache| verbosity(cache.quiet, cache.verbose)),
+    };
+    let output = Output::new(format, verbosity);
     if let Some(change) = change {
         change.wait_for_splay(&output);
     }
@@ -106,6 +111,8 @@ fn dispatch(run: &Run, action: Command) -> Result<Exit, Failure> {
         Command::Prefetch(args) => commands::prefetch::run(run, args),
         Command::List(args) => commands::list::run(run, args),
         Command::Status(args) => commands::status::run(run, args),
+        Command::Serve(args) => commands::serve::run(run, args),
+        Command::Answer(args) => commands::answer::run(run, args),
         Command::Completion(args) => Ok(commands::completion::run(run, &args)),
         Command::Ids(args) => {
             if let Some((sources, cache_dir)) = cli::cache_on(&args.line) {
@@ -116,8 +123,8 @@ fn dispatch(run: &Run, action: Command) -> Result<Exit, Failure> {
     }
 }
 
-fn verbosity(args: &CacheArgs) -> Verbosity {
-    match (args.quiet, args.verbose) {
+fn verbosity(quiet: bool, verbose: bool) -> Verbosity {
+    match (quiet, verbose) {
         (true, _) => Verbosity::Quiet,
         (_, true) => Verbosity::Verbose,
         _ => Verbosity::Normal,

@@ -18,12 +18,14 @@ use std::path::PathBuf;
 
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
+use crate::commands::answer::AnswerArgs;
 use crate::commands::clean::CleanArgs;
 use crate::commands::completion::{CompletionArgs, IdsArgs};
 use crate::commands::flags::{EXIT_CODES, EXIT_CODES_IN_SHORT, Sources};
 use crate::commands::list::ListArgs;
 use crate::commands::prefetch::PrefetchArgs;
 use crate::commands::prune::PruneArgs;
+use crate::commands::serve::ServeArgs;
 use crate::commands::status::StatusArgs;
 
 /// The version, and what it was built from: the commit and the target.
@@ -54,9 +56,12 @@ pub(crate) enum Command {
     Prefetch(PrefetchArgs),
     List(ListArgs),
     Status(StatusArgs),
+    Serve(ServeArgs),
     Completion(CompletionArgs),
     #[command(name = "__ids", hide = true)]
     Ids(IdsArgs),
+    #[command(name = "__answer", hide = true)]
+    Answer(AnswerArgs),
 }
 
 /// Parses the command line. If it is wrong, prints why and ends the process with 2.
@@ -111,7 +116,9 @@ impl Command {
             Command::List(_) => "list",
             Command::Status(_) => "status",
             Command::Completion(_) => "completion",
+            Command::Serve(_) => "serve",
             Command::Ids(_) => "__ids",
+            Command::Answer(_) => "__answer",
         }
     }
 }

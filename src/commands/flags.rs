@@ -25,6 +25,7 @@ use crate::ops::nodes::look::LookRequest;
 use crate::ops::nodes::{NodesCall, NodesRequest};
 use crate::ops::verify::{Budget, VerifyRequest};
 use crate::output::audit::{LogOptions, own_log};
+use crate::output::log::Log;
 use crate::output::screen::ColorWhen;
 use crate::output::{Format, Output};
 use crate::run::Run;
@@ -602,9 +603,14 @@ impl LogArgs {
     /// Opens the logs, unless nothing is changed.
     pub(super) fn open(self, run: &Run, config: &Config, change: &ChangeArgs) {
         if !change.dry_run {
-            let LogArgs { log_file, syslog, journal } = self;
-            run.output.set_log(own_log(config, LogOptions { file: log_file, syslog, journal }));
+            run.output.set_log(self.own(config));
         }
+    }
+
+    /// Returns the logs, and a warning for each that cannot be used.
+    pub(super) fn own(self, config: &Config) -> (Log, Vec<String>) {
+        let LogArgs { log_file, syslog, journal } = self;
+        own_log(config, LogOptions { file: log_file, syslog, journal })
     }
 }
 

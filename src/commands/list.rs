@@ -224,6 +224,7 @@ impl ListArgs {
             limit: self.limit,
             asks_records: !self.records.no_database,
             order: Order { by: self.sort.into(), reverse: self.reverse },
+            needs_index: false,
         })
     }
 

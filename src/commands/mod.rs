@@ -3,6 +3,7 @@
 //!
 //! Nothing is decided or done here. The operations are in [`crate::ops`].
 
+pub(crate) mod answer;
 pub(crate) mod clean;
 pub(crate) mod completion;
 pub(crate) mod flags;
@@ -10,6 +11,7 @@ pub(crate) mod list;
 pub(crate) mod prefetch;
 pub(crate) mod prune;
 pub(crate) mod record;
+pub(crate) mod serve;
 pub(crate) mod status;
 
 use serde::Serialize;

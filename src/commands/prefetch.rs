@@ -148,7 +148,7 @@ pub(crate) struct PrefetchArgs {
     pub(super) rate_limit: Option<Amount>,
     /// Give up a location that sends less than this per second
     ///
-    /// The rate is measured over a minute. The next location of the image is then tried. 0 waits for any rate.
+    /// The rate is measured over a minute, then the next location of the image is tried. 0 allows any rate.
     #[arg(long, value_name = "SIZE", value_parser = given_size, default_value = "1KiB",
         help_heading = LIMITS, hide_short_help = true)]
     pub(super) min_rate: Amount,

@@ -23,6 +23,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Result, anyhow, bail};
 use nix::unistd::{Uid, User};
@@ -30,6 +31,7 @@ use rustix::fs::{OFlags, makedev};
 
 pub(crate) use self::options::*;
 use crate::spelling::{edits, is_close};
+use crate::units::TimeSpan;
 
 /// A project whose configuration is read: the names and places of its files.
 #[derive(Debug)]
@@ -65,8 +67,8 @@ pub(crate) static IRONIC: Project = Project {
     refers_freely: true,
 };
 
-/// The section with the options of this tool itself.
-const OWN_GROUP: &str = "glance_cache";
+/// The sections with the options of this tool itself, and of its service.
+const OWN_GROUPS: [&str; 2] = ["glance_cache", "cache_api"];
 
 /// The longest chain of values that refer to one another; a longer one is a circle.
 const MAX_DEPTH: usize = 16;
@@ -378,6 +380,13 @@ impl Config {
         self.value(opt, |text| as_integer(text, min))?.ok_or_else(|| not_set(opt))
     }
 
+    /// Returns a time: seconds, or numbers with units.
+    pub(crate) fn duration(&self, opt: &Opt) -> Result<Setting<Duration>> {
+        self.value(opt, |text| text.trim().parse::<TimeSpan>())?
+            .map(|setting| setting.map(TimeSpan::as_std))
+            .ok_or_else(|| not_set(opt))
+    }
+
     /// Returns the items of a list; none if it is not set.
     pub(crate) fn list(&self, opt: &Opt) -> Result<Setting<Vec<String>>> {
         let list = self.value(opt, |text| Ok(oslo::list(text)))?;
@@ -411,13 +420,13 @@ impl Config {
     }
 
     /// Describes options that this tool does not know in the sections that only this tool reads, which are
-    /// `[glance_cache]` and `[image_cache:NAME]`.
+    /// `[glance_cache]`, `[cache_api]` and `[image_cache:NAME]`.
     pub(crate) fn unknown_options(&self) -> Vec<String> {
         let is_own = |section: &str| {
             let section = section.to_lowercase();
             match section.strip_prefix("image_cache:") {
                 Some(_) => Some(OF_DECLARATIONS.to_vec()),
-                None => (section == OWN_GROUP).then(|| known_names(OWN_GROUP)),
+                None => OWN_GROUPS.contains(&section.as_str()).then(|| known_names(&section)),
             }
         };
         let describe = |section: &str, known: &[&str], key: &str| {

@@ -67,6 +67,11 @@ const fn store(name: &'static str, kind: ValueKind<'static>) -> Opt<'static> {
     Opt::new("glance_store", name, kind)
 }
 
+/// Returns an option of the service.
+const fn service(name: &'static str, kind: ValueKind<'static>) -> Opt<'static> {
+    Opt::new("cache_api", name, kind)
+}
+
 const fn policy(name: &'static str, kind: ValueKind<'static>) -> Opt<'static> {
     Opt::new("oslo_policy", name, kind)
 }
@@ -202,6 +207,32 @@ options! {
 
     /// A list of images that no prune removes. An option of this tool itself.
     KEEP_FROM = Opt::new("glance_cache", "keep_from", ValueKind::Text);
+
+    API_BIND_HOST = service("bind_host", ValueKind::Text).or("127.0.0.1");
+    /// 0 stands for no listener on TCP.
+    API_BIND_PORT = service("bind_port", SIZE).or("9393");
+    API_BIND_SOCKET = service("bind_socket", ValueKind::Text);
+    API_CERT_FILE = service("cert_file", ValueKind::Text);
+    API_KEY_FILE = service("key_file", ValueKind::Text);
+    /// Certificates of clients are asked for if this is set.
+    API_CA_FILE = service("ca_file", ValueKind::Text);
+    API_AUTH_STRATEGY = service("auth_strategy", ValueKind::Choice(&["keystone", "none"])).or("keystone");
+    /// This and the other times of the service are seconds, or numbers with units such as `15m`. 0 is off.
+    API_PRUNE_INTERVAL = service("prune_interval", ValueKind::Text).or("0");
+    API_CLEAN_INTERVAL = service("clean_interval", ValueKind::Text).or("0");
+    API_PREFETCH_INTERVAL = service("prefetch_interval", ValueKind::Text).or("0");
+    API_POLL_INTERVAL = service("poll_interval", ValueKind::Text).or("30");
+    API_LOCK_TIMEOUT = service("lock_timeout", ValueKind::Text).or("20");
+    API_OPERATION_TIMEOUT = service("operation_timeout", ValueKind::Text).or("15m");
+    API_SHUTDOWN_TIMEOUT = service("shutdown_timeout", ValueKind::Text).or("30");
+    API_MAX_CONNECTIONS = service("max_connections", ValueKind::Integer { min: 1 }).or("64");
+    API_CLIENT_SOCKET_TIMEOUT = service("client_socket_timeout", ValueKind::Text).or("30");
+    /// In bytes. As in Glance, a token of Keystone has to fit into a line.
+    API_MAX_HEADER_LINE = service("max_header_line", ValueKind::Integer { min: 256 }).or("16384");
+    API_METRICS_BIND = service("metrics_bind", ValueKind::Text);
+    API_DISABLE_BY_FILE_PATH = service("disable_by_file_path", ValueKind::Text);
+    API_PUBLIC_ENDPOINT = service("public_endpoint", ValueKind::Text);
+    API_GLANCE_API_URL = service("glance_api_url", ValueKind::Text);
 
     /// Looked for in the directories of the configuration, as the directories are.
     OSLO_POLICY_FILE = policy("policy_file", ValueKind::Text).or("policy.yaml");

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 
 use super::cell::Cell;
 use super::{CHUNK, Database, Link};
-use crate::database::refusal::Refusal;
+use crate::database::refusal::{Refusal, is_missing_table};
 use crate::names::ImageId;
 
 /// The beginning of a query for records.
@@ -32,7 +32,51 @@ pub(crate) struct ImageRecord {
     pub(crate) locations: Vec<Location>,
 }
 
+/// An image as policies and clients see it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ImageDescription {
+    pub(crate) name: String,
+    pub(crate) status: String,
+    pub(crate) owner: String,
+    pub(crate) visibility: String,
+    /// The properties that users gave to it.
+    pub(crate) properties: Vec<(String, String)>,
+}
+
 impl Database {
+    /// Returns the description of an image, or `None` if there is no such image, or none any more.
+    pub(crate) fn description(&mut self, id: ImageId) -> Result<Option<ImageDescription>, Refusal> {
+        let described = self.reading(|database| database.try_description(id));
+        described.map_err(|refusal| self.told(refusal, format_args!("cannot read the record of image {id}")))
+    }
+
+    fn try_description(&mut self, id: ImageId) -> Result<Option<ImageDescription>, Refusal> {
+        let sql = format!(
+            "SELECT id, name, status, owner, visibility FROM images WHERE id = '{id}' AND NOT deleted"
+        );
+        // MariaDB compares without regard to case.
+        let same = |row: &Vec<Cell>| row[0].clone().text() == id.as_str();
+        let Some(row) = self.query(&sql, &[])?.into_iter().find(same) else { return Ok(None) };
+        let sql = format!("SELECT name, value FROM image_properties WHERE image_id = '{id}' AND NOT deleted");
+        let properties = match self.query(&sql, &[]) {
+            Err(refusal) if is_missing_table(&refusal) => Vec::new(),
+            rows => rows?,
+        };
+        let mut cells = row.into_iter().skip(1).map(|cell| text(cell).unwrap_or_default());
+        let mut next = || cells.next().unwrap_or_default();
+        let property = |row: Vec<Cell>| {
+            let [name, value] = row.try_into().ok()?;
+            Some((text(name)?, text(value).unwrap_or_default()))
+        };
+        Ok(Some(ImageDescription {
+            name: next(),
+            status: next(),
+            owner: next(),
+            visibility: next(),
+            properties: properties.into_iter().filter_map(property).collect(),
+        }))
+    }
+
     /// Returns an image's record, or `None` if the database has none.
     pub(crate) fn record(&mut self, id: ImageId) -> Result<Option<ImageRecord>, Refusal> {
         self.reading(|database| database.try_record(id))

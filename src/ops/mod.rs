@@ -8,6 +8,7 @@
 //! and then the plan is described (in a dry run) or carried out. Every report of a change contains a
 //! [`report::Ending`].
 
+pub(crate) mod api;
 pub(crate) mod attention;
 pub(crate) mod clean;
 pub(crate) mod fleet;

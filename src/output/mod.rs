@@ -11,6 +11,7 @@ pub(crate) mod audit;
 pub(crate) mod log;
 pub(crate) mod oslo;
 pub(crate) mod progress;
+pub(crate) mod python;
 pub(crate) mod rows;
 pub(crate) mod screen;
 pub(crate) mod table;
@@ -30,8 +31,9 @@ use serde_json::Value;
 use self::log::Log;
 use self::rows::{ListStyle, Listing};
 use self::screen::{Screen, is_utf8};
-use crate::exit::Failure;
-use crate::output::oslo::Level;
+use crate::exit::{Exit, Failure};
+use crate::os::locks::Held;
+use crate::output::oslo::{Level, escape};
 
 /// The size of the pieces in which long results are written, in bytes.
 const PIECE: usize = 64 << 10;
@@ -349,7 +351,26 @@ impl Output {
             self.say(&format!("hint: {hint}\n"));
         }
         if self.stdout_is_ours && self.format == Format::Json && failure.exit.is_refusal() {
-            self.json(&serde_json::json!({ "error": format!("{:#}", failure.error) }));
+            let error = format!("{:#}", failure.error);
+            self.json(&serde_json::json!({ "error": error, "reason": reason(failure) }));
+        }
+    }
+
+    /// Reports an event of a service: to its log, or on stderr if there is none.
+    pub(crate) fn event(&self, level: Level, message: &str, facts: &[(&'static str, String)]) {
+        if self.log.borrow().is_some() {
+            self.record(level, message, facts);
+            return;
+        }
+        let least = if self.is_verbose() {
+            Level::Debug
+        } else if self.is_quiet() {
+            Level::Error
+        } else {
+            Level::Info
+        };
+        if level >= least {
+            self.say(&format!("{}\n", escape(message)));
         }
     }
 
@@ -373,6 +394,15 @@ impl Output {
         for warning in warnings.iter().filter(|_| self.verbosity >= Verbosity::Normal) {
             self.say(&format!("warning: {warning}\n"));
         }
+    }
+}
+
+/// Returns the reason of a refusal as a word that programs can rely on.
+fn reason(failure: &Failure) -> &'static str {
+    match failure.exit {
+        Exit::CannotStart if failure.error.downcast_ref::<Held>().is_some() => "locked",
+        Exit::CannotStart => "cannot_start",
+        _ => "usage",
     }
 }
 

@@ -36,6 +36,7 @@ mod prune;
 mod right_index;
 mod schemas;
 mod screens;
+mod serve;
 mod signals;
 mod status;
 #[path = "../support/mod.rs"]

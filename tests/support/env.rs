@@ -498,7 +498,7 @@ impl Running {
         rustix::process::kill_process(pid, signal).unwrap();
     }
 
-    fn read(&self, stream: &str) -> String {
+    pub(crate) fn read(&self, stream: &str) -> String {
         let path = self.output.path().join(stream);
         let size = fs::metadata(&path).unwrap().len();
         assert!(size < TOO_MUCH, "{}: {size} bytes on {stream}", self.what);

@@ -25,6 +25,7 @@ pub(crate) mod rights;
 pub(crate) mod running;
 pub(crate) mod schemas;
 pub(crate) mod servers;
+pub(crate) mod service;
 pub(crate) mod shells;
 pub(crate) mod stores;
 pub(crate) mod strace;

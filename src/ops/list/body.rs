@@ -65,6 +65,53 @@ impl<'a> From<&'a ListEntry> for ApiPartial<'a> {
     }
 }
 
+/// The answer of `GET /v2/cache` itself: two keys and no other, because clients print the items of all keys
+/// but the first as queued images. No number is null.
+#[derive(Serialize)]
+struct CachedAndQueued<'a> {
+    cached_images: Vec<CachedImage<'a>>,
+    queued_images: Vec<&'a str>,
+}
+
+/// An image that is cached.
+#[derive(Serialize)]
+struct CachedImage<'a> {
+    image_id: &'a str,
+    hits: i64,
+    last_accessed: Epoch,
+    last_modified: Epoch,
+    size: u64,
+}
+
+impl<'a> CachedImage<'a> {
+    fn of(entry: &'a ListEntry) -> Self {
+        let (last_accessed, last_modified) = entry.times.unwrap_or((Epoch::Whole(0), Epoch::Whole(0)));
+        CachedImage {
+            image_id: &entry.name,
+            hits: entry.hits.unwrap_or(0),
+            last_accessed,
+            last_modified,
+            size: entry.size.unwrap_or(0),
+        }
+    }
+}
+
+impl ListReport {
+    /// Returns the answer of `GET /v2/cache`.
+    pub(crate) fn answer(&self) -> impl Serialize {
+        let images = self.entries.iter().filter(|entry| entry.state == EntryState::Tracked);
+        CachedAndQueued { cached_images: images.map(CachedImage::of).collect(), queued_images: self.queue() }
+    }
+
+    /// Returns the names of the entries of the queue, the first to be fetched first.
+    fn queue(&self) -> Vec<&str> {
+        let is_queued = |entry: &&ListEntry| entry.state == EntryState::Queued;
+        let mut queue: Vec<&ListEntry> = self.entries.iter().filter(is_queued).collect();
+        queue.sort_by(|a, b| a.modified.cmp(&b.modified).then_with(|| a.name.cmp(&b.name)));
+        queue.iter().map(|entry| entry.name.as_str()).collect()
+    }
+}
+
 #[derive(Serialize)]
 struct ApiList<'a> {
     schema_version: u32,
@@ -83,12 +130,10 @@ impl Serialize for ListReport {
         let of = |states: &'static [EntryState]| {
             self.entries.iter().filter(move |entry| states.contains(&entry.state))
         };
-        let mut queue: Vec<&ListEntry> = of(&[EntryState::Queued]).collect();
-        queue.sort_by(|a, b| a.modified.cmp(&b.modified).then_with(|| a.name.cmp(&b.name)));
         ApiList {
             schema_version: SCHEMA_VERSION,
             cached_images: of(&[EntryState::Tracked]).map(Into::into).collect(),
-            queued_images: queue.iter().map(|entry| entry.name.as_str()).collect(),
+            queued_images: self.queue(),
             orphans: of(&[EntryState::Orphan]).map(Into::into).collect(),
             ghosts: of(&[EntryState::Ghost]).map(Into::into).collect(),
             incomplete: of(&[EntryState::Incomplete, EntryState::Stalled]).map(Into::into).collect(),

@@ -6,7 +6,9 @@
 mod body;
 
 use std::collections::HashSet;
+use std::path::PathBuf;
 
+use anyhow::anyhow;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 
@@ -19,6 +21,7 @@ use crate::cache::plan::{CleanLimits, is_stalled};
 use crate::cache::usable::{Unusable, UnusableImages};
 use crate::database::opening::Purpose;
 use crate::exit::Failure;
+use crate::host::glance::index::IndexPlace;
 use crate::host::glance::open::{Cache, GLANCE_PATIENCE, take_stock, unreadable_errors};
 use crate::host::glance::records::{Usability, unusable};
 use crate::host::glance::settings::{Selection, Settings};
@@ -93,6 +96,8 @@ pub(crate) struct ListRequest {
     pub(crate) order: Order,
     /// Ask Glance's database which images it still serves.
     pub(crate) asks_records: bool,
+    /// Fail if the cache does not exist or its index cannot be read.
+    pub(crate) needs_index: bool,
 }
 
 impl ListRequest {
@@ -118,11 +123,14 @@ pub(crate) fn list(run: &Run, selection: Selection, request: &ListRequest) -> Re
     let settings = Settings::new(&config, selection)?;
     let mut report = ListReport { complete: true, ..ListReport::default() };
     match settings.open()? {
+        None if request.needs_index => return Err(Failure::cannot_start(anyhow!(settings.nothing_there()))),
         None => run.output.note(&settings.nothing_there()),
         Some(dir) => {
             let wanted = request.images.iter().map(ImageId::folded).collect();
-            let asks_records = request.asks_records;
-            Gathering { run, settings: &settings, dir: &dir, wanted, asks_records }.gather(&mut report)?;
+            let (asks_records, needs_index) = (request.asks_records, request.needs_index);
+            let gathering =
+                Gathering { run, settings: &settings, dir: &dir, wanted, asks_records, needs_index };
+            gathering.gather(&mut report)?;
         }
     }
     report.is_central |= settings.names(Driver::CentralizedDb);
@@ -155,13 +163,20 @@ struct Gathering<'a> {
     /// The only images to list, each [`ImageId::folded`]. An empty set stands for all entries.
     wanted: HashSet<ImageId>,
     asks_records: bool,
+    needs_index: bool,
 }
 
 impl Gathering<'_> {
     /// Adds the entries of the cache to the report.
     fn gather(&self, report: &mut ListReport) -> Result<(), Failure> {
         let Gathering { run, settings, dir, .. } = *self;
-        let cache = take_stock(run, settings, dir, Purpose::Look, &run.wait(GLANCE_PATIENCE))?;
+        let mut cache = take_stock(run, settings, dir, Purpose::Look, &run.wait(GLANCE_PATIENCE))?;
+        if self.needs_index {
+            cache.readable("cannot list the images")?;
+        }
+        if let IndexPlace::File(path) = &cache.place {
+            report.index_file = Some(path.clone()).filter(|_| cache.driver == Some(Driver::Sqlite));
+        }
         report.is_central = cache.driver == Some(Driver::CentralizedDb);
         report.complete = cache.inventory.unreadable.is_empty();
         for error in unreadable_errors(&cache.inventory.unreadable) {
@@ -387,6 +402,8 @@ pub(crate) struct ListReport {
     complete: bool,
     /// True if the index is in a central database, which knows other nodes, too.
     pub(crate) is_central: bool,
+    /// The file of the sqlite index, if that is the index.
+    pub(super) index_file: Option<PathBuf>,
 }
 
 impl ListReport {

@@ -1,0 +1,348 @@
+//! Answers, with the heads and bodies of Glance's API.
+//!
+//! The texts are Glance's to the letter, since clients and people's scripts look for them. An error has the
+//! form that the client accepts: text, HTML or JSON. JSON is never sent to a client that accepts anything:
+//! python-glanceclient asks with `*/*`, and fails on a body of JSON whose values are texts.
+//!
+//! No answer has a path of this host, a token or a password in it: see [`without_paths`].
+
+use http_body_util::Full;
+use hyper::body::Bytes;
+use hyper::header::{
+    ALLOW, CONNECTION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION, RETRY_AFTER,
+    WWW_AUTHENTICATE,
+};
+use hyper::{Method, Response, StatusCode};
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::output::python::python;
+
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const HTML: HeaderValue = HeaderValue::from_static("text/html; charset=UTF-8");
+const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=UTF-8");
+
+/// The seconds after which a client may try again what is busy now.
+pub(super) const AGAIN: u32 = 5;
+
+/// The answer to a request.
+#[derive(Clone, Debug)]
+pub(super) struct Answer {
+    pub(super) status: StatusCode,
+    headers: Vec<(HeaderName, HeaderValue)>,
+    body: Bytes,
+}
+
+impl Answer {
+    /// Returns an answer without a body.
+    pub(super) fn empty(status: StatusCode) -> Self {
+        Answer { status, headers: vec![(CONTENT_TYPE, HTML)], body: Bytes::new() }
+    }
+
+    /// Returns an answer with a text.
+    pub(super) fn text(text: impl Into<Bytes>) -> Self {
+        Answer { status: StatusCode::OK, headers: vec![(CONTENT_TYPE, TEXT)], body: text.into() }
+    }
+
+    /// Returns the answer with another status.
+    pub(super) fn having(self, status: StatusCode) -> Self {
+        Answer { status, ..self }
+    }
+
+    /// Returns an answer with a body that is JSON already.
+    pub(super) fn json(status: StatusCode, body: impl Into<Bytes>) -> Self {
+        Answer { status, headers: vec![(CONTENT_TYPE, JSON)], body: body.into() }
+    }
+
+    /// Returns a redirection.
+    pub(super) fn redirect(to: &'static str) -> Self {
+        let answer = Answer::empty(StatusCode::FOUND);
+        answer.with(LOCATION, HeaderValue::from_static(to))
+    }
+
+    /// Adds a header.
+    fn with(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.headers.push((name, value));
+        self
+    }
+
+    /// Returns the answer as hyper sends it. With `closes`, the connection ends with it.
+    pub(super) fn into_response(self, request_id: Option<&str>, closes: bool) -> Response<Full<Bytes>> {
+        let mut response = Response::new(Full::new(self.body));
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        for (name, value) in self.headers {
+            headers.append(name, value);
+        }
+        if let Some(id) = request_id.and_then(|id| HeaderValue::from_str(id).ok()) {
+            headers.insert(HeaderName::from_static("x-openstack-request-id"), id);
+        }
+        if closes {
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+}
+
+/// A request that is not fulfilled.
+#[derive(Clone, Debug)]
+pub(super) struct Problem {
+    pub(super) status: StatusCode,
+    /// For people. Glance's own text where Glance has one.
+    pub(super) explanation: String,
+    /// The value of `Allow`.
+    allow: Option<&'static str>,
+    /// The value of `WWW-Authenticate`.
+    challenge: Option<Box<str>>,
+    may_try_again: bool,
+    /// The report of the operation, for clients that accept JSON.
+    report: Option<Value>,
+}
+
+impl Problem {
+    pub(super) fn new(status: StatusCode, explanation: impl Into<String>) -> Self {
+        let explanation = explanation.into();
+        Problem { status, explanation, allow: None, challenge: None, may_try_again: false, report: None }
+    }
+
+    pub(super) fn bad_request(explanation: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, explanation)
+    }
+
+    #[expect(dead_code, reason = "Keystone is asked later")]
+    pub(super) fn unauthorized(challenge: String) -> Self {
+        let explanation = "This server could not verify that you are authorized to access the document you \
+                           requested. Either you supplied the wrong credentials (e.g., bad password), or \
+                           your browser does not understand how to supply the credentials required.";
+        Problem { challenge: Some(challenge.into()), ..Self::new(StatusCode::UNAUTHORIZED, explanation) }
+    }
+
+    /// The rule of the policy denies it.
+    #[cfg_attr(not(test), expect(dead_code, reason = "the policy is asked later"))]
+    pub(super) fn forbidden(rule: &str) -> Self {
+        Self::new(StatusCode::FORBIDDEN, format!("You are not authorized to complete {rule} action."))
+    }
+
+    pub(super) fn no_resource() -> Self {
+        Self::new(StatusCode::NOT_FOUND, "The resource could not be found.")
+    }
+
+    pub(super) fn no_image(id: &str) -> Self {
+        Self::new(StatusCode::NOT_FOUND, format!("Image {id} not found."))
+    }
+
+    pub(super) fn not_allowed(method: &Method, allow: &'static str) -> Self {
+        let explanation = format!("The method {method} is not allowed for this resource. ");
+        Problem { allow: Some(allow), ..Self::new(StatusCode::METHOD_NOT_ALLOWED, explanation) }
+    }
+
+    /// It cannot be done now.
+    pub(super) fn busy(explanation: impl Into<String>) -> Self {
+        Problem { may_try_again: true, ..Self::new(StatusCode::SERVICE_UNAVAILABLE, explanation) }
+    }
+
+    pub(super) fn failed(explanation: impl Into<String>) -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, explanation)
+    }
+
+    /// Adds the report of the operation.
+    pub(super) fn with_report(self, report: Value) -> Self {
+        Problem { report: Some(report), ..self }
+    }
+
+    /// Returns the answer in the form that the client accepts.
+    pub(super) fn answer(self, accept: &HeaderMap) -> Answer {
+        let reason = self.status.canonical_reason().unwrap_or("Unknown");
+        let (line, explanation) = (format!("{} {reason}", self.status.as_u16()), &self.explanation);
+        let (kind, body) = match (Form::accepted(accept), self.report) {
+            (Form::Json, Some(report)) => (JSON, python(&report)),
+            (Form::Json, None) => {
+                let message = format!("{explanation}<br /><br />\n\n\n");
+                let body = ErrorBody { message, code: &line, title: reason };
+                (JSON, python(&body))
+            }
+            (Form::Html, _) => {
+                let explanation = html(explanation);
+                let body = format!(
+                    "<html>\n <head>\n  <title>{line}</title>\n </head>\n <body>\n  <h1>{line}</h1>\n  \
+                     {explanation}<br /><br />\n\n\n\n </body>\n</html>"
+                );
+                (HTML, body)
+            }
+            (Form::Text, _) => {
+                let end = if explanation.ends_with(' ') { "\n\n " } else { "\n\n   " };
+                (TEXT, format!("{line}\n\n{explanation}{end}"))
+            }
+        };
+        let mut answer = Answer { status: self.status, headers: Vec::new(), body: body.into() };
+        if let Some(allow) = self.allow {
+            answer = answer.with(ALLOW, HeaderValue::from_static(allow));
+        }
+        answer = answer.with(CONTENT_TYPE, kind);
+        if self.may_try_again {
+            answer = answer.with(RETRY_AFTER, HeaderValue::from(AGAIN));
+        }
+        match self.challenge.and_then(|challenge| HeaderValue::from_str(&challenge).ok()) {
+            Some(challenge) => answer.with(WWW_AUTHENTICATE, challenge),
+            None => answer,
+        }
+    }
+}
+
+/// An error in JSON.
+#[derive(Serialize)]
+struct ErrorBody<'a> {
+    message: String,
+    code: &'a str,
+    title: &'a str,
+}
+
+/// The form of an error.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Form {
+    Html,
+    Json,
+    Text,
+}
+
+impl Form {
+    /// Returns the form that the client prefers. HTML is preferred to JSON if the client does not care; text
+    /// is for clients that accept neither.
+    pub(super) fn accepted(headers: &HeaderMap) -> Self {
+        let lines = headers.get_all(hyper::header::ACCEPT).into_iter();
+        let text: Vec<&str> = lines.filter_map(|line| line.to_str().ok()).collect();
+        let text = text.join(",").to_ascii_lowercase();
+        let html = quality(&text, "text", "html");
+        let json = quality(&text, "application", "json");
+        match (html > 0.0 || json > 0.0, html >= json) {
+            (false, _) => Form::Text,
+            (true, true) => Form::Html,
+            (true, false) => Form::Json,
+        }
+    }
+}
+
+/// Returns the quality that a client gives to a media type: that of its most specific range.
+fn quality(accept: &str, kind: &str, subtype: &str) -> f32 {
+    let ranges = accept.split(',').filter_map(|range| {
+        let mut words = range.split(';').map(str::trim);
+        let (of_kind, of_subtype) = words.next()?.split_once('/')?;
+        let fits = |found: &str, wanted: &str| found == wanted || found == "*";
+        if !fits(of_kind, kind) || !fits(of_subtype, subtype) {
+            return None;
+        }
+        let given = words.find_map(|word| word.strip_prefix("q="));
+        let quality = given.map_or(Some(1.0), |quality| quality.trim().parse::<f32>().ok())?;
+        let precision = usize::from(of_kind != "*") + usize::from(of_subtype != "*");
+        Some((precision, quality.clamp(0.0, 1.0)))
+    });
+    ranges.max_by_key(|(precision, _)| *precision).map_or(0.0, |(_, quality)| quality)
+}
+
+/// Escapes a text for HTML as Python does.
+fn html(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => escaped.push_str("&amp;"),
+            '<' => escaped.push_str("&lt;"),
+            '>' => escaped.push_str("&gt;"),
+            '"' => escaped.push_str("&quot;"),
+            '\'' => escaped.push_str("&#x27;"),
+            c => escaped.push(c),
+        }
+    }
+    escaped
+}
+
+/// Replaces each absolute path in a text by its last name: callers need not know where things are here.
+pub(super) fn without_paths(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    let mut rest = text;
+    let mut last = ' ';
+    while let Some(c) = rest.chars().next() {
+        let begins = c == '/' && !last.is_alphanumeric() && !"/:.-_".contains(last);
+        let length = if begins {
+            let ends = |c: char| c.is_whitespace() || "'\"(),;".contains(c);
+            let path = &rest[..rest.find(ends).unwrap_or(rest.len())];
+            let name = path.trim_end_matches([':', '.', '/']).rsplit('/').next().unwrap_or_default();
+            shown.push_str(if name.is_empty() { "/" } else { name });
+            // A colon or full stop after the path belongs to the sentence.
+            path.trim_end_matches([':', '.']).len().max(1)
+        } else {
+            shown.push(c);
+            c.len_utf8()
+        };
+        last = c;
+        rest = &rest[length..];
+    }
+    shown
+}
+
+/// Replaces the absolute paths in all texts of a report.
+pub(super) fn without_paths_in(report: &mut Value) {
+    match report {
+        Value::String(text) if text.contains('/') => *text = without_paths(text),
+        Value::Array(values) => values.iter_mut().for_each(without_paths_in),
+        Value::Object(members) => members.values_mut().for_each(without_paths_in),
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn body(problem: Problem, accept: Option<&str>) -> String {
+        let mut headers = HeaderMap::new();
+        if let Some(accept) = accept {
+            headers.insert(hyper::header::ACCEPT, accept.parse().unwrap());
+        }
+        String::from_utf8(problem.answer(&headers).body.to_vec()).unwrap()
+    }
+
+    #[test]
+    fn errors_have_the_form_that_is_accepted() {
+        let problem = || Problem::forbidden("cache_prune");
+        let text = "403 Forbidden\n\nYou are not authorized to complete cache_prune action.\n\n   ";
+        let html = "<html>\n <head>\n  <title>403 Forbidden</title>\n </head>\n <body>\n  <h1>403 \
+                    Forbidden</h1>\n  You are not authorized to complete cache_prune action.<br /><br />\n\n\
+                    \n\n </body>\n</html>";
+        let json = "{\"message\": \"You are not authorized to complete cache_prune action.<br /><br \
+                    />\\n\\n\\n\", \"code\": \"403 Forbidden\", \"title\": \"Forbidden\"}";
+        for (accept, expected) in [
+            (None, text),
+            (Some("text/plain"), text),
+            (Some("*/*"), html),
+            (Some("text/html"), html),
+            (Some("application/json"), json),
+            (Some("application/json, */*"), html),
+            (Some("application/json;q=0.9, */*;q=0.1"), json),
+            (Some("text/html;q=0, */*"), json),
+            (Some("application/*"), json),
+            (Some("nonsense"), text),
+        ] {
+            assert_eq!(body(problem(), accept), expected, "{accept:?}");
+        }
+        let method = Problem::not_allowed(&Method::PUT, "POST");
+        let text = "405 Method Not Allowed\n\nThe method PUT is not allowed for this resource. \n\n ";
+        assert_eq!(body(method, None), text);
+        let quoted = Problem::bad_request("must be 'cache' & <so>");
+        assert!(body(quoted, Some("*/*")).contains("must be &#x27;cache&#x27; &amp; &lt;so&gt;"));
+    }
+
+    #[test]
+    fn paths_of_this_host_are_not_shown() {
+        for (text, expected) in [
+            ("cannot open /var/lib/glance/cache.db: denied", "cannot open cache.db: denied"),
+            ("'/a/b c' and (/x/y)", "'b c' and (y)"),
+            ("12 GiB/s of 1/2 http://h/v2/ and a/b", "12 GiB/s of 1/2 http://h/v2/ and a/b"),
+            ("/var/lib/", "lib"),
+            ("ends with /var/lib/x.", "ends with x."),
+            ("/", "/"),
+            ("set by /etc/glance/g.conf:12, and", "set by g.conf:12, and"),
+        ] {
+            assert_eq!(without_paths(text), expected);
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! Operations in child processes of this program.
+//!
+//! Locks and SQLite's state belong to a process, and the interrupt ends a whole one. A child of its own has
+//! every guarantee that the command line gives, a hard time limit, and gives its memory back when it ends. It
+//! reads the configuration from the same files and the same environment.
+//!
+//! A child that is over its time gets SIGTERM, which ends it between two entries, and SIGKILL later. It has a
+//! process group of its own, so that Ctrl-C in a terminal ends the service and not what it is about to
+//! finish. A client that leaves ends no child.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::io;
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::{ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncReadExt as _};
+use tokio::process::{Child, Command};
+use tokio::task::spawn_local;
+use tokio::time::timeout;
+
+use crate::config::ConfigSource;
+
+/// The time between SIGTERM and SIGKILL.
+const MERCY: Duration = Duration::from_secs(10);
+/// The most that is kept of a result, in bytes. A list of a million images has 200 MB.
+const MOST_RESULT: usize = 512 << 20;
+/// The most that is kept of messages, in bytes.
+const MOST_MESSAGES: usize = 16 << 10;
+
+/// Variables that are addressed to this process and not to its children.
+const OWN_VARIABLES: [&str; 6] =
+    ["LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC"];
+
+/// The end of an operation.
+#[derive(Debug)]
+pub(super) struct ChildEnd {
+    /// The exit code; 128 and the number of the signal that ended it.
+    pub(super) code: i32,
+    /// True if it was ended because it took too long.
+    pub(super) is_over_time: bool,
+    pub(super) result: Vec<u8>,
+    messages: Vec<u8>,
+    pub(super) took: Duration,
+}
+
+impl ChildEnd {
+    /// Returns the result as JSON; null if it is none.
+    pub(super) fn report(&self) -> Value {
+        serde_json::from_slice(&self.result).unwrap_or(Value::Null)
+    }
+
+    /// Returns the first message.
+    pub(super) fn message(&self) -> String {
+        let messages = String::from_utf8_lossy(&self.messages);
+        let line = messages.lines().next().unwrap_or_default();
+        line.strip_prefix("error: ").unwrap_or(line).to_owned()
+    }
+}
+
+/// The children of this service.
+#[derive(Debug)]
+pub(super) struct Children {
+    /// The options of each child: the sources of the configuration.
+    sources: Vec<OsString>,
+    running: RefCell<BTreeSet<i32>>,
+}
+
+impl Children {
+    pub(super) fn new(sources: &[ConfigSource]) -> Self {
+        let option = |source: &ConfigSource| match source {
+            ConfigSource::File(path) => ["--config-file".into(), path.clone().into_os_string()],
+            ConfigSource::Dir(path) => ["--config-dir".into(), path.clone().into_os_string()],
+        };
+        Children { sources: sources.iter().flat_map(option).collect(), running: RefCell::default() }
+    }
+
+    /// Runs a command of this program to its end, or to the end of its time.
+    pub(super) async fn run(&self, line: &[&str], limit: Option<Duration>) -> io::Result<ChildEnd> {
+        let start = Instant::now();
+        // The file may have been replaced by an update meanwhile; this is still the program that runs.
+        let mut command = Command::new("/proc/self/exe");
+        command.arg0("glance-cache").args(line).args(&self.sources).process_group(0);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        for name in OWN_VARIABLES {
+            command.env_remove(name);
+        }
+        let mut child = command.spawn()?;
+        let pid = child.id().map_or(0, u32::cast_signed);
+        self.running.borrow_mut().insert(pid);
+        let result = spawn_local(read(child.stdout.take(), MOST_RESULT));
+        let messages = spawn_local(read(child.stderr.take(), MOST_MESSAGES));
+        let ended = wait(&mut child, limit).await;
+        self.running.borrow_mut().remove(&pid);
+        let (status, is_over_time) = ended?;
+        let result = result.await.map_err(io::Error::other)?;
+        let messages = messages.await.map_err(io::Error::other)?;
+        let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default());
+        Ok(ChildEnd { code, is_over_time, result, messages, took: start.elapsed() })
+    }
+
+    /// True if a child is running.
+    pub(super) fn are_running(&self) -> bool {
+        !self.running.borrow().is_empty()
+    }
+
+    /// Asks all children to end.
+    pub(super) fn terminate(&self) {
+        self.running.borrow().iter().for_each(|pid| signal(*pid, Signal::TERM));
+    }
+}
+
+/// Waits for the end of a child. Returns its status, and true if it was over its time.
+async fn wait(child: &mut Child, limit: Option<Duration>) -> io::Result<(ExitStatus, bool)> {
+    let Some(limit) = limit else { return Ok((child.wait().await?, false)) };
+    if let Ok(status) = timeout(limit, child.wait()).await {
+        return Ok((status?, false));
+    }
+    if let Some(pid) = child.id() {
+        signal(pid.cast_signed(), Signal::TERM);
+    }
+    if let Ok(status) = timeout(MERCY, child.wait()).await {
+        return Ok((status?, true));
+    }
+    child.start_kill()?;
+    Ok((child.wait().await?, true))
+}
+
+/// Sends a signal to a child that was not waited for yet, so that the number is still its own.
+fn signal(pid: i32, signal: Signal) {
+    if let Some(pid) = Pid::from_raw(pid) {
+        // It may have ended.
+        let _ = kill_process(pid, signal);
+    }
+}
+
+/// Reads a stream to its end, and keeps its beginning.
+async fn read(stream: Option<impl AsyncRead + Unpin>, most: usize) -> Vec<u8> {
+    let mut kept = Vec::new();
+    let Some(mut stream) = stream else { return kept };
+    let mut piece = vec![0; 32 << 10];
+    // The part before an error is enough.
+    while let Ok(read @ 1..) = stream.read(&mut piece).await {
+        kept.extend_from_slice(&piece[..read.min(most - kept.len())]);
+    }
+    kept
+}

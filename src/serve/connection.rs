@@ -1,0 +1,232 @@
+//! Connections: as many as the settings allow, each behind its [`Gate`].
+//!
+//! When all places are taken, the connection that has been idle for longest gives up its place: a client that
+//! opens connections and says nothing keeps nobody out. If none is idle, the new one is told to come back.
+//! Each connection is a task on one thread; a task is dropped with its socket.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::future::poll_fn;
+use std::io;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::time::Duration;
+
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::header::HeaderMap;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::task::{AbortHandle, spawn_local};
+use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+
+use super::answer::{Answer, Problem};
+use super::gate::{ConnectionLimits, Gate, MAX_HEAD, MAX_HEADERS, Shared};
+use super::listen::{Accepted, Listener, Peer};
+
+/// The time for which bytes of a refused request are read after its answer. The answer would be lost if the
+/// connection was reset.
+const LINGER: Duration = Duration::from_secs(1);
+/// The most that is read in that time, in bytes.
+const MOST_LEFT: usize = 1 << 20;
+/// The pause after a connection could not be accepted, for want of descriptors.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Said to a client that finds no place.
+const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain; charset=UTF-8\r\n\
+    Content-Length: 73\r\nRetry-After: 5\r\nConnection: close\r\n\r\n\
+    503 Service Unavailable\n\nAll connections of this service are in use.\n\n   ";
+
+/// An answer, and the id of its request.
+pub(super) type Answered = (Answer, Option<String>);
+/// Makes answers.
+/// Something that is being made.
+type Coming<T> = Pin<Box<dyn Future<Output = T>>>;
+pub(super) type Handler = Rc<dyn Fn(Peer, Request<Incoming>) -> Coming<Answered>>;
+
+/// An open connection.
+struct Open {
+    shared: Rc<Shared>,
+    task: AbortHandle,
+}
+
+/// The open connections of a service.
+pub(super) struct Connections {
+    most: usize,
+    limits: ConnectionLimits,
+    next: Cell<u64>,
+    open: RefCell<BTreeMap<u64, Open>>,
+    is_closing: Cell<bool>,
+}
+
+impl Connections {
+    pub(super) fn new(most: usize, limits: ConnectionLimits) -> Rc<Self> {
+        let (next, is_closing) = (Cell::new(0), Cell::new(false));
+        Rc::new(Connections { most, limits, next, open: RefCell::default(), is_closing })
+    }
+
+    /// Accepts connections until the task ends.
+    pub(super) async fn accept(self: Rc<Self>, listener: Listener, tls: Rc<SharedTls>, handler: Handler) {
+        loop {
+            let Ok(accepted) = listener.accept().await else {
+                sleep(PAUSE).await;
+                continue;
+            };
+            if !self.has_place() {
+                turn_away(&accepted);
+                continue;
+            }
+            let (connections, handler) = (Rc::clone(&self), Rc::clone(&handler));
+            match (accepted, tls.0.borrow().clone()) {
+                (Accepted::Tcp(stream, peer), None) => {
+                    self.start(|shared| connections.serve(stream, peer, shared, handler));
+                }
+                (Accepted::Tcp(stream, peer), Some(acceptor)) => self.start(|shared| async move {
+                    let encrypted = timeout(connections.limits.head, acceptor.accept(stream)).await;
+                    if let Ok(Ok(stream)) = encrypted {
+                        connections.serve(stream, peer, shared, handler).await;
+                    }
+                }),
+                (Accepted::Unix(stream, peer), _) => {
+                    self.start(|shared| connections.serve(stream, peer, shared, handler));
+                }
+            }
+        }
+    }
+
+    /// Makes a place for a connection, if one is idle. Returns false if there is none.
+    fn has_place(&self) -> bool {
+        let mut open = self.open.borrow_mut();
+        if open.len() < self.most {
+            return true;
+        }
+        let idle = open.iter().filter(|(_, open)| !open.shared.is_busy());
+        let Some(longest) = idle.min_by_key(|(_, open)| open.shared.moved()).map(|(id, _)| *id) else {
+            return false;
+        };
+        if let Some(idle) = open.remove(&longest) {
+            idle.task.abort();
+        }
+        true
+    }
+
+    /// Starts the task of a connection.
+    fn start<F: Future<Output = ()> + 'static>(self: &Rc<Self>, serve: impl FnOnce(Rc<Shared>) -> F) {
+        let id = self.next.get();
+        self.next.set(id + 1);
+        let shared = Shared::new();
+        let serving = serve(Rc::clone(&shared));
+        let connections = Rc::clone(self);
+        let task = spawn_local(async move {
+            serving.await;
+            connections.open.borrow_mut().remove(&id);
+        });
+        self.open.borrow_mut().insert(id, Open { shared, task: task.abort_handle() });
+    }
+
+    /// Answers the requests of a connection, one after the other.
+    async fn serve<S>(self: Rc<Self>, stream: S, peer: Peer, shared: Rc<Shared>, handler: Handler)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + 'static,
+    {
+        let gate = Gate::new(stream, self.limits, Rc::clone(&shared));
+        let service = service_fn(|request| {
+            let (shared, connections) = (Rc::clone(&shared), Rc::clone(&self));
+            let refusal = shared.begin();
+            let answer: Coming<Answered> = match refusal {
+                Some(refusal) => {
+                    let status = StatusCode::from_u16(refusal.status).unwrap_or(StatusCode::BAD_REQUEST);
+                    let answer = Problem::new(status, refusal.explanation).answer(&HeaderMap::new());
+                    Box::pin(async { (answer, None) })
+                }
+                None => handler(peer, request),
+            };
+            let response: Coming<io::Result<Response<Full<Bytes>>>> = Box::pin(async move {
+                let (answer, id) = answer.await;
+                shared.end();
+                let closes = refusal.is_some() || connections.is_closing.get();
+                Ok(answer.into_response(id.as_deref(), closes))
+            });
+            response
+        });
+        let mut builder = http1::Builder::new();
+        builder.max_headers(MAX_HEADERS).max_buf_size(2 * MAX_HEAD).header_read_timeout(None);
+        let mut connection = builder.serve_connection(TokioIo::new(gate), service);
+        let ended = poll_fn(|context| connection.poll_without_shutdown(context)).await;
+        let mut stream = connection.into_parts().io.into_inner().into_stream();
+        // Otherwise the client is gone, or did not read its answer in time.
+        if ended.is_ok() {
+            let _ = timeout(LINGER, stream.shutdown()).await;
+        }
+        if ended.is_ok() && shared.is_refused() {
+            let _ = timeout(LINGER, swallow(&mut stream)).await;
+        }
+    }
+
+    /// Closes all connections that are idle. The others are closed with their answers.
+    pub(super) fn close(&self) {
+        self.is_closing.set(true);
+        self.open.borrow_mut().retain(|_, open| {
+            let is_busy = open.shared.is_busy();
+            if !is_busy {
+                open.task.abort();
+            }
+            is_busy
+        });
+    }
+
+    /// True if a request is being answered.
+    pub(super) fn are_busy(&self) -> bool {
+        !self.open.borrow().is_empty()
+    }
+}
+
+/// The TLS of a listener, which is replaced when the certificates are read again.
+pub(super) struct SharedTls(RefCell<Option<TlsAcceptor>>);
+
+impl SharedTls {
+    pub(super) fn new(acceptor: Option<TlsAcceptor>) -> Rc<Self> {
+        Rc::new(SharedTls(RefCell::new(acceptor)))
+    }
+
+    pub(super) fn replace(&self, acceptor: TlsAcceptor) {
+        *self.0.borrow_mut() = Some(acceptor);
+    }
+}
+
+/// Tells a client that there is no place, as far as that is possible without waiting.
+fn turn_away(accepted: &Accepted) {
+    // Behind TLS this is noise, which ends the handshake as well.
+    let _ = match accepted {
+        Accepted::Tcp(stream, _) => stream.try_write(FULL),
+        Accepted::Unix(stream, _) => stream.try_write(FULL),
+    };
+}
+
+/// Reads what is left of a request, up to a limit.
+async fn swallow(stream: &mut (impl AsyncRead + Unpin)) {
+    let mut piece = [0; 4096];
+    let mut left = MOST_LEFT;
+    while let Ok(read @ 1..) = pin!(stream.read(&mut piece)).await {
+        left = left.saturating_sub(read);
+        if left == 0 {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_answer_without_a_place_is_whole() {
+        let text = str::from_utf8(FULL).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        assert!(head.contains(&format!("Content-Length: {}\r\n", body.len())), "{text:?}");
+    }
+}

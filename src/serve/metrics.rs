@@ -1,0 +1,130 @@
+//! Metrics of the service in Prometheus' text format. Those of the cache itself are what
+//! `status --format prometheus` says, and stand before them.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+/// Numbers of one kind of operation.
+#[derive(Clone, Debug, Default)]
+struct Operation {
+    count: u64,
+    seconds: f64,
+    /// Seconds since the epoch.
+    last_success: Option<i64>,
+    consecutive_failures: u64,
+}
+
+/// The numbers so far.
+#[derive(Debug, Default)]
+struct Numbers {
+    requests: BTreeMap<(&'static str, u16), u64>,
+    operations: BTreeMap<&'static str, Operation>,
+    freed_bytes: u64,
+    keystone_errors: u64,
+    policy_reload_failed: bool,
+}
+
+/// Counts what the service does.
+#[derive(Debug, Default)]
+pub(super) struct Metrics(RefCell<Numbers>);
+
+impl Metrics {
+    /// Counts a request.
+    pub(super) fn request(&self, call: &'static str, status: u16) {
+        *self.0.borrow_mut().requests.entry((call, status)).or_default() += 1;
+    }
+
+    /// Counts an operation. Returns how many of its kind have failed one after the other, and how many had
+    /// before.
+    pub(super) fn operation(&self, name: &'static str, took: Duration, is_done: bool) -> (u64, u64) {
+        let mut numbers = self.0.borrow_mut();
+        let operation = numbers.operations.entry(name).or_default();
+        operation.count += 1;
+        operation.seconds += took.as_secs_f64();
+        let before = operation.consecutive_failures;
+        if is_done {
+            operation.last_success = Some(Timestamp::now().as_second());
+            operation.consecutive_failures = 0;
+        } else {
+            operation.consecutive_failures += 1;
+        }
+        (operation.consecutive_failures, before)
+    }
+
+    /// Counts bytes that were removed.
+    pub(super) fn freed(&self, bytes: u64) {
+        self.0.borrow_mut().freed_bytes += bytes;
+    }
+
+    /// Counts a request that Keystone could not be asked about.
+    #[expect(dead_code, reason = "Keystone is asked later")]
+    pub(super) fn keystone_failed(&self) {
+        self.0.borrow_mut().keystone_errors += 1;
+    }
+
+    /// Notes if the policy could not be read again.
+    #[expect(dead_code, reason = "the policy is asked later")]
+    pub(super) fn policy_failed(&self, failed: bool) {
+        self.0.borrow_mut().policy_reload_failed = failed;
+    }
+
+    /// Returns the text.
+    pub(super) fn text(&self) -> String {
+        let numbers = self.0.borrow();
+        let mut text = String::new();
+        let head = |text: &mut String, name: &str, kind: &str, help: &str| {
+            let _ = writeln!(
+                text,
+                "# HELP glance_cache_api_{name} {help}\n# TYPE glance_cache_api_{name} {kind}"
+            );
+        };
+        head(&mut text, "requests_total", "counter", "Requests by call and status.");
+        for ((call, status), count) in &numbers.requests {
+            let _ = writeln!(
+                text,
+                "glance_cache_api_requests_total{{call=\"{call}\",status=\"{status}\"}} {count}"
+            );
+        }
+        head(&mut text, "operation_seconds", "summary", "Duration of operations.");
+        for (name, Operation { count, seconds, .. }) in &numbers.operations {
+            let _ = writeln!(text, "glance_cache_api_operation_seconds_sum{{op=\"{name}\"}} {seconds}");
+            let _ = writeln!(text, "glance_cache_api_operation_seconds_count{{op=\"{name}\"}} {count}");
+        }
+        let help = "End of the last operation that succeeded.";
+        head(&mut text, "last_success_timestamp_seconds", "gauge", help);
+        for (name, operation) in &numbers.operations {
+            if let Some(time) = operation.last_success {
+                let _ =
+                    writeln!(text, "glance_cache_api_last_success_timestamp_seconds{{op=\"{name}\"}} {time}");
+            }
+        }
+        head(&mut text, "consecutive_failures", "gauge", "Operations that failed one after the other.");
+        for (name, operation) in &numbers.operations {
+            let failures = operation.consecutive_failures;
+            let _ = writeln!(text, "glance_cache_api_consecutive_failures{{op=\"{name}\"}} {failures}");
+        }
+        for (name, kind, help, value) in [
+            ("freed_bytes_total", "counter", "Size of the files that were removed.", numbers.freed_bytes),
+            (
+                "keystone_errors_total",
+                "counter",
+                "Requests that Keystone could not be asked about.",
+                numbers.keystone_errors,
+            ),
+            (
+                "policy_reload_failed",
+                "gauge",
+                "1 if the policy could not be read again, and the old one is in force.",
+                u64::from(numbers.policy_reload_failed),
+            ),
+        ] {
+            head(&mut text, name, kind, help);
+            let _ = writeln!(text, "glance_cache_api_{name} {value}");
+        }
+        text
+    }
+}

@@ -1,0 +1,308 @@
+//! The Cache API of Glance as a service, and work by the clock.
+//!
+//! One thread does everything; what takes long is done in children (`child`) or, as far as it asks others, on
+//! threads of its own. [`serve`] reads the settings, opens everything, tells systemd that it is ready, and
+//! waits for signals. A request comes through `listen`, `connection` and `gate` to `service`, which asks
+//! `routes`, `auth` and `operations`, and is answered by `answer`.
+//!
+//! Promises: nothing hostile ends the service or blocks a probe of its health. SIGTERM stops the listeners,
+//! lets requests and operations finish in time, and asks children to end after that. SIGHUP reads the
+//! certificates and the policy again; what cannot be read leaves the old ones in force.
+
+mod answer;
+mod auth;
+mod child;
+mod connection;
+mod gate;
+mod lanes;
+mod listen;
+mod metrics;
+mod notify;
+mod operations;
+mod periodic;
+mod ready;
+mod routes;
+mod service;
+pub(crate) mod settings;
+mod tls;
+mod versions;
+
+use std::future::poll_fn;
+use std::path::Path;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow};
+use hyper::Request;
+use hyper::body::Incoming;
+use rustix::fs::{AtFlags, CWD, statat};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use tokio::runtime::Builder;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::{JoinHandle, LocalSet, spawn_local};
+use tokio::time::{Instant, sleep, timeout};
+
+use self::answer::Answer;
+use self::auth::Auth;
+use self::child::Children;
+use self::connection::{Connections, Handler, SharedTls};
+use self::listen::{Listener, Peer, listen, of_systemd};
+use self::metrics::Metrics;
+use self::notify::notify;
+use self::operations::Operations;
+use self::ready::ReadyAnswers;
+use self::service::{Service, health};
+use self::settings::{Place, ServeSettings, Strategy};
+use self::versions::Versions;
+use crate::config::Config;
+use crate::exit::{Exit, Failure};
+use crate::host::glance::settings::{Selection, Settings};
+use crate::output::log::Log;
+use crate::output::oslo::Level;
+use crate::output::{Format, Output, Verbosity};
+use crate::run::Run;
+
+/// Threads that wait for others.
+const MOST_THREADS: usize = 16;
+/// The interval at which a stopping service looks if everything has ended.
+const LOOK: Duration = Duration::from_millis(20);
+/// The time that children have after they were asked to end.
+const LAST_WAIT: Duration = Duration::from_secs(10);
+/// Metrics take so many connections.
+const METRICS_CONNECTIONS: usize = 8;
+
+/// All that a service is started with.
+pub(crate) struct Start {
+    pub(crate) selection: Selection,
+    pub(crate) config: Config,
+    /// Places to listen at from the command line.
+    pub(crate) places: Vec<Place>,
+    /// The logs, and warnings about them.
+    pub(crate) log: (Log, Vec<String>),
+    /// Only check the settings.
+    pub(crate) is_check: bool,
+}
+
+/// The owner of the cache directory: user and group.
+type CacheOwner = Option<(u32, u32)>;
+
+/// Serves until a signal ends it.
+pub(crate) fn serve(run: &Run, start: Start) -> Result<Exit, Failure> {
+    let settings = ServeSettings::new(&start.config, &start.places)?;
+    let cache_dir = Settings::new(&start.config, start.selection.clone())?.cache_dir.value;
+    let owner = owner(&cache_dir);
+    let auth = match settings.strategy {
+        Strategy::None => Auth::Socket { owner: owner.map(|(user, _)| user) },
+        Strategy::Keystone => {
+            return Err(Failure::usage(anyhow!("[cache_api] auth_strategy = keystone is not supported yet")));
+        }
+    };
+    let acceptor = settings.tls.as_ref().map(tls::acceptor).transpose().map_err(Failure::usage)?;
+    for place in &settings.places {
+        settings.check_strategy(place)?;
+    }
+    if start.is_check {
+        run.output.print("the settings are in order\n");
+        return Ok(Exit::Done);
+    }
+    let runtime = Builder::new_current_thread().enable_all().max_blocking_threads(MOST_THREADS).build();
+    let runtime = runtime.context("cannot start the service").map_err(Failure::cannot_start)?;
+    let verbosity = match (run.output.is_quiet(), run.output.is_verbose()) {
+        (true, _) => Verbosity::Quiet,
+        (_, true) => Verbosity::Verbose,
+        _ => Verbosity::Normal,
+    };
+    let output = Output::new(Format::Text, verbosity).in_environment(&run.environment);
+    output.set_log(start.log);
+    let local = LocalSet::new();
+    let ended = local.block_on(&runtime, async {
+        let listeners = listeners(&settings, owner)?;
+        let metrics = match &settings.metrics {
+            None => None,
+            Some(address) => listen(&Place::Tcp(*address), None).map_err(Failure::cannot_start)?,
+        };
+        let served = Served::new(&start.selection, &start.config, &cache_dir, settings, output);
+        served.run(run, auth, (listeners, metrics), SharedTls::new(acceptor)).await
+    });
+    // A thread may still wait for somebody who does not answer.
+    runtime.shutdown_background();
+    ended
+}
+
+/// Opens the listeners: those that systemd hands over, or those of the settings.
+fn listeners(settings: &ServeSettings, owner: CacheOwner) -> Result<Vec<Listener>, Failure> {
+    let mut listeners = of_systemd().map_err(Failure::cannot_start)?;
+    for listener in &listeners {
+        settings.check_strategy(&listener.place())?;
+    }
+    if listeners.is_empty() {
+        for place in &settings.places {
+            let group = owner.map(|(_, group)| group);
+            listeners.extend(listen(place, group).map_err(Failure::cannot_start)?);
+        }
+    }
+    if listeners.is_empty() && !settings.has_interval() {
+        return Err(Failure::usage(anyhow!("there is nothing to do: no listener and no interval is set"))
+            .hint("set bind_port or bind_socket, or prune_interval, in the section [cache_api]"));
+    }
+    Ok(listeners)
+}
+
+/// Returns the owner of the cache directory.
+fn owner(cache_dir: &Path) -> CacheOwner {
+    let stat = statat(CWD, cache_dir, AtFlags::empty()).ok()?;
+    Some((stat.st_uid, stat.st_gid))
+}
+
+/// A service that runs.
+struct Served {
+    settings: ServeSettings,
+    operations: Rc<Operations>,
+    metrics: Rc<Metrics>,
+    output: Rc<Output>,
+}
+
+impl Served {
+    fn new(
+        selection: &Selection,
+        config: &Config,
+        cache_dir: &Path,
+        settings: ServeSettings,
+        output: Output,
+    ) -> Self {
+        let metrics = Rc::new(Metrics::default());
+        let children = Children::new(&selection.sources);
+        let ready = ReadyAnswers::new(config, cache_dir.to_owned());
+        let limits = (settings.lock_timeout, settings.operation_timeout);
+        let operations = Operations::new(children, Rc::clone(&metrics), ready, limits);
+        Served { settings, operations, metrics, output: Rc::new(output) }
+    }
+
+    /// Serves until a signal comes, and ends in order.
+    async fn run(
+        &self,
+        run: &Run,
+        auth: Auth,
+        (listeners, metrics): (Vec<Listener>, Option<Listener>),
+        tls: Rc<SharedTls>,
+    ) -> Result<Exit, Failure> {
+        let settings = &self.settings;
+        let signals = Signals::register().context("cannot catch signals").map_err(Failure::cannot_start)?;
+        let mut signals = signals;
+        let places: Vec<String> = listeners.iter().map(Listener::shown).collect();
+        let service = Rc::new(Service {
+            auth,
+            operations: Rc::clone(&self.operations),
+            versions: Versions::new(
+                settings.tls.is_some(),
+                settings.public_endpoint.clone(),
+                settings.glance_api.clone(),
+            ),
+            output: Rc::clone(&self.output),
+            disable_by_file: settings.disable_by_file.clone(),
+            has_database: settings.has_database,
+        });
+        let connections = Connections::new(settings.max_connections, settings.limits);
+        let handler: Handler = {
+            let service = Rc::clone(&service);
+            Rc::new(move |peer, request| Box::pin(Rc::clone(&service).answer(peer, request)))
+        };
+        let mut accepting: Vec<JoinHandle<()>> = Vec::new();
+        for listener in listeners {
+            let accept = Rc::clone(&connections).accept(listener, Rc::clone(&tls), Rc::clone(&handler));
+            accepting.push(spawn_local(accept));
+        }
+        // They stay until the end, so that the end can be watched.
+        let _metrics = metrics.map(|listener| self.serve_metrics(listener));
+        periodic::start(Rc::clone(&self.operations), Rc::clone(&self.output), &settings.intervals);
+        let at = if places.is_empty() { "no listener".to_owned() } else { places.join(", ") };
+        self.output.event(Level::Info, &format!("glance-cache serve is ready: {at}"), &[]);
+        notify(run, &format!("READY=1\nSTATUS=serving at {at}\n"));
+        while signals.next().await == SIGHUP {
+            self.reload(&tls);
+        }
+        notify(run, "STOPPING=1\n");
+        accepting.iter().for_each(JoinHandle::abort);
+        self.drain(&connections, &mut signals).await;
+        self.output.event(Level::Info, "glance-cache serve has ended", &[]);
+        Ok(Exit::Done)
+    }
+
+    /// Serves metrics, and the health for services without a listener, at an address of their own.
+    fn serve_metrics(&self, listener: Listener) -> JoinHandle<()> {
+        let connections = Connections::new(METRICS_CONNECTIONS, self.settings.limits);
+        let (operations, metrics) = (Rc::clone(&self.operations), Rc::clone(&self.metrics));
+        let disable_by_file = self.settings.disable_by_file.clone();
+        let handler: Handler = Rc::new(move |_: Peer, request: Request<Incoming>| {
+            let (operations, metrics) = (Rc::clone(&operations), Rc::clone(&metrics));
+            let disable_by_file = disable_by_file.clone();
+            Box::pin(async move {
+                let answer = match request.uri().path() {
+                    "/healthcheck" => health(request.method(), disable_by_file.as_deref()),
+                    "/metrics" => Answer::text(operations.exposition().await + &metrics.text()),
+                    _ => answer::Problem::no_resource().answer(request.headers()),
+                };
+                (answer, None)
+            })
+        });
+        spawn_local(connections.accept(listener, SharedTls::new(None), handler))
+    }
+
+    /// Reads the certificates again.
+    fn reload(&self, tls: &SharedTls) {
+        let Some(files) = &self.settings.tls else { return };
+        match tls::acceptor(files) {
+            Ok(acceptor) => {
+                tls.replace(acceptor);
+                self.output.event(Level::Info, "read the certificates again", &[]);
+            }
+            Err(e) => {
+                let line = format!("the old certificate stays in use: {e:#}");
+                self.output.event(Level::Error, &line, &[]);
+            }
+        }
+    }
+
+    /// Lets requests and operations finish, and asks children to end when the time is up or a second signal
+    /// comes.
+    async fn drain(&self, connections: &Connections, signals: &mut Signals) {
+        connections.close();
+        let is_busy = || connections.are_busy() || self.operations.are_ongoing();
+        let end = Instant::now() + self.settings.shutdown_timeout;
+        while is_busy() && Instant::now() < end && timeout(LOOK, signals.next()).await.is_err() {}
+        if !self.operations.children.are_running() {
+            return;
+        }
+        self.output.event(Level::Warning, "the time is up: operations are asked to end", &[]);
+        let end = Instant::now() + LAST_WAIT;
+        while is_busy() && Instant::now() < end {
+            // One that begins now is asked, too.
+            self.operations.children.terminate();
+            sleep(LOOK).await;
+        }
+    }
+}
+
+/// The signals that a service listens to.
+struct Signals([(i32, Signal); 3]);
+
+impl Signals {
+    fn register() -> std::io::Result<Self> {
+        let listen = |number: i32| signal(SignalKind::from_raw(number)).map(|signal| (number, signal));
+        Ok(Signals([listen(SIGTERM)?, listen(SIGINT)?, listen(SIGHUP)?]))
+    }
+
+    /// Waits for the next signal, and returns its number.
+    async fn next(&mut self) -> i32 {
+        poll_fn(|context| {
+            for (number, signal) in &mut self.0 {
+                if signal.poll_recv(context).is_ready() {
+                    return Poll::Ready(*number);
+                }
+            }
+            Poll::Pending
+        })
+        .await
+    }
+}

@@ -1,0 +1,136 @@
+//! Work by the clock: prune, clean and prefetch at their intervals, and a look at the size in between.
+//!
+//! The same children, lanes and locks as for requests. A pass that fails is a line in the log, whose words
+//! are stable, and never the end of the service: the next pass may find the disk, the index or the database
+//! back. The first pass comes after a random part of its interval, so that the nodes of a fleet do not all
+//! begin at once.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use ring::rand::{SecureRandom as _, SystemRandom};
+use serde_json::Value;
+use tokio::task::spawn_local;
+use tokio::time::sleep;
+
+use super::operations::{Failed, Operations};
+use super::settings::Intervals;
+use crate::output::Output;
+use crate::output::oslo::Level;
+
+/// The work by the clock.
+pub(super) struct Periodic {
+    operations: Rc<Operations>,
+    output: Rc<Output>,
+    /// Passes that failed one after the other: prune, clean, prefetch.
+    failures: [Cell<u64>; 3],
+}
+
+/// The kind of a pass.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum ClockWork {
+    Prune,
+    Clean,
+    Prefetch,
+}
+
+impl ClockWork {
+    fn name(self) -> &'static str {
+        match self {
+            ClockWork::Prune => "prune",
+            ClockWork::Clean => "clean",
+            ClockWork::Prefetch => "prefetch",
+        }
+    }
+}
+
+/// Starts the work by the clock, and the task that fetches what requests put into the queue.
+pub(super) fn start(operations: Rc<Operations>, output: Rc<Output>, intervals: &Intervals) {
+    let periodic = Rc::new(Periodic { operations, output, failures: Default::default() });
+    for (pass, interval) in [
+        (ClockWork::Prune, intervals.prune),
+        (ClockWork::Clean, intervals.clean),
+        (ClockWork::Prefetch, intervals.prefetch),
+    ] {
+        if let Some(interval) = interval {
+            spawn_local(Rc::clone(&periodic).repeat(pass, interval));
+        }
+    }
+    if let (Some(_), Some(poll)) = (intervals.prune, intervals.poll) {
+        spawn_local(Rc::clone(&periodic).watch(poll));
+    }
+    spawn_local(periodic.fetch());
+}
+
+impl Periodic {
+    async fn repeat(self: Rc<Self>, pass: ClockWork, interval: Duration) {
+        sleep(random_part(interval)).await;
+        loop {
+            self.pass(pass).await;
+            sleep(interval).await;
+        }
+    }
+
+    /// Prunes as soon as the cache is over its limit, whatever the clock says.
+    async fn watch(self: Rc<Self>, poll: Duration) {
+        loop {
+            sleep(poll).await;
+            // If the state is not known, the next pass will say why.
+            if self.operations.status().await.is_ok_and(|status| status["over_limit"] == true) {
+                self.pass(ClockWork::Prune).await;
+            }
+        }
+    }
+
+    /// Fetches what requests put into the queue.
+    async fn fetch(self: Rc<Self>) {
+        loop {
+            self.operations.queued().await;
+            self.pass(ClockWork::Prefetch).await;
+        }
+    }
+
+    /// Does one pass, and reports how it ended.
+    async fn pass(&self, pass: ClockWork) {
+        let done: Result<(), Failed> = match pass {
+            ClockWork::Prune => self.operations.prune(true).await.map(drop),
+            ClockWork::Clean => self.operations.clean(true).await.map(drop),
+            ClockWork::Prefetch => self.operations.prefetch().await.map(drop),
+        };
+        let failures = &self.failures[pass as usize];
+        let before = failures.get();
+        failures.set(if done.is_ok() { 0 } else { before + 1 });
+        let name = pass.name();
+        match done {
+            Ok(()) if before > 0 => {
+                let line = format!("glance-cache maintenance recovered: after {before} ({name})");
+                self.output.event(Level::Info, &line, &[]);
+            }
+            Ok(()) => {}
+            Err(failed) => {
+                let status = self.operations.status().await.unwrap_or(Value::Null);
+                let kib = |key: &str| {
+                    let bytes = status[key].as_u64();
+                    bytes.map_or_else(|| "unknown".to_owned(), |bytes| bytes.div_ceil(1024).to_string())
+                };
+                let line = format!(
+                    "glance-cache maintenance failed: {} consecutive, cache at {} of {} KiB ({name}: {})",
+                    before + 1,
+                    kib("cache_size"),
+                    kib("max_size"),
+                    failed.message
+                );
+                self.output.event(Level::Warning, &line, &[]);
+            }
+        }
+    }
+}
+
+/// Returns a random part of an interval.
+fn random_part(interval: Duration) -> Duration {
+    let mut random = [0_u8; 2];
+    // Without randomness, the first pass is at once.
+    let _ = SystemRandom::new().fill(&mut random);
+    interval.mul_f64(f64::from(u16::from_be_bytes(random)) / f64::from(u16::MAX))
+}
