@@ -34,7 +34,7 @@ _glance_cache() {
     fi
 
     case $prev in
-    --lock-timeout | --splay | --forget-node | --jobs | -j | --rate-limit | --budget | --for | --stall-time | --invalid-grace | --node | --database | --now | --temp-grace | --older-than | --max-size | --target-size | --min-free | --min-age | --require | --min-rate | --reserve | --larger-than | --limit | --max-invalid | --max-stalled | --bind | --log-date-format | --syslog-log-facility)
+    --lock-timeout | --splay | --forget-node | --rate-limit | --budget | --for | --stall-time | --invalid-grace | --node | --database | --now | --temp-grace | --nodes-port | --timeout | --os-cloud | --os-image-url | --jobs | -j | --older-than | --max-size | --target-size | --min-free | --min-age | --require | --min-rate | --reserve | --larger-than | --limit | --max-invalid | --max-stalled | --bind | --log-date-format | --syslog-log-facility)
         return
         ;;
     --cache-dir | --config-dir | --ironic-config-dir | --log-dir | --logdir)
@@ -83,7 +83,7 @@ _glance_cache() {
 
     case $command in
     clean | prune | prefetch)
-        options+=" --dry-run -n --lock-timeout --skip-if-locked --splay"
+        options+=" --dry-run -n --lock-timeout --skip-if-locked --splay --all-nodes --nodes-port"
         ;;
     esac
     case $command in
@@ -93,12 +93,12 @@ _glance_cache() {
     esac
     case $command in
     clean | status)
-        options+=" --jobs -j --rate-limit --budget --for"
+        options+=" --rate-limit --budget --for --jobs -j"
         ;;
     esac
     case $command in
     clean | prune | prefetch | list | status)
-        options+=" --cache-dir --driver --sqlite-db --node --database --database-file --ignore-other-index --color --verbose -v --textfile --now"
+        options+=" --cache-dir --driver --sqlite-db --node --database --database-file --ignore-other-index --color --verbose -v --textfile --now --timeout --os-cloud"
         ;;
     esac
     case $command in
@@ -122,13 +122,18 @@ _glance_cache() {
         ;;
     esac
     case $command in
+    clean | prune)
+        options+=" --os-image-url"
+        ;;
+    esac
+    case $command in
     clean | prune | prefetch | list | status | serve | completion)
         options+=" --help -h"
         ;;
     esac
     case $command in
     prune)
-        options+=" --image --older-than --everything --target-size --min-free --min-age --keep --keep-from --forget-all --stall-time --require --on --best-effort"
+        options+=" --image --older-than --everything --target-size --min-free --min-age --keep --keep-from --forget-all --stall-time --require --on --best-effort --jobs -j"
         ;;
     esac
     case $command in
@@ -149,6 +154,11 @@ _glance_cache() {
     case $command in
     list)
         options+=" --image --state --older-than --larger-than --limit --sort --reverse --all-nodes --images --columns --no-header --wide --bytes --human --format"
+        ;;
+    esac
+    case $command in
+    list | status)
+        options+=" --os-image-url"
         ;;
     esac
     case $command in

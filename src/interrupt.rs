@@ -40,7 +40,6 @@ impl Interrupt {
     }
 
     /// Sets the flag as the signal would.
-    #[cfg(test)]
     pub(crate) fn raise(&self, signal: i32) {
         self.0.store(signal as usize, Ordering::Relaxed);
     }

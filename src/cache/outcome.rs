@@ -43,6 +43,8 @@ pub(crate) enum Last {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Action {
     Change,
+    /// To have a node clean its cache.
+    Clean,
     Dequeue,
     Enqueue,
     Fetch,
@@ -61,6 +63,8 @@ pub(crate) enum Action {
     Move,
     Open,
     Prune,
+    /// To have a node put images into its queue.
+    Queue,
     Remove,
     Repair,
     Verify,
@@ -71,6 +75,7 @@ impl Action {
     pub(crate) fn word(self) -> &'static str {
         match self {
             Action::Change => "change",
+            Action::Clean => "clean",
             Action::Dequeue => "dequeue",
             Action::Enqueue => "enqueue",
             Action::Fetch => "fetch",
@@ -86,6 +91,7 @@ impl Action {
             Action::Move => "move",
             Action::Open => "open",
             Action::Prune => "prune",
+            Action::Queue => "queue",
             Action::Remove => "remove",
             Action::Repair => "repair",
             Action::Verify => "verify",
@@ -119,6 +125,7 @@ impl fmt::Display for EntryError {
             Action::Look => write!(f, "cannot look at {name}: {message}"),
             Action::Enqueue => write!(f, "cannot put {name} into the queue: {message}"),
             Action::Dequeue => write!(f, "cannot take {name} out of the queue: {message}"),
+            Action::Queue => write!(f, "cannot queue images on {name}: {message}"),
             Action::Find => write!(f, "cannot use cache {name}: {message}"),
             Action::Forget => write!(f, "cannot remove rows of {name}: {message}"),
             action => write!(f, "cannot {} {name}: {message}", action.word()),

@@ -3,18 +3,19 @@
 // The doc comments of arguments are help texts: no backticks in them.
 #![allow(clippy::doc_markdown)]
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 
 use super::flags::{
-    CacheArgs, ChangeArgs, EXIT_CODES, EXIT_CODES_IN_SHORT, HostArgs, LIMITS, LogArgs, VERIFY, VerifyArgs,
-    no_records_of_all,
+    CacheArgs, ChangeArgs, EXIT_CODES, EXIT_CODES_IN_SHORT, HostArgs, LIMITS, LogArgs, NamedNodesArgs,
+    NodesArgs, PARALLEL, REMOTE, VERIFY, VerifyArgs, no_records_of_all,
 };
-use super::{conclude, host_to_change};
+use super::{conclude, conclude_on_nodes, host_to_change};
 use crate::exit::{Exit, Failure};
 use crate::host::glance::settings::{Selection, Settings};
 use crate::host::{Scope, Task};
 use crate::ops::clean::{CleanRequest, clean};
 use crate::ops::fleet;
+use crate::ops::nodes::NodesCall;
 use crate::ops::verify::mover::clean_verify;
 use crate::run::Run;
 use crate::units::TimeSpan;
@@ -22,6 +23,9 @@ use crate::units::TimeSpan;
 /// Cleans with the options of the command line.
 pub(crate) fn run(run: &Run, args: CleanArgs) -> Result<Exit, Failure> {
     args.change.check(&args.cache)?;
+    if let Some(request) = args.named.request(&args.nodes, NodesCall::Clean, args.verification.jobs) {
+        return conclude_on_nodes(run, args.cache, (args.change, args.log), &request);
+    }
     if let Some(url) = args.forget_node {
         let selection = Selection::from(args.cache);
         let config = selection.read(run, false)?;
@@ -59,8 +63,13 @@ pub(crate) fn run(run: &Run, args: CleanArgs) -> Result<Exit, Failure> {
 ///
 /// With --all-caches, does this in every Glance cache of the host, and removes the files that crashed
 /// downloads left in Ironic's caches.
+///
+/// With --all-nodes or --os-image-url, asks nodes to clean their caches by their own settings.
 #[derive(Debug, Args)]
 #[command(after_help = EXIT_CODES_IN_SHORT, after_long_help = EXIT_CODES)]
+#[command(group = ArgGroup::new("local").args(NOT_REMOTE).multiple(true).conflicts_with(REMOTE))]
+#[command(group = ArgGroup::new(PARALLEL).args(["verify", "all_nodes", "os_image_url"]).multiple(true))]
+#[command(mut_arg("jobs", |arg| arg.long_help(JOBS)))]
 pub(crate) struct CleanArgs {
     #[command(flatten)]
     pub(crate) change: ChangeArgs,
@@ -108,4 +117,25 @@ pub(crate) struct CleanArgs {
     pub(super) log: LogArgs,
     #[command(flatten)]
     pub(super) host: HostArgs,
+    #[command(flatten)]
+    nodes: NodesArgs,
+    #[command(flatten)]
+    named: NamedNodesArgs,
 }
+
+const JOBS: &str = "With --verify: number of images to read at a time [default: 1]\n\n\
+     With --all-nodes or --os-image-url: number of nodes to ask at a time [default: 8]";
+
+/// The options that no node can be asked for.
+const NOT_REMOTE: [&str; 10] = [
+    "verify",
+    "repair",
+    "forget_all",
+    "forget_node",
+    "stall_time",
+    "invalid_grace",
+    "all_caches",
+    "ironic_config_file",
+    "ironic_config_dir",
+    "temp_grace",
+];

@@ -21,6 +21,8 @@ use crate::exit::Failure;
 use crate::host::glance::settings::Selection;
 use crate::names::ImageId;
 use crate::ops::Change;
+use crate::ops::nodes::look::LookRequest;
+use crate::ops::nodes::{NodesCall, NodesRequest};
 use crate::ops::verify::{Budget, VerifyRequest};
 use crate::output::audit::{LogOptions, own_log};
 use crate::output::log::Log;
@@ -48,6 +50,7 @@ pub(super) const LIMITS: &str = "Limits";
 const CACHE: &str = "Cache";
 const INDEX: &str = "Index";
 pub(super) const ALL_CACHES: &str = "All caches";
+const NODES: &str = "Nodes";
 pub(super) const OUTPUT: &str = "Output";
 pub(super) const VERIFY: &str = "Verification";
 
@@ -177,6 +180,177 @@ impl ChangeArgs {
     }
 }
 
+/// Nodes that are asked to do it, instead of doing it here.
+#[derive(Debug, Args)]
+#[command(next_help_heading = NODES)]
+pub(super) struct NodesArgs {
+    /// Ask all nodes in the central database to do it
+    ///
+    /// Each node is asked at its own URL, and does it with its own settings. It needs Glance's Cache API, of
+    /// version 2.18 or later for prune and clean, or glance-cache serve.
+    #[arg(long, group = REMOTE, conflicts_with_all = NOT_REMOTE, hide_short_help = true)]
+    all_nodes: bool,
+    /// With --all-nodes: ask this port of each node, such as that of glance-cache serve
+    #[arg(long, value_name = "PORT", requires = "all_nodes", hide_short_help = true)]
+    nodes_port: Option<u16>,
+    #[command(flatten)]
+    asking: AskingArgs,
+}
+
+/// Nodes that are named.
+#[derive(Debug, Args)]
+#[command(next_help_heading = NODES)]
+pub(super) struct NamedNodesArgs {
+    /// Ask the node at this URL to do it
+    ///
+    /// May be repeated. The variable OS_IMAGE_URL never has this effect.
+    #[arg(long, value_name = "URL", group = REMOTE, conflicts_with_all = DATABASE,
+        conflicts_with_all = NOT_REMOTE, hide_short_help = true)]
+    os_image_url: Vec<String>,
+}
+
+/// The number of nodes that are asked at a time, for commands that have no other `--jobs`.
+#[derive(Debug, Args)]
+#[command(next_help_heading = NODES)]
+pub(super) struct NodeJobsArgs {
+    /// Number of nodes to ask at a time [default: 8]
+    #[arg(short, long, value_name = "NUMBER", requires = REMOTE, hide_short_help = true,
+        value_parser = clap::value_parser!(u8).range(1..))]
+    pub(super) jobs: Option<u8>,
+}
+
+/// A node that is looked at.
+#[derive(Debug, Args)]
+#[command(next_help_heading = NODES)]
+pub(super) struct LookedAtArgs {
+    /// Ask the node at this URL, instead of looking here
+    ///
+    /// Its API knows images in the index and in the queue only. The variable OS_IMAGE_URL never has this
+    /// effect.
+    #[arg(long, value_name = "URL", group = REMOTE, conflicts_with_all = NOT_LOOKED_AT,
+        hide_short_help = true)]
+    os_image_url: Option<String>,
+    #[command(flatten)]
+    asking: AskingArgs,
+}
+
+/// The options for a cache of this host and for the central database.
+const NOT_LOOKED_AT: [&str; 14] = [
+    "no_database",
+    "cache_dir",
+    "driver",
+    "sqlite_db",
+    "node",
+    "database",
+    "database_file",
+    "ignore_other_index",
+    "textfile",
+    "all_nodes",
+    "all_caches",
+    "ironic_config_file",
+    "ironic_config_dir",
+    "temp_grace",
+];
+
+impl LookedAtArgs {
+    /// Returns the request, if a node is to be asked.
+    pub(super) fn request(&self) -> Option<LookRequest> {
+        let url = self.os_image_url.clone()?;
+        let AskingArgs { timeout, os_cloud } = &self.asking;
+        Some(LookRequest { url, timeout: timeout.as_std(), cloud: os_cloud.clone() })
+    }
+}
+
+/// The patience and the credentials for nodes.
+#[derive(Debug, Args)]
+#[command(next_help_heading = NODES)]
+pub(super) struct AskingArgs {
+    /// The time that each node has
+    ///
+    /// A node whose cache is busy is asked again within this time.
+    #[arg(long, value_name = "DURATION", default_value = "15m", requires = REMOTE, hide_short_help = true)]
+    timeout: TimeSpan,
+    /// The cloud in clouds.yaml with the credentials for the nodes [default: OS_CLOUD]
+    ///
+    /// The first of these counts: OS_TOKEN; this cloud; OS_AUTH_URL with OS_USERNAME and OS_PASSWORD, or with
+    /// an application credential; section keystone_authtoken. None of them makes a command ask a node.
+    #[arg(long, value_name = "NAME", requires = REMOTE, hide_short_help = true)]
+    os_cloud: Option<String>,
+}
+
+/// The group of the options whose work `--jobs` divides.
+pub(super) const PARALLEL: &str = "parallel";
+
+/// The group of the options that name nodes.
+pub(super) const REMOTE: &str = "remote";
+
+/// The options that nodes cannot be asked for, and those of a cache of this host. The others of a command are
+/// in its own file.
+const NOT_REMOTE: [&str; 10] = [
+    "cache_dir",
+    "driver",
+    "sqlite_db",
+    "node",
+    "ignore_other_index",
+    "textfile",
+    "dry_run",
+    "now",
+    "lock_timeout",
+    "skip_if_locked",
+];
+
+/// The options that name nodes in the central database.
+const DATABASE: [&str; 3] = ["database", "database_file", "nodes_port"];
+
+/// The number of nodes that are asked at a time.
+const NODES_AT_A_TIME: u8 = 8;
+
+impl NodesArgs {
+    /// True if all nodes are to be asked.
+    pub(super) fn are_asked(&self) -> bool {
+        self.all_nodes
+    }
+
+    /// Returns the request to all nodes.
+    pub(super) fn request(&self, call: NodesCall, jobs: Option<u8>) -> NodesRequest {
+        self.asking.request(call, None, self.nodes_port, jobs)
+    }
+}
+
+impl NamedNodesArgs {
+    /// Returns the request, if nodes are to be asked.
+    pub(super) fn request(
+        &self,
+        nodes: &NodesArgs,
+        call: NodesCall,
+        jobs: Option<u8>,
+    ) -> Option<NodesRequest> {
+        if self.os_image_url.is_empty() {
+            return nodes.are_asked().then(|| nodes.request(call, jobs));
+        }
+        Some(nodes.asking.request(call, Some(self.os_image_url.clone()), None, jobs))
+    }
+}
+
+impl AskingArgs {
+    fn request(
+        &self,
+        call: NodesCall,
+        urls: Option<Vec<String>>,
+        port: Option<u16>,
+        jobs: Option<u8>,
+    ) -> NodesRequest {
+        NodesRequest {
+            call,
+            urls,
+            port,
+            jobs: jobs.unwrap_or(NODES_AT_A_TIME).into(),
+            timeout: self.timeout.as_std(),
+            cloud: self.os_cloud.clone(),
+        }
+    }
+}
+
 /// The logs of changes.
 #[derive(Debug, Args)]
 #[command(next_help_heading = OUTPUT)]
@@ -220,10 +394,10 @@ pub(super) struct RecordArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = VERIFY)]
 pub(super) struct VerifyArgs {
-    /// With --verify: number of images to read at a time
-    #[arg(short, long, value_name = "NUMBER", default_value = "1", requires = "verify",
+    /// With --verify: number of images to read at a time [default: 1]
+    #[arg(short, long, value_name = "NUMBER", requires = PARALLEL,
         value_parser = clap::value_parser!(u8).range(1..=64), hide_short_help = true)]
-    jobs: u8,
+    pub(super) jobs: Option<u8>,
     /// With --verify: read no more than this per second
     ///
     /// The rate is that of all images together.
@@ -253,7 +427,7 @@ impl VerifyArgs {
         };
         let time = self.lasting.map(TimeSpan::as_std);
         Ok(VerifyRequest {
-            jobs: self.jobs.into(),
+            jobs: self.jobs.unwrap_or(1).into(),
             rate: bytes(self.rate_limit, "--rate-limit")?,
             budget: Budget { bytes: bytes(self.budget, "--budget")?, time },
             remembers: !dry_run,

@@ -6,7 +6,9 @@
 use anyhow::anyhow;
 use clap::{Args, ValueEnum, value_parser};
 
-use super::flags::{ALL_CACHES, CacheArgs, EXIT_CODES_IN_SHORT, HostArgs, OUTPUT, PrintArgs, RecordArgs};
+use super::flags::{
+    ALL_CACHES, CacheArgs, EXIT_CODES_IN_SHORT, HostArgs, LookedAtArgs, OUTPUT, PrintArgs, RecordArgs,
+};
 use super::{host_to_look, look_at_all, show_list};
 use crate::exit::{Exit, Failure};
 use crate::host::glance::settings::Selection;
@@ -15,6 +17,7 @@ use crate::ops::fleet;
 use crate::ops::held::held;
 use crate::ops::list::{EntryState, ListReport, ListRequest, Order, SortKey, list};
 use crate::ops::look::Overview;
+use crate::ops::nodes::look::list_node;
 use crate::output::Format;
 use crate::output::rows::ListStyle;
 use crate::run::Run;
@@ -24,6 +27,11 @@ use crate::units::{Amount, TimeSpan, given_size};
 pub(crate) fn run(run: &Run, args: ListArgs) -> Result<Exit, Failure> {
     args.check()?;
     let (request, style) = (args.request(run)?, args.style(run));
+    if let Some(node) = args.node.request() {
+        let report = list_node(run, &Selection::from(args.cache), &node, &request)?;
+        let missing = report_missing(run, &request, |id| report.has(id.as_str()));
+        return show_list(run, &report, &style, !missing);
+    }
     if args.all_nodes {
         let report = fleet::list(run, &Selection::from(args.cache), &request, None)?;
         return show_list(run, &report, &style, true);
@@ -179,6 +187,8 @@ pub(crate) struct ListArgs {
     pub(super) wide: bool,
     #[command(flatten)]
     pub(super) print: PrintArgs,
+    #[command(flatten)]
+    node: LookedAtArgs,
 }
 
 impl ListArgs {

@@ -25,6 +25,7 @@ use crate::host::{Host, Scope, Task};
 use crate::ops::Change;
 use crate::ops::look::{LookReport, Overview, look};
 use crate::ops::metrics::exposition;
+use crate::ops::nodes::{NodesRequest, ask_nodes};
 use crate::ops::report::ChangeReport;
 use crate::output::Report;
 use crate::output::rows::{ListStyle, Listing};
@@ -52,6 +53,20 @@ fn host_to_look<'a>(run: &'a Run, cache: CacheArgs, args: &mut HostArgs) -> Resu
     let mut host = Host::new(run, selection, config, (Scope::All, Task::Look), lock_wait);
     host.ironic_sources = std::mem::take(&mut args.ironic.0);
     Ok(host)
+}
+
+/// Has nodes do the work, and prints their report.
+fn conclude_on_nodes(
+    run: &Run,
+    cache: CacheArgs,
+    (change, log): (ChangeArgs, LogArgs),
+    request: &NodesRequest,
+) -> Result<Exit, Failure> {
+    let selection = Selection::from(cache);
+    // Nodes that are named can be asked by somebody who may not read this host's configuration.
+    let config = selection.read(run, request.urls.is_some())?;
+    log.open(run, &config, &change);
+    Ok(conclude(run, &ask_nodes(run, &selection, &config, request)?))
 }
 
 /// Surveys every cache of the host, and prints the errors.

@@ -4,14 +4,17 @@
 #![allow(clippy::doc_markdown)]
 
 use anyhow::anyhow;
-use clap::Args;
+use clap::{ArgGroup, Args};
 
-use super::conclude;
-use super::flags::{CacheArgs, ChangeArgs, EXIT_CODES_IN_SHORT, ImageArg, LIMITS, LimitArgs, LogArgs};
+use super::flags::{
+    CacheArgs, ChangeArgs, EXIT_CODES_IN_SHORT, ImageArg, LIMITS, LimitArgs, LogArgs, NodesArgs, REMOTE,
+};
+use super::{conclude, conclude_on_nodes};
 use crate::exit::{Exit, Failure};
 use crate::fetch::judge::FetchPolicy;
 use crate::host::glance::settings::{Selection, Settings};
 use crate::ops::ids::named_ids;
+use crate::ops::nodes::NodesCall;
 use crate::ops::prefetch::request::{Limit, PrefetchRequest};
 use crate::ops::prefetch::{dequeue, enqueue, prefetch};
 use crate::run::Run;
@@ -20,6 +23,11 @@ use crate::units::{Amount, TimeSpan, given_size};
 /// Prefetches with the options of the command line.
 pub(crate) fn run(run: &Run, args: PrefetchArgs) -> Result<Exit, Failure> {
     args.change.check(&args.cache)?;
+    if args.nodes.are_asked() {
+        let images = named_ids("the images to queue", args.images.iter().map(ImageArg::id))?;
+        let request = args.nodes.request(NodesCall::Queue(images), args.jobs);
+        return conclude_on_nodes(run, args.cache, (args.change, args.log), &request);
+    }
     let selection = Selection::from(args.cache);
     let config = selection.read(run, false)?;
     let settings = Settings::new(&config, selection)?;
@@ -53,7 +61,7 @@ pub(crate) fn run(run: &Run, args: PrefetchArgs) -> Result<Exit, Failure> {
     };
     let request = PrefetchRequest {
         images: (!args.images.is_empty()).then_some(images),
-        jobs: args.jobs.into(),
+        jobs: args.jobs.unwrap_or(IMAGES_AT_A_TIME).into(),
         rate,
         min_rate,
         reserve: args.reserve,
@@ -89,8 +97,12 @@ const EXIT_CODES_OF_PREFETCH: &str = "Exit codes:
 ///
 /// Like Glance, prefetch fills the cache beyond its limit and leaves it to prune to enforce it, unless
 /// --within-limit or --make-room is given.
+///
+/// With --all-nodes, asks every node to put the images into its queue, and fetches nothing here.
 #[derive(Debug, Args)]
 #[command(after_help = EXIT_CODES_IN_SHORT, after_long_help = EXIT_CODES_OF_PREFETCH)]
+#[command(group = ArgGroup::new("local").args(NOT_REMOTE).multiple(true).conflicts_with(REMOTE))]
+#[command(group = ArgGroup::new("asked").arg("all_nodes").requires("images"))]
 pub(crate) struct PrefetchArgs {
     /// The images to fetch, or - to read ids from standard input
     ///
@@ -121,10 +133,11 @@ pub(crate) struct PrefetchArgs {
     /// Without this option, an image whose data was wrong is not fetched again until its record changes.
     #[arg(long)]
     pub(super) retry: bool,
-    /// Number of images to fetch at a time
-    #[arg(short, long, value_name = "NUMBER", default_value = "2",
-        value_parser = clap::value_parser!(u8).range(1..=64))]
-    pub(super) jobs: u8,
+    /// Number of images to fetch at a time [default: 2]
+    ///
+    /// With --all-nodes, number of nodes to ask at a time [default: 8]
+    #[arg(short, long, value_name = "NUMBER", value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub(super) jobs: Option<u8>,
     /// Skip images whose record has neither a hash nor a checksum
     #[arg(long, hide_short_help = true)]
     pub(super) require_checksum: bool,
@@ -165,4 +178,24 @@ pub(crate) struct PrefetchArgs {
     pub(crate) cache: CacheArgs,
     #[command(flatten)]
     pub(super) log: LogArgs,
+    #[command(flatten)]
+    nodes: NodesArgs,
 }
+
+/// The number of images that are fetched at a time.
+const IMAGES_AT_A_TIME: u8 = 2;
+
+/// The options that no node can be asked for.
+const NOT_REMOTE: [&str; 11] = [
+    "enqueue",
+    "dequeue",
+    "dequeue_all",
+    "retry",
+    "require_checksum",
+    "rate_limit",
+    "reserve",
+    "max_size",
+    "within_limit",
+    "make_room",
+    "stall_time",
+];

@@ -6,18 +6,19 @@
 use std::path::PathBuf;
 
 use anyhow::anyhow;
-use clap::Args;
+use clap::{ArgGroup, Args};
 
 use super::flags::{
     ALL_CACHES, CacheArgs, ChangeArgs, EXIT_CODES_IN_SHORT, HostArgs, ImageArg, LIMITS, LimitArgs, LogArgs,
-    RecordArgs,
+    NamedNodesArgs, NodeJobsArgs, NodesArgs, REMOTE, RecordArgs,
 };
-use super::{conclude, host_to_change};
+use super::{conclude, conclude_on_nodes, host_to_change};
 use crate::cache::plan::Choice;
 use crate::exit::{Exit, Failure};
 use crate::host::{Scope, Task};
 use crate::names::ImageId;
 use crate::ops::ids::{kept_ids, named_ids};
+use crate::ops::nodes::NodesCall;
 use crate::ops::prune::{PruneRequest, prune};
 use crate::ops::require::{SpaceRequest, require};
 use crate::run::Run;
@@ -26,6 +27,9 @@ use crate::units::{Amount, TimeSpan, given_age, given_size};
 /// Prunes with the options of the command line.
 pub(crate) fn run(run: &Run, args: PruneArgs) -> Result<Exit, Failure> {
     args.change.check(&args.cache)?;
+    if let Some(request) = args.named.request(&args.nodes, NodesCall::Prune, args.node_jobs.jobs) {
+        return conclude_on_nodes(run, args.cache, (args.change, args.log), &request);
+    }
     let choice = args.choice.choice()?;
     let is_one = !args.host.all_caches && args.space.require.is_none();
     if !is_one && args.limit.max_size.is_some() {
@@ -81,9 +85,12 @@ const EXIT_CODES_OF_PRUNE: &str = "Exit codes:
 /// With --require, frees space on a file system instead, from all image caches of the host that are on it.
 /// With --all-caches, applies to each cache of the host its own limits for age and size.
 ///
+/// With --all-nodes or --os-image-url, asks nodes to prune their caches by their own settings.
+///
 /// glance-cache-prune(8) explains how caches are declared and in which order they give space.
 #[derive(Debug, Args)]
 #[command(after_help = EXIT_CODES_IN_SHORT, after_long_help = EXIT_CODES_OF_PRUNE)]
+#[command(group = ArgGroup::new("local").args(NOT_REMOTE).multiple(true).conflicts_with(REMOTE))]
 pub(crate) struct PruneArgs {
     #[command(flatten)]
     pub(crate) change: ChangeArgs,
@@ -137,7 +144,34 @@ pub(crate) struct PruneArgs {
     pub(super) host: HostArgs,
     #[command(flatten)]
     pub(super) space: SpaceArgs,
+    #[command(flatten)]
+    nodes: NodesArgs,
+    #[command(flatten)]
+    named: NamedNodesArgs,
+    #[command(flatten)]
+    node_jobs: NodeJobsArgs,
 }
+
+/// The options that no node can be asked for.
+const NOT_REMOTE: [&str; 17] = [
+    "no_database",
+    "image",
+    "older_than",
+    "everything",
+    "max_size",
+    "target_size",
+    "min_free",
+    "min_age",
+    "keep",
+    "keep_from",
+    "forget_all",
+    "stall_time",
+    "all_caches",
+    "ironic_config_file",
+    "ironic_config_dir",
+    "temp_grace",
+    "require",
+];
 
 /// Images that are removed whatever the limit.
 #[derive(Debug, Args)]

@@ -3,11 +3,11 @@
 // The doc comments of arguments are help texts: no backticks in them.
 #![allow(clippy::doc_markdown)]
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 
 use super::flags::{
-    CacheArgs, EXIT_CODES_IN_SHORT, HostArgs, LIMITS, LimitArgs, OUTPUT, RecordArgs, VerifyArgs,
-    no_records_of_all,
+    CacheArgs, EXIT_CODES_IN_SHORT, HostArgs, LIMITS, LimitArgs, LookedAtArgs, OUTPUT, PARALLEL, REMOTE,
+    RecordArgs, VerifyArgs, no_records_of_all,
 };
 use super::{look_at_all, show};
 use crate::exit::{Exit, Failure};
@@ -15,6 +15,7 @@ use crate::host::glance::settings::Selection;
 use crate::ops::attention::{Threshold, first_line_of_failure};
 use crate::ops::fleet;
 use crate::ops::look::Overview;
+use crate::ops::nodes::look::status_of_node;
 use crate::ops::status::{StatusRequest, status};
 use crate::output::Report;
 use crate::run::Run;
@@ -32,6 +33,9 @@ pub(crate) fn run(run: &Run, args: StatusArgs) -> Result<Exit, Failure> {
 
 fn report(run: &Run, args: StatusArgs) -> Result<Exit, Failure> {
     let (human, check) = (!args.bytes, args.check);
+    if let Some(node) = args.node.request() {
+        return Ok(show(run, &status_of_node(run, &Selection::from(args.cache), &node, human)?, true));
+    }
     if args.all_nodes {
         return Ok(show(run, &fleet::status(run, &Selection::from(args.cache), human)?, true));
     }
@@ -98,6 +102,8 @@ fn conclude(run: &Run, report: &impl Report, check: bool, is_fine: bool) -> Exit
 /// is WARNING.
 #[derive(Debug, Args)]
 #[command(after_help = EXIT_CODES_IN_SHORT, after_long_help = EXIT_CODES_OF_STATUS)]
+#[command(group = ArgGroup::new("local").args(NOT_REMOTE).multiple(true).conflicts_with(REMOTE))]
+#[command(group = ArgGroup::new(PARALLEL).arg("verify"))]
 pub(crate) struct StatusArgs {
     /// Exit with 1 if the cache is over its limit or needs attention
     ///
@@ -147,4 +153,9 @@ pub(crate) struct StatusArgs {
     /// Show sizes in KiB, MiB and so on, which is the default
     #[arg(long, help_heading = OUTPUT, hide = true)]
     pub(super) human: bool,
+    #[command(flatten)]
+    node: LookedAtArgs,
 }
+
+/// The options that no node can be asked for.
+const NOT_REMOTE: [&str; 6] = ["verify", "check", "max_size", "max_invalid", "max_stalled", "stall_time"];

@@ -64,6 +64,13 @@ fn natural(number: i64) -> u64 {
 }
 
 impl Database {
+    /// Returns the URLs of all nodes in their order.
+    pub(crate) fn node_urls(&mut self) -> Result<Vec<String>, Refusal> {
+        let sql = "SELECT node_reference_url FROM node_reference ORDER BY node_reference_url";
+        let rows = self.query(sql, &[]).map_err(|refusal| self.told(refusal, "cannot list the nodes"))?;
+        Ok(rows.into_iter().filter_map(|row| row.into_iter().next()).map(Cell::text).collect())
+    }
+
     /// Returns the sums of each node, ordered by URL.
     pub(crate) fn summaries(&mut self) -> Result<Vec<NodeSummary>, Refusal> {
         let dialect = self.dialect();

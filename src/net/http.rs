@@ -132,6 +132,11 @@ pub(crate) fn basic((user, password): &Credentials) -> String {
 impl Client {
     /// Sends a request and returns the answer, whatever its status.
     pub(crate) fn send(&self, request: &Request<'_>) -> Result<Response> {
+        self.open(request)?.exchange()
+    }
+
+    /// Connects to the server of a request, and sends nothing of the request yet.
+    pub(crate) fn open(&self, request: &Request<'_>) -> Result<OpenConnection> {
         let url = request.url;
         let host = url.host_str().context("the URL has no host")?;
         let port = url.port_or_known_default().context("the URL has no port")?;
@@ -171,8 +176,28 @@ impl Client {
         ];
         let headers = standard.into_iter().chain(request.headers.iter().copied()).chain(proxy_credentials);
         let message = compose(&request.method, &target, headers, request.body.clone())?;
-        let response = session.exchange(stream, message)?;
-        let (head, body) = response.into_parts();
+        Ok(OpenConnection { session, stream, message })
+    }
+
+    /// Returns the proxy through which a URL is asked for.
+    fn proxy(&self, url: &Url) -> Option<&Url> {
+        let of = |wanted: &str| self.proxies.iter().find(|(scheme, _)| scheme == wanted);
+        of(url.scheme()).or_else(|| of("all")).map(|(_, proxy)| proxy)
+    }
+}
+
+/// A connection to a server, with the request that is to be sent on it.
+pub(crate) struct OpenConnection {
+    session: Session,
+    stream: Box<dyn Stream>,
+    message: Message,
+}
+
+impl OpenConnection {
+    /// Sends the request and returns the answer, whatever its status.
+    pub(crate) fn exchange(self) -> Result<Response> {
+        let OpenConnection { session, stream, message } = self;
+        let (head, body) = session.exchange(stream, message)?.into_parts();
         let coded = |value: &HeaderValue| !value.as_bytes().eq_ignore_ascii_case(b"chunked");
         ensure!(
             !head.headers.get_all(TRANSFER_ENCODING).iter().any(coded),
@@ -180,12 +205,6 @@ impl Client {
         );
         let body = HttpBody { body, session, chunk: Bytes::new(), pace: Pace::default(), broken: false };
         Ok(Response { status: head.status.as_u16(), headers: head.headers, body })
-    }
-
-    /// Returns the proxy through which a URL is asked for.
-    fn proxy(&self, url: &Url) -> Option<&Url> {
-        let of = |wanted: &str| self.proxies.iter().find(|(scheme, _)| scheme == wanted);
-        of(url.scheme()).or_else(|| of("all")).map(|(_, proxy)| proxy)
     }
 }
 

@@ -17,6 +17,7 @@ pub(crate) mod ids;
 pub(crate) mod list;
 pub(crate) mod look;
 pub(crate) mod metrics;
+pub(crate) mod nodes;
 pub(crate) mod prefetch;
 pub(crate) mod prune;
 pub(crate) mod report;

@@ -76,7 +76,12 @@ impl<'a> Bar<'a> {
 
     fn advance(&self, removed: Removed<'_>) {
         let step = if self.bytes.is_some() { removed.bytes } else { 1 };
-        self.done.set(self.done.get().saturating_add(step));
+        self.show(self.done.get().saturating_add(step));
+    }
+
+    /// Draws the bar with so much done.
+    pub(crate) fn show(&self, done: u64) {
+        self.done.set(done);
         let shows = !self.is_hidden && self.started.elapsed() >= PATIENCE;
         let Some(width) = self.output.width_of_bars().filter(|_| shows) else {
             return;

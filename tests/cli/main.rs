@@ -6,8 +6,8 @@
 //! `audit` the logs, `config` the configuration, `legacy` the old names, `screens` what a person sees,
 //! `documents` the examples of README.md and docs, `house` the rules of the source. The others are about what
 //! can be in the way: `cache_dir`, `foreign_entries`, `index_in_use`, `odd_index`, `right_index`, `locks`,
-//! `signals`, `output`. `metrics` is about what Prometheus reads, `verify` about the contents of images,
-//! `unusable` about images that Glance does not serve.
+//! `signals`, `output`. `metrics` is about what Prometheus reads, `nodes` about commands that ask other nodes,
+//! `verify` about the contents of images, `unusable` about images that Glance does not serve.
 
 // Clocks set the ages of test images, and what was compared is printed; fixtures unwrap as the tests do.
 #![allow(clippy::disallowed_methods, clippy::print_stdout, clippy::unwrap_used)]
@@ -28,6 +28,7 @@ mod list;
 mod locks;
 mod metrics;
 mod mistakes;
+mod nodes;
 mod odd_index;
 mod output;
 mod prefetch;

@@ -14,6 +14,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
+use crate::nodes::double::{Double, database, ok};
 use crate::support::env::*;
 use crate::support::host::*;
 use crate::support::prefetch::Prefetch;
@@ -145,6 +146,23 @@ fn of_prefetch() -> Vec<Run> {
     runs
 }
 
+/// Returns results of commands that ask nodes.
+fn of_nodes() -> Vec<Run> {
+    let env = TestEnv::sqlite(&[]);
+    let node = Double::prunes(1, 10);
+    let database = database(&env, &[&node.url(), "http://127.0.0.1:1", "file:///dev/null"]);
+    let run = |arguments: &[&str]| env.finish(env.command(BINARY).args(arguments).env("OS_TOKEN", "t"));
+    let list = Double::says(ok(r#"{"cached_images": [], "queued_images": []}"#));
+    vec![
+        run(&["list", "--os-image-url", &list.url(), "--format", "json"]),
+        run(&["status", "--os-image-url", &list.url(), "--format", "json"]),
+        run(&["prune", "--os-image-url", &node.url()]),
+        run(&["prune", "--all-nodes", &database]),
+        run(&["clean", "--all-nodes", &database]),
+        run(&["prefetch", "--all-nodes", &database, &id('a')]),
+    ]
+}
+
 /// Returns results of all caches of a host.
 fn of_a_host() -> Vec<Run> {
     let env = HostEnv::new();
@@ -190,7 +208,7 @@ fn of_a_host() -> Vec<Run> {
 #[test]
 fn real_results_of_every_command_are_as_the_schemas_say() {
     let mut found: BTreeMap<&str, usize> = BTreeMap::new();
-    for run in of_one_cache().into_iter().chain(of_prefetch()).chain(of_a_host()) {
+    for run in of_one_cache().into_iter().chain(of_prefetch()).chain(of_a_host()).chain(of_nodes()) {
         // `json` compares it with its schema.
         *found.entry(schema_of(&run.json()).unwrap()).or_default() += 1;
     }

@@ -34,6 +34,7 @@ mod keystone;
 mod legacy;
 mod live;
 mod manual;
+mod nodes;
 mod prefetch;
 mod prometheus;
 mod rights;

@@ -11,6 +11,8 @@ use serde_json::Value;
 /// For each schema a key that only its results have, and one that they do not have. The first that fits counts.
 const BY_KEY: &[(&str, &str, &str)] = &[
     ("error", "error", "dry_run"),
+    ("nodes", "nodes_asked", ""),
+    ("status-node", "api_version", ""),
     ("prefetch", "total_files_prefetched", ""),
     ("list-images", "images", ""),
     ("prune-require", "required", ""),
@@ -22,6 +24,7 @@ const BY_KEY: &[(&str, &str, &str)] = &[
     ("clean-forget-node", "rows_forgotten", ""),
     ("list-all-nodes", "nodes", "total"),
     ("status-all-nodes", "nodes", ""),
+    ("list-node", "node", "cache_dir"),
     ("list", "cached_images", ""),
     ("all-caches", "file_systems", ""),
     ("status", "cache_dir", ""),

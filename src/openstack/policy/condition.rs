@@ -45,7 +45,7 @@ const ATTRIBUTES: &[&str] = &[
 
 /// One rule as written, taken apart.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Condition {
+pub(super) enum PolicyCheck {
     Everybody,
     Nobody,
     /// The rule of that name decides.
@@ -73,10 +73,10 @@ pub(super) enum Condition {
 
 /// A text in which `%(name)s` stands for an attribute of the target.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Pattern(pub(super) Vec<Piece>);
+pub(super) struct Pattern(pub(super) Vec<PatternPiece>);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Piece {
+pub(super) enum PatternPiece {
     Text(String),
     Attribute(String),
 }
@@ -108,9 +108,9 @@ impl Target {
         ATTRIBUTES.contains(&name) || name.starts_with('_')
     }
 
-    /// Returns an attribute as Python shows it; `Err` if there is none, with [`Answer::Unknown`] if an image
+    /// Returns an attribute as Python shows it; `Err` if there is none, with [`Truth::Unknown`] if an image
     /// has one that is not known here.
-    fn attribute(&self, name: &str) -> Result<&str, Answer> {
+    fn attribute(&self, name: &str) -> Result<&str, Truth> {
         let name = match name {
             "id" if self.is_image => "image_id",
             "project_id" if self.is_image => "owner",
@@ -119,28 +119,28 @@ impl Target {
         };
         match self.attributes.get(name) {
             Some(value) => Ok(value.as_deref().unwrap_or("None")),
-            None if self.is_image && Self::is_attribute(name) => Err(Answer::Unknown),
-            None => Err(Answer::No),
+            None if self.is_image && Self::is_attribute(name) => Err(Truth::Unknown),
+            None => Err(Truth::No),
         }
     }
 }
 
 /// The answer of a condition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Answer {
+pub(super) enum Truth {
     Yes,
     No,
     /// Neither: the request is refused.
     Unknown,
 }
 
-impl From<bool> for Answer {
+impl From<bool> for Truth {
     fn from(is_so: bool) -> Self {
         if is_so { Self::Yes } else { Self::No }
     }
 }
 
-impl std::ops::Not for Answer {
+impl std::ops::Not for Truth {
     type Output = Self;
 
     fn not(self) -> Self {
@@ -154,24 +154,24 @@ impl std::ops::Not for Answer {
 
 /// Answers the conditions that have no parts.
 pub(super) trait Judge {
-    fn role(&self, pattern: &Pattern) -> Answer;
-    fn literal(&self, value: &str, pattern: &Pattern) -> Answer;
-    fn credential(&self, name: &str, pattern: &Pattern) -> Answer;
+    fn role(&self, pattern: &Pattern) -> Truth;
+    fn literal(&self, value: &str, pattern: &Pattern) -> Truth;
+    fn credential(&self, name: &str, pattern: &Pattern) -> Truth;
 }
 
-impl Condition {
+impl PolicyCheck {
     /// Returns the answer; `rules` has the answers of all rules that this one refers to.
-    pub(super) fn answer(&self, judge: &impl Judge, rules: &HashMap<&str, Answer>) -> Answer {
+    pub(super) fn answer(&self, judge: &impl Judge, rules: &HashMap<&str, Truth>) -> Truth {
         match self {
-            Self::Everybody => Answer::Yes,
-            Self::Nobody => Answer::No,
-            Self::Rule(name) => rules.get(name.as_str()).copied().unwrap_or(Answer::Unknown),
+            Self::Everybody => Truth::Yes,
+            Self::Nobody => Truth::No,
+            Self::Rule(name) => rules.get(name.as_str()).copied().unwrap_or(Truth::Unknown),
             Self::Role(pattern) => judge.role(pattern),
             Self::Literal { value, pattern, .. } => judge.literal(value, pattern),
             Self::Credential { name, pattern } => judge.credential(name, pattern),
             Self::Not(condition) => !condition.answer(judge, rules),
-            Self::And(parts) => decided(parts, Answer::No, judge, rules),
-            Self::Or(parts) => decided(parts, Answer::Yes, judge, rules),
+            Self::And(parts) => decided(parts, Truth::No, judge, rules),
+            Self::Or(parts) => decided(parts, Truth::Yes, judge, rules),
         }
     }
 
@@ -210,16 +210,16 @@ impl Condition {
 
 /// Joins the answers of parts, of which one that is `decisive` decides.
 fn decided(
-    parts: &[Condition],
-    decisive: Answer,
+    parts: &[PolicyCheck],
+    decisive: Truth,
     judge: &impl Judge,
-    rules: &HashMap<&str, Answer>,
-) -> Answer {
+    rules: &HashMap<&str, Truth>,
+) -> Truth {
     let mut joined = !decisive;
     for part in parts {
         match part.answer(judge, rules) {
             answer if answer == decisive => return decisive,
-            Answer::Unknown => joined = Answer::Unknown,
+            Truth::Unknown => joined = Truth::Unknown,
             _ => {}
         }
     }
@@ -228,12 +228,12 @@ fn decided(
 
 impl Pattern {
     /// Returns the text for a target, or the answer of any comparison with it if there is none.
-    fn text(&self, target: &Target) -> Result<String, Answer> {
+    fn text(&self, target: &Target) -> Result<String, Truth> {
         self.0.iter().try_fold(String::new(), |text, piece| {
             Ok(text
                 + match piece {
-                    Piece::Text(piece) => piece,
-                    Piece::Attribute(name) => target.attribute(name)?,
+                    PatternPiece::Text(piece) => piece,
+                    PatternPiece::Attribute(name) => target.attribute(name)?,
                 })
         })
     }
@@ -241,30 +241,30 @@ impl Pattern {
     /// Returns the text if it is the same for every target.
     fn fixed(&self) -> Option<String> {
         let texts = self.0.iter().map(|piece| match piece {
-            Piece::Text(text) => Some(text.as_str()),
-            Piece::Attribute(_) => None,
+            PatternPiece::Text(text) => Some(text.as_str()),
+            PatternPiece::Attribute(_) => None,
         });
         texts.collect()
     }
 }
 
 /// Judges a request.
-pub(super) struct Request<'a> {
+pub(super) struct Asked<'a> {
     pub(super) caller: &'a Caller,
     pub(super) target: &'a Target,
 }
 
-impl Judge for Request<'_> {
-    fn role(&self, pattern: &Pattern) -> Answer {
+impl Judge for Asked<'_> {
+    fn role(&self, pattern: &Pattern) -> Truth {
         let has = |role: &str| self.caller.roles.iter().any(|has| has.to_lowercase() == role);
         pattern.text(self.target).map_or_else(|answer| answer, |role| has(&role.to_lowercase()).into())
     }
 
-    fn literal(&self, value: &str, pattern: &Pattern) -> Answer {
+    fn literal(&self, value: &str, pattern: &Pattern) -> Truth {
         pattern.text(self.target).map_or_else(|answer| answer, |text| (text == value).into())
     }
 
-    fn credential(&self, name: &str, pattern: &Pattern) -> Answer {
+    fn credential(&self, name: &str, pattern: &Pattern) -> Truth {
         let is = |text: String| match self.caller.credential(name) {
             Credential::One(value) => value == text,
             Credential::Many(values) => values.contains(&text),
@@ -275,23 +275,23 @@ impl Judge for Request<'_> {
 }
 
 /// Judges all requests at once: a condition whose answer depends on the request is unknown.
-pub(super) struct AnyRequest;
+pub(super) struct AskedAnything;
 
-impl Judge for AnyRequest {
-    fn role(&self, _: &Pattern) -> Answer {
-        Answer::Unknown
+impl Judge for AskedAnything {
+    fn role(&self, _: &Pattern) -> Truth {
+        Truth::Unknown
     }
 
-    fn literal(&self, value: &str, pattern: &Pattern) -> Answer {
-        pattern.fixed().map_or(Answer::Unknown, |text| (text == value).into())
+    fn literal(&self, value: &str, pattern: &Pattern) -> Truth {
+        pattern.fixed().map_or(Truth::Unknown, |text| (text == value).into())
     }
 
-    fn credential(&self, name: &str, _: &Pattern) -> Answer {
-        if Caller::is_credential(name) { Answer::Unknown } else { Answer::No }
+    fn credential(&self, name: &str, _: &Pattern) -> Truth {
+        if Caller::is_credential(name) { Truth::Unknown } else { Truth::No }
     }
 }
 
-impl fmt::Display for Condition {
+impl fmt::Display for PolicyCheck {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Everybody => f.write_str("@"),
@@ -307,7 +307,7 @@ impl fmt::Display for Condition {
     }
 }
 
-fn joined(f: &mut fmt::Formatter<'_>, parts: &[Condition], word: &str) -> fmt::Result {
+fn joined(f: &mut fmt::Formatter<'_>, parts: &[PolicyCheck], word: &str) -> fmt::Result {
     let parts: Vec<String> = parts.iter().map(ToString::to_string).collect();
     write!(f, "({})", parts.join(word))
 }
@@ -315,8 +315,8 @@ fn joined(f: &mut fmt::Formatter<'_>, parts: &[Condition], word: &str) -> fmt::R
 impl fmt::Display for Pattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|piece| match piece {
-            Piece::Text(text) => f.write_str(&text.replace('%', "%%")),
-            Piece::Attribute(name) => write!(f, "%({name})s"),
+            PatternPiece::Text(text) => f.write_str(&text.replace('%', "%%")),
+            PatternPiece::Attribute(name) => write!(f, "%({name})s"),
         })
     }
 }

@@ -23,7 +23,7 @@ use crate::openstack::yaml::{self, Yaml};
 /// The policy that is in force, and the files that it came from.
 #[derive(Debug)]
 pub(crate) struct PolicyFiles {
-    places: Places,
+    places: PolicyPlaces,
     enforcement: Enforcement,
     policy: Policy,
     /// The main file of the policy that is in force.
@@ -47,7 +47,7 @@ pub(crate) enum PolicyChange {
 
 /// The settings that say where the files are.
 #[derive(Debug)]
-struct Places {
+struct PolicyPlaces {
     /// The directories of the configuration.
     search: Vec<PathBuf>,
     file: Setting<String>,
@@ -71,7 +71,7 @@ impl PolicyFiles {
     ///
     /// Fails if a setting or a rule that the Cache API needs is not understood.
     pub(crate) fn load(config: &Config) -> Result<(Self, Vec<String>)> {
-        let places = Places {
+        let places = PolicyPlaces {
             search: config.search_path().to_owned(),
             file: config.text(&OSLO_POLICY_FILE)?,
             dirs: config.every(&OSLO_POLICY_DIRS)?,
@@ -150,7 +150,7 @@ fn main_file(stamps: &[Stamp]) -> Option<PathBuf> {
     stamps.iter().find(|stamp| stamp.is_main).map(|stamp| stamp.path.clone())
 }
 
-impl Places {
+impl PolicyPlaces {
     /// Finds all files, lowest layer first.
     fn stamps(&self) -> Result<Vec<Stamp>> {
         let mut stamps = Vec::new();

@@ -1,10 +1,10 @@
-//! The text of a rule becomes a [`Condition`].
+//! The text of a rule becomes a [`PolicyCheck`].
 //!
 //! The language is oslo.policy's. Its parser denies what it does not understand, or lets the default rule
 //! decide, which allows everybody; here that is an error, so that a mistake stops the start of the service.
 //! Pure, never panics, and never nests deeper than [`DEPTH`].
 
-use super::condition::{Condition, Pattern, Piece};
+use super::condition::{Pattern, PatternPiece, PolicyCheck};
 use crate::openstack::caller::Caller;
 
 /// The deepest nesting of parentheses and `not`. Deeper ones could exhaust the stack.
@@ -18,9 +18,9 @@ const KEYWORDS: &[&str] = &[
 ];
 
 /// Parses a rule. Fails with the reason, which quotes what is not understood.
-pub(super) fn parse(text: &str) -> Result<Condition, String> {
+pub(super) fn parse(text: &str) -> Result<PolicyCheck, String> {
     if text.is_empty() {
-        return Ok(Condition::Everybody);
+        return Ok(PolicyCheck::Everybody);
     }
     let tokens = tokens(text)?;
     if tokens.is_empty() {
@@ -37,25 +37,25 @@ pub(super) fn parse(text: &str) -> Result<Condition, String> {
 
 /// Parses the items of an older rule that is a list: one of them must be true. An item that is a list itself
 /// is true if all its checks are. Empty items do not count.
-pub(super) fn parse_list(items: &[Vec<String>]) -> Result<Condition, String> {
+pub(super) fn parse_list(items: &[Vec<String>]) -> Result<PolicyCheck, String> {
     if items.is_empty() {
-        return Ok(Condition::Everybody);
+        return Ok(PolicyCheck::Everybody);
     }
     let items = items.iter().filter(|item| !item.is_empty());
     let mut any = items
         .map(|item| {
             let all = item.iter().map(|text| single(text)).collect::<Result<Vec<_>, _>>()?;
-            Ok(one_or(all, Condition::And))
+            Ok(one_or(all, PolicyCheck::And))
         })
         .collect::<Result<Vec<_>, String>>()?;
     if any.is_empty() {
-        return Ok(Condition::Nobody);
+        return Ok(PolicyCheck::Nobody);
     }
-    Ok(if any.len() == 1 { any.remove(0) } else { Condition::Or(any) })
+    Ok(if any.len() == 1 { any.remove(0) } else { PolicyCheck::Or(any) })
 }
 
 /// Parses an item of a list, which is one check: its blanks belong to the names.
-fn single(text: &str) -> Result<Condition, String> {
+fn single(text: &str) -> Result<PolicyCheck, String> {
     let words = text.split(is_blank).filter(|word| !word.is_empty());
     let is_word = |word: &str| matches!(word.to_lowercase().as_str(), "and" | "or" | "not");
     if words.clone().count() > 1 && words.clone().any(is_word) {
@@ -66,7 +66,7 @@ fn single(text: &str) -> Result<Condition, String> {
     check(text)
 }
 
-fn one_or(mut parts: Vec<Condition>, join: impl FnOnce(Vec<Condition>) -> Condition) -> Condition {
+fn one_or(mut parts: Vec<PolicyCheck>, join: impl FnOnce(Vec<PolicyCheck>) -> PolicyCheck) -> PolicyCheck {
     if parts.len() == 1 { parts.remove(0) } else { join(parts) }
 }
 
@@ -82,7 +82,7 @@ enum Token {
     And,
     Or,
     Not,
-    Check(Condition),
+    Check(PolicyCheck),
 }
 
 impl Token {
@@ -136,29 +136,29 @@ impl Parser {
         self.tokens.next_if(is_wanted).is_some()
     }
 
-    fn alternatives(&mut self, depth: usize) -> Result<Condition, String> {
+    fn alternatives(&mut self, depth: usize) -> Result<PolicyCheck, String> {
         let mut parts = vec![self.conjunction(depth)?];
         while self.takes(|token| matches!(token, Token::Or)) {
             parts.push(self.conjunction(depth)?);
         }
-        Ok(one_or(parts, Condition::Or))
+        Ok(one_or(parts, PolicyCheck::Or))
     }
 
-    fn conjunction(&mut self, depth: usize) -> Result<Condition, String> {
+    fn conjunction(&mut self, depth: usize) -> Result<PolicyCheck, String> {
         let mut parts = vec![self.primary(depth)?];
         while self.takes(|token| matches!(token, Token::And)) {
             parts.push(self.primary(depth)?);
         }
-        Ok(one_or(parts, Condition::And))
+        Ok(one_or(parts, PolicyCheck::And))
     }
 
-    fn primary(&mut self, depth: usize) -> Result<Condition, String> {
+    fn primary(&mut self, depth: usize) -> Result<PolicyCheck, String> {
         if depth == DEPTH {
             return Err(format!("it is nested more than {DEPTH} deep"));
         }
         match self.tokens.next() {
             Some(Token::Check(check)) => Ok(check),
-            Some(Token::Not) => Ok(Condition::Not(Box::new(self.primary(depth + 1)?))),
+            Some(Token::Not) => Ok(PolicyCheck::Not(Box::new(self.primary(depth + 1)?))),
             Some(Token::Open) => {
                 let inner = self.alternatives(depth + 1)?;
                 if self.takes(|token| matches!(token, Token::Close)) {
@@ -177,10 +177,10 @@ impl Parser {
 }
 
 /// Parses one check: `@`, `!` or `kind:match`.
-fn check(text: &str) -> Result<Condition, String> {
+fn check(text: &str) -> Result<PolicyCheck, String> {
     match text {
-        "@" => return Ok(Condition::Everybody),
-        "!" => return Ok(Condition::Nobody),
+        "@" => return Ok(PolicyCheck::Everybody),
+        "!" => return Ok(PolicyCheck::Nobody),
         _ => {}
     }
     let Some((kind, pattern)) = text.split_once(':') else {
@@ -188,8 +188,8 @@ fn check(text: &str) -> Result<Condition, String> {
     };
     match kind {
         // Glance does not look for %(name)s in names of rules.
-        "rule" => return Ok(Condition::Rule(pattern.to_owned())),
-        "role" => return Ok(Condition::Role(self::pattern(pattern)?)),
+        "rule" => return Ok(PolicyCheck::Rule(pattern.to_owned())),
+        "role" => return Ok(PolicyCheck::Role(self::pattern(pattern)?)),
         "http" | "https" => {
             return Err(format!("it asks a remote server ({text:?}), which is not supported"));
         }
@@ -197,10 +197,10 @@ fn check(text: &str) -> Result<Condition, String> {
     }
     let pattern = self::pattern(pattern)?;
     if let Some(value) = literal(kind) {
-        return Ok(Condition::Literal { source: kind.to_owned(), value, pattern });
+        return Ok(PolicyCheck::Literal { source: kind.to_owned(), value, pattern });
     }
     match name(kind) {
-        Ok(name) => Ok(Condition::Credential { name, pattern }),
+        Ok(name) => Ok(PolicyCheck::Credential { name, pattern }),
         Err(reason) => Err(format!("{text:?} compares {kind:?}, {reason}")),
     }
 }
@@ -258,14 +258,14 @@ fn pattern(text: &str) -> Result<Pattern, String> {
             return Err(format!("{text:?} has a \"%\" that is neither \"%(name)s\" nor \"%%\""));
         };
         if !plain.is_empty() {
-            pieces.push(Piece::Text(std::mem::take(&mut plain)));
+            pieces.push(PatternPiece::Text(std::mem::take(&mut plain)));
         }
-        pieces.push(Piece::Attribute(name.to_owned()));
+        pieces.push(PatternPiece::Attribute(name.to_owned()));
         rest = after;
     }
     plain += rest;
     if !plain.is_empty() {
-        pieces.push(Piece::Text(plain));
+        pieces.push(PatternPiece::Text(plain));
     }
     Ok(Pattern(pieces))
 }

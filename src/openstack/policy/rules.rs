@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::condition::{Answer, AnyRequest, Condition, Judge, Request, Target};
+use super::condition::{Asked, AskedAnything, Judge, PolicyCheck, Target, Truth};
 use super::defaults::{DEFAULTS, default_rule};
 use super::parse::{DEPTH, parse, parse_list};
 use crate::openstack::caller::{Caller, TokenScope};
@@ -75,7 +75,7 @@ pub(super) struct Enforcement {
 #[derive(Debug)]
 pub(crate) struct Policy {
     /// Each rule stands behind those that it refers to.
-    rules: Vec<(String, Condition)>,
+    rules: Vec<(String, PolicyCheck)>,
     enforces_scope: bool,
 }
 
@@ -104,7 +104,7 @@ impl Policy {
         if self.enforces_scope && caller.scope() != TokenScope::Project {
             return false;
         }
-        self.answer(rule.name(), &Request { caller, target }) == Answer::Yes
+        self.answer(rule.name(), &Asked { caller, target }) == Truth::Yes
     }
 
     /// True if the answer of a rule may depend on the image that a request is about.
@@ -116,8 +116,8 @@ impl Policy {
     }
 
     /// Returns the answer of a rule.
-    fn answer(&self, name: &str, judge: &impl Judge) -> Answer {
-        let mut answers: HashMap<&str, Answer> = HashMap::with_capacity(self.rules.len());
+    fn answer(&self, name: &str, judge: &impl Judge) -> Truth {
+        let mut answers: HashMap<&str, Truth> = HashMap::with_capacity(self.rules.len());
         for (rule, condition) in &self.rules {
             let answer = condition.answer(judge, &answers);
             if rule == name {
@@ -125,13 +125,13 @@ impl Policy {
             }
             answers.insert(rule, answer);
         }
-        Answer::No
+        Truth::No
     }
 
     fn warnings(&self, written: &WrittenRules) -> Vec<String> {
         let mut warnings = Vec::new();
         for rule in CacheRule::ALL.map(CacheRule::name) {
-            if self.answer(rule, &AnyRequest) == Answer::Yes {
+            if self.answer(rule, &AskedAnything) == Truth::Yes {
                 warnings.push(format!("{}: {rule} allows everybody who has a token", place(written, rule)));
             }
         }
@@ -170,7 +170,7 @@ fn warning_about_unused(name: &str, rule: &WrittenRule) -> Option<String> {
 }
 
 impl RuleValue {
-    fn condition(&self) -> Result<Condition, String> {
+    fn condition(&self) -> Result<PolicyCheck, String> {
         match self {
             Self::Text(text) => parse(text),
             Self::List(items) => parse_list(items),
@@ -183,7 +183,7 @@ impl RuleValue {
 struct Search<'a> {
     written: &'a WrittenRules,
     enforcement: &'a Enforcement,
-    found: Vec<(String, Condition)>,
+    found: Vec<(String, PolicyCheck)>,
     problems: Vec<String>,
 }
 
@@ -218,7 +218,7 @@ impl Search<'_> {
     }
 
     /// Returns the condition of a rule: the written one, else Glance's default.
-    fn condition(&self, name: &str) -> Result<Condition, String> {
+    fn condition(&self, name: &str) -> Result<PolicyCheck, String> {
         if let Some(rule) = self.written.get(name) {
             let told = |reason| format!("{}: {name} is not understood: {reason}", rule.place);
             return rule.value.condition().map_err(told);
@@ -226,7 +226,7 @@ impl Search<'_> {
         let rule = default_rule(name).ok_or_else(|| format!("there is no rule {name}"))?;
         let condition = parse(rule.check)?;
         match rule.older_check.filter(|_| !self.enforcement.new_defaults) {
-            Some(older) => Ok(Condition::Or(vec![condition, parse(older)?])),
+            Some(older) => Ok(PolicyCheck::Or(vec![condition, parse(older)?])),
             None => Ok(condition),
         }
     }

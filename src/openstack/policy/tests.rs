@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config as ProptestConfig, RngAlgorithm, TestRng, TestRunner};
 use serde_json::{Value, json};
 
-use super::condition::{Condition, Pattern, Piece, Target};
+use super::condition::{Pattern, PatternPiece, PolicyCheck, Target};
 use super::defaults::DEFAULTS;
 use super::files::{PolicyChange, PolicyFiles};
 use super::parse::{DEPTH, parse};
@@ -714,12 +714,13 @@ fn nesting_and_references_have_bounds() {
 }
 
 /// Generates a condition that a text can have.
-fn any_condition() -> impl Strategy<Value = Condition> {
+fn any_condition() -> impl Strategy<Value = PolicyCheck> {
     let text = "[a-zA-Z0-9_.:%@!'-]{1,6}";
-    let piece = prop_oneof![text.prop_map(Piece::Text), "[a-z_.]{1,6}".prop_map(Piece::Attribute),];
+    let piece =
+        prop_oneof![text.prop_map(PatternPiece::Text), "[a-z_.]{1,6}".prop_map(PatternPiece::Attribute),];
     // Two texts in a row are one.
     let pattern = prop::collection::vec(piece, 0..4).prop_map(|mut pieces| {
-        pieces.dedup_by(|a, b| matches!((a, b), (Piece::Text(_), Piece::Text(_))));
+        pieces.dedup_by(|a, b| matches!((a, b), (PatternPiece::Text(_), PatternPiece::Text(_))));
         Pattern(pieces)
     });
     let literal = prop_oneof![
@@ -728,23 +729,23 @@ fn any_condition() -> impl Strategy<Value = Condition> {
         "[a-z/-]{0,5}".prop_map(|text| (format!("'{text}'"), text)),
     ];
     let leaf = prop_oneof![
-        Just(Condition::Everybody),
-        Just(Condition::Nobody),
-        "[a-z_:]{0,6}".prop_map(Condition::Rule),
-        pattern.clone().prop_map(Condition::Role),
+        Just(PolicyCheck::Everybody),
+        Just(PolicyCheck::Nobody),
+        "[a-z_:]{0,6}".prop_map(PolicyCheck::Rule),
+        pattern.clone().prop_map(PolicyCheck::Role),
         (literal, pattern.clone())
             .prop_filter("a text in quotes", |((source, _), pattern)| {
                 !(source.starts_with('\'') && pattern.to_string().ends_with('\''))
             })
-            .prop_map(|((source, value), pattern)| Condition::Literal { source, value, pattern }),
+            .prop_map(|((source, value), pattern)| PolicyCheck::Literal { source, value, pattern }),
         ("(user_id|roles|is_admin|target\\.[a-z]{1,3}x)", pattern)
-            .prop_map(|(name, pattern)| Condition::Credential { name, pattern }),
+            .prop_map(|(name, pattern)| PolicyCheck::Credential { name, pattern }),
     ];
     leaf.prop_recursive(5, 40, 4, |inner| {
         prop_oneof![
-            inner.clone().prop_map(|inner| Condition::Not(Box::new(inner))),
-            prop::collection::vec(inner.clone(), 2..4).prop_map(Condition::And),
-            prop::collection::vec(inner, 2..4).prop_map(Condition::Or),
+            inner.clone().prop_map(|inner| PolicyCheck::Not(Box::new(inner))),
+            prop::collection::vec(inner.clone(), 2..4).prop_map(PolicyCheck::And),
+            prop::collection::vec(inner, 2..4).prop_map(PolicyCheck::Or),
         ]
     })
 }

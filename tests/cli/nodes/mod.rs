@@ -1,0 +1,592 @@
+//! `prune`, `clean` and `prefetch` on nodes: requests, answers of every kind, totals, exit codes, signals.
+//!
+//! Nodes and Keystone are doubles here.
+
+pub(crate) mod double;
+
+use std::io::Write as _;
+use std::sync::Mutex;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use self::double::{Double, answer, database, keystone, ok, send};
+use crate::support::env::*;
+
+const TOKEN: &str = "s3cr3t-t0ken";
+const ZERO: &str = r#"{"total_files_pruned": 0, "total_bytes_pruned": 0}"#;
+
+/// Runs a command with a token in the environment, which must not be shown anywhere.
+#[must_use = "check the exit code: ok(), code(), fails()"]
+fn run(env: &TestEnv, arguments: &[&str]) -> Run {
+    let run = env.finish(env.command(BINARY).args(arguments).env("OS_TOKEN", TOKEN));
+    assert!(!(run.stdout.clone() + &run.stderr).contains(TOKEN), "{}{}", run.stdout, run.stderr);
+    run
+}
+
+/// Runs a command with a password for this Keystone.
+#[must_use = "check the exit code: ok(), code(), fails()"]
+fn run_with_password(env: &TestEnv, keystone: &Double, arguments: &[&str]) -> Run {
+    let mut command = env.command(BINARY);
+    command.args(arguments).env("OS_AUTH_URL", keystone.url()).env("OS_USERNAME", "admin");
+    command.env("OS_PASSWORD", "pa55word").env("OS_PROJECT_NAME", "admin");
+    let run = env.finish(&mut command);
+    let said = run.stdout.clone() + &run.stderr;
+    assert!(!said.contains("pa55word") && !said.contains("token-"), "{said}");
+    run
+}
+
+/// Returns the options that name these nodes.
+fn named(nodes: &[&Double]) -> Vec<String> {
+    nodes.iter().flat_map(|node| ["--os-image-url".to_owned(), node.url()]).collect()
+}
+
+/// Runs a command on these nodes.
+#[must_use = "check the exit code: ok(), code(), fails()"]
+fn on(env: &TestEnv, command: &[&str], nodes: &[&Double]) -> Run {
+    let nodes = named(nodes);
+    let nodes: Vec<&str> = nodes.iter().map(String::as_str).collect();
+    run(env, &[command, &nodes].concat())
+}
+
+/// Returns the status of each node.
+fn statuses(result: &Value) -> Vec<&str> {
+    result["nodes"].as_array().unwrap().iter().map(|node| node["status"].as_str().unwrap()).collect()
+}
+
+#[test]
+fn named_nodes_are_asked_and_added_up() {
+    let env = TestEnv::sqlite(FIVE);
+    let (one, two) = (Double::prunes(5, 8000), Double::prunes(2, 1000));
+    let run = on(&env, &["prune"], &[&one, &two]).ok();
+    assert_eq!(run.stderr, "");
+    let run = run.has(&json!({
+        "total_files_pruned": 7, "total_bytes_pruned": 9000, "nodes_asked": 2, "nodes_done": 2,
+        "errors": [], "dry_run": false,
+    }));
+    let result = run.json();
+    assert_eq!(result["nodes"][0]["node"], one.url());
+    assert_eq!(result["nodes"][1]["total_bytes_pruned"], 1000);
+    for node in [&one, &two] {
+        let [request] = &node.requests()[..] else { panic!("{:?}", node.requests()) };
+        assert!(request.starts_with("POST /v2/cache/prune HTTP/1.1\n"), "{request}");
+        for header in [format!("X-Auth-Token: {TOKEN}"), "Content-Length: 0".to_owned()] {
+            assert!(request.lines().any(|line| line == header), "{request}");
+        }
+        assert!(request.contains("\nAccept: application/json\n") && request.ends_with('\n'), "{request}");
+    }
+    assert_eq!(env.images(), "abcde", "the cache of this host was pruned");
+}
+
+#[test]
+fn clean_takes_the_empty_answer_of_glance_and_the_figures_of_ours() {
+    let env = TestEnv::sqlite(&[]);
+    let glance = Double::says(answer("200 OK", "Content-Type: text/html; charset=UTF-8\r\n", ""));
+    let ours = Double::says(ok(r#"{"total_files_cleaned":3,"total_bytes_cleaned":70,"errors":[]}"#));
+    let result = on(&env, &["clean"], &[&ours]).ok().json();
+    assert_eq!((&result["total_files_cleaned"], &result["total_bytes_cleaned"]), (&json!(3), &json!(70)));
+    // A sum of which a part is not known is not known.
+    let result = on(&env, &["clean"], &[&ours, &glance]).ok().json();
+    assert_eq!((&result["total_files_cleaned"], &result["nodes_done"]), (&json!(null), &json!(2)));
+    assert_eq!(glance.lines(), ["POST /v2/cache/clean HTTP/1.1"]);
+}
+
+/// A node, and what is expected of it: its status, the status code, and a part of the message.
+type Row = (Double, &'static str, Value, &'static str);
+
+/// Prunes all nodes, and compares each with its row. Returns the result.
+fn assert_outcomes(rows: &[Row]) -> Value {
+    let env = TestEnv::sqlite(&[]);
+    let nodes: Vec<&Double> = rows.iter().map(|(node, ..)| node).collect();
+    let run = on(&env, &["prune"], &nodes).code(1);
+    let result = run.json();
+    for ((_, status, http, part), found) in rows.iter().zip(result["nodes"].as_array().unwrap()) {
+        let error = found["error"].as_str().unwrap_or_default();
+        assert_eq!((&found["status"], &found["http_status"]), (&json!(status), http), "{found}");
+        assert!(error.contains(part), "{found}");
+    }
+    assert_eq!(result["nodes_asked"], rows.len());
+    let failed = rows.iter().filter(|(_, status, ..)| *status != "done").count();
+    assert_eq!(result["errors"].as_array().unwrap().len(), failed);
+    assert!(!(run.stdout + &run.stderr).contains('\u{1b}'));
+    result
+}
+
+#[test]
+fn every_answer_has_its_status() {
+    let plain = |status: &str| Double::says(answer(status, "", ""));
+    let versions = ok(&json!({"versions": [{"id": "v2.17", "status": "CURRENT"}]}).to_string());
+    let allow = answer("405 Method Not Allowed", "Allow: DELETE, PUT\r\n", "");
+    let old = Double::new(move |request, stream| {
+        send(stream, if request.starts_with("GET /versions ") { &versions } else { &allow });
+    });
+    let off = answer("404 Not Found", "", "Caching via API is not supported at this site.");
+    let hostile = answer("500 Oops", "", "<h1>broken\u{1b}[31m</h1>");
+    let elsewhere = Double::prunes(9, 9);
+    let redirect = answer("307 Temporary Redirect", &format!("Location: {}\r\n", elsewhere.url()), "");
+    let rows = [
+        (Double::says(ok(ZERO)), "done", json!(200), ""),
+        (plain("401 Unauthorized"), "refused", json!(401), "does not accept the token"),
+        (plain("403 Forbidden"), "refused", json!(403), "wants the role admin"),
+        (old, "not_supported", json!(405), "older than v2.18 (it says v2.17)"),
+        (plain("404 Not Found"), "not_supported", json!(404), "no Cache API"),
+        (plain("300 Multiple Choices"), "not_supported", json!(300), "does not have this call"),
+        (Double::says(off), "caching_off", json!(404), "image_cache_dir is not set"),
+        (plain("503 Service Unavailable"), "failed", json!(503), "answers 503"),
+        (Double::says(hostile), "failed", json!(500), "broken\\u{1b}"),
+        (plain("502 Bad Gateway"), "failed", json!(502), "answers 502"),
+        (plain("504 Gateway Timeout"), "unknown", json!(504), "may still be at work"),
+        (Double::says(redirect), "failed", json!(307), "not followed"),
+        (Double::says(ok("<html>It works!</html>")), "failed", json!(200), "not of the Cache API"),
+    ];
+    let result = assert_outcomes(&rows);
+    assert_eq!(result["nodes"][3]["api_version"], "v2.17");
+    assert_eq!(elsewhere.lines(), [""; 0], "the redirect was followed");
+    // A call is never repeated, except with another token.
+    assert_eq!(rows[10].0.lines().len(), 1);
+}
+
+/// Starts a node whose answer never ends.
+fn is_endless(status: &'static str) -> Double {
+    Double::new(move |_, stream| {
+        send(stream, &format!("HTTP/1.1 {status}\r\nContent-Length: 99999999999\r\n\r\n"));
+        while stream.write_all(&[b'x'; 4096]).is_ok() {}
+    })
+}
+
+#[test]
+fn answers_that_break_leave_it_unknown() {
+    let rows = [
+        (Double::says("SSH-2.0-OpenSSH_9.2\r\n"), "unknown", json!(null), "not HTTP"),
+        (Double::says(""), "unknown", json!(null), "without an answer"),
+        (Double::says("HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{"), "unknown", json!(null), "broke"),
+        (is_endless("200 OK"), "unknown", json!(null), "longer than"),
+        (is_endless("500 Oops"), "failed", json!(500), "answers 500: xxx"),
+    ];
+    assert_outcomes(&rows);
+    assert_eq!(rows[1].0.lines().len(), 1, "it was asked again");
+}
+
+#[test]
+fn nodes_that_cannot_be_reached_are_unreachable() {
+    let env = TestEnv::sqlite(&[]);
+    let good = Double::prunes(1, 1);
+    let plain = format!("https://127.0.0.1:{}", good.port);
+    let run = run(&env, &["prune", "--os-image-url", "http://127.0.0.1:1", "--os-image-url", &plain]);
+    let result = run.code(1).json();
+    assert_eq!(statuses(&result), ["unreachable", "unreachable"]);
+    assert_eq!(result["nodes_asked"], 2);
+}
+
+#[test]
+fn a_busy_node_is_waited_for() {
+    let env = TestEnv::sqlite(&[]);
+    let busy = || answer("503 Service Unavailable", "Retry-After: 1\r\n", "");
+    let asked = Mutex::new(0);
+    let node = Double::new(move |_, stream| {
+        let mut asked = asked.lock().unwrap();
+        *asked += 1;
+        send(stream, &if *asked < 3 { busy() } else { ok(ZERO) });
+    });
+    let result = on(&env, &["prune"], &[&node]).ok().json();
+    assert!(result["nodes"][0]["seconds"].as_f64().unwrap() >= 2.0, "{result}");
+    assert_eq!(node.lines().len(), 3);
+    let node = Double::says(busy());
+    let result = on(&env, &["prune", "--timeout", "1500ms"], &[&node]).code(1).json();
+    assert_eq!((statuses(&result), &result["nodes"][0]["http_status"]), (vec!["busy"], &json!(503)));
+    assert_eq!(node.lines().len(), 2);
+}
+
+#[test]
+fn a_node_that_never_answers_is_unknown_in_time() {
+    let env = TestEnv::sqlite(&[]);
+    let start = Instant::now();
+    let node = Double::is_silent();
+    let result = on(&env, &["prune", "--timeout", "1s"], &[&node]).code(1).json();
+    assert_eq!(statuses(&result), ["unknown"]);
+    assert!(start.elapsed() < Duration::from_secs(10));
+    assert_eq!(node.lines().len(), 1, "it was asked again");
+}
+
+#[test]
+fn a_refused_token_is_renewed_once() {
+    let env = TestEnv::sqlite(&[]);
+    let keystone = keystone("http://127.0.0.1:1");
+    let second = Double::new(|request, stream| {
+        let is_second = request.contains("\nX-Auth-Token: token-2\n");
+        send(stream, &if is_second { ok(ZERO) } else { answer("401 Unauthorized", "", "") });
+    });
+    let run = run_with_password(&env, &keystone, &["prune", "--os-image-url", &second.url()]).ok();
+    assert_eq!(run.stderr, "");
+    assert_eq!((second.lines().len(), keystone.lines().len()), (2, 2));
+    let never = Double::says(answer("401 Unauthorized", "", ""));
+    let run = run_with_password(&env, &keystone, &["prune", "--os-image-url", &never.url()]).code(1);
+    assert_eq!(statuses(&run.json()), ["refused"]);
+    assert_eq!(never.lines().len(), 2);
+}
+
+#[test]
+fn without_a_token_nobody_is_asked() {
+    let env = TestEnv::sqlite(&[]);
+    let node = Double::prunes(1, 1);
+    let refuses = Double::says(answer("401 Unauthorized", "", r#"{"error": {"message": "no"}}"#));
+    let arguments = ["prune", "--os-image-url", &node.url()];
+    run_with_password(&env, &refuses, &arguments).fails(3, &["refuses"]);
+    env.raw(&arguments).fails(2, &["there are no credentials"]);
+    assert_eq!(node.lines(), [""; 0]);
+}
+
+#[test]
+fn all_nodes_of_the_database_are_asked() {
+    let env = TestEnv::sqlite(FIVE);
+    let nodes = [Double::prunes(1, 10), Double::prunes(2, 20), Double::says(answer("403 Forbidden", "", ""))];
+    let urls: Vec<String> = nodes.iter().map(Double::url).collect();
+    let urls: Vec<&str> = urls.iter().map(String::as_str).collect();
+    let database = database(&env, &urls);
+    let run = run(&env, &["prune", "--all-nodes", &database]).code(1);
+    run.has(&json!({
+        "total_files_pruned": 3, "total_bytes_pruned": 30, "nodes_asked": 3, "nodes_done": 2,
+    }));
+    assert!(nodes.iter().all(|node| node.lines().len() == 1));
+    assert_eq!(env.images(), "abcde");
+}
+
+#[test]
+fn another_port_of_each_node_can_be_asked() {
+    let env = TestEnv::sqlite(&[]);
+    let node = Double::prunes(1, 10);
+    let database = database(&env, &["http://127.0.0.1:9292/image", "http://127.0.0.1:9293/image/v2"]);
+    let port = node.port.to_string();
+    let result = run(&env, &["prune", "--all-nodes", "--nodes-port", &port, &database]).ok().json();
+    // At that port both are the same node.
+    assert_eq!(node.lines(), ["POST /image/v2/cache/prune HTTP/1.1"]);
+    assert_eq!(result["nodes"][0]["node"], format!("{}/image", node.url()));
+}
+
+#[test]
+fn urls_of_the_database_may_be_anything() {
+    let env = TestEnv::sqlite(&[]);
+    let good = Double::prunes(1, 10);
+    let long = format!("http://{}", "a".repeat(10_000));
+    let hostile = [
+        "file:///etc/passwd",
+        "http://admin:hunter2@127.0.0.1:1",
+        "http://127.0.0.1\u{1b}[2J\u{7}:1",
+        "http://127.0.0.1:1/?x=1",
+        "gopher://127.0.0.1:1",
+        "not a url",
+        "",
+        &long,
+    ];
+    let database = database(&env, &[&hostile[..], &[&good.url()]].concat());
+    let run = run(&env, &["prune", "--all-nodes", &database]).code(1);
+    let result = run.json();
+    assert_eq!((&result["nodes_asked"], &result["nodes_done"]), (&json!(1), &json!(1)));
+    let invalid = statuses(&result).into_iter().filter(|status| *status == "invalid_url").count();
+    assert_eq!(invalid, hostile.len());
+    let said = run.stdout.clone() + &run.stderr;
+    assert!(!said.contains("hunter2") && !said.contains(['\u{1b}', '\u{7}']), "{said}");
+    assert!(said.len() < 8000, "{}", said.len());
+}
+
+#[test]
+fn an_endpoint_of_the_catalogue_is_no_node() {
+    let env = TestEnv::sqlite(&[]);
+    let (balancer, node) = (Double::prunes(9, 9), Double::prunes(1, 10));
+    let keystone = keystone(&format!("{}/v2", balancer.url()));
+    let database = database(&env, &[&balancer.url(), &node.url()]);
+    let run = run_with_password(&env, &keystone, &["prune", "--all-nodes", &database]).code(1);
+    let run = run.says(&["probably a load balancer"]);
+    let result = run.json();
+    assert_eq!((&result["nodes_asked"], &result["total_files_pruned"]), (&json!(1), &json!(1)));
+    assert!(statuses(&result).contains(&"not_asked"));
+    assert_eq!(balancer.lines(), [""; 0]);
+    run_with_password(&env, &keystone, &["prune", "--os-image-url", &balancer.url()]).ok().has(&json!({
+        "total_files_pruned": 9
+    }));
+}
+
+#[test]
+fn a_run_that_asks_nobody_is_exit_3() {
+    let env = TestEnv::sqlite(&[]);
+    let nodes = database(&env, &[]);
+    run(&env, &["prune", "--all-nodes", &nodes]).fails(3, &["knows no node"]);
+    let nodes = format!("--database=sqlite:///{}", env.outside("missing.sqlite").display());
+    run(&env, &["prune", "--all-nodes", &nodes]).fails(3, &["does not exist"]);
+    let other = TestEnv::sqlite(&[]);
+    let nodes = database(&other, &["file:///etc/passwd"]);
+    run(&other, &["clean", "--all-nodes", &nodes]).fails(3, &["no node was asked", "neither http nor https"]);
+}
+
+#[test]
+fn no_variable_makes_a_command_ask_a_node() {
+    let env = TestEnv::sqlite(FIVE);
+    let node = Double::prunes(9, 9);
+    let mut command = env.of_cache("prune");
+    command.args(["--max-size", "3000B"]).env("OS_IMAGE_URL", node.url()).env("OS_CLOUD", "mine");
+    command.env("OS_TOKEN", TOKEN).env("OS_AUTH_URL", node.url());
+    env.finish(&mut command).ok().has(&json!({"total_files_pruned": 2}));
+    assert_eq!(env.images(), "cde");
+    assert_eq!(node.lines(), [""; 0]);
+}
+
+#[test]
+fn options_that_a_node_cannot_be_asked_for_are_refused() {
+    let env = TestEnv::sqlite(&[]);
+    let node = Double::prunes(9, 9);
+    let url = node.url();
+    let id = id('a');
+    for command in [
+        &["prune", "--dry-run"][..],
+        &["prune", "--max-size", "1GiB"],
+        &["prune", "--target-size", "1GiB"],
+        &["prune", "--min-free", "1GiB"],
+        &["prune", "--min-age", "1h"],
+        &["prune", "--keep", &id],
+        &["prune", "--keep-from", "/dev/null"],
+        &["prune", "--image", &id],
+        &["prune", "--everything"],
+        &["prune", "--older-than", "1d"],
+        &["prune", "--forget-all"],
+        &["prune", "--all-caches"],
+        &["prune", "--require", "1GiB"],
+        &["prune", "--cache-dir", "/tmp"],
+        &["prune", "--skip-if-locked"],
+        &["prune", "--lock-timeout", "1s"],
+        &["prune", "--textfile", "/dev/null"],
+        &["prune", "--all-nodes"],
+        &["clean", "--dry-run"],
+        &["clean", "--repair"],
+        &["clean", "--stall-time", "1h"],
+        &["clean", "--invalid-grace", "1h"],
+        &["clean", "--forget-node", "http://a"],
+        &["clean", "--all-caches"],
+        &["clean", "--nodes-port", "1"],
+    ] {
+        run(&env, &[command, &["--os-image-url", &url]].concat()).fails(2, &["error: the argument"]);
+    }
+    for command in [
+        &["prune", "--max-size", "1GiB"][..],
+        &["prefetch", "--within-limit", &id],
+        &["prefetch", "--enqueue", &id],
+        &["prefetch", "--rate-limit", "1MiB", &id],
+    ] {
+        run(&env, &[command, &["--all-nodes"]].concat()).fails(2, &["error: the argument"]);
+    }
+    for command in
+        [&["prune", "--jobs", "2"][..], &["prune", "--os-cloud", "x"], &["clean", "--timeout", "1s"]]
+    {
+        run(&env, command).fails(2, &["required arguments were not provided"]);
+    }
+    run(&env, &["prefetch", "--all-nodes"]).fails(2, &["required arguments were not provided"]);
+    for (url, reason) in [
+        ("http://admin:hunter2@127.0.0.1:1", "has credentials in it"),
+        ("file:///etc/passwd", "neither http nor https"),
+        ("127.0.0.1:9292", "is not a URL"),
+        ("http://127.0.0.1:1?x", "has a query"),
+    ] {
+        let run = run(&env, &["prune", "--os-image-url", &node.url(), "--os-image-url", url]);
+        let run = run.fails(2, &[reason]);
+        assert!(!run.stderr.contains("hunter2") && !run.stdout.contains("hunter2"));
+    }
+    assert_eq!(node.lines(), [""; 0]);
+}
+
+#[test]
+fn a_token_that_goes_over_the_network_unencrypted_is_a_warning() {
+    let env = TestEnv::sqlite(&[]);
+    let node = Double::prunes(1, 1);
+    let mapped = format!("http://[::ffff:127.0.0.1]:{}", node.port);
+    let run = run(&env, &["prune", "--os-image-url", &mapped, "--os-image-url", &node.url()]).ok();
+    assert_eq!(run.stderr.lines().count(), 1, "{}", run.stderr);
+    assert!(
+        run.stderr.starts_with("warning: the token goes unencrypted to http://[::ffff:"),
+        "{}",
+        run.stderr
+    );
+}
+
+#[test]
+fn nodes_are_asked_at_the_same_time() {
+    let env = TestEnv::sqlite(&[]);
+    let slow = || {
+        Double::new(|_, stream| {
+            sleep(Duration::from_millis(700));
+            send(stream, &ok(ZERO));
+        })
+    };
+    let nodes: Vec<Double> = (0..8).map(|_| slow()).collect();
+    let nodes: Vec<&Double> = nodes.iter().collect();
+    let start = Instant::now();
+    on(&env, &["prune"], &nodes).ok().has(&json!({"nodes_done": 8}));
+    assert!(start.elapsed() < Duration::from_millis(3500), "{:?}", start.elapsed());
+    let start = Instant::now();
+    on(&env, &["prune", "--jobs", "2"], &nodes).ok().has(&json!({"nodes_done": 8}));
+    assert!(start.elapsed() >= Duration::from_millis(2800), "{:?}", start.elapsed());
+}
+
+#[test]
+fn images_are_queued_on_all_nodes() {
+    let env = TestEnv::sqlite(&[]);
+    let accepts = || Double::says(answer("202 Accepted", "", ""));
+    let unknown = id('b');
+    let (all, most) = (accepts(), {
+        let unknown = unknown.clone();
+        Double::new(move |request, stream| {
+            let missing = answer("404 Not Found", "", &format!("Image {unknown} not found."));
+            let queued = answer("202 Accepted", "", "");
+            send(stream, if request.contains(&unknown) { &missing } else { &queued });
+        })
+    });
+    let old = Double::says(answer("404 Not Found", "", "The resource could not be found."));
+    let database = database(&env, &[&all.url(), &most.url(), &old.url()]);
+    let run = run(&env, &["prefetch", "--all-nodes", &database, &id('a'), &unknown, &id('c')]).code(1);
+    let result = run.json();
+    assert_eq!((&result["total_images_queued"], &result["nodes_done"]), (&json!(5), &json!(1)));
+    for (node, lines) in [(&all, 3), (&most, 3), (&old, 1)] {
+        // Of an old node the versions are asked for, too.
+        let puts = node.lines().into_iter().filter(|line| line.starts_with("PUT /v2/cache/")).count();
+        assert_eq!(puts, lines);
+    }
+    let of = |node: &Double| {
+        let nodes = result["nodes"].as_array().unwrap();
+        nodes.iter().find(|found| found["node"] == node.url()).unwrap().clone()
+    };
+    assert_eq!((&of(&most)["status"], &of(&most)["total_images_queued"]), (&json!("failed"), &json!(2)));
+    assert_eq!(of(&old)["status"], "not_supported");
+    run.says(&[&format!("image {unknown}: it answers 404")]);
+}
+
+#[test]
+fn a_person_sees_a_table() {
+    let env = TestEnv::sqlite(&[]);
+    let (done, refused) = (Double::prunes(5, 8192), Double::says(answer("403 Forbidden", "", "")));
+    let run = on(&env, &["prune", "--format", "text"], &[&done, &refused]).code(1);
+    let text = run.stdout.replace(&done.port.to_string(), "DONE").replace(&refused.port.to_string(), "OTHER");
+    let words: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(words[0], ["NODE", "STATUS", "FILES", "SIZE"]);
+    assert_eq!(words[1], ["http://127.0.0.1:DONE", "done", "5", "8", "KiB"]);
+    assert_eq!(words[2], ["http://127.0.0.1:OTHER", "refused", "-", "-"]);
+    assert_eq!(words[3].join(" "), "pruned 5 files (8 KiB); 1 of 2 nodes done");
+}
+
+#[test]
+fn a_signal_ends_the_run_within_seconds() {
+    let env = TestEnv::sqlite(&[]);
+    let (done, slow, silent, late) = (
+        Double::prunes(1, 10),
+        Double::new(|_, stream| {
+            sleep(Duration::from_secs(3));
+            send(stream, &ok(r#"{"total_files_pruned": 2, "total_bytes_pruned": 20}"#));
+        }),
+        Double::is_silent(),
+        Double::prunes(4, 40),
+    );
+    let nodes = named(&[&done, &slow, &silent, &late]);
+    let mut command = env.command(BINARY);
+    command.args(["prune", "--jobs", "2"]).args(&nodes).env("OS_TOKEN", TOKEN);
+    let start = Instant::now();
+    let running = Running::start(&mut command, &env.outside(""));
+    until("two nodes are at work", || !slow.lines().is_empty() && !silent.lines().is_empty());
+    running.signal(Signal::INT);
+    let run = running.wait().code(130);
+    assert!(start.elapsed() < Duration::from_secs(12), "{:?}", start.elapsed());
+    let result = run.json();
+    assert_eq!(statuses(&result), ["done", "done", "unknown", "not_asked"]);
+    assert_eq!((&result["signal"], &result["total_files_pruned"]), (&json!("SIGINT"), &json!(3)));
+    assert_eq!(late.lines(), [""; 0]);
+}
+
+#[test]
+fn credentials_come_from_a_cloud() {
+    let env = TestEnv::sqlite(&[]);
+    let node = Double::prunes(1, 10);
+    let keystone = keystone(&node.url());
+    let clouds = env.write(
+        "clouds.yaml",
+        format!(
+            "clouds:\n  mine:\n    auth:\n      auth_url: {}\n      username: admin\n      password: pa55word\n      \
+             project_name: admin\n",
+            keystone.url()
+        ),
+    );
+    let mut command = env.command(BINARY);
+    command.args(["prune", "--os-cloud", "mine", "--os-image-url", &node.url()]);
+    env.finish(command.env("OS_CLIENT_CONFIG_FILE", clouds)).ok().has(&json!({"total_files_pruned": 1}));
+    assert!(node.requests()[0].contains("\nX-Auth-Token: token-1\n"));
+}
+
+const LIST: &str = r#"{"cached_images": [
+    {"image_id": "ID-A", "hits": 3, "last_accessed": 1764000000.5, "last_modified": 1763000000, "size": 4096},
+    {"image_id": "ID-B", "hits": 0, "last_accessed": 1765000000, "last_modified": 1763000000, "size": 1024}
+], "queued_images": ["ID-C", "\u001b[2J"]}"#;
+
+/// Starts a node with two images and two entries in the queue, one of them hostile.
+fn with_images() -> Double {
+    let list = LIST.replace("ID-A", &id('a')).replace("ID-B", &id('b')).replace("ID-C", &id('c'));
+    let versions = json!({"versions": [{"id": "v2.18", "status": "CURRENT"}]}).to_string();
+    Double::new(move |request, stream| {
+        let is_list = request.starts_with("GET /v2/cache ");
+        send(stream, &ok(if is_list { &list } else { &versions }));
+    })
+}
+
+#[test]
+fn the_images_of_a_node_are_listed() {
+    let env = TestEnv::sqlite(FIVE);
+    let node = with_images();
+    let list = |arguments: &[&str]| on(&env, &[&["list"], arguments].concat(), &[&node]);
+    let result = list(&["--format", "json"]).ok().json();
+    assert_eq!((&result["node"], &result["cached_images"][0]["hits"]), (&json!(node.url()), &json!(3)));
+    assert_eq!(result["queued_images"], json!([id('c'), "\\u{1b}[2J"]));
+    assert_eq!(node.requests()[0].lines().next(), Some("GET /v2/cache HTTP/1.1"));
+    let ids = |arguments: &[&str]| {
+        let run = list(&[arguments, &["--format", "value", "--columns", "image"]].concat());
+        run.ok().stdout.split_whitespace().map(|id| id.chars().next().unwrap()).collect::<String>()
+    };
+    assert_eq!(ids(&["--sort", "size", "--state", "tracked"]), "ba");
+    assert_eq!(ids(&["--larger-than", "2KiB"]), "a");
+    assert_eq!(ids(&["--limit", "1"]), "a");
+    assert_eq!(ids(&[&id('c')]), "c");
+    list(&[&id('d')]).fails(1, &["is not in the cache"]);
+    let text = list(&[]).ok().stdout;
+    assert!(text.contains("tracked") && text.contains("queued") && !text.contains('\u{1b}'), "{text}");
+}
+
+#[test]
+fn the_state_of_a_node_is_shown() {
+    let env = TestEnv::sqlite(FIVE);
+    let node = with_images();
+    on(&env, &["status", "--format", "json"], &[&node]).ok().has(&json!({
+        "node": node.url(), "api_version": "v2.18", "images": 2, "bytes": 5120, "hits": 3, "queued": 2,
+        "oldest_use": "2025-11-24T16:00:00Z", "newest_use": "2025-12-06T05:46:40Z",
+    }));
+    let text = on(&env, &["status"], &[&node]).ok().stdout;
+    assert!(text.contains("images   2 images, 5 KiB\nqueued   2\n"), "{text}");
+    on(&env, &["status", "--check"], &[&node]).fails(2, &["error: the argument"]);
+}
+
+#[test]
+fn a_node_that_shows_nothing_is_exit_3() {
+    let env = TestEnv::sqlite(&[]);
+    for (node, part) in [
+        (
+            Double::says(answer("403 Forbidden", "", "")),
+            "refused: the caller may not do that: the policy cache_list",
+        ),
+        (Double::says(answer("404 Not Found", "", "")), "not supported: there is no Cache API"),
+        (Double::says(ok("{}")), "not that of the Cache API"),
+        (Double::says(ok(r#"{"cached_images": [7], "queued_images": []}"#)), "not that of the Cache API"),
+        (Double::says("nonsense\r\n\r\n"), "failed: "),
+    ] {
+        for command in ["list", "status"] {
+            on(&env, &[command, "--format", "json"], &[&node]).fails(3, &[part]);
+        }
+    }
+    run(&env, &["list", "--os-image-url", "http://127.0.0.1:1"]).fails(3, &["unreachable: "]);
+    run(&env, &["status", "--os-image-url", "http://a:b@127.0.0.1:1"]).fails(2, &["credentials in it"]);
+    run(&env, &["list", "--all-nodes", "--os-image-url", "http://127.0.0.1:1"])
+        .fails(2, &["error: the argument"]);
+}
