@@ -36,7 +36,8 @@ uwsgi() { # uwsgi ENVIRONMENT-VARIABLE... -- OPTION...
     local variables=()
     while [ "$1" != -- ]; do variables+=("$1") && shift; done
     shift
-    env "${variables[@]}" "$bin/uwsgi" --http-socket 127.0.0.1:"$port" --master --threads 4 --enable-threads --lazy-apps --die-on-term \
+    # It drops connections that clients want to keep: it has to say so, or the next request may meet a reset.
+    env "${variables[@]}" "$bin/uwsgi" --add-header 'Connection: close' --http-socket 127.0.0.1:"$port" --master --threads 4 --enable-threads --lazy-apps --die-on-term \
         --listen 100 --pidfile "$dir/pid" "$@" </dev/null >>uwsgi.log 2>&1 &
     child=$!
 }

@@ -213,6 +213,11 @@ impl GlanceApi {
         http::send(&self.address(), line, &[("X-Auth-Token", token)], body)
     }
 
+    /// Returns what it has logged.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.servers.dir.join("glance.log")).unwrap_or_default()
+    }
+
     /// Makes an image with this content in its store and returns the id.
     #[track_caller]
     pub(crate) fn upload(&self, token: &str, content: &[u8]) -> String {
@@ -220,7 +225,7 @@ impl GlanceApi {
         let headers = [("X-Auth-Token", token), ("Content-Type", "application/json")];
         let made =
             http::send(&self.address(), "POST /v2/images", &headers, Some(image.to_string().as_bytes()));
-        assert_eq!(made.status, 201, "{}", made.text());
+        assert_eq!(made.status, 201, "{}\n{}", made.text(), self.log());
         let id = made.json()["id"].as_str().unwrap().to_owned();
         let headers = [("X-Auth-Token", token), ("Content-Type", "application/octet-stream")];
         let sent = http::send(&self.address(), &format!("PUT /v2/images/{id}/file"), &headers, Some(content));
