@@ -25,17 +25,27 @@ impl Keystone {
     pub(crate) fn shared() -> &'static Keystone {
         static KEYSTONE: OnceLock<Keystone> = OnceLock::new();
         needs::keystone();
-        KEYSTONE.get_or_init(|| Self::start("", Keep::ForTheRun))
+        KEYSTONE.get_or_init(|| Self::start("", Keep::ForTheRun, false))
+    }
+
+    /// Returns the one that clients in Python share: its answers say that their connections end.
+    pub(crate) fn for_clients() -> &'static Keystone {
+        static KEYSTONE: OnceLock<Keystone> = OnceLock::new();
+        needs::keystone();
+        KEYSTONE.get_or_init(|| Self::start("", Keep::ForTheRun, true))
     }
 
     /// Starts one that only the caller has, with these lines added to its configuration.
     pub(crate) fn private(configuration: &str) -> Keystone {
-        Self::start(configuration, Keep::ForTheTest)
+        Self::start(configuration, Keep::ForTheTest, false)
     }
 
-    fn start(configuration: &str, keep: Keep) -> Self {
+    fn start(configuration: &str, keep: Keep, closes: bool) -> Self {
         let mut command = Servers::script("openstack.sh", "keystone");
         command.env("PYTHON", needs::keystone());
+        if closes {
+            command.env("CLOSES", "1");
+        }
         Keystone(Servers::prepared(&mut command, 1, keep, |dir, _| {
             fs::write(dir.join("extra.conf"), configuration).unwrap();
         }))
@@ -164,10 +174,32 @@ impl GlanceApi {
 
     /// Starts one with these `[keystone_authtoken]` and so many processes of four threads.
     pub(crate) fn behind(authtoken: &str, driver: &str, settings: &str, processes: usize) -> Self {
-        let glance = needs::glance();
         let mut command = Servers::script("openstack.sh", "glance");
-        command.env("PYTHON", &glance).env("PROCESSES", processes.to_string());
-        let paste = glance.parent().unwrap().with_file_name("etc/glance/glance-api-paste.ini");
+        command.env("PROCESSES", processes.to_string());
+        Self::run_by(command, &needs::glance(), (authtoken, driver, settings))
+    }
+
+    /// Starts one for clients in Python: its answers say that their connections end.
+    pub(crate) fn for_clients(keystone: &Keystone, driver: &str, settings: &str) -> Self {
+        let mut command = Servers::script("openstack.sh", "glance");
+        command.env("CLOSES", "1");
+        Self::run_by(command, &needs::glance(), (&keystone.authtoken(), driver, settings))
+    }
+
+    /// Starts a Glance 32, for clients in Python: its Cache API has neither clean nor prune.
+    pub(crate) fn older(keystone: &Keystone, driver: &str, settings: &str) -> Self {
+        let mut command = Servers::script("openstack.sh", "glance");
+        command.env("CLOSES", "1");
+        Self::run_by(command, &needs::glance_32(), (&keystone.authtoken(), driver, settings))
+    }
+
+    fn run_by(
+        mut command: Command,
+        python: &Path,
+        (authtoken, driver, settings): (&str, &str, &str),
+    ) -> Self {
+        command.env("PYTHON", python);
+        let paste = python.parent().unwrap().with_file_name("etc/glance/glance-api-paste.ini");
         let servers = Servers::prepared(&mut command, 1, Keep::ForTheTest, |dir, ports| {
             for name in ["etc", "cache", "store", "staging", "tasks"] {
                 fs::create_dir(dir.join(name)).unwrap();
