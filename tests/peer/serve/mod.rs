@@ -3,6 +3,7 @@
 
 mod clients;
 mod fronts;
+mod parity;
 mod steps;
 
 use std::path::PathBuf;
