@@ -3,6 +3,7 @@
 
 mod clients;
 mod fronts;
+mod functional;
 mod parity;
 mod steps;
 

@@ -391,6 +391,12 @@ impl Images {
         let queued = made["id"].as_str().unwrap().to_owned();
         std::fs::write(glance.cache().join("queue").join(&queued), "").unwrap();
         until("the image to be cached", || glance.cache().join(&cached).exists());
+        // The list has an order.
+        for n in 0..4 {
+            let more = glance.upload(token, format!("image {n}").as_bytes());
+            glance.download(token, &more);
+            until("the image to be cached", || glance.cache().join(&more).exists());
+        }
         Images { cached, other, queued }
     }
 }
