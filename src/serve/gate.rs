@@ -19,6 +19,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use hyper::Uri;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
@@ -383,6 +384,10 @@ fn judge(head: &[u8], longest: usize) -> Result<u64, HeadRefusal> {
     if request.method == Some("CONNECT") {
         return Err(refusal(400, "This service is no proxy."));
     }
+    // Hyper refuses it as well, but without a word.
+    if request.path.is_none_or(|target| Uri::try_from(target).is_err()) {
+        return Err(refusal(400, "The target of the request is malformed."));
+    }
     let named = |name: &'static str| {
         let of_name = move |header: &&httparse::Header<'_>| header.name.eq_ignore_ascii_case(name);
         request.headers.iter().filter(of_name).map(|header| header.value)
@@ -434,6 +439,8 @@ mod tests {
             ("GET / HTTP/1.1\r\nHost: h\rX: y\r\n\r\n".to_owned(), Err(400)),
             ("GET / HTTP/1.1\r\nHost: h\0\r\n\r\n".to_owned(), Err(400)),
             ("CONNECT h:80 HTTP/1.1\r\nHost: h\r\n\r\n".to_owned(), Err(400)),
+            ("GET /x<y>\"z HTTP/1.1\r\nHost: h\r\n\r\n".to_owned(), Err(400)),
+            ("GET x HTTP/1.1\r\nHost: h\r\n\r\n".to_owned(), Err(400)),
             (format!("GET /{} HTTP/1.1\r\nHost: h\r\n\r\n", "x".repeat(300)), Err(431)),
             (post(&"X: y\r\n".repeat(127)), Ok(0)),
             (post(&"X: y\r\n".repeat(128)), Err(431)),

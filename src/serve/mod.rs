@@ -56,7 +56,7 @@ use self::metrics::Metrics;
 use self::notify::notify;
 use self::operations::Operations;
 use self::ready::ReadyAnswers;
-use self::service::{Service, health};
+use self::service::{Service, health, is_probe};
 use self::settings::{ListenPlace, ServeSettings, Strategy};
 use self::versions::Discovery;
 use crate::config::Config;
@@ -282,7 +282,7 @@ impl Served {
             let disable_by_file = disable_by_file.clone();
             Box::pin(async move {
                 let answer = match request.uri().path() {
-                    "/healthcheck" => health(request.method(), disable_by_file.as_deref()),
+                    _ if is_probe(&request) => health(&request, disable_by_file.as_deref()),
                     "/metrics" => ApiAnswer::text(operations.exposition().await + &metrics.text()),
                     _ => answer::Problem::no_resource().answer(request.headers()),
                 };

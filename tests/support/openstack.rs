@@ -164,10 +164,24 @@ impl GlanceApi {
 
     /// Starts one with these `[keystone_authtoken]` and so many processes of four threads.
     pub(crate) fn behind(authtoken: &str, driver: &str, settings: &str, processes: usize) -> Self {
-        let glance = needs::glance();
         let mut command = Servers::script("openstack.sh", "glance");
-        command.env("PYTHON", &glance).env("PROCESSES", processes.to_string());
-        let paste = glance.parent().unwrap().with_file_name("etc/glance/glance-api-paste.ini");
+        command.env("PROCESSES", processes.to_string());
+        Self::run_by(command, &needs::glance(), (authtoken, driver, settings))
+    }
+
+    /// Starts a Glance 32: its Cache API has neither clean nor prune.
+    pub(crate) fn older(keystone: &Keystone, driver: &str, settings: &str) -> Self {
+        let command = Servers::script("openstack.sh", "glance");
+        Self::run_by(command, &needs::glance_32(), (&keystone.authtoken(), driver, settings))
+    }
+
+    fn run_by(
+        mut command: Command,
+        python: &Path,
+        (authtoken, driver, settings): (&str, &str, &str),
+    ) -> Self {
+        command.env("PYTHON", python);
+        let paste = python.parent().unwrap().with_file_name("etc/glance/glance-api-paste.ini");
         let servers = Servers::prepared(&mut command, 1, Keep::ForTheTest, |dir, ports| {
             for name in ["etc", "cache", "store", "staging", "tasks"] {
                 fs::create_dir(dir.join(name)).unwrap();
