@@ -223,7 +223,7 @@ pub(crate) fn meaning(call: CacheCall, answer: &NodeAnswer) -> Meaning {
             ),
         ),
         404 if answer.says("Caching via API is not supported") => {
-            ended(NodeStatus::CachingOff, "caching is off there: image_cache_dir is not set".to_owned())
+            ended(NodeStatus::CachingOff, "image_cache_dir is not set there".to_owned())
         }
         404 if matches!(call, CacheCall::Queue(_)) && answer.says("Image ") => failed(words()),
         404 => ended(NodeStatus::NotSupported, "there is no Cache API at this address".to_owned()),
