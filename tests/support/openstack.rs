@@ -25,27 +25,17 @@ impl Keystone {
     pub(crate) fn shared() -> &'static Keystone {
         static KEYSTONE: OnceLock<Keystone> = OnceLock::new();
         needs::keystone();
-        KEYSTONE.get_or_init(|| Self::start("", Keep::ForTheRun, false))
-    }
-
-    /// Returns the one that clients in Python share: its answers say that their connections end.
-    pub(crate) fn for_clients() -> &'static Keystone {
-        static KEYSTONE: OnceLock<Keystone> = OnceLock::new();
-        needs::keystone();
-        KEYSTONE.get_or_init(|| Self::start("", Keep::ForTheRun, true))
+        KEYSTONE.get_or_init(|| Self::start("", Keep::ForTheRun))
     }
 
     /// Starts one that only the caller has, with these lines added to its configuration.
     pub(crate) fn private(configuration: &str) -> Keystone {
-        Self::start(configuration, Keep::ForTheTest, false)
+        Self::start(configuration, Keep::ForTheTest)
     }
 
-    fn start(configuration: &str, keep: Keep, closes: bool) -> Self {
+    fn start(configuration: &str, keep: Keep) -> Self {
         let mut command = Servers::script("openstack.sh", "keystone");
         command.env("PYTHON", needs::keystone());
-        if closes {
-            command.env("CLOSES", "1");
-        }
         Keystone(Servers::prepared(&mut command, 1, keep, |dir, _| {
             fs::write(dir.join("extra.conf"), configuration).unwrap();
         }))
@@ -179,17 +169,9 @@ impl GlanceApi {
         Self::run_by(command, &needs::glance(), (authtoken, driver, settings))
     }
 
-    /// Starts one for clients in Python: its answers say that their connections end.
-    pub(crate) fn for_clients(keystone: &Keystone, driver: &str, settings: &str) -> Self {
-        let mut command = Servers::script("openstack.sh", "glance");
-        command.env("CLOSES", "1");
-        Self::run_by(command, &needs::glance(), (&keystone.authtoken(), driver, settings))
-    }
-
-    /// Starts a Glance 32, for clients in Python: its Cache API has neither clean nor prune.
+    /// Starts a Glance 32: its Cache API has neither clean nor prune.
     pub(crate) fn older(keystone: &Keystone, driver: &str, settings: &str) -> Self {
-        let mut command = Servers::script("openstack.sh", "glance");
-        command.env("CLOSES", "1");
+        let command = Servers::script("openstack.sh", "glance");
         Self::run_by(command, &needs::glance_32(), (&keystone.authtoken(), driver, settings))
     }
 
@@ -250,6 +232,11 @@ impl GlanceApi {
         http::send(&self.address(), line, &[("X-Auth-Token", token)], body)
     }
 
+    /// Returns what it has logged.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.servers.dir.join("glance.log")).unwrap_or_default()
+    }
+
     /// Makes an image with this content in its store and returns the id.
     #[track_caller]
     pub(crate) fn upload(&self, token: &str, content: &[u8]) -> String {
@@ -257,7 +244,7 @@ impl GlanceApi {
         let headers = [("X-Auth-Token", token), ("Content-Type", "application/json")];
         let made =
             http::send(&self.address(), "POST /v2/images", &headers, Some(image.to_string().as_bytes()));
-        assert_eq!(made.status, 201, "{}", made.text());
+        assert_eq!(made.status, 201, "{}\n{}", made.text(), self.log());
         let id = made.json()["id"].as_str().unwrap().to_owned();
         let headers = [("X-Auth-Token", token), ("Content-Type", "application/octet-stream")];
         let sent = http::send(&self.address(), &format!("PUT /v2/images/{id}/file"), &headers, Some(content));

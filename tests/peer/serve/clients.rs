@@ -11,8 +11,8 @@ const NO_NODES: &str = "409: 409 Conflict: Centralized caching is not enabled";
 
 #[test]
 fn all_commands_work_with_the_service_alone() {
-    let keystone = Keystone::for_clients();
-    let glance = GlanceApi::for_clients(keystone, "sqlite", SETTINGS);
+    let keystone = Keystone::shared();
+    let glance = GlanceApi::start(keystone, "sqlite", SETTINGS);
     let beside = Beside::start(&glance, "");
     let scene = Scene::new(keystone, &glance, beside.url());
     let counts = [scene.glance(), scene.openstack(NO_SEARCH), scene.sdk(&json!(NO_NODES))];
@@ -26,8 +26,8 @@ fn all_commands_work_with_the_service_alone() {
 /// Holds the table itself against the real thing.
 #[test]
 fn all_commands_do_the_same_with_glance_33() {
-    let keystone = Keystone::for_clients();
-    let glance = GlanceApi::for_clients(keystone, "sqlite", SETTINGS);
+    let keystone = Keystone::shared();
+    let glance = GlanceApi::start(keystone, "sqlite", SETTINGS);
     let scene = Scene::new(keystone, &glance, glance.url());
     let counts = [scene.glance(), scene.openstack(NO_IMAGE), scene.sdk(&json!(NO_NODES))];
     println!("commands of glance, openstack and openstacksdk: {counts:?}");
@@ -35,8 +35,8 @@ fn all_commands_do_the_same_with_glance_33() {
 
 #[test]
 fn the_nodes_of_a_central_database_are_listed() {
-    let keystone = Keystone::for_clients();
-    let glance = GlanceApi::for_clients(keystone, "centralized_db", SETTINGS);
+    let keystone = Keystone::shared();
+    let glance = GlanceApi::start(keystone, "centralized_db", SETTINGS);
     let beside = Beside::start(&glance, "");
     for url in [glance.url(), beside.url()] {
         let scene = Scene::new(keystone, &glance, url);

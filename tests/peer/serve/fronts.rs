@@ -101,7 +101,7 @@ fn are_one(scene: &Scene<'_>) {
 #[test]
 fn haproxy_makes_one_glance_of_two() {
     needs::haproxy();
-    let keystone = Keystone::for_clients();
+    let keystone = Keystone::shared();
     let (glance, beside) = glance_and_service(keystone);
     let configuration = |address: &str, _: &TestEnv| {
         let own = replaced(
@@ -127,7 +127,7 @@ fn haproxy_makes_one_glance_of_two() {
 #[test]
 fn apache_makes_one_glance_of_two() {
     needs::apache();
-    let keystone = Keystone::for_clients();
+    let keystone = Keystone::shared();
     let (glance, beside) = glance_and_service(keystone);
     let configuration = |address: &str, env: &TestEnv| {
         let own = replaced(APACHE, &[("127.0.0.1:9393", beside.address())]);

@@ -10,7 +10,7 @@ mod sidecar;
 mod sockets;
 mod steps;
 
-use std::path::PathBuf;
+use std::path::Path;
 
 use crate::support::env::*;
 use crate::support::openstack::GlanceApi;
@@ -29,7 +29,7 @@ impl Beside {
     }
 
     /// Starts one with this configuration of glance-api.
-    fn with(configuration: &PathBuf, settings: &str) -> Self {
+    fn with(configuration: &Path, settings: &str) -> Self {
         let env = TestEnv::empty(Sqlite);
         let own = env.write("cache-api.conf", format!("[cache_api]\n{settings}\n"));
         let arguments = ["--config-file", &own, "--bind", "127.0.0.1:0"];

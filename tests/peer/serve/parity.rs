@@ -429,7 +429,7 @@ fn compare(glance: &GlanceApi, beside: &Beside, probes: &[Probe]) -> Vec<(usize,
 #[test]
 fn answers_are_those_of_glance_33() {
     // One that ends each connection: a Glance whose kept connection to Keystone is dropped answers with 401.
-    let keystone = Keystone::for_clients();
+    let keystone = Keystone::shared();
     let callers = Callers::new(keystone);
     for driver in ["sqlite", "centralized_db"] {
         let glance = GlanceApi::start(keystone, driver, "");
