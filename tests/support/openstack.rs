@@ -207,6 +207,11 @@ impl GlanceApi {
         self.servers.dir.join("etc/glance-api.conf")
     }
 
+    /// Returns the directory of all its files.
+    pub(crate) fn directory(&self) -> &Path {
+        &self.servers.dir
+    }
+
     /// Returns the directory of its cache.
     pub(crate) fn cache(&self) -> PathBuf {
         self.servers.dir.join("cache")

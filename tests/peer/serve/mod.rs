@@ -4,7 +4,10 @@
 mod clients;
 mod fronts;
 mod functional;
+mod locks;
 mod parity;
+mod sidecar;
+mod sockets;
 mod steps;
 
 use std::path::Path;
