@@ -28,7 +28,7 @@ struct Scene {
 impl Scene {
     fn new() -> Self {
         // One that ends each connection: a Glance whose kept connection to Keystone is dropped answers with 401.
-        let keystone = Keystone::for_clients();
+        let keystone = Keystone::shared();
         let glance = GlanceApi::start(keystone, "sqlite", "image_cache_max_size = 10000");
         let beside = Beside::start(&glance, "");
         let (admin, member) = (keystone.token("admin", "admin"), keystone.token("demo", "demo"));
