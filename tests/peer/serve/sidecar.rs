@@ -259,8 +259,8 @@ mod as_root {
         downloads
     }
 
-    /// Beside a Glance that keeps filling the cache, with one trouble after the other. The environment says for
-    /// how long: `GLANCE_CACHE_TEST_SECONDS=3600` is an hour.
+    /// Beside a Glance that keeps filling the cache, with one trouble after the other. The environment says
+    /// for how long: `GLANCE_CACHE_TEST_SECONDS=3600` is an hour.
     #[test]
     fn beside_a_glance_that_keeps_filling() {
         let seconds: u64 =
@@ -268,7 +268,7 @@ mod as_root {
         let is_long = seconds > 60;
         let (healthy, troubled) = if is_long { (20_000, 10_000) } else { (2000, 2000) };
         let [healthy, troubled] = [healthy, troubled].map(Duration::from_millis);
-        let keystone = Keystone::for_clients();
+        let keystone = Keystone::shared();
         let glance = GlanceApi::start(keystone, "sqlite", "");
         let token = keystone.token("admin", "admin");
         let images: Vec<String> =
