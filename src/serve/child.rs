@@ -9,7 +9,8 @@
 //! finish. A client that leaves ends no child.
 //!
 //! A thread waits for each child and leaves it a zombie, so that its number stays its own until this file has
-//! collected it. (A pidfd needs Linux 5.3, and tokio's processes need a handler for signals in every command.)
+//! collected it. (A pidfd needs Linux 5.3, and tokio's processes need a handler for signals in every
+//! command.)
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;

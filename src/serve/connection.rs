@@ -1,9 +1,9 @@
 //! Connections: as many as the settings allow, each behind its [`Gate`].
 //!
 //! When all places are taken, the connection whose client has been waited for longest gives up its place: a
-//! client that says nothing, or sends half a request, or does not read its answer, keeps nobody out. If all are
-//! being answered, a few more are accepted in reserve: there, probes are answered, and all others are told to
-//! come back. Each connection is a task on one thread; a task is dropped with its socket.
+//! client that says nothing, or sends half a request, or does not read its answer, keeps nobody out. If all
+//! are being answered, a few more are accepted in reserve: there, probes are answered, and all others are
+//! told to come back. Each connection is a task on one thread; a task is dropped with its socket.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -27,8 +27,8 @@ use tokio_rustls::TlsAcceptor;
 
 use super::answer::{ApiAnswer, Problem};
 use super::gate::{ConnectionLimits, Gate, MAX_HEAD, MAX_HEADERS, Shared};
+use super::health::is_probe;
 use super::listen::{Accepted, Listener, Peer};
-use super::service::is_probe;
 
 /// The time for which bytes of a refused request are read after its answer. The answer would be lost if the
 /// connection was reset.
@@ -49,9 +49,9 @@ const NO_SEAT: &str = "All connections of this service are in use.";
 
 /// An answer, and the id of its request.
 pub(super) type Answered = (ApiAnswer, Option<String>);
-/// Makes answers.
 /// Something that is being made.
 type Coming<T> = Pin<Box<dyn Future<Output = T>>>;
+/// Makes answers.
 pub(super) type Handler = Rc<dyn Fn(Peer, Request<Incoming>) -> Coming<Answered>>;
 
 /// The place of a connection.
@@ -113,7 +113,7 @@ impl Connections {
         }
     }
 
-    /// Returns a place for a connection; `None` if there is none, and no other connection can give up its own.
+    /// Returns a place for a connection; `None` if there is none, and no other can give up its own.
     fn seat(&self) -> Option<Seat> {
         let mut open = self.open.borrow_mut();
         [(Seat::Usual, self.most), (Seat::Reserve, RESERVE)].into_iter().find_map(|(seat, most)| {

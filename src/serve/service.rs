@@ -4,7 +4,7 @@
 //! then locks and the existence of images. Who may do nothing learns nothing, and waits for nobody.
 
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -14,12 +14,12 @@ use hyper::header::{CONTENT_LENGTH, HOST, HeaderMap};
 use hyper::http::request::Parts;
 use hyper::{Method, Request, StatusCode};
 use ring::rand::{SecureRandom as _, SystemRandom};
-use rustix::fs::{AtFlags, CWD, statat};
 use serde_json::{Value, json};
 
 use super::answer::{ApiAnswer, Form, Problem, without_paths_in};
 use super::auth::{Auth, Known, RequestFacts, image_target};
 use super::connection::Answered;
+use super::health::{health, is_probe};
 use super::listen::Peer;
 use super::operations::{Answering, Cleared, Failed, Operations, Totals};
 use super::routes::{Call, image_id, resource_type, route};
@@ -73,7 +73,7 @@ impl Service {
             }
         };
         self.operations.metrics.request(noted.call.unwrap_or("unknown"), answer.status.as_u16());
-        // What answers in Glance before its API does knows no ids: authentication, and the list of versions.
+        // Parts of Glance that answer before its API know no ids: authentication, and the list of versions.
         let has_id =
             answer.status != StatusCode::UNAUTHORIZED && !matches!(noted.call, Some("versions" | "options"));
         self.log(&head, &id, (&answer, start), noted);
@@ -203,28 +203,6 @@ impl Service {
         }
         self.output.event(level, &line, &facts);
     }
-}
-
-/// Returns the answer to a probe, which never depends on Keystone, the cache or the last run.
-pub(super) fn health(request: &Request<Incoming>, disable_by_file: Option<&Path>) -> ApiAnswer {
-    let is_off = disable_by_file.is_some_and(|file| statat(CWD, file, AtFlags::empty()).is_ok());
-    let (reason, status) = match (is_off, request.method()) {
-        (true, _) => ("DISABLED BY FILE", StatusCode::SERVICE_UNAVAILABLE),
-        (false, &Method::HEAD) => return ApiAnswer::bare(StatusCode::NO_CONTENT),
-        (false, _) => ("OK", StatusCode::OK),
-    };
-    match Form::accepted(request.headers()) {
-        Form::Json => {
-            let start = "{\n    \"detailed\": false,\n    \"reasons\": [\n        ";
-            ApiAnswer::json(status, format!("{start}\"{reason}\"\n    ]\n}}"))
-        }
-        Form::Html | Form::Text => ApiAnswer::text(reason).having(status),
-    }
-}
-
-/// True if a request is a probe of the service's health.
-pub(super) fn is_probe(request: &Request<Incoming>) -> bool {
-    matches!(request.uri().path(), "/healthcheck" | "/healthcheck/")
 }
 
 /// Returns the id of a request: the client's own with `req-` in front, or a new one.

@@ -121,8 +121,8 @@ impl Asker<'_> {
         }
     }
 
-    /// Waits before a busy node is asked again. Fails if there is no time for that and for an answer that takes
-    /// as long as the last one: what is broken off is no longer known to be busy.
+    /// Waits before a busy node is asked again. Fails if there is no time for that and for an answer that
+    /// takes as long as the last one: what is broken off is no longer known to be busy.
     fn pause(&self, pause: Duration, answer: Duration, deadline: Instant) -> Result<(), String> {
         let pause = pause.max(LEAST_PAUSE);
         if pause + 2 * answer >= deadline.saturating_duration_since(Instant::now()) {

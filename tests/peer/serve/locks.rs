@@ -27,7 +27,6 @@ struct Scene {
 
 impl Scene {
     fn new() -> Self {
-        // One that ends each connection: a Glance whose kept connection to Keystone is dropped answers with 401.
         let keystone = Keystone::shared();
         let glance = GlanceApi::start(keystone, "sqlite", "image_cache_max_size = 10000");
         let beside = Beside::start(&glance, "");
@@ -89,13 +88,21 @@ fn both_prune_at_once() {
     let scene = Scene::new();
     let mut removed_by = [0, 0];
     let mut waited = Vec::new();
-    for _ in 0..6 {
+    for round in 0..6 {
         scene.fill();
         let (prunes, knocks) = thread::scope(|scope| {
             let scene = &scene;
-            let [theirs, ours] = scene
-                .addresses()
-                .map(|address| scope.spawn(move || scene.ask(address, "POST /v2/cache/prune", &scene.admin)));
+            let prune =
+                |address| scope.spawn(move || scene.ask(address, "POST /v2/cache/prune", &scene.admin));
+            let [theirs, ours] = scene.addresses();
+            // Each is the first one in every other round.
+            let (theirs, ours) = if round % 2 == 0 {
+                let theirs = prune(theirs);
+                (theirs, prune(ours))
+            } else {
+                let ours = prune(ours);
+                (prune(theirs), ours)
+            };
             let knocking: Vec<_> = (0..8)
                 .map(|n| {
                     scope.spawn(move || {

@@ -259,8 +259,8 @@ mod as_root {
         downloads
     }
 
-    /// Beside a Glance that keeps filling the cache, with one trouble after the other. The environment says for
-    /// how long: `GLANCE_CACHE_TEST_SECONDS=3600` is an hour.
+    /// Beside a Glance that keeps filling the cache, with one trouble after the other. The environment says
+    /// for how long: `GLANCE_CACHE_TEST_SECONDS=3600` is an hour.
     #[test]
     fn beside_a_glance_that_keeps_filling() {
         let seconds: u64 =

@@ -1,5 +1,5 @@
-//! The commands of the clients about the cache, with what each of them prints and its exit code: the same from
-//! a Glance 33 and from the service.
+//! The commands of the clients about the cache, with what each of them prints and its exit code: the same
+//! from a Glance 33 and from the service.
 
 use std::fmt::Write as _;
 use std::process::Output;
