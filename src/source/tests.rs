@@ -12,6 +12,7 @@ use anyhow::Result;
 use super::*;
 use crate::config::{Config, ConfigSearch, GLANCE};
 use crate::database::images::Location;
+use crate::names::ImageId;
 use crate::net::double::{Double, impatient};
 use crate::net::wire::{Least, Waits};
 
@@ -34,9 +35,13 @@ fn location(value: &str, store: Option<&str>) -> Location {
     Location { value: value.to_owned(), store: store.map(str::to_owned) }
 }
 
+fn image() -> ImageId {
+    "1c8c0a3e-7a0e-4c9a-8d5c-3b1f6d2e9a10".parse().unwrap()
+}
+
 /// The only source of a location.
 fn source(config: &str, url: &str, waits: &Waits) -> Result<Box<dyn Source>, Refused> {
-    let mut sources = stores(config, waits).unwrap().sources(&[location(url, None)]);
+    let mut sources = stores(config, waits).unwrap().sources(image(), &[location(url, None)]);
     assert_eq!(sources.len(), 1);
     sources.remove(0)
 }
@@ -426,7 +431,7 @@ fn orders_by_weight_and_chooses_the_store() {
     ] {
         let rows: Vec<_> = locations.iter().map(|(value, store)| location(value, *store)).collect();
         let found: Vec<_> = stores
-            .sources(&rows)
+            .sources(image(), &rows)
             .into_iter()
             .map(|source| match source {
                 Ok(source) => source.shown().to_owned(),
