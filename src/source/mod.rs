@@ -22,6 +22,7 @@ mod s3;
 mod sealed;
 mod store;
 mod stores;
+mod swift;
 #[cfg(test)]
 mod tests;
 mod web;

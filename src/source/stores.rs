@@ -18,7 +18,7 @@ use anyhow::{Context as _, Result, bail};
 
 use super::glance::{ApiAccess, ImageApi, OnlyGlance, Via};
 use super::location::shown;
-use super::{file, rbd, s3, sealed, web};
+use super::{file, rbd, s3, sealed, swift, web};
 use crate::config::{Config, ENABLED_BACKENDS, METADATA_ENCRYPTION_KEY, STORES, Setting, WEIGHT};
 use crate::database::images::Location;
 use crate::names::ImageId;
@@ -35,7 +35,7 @@ const KINDS: [Kind; 7] = [
     Kind { name: "http", set_up: Some(web::set_up) },
     Kind { name: "rbd", set_up: Some(rbd::set_up) },
     Kind { name: "s3", set_up: Some(s3::set_up) },
-    Kind { name: "swift", set_up: None },
+    Kind { name: "swift", set_up: Some(swift::set_up) },
     Kind { name: "cinder", set_up: None },
     Kind { name: "vmware", set_up: None },
 ];

@@ -1,0 +1,222 @@
+//! The accounts of a Swift store: those of `swift_store_config_file`, or the one of the store's own section.
+//!
+//! The file is read as Python's configparser does it, for Glance: a line that is indented goes on with the
+//! value above it, `%(name)s` stands for another option and `%%` for a percent sign, `[DEFAULT]` has what a
+//! section leaves out, and a value may be in quotes. A section that is incomplete is an error when an image
+//! needs it. Messages never repeat a line of the file, because it may contain a key.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+use super::account::SwiftAccount;
+use crate::config::{
+    Config, DEFAULT_SWIFT_REFERENCE, SWIFT_STORE_APPLICATION_CREDENTIAL_ID,
+    SWIFT_STORE_APPLICATION_CREDENTIAL_SECRET, SWIFT_STORE_AUTH_ADDRESS, SWIFT_STORE_CONFIG_FILE,
+    SWIFT_STORE_KEY, SWIFT_STORE_USER,
+};
+use crate::source::store::Options;
+
+/// How deep options may refer to others.
+const MAX_DEPTH: usize = 10;
+/// Limit of the file, in bytes.
+const MAX_FILE: u64 = 1024 * 1024;
+
+/// The accounts that a store knows by names.
+pub(super) struct References {
+    /// Where they are, as messages name it.
+    place: String,
+    /// The name of the account that new images are put into.
+    default: String,
+    accounts: Vec<(String, Result<SwiftAccount, String>)>,
+}
+
+impl References {
+    /// Reads the accounts of a store. An account that cannot be used is no error yet.
+    pub(super) fn read(options: &Options<'_>) -> Result<Self> {
+        let default = options.config.text(&options.of(DEFAULT_SWIFT_REFERENCE))?.value;
+        let Some(file) = options.optional(SWIFT_STORE_CONFIG_FILE)? else {
+            return Ok(Self::of_section(options, default)?);
+        };
+        let path = find(options.config, &file.value)
+            .with_context(|| format!("{}: there is no {}", file.origin, file.value))?;
+        let place = path.display().to_string();
+        let text = text(&path).with_context(|| format!("cannot read {place}"))?;
+        let sections = parse(&text).with_context(|| format!("cannot understand {place}"))?;
+        let names = sections.iter().filter(|section| section.name != DEFAULT);
+        let account = |section: &Section| {
+            let look_up = |name: &str| value(&sections, &section.name, name);
+            let account = SwiftAccount::of_section(&format!("[{}] of {place}", section.name), &look_up);
+            (section.name.clone(), account.map_err(|error| format!("{error:#}")))
+        };
+        let accounts = names.map(account).collect();
+        Ok(References { place, default, accounts })
+    }
+
+    /// Reads the account of the store's own section.
+    fn of_section(options: &Options<'_>, default: String) -> Result<Self> {
+        let place = format!("[{}]", options.groups.first().copied().unwrap_or("glance_store"));
+        let known = [
+            ("auth_address", SWIFT_STORE_AUTH_ADDRESS),
+            ("user", SWIFT_STORE_USER),
+            ("key", SWIFT_STORE_KEY),
+            ("application_credential_id", SWIFT_STORE_APPLICATION_CREDENTIAL_ID),
+            ("application_credential_secret", SWIFT_STORE_APPLICATION_CREDENTIAL_SECRET),
+        ];
+        let mut values = Vec::new();
+        for (name, option) in known {
+            values.push((name, options.value(option)?));
+        }
+        let look_up = |name: &str| {
+            let found = values.iter().find(|(known, _)| *known == name);
+            Ok(found.and_then(|(_, value)| value.clone()))
+        };
+        let mut accounts = Vec::new();
+        if values.iter().any(|(_, value)| value.is_some()) {
+            let account = SwiftAccount::of_section(&place, &look_up);
+            accounts.push((default.clone(), account.map_err(|error| format!("{error:#}"))));
+        }
+        Ok(References { place, default, accounts })
+    }
+
+    /// Returns an account by its name.
+    pub(super) fn get(&self, name: &str) -> Result<&SwiftAccount> {
+        let Some((_, account)) = self.accounts.iter().find(|(known, _)| known == name) else {
+            ensure!(
+                !self.accounts.is_empty() || self.place.starts_with('/'),
+                "the account {name} is unknown: set swift_store_config_file for its store, or \
+                 swift_store_auth_address, swift_store_user and swift_store_key"
+            );
+            let names: Vec<_> = self.accounts.iter().map(|(name, _)| name.as_str()).collect();
+            bail!("the account {name} is not in {}, which has: {}", self.place, names.join(", "));
+        };
+        account.as_ref().map_err(|why| anyhow::anyhow!("{why}"))
+    }
+
+    /// Returns the account that new images are put into, if it can be used.
+    pub(super) fn default(&self) -> Option<&SwiftAccount> {
+        self.get(&self.default).ok()
+    }
+
+    /// True if there is an account with this name.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.accounts.iter().any(|(known, _)| known == name)
+    }
+}
+
+/// Returns the file that a setting names, which may be in a directory of the configuration.
+fn find(config: &Config, name: &str) -> Option<PathBuf> {
+    let path = Path::new(name);
+    if path.is_absolute() {
+        return path.is_file().then(|| path.to_owned());
+    }
+    config.search_path().iter().map(|directory| directory.join(path)).find(|path| path.is_file())
+}
+
+fn text(path: &Path) -> Result<String> {
+    let size = fs::metadata(path)?.len();
+    ensure!(size <= MAX_FILE, "it is larger than 1 MiB");
+    String::from_utf8(fs::read(path)?).ok().context("it is not UTF-8")
+}
+
+/// The section whose options all others have.
+const DEFAULT: &str = "DEFAULT";
+
+/// A section with its options, the names in lower case.
+#[derive(Debug, Default)]
+struct Section {
+    name: String,
+    options: Vec<(String, Vec<String>)>,
+}
+
+/// Parses a file. The message of an error has the line, counted from 1, and nothing of its text.
+fn parse(text: &str) -> Result<Vec<Section>> {
+    let mut sections: Vec<Section> = Vec::new();
+    // The indentation of the option that an indented line goes on with; `None` before any.
+    let mut indent = None;
+    for (number, line) in (1..).zip(text.lines()) {
+        let place = || format!("line {number}");
+        let value = line.trim();
+        let last = sections.last_mut().and_then(|section| section.options.last_mut());
+        if value.is_empty() || value.starts_with(['#', ';']) {
+            if let Some((_, lines)) = last.filter(|_| value.is_empty() && indent.is_some()) {
+                lines.push(String::new());
+            }
+            continue;
+        }
+        let depth = line.chars().take_while(|c| c.is_whitespace()).count();
+        if let (Some((_, lines)), Some(indent)) = (last, indent)
+            && depth > indent
+        {
+            lines.push(value.to_owned());
+            continue;
+        }
+        indent = None;
+        let header = value.strip_prefix('[').and_then(|rest| rest.rsplit_once(']'));
+        if let Some((name, _)) = header.filter(|(name, _)| !name.is_empty()) {
+            let is_new = !sections.iter().any(|section| section.name == name);
+            ensure!(is_new, "{}: a section of this name is there already", place());
+            sections.push(Section { name: name.to_owned(), options: Vec::new() });
+            continue;
+        }
+        let (name, value) = value
+            .split_once(['=', ':'])
+            .with_context(|| format!("{}: expected name = value, [section] or a comment", place()))?;
+        let name = name.trim_end().to_lowercase();
+        ensure!(!name.is_empty(), "{}: a value needs a name before the =", place());
+        let section = sections.last_mut();
+        let section = section.with_context(|| format!("{}: a value needs a [section] above it", place()))?;
+        let is_new = !section.options.iter().any(|(known, _)| *known == name);
+        ensure!(is_new, "{}: the section has this option already", place());
+        section.options.push((name, vec![value.trim().to_owned()]));
+        indent = Some(depth);
+    }
+    Ok(sections)
+}
+
+/// Returns the value of an option in a section, without its quotes.
+fn value(sections: &[Section], section: &str, name: &str) -> Result<Option<String>> {
+    let Some(raw) = raw(sections, section, name) else { return Ok(None) };
+    let text =
+        interpolated(sections, section, &raw, MAX_DEPTH).with_context(|| format!("[{section}] {name}"))?;
+    let Some(quote) = text.chars().next().filter(|quote| ['"', '\''].contains(quote)) else {
+        return Ok(Some(text));
+    };
+    let inner = text[1..].strip_suffix(quote);
+    Ok(Some(inner.with_context(|| format!("[{section}] {name}: a quote is not closed"))?.to_owned()))
+}
+
+/// Returns a value as it is written.
+fn raw(sections: &[Section], section: &str, name: &str) -> Option<String> {
+    let of = |wanted: &str| {
+        let section = sections.iter().find(|section| section.name == wanted)?;
+        let (_, lines) = section.options.iter().find(|(known, _)| known == name)?;
+        Some(lines.join("\n").trim_end().to_owned())
+    };
+    of(section).or_else(|| of(DEFAULT))
+}
+
+/// Returns a value with the options that it refers to in their places.
+fn interpolated(sections: &[Section], section: &str, text: &str, depth: usize) -> Result<String> {
+    let mut result = String::new();
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once('%') {
+        result += before;
+        if let Some(after) = after.strip_prefix('%') {
+            result.push('%');
+            rest = after;
+            continue;
+        }
+        let named = after.strip_prefix('(').and_then(|after| after.split_once(")s"));
+        let (name, after) = named
+            .filter(|(name, _)| !name.contains(')'))
+            .context("a % has to be doubled, or to begin %(name)s")?;
+        ensure!(depth > 0, "options refer to one another in a circle");
+        let raw = raw(sections, section, &name.to_lowercase());
+        let raw = raw.context("it refers to an option that is not there")?;
+        result += &interpolated(sections, section, &raw, depth - 1)?;
+        rest = after;
+    }
+    Ok(result + rest)
+}

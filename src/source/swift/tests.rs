@@ -1,0 +1,1 @@
+//! Accounts and locations of Swift, and what is compared with Glance.
