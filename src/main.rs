@@ -19,8 +19,6 @@ mod interrupt;
 mod legacy;
 mod names;
 mod net;
-#[cfg_attr(test, allow(dead_code))]
-#[cfg_attr(not(test), expect(dead_code, reason = "called by the service and the client, which follow"))]
 mod openstack;
 mod ops;
 mod os;

@@ -275,10 +275,6 @@ impl NodeAnswer {
         serde_json::from_slice(&self.body).ok()
     }
 
-    fn allows(&self, method: &str) -> bool {
-        self.allow.as_deref().is_some_and(|allow| allow.contains(method))
-    }
-
     fn says(&self, text: &str) -> bool {
         self.body.windows(text.len()).any(|part| part == text.as_bytes())
     }

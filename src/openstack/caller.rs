@@ -35,15 +35,15 @@ pub(crate) struct Caller {
     pub(crate) project_id: Option<String>,
     pub(crate) project_domain_id: Option<String>,
     /// In lower case, as Glance has them: see [`Caller::with_roles`].
-    pub(crate) roles: Vec<String>,
+    pub(super) roles: Vec<String>,
     /// False only if Keystone has an admin project and says that this token is for another one.
-    pub(crate) is_admin_project: bool,
+    pub(super) is_admin_project: bool,
     /// These five come from the service token that a request carries beside the caller's.
-    pub(crate) service_user_id: Option<String>,
-    pub(crate) service_user_domain_id: Option<String>,
-    pub(crate) service_project_id: Option<String>,
-    pub(crate) service_project_domain_id: Option<String>,
-    pub(crate) service_roles: Vec<String>,
+    pub(super) service_user_id: Option<String>,
+    pub(super) service_user_domain_id: Option<String>,
+    pub(super) service_project_id: Option<String>,
+    pub(super) service_project_domain_id: Option<String>,
+    pub(super) service_roles: Vec<String>,
 }
 
 /// A credential as policy checks see it.
@@ -67,7 +67,7 @@ pub(crate) enum TokenScope {
 
 impl Caller {
     /// Returns the caller with these roles in lower case.
-    pub(crate) fn with_roles(self, roles: &[impl AsRef<str>]) -> Self {
+    pub(super) fn with_roles(self, roles: &[impl AsRef<str>]) -> Self {
         Self { roles: roles.iter().map(|role| role.as_ref().to_lowercase()).collect(), ..self }
     }
 
@@ -82,7 +82,7 @@ impl Caller {
     }
 
     /// True if policy checks know a credential of that name.
-    pub(crate) fn is_credential(name: &str) -> bool {
+    pub(super) fn is_credential(name: &str) -> bool {
         CREDENTIALS.contains(&name)
     }
 

@@ -46,7 +46,7 @@ pub(super) struct Known {
 
 /// The facts of a request that decide who the caller is.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Asked<'a> {
+pub(super) struct RequestFacts<'a> {
     pub(super) peer: Peer,
     pub(super) headers: &'a HeaderMap,
     pub(super) method: &'a str,
@@ -64,7 +64,7 @@ pub(super) enum Auth {
 
 impl Auth {
     /// Returns the caller, or the problem with which the request is answered.
-    pub(super) async fn caller(&self, asked: Asked<'_>) -> Result<Known, Failed> {
+    pub(super) async fn caller(&self, asked: RequestFacts<'_>) -> Result<Known, Failed> {
         match self {
             Auth::Socket { owner } => Ok(by_socket(asked.peer, *owner)?),
             Auth::Keystone(keystone) => keystone.caller(asked).await,
@@ -144,7 +144,7 @@ impl KeystoneAuth {
     }
 
     /// Judges the tokens of a request.
-    async fn caller(&self, asked: Asked<'_>) -> Result<Known, Failed> {
+    async fn caller(&self, asked: RequestFacts<'_>) -> Result<Known, Failed> {
         let token = only(asked.headers, "x-auth-token").transpose();
         let token = token.or_else(|| only(asked.headers, "x-storage-token").transpose());
         let token = match token {

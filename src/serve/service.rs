@@ -18,7 +18,7 @@ use rustix::fs::{AtFlags, CWD, statat};
 use serde_json::{Value, json};
 
 use super::answer::{ApiAnswer, Form, Problem, without_paths_in};
-use super::auth::{Asked, Auth, Known, image_target};
+use super::auth::{Auth, Known, RequestFacts, image_target};
 use super::connection::Answered;
 use super::listen::Peer;
 use super::operations::{Answering, Cleared, Failed, Operations, Totals};
@@ -91,7 +91,7 @@ impl Service {
         noted.call = Some(call.name());
         if call.needs_caller() {
             let method = head.method.as_str();
-            let asked = Asked { peer, headers: &head.headers, method, path };
+            let asked = RequestFacts { peer, headers: &head.headers, method, path };
             noted.caller = Some(self.auth.caller(asked).await?);
         }
         if let (Some(rule), Some(caller)) = (call.rule(), &noted.caller) {

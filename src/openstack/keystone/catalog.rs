@@ -104,11 +104,6 @@ impl Catalog {
         }
     }
 
-    /// True if there is a service of this type.
-    pub(super) fn has(&self, service_type: &str) -> bool {
-        self.0.iter().any(|found| found.service_type == service_type)
-    }
-
     fn lacks(&self, service_type: &str) -> KeystoneError {
         if self.0.is_empty() {
             return KeystoneError::misconfigured(format!(
@@ -219,6 +214,5 @@ mod tests {
         }
         let none = Catalog::default().endpoint("image", "public", None).unwrap_err();
         assert!(none.to_string().contains("the token is for no project"), "{none}");
-        assert!(catalog().has("image") && !catalog().has("volume"));
     }
 }

@@ -98,7 +98,8 @@ impl PolicyFiles {
     }
 
     /// Returns the files that the rules were read from, lowest layer first.
-    pub(crate) fn files(&self) -> impl Iterator<Item = &Path> {
+    #[cfg(test)]
+    pub(super) fn files(&self) -> impl Iterator<Item = &Path> {
         self.stamps.iter().flatten().map(|stamp| stamp.path.as_path())
     }
 

@@ -17,7 +17,7 @@ use crate::units::{count, human};
 #[derive(Debug, Serialize)]
 pub(crate) struct NodesReport {
     #[serde(flatten)]
-    totals: Totals,
+    totals: NodesTotals,
     nodes_asked: u64,
     nodes_done: u64,
     pub(super) nodes: Vec<NodeOutcome>,
@@ -28,7 +28,7 @@ pub(crate) struct NodesReport {
 /// The figures of a call, of one node or of all that have done it. `None` if a node does not say it.
 #[derive(Clone, Copy, Debug, Serialize)]
 #[serde(untagged)]
-enum Totals {
+enum NodesTotals {
     Pruned { total_files_pruned: Option<u64>, total_bytes_pruned: Option<u64> },
     Cleaned { total_files_cleaned: Option<u64>, total_bytes_cleaned: Option<u64> },
     Queued { total_images_queued: u64 },
@@ -42,7 +42,7 @@ pub(super) struct NodeOutcome {
     /// Of its last answer, if there was one.
     http_status: Option<u16>,
     #[serde(flatten)]
-    totals: Totals,
+    totals: NodesTotals,
     /// The version of its API, if it does not have the call.
     #[serde(skip_serializing_if = "Option::is_none")]
     api_version: Option<String>,
@@ -51,22 +51,26 @@ pub(super) struct NodeOutcome {
     error: Option<String>,
 }
 
-impl Totals {
+impl NodesTotals {
     fn of(call: &NodesCall, removals: Removals, queued: u64) -> Self {
         let Removals { files, bytes } = removals;
         match call {
-            NodesCall::Prune => Totals::Pruned { total_files_pruned: files, total_bytes_pruned: bytes },
-            NodesCall::Clean => Totals::Cleaned { total_files_cleaned: files, total_bytes_cleaned: bytes },
-            NodesCall::Queue(_) => Totals::Queued { total_images_queued: queued },
+            NodesCall::Prune => NodesTotals::Pruned { total_files_pruned: files, total_bytes_pruned: bytes },
+            NodesCall::Clean => {
+                NodesTotals::Cleaned { total_files_cleaned: files, total_bytes_cleaned: bytes }
+            }
+            NodesCall::Queue(_) => NodesTotals::Queued { total_images_queued: queued },
         }
     }
 
     /// Returns the files, or the images, and the bytes.
     fn figures(self) -> (Option<u64>, Option<u64>) {
         match self {
-            Totals::Pruned { total_files_pruned: files, total_bytes_pruned: bytes }
-            | Totals::Cleaned { total_files_cleaned: files, total_bytes_cleaned: bytes } => (files, bytes),
-            Totals::Queued { total_images_queued } => (Some(total_images_queued), None),
+            NodesTotals::Pruned { total_files_pruned: files, total_bytes_pruned: bytes }
+            | NodesTotals::Cleaned { total_files_cleaned: files, total_bytes_cleaned: bytes } => {
+                (files, bytes)
+            }
+            NodesTotals::Queued { total_images_queued } => (Some(total_images_queued), None),
         }
     }
 }
@@ -78,7 +82,7 @@ impl NodeOutcome {
             node,
             status: reply.status,
             http_status: reply.http_status,
-            totals: Totals::of(call, reply.removals, queued),
+            totals: NodesTotals::of(call, reply.removals, queued),
             api_version: reply.api_version,
             seconds: (seconds * 1000.0).round() / 1000.0,
             error: reply.message,
@@ -121,7 +125,7 @@ impl NodesReport {
         let mut ending = Ending::new(false);
         ending.errors = nodes.iter().filter_map(|node| node.error(call.action())).collect();
         NodesReport {
-            totals: Totals::of(call, Removals { files, bytes }, queued),
+            totals: NodesTotals::of(call, Removals { files, bytes }, queued),
             nodes_asked: nodes.iter().filter(|node| node.was_asked()).count() as u64,
             nodes_done: done().count() as u64,
             nodes,
@@ -143,7 +147,7 @@ impl ChangeReport for NodesReport {
 
 impl Report for NodesReport {
     fn text(&self) -> String {
-        let has_bytes = !matches!(self.totals, Totals::Queued { .. });
+        let has_bytes = !matches!(self.totals, NodesTotals::Queued { .. });
         let number = |number: Option<u64>| number.map_or_else(|| "-".to_owned(), |number| number.to_string());
         let size = |bytes: Option<u64>| bytes.map_or_else(|| "-".to_owned(), human);
         let head = if has_bytes { ["FILES", "SIZE"] } else { ["IMAGES", ""] };
@@ -157,9 +161,9 @@ impl Report for NodesReport {
         let mut text = table(&rows);
         let (files, bytes) = self.totals.figures();
         let (verb, what) = match self.totals {
-            Totals::Pruned { .. } => ("pruned", "file"),
-            Totals::Cleaned { .. } => ("cleaned", "file"),
-            Totals::Queued { .. } => ("queued", "image"),
+            NodesTotals::Pruned { .. } => ("pruned", "file"),
+            NodesTotals::Cleaned { .. } => ("cleaned", "file"),
+            NodesTotals::Queued { .. } => ("queued", "image"),
         };
         let unknown = || format!("an unknown number of {what}s");
         let files = files.map_or_else(unknown, |files| count(files, what));

@@ -188,7 +188,7 @@ pub(super) fn verified_images(images: &[Image], memory: &Verified) -> Option<Ver
 }
 
 /// An image that is being read.
-struct Reading {
+struct ImageReading {
     record: ImageRecord,
     meter: Arc<Meter>,
     /// The time at which the reading began.
@@ -196,7 +196,7 @@ struct Reading {
 }
 
 /// A broken image that is not decided about yet.
-struct HeldImage {
+struct HeldBrokenImage {
     image: Image,
     record: ImageRecord,
     fault: Fault,
@@ -214,8 +214,8 @@ struct Verifying<'a> {
     order: VecDeque<u32>,
     /// Images with their records, which come next.
     portion: VecDeque<(u32, Option<ImageRecord>)>,
-    running: HashMap<u32, Reading>,
-    held: Vec<HeldImage>,
+    running: HashMap<u32, ImageReading>,
+    held: Vec<HeldBrokenImage>,
     /// Bytes of the images that were begun.
     begun: u64,
     /// True once no further image is begun.
@@ -364,13 +364,13 @@ impl<'a> Verifying<'a> {
         let meter = Arc::new(Meter::default());
         meter.size.store(image.seen.size, Ordering::Relaxed);
         let at = self.cache.run.now.saturating_add(self.started.elapsed().as_nanos() as Nanos);
-        self.running.insert(position, Reading { record, meter, at });
+        self.running.insert(position, ImageReading { record, meter, at });
         job
     }
 
     /// Notes what was found in an image.
     fn finish(&mut self, position: u32, finding: Finding) {
-        let Some(Reading { record, meter, at }) = self.running.remove(&position) else { return };
+        let Some(ImageReading { record, meter, at }) = self.running.remove(&position) else { return };
         let image = self.cache.images[position as usize];
         let bytes = image.seen.size;
         self.report.bytes_read += meter.moved.load(Ordering::Relaxed);
@@ -381,7 +381,7 @@ impl<'a> Verifying<'a> {
                 self.decide();
             }
             Finding::Unverifiable => self.report.unverifiable.add(bytes),
-            Finding::Broken(fault) => self.broken(HeldImage { image, record, fault, at }),
+            Finding::Broken(fault) => self.broken(HeldBrokenImage { image, record, fault, at }),
             Finding::Changed => self.report.changed += 1,
             Finding::Failed(e) => self.error(image.id.as_str(), Action::Verify, format!("{e:#}")),
             Finding::Interrupted => self.report.left.add(bytes),
@@ -389,7 +389,7 @@ impl<'a> Verifying<'a> {
     }
 
     /// Decides about a broken image. If many are broken, it is held back until more images were read.
-    fn broken(&mut self, broken: HeldImage) {
+    fn broken(&mut self, broken: HeldBrokenImage) {
         self.held.push(broken);
         self.decide();
     }
@@ -408,7 +408,7 @@ impl<'a> Verifying<'a> {
     }
 
     /// Looks at the record of a broken image again, and gives it to the handler.
-    fn fate(&mut self, held: &HeldImage) -> Fate {
+    fn fate(&mut self, held: &HeldBrokenImage) -> Fate {
         let content = |record: &ImageRecord| {
             let ImageRecord { size, checksum, os_hash_algo, os_hash_value, .. } = record.clone();
             (size, checksum, os_hash_algo, os_hash_value)
@@ -421,8 +421,8 @@ impl<'a> Verifying<'a> {
     }
 
     /// Notes the end of a broken image.
-    fn note_broken(&mut self, held: &HeldImage, fate: &Fate) {
-        let HeldImage { image, fault, at, .. } = held;
+    fn note_broken(&mut self, held: &HeldBrokenImage, fate: &Fate) {
+        let HeldBrokenImage { image, fault, at, .. } = held;
         match fate {
             Fate::Changed => {
                 self.report.changed += 1;

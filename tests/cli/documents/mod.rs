@@ -33,6 +33,7 @@ const NOTHING_TO_RUN: &[&str] = &[
     "CHANGELOG.md",
     "CONTRIBUTING.md",
     "docs/SUMMARY.md",
+    "docs/api.md",
     "docs/house.md",
     "docs/introduction.md",
     "docs/performance.md",
