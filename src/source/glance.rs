@@ -159,9 +159,7 @@ fn checksum(response: &Response) -> Option<Proof> {
 }
 
 fn ask(service: &LoggedIn, url: &Url, from: Option<u64>) -> Result<Response> {
-    let range = from.map(|from| format!("bytes={from}-"));
-    let headers: Vec<_> = range.as_deref().map(|range| ("range", range)).into_iter().collect();
-    let response = service.get(url, &headers)?;
+    let response = service.get(url, from)?;
     match response.status {
         200 => {
             let kind = response.header("content-type").unwrap_or_default();

@@ -25,13 +25,15 @@ pub(super) struct LoggedIn {
 }
 
 impl LoggedIn {
-    /// Asks the service for something, with these headers and a token. Returns the answer, whatever its
-    /// status.
-    pub(super) fn get(&self, url: &Url, headers: &[(&str, &str)]) -> Result<Response> {
+    /// Asks the service for the whole of something, or for the rest from a position. Returns the answer,
+    /// whatever its status.
+    pub(super) fn get(&self, url: &Url, from: Option<u64>) -> Result<Response> {
+        let range = from.map(|from| format!("bytes={from}-"));
         let ask = |token: &str| {
-            let mut request = Request::get(url).certificate(self.certificate.as_ref());
-            for (name, value) in headers.iter().copied().chain([("x-auth-token", token)]) {
-                request = request.header(name, value);
+            let request = Request::get(url).certificate(self.certificate.as_ref());
+            let mut request = request.header("x-auth-token", token);
+            if let Some(range) = &range {
+                request = request.header("range", range);
             }
             download::patiently(&self.client.waits, || self.client.send(&request))
         };

@@ -10,7 +10,8 @@
 # this script's process, whose id is DIR/keeper.
 #
 # ceph: mon, one OSD in memory and radosgw. DIR/ceph.conf, the users admin and glance, a pool images; S3 with the keys AK and
-# s3cret/+Key, and NOBODY and s3cret/+Key of a user who owns nothing.
+# s3cret/+Key, and NOBODY and s3cret/+Key of a user who owns nothing. With KEYSTONE, the URL of a Keystone of the tests, radosgw
+# takes its tokens for Swift, at /swift/v1/AUTH_PROJECT-ID.
 set -eu
 kind=$1 dir=$2 port=$3 port2=$4
 case $kind in
@@ -133,6 +134,18 @@ rgw data = $dir/rgw
 rgw enable gc threads = false
 rgw enable lc threads = false
 rgw enable quota threads = false
+C
+    # Without KEYSTONE there is S3 alone.
+    [ -z "${KEYSTONE:-}" ] || cat >>ceph.conf <<C
+rgw keystone url = ${KEYSTONE%/v3}
+rgw keystone api version = 3
+rgw keystone admin user = glance
+rgw keystone admin password = glancepw
+rgw keystone admin project = service
+rgw keystone admin domain = Default
+rgw keystone accepted roles = admin, member
+rgw keystone token cache size = 0
+rgw swift account in url = true
 C
     quiet() { "$@" >>log/setup.log 2>&1; }
     quiet ceph-authtool -C client.admin.keyring -g -n client.admin --cap mon 'allow *' --cap osd 'allow *' --cap mgr 'allow *'

@@ -212,7 +212,7 @@ impl SwiftSource {
             LoggedIn { session: Arc::clone(session), client: self.client.clone(), certificate: None };
         let url = self.url(session)?;
         let waits = self.client.waits.clone();
-        let ask = move |rest: Option<(u64, &str)>| ask(&service, &url, rest);
+        let ask = move |rest: Option<(u64, &str)>| ask(&service, &url, rest.map(|(from, _)| from));
         download::open(Box::new(ask), waits, BY_ETAG)
     }
 
@@ -240,25 +240,25 @@ fn in_words_of_swift(error: KeystoneError) -> Error {
     anyhow!("{}", error.to_string().replace("region_name", "swift_store_region"))
 }
 
-/// Swift compares the tag itself (`If-Match`), and has it in each answer.
+/// Each answer has the tag again. It is not sent (`If-Match`), because radosgw compares it with that of the
+/// list of segments, and refuses its own.
 const BY_ETAG: Proving =
-    Proving { find: etag, lacking: "the server gives no strong ETag", is_repeated: true };
+    Proving { find: etag, lacking: "the server gives no ETag that proves it", is_repeated: true };
+
+/// The `ETag` of nothing, which radosgw gives to each list of segments.
+const OF_NOTHING: &str = "d41d8cd98f00b204e9800998ecf8427e";
 
 fn etag(response: &Response) -> Option<Proof> {
-    let value = response.header("etag").filter(|tag| !tag.is_empty() && !tag.starts_with("W/"))?.to_owned();
-    Some(Proof { header: "etag", value })
+    let value = response.header("etag").filter(|tag| !tag.is_empty() && !tag.starts_with("W/"))?;
+    let header = if value.trim_matches('"') == OF_NOTHING { "x-timestamp" } else { "etag" };
+    Some(Proof { header, value: response.header(header)?.to_owned() })
 }
 
-fn ask(service: &LoggedIn, url: &Url, rest: Option<(u64, &str)>) -> Result<Response> {
-    let range = rest.map(|(from, _)| format!("bytes={from}-"));
-    let headers: Vec<_> = match (&range, rest) {
-        (Some(range), Some((_, tag))) => vec![("range", range.as_str()), ("if-match", tag)],
-        _ => Vec::new(),
-    };
-    let response = service.get(url, &headers)?;
+fn ask(service: &LoggedIn, url: &Url, from: Option<u64>) -> Result<Response> {
+    let response = service.get(url, from)?;
     match response.status {
         200 => Ok(response),
-        206 | 416 if rest.is_some() => Ok(response),
+        206 | 416 if from.is_some() => Ok(response),
         _ => Err(refusal(url, &response)),
     }
 }
@@ -271,7 +271,6 @@ fn refusal(url: &Url, response: &Response) -> Error {
         403 => "the user of the account may not read it",
         404 => "it is not there: are the account, the region and the endpoint right?",
         409 => "a segment of it is missing, or has changed",
-        412 => "the image changed while it was read",
         status if download::is_busy(status) => &download::busy(response),
         301 | 302 | 303 | 307 | 308 => "it redirects, which is not followed with a token",
         _ => "",

@@ -29,8 +29,11 @@ pub(super) struct References {
     place: String,
     /// The name of the account that new images are put into.
     default: String,
-    accounts: Vec<(String, Result<SwiftAccount, String>)>,
+    accounts: Vec<NamedAccount>,
 }
+
+/// An account, or the reason why it cannot be used.
+type NamedAccount = (String, Result<SwiftAccount, String>);
 
 impl References {
     /// Reads the accounts of a store. An account that cannot be used is no error yet.
@@ -43,7 +46,12 @@ impl References {
             .with_context(|| format!("{}: there is no {}", file.origin, file.value))?;
         let place = path.display().to_string();
         let text = text(&path).with_context(|| format!("cannot read {place}"))?;
-        let sections = parse(&text).with_context(|| format!("cannot understand {place}"))?;
+        Self::of_file(&place, &default, &text).with_context(|| format!("cannot understand {place}"))
+    }
+
+    /// Takes the text of a file apart.
+    pub(super) fn of_file(place: &str, default: &str, text: &str) -> Result<Self> {
+        let sections = parse(text)?;
         let names = sections.iter().filter(|section| section.name != DEFAULT);
         let account = |section: &Section| {
             let look_up = |name: &str| value(&sections, &section.name, name);
@@ -51,7 +59,7 @@ impl References {
             (section.name.clone(), account.map_err(|error| format!("{error:#}")))
         };
         let accounts = names.map(account).collect();
-        Ok(References { place, default, accounts })
+        Ok(References { place: place.to_owned(), default: default.to_owned(), accounts })
     }
 
     /// Reads the account of the store's own section.
@@ -83,12 +91,13 @@ impl References {
     /// Returns an account by its name.
     pub(super) fn get(&self, name: &str) -> Result<&SwiftAccount> {
         let Some((_, account)) = self.accounts.iter().find(|(known, _)| known == name) else {
-            ensure!(
-                !self.accounts.is_empty() || self.place.starts_with('/'),
-                "the account {name} is unknown: set swift_store_config_file for its store, or \
-                 swift_store_auth_address, swift_store_user and swift_store_key"
-            );
             let names: Vec<_> = self.accounts.iter().map(|(name, _)| name.as_str()).collect();
+            ensure!(
+                !names.is_empty(),
+                "{} has no account {name}: set swift_store_config_file for its store, or \
+                 swift_store_auth_address, swift_store_user and swift_store_key",
+                self.place
+            );
             bail!("the account {name} is not in {}, which has: {}", self.place, names.join(", "));
         };
         account.as_ref().map_err(|why| anyhow::anyhow!("{why}"))
@@ -103,6 +112,12 @@ impl References {
     pub(super) fn has(&self, name: &str) -> bool {
         self.accounts.iter().any(|(known, _)| known == name)
     }
+}
+
+/// Returns the accounts of a file.
+#[cfg(test)]
+pub(super) fn accounts_of(text: &str) -> Result<Vec<NamedAccount>> {
+    Ok(References::of_file("FILE", "ref1", text)?.accounts)
 }
 
 /// Returns the file that a setting names, which may be in a directory of the configuration.
