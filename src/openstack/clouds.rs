@@ -57,10 +57,6 @@ pub(crate) struct Cloud {
     pub(crate) reach: Reach,
     pub(crate) region: Option<String>,
     /// `public`, `internal` or `admin`.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "prefetch through the API, which follows, asks for it")
-    )]
     pub(crate) interface: String,
     /// The address of the image service, if it is not the catalogue's.
     pub(crate) image_endpoint: Option<Url>,

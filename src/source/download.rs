@@ -101,8 +101,8 @@ fn return_after(response: &Response) -> Option<Duration> {
     response.header("retry-after")?.trim().parse().ok().map(Duration::from_secs)
 }
 
-/// Opens an image at its start.
-pub(super) fn open(ask: Box<Ask>, waits: Waits, proving: Proving) -> Result<Opened> {
+/// Opens an image at its start. `expected` is its size in bytes, for servers that do not say it.
+pub(super) fn open(ask: Box<Ask>, waits: Waits, proving: Proving, expected: Option<u64>) -> Result<Opened> {
     let response = ask(None)?;
     ensure!(response.status == 200, "the server answers {} to a plain request", response.status);
     let size = response.body.length();
@@ -113,7 +113,8 @@ pub(super) fn open(ask: Box<Ask>, waits: Waits, proving: Proving) -> Result<Open
     let download = Download {
         ask,
         waits,
-        size,
+        size: size.or(expected),
+        is_announced: size.is_some(),
         proving,
         validator,
         body: response.body,
@@ -139,8 +140,10 @@ fn of_web(response: &Response) -> Option<Proof> {
 struct Download {
     ask: Box<Ask>,
     waits: Waits,
-    /// In bytes, as the server said in its first answer.
+    /// In bytes.
     size: Option<u64>,
+    /// True if the server said the size in its first answer.
+    is_announced: bool,
     proving: Proving,
     validator: Option<Proof>,
     body: HttpBody,
@@ -218,6 +221,9 @@ impl Download {
     /// Returns the error for a stream that broke, with how far it came.
     fn reason(&self, broken: &io::Error) -> anyhow::Error {
         match (broken.kind(), self.size) {
+            (ErrorKind::UnexpectedEof, Some(size)) if !self.is_announced => {
+                anyhow!("the server ended the stream after {} of the image's {size} bytes", self.at)
+            }
             (ErrorKind::UnexpectedEof, Some(size)) => {
                 anyhow!("the server ended the stream after {} of the {size} bytes it had announced", self.at)
             }
@@ -249,7 +255,8 @@ impl Download {
                 Ok(response.body)
             }
             416 => {
-                let size = self.size.map_or("more".to_owned(), |size| format!("{size} bytes"));
+                let size = self.size.filter(|_| self.is_announced);
+                let size = size.map_or("more".to_owned(), |size| format!("{size} bytes"));
                 let total = total.context("the server refuses to resume where the stream broke")?;
                 Err(anyhow!("the server had announced {size}, but it has only {total}"))
             }

@@ -35,6 +35,14 @@ pub(crate) enum Via {
     Api,
 }
 
+/// An image as Glance's record has it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ImageOfGlance {
+    pub(crate) id: ImageId,
+    /// In bytes.
+    pub(crate) size: Option<u64>,
+}
+
 /// Glance's API, with the credentials for it.
 pub(crate) struct ImageApi {
     service: LoggedIn,
@@ -105,7 +113,7 @@ impl ApiAccess {
 
     /// Returns what an image is read from for a location that only Glance reads; without a location, for all
     /// of them.
-    pub(super) fn source(&self, image: ImageId, location: Option<Refused>) -> Readable {
+    pub(super) fn source(&self, image: ImageOfGlance, location: Option<Refused>) -> Readable {
         let name = "Glance's API";
         let why = match self {
             ApiAccess::Open(api) => {
@@ -128,7 +136,7 @@ impl ApiAccess {
 /// An image of Glance's API.
 struct ApiSource {
     shown: String,
-    image: ImageId,
+    image: ImageOfGlance,
     api: Arc<ImageApi>,
 }
 
@@ -142,10 +150,12 @@ impl Source for ApiSource {
     }
 
     fn open(&self) -> Result<Opened> {
-        let url = self.api.url(self.image)?;
+        let url = self.api.url(self.image.id)?;
         let (service, waits) = (self.api.service.clone(), self.api.service.client.waits.clone());
         let ask = move |rest: Option<(u64, &str)>| ask(&service, &url, rest.map(|(from, _)| from));
-        download::open(Box::new(ask), waits, BY_CHECKSUM)
+        // With its cache switched on, Glance does not say how long an image is, and a break would look like an
+        // end.
+        download::open(Box::new(ask), waits, BY_CHECKSUM, self.image.size)
     }
 }
 

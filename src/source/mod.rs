@@ -27,6 +27,6 @@ mod swift;
 mod tests;
 mod web;
 
-pub(crate) use self::glance::{ImageApi, Via};
+pub(crate) use self::glance::{ImageApi, ImageOfGlance, Via};
 pub(crate) use self::opened::{Body, Opened, Refused, Source};
 pub(crate) use self::stores::Stores;

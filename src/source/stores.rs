@@ -16,12 +16,11 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
 
-use super::glance::{ApiAccess, ImageApi, OnlyGlance, Via};
+use super::glance::{ApiAccess, ImageApi, ImageOfGlance, OnlyGlance, Via};
 use super::location::shown;
 use super::{file, rbd, s3, sealed, swift, web};
 use crate::config::{Config, ENABLED_BACKENDS, METADATA_ENCRYPTION_KEY, STORES, Setting, WEIGHT};
 use crate::database::images::Location;
-use crate::names::ImageId;
 use crate::net::wire::Waits;
 use crate::source::location::store_type;
 use crate::source::opened::{Refused, Source};
@@ -121,7 +120,7 @@ impl Stores {
 
     /// Returns what an image with these locations can be read from, in the order to try: by the weight of
     /// their stores, the highest first, those of equal weight in the order given.
-    pub(crate) fn sources(&self, image: ImageId, locations: &[Location]) -> Vec<Readable> {
+    pub(crate) fn sources(&self, image: ImageOfGlance, locations: &[Location]) -> Vec<Readable> {
         if self.only_api {
             return vec![self.api.source(image, None)];
         }

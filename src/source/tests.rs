@@ -12,7 +12,6 @@ use anyhow::Result;
 use super::*;
 use crate::config::{Config, ConfigSearch, GLANCE};
 use crate::database::images::Location;
-use crate::names::ImageId;
 use crate::net::double::{Double, impatient};
 use crate::net::wire::{Least, Waits};
 
@@ -35,8 +34,8 @@ fn location(value: &str, store: Option<&str>) -> Location {
     Location { value: value.to_owned(), store: store.map(str::to_owned) }
 }
 
-fn image() -> ImageId {
-    "1c8c0a3e-7a0e-4c9a-8d5c-3b1f6d2e9a10".parse().unwrap()
+fn image() -> ImageOfGlance {
+    ImageOfGlance { id: "1c8c0a3e-7a0e-4c9a-8d5c-3b1f6d2e9a10".parse().unwrap(), size: None }
 }
 
 /// The only source of a location.

@@ -92,7 +92,7 @@ impl Source for WebSource {
         let (client, url, credentials) = (self.client.clone(), self.url.clone(), self.credentials.clone());
         let waits = client.waits.clone();
         let ask = move |rest: Option<(u64, &str)>| ask(&client, &url, credentials.as_ref(), rest);
-        download::open(Box::new(ask), waits, download::BY_IF_RANGE)
+        download::open(Box::new(ask), waits, download::BY_IF_RANGE, None)
     }
 }
 

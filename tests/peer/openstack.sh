@@ -32,12 +32,13 @@ stop() {
 }
 trap stop EXIT
 
+# uWSGI closes each connection and does not say so: a client that keeps it for its next request may lose that one.
 uwsgi() { # uwsgi ENVIRONMENT-VARIABLE... -- OPTION...
     local variables=()
     while [ "$1" != -- ]; do variables+=("$1") && shift; done
     shift
     env "${variables[@]}" "$bin/uwsgi" --http-socket 127.0.0.1:"$port" --master --threads 4 --enable-threads --lazy-apps --die-on-term \
-        --listen 100 --pidfile "$dir/pid" "$@" </dev/null >>uwsgi.log 2>&1 &
+        --listen 100 --add-header "Connection: close" --pidfile "$dir/pid" "$@" </dev/null >>uwsgi.log 2>&1 &
     child=$!
 }
 

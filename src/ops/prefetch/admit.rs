@@ -18,7 +18,7 @@ use crate::ops::prefetch::ending::ImageEnding;
 use crate::ops::prefetch::outcome::ImageOutcome;
 use crate::ops::prefetch::wanted::WantedImage;
 use crate::ops::prefetch::{PrefetchRun, Running};
-use crate::source::{Refused, Source};
+use crate::source::{ImageOfGlance, Refused, Source};
 
 /// An image that is going to be fetched: its record, the hash to verify it by, and its claim.
 struct Admitted {
@@ -95,6 +95,7 @@ impl<'a> PrefetchRun<'a> {
         image: ImageId,
         record: &ImageRecord,
     ) -> Vec<Result<Box<dyn Source>, Refused>> {
+        let image = ImageOfGlance { id: image, size: record.size };
         let sources = self.settings.stores.sources(image, &record.locations);
         for warning in sources.iter().flatten().filter_map(|source| source.warning()) {
             if self.warned.insert(warning.to_owned()) {

@@ -213,7 +213,7 @@ impl SwiftSource {
         let url = self.url(session)?;
         let waits = self.client.waits.clone();
         let ask = move |rest: Option<(u64, &str)>| ask(&service, &url, rest.map(|(from, _)| from));
-        download::open(Box::new(ask), waits, BY_ETAG)
+        download::open(Box::new(ask), waits, BY_ETAG, None)
     }
 
     /// Returns the URL of the object.

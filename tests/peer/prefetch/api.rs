@@ -101,7 +101,8 @@ fn a_location_that_nothing_reads() {
     {
         let image = glance.upload(&token, &bytes);
         let database = glance.database_with_location(&image, location);
-        let arguments = ["--database-file", database.path().to_str().unwrap(), "-v", &image];
+        let database_url = format!("sqlite:///{}", database.path().display());
+        let arguments = ["--database", &database_url, "-v", &image];
         let left_out = [&arguments[..], &["--via", "store"]].concat();
         let refused = run(&glance, &left_out, &variables).code(1);
         assert!(refused.stderr.contains("but --via store leaves it out"), "{}", refused.stderr);
@@ -189,7 +190,8 @@ fn a_break_is_taken_up_with_a_new_token() {
     let token = keystone.token("admin", "admin");
     let bytes = content('a', LARGE);
     let image = glance.upload(&token, &bytes);
-    let cut = Cut::start(&glance.address(), 2, 16 << 20);
+    // One connection is broken off, one is refused with the old token, and one has the new token.
+    let cut = Cut::start(&glance.address(), 3, 16 << 20);
     let (url, endpoint) = (keystone.url(), format!("http://{}", cut.address));
     let variables = [
         ("OS_AUTH_URL", url.as_str()),

@@ -201,7 +201,8 @@ fn a_token_that_dies_in_the_middle_is_renewed() {
     let bytes = content('a', LARGE);
     s.stores.account(SWIFT, "shortlived", "demo").put("glance", "dies", &bytes, &[]);
     s.prefetch.record('a', &bytes, &["swift+config://short/glance/dies"]);
-    let cut = Cut::start(&s.stores.address(SWIFT), 2, 16 << 20);
+    // One connection is broken off, one is refused with the old token, and one has the new token.
+    let cut = Cut::start(&s.stores.address(SWIFT), 3, 16 << 20);
     let endpoint = s.stores.endpoint(SWIFT, "demo");
     let behind = endpoint.replace(&s.stores.address(SWIFT), &cut.address);
     let references =
@@ -302,8 +303,12 @@ fn a_multi_tenant_location_comes_through_the_api() {
     // A copy of its database says that the image is in a store that only Glance can read.
     let database = glance.database_with_location(&image, "swift+http://h/v1/AUTH_x/glance/object");
     let mut ours = Command::new(BINARY);
-    ours.args(["prefetch", "--config-file"]).arg(glance.configuration()).args(["-v", "--database-file"]);
-    ours.arg(database.path()).arg(&image).env_clear().env("HOME", "/nonexistent").stdin(Stdio::null());
+    ours.args(["prefetch", "--config-file"]).arg(glance.configuration()).args(["-v", "--database"]);
+    ours.arg(format!("sqlite:///{}", database.path().display()))
+        .arg(&image)
+        .env_clear()
+        .env("HOME", "/nonexistent")
+        .stdin(Stdio::null());
     ours.env("OS_CACHE_API__GLANCE_API_URL", glance.url());
     ours.env("OS_DEFAULT__ENABLED_BACKENDS", "sw:swift");
     let run = env::run(&mut ours, &std::env::temp_dir()).ok();
