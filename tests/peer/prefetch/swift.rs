@@ -21,25 +21,22 @@ const SIZE: usize = 3_000_001;
 struct SwiftStores {
     stores: &'static ObjectStores,
     prefetch: Prefetch,
+    /// A file of accounts: `ref1` with the password of the user glance, `app` with an application credential.
+    references: String,
 }
 
 impl SwiftStores {
     fn new(driver: Driver) -> Self {
-        SwiftStores { stores: ObjectStores::shared(), prefetch: Prefetch::new(driver) }
-    }
-
-    /// Returns a file of accounts: `ref1` with the password of the user glance, `app` with an application
-    /// credential.
-    fn references(&self) -> String {
-        let keystone = self.stores.keystone;
-        let id = keystone.application_credential("glance", "service", &self.prefetch.db.name);
-        let url = keystone.url();
-        format!(
+        let (stores, prefetch) = (ObjectStores::shared(), Prefetch::new(driver));
+        let id = stores.keystone.application_credential("glance", "service", &prefetch.db.name);
+        let url = stores.keystone.url();
+        let references = format!(
             "[ref1]\nauth_address = {url}\nuser = service:glance\nkey = 'glancepw'\n\
              project_domain_id = default\nuser_domain_name = Default\n\
              [app]\nauth_address = {url}\napplication_credential_id = {id}\n\
              application_credential_secret = s3cret\n"
-        )
+        );
+        SwiftStores { stores, prefetch, references }
     }
 
     /// Writes a configuration with a store for each region and more lines at its end, and returns its path.
@@ -59,7 +56,7 @@ impl SwiftStores {
 
     #[must_use = "check the exit code: ok(), code(), fails()"]
     fn run(&self, more: &str, arguments: &[&str]) -> Run {
-        let conf = self.conf(&self.references(), more);
+        let conf = self.conf(&self.references, more);
         let run = self.prefetch.env.raw(&[&["prefetch", "--config-file", &conf], arguments].concat());
         for secret in ["glancepw", "s3cret", "gAAAA"] {
             assert!(!run.stdout.contains(secret) && !run.stderr.contains(secret), "{secret}: {run:?}");
@@ -87,7 +84,7 @@ impl SwiftStores {
 fn every_kind_of_object_fills_the_cache_and_glance_serves_it() {
     for driver in [Sqlite, Xattr] {
         let s = SwiftStores::new(driver);
-        for (region, letters) in [(SWIFT, "abcd"), (RADOSGW, "efgh")] {
+        for (region, letters) in [(SWIFT, "abcd"), (RADOSGW, "ef01")] {
             let account = s.stores.account(region, "glance", "service");
             for (letter, kind) in letters.chars().zip(["plain", "static", "dynamic", "own"]) {
                 let (bytes, name) = (content(letter, SIZE), format!("{}-{letter}", driver.name()));
@@ -105,9 +102,9 @@ fn every_kind_of_object_fills_the_cache_and_glance_serves_it() {
                 s.record(letter, &location, store);
             }
         }
-        s.prefetch.queue("abcdefgh");
+        s.prefetch.queue("01abcdef");
         let run = s.run("", &["-v"]).ok();
-        let images: Vec<_> = "abcdefgh".chars().map(|letter| (letter, SIZE)).collect();
+        let images: Vec<_> = "01abcdef".chars().map(|letter| (letter, SIZE)).collect();
         assert_eq!(run.json()["total_files_prefetched"], 8, "{}", run.stderr);
         s.prefetch.holds(&images);
         assert_eq!(s.prefetch.queued(), "");
@@ -135,6 +132,16 @@ fn the_account_of_the_section_and_an_endpoint_of_its_own() {
     s.prefetch.holds(&[('a', SIZE)]);
 }
 
+/// The password in a location has been replaced since, and the store's own account has the new one.
+#[test]
+fn an_old_password_in_a_location() {
+    let s = SwiftStores::new(Xattr);
+    s.stores.account(SWIFT, "glance", "service").put("glance", "old", &content('a', SIZE), &[]);
+    s.record('a', &s.with_password("old").replace("glancepw", "wr0ng"), "sw");
+    s.run("", &[&id('a')]).ok();
+    s.prefetch.holds(&[('a', SIZE)]);
+}
+
 /// What a real Glance put into Swift is read where Glance says it is, and Glance serves it from the cache when
 /// Swift has it no more.
 #[test]
@@ -150,8 +157,7 @@ fn what_glance_put_there() {
         &format!(
             "enabled_backends = fs:file, web:http, sw:swift\n[sw]\nswift_store_config_file = {}\n\
              swift_store_region = {SWIFT}\nswift_store_container = images\n\
-             swift_store_create_container_on_put = true\nswift_store_large_object_size = 2\n\
-             swift_store_large_object_chunk_size = 1",
+             swift_store_create_container_on_put = true",
             references.path().display()
         ),
     );
@@ -248,7 +254,7 @@ fn what_is_wrong_is_said_and_the_others_go_on() {
         (
             'd',
             format!("swift+http://service%3Aglance:wr0ng@{address}/v3/glance/good"),
-            "none",
+            "bare",
             "Keystone at {url}/auth/tokens refuses the user 'glance' (domain 'default') for the project \
              'service' (domain 'default'): the password is wrong",
         ),
@@ -278,7 +284,8 @@ fn what_is_wrong_is_said_and_the_others_go_on() {
     s.prefetch.queue(&format!("{letters}0"));
     let more = format!(
         "[two]\n[none]\nswift_store_service_type = objects\n[demo]\nswift_store_endpoint = {project}\n\
-         [DEFAULT]\nenabled_backends = sw:swift, gw:swift, disk:file, two:swift, none:swift, demo:swift"
+         [bare]\nswift_store_config_file =\n[DEFAULT]\nenabled_backends = sw:swift, gw:swift, disk:file, \
+         two:swift, none:swift, demo:swift, bare:swift"
     );
     let run = s.run(&more, &[]).code(1);
     let report = run.json();
