@@ -11,6 +11,8 @@
 //! here can. `location` and `sealed` are about a location as text, `download` is what all that is read over
 //! HTTP has in common, `logged_in` what needs a token of Keystone.
 
+#[cfg(test)]
+mod clouds_tests;
 mod download;
 mod file;
 mod glance;

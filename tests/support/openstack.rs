@@ -260,7 +260,7 @@ impl GlanceApi {
         let headers = [("X-Auth-Token", token), ("Content-Type", "application/json")];
         let made =
             http::send(&self.address(), "POST /v2/images", &headers, Some(image.to_string().as_bytes()));
-        assert_eq!(made.status, 201, "{}{}", made.text(), self.log());
+        assert_eq!(made.status, 201, "{}", made.text());
         let id = made.json()["id"].as_str().unwrap().to_owned();
         let mut headers = vec![("X-Auth-Token", token), ("Content-Type", "application/octet-stream")];
         headers.extend(store.map(|store| ("X-Image-Meta-Store", store)));

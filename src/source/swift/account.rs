@@ -98,8 +98,7 @@ fn user(text: &str, key: Secret) -> Result<SwiftIdentity> {
 
 /// Returns an address with the scheme that Glance takes when there is none.
 fn with_scheme(address: &str) -> String {
-    let has_scheme = address.starts_with("http://") || address.starts_with("https://");
-    if has_scheme { address.to_owned() } else { format!("https://{address}") }
+    if address.contains("://") { address.to_owned() } else { format!("https://{address}") }
 }
 
 impl LoginOptions for SwiftAccount {

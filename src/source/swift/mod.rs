@@ -10,7 +10,7 @@
 //! the `ETag` is the same.
 
 mod account;
-mod place;
+pub(super) mod place;
 mod references;
 #[cfg(test)]
 mod tests;
@@ -22,8 +22,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use url::Url;
 
 use self::account::SwiftAccount;
-pub(in crate::source) use self::place::parse;
-use self::place::{SwiftLocation, SwiftPlace};
+use self::place::{SwiftLocation, SwiftPlace, parse};
 use self::references::References;
 use super::download::{self, Hopeless, Proof, Proving};
 use super::glance::OnlyGlance;

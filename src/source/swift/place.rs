@@ -51,6 +51,7 @@ pub(in crate::source) fn parse(url: &str) -> Result<SwiftLocation> {
         let (credentials, authority) = without_credentials(authority)?;
         (credentials, authority, path)
     };
+    ensure!(!authority.is_empty(), "it has no host");
     let wrong = "it is not URL/CONTAINER/OBJECT";
     let mut parts = path.rsplitn(3, '/');
     let (object, container) = (parts.next().context(wrong)?, parts.next().context(wrong)?);

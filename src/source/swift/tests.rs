@@ -49,9 +49,11 @@ fn takes_locations_apart() {
         ("swift+config:///glance/ID", "refused: it is not REFERENCE/CONTAINER/OBJECT"),
         ("swift://p:u:k@h/o", "refused: it is not URL/CONTAINER/OBJECT"),
         ("swift://h", "refused: it is not URL/CONTAINER/OBJECT"),
-        ("swift://", "refused: it is not URL/CONTAINER/OBJECT"),
+        ("swift://", "refused: it has no host"),
         ("swift://h/c/o/", "refused: its container or its object has no name"),
-        ("swift://h//o", "refused: its container or its object has no name"),
+        ("swift://h//o", "refused: it is not URL/CONTAINER/OBJECT"),
+        ("swift://p:u:k@/c/o", "refused: it has no host"),
+        ("swift://h/a//o", "refused: its container or its object has no name"),
         ("swift://h/c/..", "refused: its container or its object cannot stand in a request"),
         ("swift://uk@h/c/o", "refused: its credentials are not PROJECT:USER:KEY"),
         ("swift://p:u:k@y@h/c/o", "refused: it has more than one @: write one in a name or a key as %40"),
@@ -180,7 +182,9 @@ fn references_are_what_the_real_driver_reads() {
         writeln!(questions, "{}", json!({"references": text})).unwrap();
         let theirs: Value = serde_json::from_str(&answers.next().unwrap().unwrap()).unwrap();
         let ours = ours(&text);
-        if ours != theirs {
+        // One account whose value cannot be read stops Glance's driver; here the others go on.
+        let is_on_purpose = theirs == "refused" && ours == json!({}) && text.contains('%');
+        if ours != theirs && !is_on_purpose {
             different += 1;
             println!("{text:?}\n   ours {ours}\n theirs {theirs}");
         }

@@ -156,6 +156,7 @@ fn what_glance_put_there() {
         "sqlite",
         &format!(
             "enabled_backends = fs:file, web:http, sw:swift\n[sw]\nswift_store_config_file = {}\n\
+             default_swift_reference = ref1\n\
              swift_store_region = {SWIFT}\nswift_store_container = images\n\
              swift_store_create_container_on_put = true",
             references.path().display()
@@ -167,7 +168,7 @@ fn what_glance_put_there() {
     let run = glance.run("prefetch", &["-v", &image]).ok();
     assert!(run.stderr.contains(&format!("from swift+config://ref1/images/{image}")), "{}", run.stderr);
     let account = stores.account(SWIFT, "glance", "service");
-    let deleted = account.call("DELETE", &format!("images/{image}?multipart-manifest=delete"), &[], None);
+    let deleted = account.call("DELETE", &format!("images/{image}"), &[], None);
     assert!((200..300).contains(&deleted.status), "{}", deleted.text());
     assert_eq!(account.call("GET", &format!("images/{image}"), &[], None).status, 404);
     assert!(glance.download(&token, &image) == bytes);
