@@ -1,7 +1,7 @@
 //! Swift and Glance's API that misbehave.
 //!
-//! The clouds are doubles: a Keystone, a Swift and a Glance on one socket of this process, which lie, break off
-//! and refuse at will. How real ones behave, the tests of the binary show.
+//! The clouds are doubles: a Keystone, a Swift and a Glance on one socket of this process, which lie, break
+//! off and refuse at will. How real ones behave, the tests of the binary show.
 
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
@@ -121,8 +121,8 @@ fn keystone(request: &str, login: usize, accepted: usize) -> String {
             r#"{"error": {"code": 401, "message": "The request you have made requires authentication."}}"#;
         return format!("HTTP/1.1 401 No\r\nContent-Length: {}\r\n\r\n{body}", body.len());
     }
-    let body = r#"{"token": {"issued_at": "2026-01-01T00:00:00.000000Z", "expires_at": "2026-01-01T01:00:00.000000Z",
-        "catalog": []}}"#;
+    let body = r#"{"token": {"issued_at": "2026-01-01T00:00:00.000000Z",
+        "expires_at": "2026-01-01T01:00:00.000000Z", "catalog": []}}"#;
     let length = body.len();
     format!("HTTP/1.1 201 OK\r\nX-Subject-Token: token{login}\r\nContent-Length: {length}\r\n\r\n{body}")
 }
@@ -244,9 +244,8 @@ fn a_hostile_double_never_gives_more_than_a_message() {
         (
             &[Glance],
             vec![status("403", "")],
-            Err(
-                "URL answers 403 (these credentials may not download the image: use those of an administrator)",
-            ),
+            Err("URL answers 403 (these credentials may not download the image: use those of an \
+                 administrator)"),
         ),
         (
             &[Glance],

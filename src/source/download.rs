@@ -32,12 +32,12 @@ const MAX_RETURN: Duration = Duration::from_secs(60);
 /// 200, 206 and 416 are errors.
 pub(super) type Ask = dyn Fn(Option<(u64, &str)>) -> Result<Response> + Send;
 
-/// How a kind of server proves that a later answer is of the same content.
+/// The way in which a kind of server proves that a later answer is of the same content.
 #[derive(Clone, Copy)]
 pub(super) struct Proving {
     /// Returns the header of an answer that proves it, if there is one.
     pub(super) find: fn(&Response) -> Option<Proof>,
-    /// What an answer without proof lacks.
+    /// The part that an answer without proof lacks, in words.
     pub(super) lacking: &'static str,
     /// True if each later answer has to have the header again. Otherwise the server itself compares it.
     pub(super) is_repeated: bool,

@@ -153,8 +153,8 @@ impl Source for ApiSource {
         let url = self.api.url(self.image.id)?;
         let (service, waits) = (self.api.service.clone(), self.api.service.client.waits.clone());
         let ask = move |rest: Option<(u64, &str)>| ask(&service, &url, rest.map(|(from, _)| from));
-        // With its cache switched on, Glance does not say how long an image is, and a break would look like an
-        // end.
+        // With its cache switched on, Glance does not say how long an image is, and a break would look like
+        // the end.
         download::open(Box::new(ask), waits, BY_CHECKSUM, self.image.size)
     }
 }

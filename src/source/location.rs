@@ -123,7 +123,7 @@ mod tests {
     use super::*;
     use crate::net::http::{Credentials, basic};
     use crate::openstack::secret::Secret;
-    use crate::source::swift::place::{self, SwiftPlace};
+    use crate::source::swift_place::{self, SwiftPlace};
     use crate::source::{file, rbd, s3, sealed};
 
     /// The parts on one line, or the refusal.
@@ -257,7 +257,7 @@ mod tests {
                 json!([rbd.pool, rbd.image, rbd.snapshot])
             }
             Some("swift") => {
-                let swift = place::parse(url)?;
+                let swift = swift_place::parse(url)?;
                 let (url, user, key) = match &swift.account {
                     SwiftPlace::OfUser { auth_url, user, key } => {
                         (auth_url, Some(user), Some(Secret::reveal(key)))

@@ -25,6 +25,7 @@ mod sealed;
 mod store;
 mod stores;
 mod swift;
+mod swift_place;
 #[cfg(test)]
 mod tests;
 mod web;

@@ -13,7 +13,7 @@ const DEFAULT_DOMAIN: &str = "default";
 /// A login for an account of Swift, in Keystone's words and in those of its place.
 #[derive(Clone, Debug)]
 pub(super) struct SwiftAccount {
-    /// Where it is from, as messages name it.
+    /// The file and the section, as messages name them.
     place: String,
     auth_url: String,
     identity: SwiftIdentity,

@@ -1,16 +1,15 @@
 //! Images in Swift, and in services that speak its protocol behind a Keystone.
 //!
 //! The object is read with a token of Keystone (version 3), at the endpoint of the catalogue or at
-//! `swift_store_endpoint`. All images of a store share the sessions of its accounts. Credentials that are in a
-//! location go to the Keystone of that location; those of the store go to the store's own Keystone and to no
-//! other. Where the location's own are refused, those of the store are tried if they are for the same
+//! `swift_store_endpoint`. All images of a store share the sessions of its accounts. Credentials that are in
+//! a location go to the Keystone of that location; those of the store go to the store's own Keystone and to
+//! no other. Where the location's own are refused, those of the store are tried if they are for the same
 //! Keystone: keys in old locations may have been replaced.
 //!
 //! A large object is one object here: Swift joins its segments. A stream that breaks is resumed as long as
 //! the `ETag` is the same.
 
 mod account;
-pub(super) mod place;
 mod references;
 #[cfg(test)]
 mod tests;
@@ -22,11 +21,11 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use url::Url;
 
 use self::account::SwiftAccount;
-use self::place::{SwiftLocation, SwiftPlace, parse};
 use self::references::References;
 use super::download::{self, Hopeless, Proof, Proving};
 use super::glance::OnlyGlance;
 use super::logged_in::LoggedIn;
+use super::swift_place::{SwiftLocation, SwiftPlace, parse};
 use crate::config::{
     SWIFT_STORE_AUTH_INSECURE, SWIFT_STORE_CACERT, SWIFT_STORE_ENDPOINT, SWIFT_STORE_ENDPOINT_TYPE,
     SWIFT_STORE_REGION, SWIFT_STORE_SERVICE_TYPE,
@@ -53,7 +52,7 @@ struct SwiftStore {
     sessions: Mutex<Vec<(Login, Arc<KeystoneSession>)>>,
 }
 
-/// Where the objects of an account are.
+/// The place of the objects of an account.
 #[derive(Clone)]
 enum SwiftAddress {
     Given(Url),

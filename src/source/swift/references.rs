@@ -18,14 +18,14 @@ use crate::config::{
 };
 use crate::source::store::Options;
 
-/// How deep options may refer to others.
+/// The depth to which options may refer to others.
 const MAX_DEPTH: usize = 10;
 /// Limit of the file, in bytes.
 const MAX_FILE: u64 = 1024 * 1024;
 
 /// The accounts that a store knows by names.
 pub(super) struct References {
-    /// Where they are, as messages name it.
+    /// The file or the section that has them, as messages name it.
     place: String,
     /// The name of the account that new images are put into.
     default: String,
@@ -53,7 +53,7 @@ impl References {
     pub(super) fn of_file(place: &str, default: &str, text: &str) -> Result<Self> {
         let sections = parse(text)?;
         let names = sections.iter().filter(|section| section.name != DEFAULT);
-        let account = |section: &Section| {
+        let account = |section: &AccountSection| {
             let look_up = |name: &str| value(&sections, &section.name, name);
             let account = SwiftAccount::of_section(&format!("[{}] of {place}", section.name), &look_up);
             (section.name.clone(), account.map_err(|error| format!("{error:#}")))
@@ -140,14 +140,14 @@ const DEFAULT: &str = "DEFAULT";
 
 /// A section with its options, the names in lower case.
 #[derive(Debug, Default)]
-struct Section {
+struct AccountSection {
     name: String,
     options: Vec<(String, Vec<String>)>,
 }
 
 /// Parses a file. The message of an error has the line, counted from 1, and nothing of its text.
-fn parse(text: &str) -> Result<Vec<Section>> {
-    let mut sections: Vec<Section> = Vec::new();
+fn parse(text: &str) -> Result<Vec<AccountSection>> {
+    let mut sections: Vec<AccountSection> = Vec::new();
     // The indentation of the option that an indented line goes on with; `None` before any.
     let mut indent = None;
     for (number, line) in (1..).zip(text.lines()) {
@@ -172,7 +172,7 @@ fn parse(text: &str) -> Result<Vec<Section>> {
         if let Some((name, _)) = header.filter(|(name, _)| !name.is_empty()) {
             let is_new = !sections.iter().any(|section| section.name == name);
             ensure!(is_new, "{}: a section of this name is there already", place());
-            sections.push(Section { name: name.to_owned(), options: Vec::new() });
+            sections.push(AccountSection { name: name.to_owned(), options: Vec::new() });
             continue;
         }
         let (name, value) = value
@@ -191,7 +191,7 @@ fn parse(text: &str) -> Result<Vec<Section>> {
 }
 
 /// Returns the value of an option in a section, without its quotes.
-fn value(sections: &[Section], section: &str, name: &str) -> Result<Option<String>> {
+fn value(sections: &[AccountSection], section: &str, name: &str) -> Result<Option<String>> {
     let Some(raw) = raw(sections, section, name) else { return Ok(None) };
     let text =
         interpolated(sections, section, &raw, MAX_DEPTH).with_context(|| format!("[{section}] {name}"))?;
@@ -203,7 +203,7 @@ fn value(sections: &[Section], section: &str, name: &str) -> Result<Option<Strin
 }
 
 /// Returns a value as it is written.
-fn raw(sections: &[Section], section: &str, name: &str) -> Option<String> {
+fn raw(sections: &[AccountSection], section: &str, name: &str) -> Option<String> {
     let of = |wanted: &str| {
         let section = sections.iter().find(|section| section.name == wanted)?;
         let (_, lines) = section.options.iter().find(|(known, _)| known == name)?;
@@ -213,7 +213,7 @@ fn raw(sections: &[Section], section: &str, name: &str) -> Option<String> {
 }
 
 /// Returns a value with the options that it refers to in their places.
-fn interpolated(sections: &[Section], section: &str, text: &str, depth: usize) -> Result<String> {
+fn interpolated(sections: &[AccountSection], section: &str, text: &str, depth: usize) -> Result<String> {
     let mut result = String::new();
     let mut rest = text;
     while let Some((before, after)) = rest.split_once('%') {

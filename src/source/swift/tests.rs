@@ -5,9 +5,9 @@ use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
-use super::place::{SwiftLocation, SwiftPlace, parse};
 use super::references::{References, accounts_of};
 use crate::openstack::keystone::login::LoginOptions as _;
+use crate::source::swift_place::{SwiftLocation, SwiftPlace, parse};
 
 /// The parts on one line, or the refusal.
 fn parts(url: &str) -> String {

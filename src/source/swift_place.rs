@@ -7,20 +7,20 @@
 use anyhow::{Context as _, Result, ensure};
 use percent_encoding::percent_decode_str;
 
+use super::location::{scheme, split};
 use crate::openstack::secret::Secret;
-use crate::source::location::{scheme, split};
 
 /// An object, and how to get there.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::source) struct SwiftLocation {
-    pub(in crate::source) account: SwiftPlace,
-    pub(in crate::source) container: String,
-    pub(in crate::source) object: String,
+pub(super) struct SwiftLocation {
+    pub(super) account: SwiftPlace,
+    pub(super) container: String,
+    pub(super) object: String,
 }
 
 /// The account that has an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::source) enum SwiftPlace {
+pub(super) enum SwiftPlace {
     /// Named in the configuration.
     Reference(String),
     /// That of a user (`PROJECT:USER`) at a Keystone.
@@ -30,7 +30,7 @@ pub(in crate::source) enum SwiftPlace {
 }
 
 /// Takes a location apart: `[PROJECT:USER:KEY@]URL/CONTAINER/OBJECT`, or `REFERENCE/CONTAINER/OBJECT`.
-pub(in crate::source) fn parse(url: &str) -> Result<SwiftLocation> {
+pub(super) fn parse(url: &str) -> Result<SwiftLocation> {
     let (scheme, rest) = scheme(url)?;
     ensure!(!rest.contains("://"), "it has two schemes: write swift+http://HOST for swift://http://HOST");
     let (place, _) = split(rest);
