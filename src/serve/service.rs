@@ -56,8 +56,8 @@ struct Noted {
 impl Service {
     /// Answers a request.
     pub(super) async fn answer(self: Rc<Self>, peer: Peer, request: Request<Incoming>) -> Answered {
-        if request.uri().path() == "/healthcheck" {
-            return (health(request.method(), self.disable_by_file.as_deref()), None);
+        if is_probe(&request) {
+            return (health(&request, self.disable_by_file.as_deref()), None);
         }
         let start = Instant::now();
         let (head, body) = request.into_parts();
@@ -73,9 +73,11 @@ impl Service {
             }
         };
         self.operations.metrics.request(noted.call.unwrap_or("unknown"), answer.status.as_u16());
+        // What answers in Glance before its API does knows no ids: authentication, and the list of versions.
+        let has_id =
+            answer.status != StatusCode::UNAUTHORIZED && !matches!(noted.call, Some("versions" | "options"));
         self.log(&head, &id, (&answer, start), noted);
-        // Glance's authentication answers before a request has an id.
-        let id = Some(id).filter(|_| answer.status != StatusCode::UNAUTHORIZED);
+        let id = Some(id).filter(|_| has_id);
         (answer, id)
     }
 
@@ -124,7 +126,7 @@ impl Service {
         let operations = &self.operations;
         let answer = match call {
             Call::Versions { are_choices } => self.versions.answer(host(head), are_choices).await,
-            Call::Options => ApiAnswer::empty(StatusCode::OK),
+            Call::Options => ApiAnswer::bare(StatusCode::OK),
             Call::Root => ApiAnswer::redirect("/v2/"),
             Call::Nothing => return Err(Problem::no_resource().into()),
             Call::ResourceType => resource_type(),
@@ -204,14 +206,28 @@ impl Service {
 }
 
 /// Returns the answer to a probe, which never depends on Keystone, the cache or the last run.
-pub(super) fn health(method: &Method, disable_by_file: Option<&Path>) -> ApiAnswer {
-    if disable_by_file.is_some_and(|file| statat(CWD, file, AtFlags::empty()).is_ok()) {
-        return ApiAnswer::text("DISABLED BY FILE").having(StatusCode::SERVICE_UNAVAILABLE);
+pub(super) fn health(request: &Request<Incoming>, disable_by_file: Option<&Path>) -> ApiAnswer {
+    let is_off = disable_by_file.is_some_and(|file| statat(CWD, file, AtFlags::empty()).is_ok());
+    let (reason, status) = match (is_off, request.method()) {
+        (true, _) => ("DISABLED BY FILE", StatusCode::SERVICE_UNAVAILABLE),
+        (false, &Method::HEAD) => return ApiAnswer::bare(StatusCode::NO_CONTENT),
+        (false, _) => ("OK", StatusCode::OK),
+    };
+    match Form::accepted(request.headers()) {
+        Form::Json => {
+            let start = "{\n    \"detailed\": false,\n    \"reasons\": [\n        ";
+            ApiAnswer::json(status, format!("{start}\"{reason}\"\n    ]\n}}"))
+        }
+        Form::Html | Form::Text => ApiAnswer::text(reason).having(status),
     }
-    if method == Method::HEAD { ApiAnswer::empty(StatusCode::NO_CONTENT) } else { ApiAnswer::text("OK") }
 }
 
-/// Returns the id of a request: the client's own behind `req-`, or a new one.
+/// True if a request is a probe of the service's health.
+pub(super) fn is_probe(request: &Request<Incoming>) -> bool {
+    matches!(request.uri().path(), "/healthcheck" | "/healthcheck/")
+}
+
+/// Returns the id of a request: the client's own with `req-` in front, or a new one.
 fn request_id(headers: &HeaderMap) -> String {
     let is_plain = |id: &&str| {
         let is_plain = |c: u8| c.is_ascii_alphanumeric() || c == b'-' || c == b'_' || c == b'.';
@@ -219,7 +235,7 @@ fn request_id(headers: &HeaderMap) -> String {
     };
     let given = headers.get("x-openstack-request-id").and_then(|id| id.to_str().ok()).filter(is_plain);
     if let Some(given) = given {
-        return format!("req-{given}");
+        return format!("req-{}", given.strip_prefix("req-").unwrap_or(given));
     }
     let mut random = [0_u8; 16];
     // Without randomness, ids of requests are not unique, which harms nobody.
@@ -289,7 +305,7 @@ mod tests {
     #[test]
     fn ids_of_requests_are_new_or_the_clients() {
         let of = |id: &'static str| request_id(&headers(&[("x-openstack-request-id", id)]));
-        assert_eq!(of("req-abc_1"), "req-req-abc_1");
+        assert_eq!((of("req-abc_1"), of("abc_1")), ("req-abc_1".to_owned(), "req-abc_1".to_owned()));
         for id in ["", "a b", "a;b"] {
             let made = of(id);
             assert_eq!((made.len(), &made[18..19]), (40, "4"), "{made}");

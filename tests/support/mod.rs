@@ -12,6 +12,7 @@
 pub(crate) mod cache;
 pub(crate) mod central;
 pub(crate) mod deployed;
+pub(crate) mod double;
 pub(crate) mod env;
 pub(crate) mod host;
 pub(crate) mod http;

@@ -45,6 +45,12 @@ pub(crate) fn glance_31() -> PathBuf {
     python("glance-31", "GLANCE_CACHE_TEST_GLANCE31_PYTHON", "glance-31")
 }
 
+/// Returns the Python that has Glance 32, whose Cache API has neither clean nor prune.
+#[track_caller]
+pub(crate) fn glance_32() -> PathBuf {
+    python("glance-32", "GLANCE_CACHE_TEST_GLANCE32_PYTHON", "glance-32")
+}
+
 /// Returns the Python that has Ironic.
 #[track_caller]
 pub(crate) fn ironic() -> PathBuf {

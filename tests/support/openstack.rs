@@ -198,10 +198,24 @@ impl GlanceApi {
 
     /// Starts one with these `[keystone_authtoken]` and so many processes of four threads.
     pub(crate) fn behind(authtoken: &str, driver: &str, settings: &str, processes: usize) -> Self {
-        let glance = needs::glance();
         let mut command = Servers::script("openstack.sh", "glance");
-        command.env("PYTHON", &glance).env("PROCESSES", processes.to_string());
-        let paste = glance.parent().unwrap().with_file_name("etc/glance/glance-api-paste.ini");
+        command.env("PROCESSES", processes.to_string());
+        Self::run_by(command, &needs::glance(), (authtoken, driver, settings))
+    }
+
+    /// Starts a Glance 32: its Cache API has neither clean nor prune.
+    pub(crate) fn older(keystone: &Keystone, driver: &str, settings: &str) -> Self {
+        let command = Servers::script("openstack.sh", "glance");
+        Self::run_by(command, &needs::glance_32(), (&keystone.authtoken(), driver, settings))
+    }
+
+    fn run_by(
+        mut command: Command,
+        python: &Path,
+        (authtoken, driver, settings): (&str, &str, &str),
+    ) -> Self {
+        command.env("PYTHON", python);
+        let paste = python.parent().unwrap().with_file_name("etc/glance/glance-api-paste.ini");
         let servers = Servers::prepared(&mut command, 1, Keep::ForTheTest, |dir, ports| {
             for name in ["etc", "cache", "store", "staging", "tasks"] {
                 fs::create_dir(dir.join(name)).unwrap();
@@ -227,6 +241,11 @@ impl GlanceApi {
         self.servers.dir.join("etc/glance-api.conf")
     }
 
+    /// Returns the directory of all its files.
+    pub(crate) fn directory(&self) -> &Path {
+        &self.servers.dir
+    }
+
     /// Returns the directory of its cache.
     pub(crate) fn cache(&self) -> PathBuf {
         self.servers.dir.join("cache")
@@ -247,6 +266,11 @@ impl GlanceApi {
         http::send(&self.address(), line, &[("X-Auth-Token", token)], body)
     }
 
+    /// Returns what it has logged.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.servers.dir.join("glance.log")).unwrap_or_default()
+    }
+
     /// Makes an image with this content in its store and returns the id.
     #[track_caller]
     pub(crate) fn upload(&self, token: &str, content: &[u8]) -> String {
@@ -260,7 +284,7 @@ impl GlanceApi {
         let headers = [("X-Auth-Token", token), ("Content-Type", "application/json")];
         let made =
             http::send(&self.address(), "POST /v2/images", &headers, Some(image.to_string().as_bytes()));
-        assert_eq!(made.status, 201, "{}", made.text());
+        assert_eq!(made.status, 201, "{}\n{}", made.text(), self.log());
         let id = made.json()["id"].as_str().unwrap().to_owned();
         let mut headers = vec![("X-Auth-Token", token), ("Content-Type", "application/octet-stream")];
         headers.extend(store.map(|store| ("X-Image-Meta-Store", store)));
@@ -288,11 +312,6 @@ impl GlanceApi {
         let line = format!("PATCH /v2/images/{image}");
         let answer = http::send(&self.address(), &line, &headers, Some(change.as_bytes()));
         assert_eq!(answer.status, 200, "{}", answer.text());
-    }
-
-    /// Returns the lines of its log.
-    pub(crate) fn log(&self) -> String {
-        fs::read_to_string(self.servers.dir.join("glance.log")).unwrap_or_default()
     }
 
     /// Returns the path of an image in its file store.

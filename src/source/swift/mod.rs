@@ -218,9 +218,9 @@ impl SwiftSource {
     fn url(&self, session: &KeystoneSession) -> Result<Url> {
         let mut url = match &self.address {
             SwiftAddress::Given(url) => url.clone(),
-            SwiftAddress::InCatalog { service_type, interface, region } => {
-                session.endpoint(service_type, interface, region.as_deref()).map_err(in_words_of_swift)?
-            }
+            SwiftAddress::InCatalog { service_type, interface, region } => session
+                .endpoint(service_type, interface, region.as_deref())
+                .map_err(|error| in_words_of_swift(&error))?,
         };
         let SwiftLocation { container, object, .. } = &self.location;
         let coded = |name: &str| utf8_percent_encode(name, CODED).to_string();
@@ -234,7 +234,7 @@ impl SwiftSource {
 const CODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 
 /// Names the option that chooses among the regions of Swift.
-fn in_words_of_swift(error: KeystoneError) -> Error {
+fn in_words_of_swift(error: &KeystoneError) -> Error {
     anyhow!("{}", error.to_string().replace("region_name", "swift_store_region"))
 }
 

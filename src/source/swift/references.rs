@@ -5,7 +5,7 @@
 //! section leaves out, and a value may be in quotes. A section that is incomplete is an error when an image
 //! needs it. Messages never repeat a line of the file, because it may contain a key.
 
-use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -16,6 +16,7 @@ use crate::config::{
     SWIFT_STORE_APPLICATION_CREDENTIAL_SECRET, SWIFT_STORE_AUTH_ADDRESS, SWIFT_STORE_CONFIG_FILE,
     SWIFT_STORE_KEY, SWIFT_STORE_USER,
 };
+use crate::os::text::read_text;
 use crate::source::store::Options;
 
 /// The depth to which options may refer to others.
@@ -40,12 +41,11 @@ impl References {
     pub(super) fn read(options: &Options<'_>) -> Result<Self> {
         let default = options.config.text(&options.of(DEFAULT_SWIFT_REFERENCE))?.value;
         let Some(file) = options.optional(SWIFT_STORE_CONFIG_FILE)? else {
-            return Ok(Self::of_section(options, default)?);
+            return Self::of_section(options, default);
         };
-        let path = find(options.config, &file.value)
-            .with_context(|| format!("{}: there is no {}", file.origin, file.value))?;
+        let (path, text) = find(options.config, &file.value)
+            .with_context(|| format!("{}: cannot read swift_store_config_file", file.origin))?;
         let place = path.display().to_string();
-        let text = text(&path).with_context(|| format!("cannot read {place}"))?;
         Self::of_file(&place, &default, &text).with_context(|| format!("cannot understand {place}"))
     }
 
@@ -120,19 +120,20 @@ pub(super) fn accounts_of(text: &str) -> Result<Vec<NamedAccount>> {
     Ok(References::of_file("FILE", "ref1", text)?.accounts)
 }
 
-/// Returns the file that a setting names, which may be in a directory of the configuration.
-fn find(config: &Config, name: &str) -> Option<PathBuf> {
-    let path = Path::new(name);
-    if path.is_absolute() {
-        return path.is_file().then(|| path.to_owned());
+/// Returns the file that a setting names, which may be in a directory of the configuration, and its text.
+fn find(config: &Config, name: &str) -> Result<(PathBuf, String)> {
+    let mut places: Vec<_> = config.search_path().iter().map(|directory| directory.join(name)).collect();
+    if Path::new(name).is_absolute() {
+        places = vec![PathBuf::from(name)];
     }
-    config.search_path().iter().map(|directory| directory.join(path)).find(|path| path.is_file())
-}
-
-fn text(path: &Path) -> Result<String> {
-    let size = fs::metadata(path)?.len();
-    ensure!(size <= MAX_FILE, "it is larger than 1 MiB");
-    String::from_utf8(fs::read(path)?).ok().context("it is not UTF-8")
+    for path in places {
+        match read_text(&path, MAX_FILE) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => bail!("{}: {e}", path.display()),
+            Ok(text) => return Ok((path, text)),
+        }
+    }
+    bail!("there is no {name}")
 }
 
 /// The section whose options all others have.

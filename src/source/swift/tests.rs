@@ -25,7 +25,6 @@ fn parts(url: &str) -> String {
 }
 
 #[test]
-#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn takes_locations_apart() {
     for (url, expected) in [
         ("swift://p:u:k@h:5000/v3/c/o", "https://h:5000/v3 p:u k c o"),
@@ -74,10 +73,7 @@ fn takes_locations_apart() {
 /// The accounts of a file as `tests/peer/python/swift_references.py` prints them: a name, then the options
 /// that are set.
 fn ours(text: &str) -> Value {
-    let accounts = match accounts_of(text) {
-        Ok(accounts) => accounts,
-        Err(_) => return json!("refused"),
-    };
+    let Ok(accounts) = accounts_of(text) else { return json!("refused") };
     let mut found = serde_json::Map::new();
     for (name, account) in accounts {
         // Glance leaves out what is incomplete.
