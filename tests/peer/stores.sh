@@ -5,7 +5,8 @@
 # when they answer, and stops them when its standard input ends, however the test process ends. With remove, DIR goes then.
 #
 # nginx: serves DIR/www, over TLS with a certificate for localhost and 127.0.0.1 signed by DIR/ca.pem. The same files below
-# /slow/ (2 MiB/s), /norange/, /auth/ (user u, password p@w); /redir/?to=URL redirects, /503/ is busy. DIR/pid is the master's,
+# /slow/ (2 MiB/s), /norange/, /auth/ (user u, password p@w); /redir/?to=URL redirects, /503/ is busy, /to/PORT/ passes requests on
+# to another server here. DIR/pid is the master's,
 # DIR/access.log has "METHOD URI STATUS BYTES RANGE" of each request. An nginx that was killed is started again by SIGUSR1 to
 # this script's process, whose id is DIR/keeper.
 #
@@ -70,6 +71,7 @@ http {
         location /auth/ { alias $dir/www/; auth_basic images; auth_basic_user_file $dir/htpasswd; }
         location /redir/ { return 302 \$arg_to; }
         location /503/ { return 503; }
+        location ~ ^/to/([0-9]+)(/.*)\$ { proxy_pass http://127.0.0.1:\$1\$2\$is_args\$args; }
     }
 }
 C

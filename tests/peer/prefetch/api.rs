@@ -178,6 +178,30 @@ fn the_address_of_the_catalogue_and_other_credentials() {
     assert!(fs::read(glance.cache().join(&image)).unwrap() == content('a', SIZE));
 }
 
+/// The credentials of a cloud in clouds.yaml, with the address of a node in it.
+#[test]
+fn the_cloud_of_a_file() {
+    let keystone = Keystone::shared();
+    let glance = GlanceApi::start(keystone, "xattr", "");
+    let token = keystone.token("admin", "admin");
+    let image = glance.upload(&token, &content('a', SIZE));
+    let credential = keystone.application_credential("admin", "admin", "the_cloud_of_a_file");
+    let clouds = tempfile::NamedTempFile::new().unwrap();
+    let text = format!(
+        "clouds:\n  site:\n    auth_type: v3applicationcredential\n    auth:\n      auth_url: {}\n      \
+         application_credential_id: {credential}\n      application_credential_secret: s3cret\n    \
+         image_endpoint_override: {}/v2/\n",
+        keystone.url(),
+        glance.url()
+    );
+    fs::write(clouds.path(), text).unwrap();
+    let variables = [("OS_CLIENT_CONFIG_FILE", clouds.path().to_str().unwrap())];
+    run(&glance, &["--via", "api", "--os-cloud", "none", &image], &variables).fails(2, &["has only site"]);
+    let run = run(&glance, &["--via", "api", "--os-cloud", "site", "-v", &image], &variables).ok();
+    assert!(!run.stderr.contains("s3cret"), "{}", run.stderr);
+    assert!(fs::read(glance.cache().join(&image)).unwrap() == content('a', SIZE));
+}
+
 /// A stream that breaks goes on where it broke, and a token that was revoked meanwhile is renewed.
 #[test]
 fn a_break_is_taken_up_with_a_new_token() {

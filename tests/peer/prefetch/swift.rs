@@ -12,7 +12,7 @@ use crate::support::http;
 use crate::support::images::content;
 use crate::support::openstack::GlanceApi;
 use crate::support::prefetch::*;
-use crate::support::stores::Cut;
+use crate::support::stores::{Cut, Nginx};
 use crate::support::swift::{LargeObject, ObjectStores, RADOSGW, SWIFT};
 
 const SIZE: usize = 3_000_001;
@@ -130,6 +130,34 @@ fn the_account_of_the_section_and_an_endpoint_of_its_own() {
     );
     s.prefetch.env.raw(&["prefetch", "--config-file", &conf, &id('a')]).ok();
     s.prefetch.holds(&[('a', SIZE)]);
+}
+
+/// Keystone and Swift behind TLS, with an authority of their own.
+#[test]
+fn an_authority_of_its_own() {
+    let s = SwiftStores::new(Sqlite);
+    let nginx = Nginx::start();
+    s.stores.account(SWIFT, "glance", "service").put("glance", "tls", &content('a', SIZE), &[]);
+    let behind = |url: &str| {
+        let (port, path) = url.rsplit_once(':').unwrap().1.split_once('/').unwrap();
+        nginx.https_url(&format!("/to/{port}/{path}"))
+    };
+    let (keystone, endpoint) =
+        (behind(&s.stores.keystone.url()), behind(&s.stores.endpoint(SWIFT, "service")));
+    let place = keystone.strip_prefix("https://").unwrap();
+    s.record('a', &format!("swift://service%3Aglance:glancepw@{place}/glance/tls"), "sw");
+    let endpoint = format!("swift_store_endpoint = {endpoint}\n");
+    let refused = s.run(&endpoint, &[&id('a')]).code(1);
+    let said = said(&refused.json(), 'a');
+    assert!(said.contains("cannot establish TLS with localhost"), "{said}");
+    let ca = format!("{endpoint}swift_store_cacert = {}\n", nginx.ca().display());
+    s.run(&ca, &[&id('a')]).ok();
+    s.prefetch.holds(&[('a', SIZE)]);
+
+    s.record('b', "swift+config://ref1/glance/tls", "sw");
+    s.prefetch.update('b', "checksum = NULL, os_hash_algo = NULL, os_hash_value = NULL");
+    let run = s.run(&format!("{endpoint}swift_store_auth_insecure = true\n"), &[&id('b')]).ok();
+    assert!(run.stderr.contains("swift_store_auth_insecure is set"), "{}", run.stderr);
 }
 
 /// The password in a location has been replaced since, and the store's own account has the new one.
