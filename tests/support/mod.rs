@@ -3,7 +3,7 @@
 //!
 //! `cache` makes caches and `env` runs the binary on them; `host` has the caches of a whole host, `central`
 //! those of the nodes of a central database, `prefetch` a queue with all it takes to fetch it, `deployed`
-//! what deployers have. Real parts are behind `servers` (databases), `stores` (nginx, Ceph), `openstack`
+//! what deployers have. Real parts are behind `servers` (databases), `clusters` (of them), `stores` (nginx, Ceph), `openstack`
 //! (Keystone, glance-api), `peer` (Glance's and Ironic's code), `mounts`, `rights` and `strace`: each of these
 //! asks `needs` first, which fails loudly when a part is missing.
 
@@ -11,6 +11,7 @@
 
 pub(crate) mod cache;
 pub(crate) mod central;
+pub(crate) mod clusters;
 pub(crate) mod deployed;
 pub(crate) mod env;
 pub(crate) mod host;
