@@ -1,6 +1,6 @@
 //! PostgreSQL.
 //!
-//! Statements are unnamed and no setting outlives its transaction. So a pooler between this program and the
+//! Statements are unnamed and no setting outlives its transaction, except for the encoding. So a pooler between this program and the
 //! server may switch servers between transactions, and gives no setting of ours to others.
 //!
 //! Nothing reads from the connection between two statements: it is driven while one runs. (The library's own
@@ -36,6 +36,12 @@ const RETRY: [&str; 4] = ["40P01", "40001", "55P03", "23505"];
 
 /// Too many connections; starting up.
 const LATER: [&str; 2] = ["53300", "57P03"];
+
+/// The encoding of a database that holds any bytes.
+const NO_ENCODING: &str = "SQL_ASCII";
+/// Asks such a database for the bytes as they are. Otherwise it fails every read of one that is no UTF-8, which
+/// the library asks for. (A pooler keeps this setting to its client.)
+const AS_IT_IS: &str = "SET client_encoding = 'SQL_ASCII'";
 
 /// The time to say goodbye to a server.
 const GOODBYE: Duration = Duration::from_secs(1);
@@ -96,13 +102,17 @@ impl PostgreSql {
             let mode = if address.tls.mode == TlsMode::Offered { SslMode::Prefer } else { SslMode::Require };
             connect_to(runtime, config.ssl_mode(mode), tls)
         };
-        let (client, pump) = connected.map_err(|e| match (refusal(address, &e), e.code()) {
+        let (client, pump, encoding) = connected.map_err(|e| match (refusal(address, &e), e.code()) {
             // The server itself refused. Unless it is full or starting, it will refuse again.
             (refusal, Some(code)) if !LATER.contains(&code.code()) => refusal,
             (refusal, Some(_)) => Refusal::Busy(refusal.into_error()),
             (refusal, None) => Refusal::Lost(refusal.into_error()),
         })?;
-        Ok(PostgreSql { client, pump, address: address.clone(), lost: false })
+        let mut opened = PostgreSql { client, pump, address: address.clone(), lost: false };
+        if encoding.as_deref() == Some(NO_ENCODING) {
+            opened.execute(AS_IT_IS)?;
+        }
+        Ok(opened)
     }
 
     /// Remembers if an error ended the connection.
@@ -140,14 +150,16 @@ impl ServerConnection for PostgreSql {
     }
 }
 
-fn connect_to<T>(runtime: Runtime, config: &Config, tls: T) -> Result<(Client, Pump), Error>
+/// Connects, and returns the encoding of the database, too.
+fn connect_to<T>(runtime: Runtime, config: &Config, tls: T) -> Result<(Client, Pump, Option<String>), Error>
 where
     T: MakeTlsConnect<Socket>,
     T::Stream: Send + 'static,
 {
     let (client, connection) = runtime.block_on(config.connect(tls))?;
+    let encoding = connection.parameter("server_encoding").map(str::to_owned);
     let connection = Some(runtime.spawn(connection));
-    Ok((client, Pump { runtime, connection }))
+    Ok((client, Pump { runtime, connection }, encoding))
 }
 
 impl Pump {
