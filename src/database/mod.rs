@@ -15,6 +15,7 @@ mod mysql;
 pub(crate) mod opening;
 mod postgres;
 pub(crate) mod refusal;
+mod tunnel;
 mod worker;
 
 pub(crate) mod images;

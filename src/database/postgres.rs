@@ -1,7 +1,7 @@
 //! PostgreSQL.
 //!
-//! Statements are unnamed and no setting outlives its transaction, except for the encoding. So a pooler between this program and the
-//! server may switch servers between transactions, and gives no setting of ours to others.
+//! Statements are unnamed, and no setting but the encoding outlives its transaction. So a pooler between this
+//! program and the server may switch servers between transactions, and gives no setting of ours to others.
 //!
 //! Nothing reads from the connection between two statements: it is driven while one runs. (The library's own
 //! blocking client would do the same, but returns the end of the connection instead of the error that the
@@ -39,8 +39,8 @@ const LATER: [&str; 2] = ["53300", "57P03"];
 
 /// The encoding of a database that holds any bytes.
 const NO_ENCODING: &str = "SQL_ASCII";
-/// Asks such a database for the bytes as they are. Otherwise it fails every read of one that is no UTF-8, which
-/// the library asks for. (A pooler keeps this setting to its client.)
+/// Asks such a database for the bytes as they are. Otherwise it fails every read of one that is no UTF-8,
+/// which the library asks for. (A pooler keeps this setting to its client.)
 const AS_IT_IS: &str = "SET client_encoding = 'SQL_ASCII'";
 
 /// The time to say goodbye to a server.
