@@ -94,12 +94,15 @@ impl Server {
         self.dir.join(name).to_str().unwrap().into()
     }
 
-    /// Makes it present a certificate that has expired.
-    pub(crate) fn expire(&self) {
-        fs::copy(self.dir.join("expired.pem"), self.dir.join("server.pem")).unwrap();
-        match self.kind {
-            MariaDb => Database::on(self, "glance").sql("FLUSH SSL"),
-            _ => self.signal(Signal::HUP),
+    /// Makes it present another certificate, which is in its directory.
+    pub(crate) fn present(&self, certificate: &str) {
+        fs::copy(self.dir.join(certificate), self.dir.join("server.pem")).unwrap();
+        if self.kind == MariaDb {
+            let mut session = Session::open(&Database::on(self, "glance"));
+            // The second is MySQL's word for it.
+            session.try_sql("FLUSH SSL").or_else(|_| session.try_sql("ALTER INSTANCE RELOAD TLS")).unwrap();
+        } else {
+            self.signal(Signal::HUP);
         }
     }
 
@@ -245,6 +248,11 @@ impl Database {
         let dialect = if kind == MariaDb { "mysql+pymysql" } else { "postgresql+psycopg2" };
         let url = format!("{dialect}://g:s3cret@127.0.0.1:{port}/{name}");
         Database { kind, url, port, name: name.into() }
+    }
+
+    /// True if the server is MySQL, not MariaDB.
+    pub(crate) fn is_mysql(&self) -> bool {
+        self.kind == MariaDb && !self.rows("SELECT version()")[0][0].contains("MariaDB")
     }
 
     /// Returns a path in the directory of the shared server.
