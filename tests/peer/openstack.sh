@@ -35,6 +35,7 @@ stop() {
 }
 trap stop EXIT
 
+# uWSGI closes each connection and does not say so: a client that keeps it for its next request may lose that one.
 uwsgi() { # uwsgi ENVIRONMENT-VARIABLE... -- OPTION...
     local variables=()
     while [ "$1" != -- ]; do variables+=("$1") && shift; done

@@ -4,7 +4,7 @@
 //! `cache` makes caches and `env` runs the binary on them; `host` has the caches of a whole host, `central`
 //! those of the nodes of a central database, `prefetch` a queue with all it takes to fetch it, `deployed`
 //! what deployers have. Real parts are behind `servers` (databases), `stores` (nginx, Ceph), `openstack`
-//! (Keystone, glance-api), `peer` (Glance's and Ironic's code), `mounts`, `rights` and `strace`: each of these
+//! (Keystone, glance-api), `swift`, `peer` (Glance's and Ironic's code), `mounts`, `rights` and `strace`: each of these
 //! asks `needs` first, which fails loudly when a part is missing.
 
 #![allow(dead_code, reason = "each of the two binaries uses a part of this")]
@@ -31,3 +31,4 @@ pub(crate) mod service;
 pub(crate) mod shells;
 pub(crate) mod stores;
 pub(crate) mod strace;
+pub(crate) mod swift;

@@ -69,6 +69,13 @@ pub(crate) fn clients() -> PathBuf {
     python("clients", "GLANCE_CACHE_TEST_CLIENTS_PYTHON", "clients")
 }
 
+/// Returns the Python that has OpenStack Swift. Its servers share tokens in memcached.
+#[track_caller]
+pub(crate) fn swift() -> PathBuf {
+    programs("swift", &["memcached"]);
+    python("swift", "GLANCE_CACHE_TEST_SWIFT_PYTHON", "swift-2.38")
+}
+
 #[track_caller]
 pub(crate) fn haproxy() {
     programs("haproxy", &["haproxy"]);

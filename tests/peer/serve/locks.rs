@@ -32,8 +32,6 @@ fn ask(address: &str, line: &str, token: &str) -> Answer {
 
 impl Scene {
     fn new() -> Self {
-        // One that ends each connection: a Glance whose kept connection to Keystone is dropped answers with
-        // 401.
         let keystone = Keystone::shared();
         let glance = GlanceApi::start(keystone, "sqlite", "image_cache_max_size = 10000");
         let beside = Beside::start(&glance, "");
