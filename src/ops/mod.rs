@@ -12,6 +12,8 @@ pub(crate) mod api;
 pub(crate) mod attention;
 pub(crate) mod clean;
 pub(crate) mod fleet;
+#[cfg(test)]
+mod fuzz;
 pub(crate) mod held;
 pub(crate) mod ids;
 pub(crate) mod list;

@@ -12,6 +12,8 @@
 
 mod download;
 mod file;
+#[cfg(test)]
+mod fuzz;
 mod location;
 mod opened;
 mod rbd;
