@@ -34,7 +34,7 @@ _glance_cache() {
     fi
 
     case $prev in
-    --lock-timeout | --splay | --forget-node | --rate-limit | --budget | --for | --stall-time | --invalid-grace | --node | --database | --now | --temp-grace | --nodes-port | --timeout | --os-cloud | --os-image-url | --jobs | -j | --older-than | --max-size | --target-size | --min-free | --min-age | --require | --min-rate | --reserve | --larger-than | --limit | --max-invalid | --max-stalled | --bind | --log-date-format | --syslog-log-facility)
+    --lock-timeout | --splay | --forget-node | --rate-limit | --budget | --for | --stall-time | --invalid-grace | --node | --database | --now | --temp-grace | --nodes-port | --timeout | --os-image-url | --os-cloud | --jobs | -j | --older-than | --max-size | --target-size | --min-free | --min-age | --require | --min-rate | --reserve | --larger-than | --limit | --max-invalid | --max-stalled | --bind | --log-date-format | --syslog-log-facility)
         return
         ;;
     --cache-dir | --config-dir | --ironic-config-dir | --log-dir | --logdir)
@@ -60,6 +60,9 @@ _glance_cache() {
     --image | --keep)
         _glance_cache_ids cached
         return
+        ;;
+    --via)
+        words="auto store api"
         ;;
     --state)
         words="tracked orphan ghost queued incomplete stalled invalid"
@@ -98,7 +101,7 @@ _glance_cache() {
     esac
     case $command in
     clean | prune | prefetch | list | status)
-        options+=" --cache-dir --driver --sqlite-db --node --database --database-file --ignore-other-index --color --verbose -v --textfile --now --timeout --os-cloud"
+        options+=" --cache-dir --driver --sqlite-db --node --database --database-file --ignore-other-index --color --verbose -v --textfile --now --timeout"
         ;;
     esac
     case $command in
@@ -118,7 +121,7 @@ _glance_cache() {
     esac
     case $command in
     clean | prune | list | status)
-        options+=" --all-caches --ironic-config-file --ironic-config-dir --temp-grace"
+        options+=" --all-caches --ironic-config-file --ironic-config-dir --temp-grace --os-cloud"
         ;;
     esac
     case $command in
@@ -148,7 +151,7 @@ _glance_cache() {
     esac
     case $command in
     prefetch)
-        options+=" --enqueue --dequeue --dequeue-all --retry --jobs -j --require-checksum --rate-limit --min-rate --reserve --within-limit --make-room --stall-time"
+        options+=" --enqueue --dequeue --dequeue-all --retry --jobs -j --require-checksum --via --rate-limit --min-rate --reserve --within-limit --make-room --stall-time --os-cloud"
         ;;
     esac
     case $command in

@@ -16,6 +16,10 @@ mod bare;
 #[allow(dead_code, clippy::unwrap_used, reason = "it is the tests' own")]
 mod cache;
 mod host;
+#[path = "../../tests/support/http.rs"]
+#[allow(dead_code, clippy::unwrap_used, reason = "it is the tests' own")]
+mod http;
+mod load;
 mod machine;
 mod make;
 mod one_cache;
@@ -24,6 +28,10 @@ mod plot;
 mod prefetch;
 mod programs;
 mod results;
+#[path = "../../tests/support/running.rs"]
+#[allow(dead_code, clippy::unwrap_used, reason = "it is the tests' own")]
+mod running;
+mod serve;
 mod wanted;
 mod watch;
 
@@ -77,6 +85,9 @@ fn bench(arguments: &[String]) -> Result<()> {
     }
     if wanted.parts.prefetch {
         prefetch::table(&mut bench, wanted.batches)?;
+    }
+    if wanted.parts.serve {
+        serve::table(&mut bench)?;
     }
     if bench.programs.before.is_some() {
         bench.results.print_comparison();

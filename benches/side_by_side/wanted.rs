@@ -16,6 +16,11 @@ pub(super) struct Parts {
     pub(super) one_cache: bool,
     pub(super) host: bool,
     pub(super) prefetch: bool,
+    pub(super) serve: bool,
+}
+
+impl Parts {
+    const NONE: Parts = Parts { one_cache: false, host: false, prefetch: false, serve: false };
 }
 
 /// The programs that are compared. Those that are `None` are left out.
@@ -30,7 +35,11 @@ pub(super) struct Programs {
     pub(super) glance31: Option<PathBuf>,
     /// A Python that has Ironic.
     pub(super) ironic: Option<PathBuf>,
+    /// A Python that has Keystone.
+    pub(super) keystone: Option<PathBuf>,
 }
+
+const EVERYTHING: Parts = Parts { one_cache: true, host: true, prefetch: true, serve: true };
 
 #[derive(Clone, Debug)]
 pub(super) struct Wanted {
@@ -72,9 +81,10 @@ impl Options {
                 "--sizes" => options.sizes = Some(sizes(value()?)?),
                 "--million" => options.million = true,
                 "--quick" => options.quick = true,
-                "--host" => options.parts = Some(Parts { one_cache: false, host: true, prefetch: false }),
-                "--prefetch" => options.parts = Some(Parts { one_cache: false, host: false, prefetch: true }),
-                "--all" => options.parts = Some(Parts { one_cache: true, host: true, prefetch: true }),
+                "--host" => options.parts = Some(Parts { host: true, ..Parts::NONE }),
+                "--prefetch" => options.parts = Some(Parts { prefetch: true, ..Parts::NONE }),
+                "--serve" => options.parts = Some(Parts { serve: true, ..Parts::NONE }),
+                "--all" => options.parts = Some(EVERYTHING),
                 "--images" => options.batches = Some(batches(value()?)?),
                 "--binary" => options.ours = Some(program(value()?)?),
                 "--compare" => options.before = Some(program(value()?)?),
@@ -103,9 +113,8 @@ impl Options {
 /// Reads the command line, and from the environment where the real tools are.
 pub(super) fn read(arguments: &[String]) -> Result<Wanted> {
     let options = Options::parse(arguments)?;
-    let everything = Parts { one_cache: true, host: true, prefetch: true };
-    let usual = Parts { prefetch: false, ..everything };
-    let parts = options.parts.unwrap_or(if options.markdown { everything } else { usual });
+    let usual = Parts { prefetch: false, serve: false, ..EVERYTHING };
+    let parts = options.parts.unwrap_or(if options.markdown { EVERYTHING } else { usual });
     let usual = if options.quick { Batch::QUICK } else { Batch::USUAL };
     let docs = options.docs.clone().unwrap_or_else(|| concat!(env!("CARGO_MANIFEST_DIR"), "/docs").into());
     Ok(Wanted {
@@ -124,7 +133,7 @@ fn programs(options: &Options, parts: Parts) -> Result<Programs> {
     let ours = options.ours.clone().unwrap_or_else(|| OURS.into());
     if options.before.is_some() {
         let before = options.before.clone();
-        return Ok(Programs { ours, before, glance: None, glance31: None, ironic: None });
+        return Ok(Programs { ours, before, glance: None, glance31: None, ironic: None, keystone: None });
     }
     let real = |name: &str, what: &str, needed: bool| {
         let given = std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
@@ -144,7 +153,8 @@ fn programs(options: &Options, parts: Parts) -> Result<Programs> {
     }
     let glance31 = real("GLANCE_CACHE_TEST_GLANCE31_PYTHON", "GLANCE 31", parts.prefetch);
     let ironic = real("GLANCE_CACHE_TEST_IRONIC_PYTHON", "IRONIC", parts.host);
-    Ok(Programs { ours, before: None, glance, glance31, ironic })
+    let keystone = real("GLANCE_CACHE_TEST_KEYSTONE_PYTHON", "GLANCE'S API", parts.serve);
+    Ok(Programs { ours, before: None, glance, glance31, ironic, keystone })
 }
 
 fn sizes(list: &str) -> Result<Vec<usize>> {

@@ -6,8 +6,8 @@
 use clap::{ArgGroup, Args};
 
 use super::flags::{
-    CacheArgs, ChangeArgs, EXIT_CODES, EXIT_CODES_IN_SHORT, HostArgs, LIMITS, LogArgs, NamedNodesArgs,
-    NodesArgs, PARALLEL, REMOTE, VERIFY, VerifyArgs, no_records_of_all,
+    CacheArgs, ChangeArgs, CloudArgs, EXIT_CODES, EXIT_CODES_IN_SHORT, HostArgs, LIMITS, LogArgs,
+    NamedNodesArgs, NodesArgs, PARALLEL, REMOTE, VERIFY, VerifyArgs, no_records_of_all,
 };
 use super::{conclude, conclude_on_nodes, host_to_change};
 use crate::exit::{Exit, Failure};
@@ -23,7 +23,9 @@ use crate::units::TimeSpan;
 /// Cleans with the options of the command line.
 pub(crate) fn run(run: &Run, args: CleanArgs) -> Result<Exit, Failure> {
     args.change.check(&args.cache)?;
-    if let Some(request) = args.named.request(&args.nodes, NodesCall::Clean, args.verification.jobs) {
+    if let Some(request) =
+        args.named.request(&args.nodes, NodesCall::Clean, args.verification.jobs, args.cloud)
+    {
         return conclude_on_nodes(run, args.cache, (args.change, args.log), &request);
     }
     if let Some(url) = args.forget_node {
@@ -121,6 +123,8 @@ pub(crate) struct CleanArgs {
     nodes: NodesArgs,
     #[command(flatten)]
     named: NamedNodesArgs,
+    #[command(flatten)]
+    cloud: CloudArgs,
 }
 
 const JOBS: &str = "With --verify: number of images to read at a time [default: 1]\n\n\

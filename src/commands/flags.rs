@@ -50,7 +50,7 @@ pub(super) const LIMITS: &str = "Limits";
 const CACHE: &str = "Cache";
 const INDEX: &str = "Index";
 pub(super) const ALL_CACHES: &str = "All caches";
-const NODES: &str = "Nodes";
+pub(super) const NODES: &str = "Nodes";
 pub(super) const OUTPUT: &str = "Output";
 pub(super) const VERIFY: &str = "Verification";
 
@@ -232,6 +232,8 @@ pub(super) struct LookedAtArgs {
     os_image_url: Option<String>,
     #[command(flatten)]
     asking: AskingArgs,
+    #[command(flatten)]
+    cloud: CloudArgs,
 }
 
 /// The options for a cache of this host and for the central database.
@@ -256,12 +258,12 @@ impl LookedAtArgs {
     /// Returns the request, if a node is to be asked.
     pub(super) fn request(&self) -> Option<LookRequest> {
         let url = self.os_image_url.clone()?;
-        let AskingArgs { timeout, os_cloud } = &self.asking;
-        Some(LookRequest { url, timeout: timeout.as_std(), cloud: os_cloud.clone() })
+        let cloud = self.cloud.os_cloud.clone();
+        Some(LookRequest { url, timeout: self.asking.timeout.as_std(), cloud })
     }
 }
 
-/// The patience and the credentials for nodes.
+/// The patience with nodes.
 #[derive(Debug, Args)]
 #[command(next_help_heading = NODES)]
 pub(super) struct AskingArgs {
@@ -270,12 +272,18 @@ pub(super) struct AskingArgs {
     /// A node whose cache is busy is asked again within this time.
     #[arg(long, value_name = "DURATION", default_value = "15m", requires = REMOTE, hide_short_help = true)]
     timeout: TimeSpan,
+}
+
+/// The credentials for nodes.
+#[derive(Debug, Args)]
+#[command(next_help_heading = NODES)]
+pub(super) struct CloudArgs {
     /// The cloud in clouds.yaml with the credentials for the nodes [default: OS_CLOUD]
     ///
     /// The first of these counts: OS_TOKEN; this cloud; OS_AUTH_URL with OS_USERNAME and OS_PASSWORD, or with
     /// an application credential; section keystone_authtoken. None of them makes a command ask a node.
     #[arg(long, value_name = "NAME", requires = REMOTE, hide_short_help = true)]
-    os_cloud: Option<String>,
+    pub(super) os_cloud: Option<String>,
 }
 
 /// The group of the options whose work `--jobs` divides.
@@ -312,8 +320,15 @@ impl NodesArgs {
     }
 
     /// Returns the request to all nodes.
-    pub(super) fn request(&self, call: NodesCall, jobs: Option<u8>) -> NodesRequest {
-        self.asking.request(call, None, self.nodes_port, jobs)
+    pub(super) fn request(&self, call: NodesCall, jobs: Option<u8>, cloud: Option<String>) -> NodesRequest {
+        NodesRequest {
+            call,
+            urls: None,
+            port: self.nodes_port,
+            jobs: jobs.unwrap_or(NODES_AT_A_TIME).into(),
+            timeout: self.asking.timeout.as_std(),
+            cloud,
+        }
     }
 }
 
@@ -324,30 +339,15 @@ impl NamedNodesArgs {
         nodes: &NodesArgs,
         call: NodesCall,
         jobs: Option<u8>,
+        cloud: CloudArgs,
     ) -> Option<NodesRequest> {
-        if self.os_image_url.is_empty() {
-            return nodes.are_asked().then(|| nodes.request(call, jobs));
+        let is_named = !self.os_image_url.is_empty();
+        if !is_named && !nodes.are_asked() {
+            return None;
         }
-        Some(nodes.asking.request(call, Some(self.os_image_url.clone()), None, jobs))
-    }
-}
-
-impl AskingArgs {
-    fn request(
-        &self,
-        call: NodesCall,
-        urls: Option<Vec<String>>,
-        port: Option<u16>,
-        jobs: Option<u8>,
-    ) -> NodesRequest {
-        NodesRequest {
-            call,
-            urls,
-            port,
-            jobs: jobs.unwrap_or(NODES_AT_A_TIME).into(),
-            timeout: self.timeout.as_std(),
-            cloud: self.os_cloud.clone(),
-        }
+        let request = nodes.request(call, jobs, cloud.os_cloud);
+        let urls = is_named.then(|| self.os_image_url.clone());
+        Some(NodesRequest { urls, ..request })
     }
 }
 

@@ -4,10 +4,11 @@
 #![allow(clippy::doc_markdown)]
 
 use anyhow::anyhow;
-use clap::{ArgGroup, Args};
+use clap::{ArgGroup, Args, ValueEnum};
 
 use super::flags::{
-    CacheArgs, ChangeArgs, EXIT_CODES_IN_SHORT, ImageArg, LIMITS, LimitArgs, LogArgs, NodesArgs, REMOTE,
+    CacheArgs, ChangeArgs, EXIT_CODES_IN_SHORT, ImageArg, LIMITS, LimitArgs, LogArgs, NODES, NodesArgs,
+    REMOTE,
 };
 use super::{conclude, conclude_on_nodes};
 use crate::exit::{Exit, Failure};
@@ -18,6 +19,7 @@ use crate::ops::nodes::NodesCall;
 use crate::ops::prefetch::request::{Limit, PrefetchRequest};
 use crate::ops::prefetch::{dequeue, enqueue, prefetch};
 use crate::run::Run;
+use crate::source::Via;
 use crate::units::{Amount, TimeSpan, given_size};
 
 /// Prefetches with the options of the command line.
@@ -25,7 +27,7 @@ pub(crate) fn run(run: &Run, args: PrefetchArgs) -> Result<Exit, Failure> {
     args.change.check(&args.cache)?;
     if args.nodes.are_asked() {
         let images = named_ids("the images to queue", args.images.iter().map(ImageArg::id))?;
-        let request = args.nodes.request(NodesCall::Queue(images), args.jobs);
+        let request = args.nodes.request(NodesCall::Queue(images), args.jobs, args.os_cloud);
         return conclude_on_nodes(run, args.cache, (args.change, args.log), &request);
     }
     let selection = Selection::from(args.cache);
@@ -69,6 +71,8 @@ pub(crate) fn run(run: &Run, args: PrefetchArgs) -> Result<Exit, Failure> {
         limit,
         policy: FetchPolicy { retry: args.retry, require_checksum: args.require_checksum },
         stall_time: args.stall_time,
+        via: args.via.into(),
+        cloud: args.os_cloud,
         change,
     };
     Ok(conclude(run, &prefetch(run, &settings, &request)?))
@@ -89,7 +93,8 @@ const EXIT_CODES_OF_PREFETCH: &str = "Exit codes:
 /// Fetches the queued images, oldest first, or those given as arguments. Each image is read from its
 /// locations, in the order of the weights of their stores, and verified by size and hash before it is
 /// published with its row in the index. An image that is already cached, or that Glance is caching right now,
-/// is skipped. Needs to read Glance's database, which knows the images and their locations.
+/// is skipped. Needs to read Glance's database, which knows the images and their locations. A location that
+/// only Glance can read, such as a volume of Cinder, is read through Glance's API, which needs credentials.
 ///
 /// An image that could not be cached stays in the queue. If its data was wrong, it is not fetched again until
 /// its record changes or --retry is given. An image that Glance's database does not have is removed from the
@@ -141,6 +146,13 @@ pub(crate) struct PrefetchArgs {
     /// Skip images whose record has neither a hash nor a checksum
     #[arg(long, hide_short_help = true)]
     pub(super) require_checksum: bool,
+    /// Read images from their stores, through Glance's API, or each as it can be: store, api or auto
+    ///
+    /// With auto, Glance's API is asked only for locations that cannot be read otherwise. It needs
+    /// credentials: those of --os-cloud, of OS_CLOUD, OS_AUTH_URL or OS_TOKEN, or section keystone_authtoken.
+    #[arg(long, value_name = "WAY", value_enum, default_value_t = ViaArg::Auto,
+        hide_possible_values = true, hide_short_help = true)]
+    pub(super) via: ViaArg,
     /// Fetch no more than this per second
     ///
     /// The rate is that of all images together.
@@ -180,13 +192,38 @@ pub(crate) struct PrefetchArgs {
     pub(super) log: LogArgs,
     #[command(flatten)]
     nodes: NodesArgs,
+    /// The cloud in clouds.yaml with the credentials for Glance's API, or for the nodes [default: OS_CLOUD]
+    ///
+    /// The first of these counts: OS_TOKEN; this cloud; OS_AUTH_URL with OS_USERNAME and OS_PASSWORD, or with
+    /// an application credential; section keystone_authtoken.
+    #[arg(long, value_name = "NAME", help_heading = NODES, hide_short_help = true)]
+    os_cloud: Option<String>,
+}
+
+/// The ways to read images.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(super) enum ViaArg {
+    Auto,
+    Store,
+    Api,
+}
+
+impl From<ViaArg> for Via {
+    fn from(way: ViaArg) -> Via {
+        match way {
+            ViaArg::Auto => Via::Auto,
+            ViaArg::Store => Via::Store,
+            ViaArg::Api => Via::Api,
+        }
+    }
 }
 
 /// The number of images that are fetched at a time.
 const IMAGES_AT_A_TIME: u8 = 2;
 
 /// The options that no node can be asked for.
-const NOT_REMOTE: [&str; 11] = [
+const NOT_REMOTE: [&str; 12] = [
+    "via",
     "enqueue",
     "dequeue",
     "dequeue_all",

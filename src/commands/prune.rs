@@ -9,8 +9,8 @@ use anyhow::anyhow;
 use clap::{ArgGroup, Args};
 
 use super::flags::{
-    ALL_CACHES, CacheArgs, ChangeArgs, EXIT_CODES_IN_SHORT, HostArgs, ImageArg, LIMITS, LimitArgs, LogArgs,
-    NamedNodesArgs, NodeJobsArgs, NodesArgs, REMOTE, RecordArgs,
+    ALL_CACHES, CacheArgs, ChangeArgs, CloudArgs, EXIT_CODES_IN_SHORT, HostArgs, ImageArg, LIMITS, LimitArgs,
+    LogArgs, NamedNodesArgs, NodeJobsArgs, NodesArgs, REMOTE, RecordArgs,
 };
 use super::{conclude, conclude_on_nodes, host_to_change};
 use crate::cache::plan::Choice;
@@ -27,7 +27,8 @@ use crate::units::{Amount, TimeSpan, given_age, given_size};
 /// Prunes with the options of the command line.
 pub(crate) fn run(run: &Run, args: PruneArgs) -> Result<Exit, Failure> {
     args.change.check(&args.cache)?;
-    if let Some(request) = args.named.request(&args.nodes, NodesCall::Prune, args.node_jobs.jobs) {
+    if let Some(request) = args.named.request(&args.nodes, NodesCall::Prune, args.node_jobs.jobs, args.cloud)
+    {
         return conclude_on_nodes(run, args.cache, (args.change, args.log), &request);
     }
     let choice = args.choice.choice()?;
@@ -148,6 +149,8 @@ pub(crate) struct PruneArgs {
     nodes: NodesArgs,
     #[command(flatten)]
     named: NamedNodesArgs,
+    #[command(flatten)]
+    cloud: CloudArgs,
     #[command(flatten)]
     node_jobs: NodeJobsArgs,
 }

@@ -189,6 +189,27 @@ options! {
         store("s3_store_bucket_url_format", ValueKind::Choice(&["auto", "virtual", "path"])).or("auto");
     S3_STORE_CACERT = store("s3_store_cacert", ValueKind::Text).or("");
 
+    SWIFT_STORE_CONFIG_FILE = store("swift_store_config_file", ValueKind::Text);
+    /// The name of the account that new images are put into.
+    DEFAULT_SWIFT_REFERENCE = store("default_swift_reference", ValueKind::Text).or("ref1");
+    SWIFT_STORE_AUTH_ADDRESS = store("swift_store_auth_address", ValueKind::Text);
+    /// `project:user`.
+    SWIFT_STORE_USER = store("swift_store_user", ValueKind::Text).secret();
+    SWIFT_STORE_KEY = store("swift_store_key", ValueKind::Text).secret();
+    SWIFT_STORE_APPLICATION_CREDENTIAL_ID =
+        store("swift_store_application_credential_id", ValueKind::Text).secret();
+    SWIFT_STORE_APPLICATION_CREDENTIAL_SECRET =
+        store("swift_store_application_credential_secret", ValueKind::Text).secret();
+    /// Up to, and without, the container.
+    SWIFT_STORE_ENDPOINT = store("swift_store_endpoint", ValueKind::Text);
+    SWIFT_STORE_ENDPOINT_TYPE =
+        store("swift_store_endpoint_type", ValueKind::Choice(&["publicURL", "adminURL", "internalURL"]))
+            .or("publicURL");
+    SWIFT_STORE_SERVICE_TYPE = store("swift_store_service_type", ValueKind::Text).or("object-store");
+    SWIFT_STORE_REGION = store("swift_store_region", ValueKind::Text);
+    SWIFT_STORE_AUTH_INSECURE = store("swift_store_auth_insecure", ValueKind::Boolean).or("false");
+    SWIFT_STORE_CACERT = store("swift_store_cacert", ValueKind::Text);
+
     PXE_INSTANCE_MASTER_PATH =
         Opt::new("pxe", "instance_master_path", ValueKind::Text).or("/var/lib/ironic/master_images");
     PXE_TFTP_MASTER_PATH = Opt::new("pxe", "tftp_master_path", ValueKind::Text).or("/tftpboot/master_images");

@@ -156,7 +156,10 @@ impl Waits {
 }
 
 fn silent(limit: Duration) -> io::Error {
-    io::Error::new(ErrorKind::TimedOut, format!("nothing came for {} s", limit.as_secs_f32()))
+    io::Error::new(
+        ErrorKind::TimedOut,
+        format!("nothing came for {} s", (limit.as_secs_f32() * 10.0).round() / 10.0),
+    )
 }
 
 /// A measure of how fast a stream comes, while it is waited for: a slow reader is not the stream's fault.

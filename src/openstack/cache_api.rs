@@ -223,7 +223,7 @@ pub(crate) fn meaning(call: CacheCall, answer: &NodeAnswer) -> Meaning {
             ),
         ),
         404 if answer.says("Caching via API is not supported") => {
-            ended(NodeStatus::CachingOff, "caching is off there: image_cache_dir is not set".to_owned())
+            ended(NodeStatus::CachingOff, "image_cache_dir is not set there".to_owned())
         }
         404 if matches!(call, CacheCall::Queue(_)) && answer.says("Image ") => failed(words()),
         404 => ended(NodeStatus::NotSupported, "there is no Cache API at this address".to_owned()),
@@ -369,8 +369,8 @@ mod tests {
             ("list", 403, "", Refused, "cache_list wants the role admin"),
             ("prune", 300, "{}", NotSupported, "does not have this call"),
             ("prune", 404, "404 Not Found", NotSupported, "no Cache API"),
-            ("prune", 404, OFF, CachingOff, "caching is off"),
-            ("queue", 404, OFF, CachingOff, "caching is off"),
+            ("prune", 404, OFF, CachingOff, "image_cache_dir is not set there"),
+            ("queue", 404, OFF, CachingOff, "image_cache_dir is not set there"),
             ("queue", 404, "Image X not found.", Failed, "404: Image X not found."),
             ("queue", 404, "The resource could not be found.", NotSupported, "no Cache API"),
             ("queue", 400, "Only images with status active", Failed, "400: Only images"),

@@ -33,6 +33,9 @@ const SECURE: [&str; 2] = ["secure.yaml", "secure.yml"];
 /// The domain of users and projects for which none is given, as in the openstack command.
 const DEFAULT_DOMAIN: &str = "default";
 
+/// The source of credentials that are those of Glance itself.
+pub(crate) const GLANCES_OWN: &str = "[keystone_authtoken]";
+
 /// The places where credentials are looked for.
 pub(crate) struct CloudSearch<'a> {
     /// The value of `--os-cloud`.
@@ -54,10 +57,6 @@ pub(crate) struct Cloud {
     pub(crate) reach: Reach,
     pub(crate) region: Option<String>,
     /// `public`, `internal` or `admin`.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "prefetch through the API, which follows, asks for it")
-    )]
     pub(crate) interface: String,
     /// The address of the image service, if it is not the catalogue's.
     pub(crate) image_endpoint: Option<Url>,
@@ -89,7 +88,7 @@ impl CloudSearch<'_> {
         if let Some(config) = self.config.filter(|config| settings::is_set(config)) {
             let AuthTokenSettings { login, reach, region, interface, .. } =
                 AuthTokenSettings::from_config(config, self.waits)?;
-            let source = "[keystone_authtoken]".to_owned();
+            let source = GLANCES_OWN.to_owned();
             return Ok(Cloud { login, reach, region, interface, image_endpoint: None, source });
         }
         bail!(
@@ -114,6 +113,7 @@ impl CloudSearch<'_> {
             reach.trust = Trust::Only(file);
         }
         reach.certificate = pair(path("OS_CERT")?, path("OS_KEY")?);
+        let variable = "OS_IMAGE_ENDPOINT_OVERRIDE";
         let interface = match self.variable("OS_INTERFACE")? {
             None => self.variable("OS_ENDPOINT_TYPE")?,
             interface => interface,
@@ -123,7 +123,10 @@ impl CloudSearch<'_> {
             reach,
             region: self.variable("OS_REGION_NAME")?,
             interface: interface.unwrap_or_else(|| "public".to_owned()),
-            image_endpoint: None,
+            image_endpoint: self
+                .variable(variable)?
+                .map(|url| service_url(&url).with_context(|| format!("cannot use {variable}")))
+                .transpose()?,
             source: source.to_owned(),
         })
     }

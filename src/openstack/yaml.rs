@@ -8,17 +8,15 @@
 //! and a few lines with aliases would fill the memory. Nothing here shows a value: it may be a secret.
 
 use std::fmt;
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::io;
 use std::path::Path;
 
 use anyhow::{Result, anyhow, bail, ensure};
-use rustix::fs::OFlags;
 use yaml_rust2::parser::{Event, Parser, Tag};
 use yaml_rust2::scanner::{Marker, TScalarStyle};
 
 use crate::names::escaped;
+use crate::os::text::read_text;
 
 /// Limit of a file, in bytes.
 const MAX_FILE: u64 = 64 * 1024;
@@ -84,27 +82,12 @@ impl Yaml {
 /// document of YAML in UTF-8.
 pub(super) fn read(path: &Path) -> Result<Option<Yaml>> {
     let shown = path.display();
-    let text = match open(path).and_then(text_of) {
+    let text = match read_text(path, MAX_FILE) {
         Ok(text) => text,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(e) => bail!("cannot read {shown}: {e}"),
     };
     parse(&text).map(Some).map_err(|Malformed { line, reason }| anyhow!("{shown}:{line}: {reason}"))
-}
-
-fn open(path: &Path) -> io::Result<File> {
-    let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
-    let file = OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path)?;
-    if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("it is not a regular file")) }
-}
-
-fn text_of(file: File) -> io::Result<String> {
-    let mut bytes = Vec::new();
-    file.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > MAX_FILE {
-        return Err(io::Error::other("it is longer than 64 KiB"));
-    }
-    String::from_utf8(bytes).map_err(|_| io::Error::other("it is not UTF-8"))
 }
 
 /// A text that is not YAML, or is YAML that is refused.

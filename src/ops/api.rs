@@ -26,7 +26,8 @@ pub(crate) fn cached(run: &Run, selection: Selection) -> Result<String, Failure>
         used_before: None,
         larger_than: None,
         limit: None,
-        order: Order { by: SortKey::LastUse, reverse: false },
+        // Glance's own order with the sqlite index.
+        order: Order { by: SortKey::Image, reverse: false },
         needs_index: true,
         asks_records: false,
     };

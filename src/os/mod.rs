@@ -1,4 +1,5 @@
-//! The operating system: acting as a file's owner, open files, lock holders, mounts and free space.
+//! The operating system: acting as a file's owner, open files, lock holders, mounts, free space
+//! and files of settings.
 //!
 //! This room only asks the kernel and reports its answers. It knows nothing of caches, images or settings,
 //! and it never removes or renames a file.
@@ -7,4 +8,5 @@ pub(crate) mod locks;
 pub(crate) mod mounts;
 pub(crate) mod owner;
 pub(crate) mod space;
+pub(crate) mod text;
 pub(crate) mod writers;

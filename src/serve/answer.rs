@@ -39,6 +39,11 @@ impl ApiAnswer {
         ApiAnswer { status, headers: vec![(CONTENT_TYPE, HTML)], body: Bytes::new() }
     }
 
+    /// Returns an answer without a body, and without the type of one.
+    pub(super) fn bare(status: StatusCode) -> Self {
+        ApiAnswer { status, headers: Vec::new(), body: Bytes::new() }
+    }
+
     /// Returns an answer with a text.
     pub(super) fn text(text: impl Into<Bytes>) -> Self {
         ApiAnswer { status: StatusCode::OK, headers: vec![(CONTENT_TYPE, TEXT)], body: text.into() }
@@ -152,10 +157,11 @@ impl Problem {
     pub(super) fn answer(self, accept: &HeaderMap) -> ApiAnswer {
         let reason = self.status.canonical_reason().unwrap_or("Unknown");
         let (line, explanation) = (format!("{} {reason}", self.status.as_u16()), &self.explanation);
+        let end = if self.allow.is_some() { "\n" } else { "\n\n\n" };
         let (kind, body) = match (Form::accepted(accept), self.report) {
             (Form::Json, Some(report)) => (JSON, python(&report)),
             (Form::Json, None) => {
-                let message = format!("{explanation}<br /><br />\n\n\n");
+                let message = format!("{explanation}<br /><br />{end}");
                 let body = ErrorInJson { message, code: &line, title: reason };
                 (JSON, python(&body))
             }
@@ -163,7 +169,7 @@ impl Problem {
                 let explanation = html(explanation);
                 let body = format!(
                     "<html>\n <head>\n  <title>{line}</title>\n </head>\n <body>\n  <h1>{line}</h1>\n  \
-                     {explanation}<br /><br />\n\n\n\n </body>\n</html>"
+                     {explanation}<br /><br />{end}\n </body>\n</html>"
                 );
                 (HTML, body)
             }
@@ -210,6 +216,10 @@ impl Form {
         let lines = headers.get_all(hyper::header::ACCEPT).into_iter();
         let text: Vec<&str> = lines.filter_map(|line| line.to_str().ok()).collect();
         let text = text.join(",").to_ascii_lowercase();
+        // As Glance has it: a header that makes no sense is for everything, one that is not there for text.
+        if !text.is_empty() && !text.contains('/') {
+            return Form::Html;
+        }
         let html = quality(&text, "text", "html");
         let json = quality(&text, "application", "json");
         match (html > 0.0 || json > 0.0, html >= json) {
@@ -318,13 +328,16 @@ mod tests {
             (Some("application/json;q=0.9, */*;q=0.1"), json),
             (Some("text/html;q=0, */*"), json),
             (Some("application/*"), json),
-            (Some("nonsense"), text),
+            (Some("nonsense"), html),
+            (Some(""), text),
         ] {
             assert_eq!(body(problem(), accept), expected, "{accept:?}");
         }
         let method = Problem::not_allowed(&Method::PUT, "POST");
         let text = "405 Method Not Allowed\n\nThe method PUT is not allowed for this resource. \n\n ";
-        assert_eq!(body(method, None), text);
+        assert_eq!(body(method.clone(), None), text);
+        let html = body(method, Some("*/*"));
+        assert!(html.ends_with("resource. <br /><br />\n\n </body>\n</html>"), "{html:?}");
         let quoted = Problem::bad_request("must be 'cache' & <so>");
         assert!(body(quoted, Some("*/*")).contains("must be &#x27;cache&#x27; &amp; &lt;so&gt;"));
     }

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use hyper::{HeaderMap, StatusCode};
 use serde_json::{Map, Value};
+use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 use tokio::time::Instant;
 
@@ -23,7 +24,7 @@ use super::listen::Peer;
 use super::metrics::Metrics;
 use super::operations::Failed;
 use crate::openstack::caller::Caller;
-use crate::openstack::keystone::validate::{Presented, Rejection, Validator};
+use crate::openstack::keystone::validate::{AT_ONCE, Presented, Rejection, Validator};
 use crate::openstack::policy::condition::Target;
 use crate::openstack::policy::files::{PolicyChange, PolicyFiles};
 use crate::openstack::policy::rules::CacheRule;
@@ -126,6 +127,8 @@ fn by_socket(peer: Peer, owner: Option<u32>) -> Result<Known, Problem> {
 pub(super) struct KeystoneAuth {
     validator: Arc<Validator>,
     policy: RefCell<PolicyFiles>,
+    /// As many as Keystone is asked questions at once.
+    turns: Semaphore,
     /// The time of the last look for changes of the policy.
     looked: Cell<Option<Instant>>,
     metrics: Rc<Metrics>,
@@ -140,7 +143,8 @@ impl KeystoneAuth {
         output: Rc<Output>,
     ) -> Self {
         let (validator, policy) = (Arc::new(validator), RefCell::new(policy));
-        KeystoneAuth { validator, policy, looked: Cell::new(None), metrics, output }
+        let turns = Semaphore::new(AT_ONCE);
+        KeystoneAuth { validator, policy, turns, looked: Cell::new(None), metrics, output }
     }
 
     /// Judges the tokens of a request.
@@ -174,8 +178,10 @@ impl KeystoneAuth {
         }
     }
 
-    /// Judges the tokens on a thread that may wait for Keystone.
+    /// Judges the tokens on a thread that may wait for Keystone. Requests wait here for their turn: on
+    /// threads, they would take all those that wait for operations.
     async fn ask(&self, presented: &Presented<'_>) -> Result<Caller, Rejection> {
+        let _turn = self.turns.acquire().await;
         let validator = Arc::clone(&self.validator);
         let token = presented.token.to_owned();
         let service_token = presented.service_token.map(str::to_owned);

@@ -7,20 +7,26 @@
 //! A child that is over its time gets SIGTERM, which ends it between two entries, and SIGKILL later. It has a
 //! process group of its own, so that Ctrl-C in a terminal ends the service and not what it is about to
 //! finish. A client that leaves ends no child.
+//!
+//! A thread waits for each child and leaves it a zombie, so that its number stays its own until this file has
+//! collected it. (A pidfd needs Linux 5.3, and tokio's processes need a handler for signals in every
+//! command.)
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io;
-use std::os::unix::process::ExitStatusExt as _;
-use std::process::{ExitStatus, Stdio};
+use std::os::fd::OwnedFd;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use serde_json::Value;
-use tokio::io::{AsyncRead, AsyncReadExt as _};
-use tokio::process::{Child, Command};
-use tokio::task::spawn_local;
+use tokio::io::AsyncReadExt as _;
+use tokio::net::unix::pipe::Receiver;
+use tokio::task::{spawn_blocking, spawn_local};
 use tokio::time::timeout;
 
 use crate::config::ConfigSource;
@@ -90,10 +96,10 @@ impl Children {
             command.env_remove(name);
         }
         let mut child = command.spawn()?;
-        let pid = child.id().map_or(0, u32::cast_signed);
+        let pid = child.id().cast_signed();
         self.running.borrow_mut().insert(pid);
-        let result = spawn_local(read(child.stdout.take(), MOST_RESULT));
-        let messages = spawn_local(read(child.stderr.take(), MOST_MESSAGES));
+        let result = spawn_local(read(child.stdout.take().map(OwnedFd::from), MOST_RESULT));
+        let messages = spawn_local(read(child.stderr.take().map(OwnedFd::from), MOST_MESSAGES));
         let ended = wait(&mut child, limit).await;
         self.running.borrow_mut().remove(&pid);
         let (status, is_over_time) = ended?;
@@ -116,18 +122,33 @@ impl Children {
 
 /// Waits for the end of a child. Returns its status, and true if it was over its time.
 async fn wait(child: &mut Child, limit: Option<Duration>) -> io::Result<(ExitStatus, bool)> {
-    let Some(limit) = limit else { return Ok((child.wait().await?, false)) };
-    if let Ok(status) = timeout(limit, child.wait()).await {
-        return Ok((status?, false));
+    let pid = child.id().cast_signed();
+    let mut end = spawn_blocking(move || wait_for_end(pid));
+    let mut is_over_time = false;
+    if let Some(limit) = limit
+        && timeout(limit, &mut end).await.is_err()
+    {
+        is_over_time = true;
+        signal(pid, Signal::TERM);
+        if timeout(MERCY, &mut end).await.is_err() {
+            signal(pid, Signal::KILL);
+        }
     }
-    if let Some(pid) = child.id() {
-        signal(pid.cast_signed(), Signal::TERM);
+    if !end.is_finished() {
+        end.await.map_err(io::Error::other)??;
     }
-    if let Ok(status) = timeout(MERCY, child.wait()).await {
-        return Ok((status?, true));
+    Ok((child.wait()?, is_over_time))
+}
+
+/// Waits for the end of a child without collecting it.
+fn wait_for_end(pid: i32) -> io::Result<()> {
+    let Some(pid) = Pid::from_raw(pid) else { return Ok(()) };
+    loop {
+        match waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT) {
+            Err(Errno::INTR) => {}
+            ended => return Ok(ended.map(drop)?),
+        }
     }
-    child.start_kill()?;
-    Ok((child.wait().await?, true))
 }
 
 /// Sends a signal to a child that was not waited for yet, so that the number is still its own.
@@ -138,10 +159,10 @@ fn signal(pid: i32, signal: Signal) {
     }
 }
 
-/// Reads a stream to its end, and keeps its beginning.
-async fn read(stream: Option<impl AsyncRead + Unpin>, most: usize) -> Vec<u8> {
+/// Reads a pipe to its end, and keeps its beginning.
+async fn read(pipe: Option<OwnedFd>, most: usize) -> Vec<u8> {
     let mut kept = Vec::new();
-    let Some(mut stream) = stream else { return kept };
+    let Some(Ok(mut stream)) = pipe.map(Receiver::from_owned_fd) else { return kept };
     let mut piece = vec![0; 32 << 10];
     // The part before an error is enough.
     while let Ok(read @ 1..) = stream.read(&mut piece).await {

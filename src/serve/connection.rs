@@ -1,8 +1,9 @@
 //! Connections: as many as the settings allow, each behind its [`Gate`].
 //!
-//! When all places are taken, the connection that has been idle for longest gives up its place: a client that
-//! opens connections and says nothing keeps nobody out. If none is idle, the new one is told to come back.
-//! Each connection is a task on one thread; a task is dropped with its socket.
+//! When all places are taken, the connection whose client has been waited for longest gives up its place: a
+//! client that says nothing, or sends half a request, or does not read its answer, keeps nobody out. If all
+//! are being answered, a few more are accepted in reserve: there, probes are answered, and all others are
+//! told to come back. Each connection is a task on one thread; a task is dropped with its socket.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -26,6 +27,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::answer::{ApiAnswer, Problem};
 use super::gate::{ConnectionLimits, Gate, MAX_HEAD, MAX_HEADERS, Shared};
+use super::health::is_probe;
 use super::listen::{Accepted, Listener, Peer};
 
 /// The time for which bytes of a refused request are read after its answer. The answer would be lost if the
@@ -33,23 +35,36 @@ use super::listen::{Accepted, Listener, Peer};
 const LINGER: Duration = Duration::from_secs(1);
 /// The most that is read in that time, in bytes.
 const MOST_LEFT: usize = 1 << 20;
+/// So many connections are accepted in reserve.
+const RESERVE: usize = 8;
 /// The pause after a connection could not be accepted, for want of descriptors.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Said to a client that finds no place.
+/// Said to a client that finds no place, not even in reserve.
 const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain; charset=UTF-8\r\n\
     Content-Length: 73\r\nRetry-After: 5\r\nConnection: close\r\n\r\n\
     503 Service Unavailable\n\nAll connections of this service are in use.\n\n   ";
+/// Said to a client in reserve.
+const NO_SEAT: &str = "All connections of this service are in use.";
 
 /// An answer, and the id of its request.
 pub(super) type Answered = (ApiAnswer, Option<String>);
-/// Makes answers.
 /// Something that is being made.
 type Coming<T> = Pin<Box<dyn Future<Output = T>>>;
+/// Makes answers.
 pub(super) type Handler = Rc<dyn Fn(Peer, Request<Incoming>) -> Coming<Answered>>;
+
+/// The place of a connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Seat {
+    Usual,
+    /// Only probes are answered.
+    Reserve,
+}
 
 /// An open connection.
 struct Open {
+    seat: Seat,
     shared: Rc<Shared>,
     task: AbortHandle,
 }
@@ -76,46 +91,49 @@ impl Connections {
                 sleep(PAUSE).await;
                 continue;
             };
-            if !self.has_place() {
+            let Some(seat) = self.seat() else {
                 turn_away(&accepted);
                 continue;
-            }
+            };
             let (connections, handler) = (Rc::clone(&self), Rc::clone(&handler));
             match (accepted, tls.0.borrow().clone()) {
                 (Accepted::Tcp(stream, peer), None) => {
-                    self.start(|shared| connections.serve(stream, peer, shared, handler));
+                    self.start(seat, |shared| connections.serve(stream, (peer, seat), shared, handler));
                 }
-                (Accepted::Tcp(stream, peer), Some(acceptor)) => self.start(|shared| async move {
+                (Accepted::Tcp(stream, peer), Some(acceptor)) => self.start(seat, |shared| async move {
                     let encrypted = timeout(connections.limits.head, acceptor.accept(stream)).await;
                     if let Ok(Ok(stream)) = encrypted {
-                        connections.serve(stream, peer, shared, handler).await;
+                        connections.serve(stream, (peer, seat), shared, handler).await;
                     }
                 }),
                 (Accepted::Unix(stream, peer), _) => {
-                    self.start(|shared| connections.serve(stream, peer, shared, handler));
+                    self.start(seat, |shared| connections.serve(stream, (peer, seat), shared, handler));
                 }
             }
         }
     }
 
-    /// Makes a place for a connection, if one is idle. Returns false if there is none.
-    fn has_place(&self) -> bool {
+    /// Returns a place for a connection; `None` if there is none, and no other can give up its own.
+    fn seat(&self) -> Option<Seat> {
         let mut open = self.open.borrow_mut();
-        if open.len() < self.most {
-            return true;
-        }
-        let idle = open.iter().filter(|(_, open)| !open.shared.is_busy());
-        let Some(longest) = idle.min_by_key(|(_, open)| open.shared.moved()).map(|(id, _)| *id) else {
-            return false;
-        };
-        if let Some(idle) = open.remove(&longest) {
-            idle.task.abort();
-        }
-        true
+        [(Seat::Usual, self.most), (Seat::Reserve, RESERVE)].into_iter().find_map(|(seat, most)| {
+            let taken = || open.iter().filter(|(_, open)| open.seat == seat);
+            if taken().count() < most {
+                return Some(seat);
+            }
+            let waiting = taken().filter(|(_, open)| !open.shared.is_working());
+            let longest = waiting.min_by_key(|(_, open)| open.shared.moved()).map(|(id, _)| *id)?;
+            open.remove(&longest)?.task.abort();
+            Some(seat)
+        })
     }
 
     /// Starts the task of a connection.
-    fn start<F: Future<Output = ()> + 'static>(self: &Rc<Self>, serve: impl FnOnce(Rc<Shared>) -> F) {
+    fn start<F: Future<Output = ()> + 'static>(
+        self: &Rc<Self>,
+        seat: Seat,
+        serve: impl FnOnce(Rc<Shared>) -> F,
+    ) {
         let id = self.next.get();
         self.next.set(id + 1);
         let shared = Shared::new();
@@ -125,12 +143,17 @@ impl Connections {
             serving.await;
             connections.open.borrow_mut().remove(&id);
         });
-        self.open.borrow_mut().insert(id, Open { shared, task: task.abort_handle() });
+        self.open.borrow_mut().insert(id, Open { seat, shared, task: task.abort_handle() });
     }
 
     /// Answers the requests of a connection, one after the other.
-    async fn serve<S>(self: Rc<Self>, stream: S, peer: Peer, shared: Rc<Shared>, handler: Handler)
-    where
+    async fn serve<S>(
+        self: Rc<Self>,
+        stream: S,
+        (peer, seat): (Peer, Seat),
+        shared: Rc<Shared>,
+        handler: Handler,
+    ) where
         S: AsyncRead + AsyncWrite + Unpin + 'static,
     {
         let gate = Gate::new(stream, self.limits, Rc::clone(&shared));
@@ -143,12 +166,16 @@ impl Connections {
                     let answer = Problem::new(status, refusal.explanation).answer(&HeaderMap::new());
                     Box::pin(async { (answer, None) })
                 }
+                None if seat == Seat::Reserve && !is_probe(&request) => {
+                    let answer = Problem::busy(NO_SEAT).answer(request.headers());
+                    Box::pin(async { (answer, None) })
+                }
                 None => handler(peer, request),
             };
             let response: Coming<io::Result<Response<Full<Bytes>>>> = Box::pin(async move {
                 let (answer, id) = answer.await;
                 shared.end();
-                let closes = refusal.is_some() || connections.is_closing.get();
+                let closes = refusal.is_some() || seat == Seat::Reserve || connections.is_closing.get();
                 Ok(answer.into_response(id.as_deref(), closes))
             });
             response
@@ -167,7 +194,7 @@ impl Connections {
         }
     }
 
-    /// Closes all connections that are idle. The others are closed with their answers.
+    /// Closes all connections whose clients are waited for. The others are closed with their answers.
     pub(super) fn close(&self) {
         self.is_closing.set(true);
         self.open.borrow_mut().retain(|_, open| {

@@ -19,6 +19,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use hyper::Uri;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
@@ -69,6 +70,8 @@ pub(super) struct Shared {
     refusal: Cell<Option<HeadRefusal>>,
     /// The time of the last byte in either direction.
     moved: Cell<Instant>,
+    /// True while bytes of a body are to come from the client.
+    awaits_body: Cell<bool>,
     /// True while the client takes no bytes of an answer.
     is_stuck: Cell<bool>,
 }
@@ -81,13 +84,19 @@ impl Shared {
             answered: Cell::new(0),
             refusal: Cell::new(None),
             moved: Cell::new(Instant::now()),
+            awaits_body: Cell::new(false),
             is_stuck: Cell::new(false),
         })
     }
 
-    /// True while a request is being answered, or its answer is being written.
+    /// True while a whole request is being answered, or its answer is being written.
     pub(super) fn is_busy(&self) -> bool {
-        self.heads.get() > self.answered.get() || self.is_stuck.get()
+        self.is_working() || self.is_stuck.get()
+    }
+
+    /// True while a whole request is being answered. At all other times it is the client that is waited for.
+    pub(super) fn is_working(&self) -> bool {
+        self.heads.get() > self.answered.get() && !self.awaits_body.get()
     }
 
     /// Returns the time of the last byte in either direction.
@@ -201,6 +210,7 @@ impl<S> Gate<S> {
                 Ok(body) => {
                     self.shared.heads.set(self.shared.heads.get() + 1);
                     self.reading = Reading::Body(body);
+                    self.shared.awaits_body.set(body > 0);
                     self.admitted = end;
                     self.searched = 0;
                     self.head_since = None;
@@ -276,7 +286,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Gate<S> {
                 }
                 Reading::Body(left) if !gate.input.is_empty() => {
                     gate.admitted = gate.input.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-                    gate.reading = Reading::Body(left - gate.admitted as u64);
+                    let left = left - gate.admitted as u64;
+                    gate.reading = Reading::Body(left);
+                    gate.shared.awaits_body.set(left > 0);
                     continue;
                 }
                 Reading::Head if gate.input.len() > gate.searched => {
@@ -383,6 +395,10 @@ fn judge(head: &[u8], longest: usize) -> Result<u64, HeadRefusal> {
     if request.method == Some("CONNECT") {
         return Err(refusal(400, "This service is no proxy."));
     }
+    // Hyper refuses it as well, but without a word.
+    if request.path.is_none_or(|target| Uri::try_from(target).is_err()) {
+        return Err(refusal(400, "The target of the request is malformed."));
+    }
     let named = |name: &'static str| {
         let of_name = move |header: &&httparse::Header<'_>| header.name.eq_ignore_ascii_case(name);
         request.headers.iter().filter(of_name).map(|header| header.value)
@@ -434,6 +450,8 @@ mod tests {
             ("GET / HTTP/1.1\r\nHost: h\rX: y\r\n\r\n".to_owned(), Err(400)),
             ("GET / HTTP/1.1\r\nHost: h\0\r\n\r\n".to_owned(), Err(400)),
             ("CONNECT h:80 HTTP/1.1\r\nHost: h\r\n\r\n".to_owned(), Err(400)),
+            ("GET /x<y>\"z HTTP/1.1\r\nHost: h\r\n\r\n".to_owned(), Err(400)),
+            ("GET x HTTP/1.1\r\nHost: h\r\n\r\n".to_owned(), Err(400)),
             (format!("GET /{} HTTP/1.1\r\nHost: h\r\n\r\n", "x".repeat(300)), Err(431)),
             (post(&"X: y\r\n".repeat(127)), Ok(0)),
             (post(&"X: y\r\n".repeat(128)), Err(431)),

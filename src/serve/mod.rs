@@ -14,6 +14,7 @@ mod auth;
 mod child;
 mod connection;
 mod gate;
+mod health;
 mod lanes;
 mod listen;
 mod metrics;
@@ -29,7 +30,9 @@ mod versions;
 
 use std::ffi::OsStr;
 use std::future::poll_fn;
+use std::mem::MaybeUninit;
 use std::path::Path;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
@@ -39,8 +42,9 @@ use hyper::Request;
 use hyper::body::Incoming;
 use rustix::fs::{AtFlags, CWD, statat};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use tokio::io::{AsyncRead as _, ReadBuf};
+use tokio::net::UnixStream;
 use tokio::runtime::Builder;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::{JoinHandle, LocalSet, spawn_local};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -48,12 +52,13 @@ use self::answer::ApiAnswer;
 use self::auth::{Auth, KeystoneAuth};
 use self::child::Children;
 use self::connection::{Connections, Handler, SharedTls};
+use self::health::{health, is_probe};
 use self::listen::{Listener, Peer, listen, of_systemd};
 use self::metrics::Metrics;
 use self::notify::notify;
 use self::operations::Operations;
 use self::ready::ReadyAnswers;
-use self::service::{Service, health};
+use self::service::Service;
 use self::settings::{ListenPlace, ServeSettings, Strategy};
 use self::versions::Discovery;
 use crate::config::Config;
@@ -69,8 +74,8 @@ use crate::output::oslo::Level;
 use crate::output::{Format, Output, Verbosity};
 use crate::run::Run;
 
-/// Threads that wait for others.
-const MOST_THREADS: usize = 16;
+/// Threads that wait for others: Keystone, the database, children.
+const MOST_THREADS: usize = 32;
 /// The interval at which a stopping service looks if everything has ended.
 const LOOK: Duration = Duration::from_millis(20);
 /// The time that children have after they were asked to end.
@@ -279,7 +284,7 @@ impl Served {
             let disable_by_file = disable_by_file.clone();
             Box::pin(async move {
                 let answer = match request.uri().path() {
-                    "/healthcheck" => health(request.method(), disable_by_file.as_deref()),
+                    _ if is_probe(&request) => health(&request, disable_by_file.as_deref()),
                     "/metrics" => ApiAnswer::text(operations.exposition().await + &metrics.text()),
                     _ => answer::Problem::no_resource().answer(request.headers()),
                 };
@@ -324,20 +329,27 @@ impl Served {
     }
 }
 
-/// The signals that a service listens to.
-struct Signals([(i32, Signal); 3]);
+/// The signals that a service listens to: the handler of each writes to a socket of its own.
+struct Signals([(i32, UnixStream); 3]);
 
 impl Signals {
     fn register() -> std::io::Result<Self> {
-        let listen = |number: i32| signal(SignalKind::from_raw(number)).map(|signal| (number, signal));
+        let listen = |number: i32| {
+            let (receiver, sender) = std::os::unix::net::UnixStream::pair()?;
+            signal_hook::low_level::pipe::register(number, sender)?;
+            receiver.set_nonblocking(true)?;
+            Ok::<_, std::io::Error>((number, UnixStream::from_std(receiver)?))
+        };
         Ok(Signals([listen(SIGTERM)?, listen(SIGINT)?, listen(SIGHUP)?]))
     }
 
     /// Waits for the next signal, and returns its number.
     async fn next(&mut self) -> i32 {
         poll_fn(|context| {
-            for (number, signal) in &mut self.0 {
-                if signal.poll_recv(context).is_ready() {
+            for (number, receiver) in &mut self.0 {
+                // Signals of one kind that came meanwhile are one.
+                let mut bytes = [MaybeUninit::uninit(); 64];
+                if Pin::new(receiver).poll_read(context, &mut ReadBuf::uninit(&mut bytes)).is_ready() {
                     return Poll::Ready(*number);
                 }
             }

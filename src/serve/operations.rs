@@ -328,6 +328,8 @@ impl Operations {
                 let problem = Problem::new(StatusCode::CONFLICT, "Centralized caching is not enabled");
                 Err(Failed::new(problem))
             }
+            // An image that Glance does not know is told apart from one that no node has.
+            _ if self.image(id).await?.is_none() => Err(Problem::no_image(id.as_str()).into()),
             nodes => Ok((ApiAnswer::json(StatusCode::OK, python(&nodes)), None)),
         }
     }

@@ -88,7 +88,7 @@ pub(super) fn route(method: &Method, path: &str, query: Option<&str>) -> Result<
         return Err(Problem::bad_request("Paths with '//', '%' or a backslash are not understood."));
     }
     let call = match path {
-        "/versions" => of_methods(method, &[(Method::GET, Call::Versions { are_choices: false })], "GET"),
+        "/versions" | "/versions/" => Ok(Call::Versions { are_choices: false }),
         _ => match below_version(path) {
             Some(rest) => below(method, rest),
             None => Ok(Call::Versions { are_choices: true }),
@@ -208,7 +208,8 @@ mod tests {
             ("GET /V2/cache", versions(true)),
             ("GET /", versions(true)),
             ("GET /versions", versions(false)),
-            ("POST /versions", Err(405)),
+            ("POST /versions", versions(false)),
+            ("GET /versions/", versions(false)),
             ("POST /v2/cache/prune/", Err(404)),
             ("PUT /v2/cache/prune", Err(405)),
             ("POST /v2/cache/prune?dry_run=1", Err(400)),

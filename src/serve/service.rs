@@ -4,7 +4,7 @@
 //! then locks and the existence of images. Who may do nothing learns nothing, and waits for nobody.
 
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -14,12 +14,12 @@ use hyper::header::{CONTENT_LENGTH, HOST, HeaderMap};
 use hyper::http::request::Parts;
 use hyper::{Method, Request, StatusCode};
 use ring::rand::{SecureRandom as _, SystemRandom};
-use rustix::fs::{AtFlags, CWD, statat};
 use serde_json::{Value, json};
 
 use super::answer::{ApiAnswer, Form, Problem, without_paths_in};
 use super::auth::{Auth, Known, RequestFacts, image_target};
 use super::connection::Answered;
+use super::health::{health, is_probe};
 use super::listen::Peer;
 use super::operations::{Answering, Cleared, Failed, Operations, Totals};
 use super::routes::{Call, image_id, resource_type, route};
@@ -56,8 +56,8 @@ struct Noted {
 impl Service {
     /// Answers a request.
     pub(super) async fn answer(self: Rc<Self>, peer: Peer, request: Request<Incoming>) -> Answered {
-        if request.uri().path() == "/healthcheck" {
-            return (health(request.method(), self.disable_by_file.as_deref()), None);
+        if is_probe(&request) {
+            return (health(&request, self.disable_by_file.as_deref()), None);
         }
         let start = Instant::now();
         let (head, body) = request.into_parts();
@@ -73,9 +73,11 @@ impl Service {
             }
         };
         self.operations.metrics.request(noted.call.unwrap_or("unknown"), answer.status.as_u16());
+        // Parts of Glance that answer before its API know no ids: authentication, and the list of versions.
+        let has_id =
+            answer.status != StatusCode::UNAUTHORIZED && !matches!(noted.call, Some("versions" | "options"));
         self.log(&head, &id, (&answer, start), noted);
-        // Glance's authentication answers before a request has an id.
-        let id = Some(id).filter(|_| answer.status != StatusCode::UNAUTHORIZED);
+        let id = Some(id).filter(|_| has_id);
         (answer, id)
     }
 
@@ -124,7 +126,7 @@ impl Service {
         let operations = &self.operations;
         let answer = match call {
             Call::Versions { are_choices } => self.versions.answer(host(head), are_choices).await,
-            Call::Options => ApiAnswer::empty(StatusCode::OK),
+            Call::Options => ApiAnswer::bare(StatusCode::OK),
             Call::Root => ApiAnswer::redirect("/v2/"),
             Call::Nothing => return Err(Problem::no_resource().into()),
             Call::ResourceType => resource_type(),
@@ -203,15 +205,7 @@ impl Service {
     }
 }
 
-/// Returns the answer to a probe, which never depends on Keystone, the cache or the last run.
-pub(super) fn health(method: &Method, disable_by_file: Option<&Path>) -> ApiAnswer {
-    if disable_by_file.is_some_and(|file| statat(CWD, file, AtFlags::empty()).is_ok()) {
-        return ApiAnswer::text("DISABLED BY FILE").having(StatusCode::SERVICE_UNAVAILABLE);
-    }
-    if method == Method::HEAD { ApiAnswer::empty(StatusCode::NO_CONTENT) } else { ApiAnswer::text("OK") }
-}
-
-/// Returns the id of a request: the client's own behind `req-`, or a new one.
+/// Returns the id of a request: the client's own with `req-` in front, or a new one.
 fn request_id(headers: &HeaderMap) -> String {
     let is_plain = |id: &&str| {
         let is_plain = |c: u8| c.is_ascii_alphanumeric() || c == b'-' || c == b'_' || c == b'.';
@@ -219,7 +213,7 @@ fn request_id(headers: &HeaderMap) -> String {
     };
     let given = headers.get("x-openstack-request-id").and_then(|id| id.to_str().ok()).filter(is_plain);
     if let Some(given) = given {
-        return format!("req-{given}");
+        return format!("req-{}", given.strip_prefix("req-").unwrap_or(given));
     }
     let mut random = [0_u8; 16];
     // Without randomness, ids of requests are not unique, which harms nobody.
@@ -289,7 +283,7 @@ mod tests {
     #[test]
     fn ids_of_requests_are_new_or_the_clients() {
         let of = |id: &'static str| request_id(&headers(&[("x-openstack-request-id", id)]));
-        assert_eq!(of("req-abc_1"), "req-req-abc_1");
+        assert_eq!((of("req-abc_1"), of("abc_1")), ("req-abc_1".to_owned(), "req-abc_1".to_owned()));
         for id in ["", "a b", "a;b"] {
             let made = of(id);
             assert_eq!((made.len(), &made[18..19]), (40, "4"), "{made}");

@@ -1,10 +1,14 @@
 //! A stream over HTTP that is resumed when it breaks.
 //!
 //! When it breaks, the rest is asked for with `Range`, and only if a validator proves that the content is
-//! still the same: a strong `ETag`, else `Last-Modified` when it is older than the answer. A few tries in a
-//! row without progress end it, with growing pauses between them. Without a validator or without ranges, the
-//! reader gets the error that broke the stream; likewise when the server is too slow.
+//! still the same; each kind of server has its own ([`Proving`]). A few tries in a row without progress end
+//! it, with growing pauses between them. Without a validator or without ranges, the reader gets the error
+//! that broke the stream; likewise when the server is too slow, or says that another try is useless
+//! ([`Hopeless`]).
+//!
+//! A server that is busy may say when to come back; [`patiently`] does so a few times, if that is soon.
 
+use std::fmt;
 use std::io::{self, ErrorKind, Read};
 use std::time::Duration;
 
@@ -19,24 +23,99 @@ use crate::source::opened::{Body, Opened};
 const TRIES: u32 = 4;
 const PROGRESS: u64 = 1024 * 1024;
 const MAX_PAUSE: Duration = Duration::from_secs(15);
+/// Times that a busy server is asked again.
+const RETURNS: u32 = 3;
+/// A server that wants to be left alone for longer than this is not waited for.
+const MAX_RETURN: Duration = Duration::from_secs(60);
 
 /// Asks for the whole, or for the rest from a position as long as a validator matches. Answers other than
 /// 200, 206 and 416 are errors.
 pub(super) type Ask = dyn Fn(Option<(u64, &str)>) -> Result<Response> + Send;
 
-/// Opens an image at its start.
-pub(super) fn open(ask: Box<Ask>, waits: Waits) -> Result<Opened> {
+/// The way in which a kind of server proves that a later answer is of the same content.
+#[derive(Clone, Copy)]
+pub(super) struct Proving {
+    /// Returns the header of an answer that proves it, if there is one.
+    pub(super) find: fn(&Response) -> Option<Proof>,
+    /// The part that an answer without proof lacks, in words.
+    pub(super) lacking: &'static str,
+    /// True if each later answer has to have the header again. Otherwise the server itself compares it.
+    pub(super) is_repeated: bool,
+}
+
+/// A header, and the value that it has as long as the content is the same.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Proof {
+    pub(super) header: &'static str,
+    pub(super) value: String,
+}
+
+/// Servers that honour `If-Range`: a strong `ETag`, else `Last-Modified` when it is older than the answer.
+pub(super) const BY_IF_RANGE: Proving = Proving {
+    find: of_web,
+    lacking: "the server gives no strong ETag and no older Last-Modified",
+    is_repeated: false,
+};
+
+/// A refusal that the same request will get again.
+#[derive(Debug)]
+pub(super) struct Hopeless(pub(super) String);
+
+impl fmt::Display for Hopeless {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Hopeless {}
+
+/// Asks, and asks again while the server says that it is busy. Returns the last answer, busy or not.
+pub(super) fn patiently(waits: &Waits, ask: impl Fn() -> Result<Response>) -> Result<Response> {
+    for again in 0..RETURNS {
+        let response = ask()?;
+        let doubled = waits.pause.saturating_mul(1 << again);
+        match return_after(&response) {
+            _ if !is_busy(response.status) => return Ok(response),
+            Some(pause) if pause > MAX_RETURN => return Ok(response),
+            pause => waits.sleep(pause.unwrap_or(doubled))?,
+        }
+    }
+    ask()
+}
+
+/// True if a server will probably answer another time. 498 is what Swift's own limit of requests says.
+pub(super) fn is_busy(status: u16) -> bool {
+    matches!(status, 429 | 498 | 503)
+}
+
+/// Returns what a busy server says, in words.
+pub(super) fn busy(response: &Response) -> String {
+    match return_after(response) {
+        None => "it is busy: try again later".to_owned(),
+        Some(pause) => format!("it is busy, and wants to be asked again in {} s", pause.as_secs()),
+    }
+}
+
+/// Returns the pause that a server asks for. A date is no pause: the clocks may differ.
+fn return_after(response: &Response) -> Option<Duration> {
+    response.header("retry-after")?.trim().parse().ok().map(Duration::from_secs)
+}
+
+/// Opens an image at its start. `expected` is its size in bytes, for servers that do not say it.
+pub(super) fn open(ask: Box<Ask>, waits: Waits, proving: Proving, expected: Option<u64>) -> Result<Opened> {
     let response = ask(None)?;
     ensure!(response.status == 200, "the server answers {} to a plain request", response.status);
     let size = response.body.length();
-    let validator = validator(&response);
+    let validator = (proving.find)(&response);
     let encoding =
         response.header("content-encoding").filter(|encoding| !encoding.eq_ignore_ascii_case("identity"));
     let encoding = encoding.map(|encoding| escaped(encoding.as_bytes()));
     let download = Download {
         ask,
         waits,
-        size,
+        size: size.or(expected),
+        is_announced: size.is_some(),
+        proving,
         validator,
         body: response.body,
         at: 0,
@@ -48,21 +127,25 @@ pub(super) fn open(ask: Box<Ask>, waits: Waits) -> Result<Opened> {
 }
 
 /// Returns the header that proves that a later answer is of the same content.
-fn validator(response: &Response) -> Option<String> {
+fn of_web(response: &Response) -> Option<Proof> {
     let tag = response.header("etag").filter(|tag| tag.starts_with('"'));
     let date = response.header("date");
     // Content that is as new as the answer may change within the same second.
     let modified =
         response.header("last-modified").filter(|modified| date.is_some_and(|date| date != *modified));
-    tag.or(modified).map(str::to_owned)
+    let of = |header, value: &str| Proof { header, value: value.to_owned() };
+    tag.map(|tag| of("etag", tag)).or(modified.map(|modified| of("last-modified", modified)))
 }
 
 struct Download {
     ask: Box<Ask>,
     waits: Waits,
-    /// In bytes, as the server said in its first answer.
+    /// In bytes.
     size: Option<u64>,
-    validator: Option<String>,
+    /// True if the server said the size in its first answer.
+    is_announced: bool,
+    proving: Proving,
+    validator: Option<Proof>,
     body: HttpBody,
     /// Position up to which it was read, in bytes.
     at: u64,
@@ -108,9 +191,7 @@ impl Download {
     fn resume(&mut self, broken: &io::Error) -> Result<()> {
         let mut why = self.reason(broken);
         let Some(validator) = self.validator.clone() else {
-            return Err(
-                why.context("not resumed: the server gives no strong ETag and no older Last-Modified")
-            );
+            return Err(why.context(format!("not resumed: {}", self.proving.lacking)));
         };
         if self.at - self.resumed_at >= PROGRESS {
             self.tries = 0;
@@ -120,10 +201,13 @@ impl Download {
             let pause = self.waits.pause.saturating_mul(1 << self.tries).min(MAX_PAUSE);
             self.tries += 1;
             self.waits.sleep(pause)?;
-            match (self.ask)(Some((self.at, &validator))) {
+            match (self.ask)(Some((self.at, &validator.value))) {
                 Ok(response) => {
-                    self.body = self.checked(response)?;
+                    self.body = self.checked(response, &validator)?;
                     return Ok(());
+                }
+                Err(error) if error.is::<Hopeless>() => {
+                    return Err(error.context(format!("not resumed after {} bytes", self.at)));
                 }
                 Err(error) => {
                     self.waits.go_on()?;
@@ -137,6 +221,9 @@ impl Download {
     /// Returns the error for a stream that broke, with how far it came.
     fn reason(&self, broken: &io::Error) -> anyhow::Error {
         match (broken.kind(), self.size) {
+            (ErrorKind::UnexpectedEof, Some(size)) if !self.is_announced => {
+                anyhow!("the server ended the stream after {} of the image's {size} bytes", self.at)
+            }
             (ErrorKind::UnexpectedEof, Some(size)) => {
                 anyhow!("the server ended the stream after {} of the {size} bytes it had announced", self.at)
             }
@@ -148,7 +235,7 @@ impl Download {
     }
 
     /// Returns the body, if it goes on exactly where the last one broke.
-    fn checked(&self, response: Response) -> Result<HttpBody> {
+    fn checked(&self, response: Response, validator: &Proof) -> Result<HttpBody> {
         let range = response.header("content-range").and_then(|range| range.strip_prefix("bytes "));
         let (place, total) = range.and_then(|range| range.split_once('/')).unwrap_or_default();
         let total: Option<u64> = total.parse().ok();
@@ -162,16 +249,14 @@ impl Download {
                     "the image has another size than before"
                 );
                 // Not all servers honour If-Range.
-                let validator = self.validator.as_deref().unwrap_or_default();
-                let name = if validator.starts_with('"') { "etag" } else { "last-modified" };
-                ensure!(
-                    response.header(name).is_none_or(|now| now == validator),
-                    "the image changed while it was read"
-                );
+                let now = response.header(validator.header);
+                let is_same = now.map_or(!self.proving.is_repeated, |now| now == validator.value);
+                ensure!(is_same, "the image changed while it was read");
                 Ok(response.body)
             }
             416 => {
-                let size = self.size.map_or("more".to_owned(), |size| format!("{size} bytes"));
+                let size = self.size.filter(|_| self.is_announced);
+                let size = size.map_or("more".to_owned(), |size| format!("{size} bytes"));
                 let total = total.context("the server refuses to resume where the stream broke")?;
                 Err(anyhow!("the server had announced {size}, but it has only {total}"))
             }

@@ -1,6 +1,6 @@
 //! Locations of images, open and sealed, with any bytes.
 
-use super::{file, location, rbd, s3, sealed};
+use super::{file, location, rbd, s3, sealed, swift_place};
 use crate::fuzzing::{fuzz, kind};
 
 #[test]
@@ -14,6 +14,7 @@ fn locations_of_any_bytes() {
             kind(&file::parse(&url)),
             kind(&rbd::parse(&url)),
             kind(&s3::parse(&url)),
+            kind(&swift_place::parse(&url)),
         ];
         parsed.join(" ")
     });

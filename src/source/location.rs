@@ -122,6 +122,8 @@ mod tests {
 
     use super::*;
     use crate::net::http::{Credentials, basic};
+    use crate::openstack::secret::Secret;
+    use crate::source::swift_place::{self, SwiftPlace};
     use crate::source::{file, rbd, s3, sealed};
 
     /// The parts on one line, or the refusal.
@@ -200,8 +202,6 @@ mod tests {
             ("rbd://pool/image", "refused: it is neither IMAGE nor FSID/POOL/IMAGE/SNAPSHOT"),
             ("rbd://f//i/s", "refused: one of its parts is empty"),
             ("rbd://", "refused: one of its parts is empty"),
-            ("swift+config://ref1/glance/ID", "elsewhere"),
-            ("swift://a:b:c@h/v1/glance/ID", "elsewhere"),
             ("cinder://store/volume", "elsewhere"),
             ("vsphere://h/folder/x?dcPath=d&dsName=e", "elsewhere"),
             ("ftp://h/x", "refused: unknown scheme"),
@@ -256,6 +256,17 @@ mod tests {
                 let rbd = rbd::parse(url)?;
                 json!([rbd.pool, rbd.image, rbd.snapshot])
             }
+            Some("swift") => {
+                let swift = swift_place::parse(url)?;
+                let (url, user, key) = match &swift.account {
+                    SwiftPlace::OfUser { auth_url, user, key } => {
+                        (auth_url, Some(user), Some(Secret::reveal(key)))
+                    }
+                    SwiftPlace::StorageUrl(url) => (url, None, None),
+                    SwiftPlace::Reference(_) => bail!("a reference"),
+                };
+                json!([url, user, key, swift.container, swift.object])
+            }
             Some(_) => json!(null),
         })
     }
@@ -277,6 +288,13 @@ mod tests {
                 _ => None,
             },
             "rbd" if why.starts_with("one of its names is not UTF-8") => Some("not UTF-8"),
+            "swift" | "swift+http" | "swift+https" => match why.as_str() {
+                "it has no host" => Some("a missing host"),
+                "its container or its object has no name" => Some("an empty container or object"),
+                "its container or its object cannot stand in a request" => Some("a name that is none"),
+                why if why.starts_with("its credentials are not UTF-8") => Some("not UTF-8"),
+                _ => None,
+            },
             "s3" | "s3+http" | "s3+https" if why == "it is not HOST/BUCKET/KEY" => {
                 Some("an empty host or bucket")
             }
@@ -290,8 +308,19 @@ mod tests {
     /// URLs put together from what they are made of, and from what they should not be.
     #[expect(clippy::too_many_lines, reason = "a table of cases")]
     fn urls() -> Vec<String> {
-        const SCHEMES: [&str; 8] =
-            ["file", "filesystem", "http", "https", "rbd", "s3", "s3+http", "s3+https"];
+        const SCHEMES: [&str; 11] = [
+            "file",
+            "filesystem",
+            "http",
+            "https",
+            "rbd",
+            "s3",
+            "s3+http",
+            "s3+https",
+            "swift",
+            "swift+http",
+            "swift+https",
+        ];
         const PIECES: [&str; 44] = [
             "/",
             "/",

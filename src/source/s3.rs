@@ -168,7 +168,7 @@ impl Source for S3Source {
             let (client, bucket, key) = (self.client.clone(), self.bucket.clone(), self.key.clone());
             let keys = Keys::new(credentials.0.clone(), credentials.1.clone());
             let ask = move |rest: Option<(u64, &str)>| ask(&client, &bucket, &keys, &key, rest);
-            match download::open(Box::new(ask), self.client.waits.clone()) {
+            match download::open(Box::new(ask), self.client.waits.clone(), download::BY_IF_RANGE, None) {
                 Err(error) if error.is::<Forbidden>() => refusals.push(error),
                 result => return result,
             }

@@ -8,11 +8,17 @@
 //! A location is read by the store that its row names. Where that is unknown or of another type, it is read
 //! by the stores whose own locations begin as it does, and where there are none, by all of its type, one
 //! after the other. A file may be in a directory of any of them.
+//!
+//! The first location that no store here reads is read through Glance's API, if there are credentials for it
+//! and `--via` does not leave it out; Glance tries the others itself.
+
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
 
+use super::glance::{ApiAccess, ImageApi, ImageOfGlance, OnlyGlance, Via};
 use super::location::shown;
-use super::{file, rbd, s3, sealed, web};
+use super::{file, rbd, s3, sealed, swift, web};
 use crate::config::{Config, ENABLED_BACKENDS, METADATA_ENCRYPTION_KEY, STORES, Setting, WEIGHT};
 use crate::database::images::Location;
 use crate::net::wire::Waits;
@@ -28,7 +34,7 @@ const KINDS: [Kind; 7] = [
     Kind { name: "http", set_up: Some(web::set_up) },
     Kind { name: "rbd", set_up: Some(rbd::set_up) },
     Kind { name: "s3", set_up: Some(s3::set_up) },
-    Kind { name: "swift", set_up: None },
+    Kind { name: "swift", set_up: Some(swift::set_up) },
     Kind { name: "cinder", set_up: None },
     Kind { name: "vmware", set_up: None },
 ];
@@ -50,6 +56,9 @@ pub(crate) struct Stores {
     /// True if they are those of `enabled_backends`.
     several: bool,
     key: Option<Setting<String>>,
+    api: ApiAccess,
+    /// True if all images are read through the API.
+    only_api: bool,
 }
 
 struct Configured {
@@ -96,15 +105,36 @@ impl Stores {
                 stores.push(Configured::new(&kind, &kind, &options, waits)?);
             }
         }
-        Ok(Stores { stores, several, key })
+        Ok(Stores { stores, several, key, api: ApiAccess::LeftOut, only_api: false })
     }
 
-    /// Returns what the locations of an image can be read from, in the order to try: by the weight of their
-    /// stores, the highest first, those of equal weight in the order given.
-    pub(crate) fn sources(&self, locations: &[Location]) -> Vec<Readable> {
+    /// Sets the ways to read images. `api` is Glance's API, or the reason why there is none.
+    pub(crate) fn reading(self, via: Via, api: Result<ImageApi>) -> Self {
+        let api = match (via, api) {
+            (Via::Store, _) => ApiAccess::LeftOut,
+            (_, Ok(api)) => ApiAccess::Open(Arc::new(api)),
+            (_, Err(why)) => ApiAccess::Closed(format!("{why:#}")),
+        };
+        Stores { api, only_api: via == Via::Api, ..self }
+    }
+
+    /// Returns what an image with these locations can be read from, in the order to try: by the weight of
+    /// their stores, the highest first, those of equal weight in the order given.
+    pub(crate) fn sources(&self, image: ImageOfGlance, locations: &[Location]) -> Vec<Readable> {
+        if self.only_api {
+            return vec![self.api.source(image, None)];
+        }
         let mut weighed: Vec<_> = locations.iter().map(|location| self.read_by(location)).collect();
         weighed.sort_by_key(|(weight, _)| std::cmp::Reverse(*weight));
-        weighed.into_iter().flat_map(|(_, sources)| sources).collect()
+        let mut is_asked = false;
+        let source = |readable: Readable| match readable {
+            Err(refused) if refused.error.is::<OnlyGlance>() => {
+                let is_first = !std::mem::replace(&mut is_asked, self.api.is_open());
+                is_first.then(|| self.api.source(image, Some(refused)))
+            }
+            readable => Some(readable),
+        };
+        weighed.into_iter().flat_map(|(_, sources)| sources).filter_map(source).collect()
     }
 
     /// Returns the weight of one location, and what it can be read from.
@@ -140,18 +170,19 @@ impl Stores {
             return Ok(value.to_owned());
         }
         let Some(key) = &self.key else {
-            bail!(
+            bail!(OnlyGlance(
                 "it is not a URL of a store that Glance has, or it is encrypted: then \
                  metadata_encryption_key has to be set as it is for glance-api"
-            );
+                    .to_owned()
+            ));
         };
         let opened = sealed::open(&key.value, value).ok().filter(|url| store_type(url).is_some());
         opened.with_context(|| {
-            format!(
+            OnlyGlance(format!(
                 "it is not a URL of a store that Glance has, and metadata_encryption_key ({}) does not \
                  decrypt it: use the key that glance-api used",
                 key.origin
-            )
+            ))
         })
     }
 
@@ -164,10 +195,12 @@ impl Stores {
         let of_kind: Vec<_> = self.stores.iter().filter(|store| store.kind == kind).collect();
         let own: Vec<_> = of_kind.iter().copied().filter(|store| store.store.owns(url)).collect();
         match (of_kind.is_empty(), own.is_empty(), self.several) {
-            (true, _, true) => bail!("no store of the type {kind} is enabled: add one to enabled_backends"),
-            (true, _, false) => {
-                bail!("the store type {kind} is not enabled: add it to stores in [glance_store]")
-            }
+            (true, _, true) => bail!(OnlyGlance(format!(
+                "no store of the type {kind} is enabled: add one to enabled_backends"
+            ))),
+            (true, _, false) => bail!(OnlyGlance(format!(
+                "the store type {kind} is not enabled: add it to stores in [glance_store]"
+            ))),
             (_, true, _) => Ok(of_kind),
             _ => Ok(own),
         }
@@ -179,14 +212,7 @@ struct Unread(String);
 
 impl Store for Unread {
     fn source(&self, _: Wanted<'_>) -> Result<Box<dyn Source>> {
-        let readable: Vec<_> =
-            KINDS.iter().filter(|kind| kind.set_up.is_some()).map(|kind| kind.name).collect();
-        bail!(
-            "stores of the type {} are not read by this tool yet: let glance-api cache the image (boot from \
-             it, or PUT /v2/cache/ID), or copy it to a store of one of the types {}",
-            self.0,
-            readable.join(", ")
-        )
+        bail!(OnlyGlance(format!("a store of the type {} is read through Glance's API only", self.0)))
     }
 }
 

@@ -15,7 +15,7 @@ use crate::database::images::Location;
 use crate::net::double::{Double, impatient};
 use crate::net::wire::{Least, Waits};
 
-fn stores(config: &str, waits: &Waits) -> Result<Stores> {
+pub(super) fn stores(config: &str, waits: &Waits) -> Result<Stores> {
     let root = tempfile::tempdir()?;
     std::fs::create_dir_all(root.path().join("etc/glance"))?;
     std::fs::write(root.path().join("etc/glance/glance-api.conf"), config)?;
@@ -30,13 +30,17 @@ fn stores(config: &str, waits: &Waits) -> Result<Stores> {
     Stores::from_config(&Config::load(&request)?, waits)
 }
 
-fn location(value: &str, store: Option<&str>) -> Location {
+pub(super) fn location(value: &str, store: Option<&str>) -> Location {
     Location { value: value.to_owned(), store: store.map(str::to_owned) }
+}
+
+pub(super) fn image() -> ImageOfGlance {
+    ImageOfGlance { id: "1c8c0a3e-7a0e-4c9a-8d5c-3b1f6d2e9a10".parse().unwrap(), size: None }
 }
 
 /// The only source of a location.
 fn source(config: &str, url: &str, waits: &Waits) -> Result<Box<dyn Source>, Refused> {
-    let mut sources = stores(config, waits).unwrap().sources(&[location(url, None)]);
+    let mut sources = stores(config, waits).unwrap().sources(image(), &[location(url, None)]);
     assert_eq!(sources.len(), 1);
     sources.remove(0)
 }
@@ -386,7 +390,6 @@ s3_store_secret_key = s3cret
 #[test]
 fn orders_by_weight_and_chooses_the_store() {
     let stores = stores(SEVERAL, &impatient()).unwrap();
-    let swift = "swift+https://h/v1/c/o: stores of the type swift are not read by this tool yet";
     for (locations, expected) in [
         (
             &[("file:///slow/a", Some("slow")), ("file:///fast/2/a", Some("fast"))][..],
@@ -410,7 +413,7 @@ fn orders_by_weight_and_chooses_the_store() {
             &[
                 "a location that is not shown: it is not a URL of a store that Glance has, and \
                  metadata_encryption_key",
-                swift,
+                "swift+https://h/v1/c/o",
             ],
         ),
         (
@@ -426,7 +429,7 @@ fn orders_by_weight_and_chooses_the_store() {
     ] {
         let rows: Vec<_> = locations.iter().map(|(value, store)| location(value, *store)).collect();
         let found: Vec<_> = stores
-            .sources(&rows)
+            .sources(image(), &rows)
             .into_iter()
             .map(|source| match source {
                 Ok(source) => source.shown().to_owned(),
@@ -450,7 +453,7 @@ fn one_store_of_each_type_is_what_stores_enables() {
         (
             "[glance_store]\nstores = swift\n",
             "swift://h/c/o",
-            "swift://h/c/o: stores of the type swift are not read",
+            "swift://h/c/o: it has no credentials, as in a store with swift_store_multi_tenant",
         ),
         (
             "[glance_store]\nstores = s3\n",

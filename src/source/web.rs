@@ -91,7 +91,8 @@ impl Source for WebSource {
     fn open(&self) -> Result<Opened> {
         let (client, url, credentials) = (self.client.clone(), self.url.clone(), self.credentials.clone());
         let waits = client.waits.clone();
-        download::open(Box::new(move |rest| ask(&client, &url, credentials.as_ref(), rest)), waits)
+        let ask = move |rest: Option<(u64, &str)>| ask(&client, &url, credentials.as_ref(), rest);
+        download::open(Box::new(ask), waits, download::BY_IF_RANGE, None)
     }
 }
 

@@ -14,7 +14,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::nodes::double::{Double, database, ok};
+use crate::support::double::{Double, database, ok};
 use crate::support::env::*;
 use crate::support::host::*;
 use crate::support::prefetch::Prefetch;

@@ -258,8 +258,36 @@ fn silent_clients_keep_nobody_out() {
     let start = Instant::now();
     service.ask("GET /healthcheck", "").is(200);
     assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
-    // A body that does not come.
+    // Bodies that do not come.
+    let half = Service::request(PRUNE, "Content-Length: 9\r\n") + "{";
+    let bodies: Vec<_> = (0..20)
+        .map(|_| {
+            let mut stream = service.connect();
+            stream.write_all(half.as_bytes()).unwrap();
+            stream
+        })
+        .collect();
+    for _ in 0..10 {
+        service.ask("GET /healthcheck", "").is(200);
+        service.ask(PRUNE, "").is(200);
+    }
+    drop(bodies);
     service.ask(PRUNE, "Content-Length: 2\r\n").is(400);
+    // Answers that nobody reads.
+    let versions = "GET /versions HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(4000);
+    let unread: Vec<_> = (0..20)
+        .map(|_| {
+            let mut stream = service.connect();
+            stream.set_write_timeout(Some(Duration::from_millis(50))).unwrap();
+            let _ = stream.write_all(versions.as_bytes());
+            stream
+        })
+        .collect();
+    for _ in 0..10 {
+        service.ask("GET /healthcheck", "").is(200);
+        service.ask(PRUNE, "").is(200);
+    }
+    drop(unread);
     // A connection is closed by itself when nothing comes.
     let mut idle = service.connect();
     let start = Instant::now();
@@ -343,6 +371,34 @@ fn one_operation_runs_and_eight_wait() {
         Reply::of(stream).is(200);
     }
     assert_eq!(env.left(), "cde");
+}
+
+#[test]
+fn probes_have_a_place_when_all_are_taken() {
+    let env = TestEnv::sqlite(FIVE);
+    let service = limited(&env, "lock_timeout = 60\nmax_connections = 4");
+    let held = env.lock(LOCK);
+    let waiting: Vec<_> = (0..4)
+        .map(|_| {
+            let stream = service.begin(PRUNE);
+            // Until it is read, it is one of those who are silent.
+            sleep(Duration::from_millis(100));
+            stream
+        })
+        .collect();
+    for _ in 0..20 {
+        service.ask("GET /healthcheck", "").is(200);
+        let reply = service.ask("GET /v2/cache", "").is(503);
+        assert_eq!(reply.header("retry-after"), Some("5"));
+    }
+    // Nor do those who are silent take the last places.
+    let silent: Vec<_> = (0..50).map(|_| service.connect()).collect();
+    service.ask("GET /healthcheck", "").is(200);
+    drop((silent, held));
+    for stream in waiting {
+        Reply::of(stream).is(200);
+    }
+    service.ask("GET /v2/cache", "").is(200);
 }
 
 #[test]
@@ -588,19 +644,23 @@ fn a_keystone_in_trouble_is_no_answer_about_the_caller() {
     service.ask("GET /v2/cache", &token("admin")).is(200);
     // Silence: known tokens and probes do not wait.
     identity.behave(Mode::Silent);
-    let waiting: Vec<_> = (0..20)
+    let waiting: Vec<_> = (0..60)
         .map(|n| {
             let mut stream = service.connect();
             stream.write_all(Service::request(PRUNE, &token(&format!("t{n}"))).as_bytes()).unwrap();
             stream
         })
         .collect();
+    // All of them have been read.
+    sleep(Duration::from_millis(300));
     let start = Instant::now();
     service.ask("GET /healthcheck", "").is(200);
     service.ask("GET /v2/cache", &token("admin")).is(200);
     assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
-    drop(waiting);
     assert_eq!(env.left(), "abcde");
+    service.ask(PRUNE, &token("admin")).is(200);
+    assert_eq!(env.left(), "cde");
+    drop(waiting);
 }
 
 #[test]

@@ -13,7 +13,7 @@ fn offers(shell: &Shell, line: &str, words: &[&str]) {
 }
 
 fn subcommands(shell: &Shell) {
-    let all = ["clean", "prune", "prefetch", "list", "status", "completion", "help"];
+    let all = ["clean", "prune", "prefetch", "list", "status", "serve", "completion", "help"];
     offers(shell, "glance-cache ", &all);
     offers(shell, "glance-cache pr", &["prune", "prefetch"]);
     offers(shell, "glance-cache help st", &["status"]);

@@ -1,6 +1,5 @@
-//! The service and a real Keystone: tokens that end, that are limited, and that our own user cannot judge.
-//!
-//! `serve::trouble` has a Keystone that stops, a revoked token and a wrong password.
+//! The service and a real Keystone: tokens that end, that are limited, and that our own user cannot judge, and
+//! a Keystone that is gone.
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -160,4 +159,42 @@ fn a_service_user_without_the_right_is_not_the_callers_fault() {
     assert!(log.contains("give the role 'service' to our service user, the user 'demo'"), "{log}");
     service.signal(Signal::TERM);
     assert_eq!(service.wait().code, 0);
+}
+
+#[test]
+fn a_token_that_is_revoked_and_a_keystone_that_is_gone() {
+    let keystone = Keystone::private("");
+    let env = TestEnv::sqlite(FIVE);
+    let kept = service(&env, &(keystone.authtoken() + "token_cache_time = 3\n"));
+    let revoked = keystone.token("admin", "admin");
+    assert_eq!(list(&kept, &revoked, None), 200);
+    let headers = [("X-Auth-Token", revoked.as_str()), ("X-Subject-Token", revoked.as_str())];
+    assert_eq!(http::send(&keystone.address(), "DELETE /v3/auth/tokens", &headers, None).status, 204);
+    let start = Instant::now();
+    until("the revoked token to be refused", || list(&kept, &revoked, None) == 401);
+    assert!(start.elapsed() < Duration::from_secs(6), "{:?}", start.elapsed());
+
+    drop(kept);
+    let env = TestEnv::sqlite(FIVE);
+    let kept = service(&env, &keystone.authtoken());
+    let (known, unknown) = (keystone.token("admin", "admin"), keystone.token("admin", "admin"));
+    assert_eq!(list(&kept, &known, None), 200);
+    keystone.stop();
+    assert_eq!(list(&kept, &known, None), 200, "its answer is kept");
+    let answer = ask(&kept, "POST /v2/cache/prune", &[("X-Auth-Token", &unknown)]);
+    assert_eq!(answer.status, 503, "{}", answer.text());
+    assert!(answer.header("Retry-After").is_some(), "{:?}", answer.headers);
+    assert!(!answer.text().contains(&keystone.address()), "{}", answer.text());
+    assert_eq!(ask(&kept, "GET /healthcheck", &[]).status, 200);
+    keystone.start_again();
+    assert_eq!(list(&kept, &unknown, None), 200);
+
+    // A password of ours that is wrong is not the caller's fault.
+    let env = TestEnv::sqlite(FIVE);
+    let wrong = keystone.authtoken().replace("password = glancepw", "password = n0tTheWord");
+    let kept = service(&env, &wrong);
+    let answer = ask(&kept, "GET /v2/cache", &[("X-Auth-Token", &unknown)]);
+    assert_eq!(answer.status, 503, "{}", answer.text());
+    assert!(kept.stderr().contains("our service user"), "{}", kept.stderr());
+    assert!(!kept.stderr().contains("n0tTheWord"), "{}", kept.stderr());
 }

@@ -92,7 +92,8 @@ fn both(driver: &str) -> (Report, Report) {
     let [clean, prune, prefetch] =
         ["clean", "prune", "prefetch"].map(|verb| vec![BINARY, verb, "--config-file", "{conf}"]);
     let some = [&prefetch[..], &["{some}"]].concat();
-    let ours = json!([[clean, prune, prefetch], [prune, some, clean]]);
+    let verify = [&clean[..], &["--verify"]].concat();
+    let ours = json!([[clean, prune, prefetch, verify], [prune, some, clean]]);
     let tools = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/peer/python/live_tools.py");
     let theirs = json!([[[needs::glance(), "-I", "-B", "-W", "ignore", tools, "{conf}", "{root}"]]]);
     let database = Database::whole(MariaDb, "".as_ref());
@@ -106,6 +107,7 @@ struct Ours {
     pruned: u64,
     prefetched: u64,
     left_to_glance: u64,
+    verified: u64,
     told: BTreeMap<String, u64>,
     faults: Vec<String>,
 }
@@ -146,7 +148,13 @@ fn judge(runs: &[Run]) -> Ours {
                     ours.faults.push(format!("prefetch ended with {}: {}", run.code, run.err));
                 }
             }
-            _ if run.code == 0 && run.err.is_empty() => {}
+            // No image that Glance caches, serves or deletes meanwhile is broken.
+            _ if told["verification"].is_object() && (run.code != 0 || number("total_files_moved") > 0) => {
+                ours.faults.push(format!("clean --verify ended with {}: {}{}", run.code, run.out, run.err));
+            }
+            _ if run.code == 0 && run.err.is_empty() => {
+                ours.verified += told["verification"]["sound"]["count"].as_u64().unwrap_or_default();
+            }
             _ => ours.faults.push(format!("{verb} ended with {}: {}", run.code, run.err)),
         }
     }
@@ -185,13 +193,14 @@ fn beside(driver: &str) {
     }
     let _ = writeln!(
         text,
-        "  ours: {} runs, {} prunes removed {} images, {} images prefetched, {} left to Glance; they said \
-         {:?}",
+        "  ours: {} runs, {} prunes removed {} images, {} images prefetched, {} left to Glance, {} found \
+         sound; they said {:?}",
         report.runs.len(),
         ours.prunes,
         ours.pruned,
         ours.prefetched,
         ours.left_to_glance,
+        ours.verified,
         ours.told
     );
     for run in &theirs.runs {

@@ -9,8 +9,9 @@
 //! `central` and `prefetch` follow what works with real servers; `schema` compares the tests' tables with
 //! Glance's; `all_caches`, `file_systems`, `full_disk`, `hostile`, `immutable`, `legacy` and `rights` are
 //! what only root can arrange, in modules named `as_root`; `terminal` is what a person sees; `system_calls`
-//! looks at what the kernel sees, `verify` is about the contents of images, `faults` fails each of these calls, and `crash_states` builds what a killed
-//! run leaves.
+//! looks at what the kernel sees, `verify` is about the contents of images, `faults` fails each of these
+//! calls, and `crash_states` builds what a killed run leaves; `glance_api`, `keystone`, `nodes` and `serve`
+//! have a real glance-api or Keystone beside the program.
 
 // Clocks set the ages of test images, the environment says how long and how much, and what was compared is
 // printed; fixtures unwrap as the tests do.
@@ -40,6 +41,7 @@ mod prefetch;
 mod prometheus;
 mod rights;
 mod schema;
+mod serve;
 #[path = "../support/mod.rs"]
 mod support;
 mod system_calls;

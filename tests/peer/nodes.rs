@@ -1,15 +1,18 @@
 //! Commands that ask nodes, with a real glance-api as the node and a real Keystone for the tokens.
 
-use std::fs::File;
+use std::fs::{self, File};
+use std::net::TcpStream;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::fs::FlockOperation;
 use serde_json::{Value, json};
 
-use crate::support::env::{self, BINARY, Run};
+use crate::support::env::{self, BINARY, Run, until};
 use crate::support::openstack::{GlanceApi, Keystone};
+use crate::support::running::free_port;
+use crate::support::service::Service;
 
 /// Runs the program with nothing but these variables.
 #[must_use = "check the exit code: ok(), code(), fails()"]
@@ -147,7 +150,9 @@ fn the_endpoint_of_the_catalogue_is_not_asked() {
 
 #[test]
 fn an_application_credential_can_be_limited_to_prune() {
-    let keystone = Keystone::shared();
+    // Glance keeps access rules only if the catalogue has its service.
+    let keystone = Keystone::private("");
+    keystone.add_endpoint("image", "RegionOne", "http://glance.example:9292");
     let glance = GlanceApi::behind(
         &(keystone.authtoken() + "service_type = image\n"),
         "sqlite",
@@ -199,4 +204,119 @@ fn a_node_that_waits_for_its_lock_is_unknown() {
     glance.stop();
     let result = glance.run("prune", &["--os-image-url", &url]).code(1).json();
     assert_eq!(statuses(&result), ["unreachable"]);
+}
+
+/// A TLS server whose certificate, which the client trusts, is for another name.
+struct OfAnotherName {
+    child: Child,
+    url: String,
+    dir: tempfile::TempDir,
+}
+
+impl OfAnotherName {
+    fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let port = free_port();
+        let openssl = |line: &str| {
+            let mut command = Command::new("openssl");
+            command.args(line.split_whitespace()).current_dir(dir.path());
+            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+            command
+        };
+        let make = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=other.example \
+                    -addext subjectAltName=DNS:other.example -keyout key.pem -out cert.pem";
+        assert!(openssl(make).status().unwrap().success());
+        let serve = format!("s_server -accept 127.0.0.1:{port} -cert cert.pem -key key.pem -www -quiet");
+        let child = openssl(&serve).spawn().unwrap();
+        until("the server to listen", || TcpStream::connect(("127.0.0.1", port)).is_ok());
+        OfAnotherName { child, url: format!("https://127.0.0.1:{port}"), dir }
+    }
+}
+
+impl Drop for OfAnotherName {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Real nodes of every kind in one run: each has its own truth, and the totals are those of the nodes that have
+/// done it.
+#[test]
+fn nodes_in_all_states() {
+    let keystone = Keystone::shared();
+    let (done, _) = with_two_images(keystone, "sqlite");
+    let (locked, _) = with_two_images(keystone, "xattr");
+    let older = GlanceApi::older(keystone, "sqlite", "");
+    let authtoken = keystone.authtoken();
+    let no_cache = "[DEFAULT]\nimage_cache_dir =\n[paste_deploy]\nflavor = keystone\n";
+    let without_cache = GlanceApi::behind(&(authtoken.clone() + no_cache), "sqlite", "", 1);
+    let rules = tempfile::tempdir().unwrap();
+    fs::write(rules.path().join("policy.yaml"), "cache_prune: '!'\n").unwrap();
+    let policy = format!("[oslo_policy]\npolicy_file = {}/policy.yaml\n", rules.path().display());
+    let strict = GlanceApi::behind(&(authtoken + &policy), "sqlite", "", 1);
+    let other = OfAnotherName::start();
+    // Ours waits for its lock for a second, and says that it is busy.
+    let busy_env = env::TestEnv::empty(env::Sqlite);
+    let settings = busy_env.write("own.conf", "[cache_api]\nlock_timeout = 1s\n");
+    let configuration = locked.configuration();
+    let arguments = ["--config-file", &settings, "--bind", "127.0.0.1:0"];
+    let busy = Service::at(&busy_env, configuration.to_str().unwrap(), &arguments);
+    let busy_url = format!("http://{}", busy.address.as_ref().unwrap());
+    let _held = lock(locked.cache().parent().unwrap(), "glance-cache-prune");
+    let dead = format!("http://127.0.0.1:{}", free_port());
+    let rows: [(&str, &str, Value, &str); 8] = [
+        (&done.url(), "done", json!(200), ""),
+        (&locked.url(), "unknown", json!(null), "may have done it or still be at work"),
+        (&older.url(), "not_supported", json!(405), "glance-api there is older than v2.18 (it says v2.1"),
+        (&without_cache.url(), "caching_off", json!(404), "image_cache_dir is not set there"),
+        (&strict.url(), "refused", json!(403), "role"),
+        (&other.url, "unreachable", json!(null), "certificate"),
+        (&busy_url, "busy", json!(503), "busy all the time"),
+        (&dead, "unreachable", json!(null), "refused"),
+    ];
+    let mut line = vec!["prune", "--timeout", "10s"];
+    line.extend(rows.iter().flat_map(|(node, ..)| ["--os-image-url", node]));
+    let authority = other.dir.path().join("cert.pem");
+    let auth = keystone.url();
+    let mut variables = openrc(&auth, "admin", "adminpw", "admin");
+    variables.push(("OS_CACERT", authority.to_str().unwrap()));
+    let result = run(&line, &variables).code(1).json();
+    println!("{result}");
+    for ((_, status, http, part), found) in rows.iter().zip(result["nodes"].as_array().unwrap()) {
+        let error = found["error"].as_str().unwrap_or_default();
+        assert_eq!((&found["status"], &found["http_status"]), (&json!(status), http), "{found}");
+        assert!(error.contains(part), "{found}");
+    }
+    assert_eq!(
+        json!([result["nodes_asked"], result["nodes_done"], result["total_files_pruned"]]),
+        json!([8, 1, 1])
+    );
+    assert_eq!(result["errors"].as_array().unwrap().len(), 7);
+}
+
+/// A node goes on with what it was asked for when the client is killed.
+#[test]
+fn a_client_that_is_killed_leaves_the_node_at_work() {
+    let keystone = Keystone::shared();
+    let (glance, _) = with_two_images(keystone, "sqlite");
+    let token = keystone.token("admin", "admin");
+    let images =
+        || glance.call("GET /v2/cache", &token, None).json()["cached_images"].as_array().unwrap().len();
+    let held = lock(glance.cache().parent().unwrap(), "glance-cache-prune");
+    let home = tempfile::tempdir().unwrap();
+    let mut command = Command::new(BINARY);
+    command.args(["prune", "--os-image-url", &glance.url()]).env_clear().stdin(Stdio::null());
+    command.env("HOME", home.path()).env("OS_TOKEN", &token);
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    // Nothing shows that Glance waits for its lock.
+    std::thread::sleep(Duration::from_secs(2));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(images(), 2, "the lock was held");
+    drop(held);
+    until("Glance to prune", || images() == 1);
+    run(&["prune", "--os-image-url", &glance.url()], &[("OS_TOKEN", &token)]).ok().has(&json!({
+        "total_files_pruned": 0, "nodes_done": 1,
+    }));
 }

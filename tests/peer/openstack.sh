@@ -15,6 +15,9 @@
 # added to its configuration when it is there.
 #
 # glance: DIR/etc/glance-api.conf is there already. PROCESSES (1) with 4 threads each.
+#
+# uWSGI drops kept connections. So each answer says that its connection ends, as in the configuration that Glance's
+# documents have for uWSGI: clients in Python, among them Glance as a client of Keystone, do not repeat a request.
 set -eu
 kind=$1 dir=$2 port=$3 remove=${4:-}
 bin=${PYTHON%/*}
@@ -32,11 +35,13 @@ stop() {
 }
 trap stop EXIT
 
+# uWSGI closes each connection and does not say so: a client that keeps it for its next request may lose that one.
 uwsgi() { # uwsgi ENVIRONMENT-VARIABLE... -- OPTION...
     local variables=()
     while [ "$1" != -- ]; do variables+=("$1") && shift; done
     shift
-    env "${variables[@]}" "$bin/uwsgi" --http-socket 127.0.0.1:"$port" --master --threads 4 --enable-threads --lazy-apps --die-on-term \
+    env "${variables[@]}" "$bin/uwsgi" --http-socket 127.0.0.1:"$port" --add-header 'Connection: close' --master \
+        --threads 4 --enable-threads --lazy-apps --die-on-term \
         --listen 100 --pidfile "$dir/pid" "$@" </dev/null >>uwsgi.log 2>&1 &
     child=$!
 }

@@ -5,12 +5,14 @@
 # when they answer, and stops them when its standard input ends, however the test process ends. With remove, DIR goes then.
 #
 # nginx: serves DIR/www, over TLS with a certificate for localhost and 127.0.0.1 signed by DIR/ca.pem. The same files below
-# /slow/ (2 MiB/s), /norange/, /auth/ (user u, password p@w); /redir/?to=URL redirects, /503/ is busy. DIR/pid is the master's,
+# /slow/ (2 MiB/s), /norange/, /auth/ (user u, password p@w); /redir/?to=URL redirects, /503/ is busy, /to/PORT/ passes requests on
+# to another server here. DIR/pid is the master's,
 # DIR/access.log has "METHOD URI STATUS BYTES RANGE" of each request. An nginx that was killed is started again by SIGUSR1 to
 # this script's process, whose id is DIR/keeper.
 #
 # ceph: mon, one OSD in memory and radosgw. DIR/ceph.conf, the users admin and glance, a pool images; S3 with the keys AK and
-# s3cret/+Key, and NOBODY and s3cret/+Key of a user who owns nothing.
+# s3cret/+Key, and NOBODY and s3cret/+Key of a user who owns nothing. With KEYSTONE, the URL of a Keystone of the tests, radosgw
+# takes its tokens for Swift, at /swift/v1/AUTH_PROJECT-ID.
 set -eu
 kind=$1 dir=$2 port=$3 port2=$4
 case $kind in
@@ -69,6 +71,7 @@ http {
         location /auth/ { alias $dir/www/; auth_basic images; auth_basic_user_file $dir/htpasswd; }
         location /redir/ { return 302 \$arg_to; }
         location /503/ { return 503; }
+        location ~ ^/to/([0-9]+)(/.*)\$ { proxy_pass http://127.0.0.1:\$1\$2\$is_args\$args; }
     }
 }
 C
@@ -133,6 +136,18 @@ rgw data = $dir/rgw
 rgw enable gc threads = false
 rgw enable lc threads = false
 rgw enable quota threads = false
+C
+    # Without KEYSTONE there is S3 alone.
+    [ -z "${KEYSTONE:-}" ] || cat >>ceph.conf <<C
+rgw keystone url = ${KEYSTONE%/v3}
+rgw keystone api version = 3
+rgw keystone admin user = glance
+rgw keystone admin password = glancepw
+rgw keystone admin project = service
+rgw keystone admin domain = Default
+rgw keystone accepted roles = admin, member
+rgw keystone token cache size = 0
+rgw swift account in url = true
 C
     quiet() { "$@" >>log/setup.log 2>&1; }
     quiet ceph-authtool -C client.admin.keyring -g -n client.admin --cap mon 'allow *' --cap osd 'allow *' --cap mgr 'allow *'

@@ -18,7 +18,7 @@ fn units(extension: &str) -> Vec<PathBuf> {
     let files = fs::read_dir(UNITS).unwrap().map(|file| file.unwrap().path());
     let units: Vec<_> =
         files.filter(|path| path.extension().is_some_and(|found| found == extension)).collect();
-    assert_eq!(units.len(), 4, "{units:?}");
+    assert_eq!(units.len(), if extension == "service" { 5 } else { 4 }, "{units:?}");
     units
 }
 

@@ -1,5 +1,9 @@
 //! What a person sees on a real terminal of a certain width, dark or dumb.
 
+use std::thread::sleep;
+use std::time::Duration;
+
+use crate::support::double::{Double, ok, send};
 use crate::support::env::*;
 use crate::support::needs;
 
@@ -110,4 +114,29 @@ fn colours_only_where_the_terminal_has_them_and_nobody_objects() {
     assert!(shown.contains("\u{1b}[33mattention\u{1b}[0m"), "{shown}");
     let (_, shown) = NARROW.shows(&env, &["list", "--nonsense", "--color", "never"], 2);
     assert!(!shown.contains('\u{1b}'), "usage errors, too: {shown}");
+}
+
+#[test]
+fn a_bar_runs_over_the_nodes() {
+    let env = TestEnv::sqlite(&[]);
+    let slow = || {
+        Double::new(|_, stream| {
+            sleep(Duration::from_millis(300));
+            send(stream, &ok(r#"{"total_files_pruned": 1, "total_bytes_pruned": 10}"#));
+        })
+    };
+    let nodes: Vec<Double> = (0..6).map(|_| slow()).collect();
+    let mut line = vec!["prune".to_owned(), "--jobs".to_owned(), "1".to_owned()];
+    line.extend(nodes.iter().flat_map(|node| ["--os-image-url".to_owned(), node.url()]));
+    let words: Vec<String> = line.iter().map(|word| format!("'{word}'")).collect();
+    let script = format!("stty cols 100 rows 50; '{BINARY}' {}", words.join(" "));
+    needs::script();
+    let mut command = env.command("/usr/bin/script");
+    command.args(["-qec", &script, "/dev/null"]).env("PATH", "/usr/bin:/bin").env("TERM", "xterm");
+    let shown = env.finish(command.env("OS_TOKEN", "a-token")).ok().stdout;
+    assert!(shown.contains("pruning") && shown.contains("3 of 6"), "{shown:?}");
+    assert!(shown.contains("pruned 6 files (60 B); 6 of 6 nodes done"), "{shown:?}");
+    // Nothing of the bar stays above the table.
+    let after = shown.rsplit("\u{1b}[2K").next().unwrap();
+    assert!(!after.contains("of 6,") && after.contains("NODE"), "{shown:?}");
 }

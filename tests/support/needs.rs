@@ -45,6 +45,12 @@ pub(crate) fn glance_31() -> PathBuf {
     python("glance-31", "GLANCE_CACHE_TEST_GLANCE31_PYTHON", "glance-31")
 }
 
+/// Returns the Python that has Glance 32, whose Cache API has neither clean nor prune.
+#[track_caller]
+pub(crate) fn glance_32() -> PathBuf {
+    python("glance-32", "GLANCE_CACHE_TEST_GLANCE32_PYTHON", "glance-32")
+}
+
 /// Returns the Python that has Ironic.
 #[track_caller]
 pub(crate) fn ironic() -> PathBuf {
@@ -61,6 +67,13 @@ pub(crate) fn keystone() -> PathBuf {
 #[track_caller]
 pub(crate) fn clients() -> PathBuf {
     python("clients", "GLANCE_CACHE_TEST_CLIENTS_PYTHON", "clients")
+}
+
+/// Returns the Python that has OpenStack Swift. Its servers share tokens in memcached.
+#[track_caller]
+pub(crate) fn swift() -> PathBuf {
+    programs("swift", &["memcached"]);
+    python("swift", "GLANCE_CACHE_TEST_SWIFT_PYTHON", "swift-2.38")
 }
 
 #[track_caller]

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
+use tempfile::NamedTempFile;
 
 use super::env::{self, BINARY, Run};
 use super::http::{self, Answer};
@@ -99,6 +100,39 @@ impl Keystone {
         answer.header("X-Subject-Token").unwrap().to_owned()
     }
 
+    /// Adds a user, with the password `NAMEpw`, who has a role in a project.
+    pub(crate) fn add_user(&self, name: &str, project: &str, role: &str) {
+        let id = |path: &str, kind: &str| {
+            let found = self.administer("GET", path, None);
+            found[kind][0]["id"].as_str().unwrap_or_else(|| panic!("{path}: {found}")).to_owned()
+        };
+        let body = json!({"user": {"name": name, "password": format!("{name}pw"), "domain_id": "default"}});
+        let user = self.administer("POST", "/users", Some(&body))["user"]["id"].as_str().unwrap().to_owned();
+        let project = id(&format!("/projects?name={project}"), "projects");
+        let role = id(&format!("/roles?name={role}"), "roles");
+        self.administer("PUT", &format!("/projects/{project}/users/{user}/roles/{role}"), None);
+    }
+
+    /// Revokes all tokens of a user, who may log in again.
+    pub(crate) fn revoke_tokens(&self, name: &str) {
+        let found = self.administer("GET", &format!("/users?name={name}"), None);
+        let path = format!("/users/{}", found["users"][0]["id"].as_str().unwrap());
+        for enabled in [false, true] {
+            self.administer("PATCH", &path, Some(&json!({"user": {"enabled": enabled}})));
+        }
+    }
+
+    /// Makes an application credential of a user and returns its id; its secret is `s3cret`.
+    pub(crate) fn application_credential(&self, user: &str, project: &str, name: &str) -> String {
+        let token = self.token(user, project);
+        let me = self.administer("GET", &format!("/users?name={user}"), None);
+        let path = format!("/users/{}/application_credentials", me["users"][0]["id"].as_str().unwrap());
+        let body = json!({"application_credential": {"name": name, "secret": "s3cret"}});
+        let made = self.call("POST", &path, Some(&token), Some(&body));
+        assert_eq!(made.status, 201, "{}", made.text());
+        made.json()["application_credential"]["id"].as_str().unwrap().to_owned()
+    }
+
     /// Adds a service with one endpoint for all interfaces to the catalogue.
     pub(crate) fn add_endpoint(&self, kind: &str, region: &str, url: &str) {
         let service = json!({"service": {"type": kind, "name": kind}});
@@ -164,10 +198,24 @@ impl GlanceApi {
 
     /// Starts one with these `[keystone_authtoken]` and so many processes of four threads.
     pub(crate) fn behind(authtoken: &str, driver: &str, settings: &str, processes: usize) -> Self {
-        let glance = needs::glance();
         let mut command = Servers::script("openstack.sh", "glance");
-        command.env("PYTHON", &glance).env("PROCESSES", processes.to_string());
-        let paste = glance.parent().unwrap().with_file_name("etc/glance/glance-api-paste.ini");
+        command.env("PROCESSES", processes.to_string());
+        Self::run_by(command, &needs::glance(), (authtoken, driver, settings))
+    }
+
+    /// Starts a Glance 32: its Cache API has neither clean nor prune.
+    pub(crate) fn older(keystone: &Keystone, driver: &str, settings: &str) -> Self {
+        let command = Servers::script("openstack.sh", "glance");
+        Self::run_by(command, &needs::glance_32(), (&keystone.authtoken(), driver, settings))
+    }
+
+    fn run_by(
+        mut command: Command,
+        python: &Path,
+        (authtoken, driver, settings): (&str, &str, &str),
+    ) -> Self {
+        command.env("PYTHON", python);
+        let paste = python.parent().unwrap().with_file_name("etc/glance/glance-api-paste.ini");
         let servers = Servers::prepared(&mut command, 1, Keep::ForTheTest, |dir, ports| {
             for name in ["etc", "cache", "store", "staging", "tasks"] {
                 fs::create_dir(dir.join(name)).unwrap();
@@ -193,6 +241,11 @@ impl GlanceApi {
         self.servers.dir.join("etc/glance-api.conf")
     }
 
+    /// Returns the directory of all its files.
+    pub(crate) fn directory(&self) -> &Path {
+        &self.servers.dir
+    }
+
     /// Returns the directory of its cache.
     pub(crate) fn cache(&self) -> PathBuf {
         self.servers.dir.join("cache")
@@ -213,19 +266,57 @@ impl GlanceApi {
         http::send(&self.address(), line, &[("X-Auth-Token", token)], body)
     }
 
+    /// Returns what it has logged.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.servers.dir.join("glance.log")).unwrap_or_default()
+    }
+
     /// Makes an image with this content in its store and returns the id.
     #[track_caller]
     pub(crate) fn upload(&self, token: &str, content: &[u8]) -> String {
+        self.upload_to(token, content, None)
+    }
+
+    /// Makes an image with this content in one of its stores and returns the id.
+    #[track_caller]
+    pub(crate) fn upload_to(&self, token: &str, content: &[u8], store: Option<&str>) -> String {
         let image = json!({"name": "image", "disk_format": "raw", "container_format": "bare", "visibility": "public"});
         let headers = [("X-Auth-Token", token), ("Content-Type", "application/json")];
         let made =
             http::send(&self.address(), "POST /v2/images", &headers, Some(image.to_string().as_bytes()));
-        assert_eq!(made.status, 201, "{}", made.text());
+        assert_eq!(made.status, 201, "{}\n{}", made.text(), self.log());
         let id = made.json()["id"].as_str().unwrap().to_owned();
-        let headers = [("X-Auth-Token", token), ("Content-Type", "application/octet-stream")];
+        let mut headers = vec![("X-Auth-Token", token), ("Content-Type", "application/octet-stream")];
+        headers.extend(store.map(|store| ("X-Image-Meta-Store", store)));
         let sent = http::send(&self.address(), &format!("PUT /v2/images/{id}/file"), &headers, Some(content));
         assert_eq!(sent.status, 204, "{}", sent.text());
         id
+    }
+
+    /// Returns a copy of its database in which an image is at another location, in no store that is named.
+    pub(crate) fn database_with_location(&self, image: &str, location: &str) -> NamedTempFile {
+        let copy = NamedTempFile::new().unwrap();
+        fs::copy(self.servers.dir.join("glance.sqlite"), copy.path()).unwrap();
+        let database = rusqlite::Connection::open(copy.path()).unwrap();
+        let sql = "UPDATE image_locations SET value = ?, meta_data = '{}' WHERE image_id = ?";
+        assert_eq!(database.execute(sql, [location, image]).unwrap(), 1);
+        copy
+    }
+
+    /// Hides an image from all other projects.
+    #[track_caller]
+    pub(crate) fn make_private(&self, token: &str, image: &str) {
+        let change = json!([{"op": "replace", "path": "/visibility", "value": "private"}]).to_string();
+        let kind = "application/openstack-images-v2.1-json-patch";
+        let headers = [("X-Auth-Token", token), ("Content-Type", kind)];
+        let line = format!("PATCH /v2/images/{image}");
+        let answer = http::send(&self.address(), &line, &headers, Some(change.as_bytes()));
+        assert_eq!(answer.status, 200, "{}", answer.text());
+    }
+
+    /// Returns the path of an image in its file store.
+    pub(crate) fn stored(&self, image: &str) -> PathBuf {
+        self.servers.dir.join("store").join(image)
     }
 
     /// Downloads an image, as a client that boots it does: it is cached afterwards.

@@ -17,6 +17,7 @@ use rusty_s3::{Bucket, Credentials, S3Action as _, UrlStyle};
 use url::Url;
 
 use super::needs;
+use super::openstack::Keystone;
 use super::running::{Keep, Servers, signal};
 
 /// A web server of one test.
@@ -94,6 +95,13 @@ impl Ceph {
         CEPH.get_or_init(|| {
             Ceph(Servers::start(&mut Servers::script("stores.sh", "ceph"), 3, Keep::ForTheRun))
         })
+    }
+
+    /// Starts one that only the caller has, and whose Swift takes the tokens of this Keystone.
+    pub(crate) fn behind(keystone: &Keystone, keep: Keep) -> Ceph {
+        needs::ceph();
+        let mut command = Servers::script("stores.sh", "ceph");
+        Ceph(Servers::start(command.env("KEYSTONE", keystone.url()), 3, keep))
     }
 
     pub(crate) fn conf(&self) -> PathBuf {

@@ -11,7 +11,7 @@ use url::Url;
 use crate::openstack::secret::Secret;
 
 /// The credentials for a token, and the scope that it is to have.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Login {
     /// Without query, fragment and credentials. `None` only for a token that is used as it is.
     pub(super) auth_url: Option<Url>,
@@ -19,33 +19,33 @@ pub(crate) struct Login {
     pub(super) scope: LoginScope,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum LoginMethod {
     Password { user: Named, password: Secret },
     ApplicationCredential { credential: ApplicationCredential, secret: Secret },
     Token(Secret),
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum ApplicationCredential {
     Id(String),
     Name { name: String, user: Named },
 }
 
 /// A user or a project.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Named {
     Id(String),
     Name { name: String, domain: DomainRef },
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum DomainRef {
     Id(String),
     Name(String),
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum LoginScope {
     /// Of the user's default project, if there is one.
     Default,
@@ -55,7 +55,7 @@ pub(super) enum LoginScope {
 }
 
 /// A source of the options of a login.
-pub(in crate::openstack) trait LoginOptions {
+pub(crate) trait LoginOptions {
     /// Returns the value of an option by its name in keystoneauth, such as `user_domain_id`, also if it has
     /// an older name there. An empty value is none.
     fn value(&self, name: &str) -> Result<Option<String>>;
@@ -68,7 +68,7 @@ pub(in crate::openstack) trait LoginOptions {
 }
 
 /// Reads a login with the options of a plugin of keystoneauth.
-pub(in crate::openstack) fn read(options: &dyn LoginOptions, plugin: &str) -> Result<Login> {
+pub(crate) fn read(options: &dyn LoginOptions, plugin: &str) -> Result<Login> {
     let reader = OptionReader { options };
     let (auth_url, method, scope) = match plugin {
         "password" | "v3password" => {
@@ -218,7 +218,7 @@ pub(in crate::openstack) fn auth_url(text: &str) -> Result<Url> {
 }
 
 /// Parses the address of a service. The message does not repeat it, because it may hold a password.
-pub(in crate::openstack) fn service_url(text: &str) -> Result<Url> {
+pub(crate) fn service_url(text: &str) -> Result<Url> {
     let url = Url::parse(text.trim()).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
     let mut url = url.context("it is not a URL that begins with http:// or https://")?;
     ensure!(

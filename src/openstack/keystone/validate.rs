@@ -29,7 +29,7 @@ use crate::openstack::caller::Caller;
 /// The time for which a bad token is known to be bad.
 const BAD_TIME: Duration = Duration::from_secs(5);
 /// Limit of the questions to Keystone at once.
-const AT_ONCE: usize = 8;
+pub(crate) const AT_ONCE: usize = 8;
 /// Limit of a token, in bytes. Keystone's own have up to 255, signed ones some more.
 const MAX_TOKEN: usize = 2048;
 

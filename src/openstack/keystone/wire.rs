@@ -59,7 +59,7 @@ pub(super) struct Answer {
 
 impl Reach {
     /// Returns the way that needs no settings: the system's authorities, and waits that suit a service.
-    pub(in crate::openstack) fn new(mut waits: Waits) -> Self {
+    pub(crate) fn new(mut waits: Waits) -> Self {
         waits.connect = CONNECT;
         waits.silence = SILENCE;
         // An answer is small: a server that sends it byte by byte is not waited for.

@@ -66,16 +66,38 @@ impl<'a> From<&'a ListEntry> for ApiPartial<'a> {
 }
 
 /// The answer of `GET /v2/cache` itself: two keys and no other, because clients print the items of all keys
-/// but the first as queued images. No number is null.
+/// but the first as queued images. No number is
+/// null.
 #[derive(Serialize)]
 struct CachedAndQueued<'a> {
     cached_images: Vec<CachedImage<'a>>,
     queued_images: Vec<&'a str>,
 }
 
-/// An image that is cached.
+/// An image that is cached, as Glance's API shows it with each index.
 #[derive(Serialize)]
-struct CachedImage<'a> {
+#[serde(untagged)]
+enum CachedImage<'a> {
+    OfNode(CachedByNode<'a>),
+    Central(CachedInDatabase<'a>),
+}
+
+/// An image of the central database.
+#[derive(Serialize)]
+struct CachedInDatabase<'a> {
+    id: i64,
+    image_id: &'a str,
+    last_accessed: Epoch,
+    last_modified: Epoch,
+    size: u64,
+    hits: i64,
+    /// Glance never sets it.
+    checksum: Option<&'static str>,
+}
+
+/// An image of an index of the node itself.
+#[derive(Serialize)]
+struct CachedByNode<'a> {
     image_id: &'a str,
     hits: i64,
     last_accessed: Epoch,
@@ -84,14 +106,20 @@ struct CachedImage<'a> {
 }
 
 impl<'a> CachedImage<'a> {
-    fn of(entry: &'a ListEntry) -> Self {
+    fn of(entry: &'a ListEntry, is_central: bool) -> Self {
         let (last_accessed, last_modified) = entry.times.unwrap_or((Epoch::Whole(0), Epoch::Whole(0)));
-        CachedImage {
-            image_id: &entry.name,
-            hits: entry.hits.unwrap_or(0),
-            last_accessed,
-            last_modified,
-            size: entry.size.unwrap_or(0),
+        let (image_id, size, hits) = (&*entry.name, entry.size.unwrap_or(0), entry.hits.unwrap_or(0));
+        match entry.key.filter(|_| is_central) {
+            Some(id) => CachedImage::Central(CachedInDatabase {
+                id,
+                image_id,
+                last_accessed,
+                last_modified,
+                size,
+                hits,
+                checksum: None,
+            }),
+            None => CachedImage::OfNode(CachedByNode { image_id, hits, last_accessed, last_modified, size }),
         }
     }
 }
@@ -99,8 +127,13 @@ impl<'a> CachedImage<'a> {
 impl ListReport {
     /// Returns the answer of `GET /v2/cache`.
     pub(crate) fn answer(&self) -> impl Serialize {
-        let images = self.entries.iter().filter(|entry| entry.state == EntryState::Tracked);
-        CachedAndQueued { cached_images: images.map(CachedImage::of).collect(), queued_images: self.queue() }
+        let is_tracked = |entry: &&ListEntry| entry.state == EntryState::Tracked;
+        let mut images: Vec<&ListEntry> = self.entries.iter().filter(is_tracked).collect();
+        if self.is_central {
+            images.sort_by_key(|entry| entry.key);
+        }
+        let images = images.into_iter().map(|entry| CachedImage::of(entry, self.is_central));
+        CachedAndQueued { cached_images: images.collect(), queued_images: self.queue() }
     }
 
     /// Returns the names of the entries of the queue, the first to be fetched first.

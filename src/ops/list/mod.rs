@@ -279,6 +279,7 @@ fn entry(dir: &CacheDir, image: &Image, tracking: &Tracking) -> ListEntry {
             line.last_use = Some(nanos(row.last_accessed));
             line.modified = Some(nanos(row.last_modified));
             line.hits = Some(row.hits);
+            line.key = Some(row.key);
             line.times = Some((Epoch::Float(row.last_accessed), Epoch::Float(row.last_modified)));
         }
         (None, Tracking::ByFile) => {
@@ -332,6 +333,8 @@ pub(super) struct ListEntry {
     /// Bytes.
     size: Option<u64>,
     hits: Option<i64>,
+    /// The key of the row.
+    key: Option<i64>,
     /// Last use and modification as Glance's driver reports them.
     times: Option<(Epoch, Epoch)>,
     error: Option<String>,
@@ -350,6 +353,7 @@ impl ListEntry {
             modified: None,
             size: None,
             hits: None,
+            key: None,
             times: None,
             error: None,
             name_bytes: None,

@@ -81,6 +81,7 @@ impl Asker<'_> {
     pub(super) fn ask(&self, node: &Url, call: CacheCall) -> Reply {
         let deadline = Instant::now() + self.timeout;
         loop {
+            let start = Instant::now();
             let attempt: Result<CallAttempt, KeystoneError> = self.session.authorized(
                 |token| Ok(self.attempt(node, call, token, deadline)),
                 |attempt| matches!(attempt, CallAttempt::Answered(answer) if answer.status == 401),
@@ -102,7 +103,7 @@ impl Asker<'_> {
             };
             let http_status = Some(answer.status);
             let reply = match meaning(call, &answer) {
-                Meaning::Later(pause) => match self.pause(pause, deadline) {
+                Meaning::Later(pause) => match self.pause(pause, start.elapsed(), deadline) {
                     Ok(()) => continue,
                     Err(message) => Reply::new(NodeStatus::Busy, message),
                 },
@@ -120,10 +121,11 @@ impl Asker<'_> {
         }
     }
 
-    /// Waits before a busy node is asked again. Fails if there is no time for that.
-    fn pause(&self, pause: Duration, deadline: Instant) -> Result<(), String> {
+    /// Waits before a busy node is asked again. Fails if there is no time for that and for an answer that
+    /// takes as long as the last one: what is broken off is no longer known to be busy.
+    fn pause(&self, pause: Duration, answer: Duration, deadline: Instant) -> Result<(), String> {
         let pause = pause.max(LEAST_PAUSE);
-        if pause >= deadline.saturating_duration_since(Instant::now()) {
+        if pause + 2 * answer >= deadline.saturating_duration_since(Instant::now()) {
             return Err("its cache was busy all the time".to_owned());
         }
         self.waits(QUICK).sleep(pause).map_err(|_| "its cache was busy when the run was stopped".to_owned())

@@ -12,7 +12,6 @@ pub(crate) mod look;
 mod report;
 
 use std::collections::BTreeSet;
-use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
@@ -34,11 +33,11 @@ use crate::host::glance::settings::{DatabaseSettings, Selection};
 use crate::interrupt::Interrupt;
 use crate::names::ImageId;
 use crate::net::http::Client;
-use crate::net::wire::Waits;
 use crate::openstack::cache_api::{CacheCall, NodeStatus, is_exposed, node_url, same_server, shown_url};
-use crate::openstack::clouds::{Cloud, CloudSearch};
+use crate::openstack::clouds::Cloud;
 use crate::openstack::keystone::error::{KeystoneError, Unhelpful};
 use crate::openstack::keystone::session::KeystoneSession;
+use crate::ops::clouds;
 use crate::output::Event;
 use crate::output::progress::Bar;
 use crate::run::Run;
@@ -115,16 +114,7 @@ pub(crate) fn ask_nodes(
 
 /// Returns the credentials with which nodes are asked.
 fn find_cloud(run: &Run, config: Option<&Config>, name: Option<&str>) -> Result<Cloud, Failure> {
-    let waits = Waits::new(run.interrupt.clone());
-    let search = CloudSearch {
-        name,
-        environment: &run.environment,
-        config,
-        waits: &waits,
-        root: Path::new("/"),
-        directory: Path::new("."),
-    };
-    let cloud = search.find().map_err(Failure::usage)?;
+    let cloud = clouds::find_cloud(run, config, name).map_err(Failure::usage)?;
     run.output.note(&format!("credentials: {}", cloud.source));
     Ok(cloud)
 }

@@ -18,7 +18,7 @@ use crate::ops::prefetch::ending::ImageEnding;
 use crate::ops::prefetch::outcome::ImageOutcome;
 use crate::ops::prefetch::wanted::WantedImage;
 use crate::ops::prefetch::{PrefetchRun, Running};
-use crate::source::{Refused, Source};
+use crate::source::{ImageOfGlance, Refused, Source};
 
 /// An image that is going to be fetched: its record, the hash to verify it by, and its claim.
 struct Admitted {
@@ -75,7 +75,7 @@ impl<'a> PrefetchRun<'a> {
         let job = FetchJob {
             id: request.id,
             dir: self.dir,
-            sources: self.sources(&record),
+            sources: self.sources(request.id, &record),
             size: record.size,
             check: check.clone(),
             reserve: self.settings.reserve,
@@ -90,8 +90,13 @@ impl<'a> PrefetchRun<'a> {
 
     /// Returns the sources of an image, in the order in which they are tried. Warns once about each unsafe
     /// one.
-    pub(super) fn sources(&mut self, record: &ImageRecord) -> Vec<Result<Box<dyn Source>, Refused>> {
-        let sources = self.settings.stores.sources(&record.locations);
+    pub(super) fn sources(
+        &mut self,
+        image: ImageId,
+        record: &ImageRecord,
+    ) -> Vec<Result<Box<dyn Source>, Refused>> {
+        let image = ImageOfGlance { id: image, size: record.size };
+        let sources = self.settings.stores.sources(image, &record.locations);
         for warning in sources.iter().flatten().filter_map(|source| source.warning()) {
             if self.warned.insert(warning.to_owned()) {
                 self.run.output.warning(warning);

@@ -30,6 +30,7 @@ use anyhow::anyhow;
 use self::outcome::{ImageOutcome, PrefetchReport};
 use self::wanted::{WantedImage, requests};
 pub(crate) use self::wanted::{dequeue, enqueue};
+use super::clouds::find_image_cloud;
 use super::report::{Ending, Step};
 use crate::cache::dir::CacheDir;
 use crate::cache::index::Driver;
@@ -37,6 +38,7 @@ use crate::cache::inventory::{Inventory, Tracking};
 use crate::cache::lock::{self, LockDir, LockWait};
 use crate::cache::queue::Queue;
 use crate::cache::stage::{self, Claim};
+use crate::config::Config;
 use crate::database::Database;
 use crate::database::images::ImageRecord;
 use crate::database::opening::Purpose;
@@ -58,7 +60,7 @@ use crate::ops::prefetch::request::{Limit, PrefetchRequest, existing};
 use crate::os::space::capacity;
 use crate::output::progress::Downloads;
 use crate::run::Run;
-use crate::source::Stores;
+use crate::source::{ImageApi, Stores, Via};
 use crate::units::Nanos;
 
 /// The time between two updates of the progress bars and checks for signals.
@@ -224,13 +226,30 @@ impl PrefetchSettings {
         Ok(PrefetchSettings {
             locks: settings.lock_dir(dir, &run.output)?,
             wait: run.wait(request.change.lock_wait.limit),
-            stores: Stores::from_config(settings.config, &waits).map_err(Failure::usage)?,
+            stores: stores(run, settings.config, request, &waits)?,
             max_size: settings.max_size(request.max_size, dir)?.value,
             reserve: request.reserve.of(whole),
             stalled_before: run.now.saturating_sub(stall_time),
             kept,
         })
     }
+}
+
+/// Returns all stores, with Glance's API for what none of them reads.
+///
+/// Missing credentials are an error only if they were asked for: most runs need none.
+fn stores(run: &Run, config: &Config, request: &PrefetchRequest, waits: &Waits) -> Result<Stores, Failure> {
+    let stores = Stores::from_config(config, waits).map_err(Failure::usage)?;
+    if request.via == Via::Store {
+        return Ok(stores);
+    }
+    let api = find_image_cloud(run, config, request.cloud.as_deref());
+    if (request.via == Via::Api || request.cloud.is_some())
+        && let Err(error) = api
+    {
+        return Err(Failure::usage(error.context("cannot use Glance's API")));
+    }
+    Ok(stores.reading(request.via, api.map(|cloud| ImageApi::new(cloud, waits))))
 }
 
 /// One prefetch, as the deciding thread sees it.

@@ -111,7 +111,7 @@ impl PrefetchRun<'_> {
             Some(Claiming::Blocked(why)) => return Err(failed(&why)),
             _ => {}
         }
-        let sources = self.sources(&record);
+        let sources = self.sources(request.id, &record);
         let Some(source) = sources.iter().find_map(|source| source.as_ref().ok()) else {
             return Err(sources
                 .iter()

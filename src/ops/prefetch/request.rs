@@ -9,6 +9,7 @@ use crate::host::glance::open::refuse_strange;
 use crate::host::glance::settings::Settings;
 use crate::names::ImageId;
 use crate::ops::Change;
+use crate::source::Via;
 use crate::units::{Amount, TimeSpan};
 
 /// The options of a prefetch.
@@ -29,6 +30,9 @@ pub(crate) struct PrefetchRequest {
     pub(crate) limit: Limit,
     pub(crate) policy: FetchPolicy,
     pub(crate) stall_time: Option<TimeSpan>,
+    pub(crate) via: Via,
+    /// The cloud of clouds.yaml whose credentials Glance's API is asked with.
+    pub(crate) cloud: Option<String>,
 }
 
 impl PrefetchRequest {
@@ -45,6 +49,8 @@ impl PrefetchRequest {
             limit: Limit::Ignored,
             policy: FetchPolicy::default(),
             stall_time: None,
+            via: Via::Auto,
+            cloud: None,
         }
     }
 }

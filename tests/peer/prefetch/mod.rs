@@ -1,6 +1,7 @@
-//! `prefetch` with real parts: database servers, web servers, Ceph, Glance reading the result, small file
+//! `prefetch` with real parts: database servers, web servers, Ceph, Swift, Glance reading the result, small file
 //! systems.
 
+mod api;
 mod databases;
 mod disk;
 mod glance;
@@ -8,6 +9,7 @@ mod nginx;
 mod rbd;
 mod s3;
 mod stores;
+mod swift;
 mod system_calls;
 mod terminal;
 mod unavailable;

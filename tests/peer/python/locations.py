@@ -6,7 +6,8 @@ Reads one JSON object a line from stdin and writes one a line to stdout, in the 
     {"key": "...", "seal": "rbd://x"}   -> {"sealed": "..."}
 
 The parts are those of the store driver's own parser; for http(s) they are of the request that its client library would send:
-URL without credentials, fragment and percent codes, and the Authorization header.
+URL without credentials, fragment and percent codes, and the Authorization header. For swift they are the address, user, key,
+container and object.
 """
 
 import json
@@ -22,11 +23,13 @@ import logging  # noqa: E402
 import requests  # noqa: E402
 from glance.common import crypt  # noqa: E402
 from glance_store._drivers import filesystem, http, rbd, s3  # noqa: E402
+from glance_store._drivers.swift import store as swift  # noqa: E402
 
 logging.disable(logging.CRITICAL)
 DRIVERS = {
     "file": filesystem, "filesystem": filesystem, "http": http, "https": http, "rbd": rbd,
     "s3": s3, "s3+http": s3, "s3+https": s3,
+    "swift": swift, "swift+http": swift, "swift+https": swift,
 }
 
 
@@ -40,6 +43,8 @@ def parts(url):
         return [place.pool, place.image, place.snapshot]
     if driver is s3:
         return [place.scheme, place.s3serviceurl, place.bucket, place.key]
+    if driver is swift:
+        return [place.swift_url, place.user, place.key, place.container, place.obj]
     request = requests.Request("GET", place.get_uri()).prepare()
     sent = urllib.parse.urlsplit(request.url)
     port = None if sent.port == {"http": 80, "https": 443}[sent.scheme] else sent.port

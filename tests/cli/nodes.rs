@@ -2,8 +2,6 @@
 //!
 //! Nodes and Keystone are doubles here.
 
-pub(crate) mod double;
-
 use std::io::Write as _;
 use std::sync::Mutex;
 use std::thread::sleep;
@@ -12,7 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use self::double::{Double, answer, database, keystone, ok, send};
+use crate::support::double::{Double, answer, database, keystone, ok, send};
 use crate::support::env::*;
 
 const TOKEN: &str = "s3cr3t-t0ken";
@@ -425,6 +423,30 @@ fn nodes_are_asked_at_the_same_time() {
     let start = Instant::now();
     on(&env, &["prune", "--jobs", "2"], &nodes).ok().has(&json!({"nodes_done": 8}));
     assert!(start.elapsed() >= Duration::from_millis(2800), "{:?}", start.elapsed());
+}
+
+/// 200 nodes of which eight are asked at a time take as long as 25 nodes do, one after the other.
+#[test]
+fn two_hundred_nodes_take_the_time_of_their_rounds() {
+    let env = TestEnv::sqlite(&[]);
+    let round = Duration::from_millis(200);
+    let slow = || {
+        Double::new(move |_, stream| {
+            sleep(round);
+            send(stream, &ok(r#"{"total_files_pruned": 1, "total_bytes_pruned": 10}"#));
+        })
+    };
+    let nodes: Vec<Double> = (0..200).map(|_| slow()).collect();
+    let urls: Vec<String> = nodes.iter().map(Double::url).collect();
+    let database = database(&env, &urls.iter().map(String::as_str).collect::<Vec<_>>());
+    let start = Instant::now();
+    run(&env, &["prune", "--all-nodes", &database]).ok().has(&json!({
+        "nodes_asked": 200, "nodes_done": 200, "total_files_pruned": 200, "total_bytes_pruned": 2000,
+    }));
+    let (took, least) = (start.elapsed(), round * 25);
+    println!("200 nodes: {took:?}, {:.2} times {least:?}", took.as_secs_f64() / least.as_secs_f64());
+    // A tenth more on a machine that does nothing else.
+    assert!(took >= least && took < least.mul_f64(1.5), "{took:?}");
 }
 
 #[test]

@@ -1,0 +1,56 @@
+//! Requests to a service of a cloud, with a token of Keystone: what Swift and Glance's API have in common.
+//!
+//! A token that the service refuses is renewed once for each request, so that one which ends in the middle of
+//! an image costs nothing. A busy server is asked again a few times. Redirects are not followed: the request
+//! holds a token.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Error, Result};
+use url::Url;
+
+use super::download::{self, Hopeless};
+use crate::net::http::{Client, Request, Response};
+use crate::openstack::keystone::error::{KeystoneError, Unhelpful};
+use crate::openstack::keystone::session::KeystoneSession;
+
+/// A session with Keystone, and the way to a service of its cloud.
+#[derive(Clone)]
+pub(super) struct LoggedIn {
+    pub(super) session: Arc<KeystoneSession>,
+    pub(super) client: Client,
+    /// The certificate and the key (PEM) that are shown to the service.
+    pub(super) certificate: Option<(PathBuf, PathBuf)>,
+}
+
+impl LoggedIn {
+    /// Asks the service for the whole of something, or for the rest from a position. Returns the answer,
+    /// whatever its status.
+    pub(super) fn get(&self, url: &Url, from: Option<u64>) -> Result<Response> {
+        let range = from.map(|from| format!("bytes={from}-"));
+        let ask = |token: &str| {
+            let request = Request::get(url).certificate(self.certificate.as_ref());
+            let mut request = request.header("x-auth-token", token);
+            if let Some(range) = &range {
+                request = request.header("range", range);
+            }
+            download::patiently(&self.client.waits, || self.client.send(&request))
+        };
+        self.session.authorized(ask, |response: &Response| response.status == 401).map_err(final_if_refused)
+    }
+
+    /// Returns the address of a service in the catalogue.
+    pub(super) fn endpoint(&self, kind: &str, interface: &str, region: Option<&str>) -> Result<Url> {
+        let found = self.session.endpoint(kind, interface, region);
+        found.map_err(|error| final_if_refused(error.into()))
+    }
+}
+
+/// Makes an error of Keystone final if another try would get the same answer.
+fn final_if_refused(error: Error) -> Error {
+    match error.downcast_ref::<KeystoneError>() {
+        Some(error) if error.kind != Unhelpful::Unreachable => Hopeless(error.to_string()).into(),
+        _ => error,
+    }
+}

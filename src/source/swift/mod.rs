@@ -1,0 +1,282 @@
+//! Images in Swift, and in services that speak its protocol behind a Keystone.
+//!
+//! The object is read with a token of Keystone (version 3), at the endpoint of the catalogue or at
+//! `swift_store_endpoint`. All images of a store share the sessions of its accounts. Credentials that are in
+//! a location go to the Keystone of that location; those of the store go to the store's own Keystone and to
+//! no other. Where the location's own are refused, those of the store are tried if they are for the same
+//! Keystone: keys in old locations may have been replaced.
+//!
+//! A large object is one object here: Swift joins its segments. A stream that breaks is resumed as long as
+//! the `ETag` is the same.
+
+mod account;
+mod references;
+#[cfg(test)]
+mod tests;
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::{Context as _, Error, Result, anyhow};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use url::Url;
+
+use self::account::SwiftAccount;
+use self::references::References;
+use super::download::{self, Hopeless, Proof, Proving};
+use super::glance::OnlyGlance;
+use super::logged_in::LoggedIn;
+use super::swift_place::{SwiftLocation, SwiftPlace, parse};
+use crate::config::{
+    SWIFT_STORE_AUTH_INSECURE, SWIFT_STORE_CACERT, SWIFT_STORE_ENDPOINT, SWIFT_STORE_ENDPOINT_TYPE,
+    SWIFT_STORE_REGION, SWIFT_STORE_SERVICE_TYPE,
+};
+use crate::net::http::{Client, Response};
+use crate::net::tls::Trust;
+use crate::net::wire::Waits;
+use crate::openstack::cache_api::shown_url;
+use crate::openstack::keystone::error::{KeystoneError, Unhelpful};
+use crate::openstack::keystone::login::{Login, service_url};
+use crate::openstack::keystone::session::KeystoneSession;
+use crate::openstack::keystone::wire::Reach;
+use crate::source::opened::{Opened, Source};
+use crate::source::store::{Options, Store, Wanted};
+
+/// A store of images in Swift.
+struct SwiftStore {
+    /// The accounts, or the reason why there are none.
+    references: Result<References, String>,
+    address: SwiftAddress,
+    client: Client,
+    warning: Option<String>,
+    /// The logins that were needed so far.
+    sessions: Mutex<Vec<(Login, Arc<KeystoneSession>)>>,
+}
+
+/// The place of the objects of an account.
+#[derive(Clone)]
+enum SwiftAddress {
+    Given(Url),
+    InCatalog { service_type: String, interface: String, region: Option<String> },
+}
+
+/// Reads the options of a store.
+pub(super) fn set_up(options: &Options<'_>, waits: &Waits) -> Result<Box<dyn Store>> {
+    let insecure = options.config.boolean(&options.of(SWIFT_STORE_AUTH_INSECURE))?;
+    let (trust, warning) = match options.value(SWIFT_STORE_CACERT)? {
+        _ if insecure.value => {
+            let warning = format!(
+                "{}: swift_store_auth_insecure is set: Keystone and Swift are not verified, and anybody on \
+                 the way to them can read the key and change the images",
+                insecure.origin
+            );
+            (Trust::Anybody, Some(warning))
+        }
+        Some(file) => (Trust::Only(file.into()), None),
+        None => (Trust::System, None),
+    };
+    let address = match options.optional(SWIFT_STORE_ENDPOINT)? {
+        Some(endpoint) => {
+            let url = service_url(&endpoint.value);
+            SwiftAddress::Given(
+                url.with_context(|| format!("{}: cannot use swift_store_endpoint", endpoint.origin))?,
+            )
+        }
+        None => SwiftAddress::InCatalog {
+            service_type: options.config.text(&options.of(SWIFT_STORE_SERVICE_TYPE))?.value,
+            interface: options.config.text(&options.of(SWIFT_STORE_ENDPOINT_TYPE))?.value,
+            region: options.value(SWIFT_STORE_REGION)?,
+        },
+    };
+    Ok(Box::new(SwiftStore {
+        references: References::read(options).map_err(|error| format!("{error:#}")),
+        address,
+        client: Client { trust, proxies: Vec::new(), waits: waits.clone() },
+        warning,
+        sessions: Mutex::default(),
+    }))
+}
+
+impl Store for SwiftStore {
+    fn owns(&self, url: &str) -> bool {
+        let (Ok(location), Ok(references)) = (parse(url), &self.references) else { return false };
+        match location.account {
+            SwiftPlace::Reference(name) => references.has(&name),
+            SwiftPlace::OfUser { auth_url, .. } => {
+                references.default().is_some_and(|account| is_same_keystone(account.auth_url(), &auth_url))
+            }
+            SwiftPlace::StorageUrl(url) => {
+                matches!(&self.address, SwiftAddress::Given(own) if url.starts_with(own.as_str()))
+            }
+        }
+    }
+
+    fn source(&self, wanted: Wanted<'_>) -> Result<Box<dyn Source>> {
+        let location = parse(wanted.url)?;
+        let accounts = self.accounts(&location.account)?;
+        let sessions = accounts.iter().map(|account| self.session(account)).collect::<Result<_>>()?;
+        Ok(Box::new(SwiftSource {
+            shown: wanted.shown,
+            warning: self.warning.clone(),
+            sessions,
+            address: self.address.clone(),
+            location,
+            client: self.client.clone(),
+        }))
+    }
+}
+
+impl SwiftStore {
+    /// Returns the accounts that an object may be read with, in the order to try.
+    fn accounts(&self, place: &SwiftPlace) -> Result<Vec<SwiftAccount>> {
+        let references = || self.references.as_ref().map_err(|why| anyhow!("{why}"));
+        match place {
+            SwiftPlace::Reference(name) => Ok(vec![references()?.get(name)?.clone()]),
+            SwiftPlace::OfUser { auth_url, user, key } => {
+                let own = references().ok().and_then(References::default);
+                let mut accounts = vec![SwiftAccount::of_location(auth_url, user, key, own)?];
+                accounts.extend(own.filter(|own| is_same_keystone(own.auth_url(), auth_url)).cloned());
+                Ok(accounts)
+            }
+            SwiftPlace::StorageUrl(_) => Err(OnlyGlance(
+                "it has no credentials, as in a store with swift_store_multi_tenant, which is read through \
+                 Glance's API only"
+                    .to_owned(),
+            )
+            .into()),
+        }
+    }
+
+    /// Returns the session of an account, which all images share.
+    fn session(&self, account: &SwiftAccount) -> Result<Arc<KeystoneSession>> {
+        let login = account.login()?;
+        let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, session)) = sessions.iter().find(|(known, _)| *known == login) {
+            return Ok(Arc::clone(session));
+        }
+        let reach = Reach { trust: self.client.trust.clone(), ..Reach::new(self.client.waits.clone()) };
+        let session = Arc::new(KeystoneSession::new(login.clone(), reach));
+        sessions.push((login, Arc::clone(&session)));
+        Ok(session)
+    }
+}
+
+/// True if two addresses are of the same server.
+fn is_same_keystone(one: &str, other: &str) -> bool {
+    let origin = |text| Url::parse(text).ok().map(|url| url.origin());
+    origin(one).is_some_and(|one| Some(one) == origin(other))
+}
+
+/// An object in Swift.
+struct SwiftSource {
+    shown: String,
+    warning: Option<String>,
+    /// In the order to try.
+    sessions: Vec<Arc<KeystoneSession>>,
+    address: SwiftAddress,
+    location: SwiftLocation,
+    client: Client,
+}
+
+impl Source for SwiftSource {
+    fn shown(&self) -> &str {
+        &self.shown
+    }
+
+    fn warning(&self) -> Option<&str> {
+        self.warning.as_deref()
+    }
+
+    fn open(&self) -> Result<Opened> {
+        let mut refused: Option<Error> = None;
+        for session in &self.sessions {
+            // Nothing was asked of Swift yet: another login may be accepted.
+            if let Err(error) = session.token() {
+                let is_refusal = error.kind == Unhelpful::Refused;
+                refused = Some(refused.unwrap_or_else(|| error.into()));
+                if is_refusal {
+                    continue;
+                }
+                break;
+            }
+            return self.read(session);
+        }
+        Err(refused.unwrap_or_else(|| anyhow!("there are no credentials for it")))
+    }
+}
+
+impl SwiftSource {
+    fn read(&self, session: &Arc<KeystoneSession>) -> Result<Opened> {
+        let service =
+            LoggedIn { session: Arc::clone(session), client: self.client.clone(), certificate: None };
+        let url = self.url(session)?;
+        let waits = self.client.waits.clone();
+        let ask = move |rest: Option<(u64, &str)>| ask(&service, &url, rest.map(|(from, _)| from));
+        download::open(Box::new(ask), waits, BY_ETAG, None)
+    }
+
+    /// Returns the URL of the object.
+    fn url(&self, session: &KeystoneSession) -> Result<Url> {
+        let mut url = match &self.address {
+            SwiftAddress::Given(url) => url.clone(),
+            SwiftAddress::InCatalog { service_type, interface, region } => session
+                .endpoint(service_type, interface, region.as_deref())
+                .map_err(|error| in_words_of_swift(&error))?,
+        };
+        let SwiftLocation { container, object, .. } = &self.location;
+        let coded = |name: &str| utf8_percent_encode(name, CODED).to_string();
+        let account = url.path().trim_end_matches('/');
+        url.set_path(&format!("{account}/{}/{}", coded(container), coded(object)));
+        Ok(url)
+    }
+}
+
+/// The characters of a name that are coded in a URL.
+const CODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
+
+/// Names the option that chooses among the regions of Swift.
+fn in_words_of_swift(error: &KeystoneError) -> Error {
+    anyhow!("{}", error.to_string().replace("region_name", "swift_store_region"))
+}
+
+/// Each answer has the tag again. It is not sent (`If-Match`), because radosgw compares it with that of the
+/// list of segments, and refuses its own.
+const BY_ETAG: Proving =
+    Proving { find: etag, lacking: "the server gives no ETag that proves it", is_repeated: true };
+
+/// The `ETag` of nothing, which radosgw gives to each list of segments.
+const OF_NOTHING: &str = "d41d8cd98f00b204e9800998ecf8427e";
+
+fn etag(response: &Response) -> Option<Proof> {
+    let value = response.header("etag").filter(|tag| !tag.is_empty() && !tag.starts_with("W/"))?;
+    let header = if value.trim_matches('"') == OF_NOTHING { "x-timestamp" } else { "etag" };
+    Some(Proof { header, value: response.header(header)?.to_owned() })
+}
+
+fn ask(service: &LoggedIn, url: &Url, from: Option<u64>) -> Result<Response> {
+    let response = service.get(url, from)?;
+    match response.status {
+        200 => Ok(response),
+        206 | 416 if from.is_some() => Ok(response),
+        _ => Err(refusal(url, &response)),
+    }
+}
+
+/// Returns the error for a status that is not a success: its meaning, and what to do.
+fn refusal(url: &Url, response: &Response) -> Error {
+    let status = response.status;
+    let meaning = match status {
+        401 => "it refuses our token, also a new one",
+        403 => "the user of the account may not read it",
+        404 => "it is not there: are the account, the region and the endpoint right?",
+        409 => "a segment of it is missing, or has changed",
+        status if download::is_busy(status) => &download::busy(response),
+        301 | 302 | 303 | 307 | 308 => "it redirects, which is not followed with a token",
+        _ => "",
+    };
+    let meaning = if meaning.is_empty() { String::new() } else { format!(" ({meaning})") };
+    let message = format!("{} answers {status}{meaning}", shown_url(url.as_str()));
+    match status {
+        400..500 if !download::is_busy(status) => Hopeless(message).into(),
+        _ => anyhow!(message),
+    }
+}
