@@ -229,7 +229,7 @@ async fn carry(
     let (mut up, mut down) = (pin!(up), pin!(down));
     future::poll_fn(|cx| match up.as_mut().poll(cx) {
         Poll::Pending => down.as_mut().poll(cx),
-        ended => ended,
+        ended @ Poll::Ready(_) => ended,
     })
     .await
 }

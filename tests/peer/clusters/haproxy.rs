@@ -1,4 +1,4 @@
-//! HAProxy before a server: connections that are cut when idle or at any time, servers in maintenance or
+//! `HAProxy` before a server: connections that are cut when idle or at any time, servers in maintenance or
 //! drained, and a cluster behind it whose nodes die.
 
 use std::thread::sleep;
