@@ -11,6 +11,8 @@
 mod cell;
 mod dialect;
 mod file;
+#[cfg(test)]
+mod fuzz;
 mod mysql;
 pub(crate) mod opening;
 mod postgres;

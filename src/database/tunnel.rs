@@ -128,7 +128,7 @@ impl Socket {
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        // An empty directory that stays does no harm.
+        // A directory that stays is empty, and in nobody's way.
         let _ = unlinkat(CWD, self.path(), AtFlags::empty());
         let _ = unlinkat(CWD, &self.dir, AtFlags::REMOVEDIR);
     }

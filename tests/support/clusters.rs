@@ -1,6 +1,7 @@
 //! Clusters of database servers, and what stands between them and a client: see `tests/peer/clusters.sh`.
 
 use std::collections::BTreeSet;
+use std::fmt::Write as _;
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::ops::Deref;
@@ -177,7 +178,7 @@ impl Pair {
     }
 }
 
-/// HAProxy before servers that are listed as "s1", "s2" and so on, in one backend "db".
+/// `HAProxy` before servers that are listed as "s1", "s2" and so on, in one backend "db".
 pub(crate) struct HaProxy {
     servers: Servers,
 }
@@ -200,12 +201,12 @@ impl HaProxy {
                     own[0]
                 );
                 if balance != "backup" {
-                    text.push_str(&format!("  balance {balance}\n"));
+                    writeln!(text, "  balance {balance}").unwrap();
                 }
                 for (n, port) in ports.iter().enumerate() {
                     let backup = if n > 0 && balance == "backup" { " backup" } else { "" };
                     let check = "check inter 100ms fall 2 rise 2 on-marked-down shutdown-sessions";
-                    text.push_str(&format!("  server s{} 127.0.0.1:{port} {check}{backup}\n", n + 1));
+                    writeln!(text, "  server s{} 127.0.0.1:{port} {check}{backup}", n + 1).unwrap();
                 }
                 fs::write(dir.join("haproxy.cfg"), text).unwrap();
             },
@@ -441,5 +442,5 @@ impl Drop for Writer {
     }
 }
 
-/// Returns the kinds of servers that HAProxy is tried before.
+/// Returns the kinds of servers that `HAProxy` is tried before.
 pub(crate) const SERVERS: [Kind; 2] = [MariaDb, PostgreSql];

@@ -1,4 +1,4 @@
-//! HAProxy before a server: connections that are cut when idle or at any time, servers in maintenance or
+//! `HAProxy` before a server: connections that are cut when idle or at any time, servers in maintenance or
 //! drained, and a cluster behind it whose nodes die.
 
 use std::thread::sleep;
@@ -15,8 +15,10 @@ use crate::support::servers::{Database, MariaDb};
 /// A proxy that ends each connection over which nothing came for so long.
 #[test]
 fn idle_connections_are_cut() {
+    // The longer ones cut little.
+    let all = ["60ms", "200ms", "2s"];
     for kind in SERVERS {
-        for idle in ["2s", "200ms", "60ms"] {
+        for idle in &all[..rounds().min(all.len())] {
             let c = Central::empty(kind);
             let proxy = HaProxy::start(&[c.db.port()], idle, "backup");
             let _ = struck(&c, &proxy.before(&c.db), || {});
