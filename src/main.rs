@@ -14,6 +14,8 @@ mod config;
 mod database;
 mod exit;
 mod fetch;
+#[cfg(test)]
+mod fuzzing;
 mod host;
 mod interrupt;
 mod legacy;

@@ -21,6 +21,8 @@
 pub(crate) mod dir;
 pub(crate) mod entry;
 pub(crate) mod execute;
+#[cfg(test)]
+mod fuzz;
 pub(crate) mod index;
 pub(crate) mod inventory;
 pub(crate) mod ledger;

@@ -10,6 +10,8 @@
 //! `--config-file` replaces the default files and `--config-dir` the default directories; neither replaces
 //! the other's.
 
+#[cfg(test)]
+mod fuzz;
 mod options;
 mod oslo;
 #[cfg(test)]

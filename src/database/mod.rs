@@ -11,10 +11,13 @@
 mod cell;
 mod dialect;
 mod file;
+#[cfg(test)]
+mod fuzz;
 mod mysql;
 pub(crate) mod opening;
 mod postgres;
 pub(crate) mod refusal;
+mod tunnel;
 mod worker;
 
 pub(crate) mod images;
@@ -25,6 +28,8 @@ pub(crate) mod url;
 use std::fmt::Display;
 use std::path::Path;
 use std::time::{Duration, Instant};
+
+use anyhow::anyhow;
 
 pub(crate) use self::cell::{Cell, naive};
 pub(crate) use self::dialect::Dialect;
@@ -44,10 +49,8 @@ pub(crate) const CHUNK: usize = 500;
 /// The pause before a transaction is tried again.
 const PAUSE: Duration = Duration::from_millis(50);
 /// The pause before a server that is full is asked again, if the pause of the settings does not fit into the
-/// limit.
+/// limit, and before a lost connection is replaced after an attempt that failed.
 const SHORT: Duration = Duration::from_secs(1);
-/// The time for which a server that could not be reached again is not asked.
-const AGAIN: Duration = Duration::from_secs(10);
 
 /// The limits of connecting to a database.
 #[derive(Clone, Copy, Debug)]
@@ -66,14 +69,21 @@ enum Link {
     File(File),
 }
 
+/// An attempt to replace a lost connection that failed.
+struct FailedReconnect {
+    /// The end of the time for which the server is left alone.
+    until: Instant,
+    why: String,
+}
+
 /// Glance's database, open.
 pub(crate) struct Database {
     link: Link,
     address: Address,
     patience: Patience,
     wait: Wait,
-    /// When the last attempt to replace a lost connection failed.
-    given_up: Option<Instant>,
+    /// The last attempt to replace a lost connection, if it failed.
+    failed: Option<FailedReconnect>,
 }
 
 impl Database {
@@ -94,7 +104,7 @@ impl Database {
             Link::Server(connect(&address, patience, wait)?)
         };
         let wait = wait.clone();
-        Ok(Opening::Open(Database { link, address, patience, wait, given_up: None }))
+        Ok(Opening::Open(Database { link, address, patience, wait, failed: None }))
     }
 
     /// Returns the text that messages show: dialect, name and host, without user or password.
@@ -155,14 +165,13 @@ impl Database {
         }
     }
 
-    /// Begins a transaction. A connection that was lost is replaced first, once.
+    /// Begins a transaction. A connection that was lost is replaced first, once. After an attempt that
+    /// failed, the server is left alone for as long as that attempt took.
     pub(crate) fn begin(&mut self) -> Result<(), Refusal> {
         let begin = self.dialect().begin();
         match self.execute(begin) {
-            Err(_) if self.is_lost() && self.may_reconnect() => {
-                let link = connect(&self.address, self.patience, &self.wait);
-                self.given_up = link.is_err().then(Instant::now);
-                self.link = Link::Server(link.map_err(|refusal| self.lost(refusal))?);
+            Err(_) if self.is_lost() && !self.wait.interrupt.raised() => {
+                self.reconnect()?;
                 self.execute(begin)?;
             }
             result => drop(result?),
@@ -170,10 +179,27 @@ impl Database {
         self.dialect().impatience().map_or(Ok(()), |sql| self.execute(sql).map(drop))
     }
 
-    /// True if it is time to try to connect again. A command that ends with its connection does not wait a
-    /// second time; one that runs for hours finds a server that came back.
-    fn may_reconnect(&self) -> bool {
-        self.given_up.is_none_or(|at| at.elapsed() > AGAIN) && !self.wait.interrupt.raised()
+    /// Replaces a lost connection, unless an attempt has just failed. A command that ends with its connection
+    /// does not wait for a silent server a second time; one that owes rows, or runs for hours, finds a server
+    /// that came back.
+    fn reconnect(&mut self) -> Result<(), Refusal> {
+        if let Some(failed) = self.failed.as_ref().filter(|failed| Instant::now() < failed.until) {
+            return Err(Refusal::Lost(anyhow!("{}", failed.why)));
+        }
+        let started = Instant::now();
+        match connect(&self.address, self.patience, &self.wait) {
+            Ok(worker) => {
+                (self.link, self.failed) = (Link::Server(worker), None);
+                Ok(())
+            }
+            Err(Refusal::Interrupted) => Err(Refusal::Interrupted),
+            Err(refusal) => {
+                let (error, pause) = (refusal.into_error(), started.elapsed().max(SHORT));
+                self.failed =
+                    Some(FailedReconnect { until: Instant::now() + pause, why: format!("{error:#}") });
+                Err(Refusal::Lost(error))
+            }
+        }
     }
 
     /// Rolls the open transaction back.

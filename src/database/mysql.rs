@@ -16,6 +16,7 @@ use mysql::prelude::Queryable as _;
 use mysql::{ClientIdentity, Conn, DriverError, OptsBuilder, SslOpts, Value};
 
 use super::cell::Cell;
+use super::tunnel::Tunnel;
 use super::url::Address;
 use super::worker::ServerConnection;
 use crate::database::refusal::Refusal;
@@ -31,8 +32,8 @@ const SESSION: [&str; 2] = [
 ];
 
 /// Deadlock; lock wait timeout; row changed since the snapshot (MariaDB); lock not granted at once; row
-/// exists by now.
-const RETRY: [u16; 5] = [1213, 1205, 1020, 3572, 1062];
+/// exists by now; statement killed (by MySQL also when it shuts down, before it ends the connection).
+const RETRY: [u16; 6] = [1213, 1205, 1020, 3572, 1062, 1317];
 /// Too many connections: in all, of this user, or by its own limit.
 const TOO_MANY: [u16; 3] = [1040, 1203, 1226];
 /// The server is shutting down, or the Galera node has left its cluster, or the connection was killed or idle
@@ -50,13 +51,15 @@ impl MySql {
     /// Connects. The limit is for the network only; the [`worker`](super::worker) bounds the whole wait.
     ///
     /// Where encryption is only to be used if the server offers it, a server that cannot encrypt, or not in a
-    /// way that is supported here, is talked to without.
+    /// way that is supported here, is talked to without. A certificate that the client refuses may be one
+    /// that the settings pin, which it cannot verify.
     pub(super) fn connect(address: &Address, limit: Duration) -> Result<Self, Refusal> {
         let encrypted = tls(address);
         let may_be_plain = address.tls.mode == TlsMode::Offered;
-        let connected = match (Self::open(address, limit, encrypted)?, may_be_plain) {
-            (Err(error), true) if is_of_tls(&error) => Self::open(address, limit, None)?,
-            (connected, _) => connected,
+        let connected = match Self::open(address, limit, encrypted)? {
+            Err(error) if may_be_plain && is_of_tls(&error) => Self::open(address, limit, None)?,
+            Err(error) if may_be_pinned(address, &error) => Self::open_pinned(address, limit)?,
+            connected => connected,
         };
         let connection = connected.map_err(|e| match (refusal(address, &e).0, &e) {
             // The server itself refused. Unless it is full, it will refuse again.
@@ -74,21 +77,28 @@ impl MySql {
         limit: Duration,
         encrypted: Option<SslOpts>,
     ) -> Result<mysql::Result<Conn>, Refusal> {
-        let options = OptsBuilder::new()
-            .user(address.user.clone())
-            .pass(address.password.clone())
-            .db_name(Some(address.database.clone()))
-            .prefer_socket(false)
-            .tcp_connect_timeout(Some(limit))
-            .stmt_cache_size(0)
-            .ssl_opts(encrypted)
-            .init(SESSION.to_vec());
+        let options = options(address, limit).ssl_opts(encrypted);
         let options = match (&address.socket, address.hosts.first()) {
             (Some((path, _)), _) => options.socket(path.to_str()),
             (None, Some((host, port))) => options.ip_or_hostname(Some(host.clone())).tcp_port(*port),
             (None, None) => options,
         };
         trusting_only(&address.tls, || Conn::new(options)).map_err(Refusal::Broken)
+    }
+
+    /// Connects once, and has the certificate verified by the other end of a tunnel.
+    fn open_pinned(address: &Address, limit: Duration) -> Result<mysql::Result<Conn>, Refusal> {
+        let (host, port) = address.hosts.first().cloned().unwrap_or_default();
+        let tunnel = Tunnel::open(&address.tls, &host, port, limit).map_err(Refusal::Lost)?;
+        let connected = Conn::new(options(address, limit).socket(tunnel.path().to_str()));
+        match connected {
+            // If the server itself refused, it has said so.
+            Err(error) if !matches!(error, mysql::Error::MySqlError(_)) => match tunnel.failure() {
+                Some(why) => Err(Refusal::Lost(anyhow!("{}", address.without_credentials(&why)))),
+                None => Ok(Err(error)),
+            },
+            connected => Ok(connected),
+        }
     }
 
     /// Remembers if an error ended the connection.
@@ -117,6 +127,25 @@ impl ServerConnection for MySql {
     fn is_lost(&self) -> bool {
         self.lost
     }
+}
+
+/// Returns the options that do not depend on the way to the server.
+fn options(address: &Address, limit: Duration) -> OptsBuilder {
+    OptsBuilder::new()
+        .user(address.user.clone())
+        .pass(address.password.clone())
+        .db_name(Some(address.database.clone()))
+        .prefer_socket(false)
+        .tcp_connect_timeout(Some(limit))
+        .stmt_cache_size(0)
+        .init(SESSION.to_vec())
+}
+
+/// True if the client has refused a certificate that the file of authorities may hold itself.
+fn may_be_pinned(address: &Address, error: &mysql::Error) -> bool {
+    address.tls.ca.is_some()
+        && address.socket.is_none()
+        && error.to_string().contains("invalid peer certificate")
 }
 
 /// Puts each text in the place of its `?`, as digits: nothing in it can be read as a part of the statement.

@@ -5,6 +5,8 @@
 pub(crate) mod authorities;
 #[cfg(test)]
 pub(crate) mod double;
+#[cfg(test)]
+mod fuzz;
 pub(crate) mod http;
 mod pinned;
 #[cfg(test)]

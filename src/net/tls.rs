@@ -127,7 +127,7 @@ pub(super) fn connector(trust: &Trust, identity: Option<&(PathBuf, PathBuf)>) ->
 }
 
 /// Returns the name that a server's certificate has to hold, for a host as URLs have it.
-pub(super) fn server_name(host: &str) -> Result<ServerName<'static>> {
+pub(crate) fn server_name(host: &str) -> Result<ServerName<'static>> {
     let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned());
     name.with_context(|| format!("'{host}' is not a valid TLS server name"))
 }

@@ -6,6 +6,8 @@
 pub(crate) mod cache_api;
 pub(crate) mod caller;
 pub(crate) mod clouds;
+#[cfg(test)]
+mod fuzz;
 pub(crate) mod keystone;
 #[cfg(test)]
 mod peer;

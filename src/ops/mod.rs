@@ -13,6 +13,8 @@ pub(crate) mod attention;
 pub(crate) mod clean;
 mod clouds;
 pub(crate) mod fleet;
+#[cfg(test)]
+mod fuzz;
 pub(crate) mod held;
 pub(crate) mod ids;
 pub(crate) mod list;

@@ -15,6 +15,8 @@
 mod clouds_tests;
 mod download;
 mod file;
+#[cfg(test)]
+mod fuzz;
 mod glance;
 mod location;
 mod logged_in;

@@ -23,6 +23,7 @@ mod beside_glance;
 mod beside_glance_31;
 mod beside_ironic;
 mod central;
+mod clusters;
 mod completion;
 mod crash_states;
 mod faults;

@@ -3,14 +3,15 @@
 //!
 //! `cache` makes caches and `env` runs the binary on them; `host` has the caches of a whole host, `central`
 //! those of the nodes of a central database, `prefetch` a queue with all it takes to fetch it, `deployed`
-//! what deployers have. Real parts are behind `servers` (databases), `stores` (nginx, Ceph), `openstack`
-//! (Keystone, glance-api), `swift`, `peer` (Glance's and Ironic's code), `mounts`, `rights` and `strace`: each of these
-//! asks `needs` first, which fails loudly when a part is missing.
+//! what deployers have. Real parts are behind `servers` (databases), `clusters` (of them), `stores` (nginx,
+//! Ceph), `openstack` (Keystone, glance-api), `swift`, `peer` (Glance's and Ironic's code), `mounts`, `rights`
+//! and `strace`: each of these asks `needs` first, which fails loudly when a part is missing.
 
 #![allow(dead_code, reason = "each of the two binaries uses a part of this")]
 
 pub(crate) mod cache;
 pub(crate) mod central;
+pub(crate) mod clusters;
 pub(crate) mod deployed;
 pub(crate) mod double;
 pub(crate) mod env;

@@ -96,6 +96,23 @@ pub(crate) fn postgresql() {
     programs("postgresql", &["initdb", "postgres", "psql", "openssl"]);
 }
 
+/// Asks for MariaDB with Galera, and what a node copies another one with.
+#[track_caller]
+pub(crate) fn galera() {
+    programs("galera", &["mariadbd", "mariadb", "rsync", "ss"]);
+    let library = Path::new("/usr/lib/galera/libgalera_smm.so");
+    assert!(
+        library.is_file(),
+        "{} is not on this machine: `tests/run galera` installs it",
+        library.display()
+    );
+}
+
+#[track_caller]
+pub(crate) fn pgbouncer() {
+    programs("pgbouncer", &["pgbouncer"]);
+}
+
 #[track_caller]
 pub(crate) fn nginx() {
     programs("nginx", &["nginx", "openssl"]);

@@ -30,6 +30,11 @@ impl Prefetch {
     /// Makes a file store and Glance's database for this cache.
     pub(crate) fn of(env: TestEnv, kind: Kind) -> Self {
         let db = Database::new(kind, &env.outside("glance.sqlite"));
+        Self::with(env, db)
+    }
+
+    /// Makes a file store for this cache and this database.
+    pub(crate) fn with(env: TestEnv, db: Database) -> Self {
         fs::create_dir(env.outside("store")).unwrap();
         Prefetch { env, db }
     }

@@ -2,11 +2,12 @@
 //! its standard input ends, however the test process ends.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
@@ -38,7 +39,8 @@ pub(crate) struct Servers {
     pub(crate) dir: PathBuf,
     pub(crate) ports: Vec<u16>,
     child: Child,
-    stdin: Option<ChildStdin>,
+    /// What the script is told, and what it answers.
+    talk: Mutex<Option<(ChildStdin, BufReader<ChildStdout>)>>,
     /// `None` for those that last as long as the process.
     _scratch: Option<TempDir>,
 }
@@ -78,16 +80,27 @@ impl Servers {
             Keep::ForTheTest => Some(scratch),
         };
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        let stdin = child.stdin.take();
+        let stdin = child.stdin.take().unwrap();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
         let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        stdout.read_line(&mut line).unwrap();
         assert_eq!(
             line,
             "ready\n",
             "{command:?} did not start (tests/run installs it): see {}",
             dir.display()
         );
-        Servers { dir, ports, child, stdin, _scratch: scratch }
+        Servers { dir, ports, child, talk: Mutex::new(Some((stdin, stdout))), _scratch: scratch }
+    }
+
+    /// Asks the script for something, where it takes requests, and waits until it is done.
+    pub(crate) fn ask(&self, request: &str) {
+        let mut talk = self.talk.lock().unwrap();
+        let (stdin, stdout) = talk.as_mut().unwrap();
+        writeln!(stdin, "{request}").unwrap();
+        let mut line = String::new();
+        stdout.read_line(&mut line).unwrap();
+        assert_eq!(line, "ready\n", "{request}: see {}", self.dir.display());
     }
 
     /// Stops the first server as an operator does.
@@ -103,7 +116,7 @@ impl Servers {
 
 impl Drop for Servers {
     fn drop(&mut self) {
-        drop(self.stdin.take());
+        drop(self.talk.get_mut().unwrap_or_else(PoisonError::into_inner).take());
         let _ = self.child.wait();
     }
 }

@@ -94,21 +94,15 @@ impl Server {
         self.dir.join(name).to_str().unwrap().into()
     }
 
-    /// Returns the URL of a database, as deployments write it.
-    pub(crate) fn url(&self, database: &str) -> String {
-        let dialect = match self.kind {
-            MariaDb => "mysql+pymysql",
-            _ => "postgresql+psycopg2",
-        };
-        format!("{dialect}://g:s3cret@127.0.0.1:{}/{database}", self.port)
-    }
-
-    /// Makes it present a certificate that has expired.
-    pub(crate) fn expire(&self) {
-        fs::copy(self.dir.join("expired.pem"), self.dir.join("server.pem")).unwrap();
-        match self.kind {
-            MariaDb => Database::on(self, "glance").sql("FLUSH SSL"),
-            _ => self.signal(Signal::HUP),
+    /// Makes it present another certificate, which is in its directory.
+    pub(crate) fn present(&self, certificate: &str) {
+        fs::copy(self.dir.join(certificate), self.dir.join("server.pem")).unwrap();
+        if self.kind == MariaDb {
+            let mut session = Session::open(&Database::on(self, "glance"));
+            // The second is MySQL's word for it.
+            session.try_sql("FLUSH SSL").or_else(|_| session.try_sql("ALTER INSTANCE RELOAD TLS")).unwrap();
+        } else {
+            self.signal(Signal::HUP);
         }
     }
 
@@ -238,7 +232,7 @@ impl Database {
     }
 
     /// Makes the tables of Glance that concern us.
-    fn make_tables(&self) {
+    pub(crate) fn make_tables(&self) {
         for statement in self.kind.schema().split(";\n").filter(|statement| !statement.trim().is_empty()) {
             self.sql(statement);
         }
@@ -246,7 +240,19 @@ impl Database {
 
     /// Returns a database of a server.
     pub(crate) fn on(server: &Server, name: &str) -> Self {
-        Database { kind: server.kind, url: server.url(name), port: server.port, name: name.into() }
+        Self::at(server.kind, server.port, name)
+    }
+
+    /// Returns the database at a port, with the URL as deployments write it.
+    pub(crate) fn at(kind: Kind, port: u16, name: &str) -> Self {
+        let dialect = if kind == MariaDb { "mysql+pymysql" } else { "postgresql+psycopg2" };
+        let url = format!("{dialect}://g:s3cret@127.0.0.1:{port}/{name}");
+        Database { kind, url, port, name: name.into() }
+    }
+
+    /// True if the server is MySQL, not MariaDB.
+    pub(crate) fn is_mysql(&self) -> bool {
+        self.kind == MariaDb && !self.rows("SELECT version()")[0][0].contains("MariaDB")
     }
 
     /// Returns a path in the directory of the shared server.
@@ -363,10 +369,15 @@ impl Session {
     }
 
     pub(crate) fn sql(&mut self, sql: &str) {
+        self.try_sql(sql).unwrap_or_else(|error| panic!("{sql}: {error}"));
+    }
+
+    /// Runs a statement that may be refused.
+    pub(crate) fn try_sql(&mut self, sql: &str) -> Result<(), String> {
         match self {
-            Session::MySql(connection) => connection.query_drop(sql).unwrap(),
-            Session::PostgreSql(client) => client.batch_execute(sql).unwrap(),
-            Session::Sqlite(connection) => connection.execute_batch(sql).unwrap(),
+            Session::MySql(connection) => connection.query_drop(sql).map_err(|error| error.to_string()),
+            Session::PostgreSql(client) => client.batch_execute(sql).map_err(|error| error.to_string()),
+            Session::Sqlite(connection) => connection.execute_batch(sql).map_err(|error| error.to_string()),
         }
     }
 }

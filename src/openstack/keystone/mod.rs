@@ -6,6 +6,8 @@
 
 mod catalog;
 pub(crate) mod error;
+#[cfg(test)]
+mod fuzz;
 mod judged;
 pub(crate) mod login;
 mod places;

@@ -10,6 +10,8 @@
 pub(crate) mod condition;
 mod defaults;
 pub(crate) mod files;
+#[cfg(test)]
+mod fuzz;
 mod parse;
 pub(crate) mod rules;
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::support::central::*;
 use crate::support::env::*;
-use crate::support::servers::{Database, Kind, MariaDb, PostgreSql, Server};
+use crate::support::servers::{Database, Kind, MariaDb, PostgreSql, Server, Session};
 
 fn tls_is_verified(kind: Kind) {
     let c = Central::new(kind, FIVE);
@@ -74,18 +74,32 @@ fn an_account_that_needs_encryption_is_let_in_without_options_on_mariadb() {
     let _ = list("?ssl_disabled=true").fails(3, &["cannot connect"]);
 }
 
+/// Two kinds of accounts that MySQL does not have; the second is MariaDB's since 11.6.
 #[test]
-fn an_ed25519_account_is_let_in_on_mariadb() {
+fn accounts_of_mariadb_are_let_in_on_mariadb() {
     let server = Server::private(MariaDb);
     let c = Central::of(TestEnv::empty(Xattr), Database::on(&server, "glance"), NODE);
     c.images(FIVE);
-    c.db.sql("INSTALL SONAME 'auth_ed25519'");
-    c.db.sql("CREATE USER ed@'127.0.0.1' IDENTIFIED VIA ed25519 USING PASSWORD('s3cret')");
-    c.db.sql(&format!("GRANT SELECT ON {}.* TO ed@'127.0.0.1'", c.db.name));
-    let conf = c.conf_with(&c.db.url.replace("g:", "ed:"), NODE, "");
-    assert_eq!(c.env.raw(&["list", "--config-file", &conf]).ok().stdout.lines().count(), 6);
-    let conf = c.conf_with(&c.db.url.replace("g:s3cret", "ed:wr0ng"), NODE, "");
-    let _ = c.env.raw(&["list", "--config-file", &conf]).fails(3, &["Access denied"]);
+    let mut root = Session::open(&c.db);
+    root.sql("INSTALL SONAME 'auth_ed25519'");
+    let has_parsec = root.try_sql("INSTALL SONAME 'auth_parsec'").is_ok();
+    let plugins = ["ed25519", "parsec"];
+    for plugin in plugins.into_iter().take(1 + usize::from(has_parsec)) {
+        root.sql(&format!(
+            "CREATE USER {plugin}@'127.0.0.1' IDENTIFIED VIA {plugin} USING PASSWORD('s3cret')"
+        ));
+        root.sql(&format!("GRANT SELECT ON {}.* TO {plugin}@'127.0.0.1'", c.db.name));
+        let list = |account: &str| {
+            let conf = c.conf_with(&c.db.url.replace("g:s3cret", account), NODE, "");
+            c.env.raw(&["list", "--config-file", &conf])
+        };
+        assert_eq!(list(&format!("{plugin}:s3cret")).ok().stdout.lines().count(), 6, "{plugin}");
+        let _ = list(&format!("{plugin}:wr0ng")).fails(3, &["Access denied"]);
+        println!("{plugin} is let in");
+    }
+    if !has_parsec {
+        println!("NOT TRIED, because this MariaDB does not have it: parsec");
+    }
 }
 
 fn an_expired_certificate_is_refused(kind: Kind) {
@@ -103,7 +117,7 @@ fn an_expired_certificate_is_refused(kind: Kind) {
     for options in &options {
         let _ = list(options).ok();
     }
-    server.expire();
+    server.present("expired.pem");
     until("the new certificate", || list(&options[0]).code == 3);
     for options in &options {
         let _ = list(options).fails(3, &["xpired"]);
@@ -118,4 +132,54 @@ fn an_expired_certificate_is_refused_on_mariadb() {
 #[test]
 fn an_expired_certificate_is_refused_on_postgresql() {
     an_expired_certificate_is_refused(PostgreSql);
+}
+
+/// As administrators make them: self-signed, of X.509 version 3 and 1, and one of version 1 that an authority
+/// signed. The file that is trusted is the certificate itself.
+fn a_pinned_certificate_is_trusted_as_itself(kind: Kind) {
+    let server = Server::private(kind);
+    let c = Central::of(TestEnv::empty(Xattr), Database::on(&server, "glance"), NODE);
+    c.images(FIVE);
+    let openssl = |arguments: &str| {
+        let line: Vec<String> = arguments
+            .split(' ')
+            .map(|word| if word.contains('.') { server.path(word) } else { word.into() })
+            .collect();
+        system(&[vec!["openssl"], line.iter().map(String::as_str).collect()].concat());
+    };
+    openssl(
+        "req -x509 -days 2 -key server.key -subj /CN=localhost -addext subjectAltName=DNS:localhost -out pinned.pem",
+    );
+    openssl("req -new -key server.key -subj /CN=localhost -out old.csr");
+    openssl("x509 -req -days 2 -in old.csr -signkey server.key -out pinned-old.pem");
+    openssl("x509 -req -days 2 -in old.csr -CA ca.pem -CAkey ca.key -CAcreateserial -out old.pem");
+    let list = |host: &str, trusted: &str| {
+        let file = server.path(trusted);
+        let options = match kind {
+            MariaDb => format!("ssl_ca={file}"),
+            _ => format!("sslmode=verify-full&sslrootcert={file}"),
+        };
+        let url = format!("{}?{options}", c.db.url.replace("127.0.0.1", host));
+        c.env.raw(&["list", "--config-file", &c.conf_with(&url, NODE, "")])
+    };
+    for name in ["pinned.pem", "pinned-old.pem", "old.pem"] {
+        server.present(name);
+        until("the new certificate", || list("localhost", name).code == 0);
+        assert_eq!(list("localhost", name).ok().stdout.lines().count(), 6, "{name}");
+        let _ = list("127.0.0.1", name).fails(3, &["cannot connect"]);
+        let _ = list("localhost", "other.pem").fails(3, &["cannot connect"]);
+        let by_authority = list("localhost", "ca.pem").fails(3, &["cannot connect"]);
+        let is_named = by_authority.stderr.contains("X.509 version 1, which is not supported");
+        assert_eq!(is_named, name != "pinned.pem", "{name}: {}", by_authority.stderr);
+    }
+}
+
+#[test]
+fn a_pinned_certificate_is_trusted_as_itself_on_mariadb() {
+    a_pinned_certificate_is_trusted_as_itself(MariaDb);
+}
+
+#[test]
+fn a_pinned_certificate_is_trusted_as_itself_on_postgresql() {
+    a_pinned_certificate_is_trusted_as_itself(PostgreSql);
 }
