@@ -13,7 +13,7 @@
 //! command.)
 
 use std::cell::RefCell;
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -73,7 +73,9 @@ impl ChildEnd {
 pub(super) struct Children {
     /// The options of each child: the sources of the configuration.
     sources: Vec<OsString>,
-    running: RefCell<BTreeSet<i32>>,
+    /// The numbers of those that run, with true for those that were asked to end. A second SIGTERM would end
+    /// them at once, with rows whose files are gone.
+    running: RefCell<BTreeMap<i32, bool>>,
 }
 
 impl Children {
@@ -97,10 +99,10 @@ impl Children {
         }
         let mut child = command.spawn()?;
         let pid = child.id().cast_signed();
-        self.running.borrow_mut().insert(pid);
+        self.running.borrow_mut().insert(pid, false);
         let result = spawn_local(read(child.stdout.take().map(OwnedFd::from), MOST_RESULT));
         let messages = spawn_local(read(child.stderr.take().map(OwnedFd::from), MOST_MESSAGES));
-        let ended = wait(&mut child, limit).await;
+        let ended = self.wait(&mut child, limit).await;
         self.running.borrow_mut().remove(&pid);
         let (status, is_over_time) = ended?;
         let result = result.await.map_err(io::Error::other)?;
@@ -114,30 +116,42 @@ impl Children {
         !self.running.borrow().is_empty()
     }
 
-    /// Asks all children to end.
+    /// Asks all children to end that were not asked before.
     pub(super) fn terminate(&self) {
-        self.running.borrow().iter().for_each(|pid| signal(*pid, Signal::TERM));
-    }
-}
-
-/// Waits for the end of a child. Returns its status, and true if it was over its time.
-async fn wait(child: &mut Child, limit: Option<Duration>) -> io::Result<(ExitStatus, bool)> {
-    let pid = child.id().cast_signed();
-    let mut end = spawn_blocking(move || wait_for_end(pid));
-    let mut is_over_time = false;
-    if let Some(limit) = limit
-        && timeout(limit, &mut end).await.is_err()
-    {
-        is_over_time = true;
-        signal(pid, Signal::TERM);
-        if timeout(MERCY, &mut end).await.is_err() {
-            signal(pid, Signal::KILL);
+        for (pid, is_asked) in self.running.borrow_mut().iter_mut() {
+            if !std::mem::replace(is_asked, true) {
+                signal(*pid, Signal::TERM);
+            }
         }
     }
-    if !end.is_finished() {
-        end.await.map_err(io::Error::other)??;
+
+    /// Asks a child to end, if it was not asked before.
+    fn ask(&self, pid: i32) {
+        let mut running = self.running.borrow_mut();
+        if running.get_mut(&pid).is_some_and(|is_asked| !std::mem::replace(is_asked, true)) {
+            signal(pid, Signal::TERM);
+        }
     }
-    Ok((child.wait()?, is_over_time))
+
+    /// Waits for the end of a child. Returns its status, and true if it was over its time.
+    async fn wait(&self, child: &mut Child, limit: Option<Duration>) -> io::Result<(ExitStatus, bool)> {
+        let pid = child.id().cast_signed();
+        let mut end = spawn_blocking(move || wait_for_end(pid));
+        let mut is_over_time = false;
+        if let Some(limit) = limit
+            && timeout(limit, &mut end).await.is_err()
+        {
+            is_over_time = true;
+            self.ask(pid);
+            if timeout(MERCY, &mut end).await.is_err() {
+                signal(pid, Signal::KILL);
+            }
+        }
+        if !end.is_finished() {
+            end.await.map_err(io::Error::other)??;
+        }
+        Ok((child.wait()?, is_over_time))
+    }
 }
 
 /// Waits for the end of a child without collecting it.
