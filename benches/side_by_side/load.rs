@@ -82,7 +82,7 @@ fn connect(address: &str) -> Result<TcpStream> {
 /// Reads an answer to the end of its body.
 fn answer(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Result<()> {
     buffer.clear();
-    let mut piece = [0; 65536];
+    let mut piece = vec![0; 65536];
     let mut whole = None;
     while whole.is_none_or(|whole| buffer.len() < whole) {
         let read = stream.read(&mut piece)?;

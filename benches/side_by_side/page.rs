@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result, ensure};
 use super::Bench;
 use super::machine;
 use super::plot::{self, Line, Panel, Plot};
-use super::results::{Row, Table, Who, count, memory, time, times};
+use super::results::{Row, Service, Table, Who, count, memory, time, times};
 use super::watch::{MIB, Sample};
 
 const INTRODUCTION: &str = "\
@@ -66,6 +66,12 @@ prefetcher of Glance 33 does not start by itself: it was measured with the one f
 
 ";
 
+const BEFORE_SERVICE: &str = "\
+`glance-cache serve` and glance-api 33 (behind uWSGI: two processes of four threads) on one cache of a thousand
+images, with one Keystone, and nothing to prune. Eight clients send one request after the other, each on a new
+connection.
+";
+
 const AGAIN: &str = "\
 ## Run it again
 
@@ -91,6 +97,9 @@ pub(super) fn write(docs: &Path, machine: &str, bench: &Bench) -> Result<()> {
     }
     for table in &bench.results.tables {
         section(&mut page, table);
+    }
+    if let Some(service) = &bench.results.service {
+        service_section(&mut page, service);
     }
     page += AGAIN;
     save(&docs.join("performance.md"), &page)
@@ -195,6 +204,33 @@ fn rows(page: &mut String, table: &Table) {
         }
         *page += "\n";
     }
+}
+
+fn service_section(page: &mut String, service: &Service) {
+    let _ = writeln!(page, "## Service\n\n{BEFORE_SERVICE}");
+    *page += "| | Glance, a second | serve, a second | times | Glance, median | serve, median | Glance, 99 % | serve, 99 % |\n";
+    *page += "|---|---:|---:|---:|---:|---:|---:|---:|\n";
+    for (line, [theirs, ours]) in &service.requests {
+        let _ = writeln!(
+            page,
+            "| `{line}` | {} | {} | {} | {} | {} | {} | {} |",
+            count(theirs.rate as usize),
+            count(ours.rate as usize),
+            times(ours.rate / theirs.rate),
+            time(theirs.median),
+            time(ours.median),
+            time(theirs.most),
+            time(ours.most)
+        );
+    }
+    let [idle, most, theirs] = service.memory.map(memory);
+    let text = format!(
+        "On kept connections, {} probes a second are answered. The service is ready {} after its start. It takes \
+         {idle} before any request and {most} at most, and glance-api {theirs}.",
+        count(service.kept.rate as usize),
+        time(service.ready)
+    );
+    let _ = writeln!(page, "\n{}\n", wrapped(&text));
 }
 
 /// Returns a figure of somebody else, and how many times ours it is.

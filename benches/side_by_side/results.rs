@@ -3,6 +3,7 @@
 //! A table is printed line by line while the bench runs. The page and the plots read the same rows
 //! afterwards.
 
+use super::load::Load;
 use super::watch::{MIB, Sample};
 
 /// Who does the work.
@@ -115,10 +116,24 @@ impl Table {
     }
 }
 
+/// The service beside glance-api.
+#[derive(Clone, Debug)]
+pub(super) struct Service {
+    /// A request, with the answers of Glance and of the service.
+    pub(super) requests: Vec<(String, [Load; 2])>,
+    /// Probes on kept connections.
+    pub(super) kept: Load,
+    /// Seconds from the start to the first answer.
+    pub(super) ready: f64,
+    /// Bytes: resident memory before any request, the most of it, and Glance's.
+    pub(super) memory: [f64; 3],
+}
+
 /// The results of a whole bench.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Results {
     pub(super) tables: Vec<Table>,
+    pub(super) service: Option<Service>,
     /// What should hold, and whether it does.
     pub(super) targets: Vec<(String, bool)>,
 }

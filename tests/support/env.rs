@@ -477,11 +477,12 @@ impl Running {
     #[track_caller]
     #[must_use = "check the exit code: ok(), code(), fails()"]
     pub(crate) fn wait(mut self) -> Run {
+        let waiting = Instant::now();
         let status = loop {
             if let Some(status) = self.child.try_wait().unwrap() {
                 break status;
             }
-            if self.started.elapsed() > HANG {
+            if waiting.elapsed() > HANG {
                 self.child.kill().unwrap();
                 self.child.wait().unwrap();
                 panic!("{} hangs; stderr so far: {}", self.what, self.read("stderr"));

@@ -54,7 +54,7 @@ fn answer(request: &str) -> Vec<u8> {
     let letter = path.trim_end_matches("/file").rsplit('/').next().unwrap().chars().next().unwrap();
     let from = request.split_once("bytes=").and_then(|(_, rest)| rest.split_once("-\n"));
     let from: Option<usize> = from.map(|(from, _)| from.parse().unwrap());
-    let image = content(letter, SIZE);
+    let (image, wrong) = (content(letter, SIZE), vec![b'0'; SIZE]);
     let whole = format!("200 X\r\nContent-Length: {SIZE}\r\nETag: v1\r\nContent-MD5: v1");
     let rest = |tag: &str| {
         let from = from.unwrap_or_default();
@@ -64,16 +64,15 @@ fn answer(request: &str) -> Vec<u8> {
     let (head, body) = match (letter, from) {
         // What is right, and what is made right by the rest.
         ('a' | '9', None) => (whole, &image[..]),
-        ('b', None) => (whole, &image[..PART]),
         ('b', Some(from)) => (rest("v1"), &image[from..]),
-        // It has less than it says, and a part of it changes.
-        ('c', None) | ('d', None) | ('e', None) => (whole, &image[..PART]),
+        ('b'..='e', None) => (whole, &image[..PART]),
+        // It has less than it says, it changes, and a segment of it is missing.
         ('c', Some(_)) => (format!("416 X\r\nContent-Range: bytes */{PART}"), &b""[..]),
         ('d', Some(from)) => (rest("v2"), &image[from..]),
         ('e', Some(_)) => ("409 X\r\nContent-Length: 0".to_owned(), &b""[..]),
         ('f', _) => (format!("200 X\r\nContent-Length: {}", SIZE + 1), &image[..]),
         // Bytes of the right number, and not the image.
-        ('0', _) => (whole, &[b'0'; SIZE][..]),
+        ('0', _) => (whole, &wrong[..]),
         ('1', _) => ("429 X\r\nRetry-After: 7200\r\nContent-Length: 0".to_owned(), &b""[..]),
         ('2', _) => (format!("500 X\r\nContent-Length: {}", page.len()), page.as_bytes()),
         _ => (format!("200 X\r\nContent-Type: text/html\r\nContent-Length: {}", page.len()), page.as_bytes()),

@@ -25,6 +25,11 @@ struct Scene {
     member: String,
 }
 
+fn ask(address: &str, line: &str, token: &str) -> Answer {
+    let body = line.starts_with("POST").then_some(&b""[..]);
+    http::send(address, line, &[("X-Auth-Token", token)], body)
+}
+
 impl Scene {
     fn new() -> Self {
         let keystone = Keystone::shared();
@@ -35,8 +40,8 @@ impl Scene {
         let scene = Scene { glance, address, beside, admin, member };
         // Glance makes its index with its first request, and both know the tokens after theirs.
         for address in scene.addresses() {
-            assert_eq!(scene.ask(address, "POST /v2/cache/prune", &scene.admin).status, 200);
-            assert_eq!(scene.ask(address, "POST /v2/cache/prune", &scene.member).status, 403);
+            assert_eq!(ask(address, "POST /v2/cache/prune", &scene.admin).status, 200);
+            assert_eq!(ask(address, "POST /v2/cache/prune", &scene.member).status, 403);
         }
         scene
     }
@@ -44,11 +49,6 @@ impl Scene {
     /// Returns the addresses of Glance and of the service.
     fn addresses(&self) -> [&str; 2] {
         [&self.address, self.beside.address()]
-    }
-
-    fn ask(&self, address: &str, line: &str, token: &str) -> Answer {
-        let body = line.starts_with("POST").then_some(&b""[..]);
-        http::send(address, line, &[("X-Auth-Token", token)], body)
     }
 
     /// Has so many images in the cache, the first used longest ago.
@@ -92,8 +92,7 @@ fn both_prune_at_once() {
         scene.fill();
         let (prunes, knocks) = thread::scope(|scope| {
             let scene = &scene;
-            let prune =
-                |address| scope.spawn(move || scene.ask(address, "POST /v2/cache/prune", &scene.admin));
+            let prune = |address| scope.spawn(move || ask(address, "POST /v2/cache/prune", &scene.admin));
             let [theirs, ours] = scene.addresses();
             // Each is the first one in every other round.
             let (theirs, ours) = if round % 2 == 0 {
@@ -112,7 +111,7 @@ fn both_prune_at_once() {
                         } else {
                             ("GET /healthcheck", 200)
                         };
-                        let answer = scene.ask(scene.beside.address(), line, &scene.member);
+                        let answer = ask(scene.beside.address(), line, &scene.member);
                         assert_eq!(answer.status, status, "{}", answer.text());
                         start.elapsed()
                     })
@@ -161,7 +160,7 @@ fn members_do_not_wait_for_the_lock() {
     thread::scope(|scope| {
         let prunes = scene.addresses().map(|address| {
             let scene = &scene;
-            scope.spawn(move || scene.ask(address, "POST /v2/cache/prune", &scene.admin))
+            scope.spawn(move || ask(address, "POST /v2/cache/prune", &scene.admin))
         });
         until("the child of the service", || !children(scene.beside.service.pid()).is_empty());
         for (line, token, status) in [
@@ -172,7 +171,7 @@ fn members_do_not_wait_for_the_lock() {
             let mut took: Vec<Duration> = (0..50)
                 .map(|_| {
                     let start = Instant::now();
-                    let answer = scene.ask(scene.beside.address(), line, token);
+                    let answer = ask(scene.beside.address(), line, token);
                     assert_eq!(answer.status, status, "{}", answer.text());
                     start.elapsed()
                 })
@@ -190,7 +189,7 @@ fn members_do_not_wait_for_the_lock() {
         let members: Vec<_> = (0..4)
             .map(|_| {
                 let scene = &scene;
-                scope.spawn(move || scene.ask(scene.addresses()[0], "POST /v2/cache/prune", &scene.member))
+                scope.spawn(move || ask(scene.addresses()[0], "POST /v2/cache/prune", &scene.member))
             })
             .collect();
         thread::sleep(Duration::from_secs(1));

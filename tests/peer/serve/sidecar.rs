@@ -205,7 +205,7 @@ mod as_root {
                     Box::new(move || drop(lock))
                 }
                 "mode 000" => {
-                    fs::set_permissions(&cache, fs::Permissions::from_mode(0)).unwrap();
+                    fs::set_permissions(&cache, fs::Permissions::from_mode(0o000)).unwrap();
                     Box::new(move || fs::set_permissions(&cache, fs::Permissions::from_mode(0o755)).unwrap())
                 }
                 "the index is locked" => {

@@ -164,7 +164,7 @@ fn a_cache_in_trouble_comes_back() {
     works();
     // Root reads it all the same.
     if !rustix::process::geteuid().is_root() {
-        fs::set_permissions(env.dir(), fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(env.dir(), fs::Permissions::from_mode(0o000)).unwrap();
         fails("mode 000", &calls, 500);
         fs::set_permissions(env.dir(), fs::Permissions::from_mode(0o755)).unwrap();
         works();
