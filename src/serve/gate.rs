@@ -395,8 +395,9 @@ fn judge(head: &[u8], longest: usize) -> Result<u64, HeadRefusal> {
     if request.method == Some("CONNECT") {
         return Err(refusal(400, "This service is no proxy."));
     }
-    // Hyper refuses it as well, but without a word.
-    if request.path.is_none_or(|target| Uri::try_from(target).is_err()) {
+    // Hyper refuses most of them as well, but without a word. A host alone has no path.
+    let has_path = |target| Uri::try_from(target).is_ok_and(|uri| uri.path_and_query().is_some());
+    if !request.path.is_some_and(has_path) {
         return Err(refusal(400, "The target of the request is malformed."));
     }
     let named = |name: &'static str| {
