@@ -395,8 +395,11 @@ fn judge(head: &[u8], longest: usize) -> Result<u64, HeadRefusal> {
     if request.method == Some("CONNECT") {
         return Err(refusal(400, "This service is no proxy."));
     }
-    // Hyper refuses it as well, but without a word.
-    if request.path.is_none_or(|target| Uri::try_from(target).is_err()) {
+    // Hyper refuses most of them as well, but without a word.
+    let is_target = |target: &str| {
+        (target.starts_with('/') || target.contains("://") || target == "*") && Uri::try_from(target).is_ok()
+    };
+    if !request.path.is_some_and(is_target) {
         return Err(refusal(400, "The target of the request is malformed."));
     }
     let named = |name: &'static str| {
