@@ -5,6 +5,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 
 use crate::config::{API_GLANCE_API_URL, Config};
+use crate::net::tls::Trust;
 use crate::net::wire::Waits;
 use crate::openstack::cache_api::node_url;
 use crate::openstack::clouds::{Cloud, CloudSearch, GLANCES_OWN};
@@ -21,7 +22,14 @@ pub(super) fn find_cloud(run: &Run, config: Option<&Config>, name: Option<&str>)
         root: Path::new("/"),
         directory: Path::new("."),
     };
-    search.find()
+    let cloud = search.find()?;
+    if matches!(cloud.reach.trust, Trust::Anybody) {
+        run.output.warning(&format!(
+            "{}: certificates are not verified, and anybody on the way can read passwords and tokens",
+            cloud.source
+        ));
+    }
+    Ok(cloud)
 }
 
 /// Returns the credentials for Glance's API. With those of Glance itself, the glance-api of this host is

@@ -2,6 +2,7 @@
 //!
 //! Nodes and Keystone are doubles here.
 
+use std::fs;
 use std::io::Write as _;
 use std::sync::Mutex;
 use std::thread::sleep;
@@ -534,10 +535,16 @@ fn credentials_come_from_a_cloud() {
             keystone.url()
         ),
     );
-    let mut command = env.command(BINARY);
-    command.args(["prune", "--os-cloud", "mine", "--os-image-url", &node.url()]);
-    env.finish(command.env("OS_CLIENT_CONFIG_FILE", clouds)).ok().has(&json!({"total_files_pruned": 1}));
+    let prune = || {
+        let mut command = env.command(BINARY);
+        command.args(["prune", "--os-cloud", "mine", "--os-image-url", &node.url()]);
+        env.finish(command.env("OS_CLIENT_CONFIG_FILE", &clouds)).ok().has(&json!({"total_files_pruned": 1}))
+    };
+    assert_eq!(prune().stderr, "");
     assert!(node.requests()[0].contains("\nX-Auth-Token: token-1\n"));
+    fs::write(&clouds, fs::read_to_string(&clouds).unwrap() + "    verify: false\n").unwrap();
+    let said = prune().stderr;
+    assert!(said.contains("certificates are not verified") && said.lines().count() == 1, "{said}");
 }
 
 const LIST: &str = r#"{"cached_images": [
