@@ -242,7 +242,7 @@ def fetches(masters, image, dest, count):
                 os.unlink(dest)
             continue
         here = os.stat(dest)
-        deadline = time.time() + 0.25
+        deadline = time.time() + 2
         if Copies.made > copies:
             tally["copied"] += 1
             os.unlink(dest)
