@@ -279,6 +279,14 @@ impl NodeAnswer {
         self.body.windows(text.len()).any(|part| part == text.as_bytes())
     }
 
+    /// Takes a secret out of the words of a failure, which may repeat what was sent.
+    pub(crate) fn hide(&mut self, secret: &str) {
+        let body = String::from_utf8_lossy(&self.body);
+        if self.status >= 300 && !secret.is_empty() && body.contains(secret) {
+            self.body = body.replace(secret, "***").into_bytes();
+        }
+    }
+
     /// Returns the status and the words of the answer, without markup and line breaks.
     pub(crate) fn words(&self) -> String {
         let text = |value: &Value| value.as_str().map(str::to_owned);

@@ -50,6 +50,14 @@ fn on(env: &TestEnv, command: &[&str], nodes: &[&Double]) -> Run {
     run(env, &[command, &nodes].concat())
 }
 
+/// A node that repeats the token in its answer does not bring it into the output: `run` looks for it.
+#[test]
+fn a_token_that_a_node_repeats_is_not_shown() {
+    let env = TestEnv::sqlite(&[]);
+    let node = Double::says(answer("500 Oops", "", &format!("you sent {TOKEN}, and more")));
+    on(&env, &["prune"], &[&node]).code(1).says(&["it answers 500: you sent ***, and more"]);
+}
+
 /// Returns the status of each node.
 fn statuses(result: &Value) -> Vec<&str> {
     result["nodes"].as_array().unwrap().iter().map(|node| node["status"].as_str().unwrap()).collect()

@@ -152,7 +152,10 @@ impl Asker<'_> {
             Err(e) => return CallAttempt::Broken(shown_error(&e)),
         };
         match read(response, call, deadline) {
-            Ok(answer) => CallAttempt::Answered(answer),
+            Ok(mut answer) => {
+                answer.hide(token);
+                CallAttempt::Answered(answer)
+            }
             Err(e) => CallAttempt::Broken(format!("its answer broke: {}", escaped(e.to_string().as_bytes()))),
         }
     }
