@@ -21,7 +21,7 @@ const LONGEST: usize = 8192;
 /// The greatest number of inputs that are changed further.
 const MANY: usize = 4000;
 
-/// What often makes a difference, in any language.
+/// Pieces that often make a difference, in any language.
 const WORDS: &[&[u8]] = &[
     b"\0",
     b"\n",

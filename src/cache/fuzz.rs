@@ -1,4 +1,4 @@
-//! What lies in a cache directory and is read: entries of the queue, and the note of rows that may be without
+//! Files of a cache directory that are read: entries of the queue, and the note of rows that may be without
 //! files.
 
 use std::fs;

@@ -223,7 +223,7 @@ fn a_hostile_double_never_gives_more_than_a_message() {
             ],
             Err("the image changed while it was read"),
         ),
-        // What another try does not change is not tried.
+        // A status that another try does not change is not tried.
         (&[Swift], vec![status("403", "")], Err("URL answers 403 (the user of the account may not read it)")),
         (
             &[Swift],

@@ -427,7 +427,7 @@ fn says_which_setting_is_missing_or_wrong() {
     }
 }
 
-/// What Keystone says about the tokens `user`, `service`, `limited` and others; all else is unknown.
+/// Answers of Keystone about the tokens `user`, `service`, `limited` and others; all else is unknown.
 fn vouched(token: &str) -> Option<Value> {
     let of = |roles: &[&str], more: Value| {
         let roles: Vec<_> = roles.iter().map(|role| json!({"id": "r", "name": role})).collect();

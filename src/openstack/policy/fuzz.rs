@@ -9,7 +9,7 @@ fn policy_rules_of_any_bytes() {
         let text = String::from_utf8_lossy(bytes);
         let rule = parse(&text);
         if let Ok(rule) = &rule {
-            // What is shown is a rule again.
+            // A rule that is shown can be read again.
             assert!(parse(&rule.to_string()).is_ok(), "{text:?} is shown as {rule}");
         }
         let list: Vec<Vec<String>> =
