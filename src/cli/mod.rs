@@ -97,7 +97,7 @@ pub(crate) fn parse(line: Vec<OsString>) -> Cli {
 }
 
 /// Returns the parser of a command line. If the line begins with a subcommand, the parser has only this one:
-/// to make all of them takes a sixth of the time of a run that has nothing to do.
+/// to make all of them takes a tenth of the time of a run that has nothing to do.
 fn parser_for(line: &[OsString]) -> clap::Command {
     let named = line.get(1).and_then(|word| SUBCOMMANDS.iter().find(|(name, _)| word == name));
     let Some((name, add_args)) = named else { return Cli::command() };
