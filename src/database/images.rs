@@ -140,18 +140,22 @@ impl Database {
         Ok(Some(record))
     }
 
-    /// Reads in one transaction. If the server has closed the connection meanwhile, it is replaced first.
+    /// Reads in one transaction. If the server has closed the connection meanwhile, it is replaced first. A
+    /// table that another session has locked is waited for.
     pub(crate) fn reading<T>(
         &mut self,
-        run: impl FnOnce(&mut Self) -> Result<T, Refusal>,
+        mut run: impl FnMut(&mut Self) -> Result<T, Refusal>,
     ) -> Result<T, Refusal> {
         if matches!(self.link, Link::File(_)) {
             return run(self);
         }
-        self.begin()?;
-        let result = run(self);
-        self.rollback();
-        result
+        let deadline = self.deadline();
+        self.patiently(deadline, |database| {
+            database.begin()?;
+            let result = run(database);
+            database.rollback();
+            result
+        })
     }
 }
 
