@@ -39,7 +39,7 @@ pub(crate) fn run(run: &Run, args: CleanArgs) -> Result<Exit, Failure> {
         if args.host.all_caches {
             return Err(no_records_of_all());
         }
-        let request = args.verification.request(args.change.dry_run)?;
+        let request = args.verification.request(args.change.dry_run, &args.cache)?;
         let selection = Selection::from(args.cache);
         let config = selection.read(run, false)?;
         let settings = Settings::new(&config, selection)?;
@@ -110,7 +110,7 @@ pub(crate) struct CleanArgs {
     pub(super) stall_time: Option<TimeSpan>,
     /// Age at which invalid entries are removed
     ///
-    /// The age is the time since the last write.
+    /// The age is the time since the last write, or since clean --verify moved the file.
     #[arg(long, value_name = "DURATION", default_value = "0", help_heading = LIMITS)]
     pub(super) invalid_grace: TimeSpan,
     #[command(flatten)]

@@ -426,7 +426,9 @@ pub(super) struct VerifyArgs {
 
 impl VerifyArgs {
     /// Returns the request for a verification.
-    pub(super) fn request(&self, dry_run: bool) -> Result<VerifyRequest, Failure> {
+    ///
+    /// A run that only looks, or that was given another time (`--now`), leaves no trace in the memory.
+    pub(super) fn request(&self, dry_run: bool, cache: &CacheArgs) -> Result<VerifyRequest, Failure> {
         let bytes = |given: Option<u64>, option: &str| match given {
             Some(0) => Err(Failure::usage(anyhow!("{option} takes a size of at least one byte"))),
             given => Ok(given),
@@ -436,7 +438,7 @@ impl VerifyArgs {
             jobs: self.jobs.unwrap_or(1).into(),
             rate: bytes(self.rate_limit, "--rate-limit")?,
             budget: Budget { bytes: bytes(self.budget, "--budget")?, time },
-            remembers: !dry_run,
+            remembers: !dry_run && cache.now.is_none(),
         })
     }
 }

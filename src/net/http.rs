@@ -220,7 +220,9 @@ impl OpenConnection {
             !head.headers.get_all(TRANSFER_ENCODING).iter().any(coded),
             "the server sends in an encoding that was not asked for"
         );
-        let body = HttpBody { body, session, chunk: Bytes::new(), pace: Pace::default(), broken: false };
+        let in_chunks = head.headers.contains_key(TRANSFER_ENCODING);
+        let body =
+            HttpBody { body, session, in_chunks, chunk: Bytes::new(), pace: Pace::default(), broken: false };
         Ok(Response { status: head.status.as_u16(), headers: head.headers, body })
     }
 }
@@ -366,6 +368,7 @@ fn failure(error: &hyper::Error) -> Error {
 pub(crate) struct HttpBody {
     body: Incoming,
     session: Session,
+    in_chunks: bool,
     /// Bytes that have come and were not read.
     chunk: Bytes,
     pace: Pace,
@@ -374,6 +377,12 @@ pub(crate) struct HttpBody {
 }
 
 impl HttpBody {
+    /// True if the server says where the body ends, by a length or in chunks. Otherwise it ends with the
+    /// connection, also where that broke.
+    pub(crate) fn is_end_announced(&self) -> bool {
+        self.in_chunks || self.length().is_some()
+    }
+
     /// Returns how many bytes the body has, where the server said so. To be asked before it is read.
     pub(crate) fn length(&self) -> Option<u64> {
         self.body.size_hint().exact()

@@ -18,7 +18,7 @@ use anyhow::{Context as _, Error, Result, anyhow, ensure};
 use crate::names::escaped;
 use crate::net::http::{HttpBody, Response};
 use crate::net::wire::{TooSlow, Waits};
-use crate::source::opened::{Body, Opened};
+use crate::source::opened::{Body, End, Opened, WrongData};
 
 /// Tries in a row that bring less than [`PROGRESS`].
 const TRIES: u32 = 4;
@@ -108,6 +108,7 @@ pub(super) fn open(ask: Box<Ask>, waits: Waits, proving: Proving, expected: Opti
     let response = ask(None)?;
     ensure!(response.status == 200, "the server answers {} to a plain request", response.status);
     let size = response.body.length();
+    let end = if response.body.is_end_announced() { End::Announced } else { End::Unproven };
     let validator = (proving.find)(&response);
     let encoding =
         response.header("content-encoding").filter(|encoding| !encoding.eq_ignore_ascii_case("identity"));
@@ -125,7 +126,7 @@ pub(super) fn open(ask: Box<Ask>, waits: Waits, proving: Proving, expected: Opti
         tries: 0,
         over: false,
     };
-    Ok(Opened { size, encoding, body: Body::Stream(Box::new(download)) })
+    Ok(Opened { size, encoding, end, body: Body::Stream(Box::new(download)) })
 }
 
 /// Returns the header that proves that a later answer is of the same content.
@@ -182,7 +183,11 @@ impl Read for Download {
             }
             if let Err(error) = self.resume(&error) {
                 self.over = true;
-                return Err(io::Error::other(format!("{error:#}")));
+                let message = format!("{error:#}");
+                return Err(match error.is::<WrongData>() {
+                    true => io::Error::other(WrongData(message)),
+                    false => io::Error::other(message),
+                });
             }
         }
     }
@@ -260,7 +265,7 @@ impl Download {
                 let size = self.size.filter(|_| self.is_announced);
                 let size = size.map_or("more".to_owned(), |size| format!("{size} bytes"));
                 let total = total.context("the server refuses to resume where the stream broke")?;
-                Err(anyhow!("the server had announced {size}, but it has only {total}"))
+                Err(WrongData(format!("the server had announced {size}, but it has only {total}")).into())
             }
             _ => Err(anyhow!(
                 "not resumed after {} bytes: the image changed while it was read, or the server does not \

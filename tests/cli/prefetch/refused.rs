@@ -315,7 +315,7 @@ fn a_long_reason_is_remembered_too() {
     fs::create_dir_all(wrong.parent().unwrap()).unwrap();
     fs::write(&wrong, content('b', 1000)).unwrap();
     p.record('a', &content('a', 1000), &[&format!("file://{}", wrong.display())]);
-    let long = format!("http://127.0.0.1:1/{}", "x".repeat(5000));
+    let long = format!("odd://127.0.0.1:1/{}", "x".repeat(5000));
     p.locate('a', &long, "{}");
     p.queue("a");
     p.run(&[]).code(1);
