@@ -22,7 +22,7 @@ use tokio::time::Instant;
 use super::answer::Problem;
 use super::listen::Peer;
 use super::metrics::Metrics;
-use super::operations::Failed;
+use super::verdict::Failed;
 use crate::openstack::caller::Caller;
 use crate::openstack::keystone::validate::{AT_ONCE, Presented, Rejection, Validator};
 use crate::openstack::policy::condition::Target;

@@ -27,6 +27,7 @@ mod service;
 pub(crate) mod settings;
 mod tls;
 mod versions;
+mod verdict;
 
 use std::ffi::OsStr;
 use std::future::poll_fn;

@@ -14,8 +14,9 @@ use serde_json::Value;
 use tokio::task::spawn_local;
 use tokio::time::sleep;
 
-use super::operations::{Failed, Operations};
+use super::operations::{OnBehalf, Operations};
 use super::settings::Intervals;
+use super::verdict::Failed;
 use crate::output::Output;
 use crate::output::oslo::Level;
 
@@ -94,8 +95,8 @@ impl Periodic {
     /// Does one pass, and reports how it ended.
     async fn pass(&self, pass: ClockWork) {
         let done: Result<(), Failed> = match pass {
-            ClockWork::Prune => self.operations.prune(true).await.map(drop),
-            ClockWork::Clean => self.operations.clean(true).await.map(drop),
+            ClockWork::Prune => self.operations.prune(OnBehalf::Clock).await.map(drop),
+            ClockWork::Clean => self.operations.clean(OnBehalf::Clock).await.map(drop),
             ClockWork::Prefetch => self.operations.prefetch().await.map(drop),
         };
         let failures = &self.failures[pass as usize];
