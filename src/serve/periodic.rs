@@ -58,8 +58,8 @@ pub(super) fn start(operations: Rc<Operations>, output: Rc<Output>, intervals: &
             spawn_local(Rc::clone(&periodic).repeat(pass, interval));
         }
     }
-    if let (Some(_), Some(poll)) = (intervals.prune, intervals.poll) {
-        spawn_local(Rc::clone(&periodic).watch(poll));
+    if intervals.prune.is_some() {
+        spawn_local(Rc::clone(&periodic).watch(intervals.poll));
     }
     spawn_local(periodic.fetch());
 }

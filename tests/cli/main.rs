@@ -39,6 +39,8 @@ mod schemas;
 mod screens;
 mod serve;
 mod service_answers;
+mod service_settings;
+mod service_times;
 mod signals;
 mod status;
 #[path = "../support/mod.rs"]
