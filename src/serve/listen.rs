@@ -3,13 +3,14 @@
 //! A Unix socket is made with mode 0660 and belongs to the group that owns the cache. The socket of a service
 //! that has crashed is replaced; one behind which somebody listens is not.
 
-use std::net::SocketAddr;
+use std::io::ErrorKind;
+use std::net::{SocketAddr, UdpSocket};
 use std::os::unix::net::{UnixListener as StdUnixListener, UnixStream as StdUnixStream};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use listenfd::ListenFd;
-use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, chownat, statat, unlinkat};
+use rustix::fs::{Access, AtFlags, CWD, FileType, Gid, Mode, accessat, chownat, statat, unlinkat};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
 use super::settings::ListenPlace;
@@ -127,12 +128,40 @@ pub(super) fn listen(place: &ListenPlace, group: Option<u32>) -> Result<Option<L
     }
 }
 
+/// Fails if it would not be possible to listen at a place, in the same words. Nothing is opened there that a
+/// client could connect to, and a service that listens there already is no failure.
+pub(super) fn check(place: &ListenPlace) -> Result<()> {
+    match place {
+        ListenPlace::None => Ok(()),
+        // Both protocols have the same addresses, and the same rights for low ports.
+        ListenPlace::Tcp(address) => match UdpSocket::bind(address) {
+            Err(e) if e.kind() != ErrorKind::AddrInUse => {
+                Err(e).with_context(|| format!("cannot listen at {address}"))
+            }
+            _ => Ok(()),
+        },
+        ListenPlace::Unix(path) => {
+            is_replaceable(path)?;
+            let parent = path.parent().unwrap_or(Path::new("/"));
+            accessat(CWD, parent, Access::WRITE_OK | Access::EXEC_OK, AtFlags::empty())
+                .map_err(std::io::Error::from)
+                .with_context(|| format!("cannot listen at unix:{}", path.display()))
+        }
+    }
+}
+
+/// True if there is a socket at a path. Fails if there is anything else.
+fn is_replaceable(path: &Path) -> Result<bool> {
+    match identity(path) {
+        None => Ok(false),
+        Some((_, true)) => Ok(true),
+        Some((_, false)) => bail!("{} exists and is no socket: it is not replaced", path.display()),
+    }
+}
+
 fn unix(path: &Path, group: Option<u32>) -> Result<Listener> {
     let shown = || format!("cannot listen at unix:{}", path.display());
-    if let Some((_, is_socket)) = identity(path) {
-        if !is_socket {
-            bail!("{} exists and is no socket: it is not replaced", path.display());
-        }
+    if is_replaceable(path)? {
         if StdUnixStream::connect(path).is_ok() {
             bail!("another service listens at unix:{}", path.display());
         }

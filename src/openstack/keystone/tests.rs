@@ -595,8 +595,19 @@ fn answers_are_kept() {
 fn what_cannot_be_a_token_is_not_asked_for() {
     let double = judging();
     let validator = validator(&double.url("/v3"), "");
-    for token in ["", " ", "a b", "a\tb", "a\r\nb", "schön", "\u{7f}", "x".repeat(2049).as_str()] {
-        assert_eq!(unauthorized(validator.judge(&request(token))), "the token is none", "{token:?}");
+    let long = "x".repeat(2049);
+    let characters = "the token has characters that no token has";
+    for (token, why) in [
+        ("", "the token is empty"),
+        (" ", "the token is empty"),
+        ("a b", characters),
+        ("a\tb", characters),
+        ("a\r\nb", characters),
+        ("schön", characters),
+        ("\u{7f}", characters),
+        (&*long, "the token is longer than 2048 bytes"),
+    ] {
+        assert_eq!(unauthorized(validator.judge(&request(token))), why, "{token:?}");
     }
     assert_eq!(double.heads().len(), 0);
     assert_eq!(unauthorized(validator.judge(&request("expired"))), UNKNOWN);
