@@ -432,7 +432,7 @@ fn an_image_that_cannot_be_opened_is_counted_and_named() {
     use std::os::unix::fs::PermissionsExt as _;
 
     let p = five(Sqlite);
-    fs::set_permissions(path(&p, 'b'), fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(path(&p, 'b'), fs::Permissions::from_mode(0o000)).unwrap();
     for command in ["status", "clean"] {
         let mut arguments = vec![command, "--verify", "--format", "json"];
         let conf = p.conf("");

@@ -419,7 +419,8 @@ impl<'a> Verifying<'a> {
 
     /// Decides about the images that are held back, unless more than half of the images are broken so far.
     fn decide(&mut self) {
-        if !self.held.is_empty() && !(self.handler.moves() && are_mostly_broken(self.memory.runs(), 1)) {
+        let waits = self.handler.moves() && are_mostly_broken(self.memory.runs(), 1);
+        if !self.held.is_empty() && !waits {
             self.settle();
         }
     }
