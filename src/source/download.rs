@@ -6,13 +6,14 @@
 //! that broke the stream; likewise when the server is too slow, or says that another try is useless
 //! ([`Hopeless`]).
 //!
-//! A server that is busy may say when to come back; [`patiently`] does so a few times, if that is soon.
+//! A server that is busy may say when to come back; [`patiently`] does so a few times for each request, if
+//! that is soon. One that is still busy then ends the stream, too.
 
 use std::fmt;
 use std::io::{self, ErrorKind, Read};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, anyhow, ensure};
+use anyhow::{Context as _, Error, Result, anyhow, ensure};
 
 use crate::names::escaped;
 use crate::net::http::{HttpBody, Response};
@@ -57,7 +58,7 @@ pub(super) const BY_IF_RANGE: Proving = Proving {
     is_repeated: false,
 };
 
-/// A refusal that the same request will get again.
+/// A refusal that the same request will get again, or got again as often as it helps.
 #[derive(Debug)]
 pub(super) struct Hopeless(pub(super) String);
 
@@ -74,7 +75,7 @@ pub(super) fn patiently(waits: &Waits, ask: impl Fn() -> Result<Response>) -> Re
     for again in 0..RETURNS {
         let response = ask()?;
         let doubled = waits.pause.saturating_mul(1 << again);
-        match return_after(&response) {
+        match response.retry_after() {
             _ if !is_busy(response.status) => return Ok(response),
             Some(pause) if pause > MAX_RETURN => return Ok(response),
             pause => waits.sleep(pause.unwrap_or(doubled))?,
@@ -88,17 +89,18 @@ pub(super) fn is_busy(status: u16) -> bool {
     matches!(status, 429 | 498 | 503)
 }
 
+/// Returns the error for an answer that is no success. A busy server was asked several times already
+/// ([`patiently`]).
+pub(super) fn refused(status: u16, message: String) -> Error {
+    if is_busy(status) || (400..500).contains(&status) { Hopeless(message).into() } else { anyhow!(message) }
+}
+
 /// Returns what a busy server says, in words.
 pub(super) fn busy(response: &Response) -> String {
-    match return_after(response) {
+    match response.retry_after() {
         None => "it is busy: try again later".to_owned(),
         Some(pause) => format!("it is busy, and wants to be asked again in {} s", pause.as_secs()),
     }
-}
-
-/// Returns the pause that a server asks for. A date is no pause: the clocks may differ.
-fn return_after(response: &Response) -> Option<Duration> {
-    response.header("retry-after")?.trim().parse().ok().map(Duration::from_secs)
 }
 
 /// Opens an image at its start. `expected` is its size in bytes, for servers that do not say it.

@@ -130,6 +130,21 @@ fn clean_moves_what_is_broken_and_nothing_else() {
     }
 }
 
+/// `SQLite` keeps any value in a column of sizes. One that is no number is no size of 0 bytes.
+#[test]
+fn a_size_that_is_no_number_moves_nothing() {
+    let p = five(Sqlite);
+    for (letter, size) in [('a', "'none'"), ('b', "'12 bytes'"), ('c', "x'00'"), ('d', "-1"), ('e', "1.5")] {
+        p.update(letter, &format!("size = {size}"));
+    }
+    run(&p, "clean", &[]).ok().has(&json!({"total_files_moved": 0, "errors": []}));
+    assert_eq!(p.env.left(), "abcde");
+    // The digest is still compared.
+    damage(&p, 'b', |bytes| bytes[7] ^= 1);
+    run(&p, "clean", &[]).ok().has(&json!({"total_files_moved": 1}));
+    assert_eq!(p.env.left(), "acde");
+}
+
 #[test]
 fn an_image_without_a_row_is_moved_too_and_one_in_invalid_is_replaced() {
     let p = five(Sqlite);
