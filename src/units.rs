@@ -107,6 +107,16 @@ pub(crate) fn given_size(text: &str) -> Result<Amount, String> {
     }
 }
 
+/// Reads an amount of bytes from the command line where a share would be one of nothing.
+pub(crate) fn given_bytes(text: &str) -> Result<u64, String> {
+    match given_size(text)? {
+        Amount::Bytes(bytes) => Ok(bytes),
+        Amount::Percent(_) => {
+            Err(format!("'{text}' is a share of something: give a number of bytes, such as 20MiB or 2GiB"))
+        }
+    }
+}
+
 /// A span of time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct TimeSpan(pub(crate) Nanos);
@@ -208,6 +218,12 @@ pub(crate) fn when(time: Nanos) -> String {
             .and_then(|time| Timestamp::from_second(time.as_second()).ok())
             .map_or_else(|| "unknown".to_owned(), |time| time.to_string()),
     }
+}
+
+/// Formats a time for programs; `None` for one that is none, such as the last use of an image that was never
+/// used.
+pub(crate) fn moment(time: Nanos) -> Option<String> {
+    Some(when(time)).filter(|text| text.ends_with('Z'))
 }
 
 /// Formats a span of time in its two largest units: `3d 4h`.

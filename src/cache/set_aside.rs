@@ -10,7 +10,7 @@
 //!
 //! | killed | what is left |
 //! |---|---|
-//! | before the file is moved | the image with its row |
+//! | before the file is moved | the image with its row, perhaps with a new modification time |
 //! | after it, before the commit | a row without a file (a ghost) |
 //! | after the commit | the file in `invalid/`, which `clean` removes |
 //!
@@ -18,11 +18,21 @@
 //!
 //! **A commit that is refused** leaves a ghost, too. Its deletion is repeated as long as the wait allows.
 //!
+//! **The time of the move** becomes the modification time of the file: from then on it is among the invalid
+//! ones, and `--invalid-grace` counts from there. It is set before the move, because an image that was moved
+//! with its old time would be removed by the next `clean`. Glance's own cleaner removes invalid files
+//! whatever their age, and its drivers do no more than show that time of an
+//! image.
+//!
 //! A file of the same name in `invalid/` is replaced, as Glance does. The caller holds prune's lock.
 
 use anyhow::{Context as _, Result, anyhow};
-use rustix::fs::{Mode, OFlags, openat, renameat};
-use std::os::fd::AsFd as _;
+use rustix::fs::{
+    AtFlags, Mode, OFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, openat, renameat, utimensat,
+};
+use rustix::io::Errno;
+use std::ffi::CStr;
+use std::os::fd::{AsFd as _, BorrowedFd};
 
 use super::dir::{CacheDir, CachePlace};
 use super::entry::{EntryKind, Image};
@@ -30,6 +40,7 @@ use super::index::{Condition, Deletion, xattr};
 use super::ledger::Ledger;
 use super::pending;
 use crate::database::refusal::Refusal;
+use crate::units::SECOND;
 
 /// The result of moving a broken image.
 #[derive(Debug)]
@@ -100,8 +111,22 @@ fn rename(dir: &CacheDir, image: &Image) -> Result<()> {
     let name = image.id.as_name();
     let base = dir.fd(CachePlace::Base).context("the cache directory is always open")?;
     let invalid = dir.fd(CachePlace::Invalid).context("the directory invalid/ is missing")?;
-    renameat(base, name.as_c_str(), invalid, name.as_c_str())
-        .map_err(|e| anyhow!("cannot move it to invalid/: {e}"))
+    let name = name.as_c_str();
+    // Without the new time, the file is removed earlier than its grace allows. It must not be served, so that
+    // it is moved all the same.
+    let _ = set_modified(base, name, Timespec { tv_sec: 0, tv_nsec: UTIME_NOW });
+    renameat(base, name, invalid, name).map_err(|e| {
+        let was = image.seen.mtime;
+        let (tv_sec, tv_nsec) = (was.div_euclid(SECOND), was.rem_euclid(SECOND) as _);
+        let _ = set_modified(base, name, Timespec { tv_sec, tv_nsec });
+        anyhow!("cannot move it to invalid/: {e}")
+    })
+}
+
+fn set_modified(base: BorrowedFd<'_>, name: &CStr, time: Timespec) -> Result<(), Errno> {
+    let kept = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
+    let times = Timestamps { last_access: kept, last_modification: time };
+    utimensat(base, name, &times, AtFlags::SYMLINK_NOFOLLOW)
 }
 
 /// Deletes the row on its own, after a commit that was refused: the file is moved already.

@@ -11,11 +11,15 @@
 //!
 //! **An image is known by its id and its modification time.** One that was cached again was never verified.
 //!
+//! **Broken images are remembered** for [`KEPT`] also after they were moved or removed: if disk or database
+//! are at fault, runs that read a few images each see it only together.
+//!
 //! **If the memory is lost**, damaged or cannot be written, nothing fails: all images count as never
-//! verified, and the next run starts again. It is replaced as a whole, and is not forced to the disk. Two
-//! runs at the same time add to it what each of them has read.
+//! verified, and the next run starts again. The same goes for times in the future, which a clock that was
+//! wrong left behind. It is replaced as a whole, and is not forced to the disk. Two runs at the same time
+//! add to it what each of them has read.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::CStr;
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, BufWriter, Read as _, Write as _};
@@ -36,61 +40,102 @@ const NAME: &CStr = c"verified";
 const NEW: &CStr = c"verified.new";
 /// Bytes that are read of a memory, at most.
 const LONGEST: u64 = 256 << 20;
+/// The time for which a broken image is remembered that is not in the cache any more.
+const KEPT: Nanos = 90 * 24 * 3600 * SECOND;
 
 /// The verification of an image.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct LastVerification {
-    /// The time at which it began, in whole seconds.
+    /// The time at which its run began, in whole seconds.
     pub(crate) at: Nanos,
     pub(crate) is_broken: bool,
     /// The modification time of the image.
     mtime: Nanos,
 }
 
-/// The verifications that are remembered.
+/// The images that a run has verified and no later run.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct RunTally {
+    pub(crate) examined: u64,
+    pub(crate) broken: u64,
+}
+
+/// The verifications that are remembered: the last one of each image.
 #[derive(Debug, Default)]
 pub(crate) struct Verified {
     known: HashMap<ImageId, LastVerification>,
-    /// Those of this run.
-    noted: HashMap<ImageId, LastVerification>,
-    /// Images that were moved or removed since.
+    /// Those that this run has verified.
+    noted: HashSet<ImageId>,
+    /// Those that this run has forgotten.
     forgotten: HashSet<ImageId>,
+    /// By the time at which each run began, in seconds.
+    runs: BTreeMap<Nanos, RunTally>,
 }
 
 impl Verified {
-    /// Reads the memory of a cache. One that cannot be read is empty.
-    pub(crate) fn read(dir: &CacheDir) -> Self {
-        Verified { known: read(dir), ..Verified::default() }
+    /// Reads the memory of a cache, without what lies in the future. One that cannot be read is empty.
+    pub(crate) fn read(dir: &CacheDir, now: Nanos) -> Self {
+        let mut memory = Verified::default();
+        for (id, verification) in read(dir) {
+            if verification.at <= now {
+                memory.insert(id, verification);
+            }
+        }
+        memory
     }
 
     /// Returns the last verification of an image, or `None` if this file was never verified.
     pub(crate) fn of(&self, image: &Image) -> Option<LastVerification> {
-        let found = self.noted.get(&image.id).or_else(|| self.known.get(&image.id));
+        let found = self.known.get(&image.id);
         found.filter(|verification| verification.mtime == image.seen.mtime).copied()
     }
 
-    /// Notes that an image was read.
-    pub(crate) fn note(&mut self, image: &Image, at: Nanos, is_broken: bool) {
-        self.noted.insert(image.id, LastVerification { at, is_broken, mtime: image.seen.mtime });
+    /// Returns the tallies of the runs, the last one first. Each image counts once.
+    pub(crate) fn runs(&self) -> impl Iterator<Item = RunTally> {
+        self.runs.values().rev().copied()
     }
 
-    /// Forgets an image that was moved or removed.
+    /// Notes that an image was read, by a run that began at this time.
+    pub(crate) fn note(&mut self, image: &Image, at: Nanos, is_broken: bool) {
+        self.insert(image.id, LastVerification { at, is_broken, mtime: image.seen.mtime });
+        self.noted.insert(image.id);
+        self.forgotten.remove(&image.id);
+    }
+
+    /// Forgets an image: what was noted of it may not be true of it.
     pub(crate) fn forget(&mut self, id: ImageId) {
-        self.known.remove(&id);
+        self.remove(id);
         self.noted.remove(&id);
         self.forgotten.insert(id);
     }
 
-    /// Writes the memory, and drops the images that are not among these. What another run has noted since
-    /// this one began stays.
-    pub(crate) fn write(&self, dir: &CacheDir, images: &[Image], began: Nanos) -> Result<()> {
+    fn insert(&mut self, id: ImageId, verification: LastVerification) {
+        self.remove(id);
+        let run = self.runs.entry(verification.at.div_euclid(SECOND)).or_default();
+        run.examined += 1;
+        run.broken += u64::from(verification.is_broken);
+        self.known.insert(id, verification);
+    }
+
+    fn remove(&mut self, id: ImageId) {
+        let Some(old) = self.known.remove(&id) else { return };
+        if let Some(run) = self.runs.get_mut(&old.at.div_euclid(SECOND)) {
+            run.examined -= 1;
+            run.broken -= u64::from(old.is_broken);
+        }
+    }
+
+    /// Writes the memory of a run that began at a time. Drops sound images that are not among these, and
+    /// what lies in the future; what another run has noted meanwhile stays.
+    pub(crate) fn write(&self, dir: &CacheDir, images: &[Image], began: Nanos, now: Nanos) -> Result<()> {
         let mut all = read(dir);
         let present: HashSet<ImageId> = images.iter().map(|image| image.id).collect();
-        all.retain(|id, verification| {
-            let is_new = verification.at >= began - began.rem_euclid(SECOND);
-            !self.forgotten.contains(id) && (is_new || present.contains(id))
+        all.retain(|id, LastVerification { at, is_broken, .. }| {
+            let is_new = *at >= began - began.rem_euclid(SECOND);
+            let is_kept = is_new || present.contains(id) || *is_broken && *at > now.saturating_sub(KEPT);
+            *at <= now && is_kept && !self.forgotten.contains(id)
         });
-        all.extend(self.noted.iter().map(|(id, verification)| (*id, *verification)));
+        all.extend(self.noted.iter().filter_map(|id| Some((*id, *self.known.get(id)?))));
         write(dir, &all).with_context(|| {
             format!("cannot remember what was verified in {}/.glance-cache", dir.path().display())
         })
@@ -175,12 +220,12 @@ mod tests {
         let temporary = tempfile::tempdir().unwrap();
         let dir = CacheDir::open(temporary.path()).unwrap().unwrap();
         let (a, b, c) = (image('a', 7), image('b', 8), image('c', 9));
-        let mut memory = Verified::read(&dir);
+        let mut memory = Verified::read(&dir, 300 * SECOND);
         assert!(memory.known.is_empty());
         memory.note(&a, 100 * SECOND, false);
         memory.note(&b, 200 * SECOND, true);
-        memory.write(&dir, &[a, b, c], 50 * SECOND).unwrap();
-        let next = Verified::read(&dir);
+        memory.write(&dir, &[a, b, c], 50 * SECOND, 300 * SECOND).unwrap();
+        let next = Verified::read(&dir, 300 * SECOND);
         assert_eq!(next.of(&a), Some(LastVerification { at: 100 * SECOND, is_broken: false, mtime: 7 }));
         assert!(next.of(&b).unwrap().is_broken);
         assert_eq!(next.of(&c), None);
@@ -193,17 +238,86 @@ mod tests {
         let temporary = tempfile::tempdir().unwrap();
         let dir = CacheDir::open(temporary.path()).unwrap().unwrap();
         let (a, b, c) = (image('a', 7), image('b', 8), image('c', 9));
-        let mut before = Verified::read(&dir);
+        let now = 200 * SECOND;
+        let mut before = Verified::read(&dir, now);
         before.note(&c, 10 * SECOND, false);
-        before.write(&dir, &[a, b, c], 0).unwrap();
-        let (mut one, mut other) = (Verified::read(&dir), Verified::read(&dir));
+        before.write(&dir, &[a, b, c], 0, now).unwrap();
+        let (mut one, mut other) = (Verified::read(&dir, now), Verified::read(&dir, now));
         one.note(&a, 100 * SECOND, false);
         other.note(&b, 101 * SECOND, false);
-        one.write(&dir, &[a, b], 100 * SECOND).unwrap();
-        other.write(&dir, &[b], 100 * SECOND).unwrap();
-        let both = Verified::read(&dir);
+        one.write(&dir, &[a, b], 100 * SECOND, now).unwrap();
+        other.write(&dir, &[b], 100 * SECOND, now).unwrap();
+        let both = Verified::read(&dir, now);
         assert!(both.of(&a).is_some() && both.of(&b).is_some());
         assert_eq!(both.of(&c), None);
+    }
+
+    #[test]
+    fn a_broken_image_that_is_gone_is_remembered_for_a_while() {
+        let temporary = tempfile::tempdir().unwrap();
+        let dir = CacheDir::open(temporary.path()).unwrap().unwrap();
+        let (a, b) = (image('a', 7), image('b', 8));
+        let mut memory = Verified::default();
+        memory.note(&a, 10 * SECOND, true);
+        memory.note(&b, 10 * SECOND, true);
+        memory.write(&dir, &[a, b], 0, 20 * SECOND).unwrap();
+        for (now, broken) in [(10 * SECOND + KEPT - 1, 2), (10 * SECOND + KEPT, 1)] {
+            Verified::read(&dir, now).write(&dir, &[b], now, now).unwrap();
+            let tallies: Vec<RunTally> = Verified::read(&dir, now).runs().collect();
+            assert_eq!(tallies, [RunTally { examined: broken, broken }], "b is still there");
+        }
+    }
+
+    #[test]
+    fn each_image_counts_for_the_last_run_that_has_read_it() {
+        let (a, b, c) = (image('a', 7), image('b', 8), image('c', 9));
+        let mut memory = Verified::default();
+        let tallies = |memory: &Verified| -> Vec<(u64, u64)> {
+            memory.runs().map(|run| (run.broken, run.examined)).filter(|run| *run != (0, 0)).collect()
+        };
+        memory.note(&a, 10 * SECOND, true);
+        memory.note(&b, 10 * SECOND + 5, true);
+        memory.note(&c, 20 * SECOND, false);
+        assert_eq!(tallies(&memory), [(0, 1), (2, 2)]);
+        memory.note(&b, 30 * SECOND, false);
+        memory.note(&b, 30 * SECOND, true);
+        assert_eq!(tallies(&memory), [(1, 1), (0, 1), (1, 1)]);
+        memory.forget(b.id);
+        memory.forget(b.id);
+        assert_eq!(tallies(&memory), [(0, 1), (1, 1)]);
+    }
+
+    #[test]
+    fn times_in_the_future_are_no_verifications() {
+        let temporary = tempfile::tempdir().unwrap();
+        let dir = CacheDir::open(temporary.path()).unwrap().unwrap();
+        let (a, b) = (image('a', 7), image('b', 8));
+        let mut memory = Verified::default();
+        memory.note(&a, 100 * SECOND, false);
+        memory.note(&b, 200 * SECOND, true);
+        memory.write(&dir, &[a, b], 100 * SECOND, 200 * SECOND).unwrap();
+        let earlier = Verified::read(&dir, 200 * SECOND - 1);
+        assert!(earlier.of(&a).is_some() && earlier.of(&b).is_none());
+        assert_eq!(earlier.runs().count(), 1);
+        earlier.write(&dir, &[a, b], 150 * SECOND, 200 * SECOND - 1).unwrap();
+        let later = Verified::read(&dir, 900 * SECOND);
+        assert!(later.of(&a).is_some() && later.of(&b).is_none(), "they leave the memory");
+    }
+
+    #[test]
+    fn an_image_whose_verdict_is_withdrawn_leaves_the_memory() {
+        let temporary = tempfile::tempdir().unwrap();
+        let dir = CacheDir::open(temporary.path()).unwrap().unwrap();
+        let a = image('a', 7);
+        let mut memory = Verified::default();
+        memory.note(&a, 10 * SECOND, true);
+        memory.write(&dir, &[a], 0, 20 * SECOND).unwrap();
+        memory.forget(a.id);
+        memory.write(&dir, &[a], 0, 20 * SECOND).unwrap();
+        assert!(Verified::read(&dir, 20 * SECOND).of(&a).is_none());
+        memory.note(&a, 15 * SECOND, false);
+        memory.write(&dir, &[a], 0, 20 * SECOND).unwrap();
+        assert!(Verified::read(&dir, 20 * SECOND).of(&a).is_some());
     }
 
     #[test]
@@ -218,8 +332,8 @@ mod tests {
         let temporary = tempfile::tempdir().unwrap();
         std::fs::write(temporary.path().join(".glance-cache"), "a file").unwrap();
         let dir = CacheDir::open(temporary.path()).unwrap().unwrap();
-        let mut memory = Verified::read(&dir);
+        let mut memory = Verified::read(&dir, SECOND);
         memory.note(&image('a', 7), SECOND, false);
-        assert!(memory.write(&dir, &[], 0).is_err());
+        assert!(memory.write(&dir, &[], 0, SECOND).is_err());
     }
 }

@@ -39,7 +39,7 @@ pub(crate) fn run(run: &Run, args: CleanArgs) -> Result<Exit, Failure> {
         if args.host.all_caches {
             return Err(no_records_of_all());
         }
-        let request = args.verification.request(args.change.dry_run)?;
+        let request = args.verification.request(args.change.dry_run, &args.cache)?;
         let selection = Selection::from(args.cache);
         let config = selection.read(run, false)?;
         let settings = Settings::new(&config, selection)?;
@@ -97,7 +97,7 @@ pub(crate) struct CleanArgs {
     /// fetches a moved image again when it is used; a later clean removes it from invalid/. Also removes
     /// images whose record is deleted. Other processes are kept waiting only while an image is moved. Needs
     /// the index, and to read Glance's database.
-    #[arg(long, conflicts_with_all = ["repair", "forget_node", "stall_time"], help_heading = VERIFY)]
+    #[arg(long, conflicts_with_all = NOT_VERIFIED, help_heading = VERIFY)]
     pub(super) verify: bool,
     #[command(flatten)]
     pub(super) verification: VerifyArgs,
@@ -110,7 +110,7 @@ pub(crate) struct CleanArgs {
     pub(super) stall_time: Option<TimeSpan>,
     /// Age at which invalid entries are removed
     ///
-    /// The age is the time since the last write.
+    /// The age is the time since the last write, or since clean --verify moved the file.
     #[arg(long, value_name = "DURATION", default_value = "0", help_heading = LIMITS)]
     pub(super) invalid_grace: TimeSpan,
     #[command(flatten)]
@@ -129,6 +129,9 @@ pub(crate) struct CleanArgs {
 
 const JOBS: &str = "With --verify: number of images to read at a time [default: 1]\n\n\
      With --all-nodes or --os-image-url: number of nodes to ask at a time [default: 8]";
+
+/// The options of a clean that removes, or that repairs the index.
+const NOT_VERIFIED: [&str; 5] = ["repair", "forget_all", "forget_node", "stall_time", "invalid_grace"];
 
 /// The options that no node can be asked for.
 const NOT_REMOTE: [&str; 10] = [

@@ -29,7 +29,7 @@ use crate::output::log::Log;
 use crate::output::screen::ColorWhen;
 use crate::output::{Format, Output};
 use crate::run::Run;
-use crate::units::{Amount, Moment, Nanos, TimeSpan, given_size, span};
+use crate::units::{Amount, Moment, Nanos, TimeSpan, given_bytes, given_size, span};
 
 /// The end of the short help of a command.
 pub(crate) const EXIT_CODES_IN_SHORT: &str =
@@ -270,8 +270,17 @@ pub(super) struct AskingArgs {
     /// The time that each node has
     ///
     /// A node whose cache is busy is asked again within this time.
-    #[arg(long, value_name = "DURATION", default_value = "15m", requires = REMOTE, hide_short_help = true)]
+    #[arg(long, value_name = "DURATION", default_value = "15m", value_parser = given_timeout,
+        requires = REMOTE, hide_short_help = true)]
     timeout: TimeSpan,
+}
+
+/// Reads the time that a node has.
+fn given_timeout(text: &str) -> Result<TimeSpan, String> {
+    match text.parse()? {
+        TimeSpan(0) => Err("no node answers in no time: give a duration such as 30s or 15m".to_owned()),
+        time => Ok(time),
+    }
 }
 
 /// The credentials for nodes.
@@ -401,13 +410,13 @@ pub(super) struct VerifyArgs {
     /// With --verify: read no more than this per second
     ///
     /// The rate is that of all images together.
-    #[arg(long, value_name = "SIZE", value_parser = given_size, requires = "verify", hide_short_help = true)]
-    rate_limit: Option<Amount>,
+    #[arg(long, value_name = "SIZE", value_parser = given_bytes, requires = "verify", hide_short_help = true)]
+    rate_limit: Option<u64>,
     /// With --verify: read no more than this in all
     ///
     /// The next run goes on where this one ended. One image is read in any case.
-    #[arg(long, value_name = "SIZE", value_parser = given_size, requires = "verify", hide_short_help = true)]
-    budget: Option<Amount>,
+    #[arg(long, value_name = "SIZE", value_parser = given_bytes, requires = "verify", hide_short_help = true)]
+    budget: Option<u64>,
     /// With --verify: begin no further image after this time
     ///
     /// The next run goes on where this one ended.
@@ -417,20 +426,19 @@ pub(super) struct VerifyArgs {
 
 impl VerifyArgs {
     /// Returns the request for a verification.
-    pub(super) fn request(&self, dry_run: bool) -> Result<VerifyRequest, Failure> {
-        let bytes = |given: Option<Amount>, option: &str| match given {
-            Some(Amount::Percent(_) | Amount::Bytes(0)) => {
-                Err(Failure::usage(anyhow!("{option} takes a size of at least one byte")))
-            }
-            Some(Amount::Bytes(bytes)) => Ok(Some(bytes)),
-            None => Ok(None),
+    ///
+    /// A run that only looks, or that was given another time (`--now`), leaves no trace in the memory.
+    pub(super) fn request(&self, dry_run: bool, cache: &CacheArgs) -> Result<VerifyRequest, Failure> {
+        let bytes = |given: Option<u64>, option: &str| match given {
+            Some(0) => Err(Failure::usage(anyhow!("{option} takes a size of at least one byte"))),
+            given => Ok(given),
         };
         let time = self.lasting.map(TimeSpan::as_std);
         Ok(VerifyRequest {
             jobs: self.jobs.unwrap_or(1).into(),
             rate: bytes(self.rate_limit, "--rate-limit")?,
             budget: Budget { bytes: bytes(self.budget, "--budget")?, time },
-            remembers: !dry_run,
+            remembers: !dry_run && cache.now.is_none(),
         })
     }
 }

@@ -20,7 +20,7 @@ use crate::ops::prefetch::request::{Limit, PrefetchRequest};
 use crate::ops::prefetch::{dequeue, enqueue, prefetch};
 use crate::run::Run;
 use crate::source::Via;
-use crate::units::{Amount, TimeSpan, given_size};
+use crate::units::{Amount, TimeSpan, given_bytes, given_size};
 
 /// Prefetches with the options of the command line.
 pub(crate) fn run(run: &Run, args: PrefetchArgs) -> Result<Exit, Failure> {
@@ -45,16 +45,12 @@ pub(crate) fn run(run: &Run, args: PrefetchArgs) -> Result<Exit, Failure> {
         return Ok(conclude(run, &dequeue(run, &settings, &change, images)?));
     }
     let rate = match args.rate_limit {
-        Some(Amount::Percent(_) | Amount::Bytes(0)) => {
+        Some(0) => {
             return Err(Failure::usage(anyhow!(
                 "--rate-limit takes a size of at least one byte; it is the rate per second"
             )));
         }
-        Some(Amount::Bytes(bytes)) => Some(bytes),
-        None => None,
-    };
-    let Amount::Bytes(min_rate) = args.min_rate else {
-        return Err(Failure::usage(anyhow!("--min-rate takes a size in bytes; it is the rate per second")));
+        rate => rate,
     };
     let limit = match (args.within_limit, args.make_room) {
         (_, true) => Limit::MadeSpace,
@@ -65,7 +61,7 @@ pub(crate) fn run(run: &Run, args: PrefetchArgs) -> Result<Exit, Failure> {
         images: (!args.images.is_empty()).then_some(images),
         jobs: args.jobs.unwrap_or(IMAGES_AT_A_TIME).into(),
         rate,
-        min_rate,
+        min_rate: args.min_rate,
         reserve: args.reserve,
         max_size: args.limit.max_size,
         limit,
@@ -156,14 +152,14 @@ pub(crate) struct PrefetchArgs {
     /// Fetch no more than this per second
     ///
     /// The rate is that of all images together.
-    #[arg(long, value_name = "SIZE", value_parser = given_size, help_heading = LIMITS)]
-    pub(super) rate_limit: Option<Amount>,
+    #[arg(long, value_name = "SIZE", value_parser = given_bytes, help_heading = LIMITS)]
+    pub(super) rate_limit: Option<u64>,
     /// Give up a location that sends less than this per second
     ///
     /// The rate is measured over a minute, then the next location of the image is tried. 0 allows any rate.
-    #[arg(long, value_name = "SIZE", value_parser = given_size, default_value = "1KiB",
+    #[arg(long, value_name = "SIZE", value_parser = given_bytes, default_value = "1KiB",
         help_heading = LIMITS, hide_short_help = true)]
-    pub(super) min_rate: Amount,
+    pub(super) min_rate: u64,
     /// Keep this much disk space free
     ///
     /// A percentage refers to the size of the file system.

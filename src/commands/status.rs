@@ -56,16 +56,15 @@ fn report(run: &Run, args: StatusArgs) -> Result<Exit, Failure> {
         human,
         check,
         asks_records: !args.records.no_database,
-        verify: if args.verify { Some(args.verification.request(false)?) } else { None },
+        verify: if args.verify { Some(args.verification.request(false, &args.cache)?) } else { None },
     };
     let report = status(run, Selection::from(args.cache), &request)?;
     let mut is_fine = !(check && report.needs_attention());
-    if let Some(verification) = &report.verification {
-        for error in &verification.errors {
-            run.output.error(&error.to_string());
-        }
-        is_fine &= verification.broken.is_empty() && verification.errors.is_empty();
+    for error in report.errors.iter().flatten() {
+        run.output.error(&error.to_string());
+        is_fine = false;
     }
+    is_fine &= report.verification.as_ref().is_none_or(|verification| verification.broken.is_empty());
     let exit = conclude(run, &report, check, is_fine);
     let signal = report.verification.as_ref().filter(|verification| verification.is_interrupted);
     Ok(signal.and_then(|_| run.interrupt.signal()).map_or(exit, Exit::Signal))
@@ -112,7 +111,8 @@ pub(crate) struct StatusArgs {
     pub(super) check: bool,
     /// Needs attention if there are more invalid files, or an older one
     ///
-    /// A number of files, or an age such as 36h. May be repeated. The age is the time since the last write.
+    /// A number of files, or an age such as 36h. May be repeated. The age is the time since the last write,
+    /// or since clean --verify moved the file.
     #[arg(long, value_name = "NUMBER|AGE", default_value = "7d", help_heading = LIMITS)]
     pub(super) max_invalid: Vec<Threshold>,
     /// Needs attention if there are more stalled downloads, or an older one

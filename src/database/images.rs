@@ -140,18 +140,22 @@ impl Database {
         Ok(Some(record))
     }
 
-    /// Reads in one transaction. If the server has closed the connection meanwhile, it is replaced first.
+    /// Reads in one transaction. If the server has closed the connection meanwhile, it is replaced first. A
+    /// table that another session has locked is waited for.
     pub(crate) fn reading<T>(
         &mut self,
-        run: impl FnOnce(&mut Self) -> Result<T, Refusal>,
+        mut run: impl FnMut(&mut Self) -> Result<T, Refusal>,
     ) -> Result<T, Refusal> {
         if matches!(self.link, Link::File(_)) {
             return run(self);
         }
-        self.begin()?;
-        let result = run(self);
-        self.rollback();
-        result
+        let deadline = self.deadline();
+        self.patiently(deadline, |database| {
+            database.begin()?;
+            let result = run(database);
+            database.rollback();
+            result
+        })
     }
 }
 
@@ -182,9 +186,19 @@ fn store(json: &str) -> Option<String> {
     ["store", "backend"].iter().find_map(|key| Some(data.get(key)?.as_str()?.to_owned()))
 }
 
-/// Returns a size, or `None` for NULL and for a number that can be no size.
+/// Returns a size, or `None` for whatever is none. `SQLite` keeps a text or a fraction in a column of whole
+/// numbers; that says nothing about the size, and least of all that it is 0.
 fn number(cell: &Cell) -> Option<u64> {
-    (*cell != Cell::Null).then(|| u64::try_from(cell.integer()).ok()).flatten()
+    match cell {
+        Cell::Null => None,
+        Cell::Integer(number) => u64::try_from(*number).ok(),
+        Cell::Real(number) => {
+            // Up to this number, each whole one is a number of its own.
+            let is_whole = number.fract() == 0.0 && (0.0..=9_007_199_254_740_992.0).contains(number);
+            is_whole.then_some(*number as u64)
+        }
+        Cell::Text(text) => text.parse().ok(),
+    }
 }
 
 /// Returns a text; an empty one says as little as NULL.
@@ -211,6 +225,16 @@ mod tests {
         assert_eq!(size(Cell::Integer(7)), Some(7));
         assert_eq!(size(Cell::Null), None);
         assert_eq!(size(Cell::Integer(-1)), None);
+        let text = |text: &str| size(Cell::Text(text.into()));
+        assert_eq!(
+            (text("7"), text("none"), text("7 bytes"), text("-7"), text("")),
+            (Some(7), None, None, None, None)
+        );
+        assert_eq!(
+            (size(Cell::Real(7.0)), size(Cell::Real(7.5)), size(Cell::Real(-7.0))),
+            (Some(7), None, None)
+        );
+        assert_eq!((size(Cell::Real(1e300)), size(Cell::Real(f64::NAN))), (None, None));
     }
 
     #[test]

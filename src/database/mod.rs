@@ -140,6 +140,24 @@ impl Database {
         found.map_err(|refusal| self.lost(refusal))
     }
 
+    /// Repeats what a server refuses because of a lock, until the deadline.
+    fn patiently<T>(
+        &mut self,
+        deadline: Instant,
+        mut run: impl FnMut(&mut Self) -> Result<T, Refusal>,
+    ) -> Result<T, Refusal> {
+        loop {
+            match run(self) {
+                Err(Refusal::Busy(_)) if self.wait.interrupt.raised() => return Err(Refusal::Interrupted),
+                // A file has waited for its locks already.
+                Err(Refusal::Busy(_)) if self.dialect() != Dialect::Sqlite && Instant::now() < deadline => {
+                    std::thread::sleep(PAUSE);
+                }
+                result => return result,
+            }
+        }
+    }
+
     /// Runs a statement and returns how many rows it changed.
     pub(crate) fn execute(&mut self, sql: &str) -> Result<u64, Refusal> {
         let changed = match &mut self.link {
@@ -240,15 +258,17 @@ impl Database {
     /// Returns the key of the node with this URL. The database compares the texts.
     pub(crate) fn node(&mut self, url: &str) -> Result<Option<i64>, Refusal> {
         let sql = "SELECT node_reference_id FROM node_reference WHERE node_reference_url = ?";
-        let rows =
-            self.query(sql, &[url]).map_err(|refusal| self.told(refusal, "cannot look for this node"))?;
+        let rows = self
+            .reading(|database| database.query(sql, &[url]))
+            .map_err(|refusal| self.told(refusal, "cannot look for this node"))?;
         Ok(rows.first().map(|row| row[0].integer()))
     }
 
     /// Returns the URLs of all nodes.
     pub(crate) fn nodes(&mut self) -> Result<Vec<String>, Refusal> {
         let sql = "SELECT node_reference_url FROM node_reference ORDER BY node_reference_url";
-        let rows = self.query(sql, &[]).map_err(|refusal| self.told(refusal, "cannot list the nodes"))?;
+        let rows = self.reading(|database| database.query(sql, &[]));
+        let rows = rows.map_err(|refusal| self.told(refusal, "cannot list the nodes"))?;
         Ok(rows.into_iter().filter_map(|row| row.into_iter().next()).map(Cell::text).collect())
     }
 

@@ -27,7 +27,7 @@ use super::digest::{Algorithm, Digest};
 use super::error::FetchError;
 use super::throttle::Throttle;
 use crate::os::space::available;
-use crate::source::Body;
+use crate::source::{Body, WrongData};
 use crate::units::human;
 
 /// Bytes in a block.
@@ -158,7 +158,7 @@ impl Transfer<'_> {
             block.length = self.fill(from, &mut block.bytes)?;
             total += block.length as u64;
             if let Some(size) = self.size.filter(|size| total > *size) {
-                return Err(FetchError::Source(anyhow!(
+                return Err(FetchError::Data(anyhow!(
                     "size mismatch: got more than the expected {size} bytes"
                 )));
             }
@@ -181,7 +181,7 @@ impl Transfer<'_> {
                     self.throttle.moved(count as u64)?;
                 }
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
-                Err(e) => return Err(self.throttle.or_interrupted(FetchError::Source(e.into()))),
+                Err(e) => return Err(self.throttle.or_interrupted(unread(e))),
             }
         }
         Ok(length)
@@ -358,6 +358,12 @@ impl Copier<'_> {
     }
 }
 
+/// Returns the error of a stream that broke, or that says itself that it is not the image.
+fn unread(error: std::io::Error) -> FetchError {
+    let is_wrong = error.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<WrongData>);
+    if is_wrong { FetchError::Data(error.into()) } else { FetchError::Source(error.into()) }
+}
+
 fn cannot_write(error: std::io::Error) -> FetchError {
     FetchError::Cache(anyhow!(error).context("cannot write the staged image"))
 }
@@ -418,8 +424,35 @@ mod tests {
     #[test]
     fn a_stream_without_end_is_cut_short() {
         let (copied, to) = run(Body::Stream(Box::new(std::io::repeat(1))), Some(10));
-        assert!(matches!(copied, Err(FetchError::Source(_))));
+        assert!(matches!(copied, Err(FetchError::Data(_))));
         assert!(to.metadata().unwrap().len() <= (BLOCK * BLOCKS) as u64);
+    }
+
+    /// A stream that fails at its start.
+    struct Failing(Option<std::io::Error>);
+
+    impl Read for Failing {
+        fn read(&mut self, _: &mut [u8]) -> std::io::Result<usize> {
+            self.0.take().map_or(Ok(0), Err)
+        }
+    }
+
+    #[test]
+    fn a_stream_that_breaks_is_not_one_that_is_wrong() {
+        for (error, is_wrong) in [
+            (std::io::Error::other("broken"), false),
+            (ErrorKind::ConnectionReset.into(), false),
+            (std::io::Error::from_raw_os_error(5), false),
+            (std::io::Error::other(WrongData("wrong".to_owned())), true),
+        ] {
+            let from = std::io::Cursor::new(content(BLOCK + 7)).chain(Failing(Some(error)));
+            let (copied, _) = run(Body::Stream(Box::new(from)), None);
+            match copied {
+                Err(FetchError::Data(_)) => assert!(is_wrong),
+                Err(FetchError::Source(_)) => assert!(!is_wrong),
+                copied => panic!("{copied:?}"),
+            }
+        }
     }
 
     #[test]

@@ -30,7 +30,7 @@ use crate::cache::index::xattr;
 use crate::cache::stage::{self, Staged};
 use crate::names::{ImageId, escaped};
 use crate::os::space::available;
-use crate::source::{Opened, Refused, Source};
+use crate::source::{End, Opened, Refused, Source};
 use crate::units::human;
 
 /// The progress of a fetch, which other threads may read.
@@ -63,8 +63,26 @@ pub(crate) struct FetchJob<'a> {
 pub(crate) struct Attempt {
     /// The location and the error.
     pub(crate) message: String,
-    /// True if data was downloaded in vain: another attempt would probably fail again after the same effort.
-    pub(crate) lasting: bool,
+    pub(crate) kind: AttemptKind,
+}
+
+/// The meaning of a failed attempt for the next one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum AttemptKind {
+    /// Nothing was asked of the location: the settings do not allow to read it.
+    Refused,
+    /// The location, or the way to it, failed. The next attempt may be better.
+    Failed,
+    /// The location gave data that is not the image. The next attempt would probably end in the same way,
+    /// after the same effort.
+    WrongData,
+}
+
+/// True if fetching the image again would be in vain until something changes: data was wrong, and no other
+/// location may be better the next time.
+pub(crate) fn is_in_vain(attempts: &[Attempt]) -> bool {
+    let any = |kind| attempts.iter().any(|attempt| attempt.kind == kind);
+    any(AttemptKind::WrongData) && !any(AttemptKind::Failed)
 }
 
 /// An image that was fetched, verified and written to the disk.
@@ -96,26 +114,21 @@ pub(crate) fn fetch(job: &FetchJob<'_>, meter: &Meter) -> (Result<Fetched, Unfet
         let source = match source {
             Ok(source) => source,
             Err(e) => {
-                attempts.push(Attempt { message: one_line(e), lasting: false });
+                attempts.push(Attempt { message: one_line(e), kind: AttemptKind::Refused });
                 continue;
             }
         };
         let location = source.shown().to_owned();
-        match one(job, source.as_ref(), meter) {
+        let (error, kind) = match one(job, source.as_ref(), meter) {
             Ok((staged, bytes)) => return (Ok(Fetched { staged, bytes, location }), attempts),
             Err(FetchError::Interrupted) => return (Err(Unfetched::Interrupted), attempts),
             Err(FetchError::Cache(e)) => return (Err(Unfetched::Cache(e)), attempts),
-            Err(FetchError::Room(e)) => {
-                meter.moved.store(0, Ordering::Relaxed);
-                let message = format!("{location}: {}", one_line(&e));
-                // There may be more room the next time.
-                attempts.push(Attempt { message, lasting: false });
-            }
-            Err(FetchError::Source(e)) => {
-                let lasting = meter.moved.swap(0, Ordering::Relaxed) > 0;
-                attempts.push(Attempt { message: format!("{location}: {}", one_line(&e)), lasting });
-            }
-        }
+            // There may be more room the next time.
+            Err(FetchError::Room(e) | FetchError::Source(e)) => (e, AttemptKind::Failed),
+            Err(FetchError::Data(e)) => (e, AttemptKind::WrongData),
+        };
+        meter.moved.store(0, Ordering::Relaxed);
+        attempts.push(Attempt { message: format!("{location}: {}", one_line(&error)), kind });
     }
     (Err(Unfetched::NoSource), attempts)
 }
@@ -143,10 +156,15 @@ fn one(job: &FetchJob<'_>, source: &dyn Source, meter: &Meter) -> Result<(Staged
         moved: &meter.moved,
     }
     .copy(opened.body)?;
+    if let Some(expected) = job.size.filter(|size| opened.end == End::Unproven && copied.bytes < *size) {
+        return Err(FetchError::Source(anyhow!(
+            "the connection ended after {} of the image's {expected} bytes, and the server had not said how \
+             many it would send",
+            copied.bytes
+        )));
+    }
     if let Err(e) = verify(job, &copied) {
-        // Even an empty image is wrong content at this location, and counts as a download in vain.
-        meter.moved.fetch_max(1, Ordering::Relaxed);
-        return Err(FetchError::Source(match reject(job, staged, &e) {
+        return Err(FetchError::Data(match reject(job, staged, &e) {
             Ok(()) => e,
             Err(lost) => anyhow!("{e:#} (and {lost:#})"),
         }));

@@ -20,7 +20,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Error, Result, anyhow, bail, ensure};
 use base64::Engine as _;
@@ -31,12 +31,15 @@ use hyper::body::{Body as _, Bytes, Incoming};
 use hyper::client::conn::http1;
 use hyper::header::{HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING};
 use hyper_util::rt::TokioIo;
+use jiff::Timestamp;
 use percent_encoding::percent_decode_str;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::runtime::{Builder, Runtime};
+use tokio_rustls::TlsConnector;
 use url::{Position, Url};
 
+use super::retry_after;
 use super::tls::{self, Trust};
 use super::wire::{Pace, Waits};
 
@@ -112,6 +115,11 @@ impl Response {
         self.headers.get(name).and_then(|value| str::from_utf8(value.as_bytes()).ok())
     }
 
+    /// Returns the time after which the server wants to be asked again, if it says one.
+    pub(crate) fn retry_after(&self) -> Option<Duration> {
+        retry_after::pause(self.header("retry-after")?, self.header("date"), Timestamp::now())
+    }
+
     /// Returns the beginning of a body that is a message to people.
     pub(crate) fn message(mut self) -> String {
         let mut message = Vec::new();
@@ -140,6 +148,9 @@ impl Client {
         let url = request.url;
         let host = url.host_str().context("the URL has no host")?;
         let port = url.port_or_known_default().context("the URL has no port")?;
+        let is_encrypted = url.scheme() == "https";
+        // Where the files of certificates are wrong, no connection is needed to know it.
+        let connector = is_encrypted.then(|| tls::connector(&self.trust, request.certificate)).transpose()?;
         let session = Session::new(&self.waits)?;
         let mut target = url[Position::BeforePath..Position::AfterQuery].to_owned();
         let mut proxy_credentials = None;
@@ -153,7 +164,7 @@ impl Client {
                         proxy.port_or_known_default().unwrap_or(80),
                     )
                     .with_context(through)?;
-                if url.scheme() == "https" {
+                if is_encrypted {
                     let place = format!("{host}:{port}");
                     session.tunnel(stream, &place, credentials(proxy).as_deref()).with_context(through)?
                 } else {
@@ -163,8 +174,8 @@ impl Client {
                 }
             }
         };
-        if url.scheme() == "https" {
-            stream = session.encrypt(stream, host, &self.trust, request.certificate)?;
+        if let Some(connector) = &connector {
+            stream = session.encrypt(stream, host, connector)?;
         }
         let proxy_credentials = proxy_credentials.as_deref().map(|value| ("proxy-authorization", value));
         let standard = [
@@ -177,6 +188,12 @@ impl Client {
         let headers = standard.into_iter().chain(request.headers.iter().copied()).chain(proxy_credentials);
         let message = compose(&request.method, &target, headers, request.body.clone())?;
         Ok(OpenConnection { session, stream, message })
+    }
+
+    /// Fails if the files of certificates cannot be used: those to trust, and the one (with its key) that
+    /// this client shows.
+    pub(crate) fn check_certificates(&self, identity: Option<&(PathBuf, PathBuf)>) -> Result<()> {
+        tls::connector(&self.trust, identity).map(drop)
     }
 
     /// Returns the proxy through which a URL is asked for.
@@ -203,7 +220,9 @@ impl OpenConnection {
             !head.headers.get_all(TRANSFER_ENCODING).iter().any(coded),
             "the server sends in an encoding that was not asked for"
         );
-        let body = HttpBody { body, session, chunk: Bytes::new(), pace: Pace::default(), broken: false };
+        let in_chunks = head.headers.contains_key(TRANSFER_ENCODING);
+        let body =
+            HttpBody { body, session, in_chunks, chunk: Bytes::new(), pace: Pace::default(), broken: false };
         Ok(Response { status: head.status.as_u16(), headers: head.headers, body })
     }
 }
@@ -277,11 +296,9 @@ impl Session {
         &self,
         stream: Box<dyn Stream>,
         host: &str,
-        trust: &Trust,
-        certificate: Option<&(PathBuf, PathBuf)>,
+        connector: &TlsConnector,
     ) -> Result<Box<dyn Stream>> {
         let name = tls::server_name(host)?;
-        let connector = tls::connector(trust, certificate)?;
         let encrypted = self.wait(connector.connect(name, stream)).and_then(|result| result);
         Ok(Box::new(encrypted.with_context(|| format!("cannot establish TLS with {host}"))?))
     }
@@ -351,6 +368,7 @@ fn failure(error: &hyper::Error) -> Error {
 pub(crate) struct HttpBody {
     body: Incoming,
     session: Session,
+    in_chunks: bool,
     /// Bytes that have come and were not read.
     chunk: Bytes,
     pace: Pace,
@@ -359,6 +377,12 @@ pub(crate) struct HttpBody {
 }
 
 impl HttpBody {
+    /// True if the server says where the body ends, by a length or in chunks. Otherwise it ends with the
+    /// connection, also where that broke.
+    pub(crate) fn is_end_announced(&self) -> bool {
+        self.in_chunks || self.length().is_some()
+    }
+
     /// Returns how many bytes the body has, where the server said so. To be asked before it is read.
     pub(crate) fn length(&self) -> Option<u64> {
         self.body.size_hint().exact()

@@ -9,6 +9,7 @@ pub(crate) mod double;
 mod fuzz;
 pub(crate) mod http;
 mod pinned;
+mod retry_after;
 #[cfg(test)]
 mod tests;
 pub(crate) mod tls;

@@ -6,14 +6,16 @@
 //! not expired and names the host; that is how self-signed certificates of servers are pinned. X.509 version
 //! 1 is supported for pinned certificates only.
 
+use std::fmt;
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Error, Result, anyhow, ensure};
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::ring;
-use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::pem::{self, PemObject as _};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, Error as TlsError, RootCertStore, SignatureScheme,
@@ -48,6 +50,18 @@ pub(crate) enum TlsMode {
     Full,
 }
 
+/// The files of certificates that the settings name cannot be used. Another try would not help.
+#[derive(Debug)]
+pub(crate) struct UnusableCertificates(String);
+
+impl fmt::Display for UnusableCertificates {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for UnusableCertificates {}
+
 /// Which certificates are accepted from a web server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Trust {
@@ -80,11 +94,21 @@ fn certificates(tls: &Tls) -> Result<(Vec<CertificateDer<'static>>, RootCertStor
     let shown = || format!("cannot read certificate authorities from {}", file.display());
     let (mut all, mut roots) = (Vec::new(), RootCertStore::empty());
     for certificate in CertificateDer::pem_file_iter(&file).with_context(shown)? {
-        let certificate = certificate.with_context(shown)?;
+        let certificate = certificate.map_err(in_words).with_context(shown)?;
         roots.add(certificate.clone()).with_context(shown)?;
         all.push(certificate);
     }
     Ok((all, roots))
+}
+
+/// Says of a directory what it is: OpenSSL takes one, too.
+fn in_words(error: pem::Error) -> Error {
+    match error {
+        pem::Error::Io(error) if error.kind() == ErrorKind::IsADirectory => {
+            anyhow!("it is a directory: name a file with the certificates (PEM)")
+        }
+        error => error.into(),
+    }
 }
 
 /// Reads the authorities to trust: those of the file that the settings name, or else the system's.
@@ -123,7 +147,9 @@ pub(super) fn connector(trust: &Trust, identity: Option<&(PathBuf, PathBuf)>) ->
         Trust::Only(file) => (TlsMode::Full, Some(file.clone())),
         Trust::Anybody => (TlsMode::Unverified, None),
     };
-    Ok(TlsConnector::from(Arc::new(client_config(&Tls { mode, ca, identity: identity.cloned() })?)))
+    let config = client_config(&Tls { mode, ca, identity: identity.cloned() });
+    let config = config.map_err(|error| UnusableCertificates(format!("{error:#}")))?;
+    Ok(TlsConnector::from(Arc::new(config)))
 }
 
 /// Returns the name that a server's certificate has to hold, for a host as URLs have it.

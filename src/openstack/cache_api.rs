@@ -12,13 +12,14 @@ use url::Url;
 
 use crate::names::{ImageId, escaped};
 use crate::net::http::Method;
+use crate::openstack::secret::{Secret, without_secrets};
 
 /// The longest URL of a node, in bytes. Glance's column for it has 255 characters.
 const MAX_URL: usize = 2000;
 /// Limit of what is shown of a URL or of a server's words, in characters.
 const MAX_SHOWN: usize = 300;
-/// The pause before a busy node is asked again, if it gives none in seconds.
-const PAUSE: Duration = Duration::from_secs(5);
+/// The pause before a busy node is asked again, if it gives none that is understood.
+pub(crate) const PAUSE: Duration = Duration::from_secs(5);
 
 /// A call that is sent to a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -179,8 +180,11 @@ pub(crate) struct NodeAnswer {
     pub(crate) status: u16,
     pub(crate) allow: Option<String>,
     pub(crate) location: Option<String>,
-    pub(crate) retry_after: Option<String>,
+    /// The pause after which it is to be asked again, if it wants to be.
+    pub(crate) retry_after: Option<Duration>,
     pub(crate) body: Vec<u8>,
+    /// The token that the node was asked with, which its words may repeat.
+    pub(crate) token: Secret,
 }
 
 /// The files and bytes that a call removed; `None` if the node does not say it.
@@ -210,7 +214,9 @@ pub(crate) fn meaning(call: CacheCall, answer: &NodeAnswer) -> Meaning {
         200 | 202 | 204 => done(call, answer),
         300 => ended(NodeStatus::NotSupported, "the API there does not have this call".to_owned()),
         301 | 302 | 303 | 307 | 308 => {
-            let place = answer.location.as_deref().map_or("elsewhere".to_owned(), shown_url);
+            let place = answer.location.as_deref().map(|place| answer.without_token(place));
+            let place = place.filter(|place| !place.is_empty());
+            let place = place.map_or("elsewhere".to_owned(), |place| shown_url(&place));
             failed(format!("it redirects to {place}, which is not followed"))
         }
         401 => Meaning::TokenRefused,
@@ -234,8 +240,8 @@ pub(crate) fn meaning(call: CacheCall, answer: &NodeAnswer) -> Meaning {
         {
             ended(NodeStatus::NotSupported, "the API there does not have this call".to_owned())
         }
-        503 => match &answer.retry_after {
-            Some(pause) => Meaning::Later(pause.trim().parse().map_or(PAUSE, Duration::from_secs)),
+        503 => match answer.retry_after {
+            Some(pause) => Meaning::Later(pause),
             None => failed(words()),
         },
         504 if call != CacheCall::List => ended(
@@ -279,12 +285,8 @@ impl NodeAnswer {
         self.body.windows(text.len()).any(|part| part == text.as_bytes())
     }
 
-    /// Takes a secret out of the words of a failure, which may repeat what was sent.
-    pub(crate) fn hide(&mut self, secret: &str) {
-        let body = String::from_utf8_lossy(&self.body);
-        if self.status >= 300 && !secret.is_empty() && body.contains(secret) {
-            self.body = body.replace(secret, "***").into_bytes();
-        }
+    fn without_token(&self, text: &str) -> String {
+        without_secrets(text, &[self.token.reveal()])
     }
 
     /// Returns the status and the words of the answer, without markup and line breaks.
@@ -295,7 +297,7 @@ impl NodeAnswer {
             json.get("message").and_then(text).or_else(|| json.get("error").and_then(text)).or_else(first)
         });
         let words = of_json.unwrap_or_else(|| String::from_utf8_lossy(&self.body).into_owned());
-        let words = without_markup(&words);
+        let words = without_markup(&self.without_token(&words));
         match cut(&words) {
             words if words.is_empty() => format!("it answers {}", self.status),
             words => format!("it answers {}: {words}", self.status),
@@ -435,11 +437,8 @@ mod tests {
         let redirect = NodeAnswer { location, ..answer(302, "") };
         let part = "redirects to http://(credentials)@evil/\\u{1b}[2J, which is not followed";
         assert_ended(CacheCall::Prune, &redirect, NodeStatus::Failed, part);
-        for (pause, seconds) in [("5", 5), (" 7 ", 7), ("Wed, 21 Oct 2026 07:28:00 GMT", 5), ("-1", 5)] {
-            let answer = NodeAnswer { retry_after: Some(pause.to_owned()), ..answer(503, "") };
-            let expected = Meaning::Later(Duration::from_secs(seconds));
-            assert_eq!(meaning(CacheCall::Prune, &answer), expected, "{pause}");
-        }
+        let busy = NodeAnswer { retry_after: Some(PAUSE), ..answer(503, "") };
+        assert_eq!(meaning(CacheCall::Prune, &busy), Meaning::Later(PAUSE));
     }
 
     #[test]

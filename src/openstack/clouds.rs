@@ -16,10 +16,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail, ensure};
 use url::Url;
 
+use super::keystone::catalog::EndpointSettings;
 use super::keystone::login::{self, Login, LoginOptions, auth_url, service_url};
 use super::keystone::settings::{self, AuthTokenSettings};
 use super::keystone::wire::Reach;
-use super::secret::Secret;
 use super::yaml::{self, Yaml, YamlMember};
 use crate::config::Config;
 use crate::names::escaped;
@@ -60,6 +60,8 @@ pub(crate) struct Cloud {
     pub(crate) interface: String,
     /// The address of the image service, if it is not the catalogue's.
     pub(crate) image_endpoint: Option<Url>,
+    /// The settings of region and address, as messages name them.
+    pub(crate) settings: EndpointSettings,
     /// Where the credentials are from, as messages name it.
     pub(crate) source: String,
 }
@@ -70,7 +72,8 @@ impl CloudSearch<'_> {
         if let Some(token) = self.variable("OS_TOKEN")? {
             let url = self.variable("OS_AUTH_URL")?;
             let url = url.map(|url| auth_url(&url).context("cannot use OS_AUTH_URL")).transpose()?;
-            return self.of_environment(Login::with_token(Secret::new(token), url), "OS_TOKEN");
+            let login = Login::with_token(login::token(token, "OS_TOKEN")?, url, "OS_AUTH_URL");
+            return self.of_environment(login, "OS_TOKEN");
         }
         let named = match self.name {
             Some(name) => Some(name.to_owned()),
@@ -89,7 +92,8 @@ impl CloudSearch<'_> {
             let AuthTokenSettings { login, reach, region, interface, .. } =
                 AuthTokenSettings::from_config(config, self.waits)?;
             let source = GLANCES_OWN.to_owned();
-            return Ok(Cloud { login, reach, region, interface, image_endpoint: None, source });
+            let settings = EndpointSettings::OF_GLANCE;
+            return Ok(Cloud { login, reach, region, interface, image_endpoint: None, settings, source });
         }
         bail!(
             "there are no credentials: set OS_CLOUD (or --os-cloud), OS_AUTH_URL and what goes with it, or \
@@ -114,6 +118,7 @@ impl CloudSearch<'_> {
         }
         reach.certificate = pair(path("OS_CERT")?, path("OS_KEY")?);
         let variable = "OS_IMAGE_ENDPOINT_OVERRIDE";
+        let settings = EndpointSettings { region: "OS_REGION_NAME", address: variable };
         let interface = match self.variable("OS_INTERFACE")? {
             None => self.variable("OS_ENDPOINT_TYPE")?,
             interface => interface,
@@ -127,6 +132,7 @@ impl CloudSearch<'_> {
                 .variable(variable)?
                 .map(|url| service_url(&url).with_context(|| format!("cannot use {variable}")))
                 .transpose()?,
+            settings,
             source: source.to_owned(),
         })
     }
@@ -137,8 +143,18 @@ impl CloudSearch<'_> {
             || "there is no clouds.yaml in the working directory, ~/.config/openstack or /etc/openstack",
         )?;
         let shown = path.display().to_string();
-        let clouds = document.get("clouds").with_context(|| format!("{shown} has no clouds"))?;
-        let cloud = clouds.get(name).with_context(|| format!("{shown} has only {}", names(clouds)))?;
+        let clouds = document.get("clouds").filter(|clouds| !matches!(clouds, Yaml::Null));
+        let clouds = clouds.with_context(|| format!("{shown} has no clouds"))?;
+        let Yaml::Mapping(members) = clouds else {
+            bail!("{shown}: clouds is {}, and has to be a mapping of names to clouds", clouds.kind());
+        };
+        ensure!(!members.is_empty(), "{shown} has no clouds");
+        let cloud = clouds.get(name).with_context(|| format!("{shown} has only {}", names(members)))?;
+        ensure!(
+            matches!(cloud, Yaml::Mapping(_)),
+            "{shown}: the cloud {name:?} is {}, and has to be a mapping of settings to values",
+            cloud.kind()
+        );
         let secure = self.document("OS_CLIENT_SECURE_FILE", SECURE)?;
         let secret = secure.as_ref().and_then(|(_, document)| document.get("clouds")?.get(name));
         let cloud = secret.map_or_else(|| cloud.clone(), |secret| merged(cloud, secret));
@@ -163,6 +179,10 @@ impl CloudSearch<'_> {
             region: options.text(&cloud, "region_name")?,
             interface: interface.unwrap_or_else(|| "public".to_owned()),
             image_endpoint: options.image_endpoint()?,
+            settings: EndpointSettings {
+                region: "region_name of the cloud",
+                address: "image_endpoint_override of the cloud",
+            },
             source: format!("the cloud {name:?} of {shown}"),
         })
     }
@@ -204,9 +224,8 @@ fn pair(certificate: Option<PathBuf>, key: Option<PathBuf>) -> Option<(PathBuf, 
 }
 
 /// Returns the names of all clouds, in words.
-fn names(clouds: &Yaml) -> String {
-    let Yaml::Mapping(members) = clouds else { return "no clouds".to_owned() };
-    let names: Vec<_> = members.iter().map(|member| escaped(member.key.as_bytes())).collect();
+fn names(clouds: &[YamlMember]) -> String {
+    let names: Vec<_> = clouds.iter().map(|member| escaped(member.key.as_bytes())).collect();
     names.join(", ")
 }
 

@@ -1,6 +1,9 @@
 //! Files in YAML, and answers of the Cache API, with any bytes.
 
+use std::time::Duration;
+
 use super::cache_api::{CacheCall, NodeAnswer, current_version, meaning, node_url, shown_url};
+use super::secret::Secret;
 use super::yaml;
 use crate::fuzzing::{fuzz, kind};
 use crate::names::ImageId;
@@ -37,8 +40,9 @@ fn answers_of_nodes_of_any_bytes() {
                 status,
                 allow: second.clone(),
                 location: second.clone(),
-                retry_after: Some(first.to_owned()),
+                retry_after: first.parse().ok().map(Duration::from_secs),
                 body: bytes.to_vec(),
+                token: Secret::new(first),
             };
             let _ = current_version(&answer);
             for call in [CacheCall::List, CacheCall::Queue(id), CacheCall::Clean, CacheCall::Prune] {

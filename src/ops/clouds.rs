@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 
 use crate::config::{API_GLANCE_API_URL, Config};
 use crate::net::tls::Trust;
@@ -44,6 +44,14 @@ pub(super) fn find_image_cloud(run: &Run, config: &Config, name: Option<&str>) -
                 .with_context(|| format!("{}: cannot use glance_api_url", own.origin))
         });
         cloud.image_endpoint = url.transpose()?;
+    }
+    if let (None, Some(setting)) = (&cloud.image_endpoint, cloud.login.lacks_keystone()) {
+        bail!(
+            "{} does not say where Glance is: set {setting} to the address of its Keystone, or {} to that of \
+             Glance",
+            cloud.source,
+            cloud.settings.address
+        );
     }
     Ok(cloud)
 }

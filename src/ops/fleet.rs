@@ -30,7 +30,7 @@ use crate::output::Report;
 use crate::output::rows::{Column, ListCell, Listing, Rank};
 use crate::output::table::table;
 use crate::run::Run;
-use crate::units::{count, human, nanos, when};
+use crate::units::{count, human, moment, nanos, when};
 
 /// At most this many images of a kind are listed; the rest is only counted.
 const NAMED: usize = 10;
@@ -94,8 +94,8 @@ impl NodeLine {
             images: node.images,
             bytes: node.bytes,
             hits: node.hits,
-            oldest_use: node.oldest_use.map(when),
-            newest_use: node.newest_use.map(when),
+            oldest_use: node.oldest_use.and_then(moment),
+            newest_use: node.newest_use.and_then(moment),
             this_node: own == Some(node.key),
         }
     }

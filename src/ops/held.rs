@@ -16,7 +16,7 @@ use crate::exit::Failure;
 use crate::host::Host;
 use crate::host::cache::{HeldImage, Holder};
 use crate::output::rows::{Column, ListCell, Listing, Rank};
-use crate::units::{Nanos, when};
+use crate::units::{Nanos, moment};
 
 /// Lists the images of every cache, with what holds them.
 pub(crate) fn held(host: &Host<'_>, request: &ListRequest, temp_grace: Nanos) -> Result<HeldReport, Failure> {
@@ -116,7 +116,7 @@ impl Serialize for HeldLine {
             image_id: &image.name,
             state: state(image).name(),
             size: image.size,
-            last_use: Some(when(image.last_use)).filter(|time| time.ends_with('Z')),
+            last_use: moment(image.last_use),
             links: image.links,
             in_use: image.held == Some(Holder::InUse),
             held_by: self.held_by(),

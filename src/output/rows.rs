@@ -13,7 +13,7 @@ use serde::{Serialize, Serializer};
 
 use super::screen::Screen;
 use super::table::{TableCell, TableColumn, fitted};
-use crate::units::{Nanos, SECOND, human, span, when};
+use crate::units::{Nanos, SECOND, human, moment, span};
 
 /// A column of a list.
 #[derive(Debug)]
@@ -80,7 +80,7 @@ impl<'a> ListCell<'a> {
             ListCell::Text(text) => Cow::Borrowed(text.as_ref()),
             ListCell::Number(number) | ListCell::Span(number) => number.to_string().into(),
             ListCell::Size(bytes) | ListCell::Tally(_, bytes) => bytes.to_string().into(),
-            ListCell::Time(time) => rfc3339(*time)?.into(),
+            ListCell::Time(time) => moment(*time)?.into(),
         })
     }
 
@@ -104,7 +104,7 @@ impl Serialize for ListCell<'_> {
             ListCell::Text(text) => serializer.serialize_str(text),
             ListCell::Number(number) | ListCell::Span(number) => serializer.serialize_i64(*number),
             ListCell::Size(bytes) => serializer.serialize_u64(*bytes),
-            ListCell::Time(time) => rfc3339(*time).serialize(serializer),
+            ListCell::Time(time) => moment(*time).serialize(serializer),
             ListCell::Tally(count, bytes) => {
                 let mut map = serializer.serialize_map(Some(2))?;
                 map.serialize_entry("count", count)?;
@@ -113,11 +113,6 @@ impl Serialize for ListCell<'_> {
             }
         }
     }
-}
-
-/// Returns a time for programs; `None` for one that is no time, such as that of an image never used.
-fn rfc3339(time: Nanos) -> Option<String> {
-    Some(when(time)).filter(|text| text.ends_with('Z'))
 }
 
 /// A report that is a list.

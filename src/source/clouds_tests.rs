@@ -124,7 +124,7 @@ fn keystone(request: &str, login: usize, accepted: usize) -> String {
     let body = r#"{"token": {"issued_at": "2026-01-01T00:00:00.000000Z",
         "expires_at": "2026-01-01T01:00:00.000000Z", "catalog": []}}"#;
     let length = body.len();
-    format!("HTTP/1.1 201 OK\r\nX-Subject-Token: token{login}\r\nContent-Length: {length}\r\n\r\n{body}")
+    format!("HTTP/1.1 201 OK\r\nX-Subject-Token: the-token{login}\r\nContent-Length: {length}\r\n\r\n{body}")
 }
 
 const TAGGED: &str = "HTTP/1.1 200 OK\r\nContent-Length: 10000\r\nETag: v1\r\nContent-MD5: v1\r\n\r\n";
@@ -145,6 +145,10 @@ fn a_hostile_double_never_gives_more_than_a_message() {
     let page = "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 6\r\n\r\n<html>".to_owned();
     let mine =
         "HTTP/1.1 500 X\r\nContent-Length: 46\r\n\r\n<html><h1>500 Internal Error</h1>odd\u{1b}[2J</html>";
+    let repeated = |text: &str| {
+        let body = format!("<html>no access with {text}, sorry</html>");
+        format!("HTTP/1.1 500 X\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+    };
     let leak = "HTTP/1.1 500 X\r\nContent-Length: 30\r\n\r\ncannot open swift://u:k3y@h/c/o".to_owned();
     for (services, answers, expected) in [
         (&[Swift, Glance][..], vec![whole.clone()], Ok(())),
@@ -177,8 +181,21 @@ fn a_hostile_double_never_gives_more_than_a_message() {
             Err("URL answers 429 (it is busy, and wants to be asked again in 3600 s)"),
         ),
         (
+            &[Swift, Glance],
+            vec![status("429", "Retry-After: 99999999999999999999999\r\n")],
+            Err("URL answers 429 (it is busy, and wants to be asked again in "),
+        ),
+        (
             &[Swift],
-            vec![status("498", "Retry-After: Mon, 02 Nov 2026 10:00:00 GMT\r\n")],
+            vec![status(
+                "498",
+                "Date: Mon, 02 Nov 2026 09:00:00 GMT\r\nRetry-After: Mon, 02 Nov 2026 10:00:00 GMT\r\n",
+            )],
+            Err("URL answers 498 (it is busy, and wants to be asked again in 3600 s)"),
+        ),
+        (
+            &[Swift],
+            vec![status("498", "Retry-After: soon\r\n")],
             Err("URL answers 498 (it is busy: try again later)"),
         ),
         // It lies about the length.
@@ -264,6 +281,9 @@ fn a_hostile_double_never_gives_more_than_a_message() {
         ),
         (&[Glance], vec![mine.to_owned()], Err("URL answers 500 (500 Internal Error odd\\u{1b}[2J)")),
         (&[Glance], vec![leak], Err("URL answers 500")),
+        // It repeats the token, as it was sent or in another form.
+        (&[Glance], vec![repeated("the-token0")], Err("URL answers 500 (no access with ***, sorry)")),
+        (&[Glance], vec![repeated("the%2Dtoken0")], Err("URL answers 500")),
     ] {
         for service in services {
             let answers: Vec<_> = answers.iter().map(String::as_str).collect();
@@ -281,7 +301,7 @@ fn a_hostile_double_never_gives_more_than_a_message() {
                         "{service:?} {answers:?}: {said}"
                     );
                     assert!(
-                        !said.contains("s3cret") && !said.contains("k3y") && !said.contains("token0"),
+                        !["s3cret", "k3y", "token0"].iter().any(|secret| said.contains(secret)),
                         "{said}"
                     );
                 }
@@ -303,6 +323,7 @@ fn asks_no_more_often_than_it_helps() {
         (vec![refused.as_str()], 2, 2),
         (vec![missing.as_str()], 1, 1),
         (vec![busy.as_str()], 1, 4),
+        (vec![broken.as_str(), busy.as_str()], 1, 5),
         (vec![broken.as_str(), missing.as_str()], 1, 2),
         (vec![broken.as_str(), refused.as_str(), REST], 2, 3),
     ] {
@@ -311,7 +332,7 @@ fn asks_no_more_often_than_it_helps() {
             let _ = cloud.read(service);
             let found = (cloud.logins.load(Ordering::Relaxed), cloud.requests().len());
             assert_eq!(found, (logins, requests), "{service:?} {answers:?}");
-            let with_token = |head: &String| head.contains("\nX-Auth-Token: token");
+            let with_token = |head: &String| head.contains("\nX-Auth-Token: the-token");
             assert!(cloud.requests().iter().all(with_token), "{:?}", cloud.requests());
         }
     }
@@ -338,6 +359,56 @@ fn a_keystone_that_refuses_is_final() {
         );
         assert_eq!((cloud.logins.load(Ordering::Relaxed), cloud.requests().len()), (2, 2));
     }
+}
+
+/// A hint names the setting that the operator wrote.
+#[test]
+fn a_keystone_that_is_elsewhere_is_told_in_the_words_of_its_setting() {
+    let elsewhere =
+        Double::says("HTTP/1.1 301 X\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n");
+    let place = elsewhere.url("/v3");
+    let own = format!(
+        "[glance_store]\nstores = swift\nswift_store_auth_address = {place}\nswift_store_user = p:u\n\
+         swift_store_key = s3cret\n"
+    );
+    let host = place.strip_prefix("http://").unwrap();
+    for (config, url, setting) in [
+        (own.as_str(), "swift+config://ref1/images/ID".to_owned(), "auth_address of [glance_store]"),
+        (
+            "[glance_store]\nstores = swift\n",
+            format!("swift+http://p%3Au:s3cret@{host}/images/ID"),
+            "the address in the location",
+        ),
+    ] {
+        let stores = stores(config, &impatient()).unwrap();
+        let source = stores.sources(image(), &[location(&url, None)]).remove(0).unwrap();
+        let Err(error) = source.open() else { panic!("opened") };
+        let expected = format!("; {setting} has to be the address of the Identity API, with or without /v3");
+        assert!(error.to_string().contains(&expected), "{error}");
+    }
+}
+
+/// A Keystone that does not answer is asked once, not again for each image.
+#[test]
+fn a_silent_keystone_is_not_asked_for_each_image() {
+    let silent = Double::new(|_, _, _| std::thread::sleep(std::time::Duration::from_secs(3)));
+    let place = silent.url("/v3");
+    let place = place.strip_prefix("http://").unwrap();
+    let waits = impatient();
+    let config = format!("[glance_store]\nstores = swift\nswift_store_endpoint = {}\n", silent.url("/v1/K"));
+    let stores = stores(&config, &waits).unwrap();
+    // A location with other credentials is for the same Keystone.
+    for (user, is_asked) in [("u", true), ("u", false), ("v", false)] {
+        let url = format!("swift+http://p%3A{user}:s3cret@{place}/images/ID");
+        let source = stores.sources(image(), &[location(&url, None)]).remove(0).unwrap();
+        let start = std::time::Instant::now();
+        let Err(error) = source.open() else { panic!("opened") };
+        let said = format!("{error:#}");
+        assert!(said.contains("is not reached: ") && said.contains("nothing came for "), "{said}");
+        assert_eq!(said.contains("; it is not asked again within a minute"), !is_asked, "{said}");
+        assert_eq!(start.elapsed() > waits.silence, is_asked, "{:?}", start.elapsed());
+    }
+    assert_eq!(silent.heads().len(), 1);
 }
 
 /// Glance does not say how long an image is when its cache is on; the record does.

@@ -6,18 +6,19 @@
 //! that broke the stream; likewise when the server is too slow, or says that another try is useless
 //! ([`Hopeless`]).
 //!
-//! A server that is busy may say when to come back; [`patiently`] does so a few times, if that is soon.
+//! A server that is busy may say when to come back; [`patiently`] does so a few times for each request, if
+//! that is soon. One that is still busy then ends the stream, too.
 
 use std::fmt;
 use std::io::{self, ErrorKind, Read};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, anyhow, ensure};
+use anyhow::{Context as _, Error, Result, anyhow, ensure};
 
 use crate::names::escaped;
 use crate::net::http::{HttpBody, Response};
 use crate::net::wire::{TooSlow, Waits};
-use crate::source::opened::{Body, Opened};
+use crate::source::opened::{Body, End, Opened, WrongData};
 
 /// Tries in a row that bring less than [`PROGRESS`].
 const TRIES: u32 = 4;
@@ -57,7 +58,7 @@ pub(super) const BY_IF_RANGE: Proving = Proving {
     is_repeated: false,
 };
 
-/// A refusal that the same request will get again.
+/// A refusal that the same request will get again, or got again as often as it helps.
 #[derive(Debug)]
 pub(super) struct Hopeless(pub(super) String);
 
@@ -74,7 +75,7 @@ pub(super) fn patiently(waits: &Waits, ask: impl Fn() -> Result<Response>) -> Re
     for again in 0..RETURNS {
         let response = ask()?;
         let doubled = waits.pause.saturating_mul(1 << again);
-        match return_after(&response) {
+        match response.retry_after() {
             _ if !is_busy(response.status) => return Ok(response),
             Some(pause) if pause > MAX_RETURN => return Ok(response),
             pause => waits.sleep(pause.unwrap_or(doubled))?,
@@ -88,17 +89,18 @@ pub(super) fn is_busy(status: u16) -> bool {
     matches!(status, 429 | 498 | 503)
 }
 
+/// Returns the error for an answer that is no success. A busy server was asked several times already
+/// ([`patiently`]).
+pub(super) fn refused(status: u16, message: String) -> Error {
+    if is_busy(status) || (400..500).contains(&status) { Hopeless(message).into() } else { anyhow!(message) }
+}
+
 /// Returns what a busy server says, in words.
 pub(super) fn busy(response: &Response) -> String {
-    match return_after(response) {
+    match response.retry_after() {
         None => "it is busy: try again later".to_owned(),
         Some(pause) => format!("it is busy, and wants to be asked again in {} s", pause.as_secs()),
     }
-}
-
-/// Returns the pause that a server asks for. A date is no pause: the clocks may differ.
-fn return_after(response: &Response) -> Option<Duration> {
-    response.header("retry-after")?.trim().parse().ok().map(Duration::from_secs)
 }
 
 /// Opens an image at its start. `expected` is its size in bytes, for servers that do not say it.
@@ -106,6 +108,7 @@ pub(super) fn open(ask: Box<Ask>, waits: Waits, proving: Proving, expected: Opti
     let response = ask(None)?;
     ensure!(response.status == 200, "the server answers {} to a plain request", response.status);
     let size = response.body.length();
+    let end = if response.body.is_end_announced() { End::Announced } else { End::Unproven };
     let validator = (proving.find)(&response);
     let encoding =
         response.header("content-encoding").filter(|encoding| !encoding.eq_ignore_ascii_case("identity"));
@@ -123,7 +126,7 @@ pub(super) fn open(ask: Box<Ask>, waits: Waits, proving: Proving, expected: Opti
         tries: 0,
         over: false,
     };
-    Ok(Opened { size, encoding, body: Body::Stream(Box::new(download)) })
+    Ok(Opened { size, encoding, end, body: Body::Stream(Box::new(download)) })
 }
 
 /// Returns the header that proves that a later answer is of the same content.
@@ -180,7 +183,11 @@ impl Read for Download {
             }
             if let Err(error) = self.resume(&error) {
                 self.over = true;
-                return Err(io::Error::other(format!("{error:#}")));
+                let message = format!("{error:#}");
+                return Err(match error.is::<WrongData>() {
+                    true => io::Error::other(WrongData(message)),
+                    false => io::Error::other(message),
+                });
             }
         }
     }
@@ -258,7 +265,7 @@ impl Download {
                 let size = self.size.filter(|_| self.is_announced);
                 let size = size.map_or("more".to_owned(), |size| format!("{size} bytes"));
                 let total = total.context("the server refuses to resume where the stream broke")?;
-                Err(anyhow!("the server had announced {size}, but it has only {total}"))
+                Err(WrongData(format!("the server had announced {size}, but it has only {total}")).into())
             }
             _ => Err(anyhow!(
                 "not resumed after {} bytes: the image changed while it was read, or the server does not \

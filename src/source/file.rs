@@ -15,7 +15,7 @@ use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, openat};
 use super::location::{scheme, split};
 use crate::config::{FILESYSTEM_STORE_DATADIR, FILESYSTEM_STORE_DATADIRS, Opt};
 use crate::net::wire::Waits;
-use crate::source::opened::{Body, Opened, Source};
+use crate::source::opened::{Body, End, Opened, Source};
 use crate::source::store::{Options, Store, Wanted};
 
 /// Stores of this type that Glance has beside the configured ones.
@@ -92,7 +92,7 @@ impl Source for FileSource {
         // A file server that does not answer would keep the run for ever.
         let file = self.waits.apart(move || Ok(open(&path, &directories))).context("cannot open it")??;
         let size = file.metadata()?.len();
-        Ok(Opened { size: Some(size), encoding: None, body: Body::File(file) })
+        Ok(Opened { size: Some(size), encoding: None, end: End::Announced, body: Body::File(file) })
     }
 }
 

@@ -11,15 +11,18 @@ use std::sync::Arc;
 use anyhow::{Error, Result, anyhow, ensure};
 use url::Url;
 
-use super::download::{self, Hopeless, Proof, Proving};
-use super::logged_in::LoggedIn;
+use super::download::{self, Proof, Proving};
+use super::logged_in::{LoggedIn, ServiceAnswer};
 use crate::names::{ImageId, escaped};
 use crate::net::http::{Client, Response};
 use crate::net::tls::Trust;
 use crate::net::wire::Waits;
 use crate::openstack::cache_api::{NodeAnswer, node_url, shown_url};
 use crate::openstack::clouds::Cloud;
+use crate::openstack::keystone::catalog::{EndpointSettings, ServiceSought};
 use crate::openstack::keystone::session::KeystoneSession;
+use crate::openstack::keystone::wire::SilentServers;
+use crate::openstack::secret::Secret;
 use crate::source::opened::{Opened, Refused, Source};
 use crate::source::store::Readable;
 
@@ -50,6 +53,7 @@ pub(crate) struct ImageApi {
     endpoint: Option<Url>,
     interface: String,
     region: Option<String>,
+    settings: EndpointSettings,
     warning: Option<String>,
 }
 
@@ -77,7 +81,8 @@ pub(super) enum ApiAccess {
 impl ImageApi {
     /// Returns the API of a cloud. Asks for nothing yet. `waits` are those for an image.
     pub(crate) fn new(cloud: Cloud, waits: &Waits) -> Self {
-        let Cloud { login, reach, region, interface, image_endpoint, source } = cloud;
+        let Cloud { login, mut reach, region, interface, image_endpoint, settings, source } = cloud;
+        reach.silent = Some(SilentServers::default());
         let warning = (reach.trust == Trust::Anybody).then(|| {
             format!(
                 "{source} switches the verification of certificates off: anybody on the way to Keystone and \
@@ -88,14 +93,19 @@ impl ImageApi {
         let certificate = reach.certificate.clone();
         let session = Arc::new(KeystoneSession::new(login, reach));
         let service = LoggedIn { session, client, certificate };
-        ImageApi { service, endpoint: image_endpoint, interface, region, warning }
+        ImageApi { service, endpoint: image_endpoint, interface, region, settings, warning }
     }
 
     /// Returns the URL of an image's data.
     fn url(&self, image: ImageId) -> Result<Url> {
         let endpoint = match &self.endpoint {
             Some(endpoint) => endpoint.clone(),
-            None => self.service.endpoint("image", &self.interface, self.region.as_deref())?,
+            None => self.service.endpoint(&ServiceSought {
+                service_type: "image",
+                interface: &self.interface,
+                region: self.region.as_deref(),
+                settings: self.settings,
+            })?,
         };
         let mut url = node_url(endpoint.as_str())
             .map_err(|why| anyhow!("cannot use Glance's address {}: {why}", shown_url(endpoint.as_str())))?;
@@ -169,7 +179,7 @@ fn checksum(response: &Response) -> Option<Proof> {
 }
 
 fn ask(service: &LoggedIn, url: &Url, from: Option<u64>) -> Result<Response> {
-    let response = service.get(url, from)?;
+    let ServiceAnswer { response, token } = service.get(url, from)?;
     match response.status {
         200 => {
             let kind = response.header("content-type").unwrap_or_default();
@@ -184,12 +194,12 @@ fn ask(service: &LoggedIn, url: &Url, from: Option<u64>) -> Result<Response> {
         }
         // Not every store of Glance can be read from the middle: then it answers one of the last two.
         206 | 416 | 400 | 501 if from.is_some() => Ok(response),
-        _ => Err(refusal(url, response)),
+        _ => Err(refusal(url, response, token)),
     }
 }
 
 /// Returns the error for a status that is not a success: its meaning, and what to do.
-fn refusal(url: &Url, response: Response) -> Error {
+fn refusal(url: &Url, response: Response, token: Secret) -> Error {
     let status = response.status;
     let place = shown_url(url.as_str());
     let meaning = match status {
@@ -199,19 +209,15 @@ fn refusal(url: &Url, response: Response) -> Error {
         403 => "these credentials may not download the image: use those of an administrator".to_owned(),
         404 => "there is no such image, or these credentials may not see it".to_owned(),
         status if download::is_busy(status) => download::busy(&response),
-        _ => words(response),
+        _ => words(response, token),
     };
     let meaning = if meaning.is_empty() { meaning } else { format!(" ({meaning})") };
-    let message = format!("{place} answers {status}{meaning}");
-    match status {
-        400..500 if !download::is_busy(status) => Hopeless(message).into(),
-        _ => anyhow!(message),
-    }
+    download::refused(status, format!("{place} answers {status}{meaning}"))
 }
 
 /// Returns Glance's own words about a failure, if there are any that may be shown.
-fn words(response: Response) -> String {
-    let answer = NodeAnswer { status: response.status, ..NodeAnswer::default() };
+fn words(response: Response, token: Secret) -> String {
+    let answer = NodeAnswer { status: response.status, token, ..NodeAnswer::default() };
     let answer = NodeAnswer { body: response.message().into_bytes(), ..answer };
     let words = answer.words();
     let words = words.strip_prefix(&format!("it answers {}", answer.status)).unwrap_or_default();

@@ -12,8 +12,17 @@ use url::Url;
 
 use super::download::{self, Hopeless};
 use crate::net::http::{Client, Request, Response};
+use crate::openstack::keystone::catalog::ServiceSought;
 use crate::openstack::keystone::error::{KeystoneError, Unhelpful};
 use crate::openstack::keystone::session::KeystoneSession;
+use crate::openstack::secret::Secret;
+
+/// An answer of the service.
+pub(super) struct ServiceAnswer {
+    pub(super) response: Response,
+    /// The token that it got, which its words may repeat.
+    pub(super) token: Secret,
+}
 
 /// A session with Keystone, and the way to a service of its cloud.
 #[derive(Clone)]
@@ -27,7 +36,7 @@ pub(super) struct LoggedIn {
 impl LoggedIn {
     /// Asks the service for the whole of something, or for the rest from a position. Returns the answer,
     /// whatever its status.
-    pub(super) fn get(&self, url: &Url, from: Option<u64>) -> Result<Response> {
+    pub(super) fn get(&self, url: &Url, from: Option<u64>) -> Result<ServiceAnswer> {
         let range = from.map(|from| format!("bytes={from}-"));
         let ask = |token: &str| {
             let request = Request::get(url).certificate(self.certificate.as_ref());
@@ -35,15 +44,16 @@ impl LoggedIn {
             if let Some(range) = &range {
                 request = request.header("range", range);
             }
-            download::patiently(&self.client.waits, || self.client.send(&request))
+            let response = download::patiently(&self.client.waits, || self.client.send(&request))?;
+            Ok(ServiceAnswer { response, token: Secret::new(token) })
         };
-        self.session.authorized(ask, |response: &Response| response.status == 401).map_err(final_if_refused)
+        let is_refused = |answer: &ServiceAnswer| answer.response.status == 401;
+        self.session.authorized(ask, is_refused).map_err(final_if_refused)
     }
 
     /// Returns the address of a service in the catalogue.
-    pub(super) fn endpoint(&self, kind: &str, interface: &str, region: Option<&str>) -> Result<Url> {
-        let found = self.session.endpoint(kind, interface, region);
-        found.map_err(|error| final_if_refused(error.into()))
+    pub(super) fn endpoint(&self, sought: &ServiceSought<'_>) -> Result<Url> {
+        self.session.endpoint(sought).map_err(|error| final_if_refused(error.into()))
     }
 }
 

@@ -33,5 +33,5 @@ mod tests;
 mod web;
 
 pub(crate) use self::glance::{ImageApi, ImageOfGlance, Via};
-pub(crate) use self::opened::{Body, Opened, Refused, Source};
+pub(crate) use self::opened::{Body, End, Opened, Refused, Source, WrongData};
 pub(crate) use self::stores::Stores;

@@ -27,8 +27,30 @@ pub(crate) struct Opened {
     /// The encoding that the store says the bytes have (`gzip`), where it does: then they may not be the
     /// image.
     pub(crate) encoding: Option<String>,
+    pub(crate) end: End,
     pub(crate) body: Body,
 }
+
+/// The meaning of the end of a body.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum End {
+    /// The store says where the data ends; a body that ends earlier is an error.
+    Announced,
+    /// The data ends where the connection does. One that broke looks the same.
+    Unproven,
+}
+
+/// The error of a body that is not the image, however often it is read: its store contradicts itself.
+#[derive(Debug)]
+pub(crate) struct WrongData(pub(crate) String);
+
+impl fmt::Display for WrongData {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for WrongData {}
 
 /// A local file can be cloned and has holes; everything else comes byte by byte.
 pub(crate) enum Body {

@@ -19,7 +19,7 @@ use super::location::scheme;
 use crate::config::{RADOS_CONNECT_TIMEOUT, RBD_STORE_CEPH_CONF, RBD_STORE_POOL, RBD_STORE_USER};
 use crate::names::escaped;
 use crate::net::wire::Waits;
-use crate::source::opened::{Body, Opened, Source};
+use crate::source::opened::{Body, End, Opened, Source};
 use crate::source::store::{Options, Store, Wanted};
 
 /// Limits the reads of 4 MiB that an export has under way at once. With Ceph's own limit of 10 it takes up to
@@ -168,6 +168,7 @@ impl Source for RbdSource {
         Ok(Opened {
             size: None,
             encoding: None,
+            end: End::Announced,
             body: Body::Stream(Box::new(io::Cursor::new(first).chain(export))),
         })
     }

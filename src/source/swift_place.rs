@@ -40,6 +40,11 @@ pub(super) fn parse(url: &str) -> Result<SwiftLocation> {
         let wrong = "it is not REFERENCE/CONTAINER/OBJECT";
         let (container, object) = path.split_once('/').context(wrong)?;
         ensure!(!authority.is_empty() && !object.contains('/'), wrong);
+        // A key may be before it, and messages about an unknown reference would show that.
+        ensure!(
+            !authority.contains('@'),
+            "its reference has an @: a location of swift+config has no credentials"
+        );
         return located(SwiftPlace::Reference(authority.to_owned()), container, object);
     }
     let (credentials, authority, path) = if authority.is_empty() {

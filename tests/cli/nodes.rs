@@ -58,6 +58,42 @@ fn a_token_that_a_node_repeats_is_not_shown() {
     on(&env, &["prune"], &[&node]).code(1).says(&["it answers 500: you sent ***, and more"]);
 }
 
+/// The token may come back in other forms than it was sent in.
+#[test]
+fn a_token_that_a_node_repeats_in_another_form_is_not_shown_either() {
+    let env = TestEnv::sqlite(&[]);
+    for form in ["s3cr3t%2Dt0ken", "s3cr3t\\u002dt0ken", "s3cr3t&#45;t0ken", "s3cr3t-<b>t0ken</b>"] {
+        let node = Double::says(answer("500 Oops", "", &format!("you sent {form}, and more")));
+        let run = on(&env, &["prune"], &[&node]).code(1).says(&["it answers 500"]);
+        assert!(!(run.stdout.clone() + &run.stderr).contains("t0ken"), "{}", run.stderr);
+        let headers = format!("Location: http://127.0.0.1:1/{form}\r\n");
+        let node = Double::says(answer("302 Found", &headers, ""));
+        let run = on(&env, &["prune"], &[&node]).code(1).says(&["which is not followed"]);
+        assert!(!(run.stdout.clone() + &run.stderr).contains("t0ken"), "{}", run.stderr);
+    }
+}
+
+/// A token or a password with a line break is a mistake of who set it, and is not sent.
+#[test]
+fn a_secret_with_control_characters_is_refused() {
+    let env = TestEnv::sqlite(&[]);
+    let (node, keystone) = (Double::prunes(1, 1), keystone("http://127.0.0.1:1"));
+    let prune = |variables: &[(&str, &str)]| {
+        let mut command = env.command(BINARY);
+        command.args(["prune", "--os-image-url", &node.url()]).envs(variables.iter().copied());
+        env.finish(&mut command)
+    };
+    for token in ["s3cret\n", "s3\tcret", "s3 cret", "s3cr\u{e9}t"] {
+        let run = prune(&[("OS_TOKEN", token)]).fails(2, &["OS_TOKEN: it is no token"]);
+        assert!(!run.stderr.contains("s3"), "{}", run.stderr);
+    }
+    let url = keystone.url();
+    let user = [("OS_AUTH_URL", &*url), ("OS_USERNAME", "u"), ("OS_PASSWORD", "s3cret\n")];
+    let run = prune(&user).fails(2, &["OS_PASSWORD: it has a line break or another control character"]);
+    assert!(!run.stderr.contains("s3cret"), "{}", run.stderr);
+    assert_eq!((node.lines().len(), keystone.lines().len()), (0, 0));
+}
+
 /// Returns the status of each node.
 fn statuses(result: &Value) -> Vec<&str> {
     result["nodes"].as_array().unwrap().iter().map(|node| node["status"].as_str().unwrap()).collect()
@@ -204,6 +240,54 @@ fn a_busy_node_is_waited_for() {
     let result = on(&env, &["prune", "--timeout", "1500ms"], &[&node]).code(1).json();
     assert_eq!((statuses(&result), &result["nodes"][0]["http_status"]), (vec!["busy"], &json!(503)));
     assert_eq!(node.lines().len(), 2);
+}
+
+#[test]
+fn a_node_is_not_waited_for_longer_than_there_is_time() {
+    let env = TestEnv::sqlite(&[]);
+    let busy = |after: &str| {
+        let date = "Date: Sun, 29 Nov 2026 10:00:00 GMT\r\n";
+        Double::says(answer("503 Service Unavailable", &format!("{date}Retry-After: {after}\r\n"), ""))
+    };
+    for (after, said) in [
+        ("3600", "busy, and wants to be asked again in 1h, which is longer than there is time (--timeout)"),
+        ("99999999999999999999999", "busy, and wants to be asked again in "),
+        ("18446744073709551615", "busy, and wants to be asked again in "),
+        ("Sun, 29 Nov 2026 10:40:00 GMT", "busy, and wants to be asked again in 40min"),
+    ] {
+        let (node, start) = (busy(after), Instant::now());
+        let result = on(&env, &["prune", "--timeout", "20s"], &[&node]).code(1).json();
+        assert_eq!(statuses(&result), ["busy"], "{result}");
+        let error = result["nodes"][0]["error"].as_str().unwrap();
+        assert!(error.contains(said), "{error}");
+        assert_eq!(node.lines().len(), 1);
+        assert!(start.elapsed() < Duration::from_secs(5));
+    }
+    // A date counts from the server's own.
+    for after in ["Sun, 29 Nov 2026 10:00:02 GMT", "Sun, 29 Nov 2026 09:00:00 GMT"] {
+        let asked = Mutex::new(0);
+        let head = format!("Date: Sun, 29 Nov 2026 10:00:00 GMT\r\nRetry-After: {after}\r\n");
+        let busy = answer("503 Service Unavailable", &head, "");
+        let node = Double::new(move |_, stream| {
+            let mut asked = asked.lock().unwrap();
+            *asked += 1;
+            send(stream, &if *asked < 2 { busy.clone() } else { ok(ZERO) });
+        });
+        let result = on(&env, &["prune"], &[&node]).ok().json();
+        let seconds = result["nodes"][0]["seconds"].as_f64().unwrap();
+        assert!((1.0..4.0).contains(&seconds), "{result}");
+    }
+}
+
+#[test]
+fn a_node_needs_some_time() {
+    let env = TestEnv::sqlite(&[]);
+    let node = Double::prunes(1, 1);
+    for (command, timeout) in [("prune", "0"), ("clean", "0s"), ("list", "0"), ("status", "0ms")] {
+        on(&env, &[command, "--timeout", timeout], &[&node])
+            .fails(2, &["--timeout", "no node answers in no time: give a duration such as 30s or 15m"]);
+    }
+    assert_eq!(node.lines(), [""; 0]);
 }
 
 #[test]
@@ -555,6 +639,46 @@ fn credentials_come_from_a_cloud() {
     assert!(said.contains("certificates are not verified") && said.lines().count() == 1, "{said}");
 }
 
+/// Settings that are wrong are exit 2, with what is wrong about them.
+#[test]
+fn a_cloud_that_cannot_be_used_is_exit_2() {
+    let env = TestEnv::sqlite(&[]);
+    let node = Double::prunes(1, 10);
+    let login = "auth: {auth_url: 'https://127.0.0.1:1', username: u, password: pa55word}";
+    let directory = env.outside("").display().to_string();
+    for (text, part) in [
+        ("clouds: []\n".to_owned(), "clouds is a list, and has to be a mapping of names to clouds"),
+        ("clouds: mine\n".to_owned(), "clouds is a text, and has to be a mapping"),
+        ("clouds: {}\n".to_owned(), "has no clouds"),
+        ("clouds: {mine: []}\n".to_owned(), "the cloud \"mine\" is a list, and has to be a mapping"),
+        (
+            format!("clouds: {{mine: {{cacert: {directory}/none.pem, {login}}}}}\n"),
+            "cannot read certificate authorities from",
+        ),
+        (
+            format!("clouds: {{mine: {{cacert: {directory}, {login}}}}}\n"),
+            "it is a directory: name a file with the certificates (PEM)",
+        ),
+        (
+            format!("clouds: {{mine: {{cert: {directory}/none.pem, {login}}}}}\n"),
+            "cannot use the client certificate",
+        ),
+    ] {
+        let clouds = env.write("clouds.yaml", &text);
+        let mut command = env.command(BINARY);
+        command.args(["prune", "--os-cloud", "mine", "--os-image-url", &node.url()]);
+        let start = Instant::now();
+        let run = env.finish(command.env("OS_CLIENT_CONFIG_FILE", &clouds)).fails(2, &[part]);
+        assert!(!run.stderr.contains("is not reached"), "{}", run.stderr);
+        assert!(start.elapsed() < Duration::from_secs(3), "{text}: {:?}", start.elapsed());
+    }
+    // With a token, Keystone is not asked, and the file is for the nodes.
+    let mut command = env.command(BINARY);
+    command.args(["list", "--os-image-url", "https://127.0.0.1:1"]).env("OS_TOKEN", TOKEN);
+    command.env("OS_CACERT", format!("{directory}/none.pem"));
+    env.finish(&mut command).fails(2, &["cannot read certificate authorities from"]);
+}
+
 const LIST: &str = r#"{"cached_images": [
     {"image_id": "ID-A", "hits": 3, "last_accessed": 1764000000.5, "last_modified": 1763000000, "size": 4096},
     {"image_id": "ID-B", "hits": 0, "last_accessed": 1765000000, "last_modified": 1763000000, "size": 1024}
@@ -603,6 +727,22 @@ fn the_state_of_a_node_is_shown() {
     let text = on(&env, &["status"], &[&node]).ok().stdout;
     assert!(text.contains("images   2 images, 5 KiB\nqueued   2\n"), "{text}");
     on(&env, &["status", "--check"], &[&node]).fails(2, &["error: the argument"]);
+}
+
+/// A time that is none is null for programs.
+#[test]
+fn a_time_of_a_node_that_is_none_is_null() {
+    let env = TestEnv::sqlite(&[]);
+    for time in ["1e300", "-1e300", "0"] {
+        let image = format!(r#"{{"image_id": "{}", "last_accessed": {time}, "size": 1}}"#, id('a'));
+        let body = format!(r#"{{"cached_images": [{image}], "queued_images": []}}"#);
+        let node = Double::says(ok(&body));
+        on(&env, &["status", "--format", "json"], &[&node]).ok().has(&json!({
+            "images": 1, "oldest_use": null, "newest_use": null,
+        }));
+        let text = on(&env, &["status"], &[&node]).ok().stdout;
+        assert!(text.contains("used     -\n"), "{text}");
+    }
 }
 
 #[test]

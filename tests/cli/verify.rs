@@ -130,6 +130,21 @@ fn clean_moves_what_is_broken_and_nothing_else() {
     }
 }
 
+/// `SQLite` keeps any value in a column of sizes. One that is no number is no size of 0 bytes.
+#[test]
+fn a_size_that_is_no_number_moves_nothing() {
+    let p = five(Sqlite);
+    for (letter, size) in [('a', "'none'"), ('b', "'12 bytes'"), ('c', "x'00'"), ('d', "-1"), ('e', "1.5")] {
+        p.update(letter, &format!("size = {size}"));
+    }
+    run(&p, "clean", &[]).ok().has(&json!({"total_files_moved": 0, "errors": []}));
+    assert_eq!(p.env.left(), "abcde");
+    // The digest is still compared.
+    damage(&p, 'b', |bytes| bytes[7] ^= 1);
+    run(&p, "clean", &[]).ok().has(&json!({"total_files_moved": 1}));
+    assert_eq!(p.env.left(), "acde");
+}
+
 #[test]
 fn an_image_without_a_row_is_moved_too_and_one_in_invalid_is_replaced() {
     let p = five(Sqlite);
@@ -236,21 +251,224 @@ fn the_database_of_another_glance_makes_no_image_wrong() {
     assert_eq!(p.env.left(), "abcde");
 }
 
-#[test]
-fn many_broken_images_are_not_all_moved() {
+/// Makes a cache of sixteen images of 1000 bytes each. Of these, the given ones are broken.
+fn sixteen(broken: &str) -> Prefetch {
     let p = Prefetch::new(Xattr);
-    for n in 0..40_u32 {
-        let letter = char::from_digit(n % 16, 16).unwrap();
-        if n < 16 {
-            p.image(letter, 1000);
-            put(&p, letter, &content(letter, 1000), 1);
-            damage(&p, letter, |bytes| bytes[3] ^= 8);
+    for (hours, letter) in (1..).zip("0123456789abcdef".chars()) {
+        p.image(letter, 1000);
+        put(&p, letter, &content(letter, 1000), 40 - hours);
+    }
+    broken.chars().for_each(|letter| flip(&p, letter));
+    p
+}
+
+fn flip(p: &Prefetch, letter: char) {
+    damage(p, letter, |bytes| bytes[3] ^= 8);
+}
+
+/// Waits until the next run begins in another second: runs are told apart by that.
+fn next_second() {
+    std::thread::sleep(Duration::from_millis(1100));
+}
+
+#[test]
+fn if_many_images_are_broken_none_is_moved_in_any_run() {
+    let p = sixteen("0123456789abcdef");
+    for arguments in [&["--dry-run"][..], &[], &[], &["-j", "3"]] {
+        let report = run(&p, "clean", arguments).code(1).says(&["10 or more images are broken"]).json();
+        assert_eq!(report["total_files_moved"], 0, "{report}");
+        assert_eq!(report["errors"].as_array().unwrap().len(), 16);
+        next_second();
+    }
+    assert_eq!(p.env.left(), "0123456789abcdef");
+    // Once most of them turn out to be sound, the rest is moved.
+    for letter in "0123456789".chars() {
+        flip(&p, letter);
+    }
+    run(&p, "clean", &[]).ok().has(&json!({"total_files_moved": 6}));
+    assert_eq!(p.env.left(), "0123456789");
+}
+
+#[test]
+fn many_broken_images_are_many_also_in_small_parts() {
+    let p = sixteen("0123456789abcdef");
+    let mut moved = 0;
+    for night in 0..8 {
+        let done = run(&p, "clean", &["--budget", "3000B"]);
+        let count = done.json()["total_files_moved"].as_u64().unwrap();
+        assert_eq!((count, done.code), if night < 3 { (3, 0) } else { (0, 1) }, "{night}: {done:?}");
+        moved += count;
+        next_second();
+    }
+    assert_eq!(moved, 9);
+    // A run that reads all sees it, too.
+    run(&p, "clean", &[]).code(1).has(&json!({"total_files_moved": 0}));
+}
+
+#[test]
+fn sound_images_of_earlier_runs_do_not_excuse_a_disk_that_fails() {
+    let p = sixteen("");
+    run(&p, "clean", &[]).ok();
+    "0123456789abc".chars().for_each(|letter| flip(&p, letter));
+    let mut moved = 0;
+    for _ in 0..5 {
+        next_second();
+        moved += run(&p, "clean", &["--budget", "5000B"]).json()["total_files_moved"].as_u64().unwrap();
+    }
+    assert_eq!(moved, 5, "the second five are not moved");
+}
+
+#[test]
+fn images_that_are_known_to_be_broken_are_moved_first() {
+    let p = sixteen("7c");
+    run(&p, "status", &[]).code(1);
+    next_second();
+    run(&p, "clean", &["--budget", "3000B"]).ok().has(&json!({"total_files_moved": 2}));
+    assert_eq!(p.env.names("invalid"), [id('7'), id('c')]);
+}
+
+#[test]
+fn the_grace_of_a_broken_image_begins_when_it_is_moved() {
+    for driver in [Sqlite, Xattr] {
+        let p = five(driver);
+        // It was written years ago.
+        set_times(&path(&p, 'b'), 1_700_000_000.0, 1_700_000_000.0);
+        damage(&p, 'b', |bytes| bytes[7] ^= 1);
+        run(&p, "clean", &[]).ok().has(&json!({"total_files_moved": 1}));
+        p.env.clean(&["--invalid-grace", "7d"]).ok().has(&json!({"invalid_files": 0}));
+        assert_eq!(p.env.names("invalid"), [id('b')]);
+        let conf = p.conf("");
+        let status = |more: &[&str]| {
+            let common = ["status", "--config-file", &conf, "--format", "json", "--no-database"];
+            p.env.raw(&[&common, more].concat()).ok().json()["attention"].to_string()
+        };
+        assert!(!status(&["--max-invalid", "1d"]).contains("invalid file"));
+        assert!(status(&["--max-invalid", "0"]).contains("invalid file"));
+        p.env.clean(&[]).ok().has(&json!({"invalid_files": 1}));
+    }
+}
+
+#[test]
+fn a_move_that_fails_leaves_the_times_of_the_image() {
+    let p = five(Sqlite);
+    damage(&p, 'b', |bytes| bytes[7] ^= 1);
+    // A directory of its name is in the way.
+    fs::create_dir(p.env.path("invalid").join(id('b'))).unwrap();
+    let before = fs::metadata(path(&p, 'b')).unwrap();
+    run(&p, "clean", &[]).code(1).says(&["cannot move it to invalid/"]);
+    let after = fs::metadata(path(&p, 'b')).unwrap();
+    let times = |m: &fs::Metadata| (m.mtime(), m.mtime_nsec(), m.atime(), m.atime_nsec());
+    assert_eq!(times(&after), times(&before));
+}
+
+#[test]
+fn another_time_leaves_no_trace() {
+    let p = five(Sqlite);
+    let memory = || fs::read(p.env.path(".glance-cache/verified")).ok();
+    run(&p, "status", &["--now", "2099-01-01T00:00:00Z"]).ok();
+    assert_eq!(memory(), None);
+    run(&p, "status", &[]).ok();
+    let before = memory();
+    run(&p, "status", &["--now", "2099-01-01T00:00:00Z"]).ok();
+    assert_eq!(memory(), before);
+}
+
+#[test]
+fn a_verification_in_the_future_is_none() {
+    let p = five(Sqlite);
+    run(&p, "status", &[]).ok();
+    let path = p.env.path(".glance-cache/verified");
+    // A clock that was wrong: the year 2099.
+    let lines = fs::read_to_string(&path).unwrap();
+    let future: Vec<String> = lines
+        .lines()
+        .map(|line| {
+            let words: Vec<&str> = line.split(' ').collect();
+            format!("{} 4070908800 {} broken\n", words[0], words[2])
+        })
+        .collect();
+    fs::write(&path, future.concat()).unwrap();
+    let conf = p.conf("");
+    let report = p.env.raw(&["status", "--config-file", &conf, "--format", "json"]).ok().json();
+    assert_eq!(report["verified"], Value::Null, "{report}");
+    let report = run(&p, "status", &["--budget", "2600000B"]).ok().json();
+    assert_eq!((&report["verified"]["count"], &report["verified"]["broken"]), (&json!(2), &json!([])));
+    assert_eq!(fs::read_to_string(&path).unwrap().lines().count(), 2);
+}
+
+#[test]
+fn a_part_of_the_images_says_nothing_about_the_database() {
+    let p = five(Sqlite);
+    for letter in ['e', 'd'] {
+        p.db.sql(&format!("DELETE FROM image_locations WHERE image_id = '{}'", id(letter)));
+        p.db.sql(&format!("DELETE FROM images WHERE id = '{}'", id(letter)));
+    }
+    p.update('c', "status = 'deleted', deleted = 1");
+    // The oldest come first: two without a record, and then the deleted one.
+    for arguments in [&["--budget", "1B"][..], &["--for", "0s"], &[]] {
+        for command in ["status", "clean"] {
+            let done = run(&p, command, arguments).ok();
+            assert!(!done.stderr.contains("another Glance"), "{command} {arguments:?}: {}", done.stderr);
         }
     }
-    let done = run(&p, "clean", &[]).code(1).says(&["more than half of the images"]);
-    let report = done.json();
-    assert_eq!(report["total_files_moved"], 9, "{report}");
-    assert_eq!(report["errors"].as_array().unwrap().len(), 7);
+    assert_eq!(p.env.left(), "abde");
+    let done = p.env.raw(&["list", &id('e'), "-v", "--config-file", &p.conf("")]).ok();
+    assert!(!done.stderr.contains("another Glance"), "{}", done.stderr);
+}
+
+#[test]
+fn the_database_of_another_glance_is_seen_by_a_part_of_a_run() {
+    let p = five(Sqlite);
+    p.db.sql("DELETE FROM image_locations");
+    p.db.sql(&format!("DELETE FROM images WHERE id NOT IN ('{}', '{}')", id('e'), id('d')));
+    p.update('e', "status = 'deleted', deleted = 1");
+    // The oldest is deleted, and the others are not looked at.
+    let done = run(&p, "clean", &["--for", "0s"]).ok().says(&["3 of 5 cached images", "another Glance"]);
+    done.has(&json!({"deleted_images_removed": 0}));
+    assert_eq!(p.env.left(), "abcde");
+}
+
+#[test]
+fn a_memory_that_cannot_be_written_is_a_warning() {
+    let p = five(Sqlite);
+    damage(&p, 'b', |bytes| bytes[7] ^= 1);
+    p.env.file(".glance-cache", 0, 0);
+    for (command, code) in [("status", 1), ("clean", 0)] {
+        let done = run(&p, command, &[]).code(code);
+        assert_eq!(done.stderr.matches("cannot remember what was verified").count(), 1, "{}", done.stderr);
+        done.says(&["warning: ", "each run begins anew"]);
+    }
+    let dry = run(&p, "clean", &["--dry-run"]).ok();
+    assert!(!dry.stderr.contains("cannot remember"), "{}", dry.stderr);
+}
+
+#[test]
+fn an_image_that_cannot_be_opened_is_counted_and_named() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let p = five(Sqlite);
+    fs::set_permissions(path(&p, 'b'), fs::Permissions::from_mode(0)).unwrap();
+    for command in ["status", "clean"] {
+        let mut arguments = vec![command, "--verify", "--format", "json"];
+        let conf = p.conf("");
+        arguments.extend(["--config-file", &conf]);
+        let mut command = if rustix::process::geteuid().is_root() {
+            // Root without the right to read everything.
+            let mut command = p.env.command("setpriv");
+            command.args(["--bounding-set=-dac_override,-dac_read_search", BINARY]);
+            command
+        } else {
+            p.env.command(BINARY)
+        };
+        let done = p.env.finish(command.args(arguments)).code(1);
+        let report = done.says(&[&id('b'), "cannot open it"]).json();
+        assert_eq!(report["verification"]["failed"], json!({"count": 1, "bytes": SIZE}), "{report}");
+        assert_eq!(report["verification"]["sound"]["count"], 4);
+        let errors = report["errors"].as_array().unwrap();
+        assert_eq!((errors.len(), &errors[0]["action"]), (1, &json!("verify")), "{report}");
+        assert_eq!(errors[0]["name"], json!(id('b')));
+    }
+    assert_eq!(p.env.left(), "abcde");
 }
 
 #[test]

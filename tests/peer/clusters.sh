@@ -136,9 +136,9 @@ start_pair() {
         -c wal_level=replica -c hot_standby=on -c cluster_name="n$1"
 }
 
-listens() { # listens N: waits until the server lets somebody in
+listens() { # listens N DATABASE: waits until the server lets somebody into the database
     for _ in $(seq 300); do
-        ! PGPASSWORD=s3cret psql -q -h 127.0.0.1 -p "${ports[$1 - 1]}" -U g -d postgres -c 'SELECT 1' >/dev/null 2>&1 || return 0
+        ! PGPASSWORD=s3cret psql -q -h 127.0.0.1 -p "${ports[$1 - 1]}" -U g -d "$2" -c 'SELECT 1' >/dev/null 2>&1 || return 0
         sleep 0.05
     done
     exit 1
@@ -149,12 +149,14 @@ up_pair() {
     $as initdb -D "$dir/1" -U g -A scram-sha-256 --pwfile="$dir/password" -E UTF8 --locale=C.UTF-8 -N >install.log 2>&1
     echo "host replication g 127.0.0.1/32 scram-sha-256" >>1/pg_hba.conf
     start_pair 1
-    listens 1
+    listens 1 postgres
     PGPASSWORD=s3cret $as pg_basebackup -h 127.0.0.1 -p "${ports[0]}" -U g -D "$dir/2" -R -X stream -c fast >>install.log 2>&1
     start_pair 2
-    listens 2
+    listens 2 postgres
     PGPASSWORD=s3cret psql -q -h 127.0.0.1 -p "${ports[0]}" -U g -d postgres -c "ALTER SYSTEM SET synchronous_standby_names = '*'" \
         -c 'SELECT pg_reload_conf()' -c 'CREATE DATABASE glance' >/dev/null
+    # The standby has written it before the primary says so, and applies it afterwards.
+    listens 2 glance
 }
 
 # -- What stands before a server --

@@ -161,7 +161,8 @@ fn judge(runs: &[Run]) -> Ours {
     ours
 }
 
-fn without_ids(line: &str) -> String {
+/// Replaces what is different each time.
+pub(crate) fn without_ids(line: &str) -> String {
     let words = line.split_inclusive([' ', '/', ':']).map(|word| {
         let bare = word.trim_end_matches([' ', '/', ':']);
         if bare.len() == 36 || bare.starts_with("gcl-") { word.replace(bare, "…") } else { word.to_owned() }

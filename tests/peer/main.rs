@@ -42,6 +42,7 @@ mod prometheus;
 mod rights;
 mod schema;
 mod serve;
+mod soak;
 #[path = "../support/mod.rs"]
 mod support;
 mod system_calls;

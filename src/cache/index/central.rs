@@ -313,38 +313,50 @@ impl Central {
     }
 }
 
+/// Joins the rows of a node whose keys follow `last`, as many as are read at once. Returns the last key if
+/// more rows may follow.
+fn read_page(
+    database: &mut Database,
+    node: i64,
+    last: i64,
+    joiner: &mut Joiner<'_>,
+) -> Result<Option<i64>, Refusal> {
+    let dialect = database.dialect();
+    let sql = format!(
+        "SELECT id, image_id, {}, {}, size, hits FROM cached_images \
+         WHERE node_reference_id = {node} AND id > {last} ORDER BY id LIMIT {PAGE}",
+        dialect.epoch("last_accessed"),
+        dialect.epoch("last_modified"),
+    );
+    let rows = database.query(&sql, &[])?;
+    let (count, mut key) = (rows.len(), last);
+    for row in rows {
+        key = row[0].integer();
+        let found = Row {
+            key,
+            last_accessed: row[2].epoch(dialect),
+            last_modified: row[3].epoch(dialect),
+            size: row[4].integer(),
+            hits: row[5].integer(),
+        };
+        joiner.row(row.into_iter().nth(1).map(Cell::text).unwrap_or_default().as_bytes(), found);
+    }
+    Ok((count == PAGE).then_some(key))
+}
+
 impl Index for Central {
     fn read(&mut self, wait: &Wait, joiner: &mut Joiner<'_>) -> Result<()> {
         self.database.set_wait(wait);
-        let dialect = self.database.dialect();
+        let node = self.node;
+        // Where it begins again, the rows before it are joined already.
         let mut last = i64::MIN;
-        loop {
-            let sql = format!(
-                "SELECT id, image_id, {}, {}, size, hits FROM cached_images \
-                 WHERE node_reference_id = {} AND id > {last} ORDER BY id LIMIT {PAGE}",
-                dialect.epoch("last_accessed"),
-                dialect.epoch("last_modified"),
-                self.node
-            );
-            let rows = self.database.query(&sql, &[]);
-            let rows =
-                rows.map_err(|refusal| self.database.told(refusal, "cannot read the rows").into_error())?;
-            let count = rows.len();
-            for row in rows {
-                last = row[0].integer();
-                let found = Row {
-                    key: last,
-                    last_accessed: row[2].epoch(dialect),
-                    last_modified: row[3].epoch(dialect),
-                    size: row[4].integer(),
-                    hits: row[5].integer(),
-                };
-                joiner.row(row.into_iter().nth(1).map(Cell::text).unwrap_or_default().as_bytes(), found);
+        let read = self.database.reading(|database| {
+            while let Some(key) = read_page(database, node, last, joiner)? {
+                last = key;
             }
-            if count < PAGE {
-                return Ok(());
-            }
-        }
+            Ok(())
+        });
+        read.map_err(|refusal| self.database.told(refusal, "cannot read the rows").into_error())
     }
 
     fn check_writable(&mut self, wait: &Wait) -> Result<(), Refusal> {

@@ -1,8 +1,8 @@
 //! Answers of Keystone with any bytes.
 
-use serde_json::from_slice;
+use serde_json::{Deserializer, from_slice};
 
-use super::catalog::{Catalog, CatalogService};
+use super::catalog::{Catalog, EndpointSettings, ServiceSought, services};
 use super::rules::{AccessRule, path_matches};
 use super::token::TokenBody;
 use crate::fuzzing::{fuzz, kind};
@@ -31,13 +31,15 @@ fn allows(rule: &AccessRule) -> bool {
 #[test]
 fn catalogues_of_any_bytes() {
     fuzz("catalogue", |bytes| {
-        let services: Result<Vec<CatalogService>, _> = from_slice(bytes);
+        let services = services(&mut Deserializer::from_slice(bytes));
         let Ok(services) = services else { return kind(&services) };
         let catalog = Catalog::new(services);
         let mut kinds = String::new();
         for region in [None, Some("RegionOne")] {
             for interface in ["public", "internalURL"] {
-                kinds += &kind(&catalog.endpoint("image", interface, region));
+                let settings = EndpointSettings { region: "region", address: "address" };
+                let sought = ServiceSought { service_type: "image", interface, region, settings };
+                kinds += &kind(&catalog.endpoint(&sought));
             }
         }
         kinds

@@ -8,13 +8,15 @@ use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::{Value, json};
 use url::Url;
 
-use crate::openstack::secret::Secret;
+use crate::openstack::secret::{Secret, is_token};
 
 /// The credentials for a token, and the scope that it is to have.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Login {
     /// Without query, fragment and credentials. `None` only for a token that is used as it is.
     pub(super) auth_url: Option<Url>,
+    /// The setting that it is from, as messages name it.
+    pub(super) auth_url_setting: String,
     pub(super) method: LoginMethod,
     pub(super) scope: LoginScope,
 }
@@ -87,14 +89,14 @@ pub(crate) fn read(options: &dyn LoginOptions, plugin: &str) -> Result<Login> {
         "token" | "v3token" => {
             let auth_url = reader.optional("auth_url")?.is_some().then(|| reader.auth_url()).transpose()?;
             let scope = if auth_url.is_some() { reader.scope()? } else { LoginScope::Default };
-            (auth_url, LoginMethod::Token(reader.secret("token")?), scope)
+            (auth_url, LoginMethod::Token(reader.token()?), scope)
         }
         _ => bail!(
             "{}: the plugin {plugin:?} is not supported: use password, v3applicationcredential or v3token",
             options.shown("auth_type")
         ),
     };
-    Ok(Login { auth_url, method, scope })
+    Ok(Login { auth_url, auth_url_setting: options.shown("auth_url"), method, scope })
 }
 
 struct OptionReader<'a> {
@@ -111,7 +113,18 @@ impl OptionReader<'_> {
     }
 
     fn secret(&self, name: &str) -> Result<Secret> {
-        self.required(name).map(Secret::new)
+        let secret = self.required(name)?;
+        // Such as the end of the line of a file that it was read from.
+        ensure!(
+            !secret.contains(char::is_control),
+            "{}: it has a line break or another control character",
+            self.options.shown(name)
+        );
+        Ok(Secret::new(secret))
+    }
+
+    fn token(&self) -> Result<Secret> {
+        token(self.required("token")?, &self.options.shown("token"))
     }
 
     fn auth_url(&self) -> Result<Url> {
@@ -207,6 +220,15 @@ impl OptionReader<'_> {
     }
 }
 
+/// Checks that a text can be a token. `shown` names the option that it is from.
+pub(in crate::openstack) fn token(text: String, shown: &str) -> Result<Secret> {
+    ensure!(
+        is_token(&text),
+        "{shown}: it is no token, because it has a blank, a line break or another character that none has"
+    );
+    Ok(Secret::new(text))
+}
+
 /// Parses the address of a Keystone. The message does not repeat it, because it may hold a password.
 pub(in crate::openstack) fn auth_url(text: &str) -> Result<Url> {
     let url = service_url(text)?;
@@ -232,8 +254,14 @@ pub(crate) fn service_url(text: &str) -> Result<Url> {
 
 impl Login {
     /// Returns a login with a token that is used as it is.
-    pub(in crate::openstack) fn with_token(token: Secret, auth_url: Option<Url>) -> Self {
-        Login { auth_url, method: LoginMethod::Token(token), scope: LoginScope::Default }
+    pub(in crate::openstack) fn with_token(token: Secret, auth_url: Option<Url>, setting: &str) -> Self {
+        let (auth_url_setting, scope) = (setting.to_owned(), LoginScope::Default);
+        Login { auth_url, auth_url_setting, method: LoginMethod::Token(token), scope }
+    }
+
+    /// Returns the setting that lacks, if it is not known where Keystone is.
+    pub(crate) fn lacks_keystone(&self) -> Option<&str> {
+        self.auth_url.is_none().then_some(&self.auth_url_setting)
     }
 
     /// Returns the token that needs no request to Keystone, if there is one.
@@ -275,14 +303,13 @@ impl Login {
         json!({"auth": auth}).to_string()
     }
 
-    /// Returns a text without the secrets of this login, which a server may have sent back.
-    pub(super) fn without_secrets(&self, text: &str) -> String {
-        let secret = match &self.method {
+    /// Returns what is sent to Keystone and to nobody else, which its words may repeat.
+    pub(super) fn secret(&self) -> &str {
+        match &self.method {
             LoginMethod::Password { password: secret, .. }
             | LoginMethod::ApplicationCredential { secret, .. }
-            | LoginMethod::Token(secret) => secret,
-        };
-        text.replace(secret.reveal(), "***")
+            | LoginMethod::Token(secret) => secret.reveal(),
+        }
     }
 
     /// Returns who logs in and for what, such as `the user 'glance' for the project 'service'`.
@@ -533,7 +560,7 @@ mod tests {
         ] {
             let login = read(&Words(words), plugin).unwrap();
             assert_eq!(login.shown(), shown);
-            assert_eq!(login.without_secrets("a pw b"), "a *** b");
+            assert_eq!(login.secret(), "pw");
         }
     }
 }

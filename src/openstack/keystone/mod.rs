@@ -4,7 +4,7 @@
 //! service; `settings` reads `[keystone_authtoken]` as Glance's deployments write it. All waits are those of
 //! `net`: they end in time and soon after a signal. No message and no `Debug` output shows a secret.
 
-mod catalog;
+pub(crate) mod catalog;
 pub(crate) mod error;
 #[cfg(test)]
 mod fuzz;

@@ -17,7 +17,7 @@ use url::Url;
 use super::error::{KeystoneError, Unhelpful};
 use super::session::KeystoneSession;
 use super::settings::AuthTokenSettings;
-use super::tests::{settings, unauthorized, unavailable};
+use super::tests::{settings, sought, unauthorized, unavailable};
 use super::validate::{Presented, Validator};
 use crate::interrupt::Interrupt;
 use crate::net::http::{Client, Method, Request};
@@ -352,9 +352,9 @@ fn finds_the_identity_api_wherever_auth_url_points() {
         let more = format!("auth_url = {}", keystone.url(path));
         let session = keystone.session("glance", "service", &more);
         assert!(session.token().is_ok(), "{path}");
-        let found = session.endpoint("identity", "internal", Some("RegionOne")).unwrap();
+        let found = session.endpoint(&sought("identity", "internal", Some("RegionOne"))).unwrap();
         assert_eq!(found.as_str(), keystone.url("/v3/"));
-        let error = session.endpoint("volume", "internal", None).unwrap_err();
+        let error = session.endpoint(&sought("volume", "internal", None)).unwrap_err();
         assert_eq!(error.kind, Unhelpful::Misconfigured);
     }
     for path in ["/identity", "/v4", "/v3/auth"] {
@@ -368,7 +368,7 @@ fn finds_the_identity_api_wherever_auth_url_points() {
     let lines = format!("auth_type = v3token\nauth_url = {}\ntoken = {}\n", keystone.url(""), given.reveal());
     let given = settings(&lines).unwrap();
     let given = KeystoneSession::new(given.login, given.reach);
-    assert_eq!(given.endpoint("identity", "public", None).unwrap().as_str(), keystone.url("/v3/"));
+    assert_eq!(given.endpoint(&sought("identity", "public", None)).unwrap().as_str(), keystone.url("/v3/"));
 }
 
 #[test]

@@ -13,13 +13,13 @@ use std::time::{Duration, Instant};
 use serde::Deserialize;
 use url::Url;
 
-use super::catalog::Catalog;
+use super::catalog::{Catalog, ServiceSought};
 use super::error::KeystoneError;
 use super::login::Login;
 use super::token::{TokenBody, TokenData};
 use super::wire::{Answer, Question, Reach, shown};
 use crate::net::http::Method;
-use crate::openstack::secret::Secret;
+use crate::openstack::secret::{Secret, is_token, without_secrets};
 
 /// A token with less than this is renewed.
 const LEAST_LEFT: Duration = Duration::from_secs(30);
@@ -84,17 +84,11 @@ impl KeystoneSession {
         ask(renewed.token.reveal())
     }
 
-    /// Returns the address of a service, such as `image`, for an interface, such as `internal` or
-    /// `internalURL`. Without a region, all regions have to have the same.
-    pub(crate) fn endpoint(
-        &self,
-        service_type: &str,
-        interface: &str,
-        region: Option<&str>,
-    ) -> Result<Url, KeystoneError> {
+    /// Returns the address of a service.
+    pub(crate) fn endpoint(&self, sought: &ServiceSought<'_>) -> Result<Url, KeystoneError> {
         let granted = self.with_catalog()?;
         let catalog = granted.catalog.as_ref();
-        catalog.unwrap_or(&Catalog::default()).endpoint(service_type, interface, region)
+        catalog.unwrap_or(&Catalog::default()).endpoint(sought)
     }
 
     /// Returns the root of version 3 of the Identity API at `auth_url`.
@@ -152,7 +146,10 @@ impl KeystoneSession {
 
     fn expected_base(&self) -> Result<Url, KeystoneError> {
         let none = || {
-            KeystoneError::misconfigured("there is a token, but no auth_url that says where its Keystone is")
+            let setting = &self.login.auth_url_setting;
+            KeystoneError::misconfigured(format!(
+                "there is a token, but {setting}, which says where its Keystone is, is not set"
+            ))
         };
         self.login.auth_url.as_ref().map(versioned).ok_or_else(none)
     }
@@ -183,9 +180,10 @@ impl KeystoneSession {
     fn discover(&self, expected: &Url, status: u16) -> Result<Url, KeystoneError> {
         let none = |why: &str| {
             KeystoneError::misconfigured(format!(
-                "there is no Keystone at {}: it answers {status}{why}; set auth_url to the address of the \
+                "there is no Keystone at {}: it answers {status}{why}; {} has to be the address of the \
                  Identity API, with or without /v3",
-                shown(expected)
+                shown(expected),
+                self.login.auth_url_setting
             ))
         };
         let root = self.login.auth_url.as_ref().unwrap_or(expected);
@@ -197,10 +195,10 @@ impl KeystoneSession {
             return Err(none(", and the address that it gives for version 3 is no URL"));
         };
         if found.origin() != root.origin() {
+            let found = without_secrets(&shown(&found), &[self.login.secret()]);
             return Err(none(&format!(
-                ", and it gives {} as the address of version 3, which is another server: the password is not \
-                 sent there unless auth_url says so",
-                shown(&found)
+                ", and it gives {found} as the address of version 3, which is another server, to which the \
+                 password is not sent"
             )));
         }
         if found == *expected {
@@ -212,15 +210,17 @@ impl KeystoneSession {
     /// Reads the answer to a login.
     fn grant(&self, url: &Url, answer: &Answer) -> Result<Granted, KeystoneError> {
         let place = shown(url);
-        let words = || self.login.without_secrets(&answer.words());
+        let words = || answer.words(&[self.login.secret()]);
         match answer.status {
             200 | 201 => {
-                let body = answer.json::<TokenBody>();
-                let token = answer.subject_token.clone().filter(|token| is_token(token));
-                let (Some(TokenBody { token: data }), Some(token)) = (body, token) else {
-                    let message = format!("the answer of {place} is not that of a Keystone: it has no token");
-                    return Err(KeystoneError::misconfigured(message));
+                let wrong = |lacking: &str| {
+                    let message = format!("the answer of {place} is not that of a Keystone: it {lacking}");
+                    KeystoneError::misconfigured(message)
                 };
+                let token = answer.subject_token.clone().filter(|token| is_token(token));
+                let token = token.ok_or_else(|| wrong("has no token"))?;
+                let body: Option<TokenBody> = answer.json();
+                let data = body.ok_or_else(|| wrong("does not describe the token"))?.token;
                 Ok(as_granted(Secret::new(token), data))
             }
             // Keystone answers 404 for an application credential that does not exist.
@@ -261,11 +261,6 @@ impl KeystoneSession {
     }
 }
 
-/// True if a text can be a token: some visible ASCII, as each kind of token is.
-pub(super) fn is_token(text: &str) -> bool {
-    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic())
-}
-
 /// True if an answer to a login shows that it was not Keystone's version 3 that was asked.
 fn is_elsewhere(answer: &Answer) -> bool {
     match answer.status {
@@ -281,7 +276,7 @@ fn as_granted(token: Secret, data: TokenData) -> Granted {
         // Of a token that is shorter than that anyway, half is used.
         Instant::now() + lifetime.checked_sub(LEAST_LEFT).unwrap_or_default().max(lifetime / 2)
     });
-    Granted { token, catalog: Some(Catalog::new(data.catalog.unwrap_or_default())), good_until }
+    Granted { token, catalog: Some(Catalog::new(data.catalog)), good_until }
 }
 
 /// Returns the address with `/v3` at its end.

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use super::catalog::{EndpointSettings, ServiceSought};
 use super::error::{KeystoneError, Unhelpful};
 use super::session::KeystoneSession;
 use super::settings::AuthTokenSettings;
@@ -85,7 +86,7 @@ fn granted(n: usize, asked: &Asked) -> Told {
 fn settings_with(url: &str, more: &str) -> Result<AuthTokenSettings, String> {
     settings(&format!(
         "auth_url = {url}\nauth_type = password\nusername = glance\nuser_domain_id = default\n\
-         password = s3cret\nproject_name = service\nproject_domain_name = Default\n\
+         password = s3cret/pa\"ss\nproject_name = service\nproject_domain_name = Default\n\
          http_request_max_retries = 0\n{more}\n"
     ))
 }
@@ -119,6 +120,15 @@ fn session(url: &str) -> KeystoneSession {
     KeystoneSession::new(settings.login, reach)
 }
 
+/// Returns a service to look for.
+pub(super) fn sought<'a>(
+    service_type: &'a str,
+    interface: &'a str,
+    region: Option<&'a str>,
+) -> ServiceSought<'a> {
+    ServiceSought { service_type, interface, region, settings: EndpointSettings::OF_GLANCE }
+}
+
 fn lines(double: &Double) -> Vec<String> {
     double.heads().iter().map(|head| head.lines().next().unwrap().replace(" HTTP/1.1", "")).collect()
 }
@@ -129,12 +139,15 @@ fn logs_in_once_and_knows_the_catalogue() {
     let session = session(&double.url("/v3"));
     assert_eq!(session.token().unwrap().reveal(), "own-0");
     assert_eq!(session.token().unwrap().reveal(), "own-0");
-    assert_eq!(session.endpoint("image", "public", Some("R")).unwrap().as_str(), "http://g:9292/");
-    assert_eq!(session.endpoint("image", "admin", None).unwrap_err().kind, Unhelpful::Misconfigured);
+    assert_eq!(session.endpoint(&sought("image", "public", Some("R"))).unwrap().as_str(), "http://g:9292/");
+    assert_eq!(session.endpoint(&sought("image", "admin", None)).unwrap_err().kind, Unhelpful::Misconfigured);
     assert_eq!(lines(&double), ["POST /v3/auth/tokens"]);
     let head = &double.heads()[0];
     assert!(head.contains("Content-Type: application/json\n"), "{head}");
-    assert!(head.contains("\"password\":\"s3cret\"") && head.contains("\"name\":\"service\""), "{head}");
+    assert!(
+        head.contains(r#""password":"s3cret/pa\"ss""#) && head.contains("\"name\":\"service\""),
+        "{head}"
+    );
 }
 
 #[test]
@@ -205,17 +218,22 @@ fn a_refused_token_is_renewed_once() {
 fn says_what_is_wrong_with_a_login() {
     for (answer, kind, message) in [
         (
-            error(401, "The request you have made requires\nauthentication.\u{1b}[31m s3cret"),
+            error(401, "The request you have made requires\nauthentication.\u{1b}[31m s3cret/pa\"ss"),
             Unhelpful::Refused,
             "refuses the user 'glance' (domain 'default') for the project 'service' (domain 'Default'): the \
              password is wrong, there is no such user or project, or the user has no role there (it answers \
              401: The request you have made requires authentication.\\u{1b}[31m ***)",
         ),
         (
-            error(404, "Could not find: s3cret"),
+            error(404, "Could not find: s3cret/pa\"ss"),
             Unhelpful::Refused,
             "no role there (it answers 404: Could not find: ***)",
         ),
+        // In any other form, nothing of the text is shown.
+        (error(403, "No s3cret%2Fpa%22ss"), Unhelpful::Refused, "'Default'): it answers 403"),
+        (error(403, r#"No s3cret\/pa\"ss"#), Unhelpful::Refused, "'Default'): it answers 403"),
+        (error(403, r#"No \u0073\u0033cret/pa\u0022ss"#), Unhelpful::Refused, "'Default'): it answers 403"),
+        (error(403, "No s3cret/pa&quot;ss"), Unhelpful::Refused, "'Default'): it answers 403"),
         (error(403, "Locked."), Unhelpful::Refused, "'Default'): it answers 403: Locked."),
         (error(400, "Expecting."), Unhelpful::Misconfigured, "does not accept the login of the user"),
         (error(503, ""), Unhelpful::Unreachable, "is out of order: it answers 503"),
@@ -225,7 +243,11 @@ fn says_what_is_wrong_with_a_login() {
             Unhelpful::Misconfigured,
             "is not that of a Keystone: it has no token",
         ),
-        ((200, "X-Subject-Token: x\r\n".into(), "<html>".into()), Unhelpful::Misconfigured, "has no token"),
+        (
+            (200, "X-Subject-Token: x\r\n".into(), "<html>".into()),
+            Unhelpful::Misconfigured,
+            "is not that of a Keystone: it does not describe the token",
+        ),
         ((204, String::new(), String::new()), Unhelpful::Misconfigured, "does not accept the login"),
     ] {
         let double = keystone(move |_, _| answer.clone());
@@ -263,8 +285,16 @@ fn says_that_there_is_no_keystone_at_auth_url() {
         json!({"version": {"id": "v3.14", "links": [{"rel": "self", "href": "http://public/v3"}]}});
     let here = json!({"version": {"id": "v3.14", "links": [{"rel": "self", "href": "/v3"}]}});
     for (status, document, message) in [
-        (404, (404, String::new(), String::new()), "it answers 404; set auth_url to the address"),
-        (405, told(200, &json!({"versions": {"values": []}})), "it answers 405; set auth_url"),
+        (
+            404,
+            (404, String::new(), String::new()),
+            "it answers 404; [keystone_authtoken] auth_url has to be the address of the Identity API, with",
+        ),
+        (
+            405,
+            told(200, &json!({"versions": {"values": []}})),
+            "it answers 405; [keystone_authtoken] auth_url has to be",
+        ),
         (
             300,
             told(300, &elsewhere),
@@ -340,12 +370,12 @@ fn a_given_token_needs_no_login() {
     let session = given(&double.url(""), "given");
     assert_eq!(session.token().unwrap().reveal(), "given");
     assert_eq!(double.heads().len(), 0);
-    assert_eq!(session.endpoint("image", "public", None).unwrap().as_str(), "http://g:9292/");
+    assert_eq!(session.endpoint(&sought("image", "public", None)).unwrap().as_str(), "http://g:9292/");
     assert_eq!(session.token().unwrap().reveal(), "given");
     let refused = session.authorized(|_| Ok::<_, KeystoneError>(401), |status| *status == 401);
     assert_eq!(refused.unwrap(), 401);
     assert_eq!(lines(&double), ["GET /v3/auth/tokens"]);
-    let error = given(&double.url(""), "bad-one").endpoint("image", "public", None).unwrap_err();
+    let error = given(&double.url(""), "bad-one").endpoint(&sought("image", "public", None)).unwrap_err();
     assert!(
         error.to_string().contains("refuses the given token: it is unknown, expired or revoked"),
         "{error}"

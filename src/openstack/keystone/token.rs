@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::catalog::CatalogService;
+use super::catalog::{CatalogService, services};
 use super::rules::AccessRule;
 
 #[derive(Debug, Deserialize)]
@@ -21,7 +21,7 @@ pub(super) struct TokenData {
     expires_at: Option<String>,
     #[serde(default)]
     issued_at: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "services")]
     pub(super) catalog: Option<Vec<CatalogService>>,
     #[serde(default)]
     pub(super) user: Option<TokenUser>,

@@ -15,16 +15,18 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use url::Url;
 
+use super::catalog::{EndpointSettings, ServiceSought};
 use super::error::{KeystoneError, Unhelpful};
 use super::judged::{Judged, TokenHash};
 use super::places::Places;
 use super::rules::AccessRule;
-use super::session::{KeystoneSession, below, is_token, versioned};
+use super::session::{KeystoneSession, below, versioned};
 use super::settings::AuthTokenSettings;
 use super::token::{TokenBody, TokenData, TokenDomain};
 use super::wire::{Answer, Question, shown};
 use crate::net::http::Method;
 use crate::openstack::caller::Caller;
+use crate::openstack::secret::is_token;
 
 /// The time for which a bad token is known to be bad.
 const BAD_TIME: Duration = Duration::from_secs(5);
@@ -271,13 +273,14 @@ impl Validator {
 
     /// Asks Keystone about a token; `None` if it is not valid.
     fn ask(&self, token: &str, even_expired: bool) -> Result<Option<Arc<Vouched>>, Rejection> {
-        let mut place = None;
+        let (mut place, mut own_token) = (None, String::new());
         let answer = self.session.authorized(
             |own| {
                 // After the login, because the catalogue comes with it.
                 let url = self.place()?;
                 let answer = self.question(&url, own, token, even_expired);
                 place = Some(url);
+                own.clone_into(&mut own_token);
                 answer
             },
             |answer| answer.status == 401,
@@ -285,6 +288,7 @@ impl Validator {
         let answer = answer.map_err(|error| unavailable(&error))?;
         let place = place.as_ref().map(shown).unwrap_or_default();
         let who = self.session.who();
+        let words = || answer.words(&[&own_token, token]);
         match answer.status {
             200 => self.read(&answer).map_err(|why| {
                 Rejection::Unavailable(format!(
@@ -298,11 +302,11 @@ impl Validator {
             403 => Err(Rejection::Unavailable(format!(
                 "Keystone at {place} does not let us validate tokens ({}): give the role 'service' to our \
                  service user, {who}",
-                answer.words()
+                words()
             ))),
             _ => Err(Rejection::Unavailable(format!(
                 "Keystone at {place} does not judge a token: {}",
-                answer.words()
+                words()
             ))),
         }
     }
@@ -310,8 +314,13 @@ impl Validator {
     /// Returns the root of the Identity API that validates tokens: the catalogue's, or else that of the
     /// login.
     fn place(&self) -> Result<Url, KeystoneError> {
-        let region = self.settings.region.as_deref();
-        match self.session.endpoint("identity", &self.settings.interface, region) {
+        let sought = ServiceSought {
+            service_type: "identity",
+            interface: &self.settings.interface,
+            region: self.settings.region.as_deref(),
+            settings: EndpointSettings::OF_GLANCE,
+        };
+        match self.session.endpoint(&sought) {
             Ok(url) => Ok(versioned(&url)),
             // The one that gave us the token can judge others, too.
             Err(error) if error.kind == Unhelpful::Misconfigured => self.session.base(),

@@ -7,18 +7,20 @@
 use std::error::Error as _;
 use std::io::{self, ErrorKind, Read as _};
 use std::path::PathBuf;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use anyhow::Error;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use url::Url;
+use url::{Origin, Url};
 
 use super::error::KeystoneError;
 use crate::names::escaped;
 use crate::net::http::{Client, Method, Request};
-use crate::net::tls::Trust;
+use crate::net::tls::{Trust, UnusableCertificates};
 use crate::net::wire::{Least, Waits};
+use crate::openstack::secret::without_secrets;
 
 /// Limit of an answer, in bytes: a catalogue of a large cloud has some hundred kilobytes.
 const MAX_ANSWER: u64 = 4 * 1024 * 1024;
@@ -26,6 +28,8 @@ const MAX_ANSWER: u64 = 4 * 1024 * 1024;
 const MAX_WORDS: usize = 300;
 /// Before the first repetition of a request; then doubled each time.
 const PAUSE: Duration = Duration::from_millis(500);
+/// The time for which a server that did not answer is left alone.
+const REST: Duration = Duration::from_secs(60);
 /// Limits if the settings say nothing.
 const CONNECT: Duration = Duration::from_secs(10);
 const SILENCE: Duration = Duration::from_secs(20);
@@ -39,6 +43,36 @@ pub(crate) struct Reach {
     pub(crate) waits: Waits,
     /// The number of times that a connection that failed is tried again.
     pub(crate) retries: u32,
+    /// The servers that did not answer, where they are not to be asked again at once.
+    pub(crate) silent: Option<SilentServers>,
+}
+
+/// Servers that did not answer. They are left alone for a while: a run asks for many images, and would wait
+/// for each of them.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct SilentServers(Arc<Mutex<Vec<SilentServer>>>);
+
+#[derive(Debug)]
+struct SilentServer {
+    origin: Origin,
+    since: Instant,
+    message: String,
+}
+
+impl SilentServers {
+    /// Returns what is said of a server that is left alone.
+    fn get(&self, url: &Url) -> Option<String> {
+        let mut servers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        servers.retain(|server| server.since.elapsed() < REST);
+        let found = servers.iter().find(|server| server.origin == url.origin())?;
+        Some(format!("{}; it is not asked again within a minute", found.message))
+    }
+
+    fn add(&self, url: &Url, message: &str) {
+        let mut servers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (origin, since, message) = (url.origin(), Instant::now(), message.to_owned());
+        servers.push(SilentServer { origin, since, message });
+    }
 }
 
 /// A request to Keystone.
@@ -60,11 +94,11 @@ pub(super) struct Answer {
 impl Reach {
     /// Returns the way that needs no settings: the system's authorities, and waits that suit a service.
     pub(crate) fn new(mut waits: Waits) -> Self {
-        waits.connect = CONNECT;
-        waits.silence = SILENCE;
+        waits.connect = CONNECT.min(waits.connect);
+        waits.silence = SILENCE.min(waits.silence);
         // An answer is small: a server that sends it byte by byte is not waited for.
         waits.least = Least { bytes: 16 * 1024, within: SILENCE };
-        Reach { trust: Trust::System, certificate: None, waits, retries: 3 }
+        Reach { trust: Trust::System, certificate: None, waits, retries: 3, silent: None }
     }
 
     /// Limits the wait for a connection and for each answer.
@@ -77,6 +111,9 @@ impl Reach {
 
     /// Sends a request to Keystone and returns the answer, whatever its status.
     pub(super) fn ask(&self, question: &Question<'_>) -> Result<Answer, KeystoneError> {
+        if let Some(message) = self.silent.as_ref().and_then(|silent| silent.get(question.url)) {
+            return Err(KeystoneError::unreachable(message));
+        }
         let mut pause = PAUSE;
         let mut left = self.retries;
         loop {
@@ -87,8 +124,15 @@ impl Reach {
                     let _ = self.waits.sleep(pause);
                     pause *= 2;
                 }
+                Err(error) if error.is::<UnusableCertificates>() => {
+                    let message = format!("Keystone at {} cannot be asked: {error}", shown(question.url));
+                    return Err(KeystoneError::misconfigured(message));
+                }
                 Err(error) => {
                     let message = format!("Keystone at {} is not reached: {error:#}", shown(question.url));
+                    if let Some(silent) = self.silent.as_ref().filter(|_| !self.waits.interrupt.raised()) {
+                        silent.add(question.url, &message);
+                    }
                     return Err(KeystoneError::unreachable(message));
                 }
             }
@@ -123,7 +167,7 @@ fn is_worth_repeating(error: &Error) -> bool {
         io.is_some_and(|io| matches!(io.kind(), ErrorKind::InvalidData | ErrorKind::TimedOut))
             || io.is_some_and(|io| io.source().is_some_and(<dyn std::error::Error>::is::<rustls::Error>))
     };
-    !error.chain().any(is_final)
+    !error.chain().any(is_final) && !error.is::<UnusableCertificates>()
 }
 
 #[derive(Deserialize)]
@@ -148,9 +192,11 @@ impl Answer {
         self.json::<ErrorBody>().is_some()
     }
 
-    /// Returns the status, and Keystone's own words where it has any, without line breaks.
-    pub(super) fn words(&self) -> String {
+    /// Returns the status, and Keystone's own words where it has any, without line breaks and without the
+    /// secrets that it got.
+    pub(super) fn words(&self, secrets: &[&str]) -> String {
         let words = self.json::<ErrorBody>().map(|body| body.error.message).unwrap_or_default();
+        let words = without_secrets(&words, secrets);
         let words: String = words.split_whitespace().collect::<Vec<_>>().join(" ");
         let words: String = words.chars().take(MAX_WORDS).collect();
         match escaped(words.as_bytes()) {

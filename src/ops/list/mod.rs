@@ -247,7 +247,8 @@ impl Gathering<'_> {
     fn images(&self, cache: &Cache, report: &mut ListReport) {
         let Inventory { images, ghosts, tracking, .. } = &cache.inventory;
         let images: Vec<Image> = images.iter().filter(|image| self.wants(&image.id)).copied().collect();
-        let unusable = self.unusable(&images);
+        // Of all images: if few are listed, a database that knows none of them may be the right one.
+        let unusable = self.unusable(&cache.inventory.images);
         let entries = images
             .iter()
             .map(|image| ListEntry { unusable: unusable.get(image.id), ..entry(self.dir, image, tracking) });

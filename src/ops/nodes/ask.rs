@@ -15,10 +15,12 @@ use crate::names::escaped;
 use crate::net::http::{Client, Method, Request, Response};
 use crate::net::wire::{Least, Waits};
 use crate::openstack::cache_api::{
-    CacheCall, Meaning, NodeAnswer, NodeStatus, Removals, current_version, meaning, versions_url,
+    CacheCall, Meaning, NodeAnswer, NodeStatus, PAUSE, Removals, current_version, meaning, versions_url,
 };
 use crate::openstack::keystone::error::KeystoneError;
 use crate::openstack::keystone::session::KeystoneSession;
+use crate::openstack::secret::Secret;
+use crate::units::{Nanos, span};
 
 /// Limit of an answer, in bytes. Ours has a line for each image that could not be removed.
 const MAX_ANSWER: u64 = 1024 * 1024;
@@ -125,7 +127,15 @@ impl Asker<'_> {
     /// takes as long as the last one: what is broken off is no longer known to be busy.
     fn pause(&self, pause: Duration, answer: Duration, deadline: Instant) -> Result<(), String> {
         let pause = pause.max(LEAST_PAUSE);
-        if pause + 2 * answer >= deadline.saturating_duration_since(Instant::now()) {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if pause >= left {
+            let wanted = span(pause.as_nanos() as Nanos);
+            return Err(format!(
+                "its cache is busy, and wants to be asked again in {wanted}, which is longer than there is \
+                 time (--timeout)"
+            ));
+        }
+        if pause + 2 * answer >= left {
             return Err("its cache was busy all the time".to_owned());
         }
         self.waits(QUICK).sleep(pause).map_err(|_| "its cache was busy when the run was stopped".to_owned())
@@ -152,10 +162,7 @@ impl Asker<'_> {
             Err(e) => return CallAttempt::Broken(shown_error(&e)),
         };
         match read(response, call, deadline) {
-            Ok(mut answer) => {
-                answer.hide(token);
-                CallAttempt::Answered(answer)
-            }
+            Ok(answer) => CallAttempt::Answered(NodeAnswer { token: Secret::new(token), ..answer }),
             Err(e) => CallAttempt::Broken(format!("its answer broke: {}", escaped(e.to_string().as_bytes()))),
         }
     }
@@ -203,8 +210,8 @@ fn read(mut response: Response, call: CacheCall, deadline: Instant) -> io::Resul
         status: response.status,
         allow: header("allow"),
         location: header("location"),
-        retry_after: header("retry-after"),
-        body: Vec::new(),
+        retry_after: header("retry-after").map(|_| response.retry_after().unwrap_or(PAUSE)),
+        ..NodeAnswer::default()
     };
     let is_success = response.status < 300;
     let limit = match (is_success, call) {

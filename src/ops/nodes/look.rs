@@ -10,7 +10,7 @@ use anyhow::anyhow;
 use serde::{Deserialize, Serialize};
 
 use super::ask::{Asker, Reply};
-use super::{find_cloud, no_token, warn_of_exposure};
+use super::{check_certificates, find_cloud, no_token, warn_of_exposure};
 use crate::exit::Failure;
 use crate::host::glance::settings::Selection;
 use crate::interrupt::Interrupt;
@@ -23,7 +23,7 @@ use crate::ops::report::SCHEMA_VERSION;
 use crate::output::Report;
 use crate::output::rows::{Column, ListCell, Listing, Rank};
 use crate::run::Run;
-use crate::units::{count, human, nanos, when};
+use crate::units::{count, human, moment, nanos};
 
 /// A request to look at a node.
 #[derive(Debug)]
@@ -62,8 +62,13 @@ struct RemoteCache {
     body: CacheBody,
 }
 
-/// Asks a node for its cache.
-fn look(run: &Run, selection: &Selection, request: &LookRequest) -> Result<RemoteCache, Failure> {
+/// Asks a node for its cache. `doing` is what cannot be done if it fails.
+fn look(
+    run: &Run,
+    selection: &Selection,
+    request: &LookRequest,
+    doing: &str,
+) -> Result<RemoteCache, Failure> {
     let shown = shown_url(&request.url);
     let url = node_url(&request.url)
         .map_err(|reason| Failure::usage(anyhow!("cannot use --os-image-url {shown}: {reason}")))?;
@@ -74,6 +79,7 @@ fn look(run: &Run, selection: &Selection, request: &LookRequest) -> Result<Remot
     let certificate = cloud.reach.certificate.clone();
     let session = KeystoneSession::new(cloud.login, cloud.reach);
     session.token().map_err(no_token)?;
+    check_certificates(&client, certificate.as_ref(), std::iter::once(&url))?;
     warn_of_exposure(run, std::iter::once((&url, shown.as_str())));
     let asker = Asker {
         session: &session,
@@ -84,7 +90,7 @@ fn look(run: &Run, selection: &Selection, request: &LookRequest) -> Result<Remot
     };
     let reply = asker.ask(&url, CacheCall::List);
     let body =
-        read_body(reply).map_err(|why| Failure::cannot_start(anyhow!("cannot list {shown}: {why}")))?;
+        read_body(reply).map_err(|why| Failure::cannot_start(anyhow!("cannot {doing} {shown}: {why}")))?;
     Ok(RemoteCache { shown, api_version: asker.version(&url), body })
 }
 
@@ -111,7 +117,7 @@ pub(crate) fn list_node(
     request: &LookRequest,
     list: &ListRequest,
 ) -> Result<NodeListReport, Failure> {
-    let RemoteCache { shown, body, .. } = look(run, selection, request)?;
+    let RemoteCache { shown, body, .. } = look(run, selection, request, "list")?;
     let is_named = |id: &str| list.images.iter().any(|named| named.as_str().eq_ignore_ascii_case(id));
     let is_wanted = |id: &str| list.images.is_empty() || is_named(id);
     let shows = |state: EntryState| list.states.is_empty() || list.states.contains(&state);
@@ -204,9 +210,12 @@ pub(crate) fn status_of_node(
     request: &LookRequest,
     human: bool,
 ) -> Result<NodeStatusReport, Failure> {
-    let RemoteCache { shown, api_version, body } = look(run, selection, request)?;
+    let RemoteCache { shown, api_version, body } = look(run, selection, request, "get the status of")?;
     let images = &body.cached_images;
-    let uses = || images.iter().map(|image| nanos(image.last_accessed));
+    let uses = || {
+        let uses = images.iter().map(|image| nanos(image.last_accessed));
+        uses.filter_map(|time| Some((time, moment(time)?)))
+    };
     Ok(NodeStatusReport {
         schema_version: SCHEMA_VERSION,
         node: shown,
@@ -215,8 +224,8 @@ pub(crate) fn status_of_node(
         bytes: images.iter().map(|image| image.size).fold(0, u64::saturating_add),
         hits: images.iter().map(|image| image.hits).fold(0, i64::saturating_add),
         queued: body.queued_images.len() as u64,
-        oldest_use: uses().min().map(when),
-        newest_use: uses().max().map(when),
+        oldest_use: uses().min().map(|(_, time)| time),
+        newest_use: uses().max().map(|(_, time)| time),
         human,
     })
 }

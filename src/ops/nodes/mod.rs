@@ -12,6 +12,7 @@ pub(crate) mod look;
 mod report;
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
@@ -35,6 +36,7 @@ use crate::names::ImageId;
 use crate::net::http::Client;
 use crate::openstack::cache_api::{CacheCall, NodeStatus, is_exposed, node_url, same_server, shown_url};
 use crate::openstack::clouds::Cloud;
+use crate::openstack::keystone::catalog::ServiceSought;
 use crate::openstack::keystone::error::{KeystoneError, Unhelpful};
 use crate::openstack::keystone::session::KeystoneSession;
 use crate::ops::clouds;
@@ -91,10 +93,18 @@ pub(crate) fn ask_nodes(
     let session = KeystoneSession::new(cloud.login, cloud.reach);
     session.token().map_err(no_token)?;
     if request.urls.is_none() {
-        spare_endpoints(run, &session, (&cloud.region, cloud.image_endpoint), &mut aims);
+        let sought = |interface| ServiceSought {
+            service_type: "image",
+            interface,
+            region: cloud.region.as_deref(),
+            settings: cloud.settings,
+        };
+        let found = ["public", "internal", "admin"].map(|interface| session.endpoint(&sought(interface)));
+        spare_endpoints(run, found, cloud.image_endpoint, &mut aims);
     }
-    let open = aims.iter().filter_map(|aim| Some((aim.url.as_ref().ok()?, aim.shown.as_str())));
-    warn_of_exposure(run, open);
+    let open = || aims.iter().filter_map(|aim| Some((aim.url.as_ref().ok()?, aim.shown.as_str())));
+    check_certificates(&client, certificate.as_ref(), open().map(|(url, _)| url))?;
+    warn_of_exposure(run, open());
     let asker = Asker {
         session: &session,
         client,
@@ -117,6 +127,18 @@ fn find_cloud(run: &Run, config: Option<&Config>, name: Option<&str>) -> Result<
     let cloud = clouds::find_cloud(run, config, name).map_err(Failure::usage)?;
     run.output.note(&format!("credentials: {}", cloud.source));
     Ok(cloud)
+}
+
+/// Fails if a node is asked with https, and the files of certificates for that cannot be used.
+fn check_certificates<'a>(
+    client: &Client,
+    identity: Option<&(PathBuf, PathBuf)>,
+    mut nodes: impl Iterator<Item = &'a Url>,
+) -> Result<(), Failure> {
+    if nodes.any(|url| url.scheme() == "https") {
+        client.check_certificates(identity).map_err(Failure::usage)?;
+    }
+    Ok(())
 }
 
 /// Makes the failure of a run that gets no token.
@@ -177,12 +199,10 @@ fn aims(urls: &[String], port: Option<u16>) -> Vec<Aim> {
 /// Takes out the nodes whose URL is an endpoint of the catalogue: behind that is any node, not this one.
 fn spare_endpoints(
     run: &Run,
-    session: &KeystoneSession,
-    (region, override_url): (&Option<String>, Option<Url>),
+    found: [Result<Url, KeystoneError>; 3],
+    override_url: Option<Url>,
     aims: &mut [Aim],
 ) {
-    let of = |interface| session.endpoint("image", interface, region.as_deref());
-    let found = ["public", "internal", "admin"].map(of);
     if let Some(error) = found.iter().find_map(|found| found.as_ref().err().filter(|_| found.is_err())) {
         run.output.note(&format!("nodes are not compared with every endpoint of the catalogue: {error}"));
     }

@@ -35,7 +35,7 @@ use crate::cache::stage::{self, Publication, Staged};
 use crate::database::refusal::Refusal;
 use crate::fetch::digest::fingerprint;
 use crate::fetch::judge::judge_again;
-use crate::fetch::{Attempt, Fetched, Unfetched};
+use crate::fetch::{Attempt, Fetched, Unfetched, is_in_vain};
 use crate::host::glance::open::GLANCE_PATIENCE;
 use crate::interrupt::Wait;
 use crate::names::ImageId;
@@ -67,7 +67,7 @@ impl PrefetchRun<'_> {
             Err(Unfetched::Cache(e)) => ImageEnding::new(ImageOutcome::Failed, size, format!("{e:#}")),
             Err(Unfetched::NoSource) => {
                 let why = last.map_or("the image has no location", |(last, _)| last.message.as_str());
-                if running.request.queued && attempts.iter().any(|attempt| attempt.lasting) {
+                if running.request.queued && is_in_vain(attempts) {
                     self.remember(id, why, fingerprint(&running.record));
                 }
                 ImageEnding::new(ImageOutcome::Failed, size, why)

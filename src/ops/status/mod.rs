@@ -100,12 +100,14 @@ pub(crate) fn status(
             report.exists = true;
             // A wrong value is already among the problems.
             report.max_size = settings.max_size(request.max_size, &dir).ok().map(|max| max.value);
-            let images = gather(run, &settings, &dir, &mut report)?;
+            let inventory = gather(run, &settings, &dir, &mut report)?;
             judge(run, request, &mut report);
             if request.asks_records {
-                usable(run, &settings, &images, &mut report);
+                usable(run, &settings, &inventory.images, &mut report);
             }
-            let (verification, verified) = contents(run, &settings, &dir, &images, request.verify.as_ref())?;
+            let (mut verification, verified) =
+                contents(run, &settings, &dir, &inventory, request.verify.as_ref())?;
+            report.errors = verification.as_mut().map(|found| std::mem::take(&mut found.errors));
             (report.verification, report.verified) = (verification, verified);
             broken(&mut report);
         }
@@ -168,15 +170,18 @@ fn contents(
     run: &Run,
     settings: &Settings<'_>,
     dir: &CacheDir,
-    images: &[Image],
+    inventory: &Inventory,
     request: Option<&VerifyRequest>,
 ) -> Result<(Option<Verification>, Option<VerifiedImages>), Failure> {
-    let Some(request) = request else { return Ok((None, verified_images(images, &Verified::read(dir)))) };
+    let Inventory { images, unreadable, .. } = inventory;
+    let Some(request) = request else {
+        return Ok((None, verified_images(images, &Verified::read(dir, run.now))));
+    };
     run.catch_signals()?;
     require_owner(dir)?;
     let records = open_records(&settings.database, &run.wait(RECORDS_PATIENCE))?;
     let Verdicts { report, memory, .. } =
-        verify(VerifiedCache { run, dir, images, records }, request, &mut ())?;
+        verify(VerifiedCache { run, dir, images, unreadable, records }, request, &mut ())?;
     Ok((Some(report), verified_images(images, &memory)))
 }
 
@@ -191,13 +196,13 @@ fn broken(report: &mut StatusReport) {
     }
 }
 
-/// Surveys the cache, and fills in the report. Returns the images.
+/// Surveys the cache, and fills in the report. Returns what it found.
 fn gather(
     run: &Run,
     settings: &Settings<'_>,
     dir: &CacheDir,
     report: &mut StatusReport,
-) -> Result<Vec<Image>, Failure> {
+) -> Result<Inventory, Failure> {
     let wait = run.wait(GLANCE_PATIENCE);
     let cache = match take_stock(run, settings, dir, Purpose::Look, &wait) {
         Ok(cache) => cache,
@@ -221,7 +226,7 @@ fn gather(
     for error in unreadable_errors(&cache.inventory.unreadable) {
         report.note(Concern::Unreadable, error.to_string());
     }
-    Ok(cache.inventory.images)
+    Ok(cache.inventory)
 }
 
 /// Counts the images, and with an index that can be read also by what it knows of them.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde::{Serialize, Serializer};
 
 use super::age::AgeGroup;
+use crate::cache::outcome::EntryError;
 use crate::config::Setting;
 use crate::host::cache::Tally;
 use crate::ops::attention::{Attention, Concern};
@@ -171,6 +172,9 @@ pub(crate) struct StatusReport {
     /// The result of reading the images, if this was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) verification: Option<Verification>,
+    /// Images that could not be verified, if this was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) errors: Option<Vec<EntryError>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) settings: Option<SettingsInUse>,
     /// Problems that somebody should look at.

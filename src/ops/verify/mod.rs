@@ -6,12 +6,15 @@
 //! between the first and the last image.
 //!
 //! **Nothing is locked while images are read.** A broken image is given to [`BrokenHandler`], which leaves it
-//! (`status`) or moves it to `invalid/` (`clean`, in [`mod@mover`]). If many images are broken, they are
-//! held back until more than half of the images that were read are sound, because otherwise the disk or the
-//! database is more likely at fault than each of them.
+//! (`status`) or moves it to `invalid/` (`clean`, in [`mod@mover`]).
+//!
+//! **Many broken images** are a sign that the disk or the database is at fault. So a run that moves images
+//! holds broken ones back until half of what was read is sound, and decides about the rest at its end: if
+//! there are many, they all stay ([`plan`]). What earlier runs found counts, also of images that they moved:
+//! otherwise runs that read a few images each would empty a cache on a failing disk.
 //!
 //! The run notes what it has read in the cache directory ([`crate::cache::verified`]), so that the next one
-//! goes on from there. Killed, it forgets what it read in the last seconds.
+//! goes on from there. Killed, it forgets what it read in the last seconds, but no image that it moved.
 
 pub(crate) mod mover;
 mod plan;
@@ -28,10 +31,10 @@ use std::time::{Duration, Instant};
 use anyhow::anyhow;
 
 pub(crate) use self::plan::Budget;
-use self::plan::{is_doubtful, order};
+use self::plan::{MANY, are_mostly_broken, order};
 use self::report::FaultReport;
 pub(crate) use self::report::{BrokenImage, Verification, VerifiedImages};
-use crate::cache::dir::CacheDir;
+use crate::cache::dir::{CacheDir, CachePlace, Unreadable};
 use crate::cache::entry::Image;
 use crate::cache::outcome::{Action, EntryError};
 use crate::cache::usable::{Unusable, UnusableImages};
@@ -43,6 +46,7 @@ use crate::fetch::Meter;
 use crate::fetch::digest::Check;
 use crate::fetch::examine::{Examination, Fault, Finding, examine};
 use crate::fetch::throttle::Throttle;
+use crate::names::ImageId;
 use crate::output::progress::Downloads;
 use crate::run::Run;
 use crate::units::Nanos;
@@ -53,6 +57,10 @@ const TICK: Duration = Duration::from_millis(100);
 const PORTION: usize = 100;
 /// The time between two writes of the memory.
 const REMEMBER: Duration = Duration::from_secs(10);
+/// The time between two writes of the memory while images are moved.
+const REMEMBER_MOVES: Duration = Duration::from_secs(1);
+/// The number of images whose records are read at a time, if the images are not.
+const PORTION_UNREAD: usize = 5_000;
 
 /// The options of a verification.
 #[derive(Clone, Copy, Debug)]
@@ -62,7 +70,7 @@ pub(crate) struct VerifyRequest {
     /// Bytes per second, for all images together.
     pub(crate) rate: Option<u64>,
     pub(crate) budget: Budget,
-    /// False in a dry run: then nothing is remembered.
+    /// False in a dry run, and if the time is not the real one: then nothing is remembered.
     pub(crate) remembers: bool,
 }
 
@@ -71,6 +79,8 @@ pub(crate) struct VerifiedCache<'a> {
     pub(crate) run: &'a Run,
     pub(crate) dir: &'a CacheDir,
     pub(crate) images: &'a [Image],
+    /// Entries that the survey could not look at.
+    pub(crate) unreadable: &'a [(CachePlace, Unreadable)],
     pub(crate) records: Database,
 }
 
@@ -123,8 +133,8 @@ pub(crate) fn verify<'a>(
     request: &'a VerifyRequest,
     handler: &'a mut dyn BrokenHandler,
 ) -> Result<Verdicts, Failure> {
-    let memory = Verified::read(cache.dir);
-    let order = order(cache.images, &memory).into();
+    let memory = Verified::read(cache.dir, cache.run.now);
+    let order = order(cache.images, &memory, handler.moves()).into();
     let mut verifying = Verifying {
         cache,
         request,
@@ -140,8 +150,10 @@ pub(crate) fn verify<'a>(
         report: Verification::default(),
         deleted: Vec::new(),
         started: Instant::now(),
-        remembered: Instant::now(),
+        remembered: None,
+        cannot_remember: false,
     };
+    verifying.not_looked_at();
     // A database that does not answer ends a run that has not read anything.
     verifying.read_records().map_err(|refusal| Failure::cannot_start(refusal.into_error()))?;
     verifying.work();
@@ -191,8 +203,6 @@ pub(super) fn verified_images(images: &[Image], memory: &Verified) -> Option<Ver
 struct ImageReading {
     record: ImageRecord,
     meter: Arc<Meter>,
-    /// The time at which the reading began.
-    at: Nanos,
 }
 
 /// A broken image that is not decided about yet.
@@ -200,8 +210,6 @@ struct HeldBrokenImage {
     image: Image,
     record: ImageRecord,
     fault: Fault,
-    /// The time at which the reading began.
-    at: Nanos,
 }
 
 /// A verification, as the deciding thread sees it.
@@ -224,7 +232,10 @@ struct Verifying<'a> {
     report: Verification,
     deleted: Vec<u32>,
     started: Instant,
-    remembered: Instant,
+    /// The last write of the memory; `None` if there was none.
+    remembered: Option<Instant>,
+    /// True after a write of the memory that failed.
+    cannot_remember: bool,
 }
 
 /// The place to which reading threads send what they found.
@@ -261,7 +272,9 @@ impl<'a> Verifying<'a> {
                 if run.interrupt.raised() {
                     bars.give_back_terminal();
                 }
-                self.remember(REMEMBER);
+                if self.remembered.unwrap_or(self.started).elapsed() >= REMEMBER {
+                    self.remember();
+                }
             }
         });
     }
@@ -363,43 +376,60 @@ impl<'a> Verifying<'a> {
         let job = Examination { dir: self.cache.dir, image, size: record.size, check, throttle };
         let meter = Arc::new(Meter::default());
         meter.size.store(image.seen.size, Ordering::Relaxed);
-        let at = self.cache.run.now.saturating_add(self.started.elapsed().as_nanos() as Nanos);
-        self.running.insert(position, ImageReading { record, meter, at });
+        self.running.insert(position, ImageReading { record, meter });
         job
     }
 
     /// Notes what was found in an image.
     fn finish(&mut self, position: u32, finding: Finding) {
-        let Some(ImageReading { record, meter, at }) = self.running.remove(&position) else { return };
+        let Some(ImageReading { record, meter }) = self.running.remove(&position) else { return };
         let image = self.cache.images[position as usize];
         let bytes = image.seen.size;
         self.report.bytes_read += meter.moved.load(Ordering::Relaxed);
         match finding {
             Finding::Sound => {
                 self.report.sound.add(bytes);
-                self.memory.note(&image, at, false);
+                self.memory.note(&image, self.cache.run.now, false);
                 self.decide();
             }
             Finding::Unverifiable => self.report.unverifiable.add(bytes),
-            Finding::Broken(fault) => self.broken(HeldBrokenImage { image, record, fault, at }),
+            Finding::Broken(fault) => {
+                self.memory.note(&image, self.cache.run.now, true);
+                self.held.push(HeldBrokenImage { image, record, fault });
+                self.decide();
+            }
             Finding::Changed => self.report.changed += 1,
-            Finding::Failed(e) => self.error(image.id.as_str(), Action::Verify, format!("{e:#}")),
+            Finding::Failed(e) => {
+                self.report.failed.add(bytes);
+                self.error(image.id.as_str(), Action::Verify, format!("{e:#}"));
+            }
             Finding::Interrupted => self.report.left.add(bytes),
         }
     }
 
-    /// Decides about a broken image. If many are broken, it is held back until more images were read.
-    fn broken(&mut self, broken: HeldBrokenImage) {
-        self.held.push(broken);
-        self.decide();
+    /// Notes the images that the survey could not look at.
+    fn not_looked_at(&mut self) {
+        for (place, (name, errno)) in self.cache.unreadable {
+            if let (CachePlace::Base, Some(id)) = (place, ImageId::new(name.as_name().as_bytes())) {
+                self.report.failed.add(0);
+                self.error(id.as_str(), Action::Verify, format!("cannot look at it: {errno}"));
+            }
+        }
     }
 
-    /// Decides about the images that are held back, unless the disk or the database is more likely at fault.
+    /// Decides about the images that are held back, unless more than half of the images are broken so far.
     fn decide(&mut self) {
-        let broken = self.report.broken.len() + self.held.len();
-        let examined = self.report.sound.count + broken as u64;
-        if self.handler.moves() && is_doubtful(broken as u64, examined) {
-            return;
+        if !self.held.is_empty() && !(self.handler.moves() && are_mostly_broken(self.memory.runs(), 1)) {
+            self.settle();
+        }
+    }
+
+    /// Gives the images that are held back to the handler.
+    fn settle(&mut self) {
+        // A run that is killed and started again and again must know what it has moved.
+        let is_recent = self.remembered.is_some_and(|written| written.elapsed() < REMEMBER_MOVES);
+        if self.handler.moves() && !is_recent {
+            self.remember();
         }
         for held in std::mem::take(&mut self.held) {
             let fate = self.fate(&held);
@@ -422,9 +452,10 @@ impl<'a> Verifying<'a> {
 
     /// Notes the end of a broken image.
     fn note_broken(&mut self, held: &HeldBrokenImage, fate: &Fate) {
-        let HeldBrokenImage { image, fault, at, .. } = held;
+        let HeldBrokenImage { image, fault, .. } = held;
         match fate {
             Fate::Changed => {
+                self.memory.forget(image.id);
                 self.report.changed += 1;
                 return;
             }
@@ -432,10 +463,6 @@ impl<'a> Verifying<'a> {
                 self.error(image.id.as_str(), Action::Move, format!("{fault}; it stays: {why}"));
             }
             Fate::Left | Fate::Moved | Fate::WouldMove => {}
-        }
-        match fate {
-            Fate::Moved => self.memory.forget(image.id),
-            _ => self.memory.note(image, *at, true),
         }
         let (image_id, size) = (image.id.to_string(), image.seen.size);
         let moved = matches!(fate, Fate::Moved | Fate::WouldMove);
@@ -446,33 +473,74 @@ impl<'a> Verifying<'a> {
         self.report.errors.push(EntryError { name: name.to_owned(), action, message });
     }
 
-    /// Writes the memory, if it was last written this long ago.
-    fn remember(&mut self, after: Duration) {
-        if !self.request.remembers || self.remembered.elapsed() < after {
+    /// Writes the memory. Warns once if it cannot be written.
+    fn remember(&mut self) {
+        if !self.request.remembers {
             return;
         }
-        self.remembered = Instant::now();
+        self.remembered = Some(Instant::now());
         let (run, dir, images) = (self.cache.run, self.cache.dir, self.cache.images);
-        if let Err(e) = self.memory.write(dir, images, run.now) {
-            run.output.note(&format!("{e:#}; the next run begins with the same images"));
+        let now = run.now.saturating_add(self.started.elapsed().as_nanos() as Nanos);
+        let Err(e) = self.memory.write(dir, images, run.now, now) else { return };
+        if !std::mem::replace(&mut self.cannot_remember, true) {
+            run.output.warning(&format!(
+                "{e:#}; each run begins anew: it reads the same images first, and does not know how many \
+                 were broken before"
+            ));
         }
     }
 
-    fn end(mut self) -> Verdicts {
-        let why = "more than half of the images that were read are broken, so that the disk or the \
-                   database is more likely at fault";
-        for held in std::mem::take(&mut self.held) {
-            self.note_broken(&held, &Fate::NotMoved(why.to_owned()));
+    /// Decides about the images that are still held back.
+    fn decide_at_the_end(&mut self) {
+        let is_interrupted = self.cache.run.interrupt.raised();
+        if !is_interrupted && !are_mostly_broken(self.memory.runs(), MANY) {
+            return self.settle();
         }
-        self.remember(Duration::ZERO);
-        let rest = self.portion.iter().map(|(position, _)| position).chain(&self.order);
-        for position in rest {
-            self.report.left.add(self.cache.images[*position as usize].seen.size);
+        let why = format!(
+            "{MANY} or more images are broken, and more than half of those that this run and the last ones \
+             have read, so that the disk or the database is more likely at fault"
+        );
+        for held in std::mem::take(&mut self.held) {
+            let fate = if is_interrupted { Fate::Left } else { Fate::NotMoved(why.clone()) };
+            self.note_broken(&held, &fate);
+        }
+    }
+
+    /// Warns if the database is probably that of another Glance. Then no image is removed because of its
+    /// record. The share is that of all images, also in a run that has read few of them.
+    fn doubt(&mut self) {
+        if self.deleted.is_empty() && self.report.missing.count == 0 {
+            return;
+        }
+        let ids: Vec<ImageId> =
+            self.order.iter().map(|position| self.cache.images[*position as usize].id).collect();
+        for (position, record) in &self.portion {
+            self.unusable.add(self.cache.images[*position as usize].id, record.as_ref());
+        }
+        for ids in ids.chunks(PORTION_UNREAD) {
+            let records = match self.cache.records.records(ids) {
+                Ok(records) if !self.cache.run.interrupt.raised() => records,
+                // It is not known which images are deleted. The next run finds out.
+                _ => return self.deleted.clear(),
+            };
+            for (id, record) in ids.iter().zip(&records) {
+                self.unusable.add(*id, record.as_ref());
+            }
         }
         if let Some(doubt) = self.unusable.doubt() {
             self.cache.run.output.warning(&doubt);
             self.deleted.clear();
         }
+    }
+
+    fn end(mut self) -> Verdicts {
+        self.decide_at_the_end();
+        self.remember();
+        let rest = self.portion.iter().map(|(position, _)| position).chain(&self.order);
+        for position in rest {
+            self.report.left.add(self.cache.images[*position as usize].seen.size);
+        }
+        self.doubt();
         self.report.duration = self.started.elapsed();
         self.report.is_interrupted = self.cache.run.interrupt.raised();
         self.report.broken.sort_by(|a, b| a.image_id.cmp(&b.image_id));

@@ -85,7 +85,8 @@ fn fill(
         attributes,
         errors: Vec::new(),
     };
-    let verified = VerifiedCache { run, dir: &dir, images: &images, records };
+    let unreadable = &cache.inventory.unreadable;
+    let verified = VerifiedCache { run, dir: &dir, images: &images, unreadable, records };
     let Verdicts { report: found, records, deleted, .. } = verify(verified, request, &mut mover)?;
     report.ending.errors.append(&mut mover.errors);
     // The ghosts are left to prune, which first makes sure that this is the right directory.

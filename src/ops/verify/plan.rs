@@ -3,21 +3,26 @@
 use std::time::Duration;
 
 use crate::cache::entry::Image;
-use crate::cache::verified::Verified;
+use crate::cache::verified::{RunTally, Verified};
 use crate::units::Nanos;
 
 /// So many broken images are needed before a run doubts its own findings.
-const MANY: u64 = 10;
+pub(super) const MANY: u64 = 10;
 
 /// Returns the positions of the images in the order in which they are verified: those that were never
 /// verified first, and then the ones that were verified longest ago. Among equals the file that was written
 /// longest ago comes first.
-pub(super) fn order(images: &[Image], memory: &Verified) -> Vec<u32> {
+///
+/// A run that moves images begins with those that are known to be broken, unless it would not move them.
+pub(super) fn order(images: &[Image], memory: &Verified, moves: bool) -> Vec<u32> {
+    let moves_known = moves && !are_mostly_broken(memory.runs(), MANY);
     let mut order: Vec<u32> = (0..images.len() as u32).collect();
     order.sort_by_cached_key(|position| {
         let image = &images[*position as usize];
-        let at = memory.of(image).map_or(Nanos::MIN, |verification| verification.at);
-        (at, image.seen.mtime, image.id)
+        let last = memory.of(image);
+        let is_known = moves_known && last.is_some_and(|verification| verification.is_broken);
+        let at = last.map_or(Nanos::MIN, |verification| verification.at);
+        (!is_known, at, image.seen.mtime, image.id)
     });
     order
 }
@@ -40,10 +45,22 @@ impl Budget {
     }
 }
 
-/// True if so many images are broken that the disk, or the database, is more likely at fault than each of
-/// them. Then none of them is moved for now.
-pub(super) fn is_doubtful(broken: u64, examined: u64) -> bool {
-    broken >= MANY && broken * 2 > examined
+/// True if more than half of the images are broken that the last run has read, or the last two, or any number
+/// of the last runs, and if these are at least so many. Then the disk, or the database, is more likely at
+/// fault than each of the images. The tallies are those of the runs, the last one first.
+///
+/// That older runs found sound images is no excuse, because a disk fails from some day on. Sound images that
+/// are found later are one.
+pub(super) fn are_mostly_broken(runs: impl Iterator<Item = RunTally>, at_least: u64) -> bool {
+    let (mut broken, mut examined) = (0, 0);
+    for run in runs {
+        broken += run.broken;
+        examined += run.examined;
+        if broken >= at_least && broken * 2 > examined {
+            return true;
+        }
+    }
+    false
 }
 
 #[cfg(test)]
@@ -81,12 +98,47 @@ mod tests {
     }
 
     #[test]
-    fn half_of_many_broken_images_are_in_doubt() {
-        for (broken, examined, expected) in
-            [(0, 0, false), (9, 9, false), (10, 10, true), (10, 20, false), (11, 21, true), (20, 1000, false)]
-        {
-            assert_eq!(is_doubtful(broken, examined), expected, "{broken} of {examined}");
+    fn many_broken_images_of_the_last_runs_are_in_doubt() {
+        let mostly = |runs: &[(u64, u64)], at_least| {
+            let tallies =
+                runs.iter().map(|(broken, examined)| RunTally { broken: *broken, examined: *examined });
+            are_mostly_broken(tallies, at_least)
+        };
+        for (runs, expected) in [
+            (&[][..], false),
+            (&[(9, 9)], false),
+            (&[(10, 10)], true),
+            (&[(10, 20)], false),
+            (&[(11, 21)], true),
+            (&[(20, 1000)], false),
+            // A few each night are many together.
+            (&[(4, 4), (3, 3), (2, 2)], false),
+            (&[(4, 4), (3, 3), (3, 3)], true),
+            (&[(1, 1), (9, 9), (0, 1000)], true),
+            // Sound images that were found since outweigh them.
+            (&[(0, 8), (9, 9), (1, 1)], true),
+            (&[(0, 10), (9, 9), (1, 1)], false),
+            (&[(1, 30), (12, 12)], false),
+        ] {
+            assert_eq!(mostly(runs, MANY), expected, "{runs:?}");
         }
+        assert!(!mostly(&[(0, 5)], 1) && !mostly(&[(1, 2)], 1));
+        assert!(mostly(&[(1, 1)], 1) && mostly(&[(1, 2), (3, 3)], 1));
+    }
+
+    #[test]
+    fn a_run_that_moves_images_begins_with_the_known_broken_ones() {
+        let images: Vec<Image> = (0..30).map(|n| image(n, n as Nanos)).collect();
+        let mut memory = Verified::default();
+        for (n, image) in images.iter().enumerate().take(29) {
+            memory.note(image, n as Nanos * SECOND, [7, 20].contains(&n));
+        }
+        assert_eq!(order(&images, &memory, true)[..4], [7, 20, 29, 0]);
+        assert_eq!(order(&images, &memory, false)[..2], [29, 0]);
+        for image in &images[..20] {
+            memory.note(image, 50 * SECOND, true);
+        }
+        assert_eq!(order(&images, &memory, true)[..2], [29, 20], "they would not be moved");
     }
 
     proptest! {
@@ -108,7 +160,7 @@ mod tests {
                     memory.note(image, at * SECOND, false);
                 }
             }
-            let first = order(&images, &memory);
+            let first = order(&images, &memory, false);
             let mut all = first.clone();
             all.sort_unstable();
             prop_assert!(all.into_iter().eq(0..images.len() as u32), "each image once");
@@ -116,7 +168,7 @@ mod tests {
             prop_assert!(first.is_sorted_by_key(at), "never verified first, then oldest first");
             // Runs that read a few images each have read all of them after as many runs as it takes.
             for clock in 100..100 + images.len().div_ceil(per_run) as Nanos {
-                for position in order(&images, &memory).into_iter().take(per_run) {
+                for position in order(&images, &memory, false).into_iter().take(per_run) {
                     memory.note(&images[position as usize], clock * SECOND, false);
                 }
             }

@@ -66,6 +66,8 @@ pub(crate) struct Verification {
     pub(crate) deleted: Tally,
     /// Images that changed or were removed while they were read.
     pub(crate) changed: u64,
+    /// Images that could not be read, or whose readings differ.
+    pub(crate) failed: Tally,
     /// Images that were left to a later run.
     pub(crate) left: Tally,
     pub(super) bytes_read: u64,
@@ -94,6 +96,7 @@ impl Verification {
             (self.unverifiable, "without a digest"),
             (self.missing, "without a record"),
             (self.deleted, "with a deleted record"),
+            (self.failed, "could not be read"),
             (self.left, "left to a later run"),
         ] {
             if tally.count > 0 {

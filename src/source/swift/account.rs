@@ -9,6 +9,8 @@ use crate::openstack::secret::Secret;
 
 /// The domain of users and projects for which none is given.
 const DEFAULT_DOMAIN: &str = "default";
+/// The place of a login that is in a location.
+const LOCATION: &str = "the location";
 
 /// A login for an account of Swift, in Keystone's words and in those of its place.
 #[derive(Clone, Debug)]
@@ -63,12 +65,7 @@ impl SwiftAccount {
     ) -> Result<Self> {
         let identity = user(name, key.clone())?;
         let domains = like.map(|like| like.domains.clone()).unwrap_or_default();
-        Ok(SwiftAccount {
-            place: "the location".to_owned(),
-            auth_url: auth_url.to_owned(),
-            identity,
-            domains,
-        })
+        Ok(SwiftAccount { place: LOCATION.to_owned(), auth_url: auth_url.to_owned(), identity, domains })
     }
 
     /// Returns the address of its Keystone.
@@ -124,6 +121,7 @@ impl LoginOptions for SwiftAccount {
 
     fn shown(&self, name: &str) -> String {
         let own = match name {
+            "auth_url" if self.place == LOCATION => return "the address in the location".to_owned(),
             "auth_url" => "auth_address",
             "username" | "project_name" => "user",
             "password" => "key",

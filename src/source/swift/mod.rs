@@ -22,7 +22,7 @@ use url::Url;
 
 use self::account::SwiftAccount;
 use self::references::References;
-use super::download::{self, Hopeless, Proof, Proving};
+use super::download::{self, Proof, Proving};
 use super::glance::OnlyGlance;
 use super::logged_in::LoggedIn;
 use super::swift_place::{SwiftLocation, SwiftPlace, parse};
@@ -34,10 +34,11 @@ use crate::net::http::{Client, Response};
 use crate::net::tls::Trust;
 use crate::net::wire::Waits;
 use crate::openstack::cache_api::shown_url;
-use crate::openstack::keystone::error::{KeystoneError, Unhelpful};
+use crate::openstack::keystone::catalog::{EndpointSettings, ServiceSought};
+use crate::openstack::keystone::error::Unhelpful;
 use crate::openstack::keystone::login::{Login, service_url};
 use crate::openstack::keystone::session::KeystoneSession;
-use crate::openstack::keystone::wire::Reach;
+use crate::openstack::keystone::wire::{Reach, SilentServers};
 use crate::source::opened::{Opened, Source};
 use crate::source::store::{Options, Store, Wanted};
 
@@ -50,6 +51,7 @@ struct SwiftStore {
     warning: Option<String>,
     /// The logins that were needed so far.
     sessions: Mutex<Vec<(Login, Arc<KeystoneSession>)>>,
+    silent: SilentServers,
 }
 
 /// The place of the objects of an account.
@@ -93,6 +95,7 @@ pub(super) fn set_up(options: &Options<'_>, waits: &Waits) -> Result<Box<dyn Sto
         client: Client { trust, proxies: Vec::new(), waits: waits.clone() },
         warning,
         sessions: Mutex::default(),
+        silent: SilentServers::default(),
     }))
 }
 
@@ -153,7 +156,8 @@ impl SwiftStore {
         if let Some((_, session)) = sessions.iter().find(|(known, _)| *known == login) {
             return Ok(Arc::clone(session));
         }
-        let reach = Reach { trust: self.client.trust.clone(), ..Reach::new(self.client.waits.clone()) };
+        let (trust, silent) = (self.client.trust.clone(), Some(self.silent.clone()));
+        let reach = Reach { trust, silent, ..Reach::new(self.client.waits.clone()) };
         let session = Arc::new(KeystoneSession::new(login.clone(), reach));
         sessions.push((login, Arc::clone(&session)));
         Ok(session)
@@ -218,9 +222,10 @@ impl SwiftSource {
     fn url(&self, session: &KeystoneSession) -> Result<Url> {
         let mut url = match &self.address {
             SwiftAddress::Given(url) => url.clone(),
-            SwiftAddress::InCatalog { service_type, interface, region } => session
-                .endpoint(service_type, interface, region.as_deref())
-                .map_err(|error| in_words_of_swift(&error))?,
+            SwiftAddress::InCatalog { service_type, interface, region } => {
+                let region = region.as_deref();
+                session.endpoint(&ServiceSought { service_type, interface, region, settings: SETTINGS })?
+            }
         };
         let SwiftLocation { container, object, .. } = &self.location;
         let coded = |name: &str| utf8_percent_encode(name, CODED).to_string();
@@ -233,10 +238,9 @@ impl SwiftSource {
 /// The characters of a name that are coded in a URL.
 const CODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 
-/// Names the option that chooses among the regions of Swift.
-fn in_words_of_swift(error: &KeystoneError) -> Error {
-    anyhow!("{}", error.to_string().replace("region_name", "swift_store_region"))
-}
+/// The options that choose an endpoint.
+const SETTINGS: EndpointSettings =
+    EndpointSettings { region: "swift_store_region", address: "swift_store_endpoint" };
 
 /// Each answer has the tag again. It is not sent (`If-Match`), because radosgw compares it with that of the
 /// list of segments, and refuses its own.
@@ -253,7 +257,7 @@ fn etag(response: &Response) -> Option<Proof> {
 }
 
 fn ask(service: &LoggedIn, url: &Url, from: Option<u64>) -> Result<Response> {
-    let response = service.get(url, from)?;
+    let response = service.get(url, from)?.response;
     match response.status {
         200 => Ok(response),
         206 | 416 if from.is_some() => Ok(response),
@@ -274,9 +278,5 @@ fn refusal(url: &Url, response: &Response) -> Error {
         _ => "",
     };
     let meaning = if meaning.is_empty() { String::new() } else { format!(" ({meaning})") };
-    let message = format!("{} answers {status}{meaning}", shown_url(url.as_str()));
-    match status {
-        400..500 if !download::is_busy(status) => Hopeless(message).into(),
-        _ => anyhow!(message),
-    }
+    download::refused(status, format!("{} answers {status}{meaning}", shown_url(url.as_str())))
 }

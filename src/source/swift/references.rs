@@ -16,6 +16,7 @@ use crate::config::{
     SWIFT_STORE_APPLICATION_CREDENTIAL_SECRET, SWIFT_STORE_AUTH_ADDRESS, SWIFT_STORE_CONFIG_FILE,
     SWIFT_STORE_KEY, SWIFT_STORE_USER,
 };
+use crate::names::escaped;
 use crate::os::text::read_text;
 use crate::source::store::Options;
 
@@ -91,7 +92,8 @@ impl References {
     /// Returns an account by its name.
     pub(super) fn get(&self, name: &str) -> Result<&SwiftAccount> {
         let Some((_, account)) = self.accounts.iter().find(|(known, _)| known == name) else {
-            let names: Vec<_> = self.accounts.iter().map(|(name, _)| name.as_str()).collect();
+            let name = escaped(name.as_bytes());
+            let names: Vec<_> = self.accounts.iter().map(|(name, _)| escaped(name.as_bytes())).collect();
             ensure!(
                 !names.is_empty(),
                 "{} has no account {name}: set swift_store_config_file for its store, or \

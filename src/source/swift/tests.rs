@@ -45,6 +45,10 @@ fn takes_locations_apart() {
         ("swift+config://ref1//glance/ID", "[ref1] glance ID"),
         ("swift+config://ref1/more/glance/ID", "refused: it is not REFERENCE/CONTAINER/OBJECT"),
         ("swift+config://ref1/ID", "refused: it is not REFERENCE/CONTAINER/OBJECT"),
+        (
+            "swift+config://ref1:KEY@x/glance/ID",
+            "refused: its reference has an @: a location of swift+config has no credentials",
+        ),
         ("swift+config:///glance/ID", "refused: it is not REFERENCE/CONTAINER/OBJECT"),
         ("swift://p:u:k@h/o", "refused: it is not URL/CONTAINER/OBJECT"),
         ("swift://h", "refused: it is not URL/CONTAINER/OBJECT"),

@@ -70,6 +70,8 @@ fn answer(request: &str) -> Vec<u8> {
         ('c', Some(_)) => (format!("416 X\r\nContent-Range: bytes */{PART}"), &b""[..]),
         ('d', Some(from)) => (rest("v2"), &image[from..]),
         ('e', Some(_)) => ("409 X\r\nContent-Length: 0".to_owned(), &b""[..]),
+        // It breaks off, and offers no way to go on.
+        ('4', _) => (format!("200 X\r\nContent-Length: {SIZE}"), &image[..PART]),
         ('f', _) => (format!("200 X\r\nContent-Length: {}", SIZE + 1), &image[..]),
         // Bytes of the right number, and not the image.
         ('0', _) => (whole, &wrong[..]),
@@ -119,6 +121,8 @@ fn each_fault_is_a_line_and_the_others_go_on(is_swift: bool, cases: &[(char, &st
         }
         let told = Prefetch::told(&run, *letter);
         assert_eq!((&told["outcome"], &told["queued"]), (&"failed".into(), &true.into()), "{told}");
+        let entry = std::fs::read(p.env.path("queue").join(id(*letter))).unwrap();
+        assert_eq!(!entry.is_empty(), "c0".contains(*letter), "{letter}: only wrong data is remembered");
     }
     p.holds(&[('a', SIZE), ('b', SIZE)]);
     let mut queued: Vec<char> = cases.iter().map(|(letter, _)| *letter).collect();
@@ -140,6 +144,7 @@ fn a_hostile_swift() {
             ('0', "sha512 mismatch: got"),
             ('1', "answers 429 (it is busy, and wants to be asked again in 7200 s)"),
             ('2', "answers 500"),
+            ('4', "the server ended the stream after 30000 of the 100000 bytes it had announced"),
         ],
     );
 }
@@ -154,6 +159,7 @@ fn a_hostile_glance() {
             ('0', "sha512 mismatch: got"),
             ('1', "answers 429 (it is busy, and wants to be asked again in 7200 s)"),
             ('2', "answers 500 (500 Internal Server Error The server has erred.)"),
+            ('4', "the server ended the stream after 30000 of the 100000 bytes it had announced"),
             ('3', "answers with a page (text/html) in place of the image: is Glance's API there?"),
         ],
     );

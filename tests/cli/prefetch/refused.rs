@@ -315,7 +315,7 @@ fn a_long_reason_is_remembered_too() {
     fs::create_dir_all(wrong.parent().unwrap()).unwrap();
     fs::write(&wrong, content('b', 1000)).unwrap();
     p.record('a', &content('a', 1000), &[&format!("file://{}", wrong.display())]);
-    let long = format!("http://127.0.0.1:1/{}", "x".repeat(5000));
+    let long = format!("odd://127.0.0.1:1/{}", "x".repeat(5000));
     p.locate('a', &long, "{}");
     p.queue("a");
     p.run(&[]).code(1);
@@ -346,4 +346,25 @@ fn an_image_whose_row_is_not_inserted_is_not_published() {
     p.env.sql("CREATE TRIGGER no BEFORE INSERT ON cached_images BEGIN SELECT RAISE(IGNORE); END");
     p.run(&[]).fails(1, &["cannot be published", "was not inserted"]);
     assert_eq!((p.env.images().as_str(), p.queued().as_str()), ("a", "b"));
+}
+
+/// A token alone does not say where Glance is: wrong settings, and nothing is tried.
+#[test]
+fn a_token_alone_is_no_way_to_glance() {
+    let p = Prefetch::new(Sqlite);
+    p.image('a', 9);
+    p.queue("a");
+    let run = |arguments: &[&str], more: &[(&str, &str)]| {
+        let mut command = p.command(arguments);
+        p.env.finish(command.env("OS_TOKEN", "s3cret-t0ken").envs(more.iter().copied()))
+    };
+    let words = "cannot use Glance's API: OS_TOKEN does not say where Glance is: set OS_AUTH_URL to the address \
+                 of its Keystone, or OS_IMAGE_ENDPOINT_OVERRIDE to that of Glance";
+    run(&["--via", "api"], &[]).fails(2, &[words]);
+    assert_eq!(p.queued(), "a");
+    let place = [("OS_IMAGE_ENDPOINT_OVERRIDE", "http://127.0.0.1:1")];
+    run(&["--via", "api"], &place).fails(1, &["cannot connect to 127.0.0.1 port 1"]);
+    // What needs no API is fetched all the same.
+    run(&[], &[]).ok();
+    p.holds(&[('a', 9)]);
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::support::central::*;
+use crate::support::clusters::start_through;
 use crate::support::env::*;
 use crate::support::servers::{Database, Kind, MariaDb, PostgreSql, Server, Session, SqliteFile};
 
@@ -140,6 +141,47 @@ fn hold_the_table(session: &mut Session, kind: Kind) {
 
 fn release_the_table(session: &mut Session, kind: Kind) {
     session.sql(if kind == PostgreSql { "ROLLBACK" } else { "UNLOCK TABLES" });
+}
+
+/// Locks the table even against reading, as an upgrade of the schema does.
+fn hide_the_table(session: &mut Session, kind: Kind) {
+    if kind == PostgreSql {
+        session.sql("BEGIN");
+        session.sql("LOCK TABLE cached_images IN ACCESS EXCLUSIVE MODE");
+    } else {
+        session.sql("LOCK TABLES cached_images WRITE");
+    }
+}
+
+fn a_hidden_table_is_waited_for(kind: Kind) {
+    let c = five(kind);
+    let mut other = Session::open(&c.db);
+    let prune = &["prune", "--max-size", "3000B", "--lock-timeout", "30s"][..];
+    // A command that changes nothing waits for two seconds.
+    for (arguments, seconds) in [(prune, 12), (&["list"], 1)] {
+        hide_the_table(&mut other, kind);
+        let run = start_through(&c, &c.db, arguments);
+        std::thread::sleep(Duration::from_secs(seconds));
+        release_the_table(&mut other, kind);
+        let run = run.wait().ok();
+        assert!(run.took > Duration::from_secs(seconds), "{arguments:?}: {:?}", run.took);
+    }
+    assert_eq!(c.left(), "cde");
+    hide_the_table(&mut other, kind);
+    let run =
+        c.run("prune", &["--max-size", "1000B", "--lock-timeout", "2s"]).fails(3, &["cannot read the rows"]);
+    assert!(run.took > Duration::from_secs(2) && run.took < Duration::from_secs(6), "{:?}", run.took);
+    release_the_table(&mut other, kind);
+}
+
+#[test]
+fn a_hidden_table_is_waited_for_on_mariadb() {
+    a_hidden_table_is_waited_for(MariaDb);
+}
+
+#[test]
+fn a_hidden_table_is_waited_for_on_postgresql() {
+    a_hidden_table_is_waited_for(PostgreSql);
 }
 
 fn the_index_is_held_by_a_writer(kind: Kind) {

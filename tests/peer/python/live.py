@@ -2,7 +2,7 @@
 
 Usage: live.py DIR PLAN
 
-DIR is empty and ours. PLAN is a JSON object: driver, seconds, limit (of the cache, in bytes), database (the URL of one that has
+DIR is ours, and empty but for a file system that may be mounted at DIR/cache. PLAN is a JSON object: driver, seconds, limit (of the cache, in bytes), database (the URL of one that has
 Glance's tables; an SQLite file would not do for several processes), beside: lists of commands, each run in a loop, all at once.
 In a command {conf} is glance-api's configuration file, and {some} are some of the images, so many arguments. A command with
 {root} in it says that it works by making the file {root}/working, which is waited for, and goes on until there is {root}/over.
@@ -12,6 +12,7 @@ what was stored. Prints one JSON object: what the clients did and met, what each
 warnings and errors in glance-api's log and how often each, and how files and the index agreed at the end.
 """
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -52,7 +53,7 @@ class Quiet(wsgiref.simple_server.WSGIRequestHandler):
 
 def configure(root, plan):
     for name in ("etc", "cache", "store", "staging", "tasks"):
-        os.makedirs(f"{root}/{name}")
+        os.makedirs(f"{root}/{name}", exist_ok=True)
     paste = os.path.join(sys.prefix, "etc/glance/glance-api-paste.ini")
     with open(paste) as source, open(f"{root}/etc/api-paste.ini", "w") as target:
         target.write(source.read())
@@ -78,6 +79,7 @@ flavor = caching
 config_file = {root}/etc/api-paste.ini
 [oslo_concurrency]
 lock_path = {root}
+{plan.get("sections", "")}
 [glance_store]
 default_backend = fs
 [fs]
@@ -144,20 +146,40 @@ def worker(root, descriptor):
     server.serve_forever()
 
 
-def serve(root):
-    listening = socket.socket()
-    listening.bind(("127.0.0.1", 0))
-    listening.listen(64)
-    workers = []
-    for _ in range(WORKERS):
-        arguments = [sys.executable, "-I", "-B", "-W", "ignore", __file__, root, str(listening.fileno())]
-        with open(f"{root}/stderr", "a") as stderr:
-            workers.append(subprocess.Popen(arguments, pass_fds=[listening.fileno()], stdout=stderr, stderr=stderr))
-    while sum(name.startswith("up-") for name in os.listdir(root)) < WORKERS:
-        if any(worker.poll() is not None for worker in workers):
-            sys.exit(open(f"{root}/stderr").read())
-        time.sleep(0.05)
-    return workers, f"http://127.0.0.1:{listening.getsockname()[1]}"
+class Workers:
+    """glance-api's processes."""
+
+    def __init__(self, root):
+        self.root = root
+        self.listening = socket.socket()
+        self.listening.bind(("127.0.0.1", 0))
+        self.listening.listen(64)
+        self.base = f"http://127.0.0.1:{self.listening.getsockname()[1]}"
+        self.processes = [self.start() for _ in range(WORKERS)]
+        while not all(self.is_up(process) for process in self.processes):
+            if any(process.poll() is not None for process in self.processes):
+                sys.exit(open(f"{root}/stderr").read())
+            time.sleep(0.05)
+
+    def start(self):
+        descriptor = self.listening.fileno()
+        arguments = [sys.executable, "-I", "-B", "-W", "ignore", __file__, self.root, str(descriptor)]
+        with open(f"{self.root}/stderr", "a") as stderr:
+            return subprocess.Popen(arguments, pass_fds=[descriptor], stdout=stderr, stderr=stderr)
+
+    def is_up(self, process):
+        return os.path.exists(f"{self.root}/up-{process.pid}")
+
+    def replace(self, place):
+        """Kills one as the kernel does when memory is short, and starts another."""
+        self.processes[place].kill()
+        self.processes[place].wait()
+        self.processes[place] = self.start()
+
+    def stop(self):
+        for process in self.processes:
+            process.kill()
+            process.wait()
 
 
 def call(method, url, body=None, kind="application/json"):
@@ -167,6 +189,13 @@ def call(method, url, body=None, kind="application/json"):
 
 
 class Load:
+    """The clients, and what works beside."""
+
+    # What each operation of a client and each command beside happens in.
+    turn = contextlib.nullcontext()
+    # Seconds between two commands beside.
+    pause = 0
+
     def __init__(self, root, base, seconds):
         self.root, self.base, self.cache = root, base, f"{root}/cache"
         self.digests, self.end, self.over = {}, None, f"{root}/over"
@@ -243,7 +272,8 @@ class Load:
         while time.monotonic() < self.end:
             operation = random.choices(list(OPERATIONS), list(OPERATIONS.values()))[0]
             try:
-                getattr(self, operation)(own, random.randrange(len(own)))
+                with self.turn:
+                    getattr(self, operation)(own, random.randrange(len(own)))
                 self.done[operation] += 1
             except urllib.error.HTTPError as error:
                 self.met[f"{operation}: {error.code} {error.reason}"] += 1
@@ -256,8 +286,13 @@ class Load:
                 arguments = []
                 for argument in command:
                     arguments += self.some() if argument == "{some}" else [argument.format(conf=conf, root=self.root)]
-                run = subprocess.run(arguments, capture_output=True, text=True)
-                runs.append({"command": command, "code": run.returncode, "out": run.stdout, "err": run.stderr})
+                with self.turn:
+                    runs.append(self.one(command, arguments))
+                time.sleep(self.pause)
+
+    def one(self, command, arguments):
+        run = subprocess.run(arguments, capture_output=True, text=True)
+        return {"command": command, "code": run.returncode, "out": run.stdout, "err": run.stderr}
 
     def run(self, conf, beside):
         runs = []
@@ -304,15 +339,17 @@ def state(root, plan):
 
 def main(root, plan):
     configure(root, plan)
-    workers, base = serve(root)
+    workers = Workers(root)
     try:
-        load = Load(root, base, plan["seconds"])
+        load = Load(root, workers.base, plan["seconds"])
         runs = load.run(f"{root}/etc/glance-api.conf", plan["beside"])
         time.sleep(1)
     finally:
-        for worker in workers:
-            worker.kill()
-            worker.wait()
+        workers.stop()
+    json.dump(report(root, plan, load, runs), sys.stdout)
+
+
+def report(root, plan, load, runs):
     end = state(root, plan)
     for entry in os.scandir(f"{root}/cache"):
         if entry.name in load.digests:
@@ -324,11 +361,11 @@ def main(root, plan):
         if name.startswith("kinds-"):
             with open(f"{root}/{name}") as lines:
                 kinds.update(json.loads(line) for line in lines)
-    report = {"done": load.done, "damaged": load.damaged, "met": load.met, "runs": runs, "kinds": kinds, "end": end}
-    json.dump(report, sys.stdout)
+    return {"done": load.done, "damaged": load.damaged, "met": load.met, "runs": runs, "kinds": kinds, "end": end}
 
 
-if sys.argv[2].isdigit():
-    worker(sys.argv[1], int(sys.argv[2]))
-else:
-    main(sys.argv[1], json.loads(sys.argv[2]))
+if __name__ == "__main__":
+    if sys.argv[2].isdigit():
+        worker(sys.argv[1], int(sys.argv[2]))
+    else:
+        main(sys.argv[1], json.loads(sys.argv[2]))
