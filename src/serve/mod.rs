@@ -332,9 +332,10 @@ impl Served {
             }
         }
         if auth.has_policy() && !auth.refresh_policy() {
-            let (level, line) = match auth.has_outdated_policy() {
-                false => (Level::Info, "SIGHUP: the policy has not changed"),
-                true => (Level::Error, "SIGHUP: the policy is still wrong, and the old one stays in force"),
+            let (level, line) = if auth.has_outdated_policy() {
+                (Level::Error, "SIGHUP: the policy is still wrong, and the old one stays in force")
+            } else {
+                (Level::Info, "SIGHUP: the policy has not changed")
             };
             self.output.event(level, line, &[]);
         }

@@ -147,7 +147,8 @@ pub(super) fn public(report: &Value) -> Value {
 fn public_error(error: &Value, report: &Value) -> Value {
     let is_word = |word: &&str| word.len() < 20 && word.bytes().all(|c| c == b' ' || c.is_ascii_lowercase());
     let action = error["action"].as_str().filter(is_word).unwrap_or("change");
-    let message = if action == "limit" { over_limit(report) } else { SEE_LOG.to_owned() };
+    let message =
+        if action == "limit" { over_limit(report) } else { format!("This failed: {action}. {SEE_LOG}") };
     let name = image_in(&error["name"]).unwrap_or("cache");
     json!({ "name": name, "action": action, "message": message })
 }
@@ -211,12 +212,13 @@ mod tests {
             "cache_size_after": 5, "max_size": 3,
         });
         let limit = "The cache is still over its limit: 5 of 3 bytes.";
+        let failed = |action| format!("This failed: {action}. {SEE_LOG}");
         assert_eq!(
             public(&report),
             json!({
                 "errors": [
-                    {"name": A, "action": "remove", "message": SEE_LOG},
-                    {"name": "cache", "action": "change", "message": SEE_LOG},
+                    {"name": A, "action": "remove", "message": failed("remove")},
+                    {"name": "cache", "action": "change", "message": failed("change")},
                     {"name": "cache", "action": "limit", "message": limit},
                 ],
                 "not_cached": [A],

@@ -106,7 +106,9 @@ fn with_blanks(root: &str, lines: &str) -> (TestEnv, Service) {
     let root = tempfile::Builder::new().prefix(root).tempdir().unwrap();
     let cache = root.path().join("image caches, of Glance's");
     let env = TestEnv::at(Sqlite, root, cache);
-    FIVE.iter().for_each(|image| env.image(*image));
+    for image in FIVE {
+        env.image(*image);
+    }
     let settings = Service::settings(&env, "lock_timeout = 300ms");
     let conf = env.conf(&format!("image_cache_max_size = 3000\n{lines}\n{settings}"));
     let service = Service::at(&env, &conf, &[]);
@@ -224,12 +226,12 @@ fn what_a_client_sends_is_cut_in_the_log_and_in_answers() {
     let env = TestEnv::sqlite(FIVE);
     let service = Service::start(&env, "");
     let method = "M".repeat(9000);
-    let long = "x".repeat(12_000);
+    let name = "x".repeat(12_000);
     let replies = [
         service.ask(&format!("{method} /v2/cache"), "").is(405),
-        service.ask(&format!("GET /v2/cache/nodes/{long}"), "").is(404),
-        service.ask(&format!("DELETE /v2/cache/{long}"), "").is(404),
-        service.ask(&format!("GET /{long}"), "").is(300),
+        service.ask(&format!("GET /v2/cache/nodes/{name}"), "").is(404),
+        service.ask(&format!("DELETE /v2/cache/{name}"), "").is(404),
+        service.ask(&format!("GET /{name}"), "").is(300),
     ];
     for reply in &replies {
         assert!(reply.body.len() < 700, "{}", reply.body.len());
