@@ -11,6 +11,7 @@ and the faults, the checks and what they found.
 """
 
 import contextlib
+import faulthandler
 import fcntl
 import json
 import os
@@ -91,9 +92,15 @@ class Faults:
 
     def __init__(self, root, plan, workers, load):
         self.root, self.plan, self.workers, self.load = root, plan, workers, load
-        self.cache, self.done = f"{root}/cache", Counter()
+        self.cache, self.done, self.wrong = f"{root}/cache", Counter(), []
 
     def run(self, over):
+        try:
+            self.go_on(over)
+        except Exception as error:
+            self.wrong.append(f"no more faults were made: {error!r}")
+
+    def go_on(self, over):
         for name in self.forever(self.plan["faults"]):
             over.wait(self.SECONDS)
             if over.is_set():
@@ -114,8 +121,19 @@ class Faults:
             db = stack.enter_context(contextlib.closing(sqlite3.connect(f"{self.cache}/cache.db", timeout=30)))
             db.execute("BEGIN EXCLUSIVE")
         else:
-            db = stack.enter_context(sqlalchemy.create_engine(self.plan["database"]).connect())
-            db.execute(sqlalchemy.text("LOCK TABLES cached_images WRITE"))
+            db = self.session(stack)
+            # A transaction that glance-api has left open keeps the lock from being taken, and this wait would keep
+            # everybody else out.
+            db.execute(sqlalchemy.text("SET SESSION lock_wait_timeout = 3"))
+            try:
+                db.execute(sqlalchemy.text("LOCK TABLES cached_images WRITE"))
+            except sqlalchemy.exc.OperationalError:
+                self.done["index_not_locked"] += 1
+
+    def session(self, stack):
+        """A session that ends with the fault, and its locks with it: no pool keeps it."""
+        engine = sqlalchemy.create_engine(self.plan["database"], poolclass=sqlalchemy.pool.NullPool)
+        return stack.enter_context(engine.connect())
 
     def lock_held(self, stack):
         file = stack.enter_context(open(f"{self.cache}/glance-cache-prune", "a"))
@@ -141,7 +159,7 @@ class Faults:
         self.workers.replace(random.randrange(live.WORKERS))
 
     def connections_cut(self, stack):
-        db = stack.enter_context(sqlalchemy.create_engine(self.plan["database"]).connect())
+        db = self.session(stack)
         query = "SELECT id FROM information_schema.processlist WHERE db = DATABASE() AND id <> CONNECTION_ID()"
         for (number,) in db.execute(sqlalchemy.text(query)).all():
             with contextlib.suppress(sqlalchemy.exc.SQLAlchemyError):
@@ -248,8 +266,10 @@ def watch(plan, load, service, check):
         time.sleep(min(plan["round"], max(0, load.end - time.monotonic())))
         with load.turn.shut():
             service.freeze()
-            with contextlib.suppress(OSError):
+            try:
                 check.make()
+            except Exception as error:
+                check.wrong.append(f"the check was not made: {error!r}")
             seen.append(service.look())
             service.process.send_signal(signal.SIGCONT)
     return seen
@@ -257,6 +277,8 @@ def watch(plan, load, service, check):
 
 def main(root, plan):
     plan["sections"] = SERVICE
+    # Whatever hangs is shown where it hangs.
+    faulthandler.dump_traceback_later(plan["seconds"] + 300, exit=True)
     live.configure(root, plan)
     conf = f"{root}/etc/glance-api.conf"
     workers = live.Workers(root)
@@ -285,7 +307,7 @@ def main(root, plan):
         said = Counter(live.kind(line.split(": ", 1)[-1], root) for line in log)
     told = live.report(root, plan, load, runs)
     told["service"] = {"alive": is_alive, "code": code, "seen": seen, "said": said}
-    told["check"] = {"count": len(seen), "wrong": check.wrong, "sums": check.sums}
+    told["check"] = {"count": len(seen), "wrong": check.wrong + faults.wrong, "sums": check.sums}
     json.dump({**told, "faults": faults.done}, sys.stdout)
 
 
