@@ -65,7 +65,10 @@ pub(super) fn table(bench: &mut Bench) -> Result<()> {
     drop(content);
     let images: Vec<&StoredImage> = ways[..3].iter().map(|way| &way.image).collect();
     prefetch::database(&bench.dir.join("glance.sqlite"), &images)?;
-    println!("{:44}{:>9}{:>9}{:>9}{:>11}{:>9}", "", "curl", "ours", "times", "processor", "peak");
+    println!(
+        "{:34}{:>9}{:>9}{:>9}{:>14}{:>14}{:>10}",
+        "", "curl", "ours", "times", "cpu of curl", "cpu of ours", "peak"
+    );
     for way in &ways {
         stores.compare(bench, way)?;
     }
@@ -164,9 +167,10 @@ impl ImageStores {
         let (theirs, ours) = (Sample::medians(&theirs), Sample::medians(&ours));
         let (ratio, name) = (theirs.wall / ours.wall, way.name);
         println!(
-            "{name:44}{:>7.2} s{:>7.2} s{ratio:>9.2}{:>9.2} s{:>9}",
+            "{name:34}{:>7.2} s{:>7.2} s{ratio:>9.2}{:>12.2} s{:>12.2} s{:>10}",
             theirs.wall,
             ours.wall,
+            theirs.cpu,
             ours.cpu,
             memory(ours.peak)
         );
