@@ -18,6 +18,7 @@ use super::error::{KeystoneError, Unhelpful};
 use super::session::KeystoneSession;
 use super::settings::AuthTokenSettings;
 use super::validate::{Presented, Rejection, Validator};
+use super::wire::SilentServers;
 use crate::config::{Config, ConfigSearch, ConfigSource, GLANCE};
 use crate::interrupt::Interrupt;
 use crate::net::double::{Double, impatient};
@@ -330,6 +331,23 @@ fn a_keystone_that_is_away_or_silent_ends_the_wait() {
     settings.reach.waits.interrupt.raise(15);
     let error = KeystoneSession::new(settings.login, settings.reach).token().unwrap_err();
     assert!(error.to_string().ends_with("interrupted"), "{error}");
+}
+
+/// A Keystone that is away may be back soon.
+#[test]
+fn a_keystone_that_is_away_is_left_alone_for_a_while() {
+    let settings = settings_with("http://127.0.0.1:1/v3", "").unwrap();
+    let mut reach = settings.reach;
+    reach.silent = Some(SilentServers::default());
+    for (message, is_known) in
+        [("is not reached: cannot connect", false), ("; it is not asked again within 10s", true)]
+    {
+        // Another login to the same server.
+        let session = KeystoneSession::new(settings.login.clone(), reach.clone());
+        let error = session.token().unwrap_err();
+        assert!(error.to_string().contains(message), "{error}");
+        assert_eq!(error.to_string().ends_with("within 10s"), is_known, "{error}");
+    }
 }
 
 #[test]

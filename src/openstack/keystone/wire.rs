@@ -21,6 +21,7 @@ use crate::net::http::{Client, Method, Request};
 use crate::net::tls::{Trust, UnusableCertificates};
 use crate::net::wire::{Least, Waits};
 use crate::openstack::secret::without_secrets;
+use crate::units::{Nanos, span};
 
 /// Limit of an answer, in bytes: a catalogue of a large cloud has some hundred kilobytes.
 const MAX_ANSWER: u64 = 4 * 1024 * 1024;
@@ -28,8 +29,11 @@ const MAX_ANSWER: u64 = 4 * 1024 * 1024;
 const MAX_WORDS: usize = 300;
 /// Before the first repetition of a request; then doubled each time.
 const PAUSE: Duration = Duration::from_millis(500);
-/// The time for which a server that did not answer is left alone.
+/// The time for which a server is left alone that takes requests and keeps silent.
 const REST: Duration = Duration::from_secs(60);
+/// The same for one that cannot be reached at all. It is shorter than the tries to resume an image take, so
+/// that a Keystone which is started again while a token ends does not end the image.
+const SHORT_REST: Duration = Duration::from_secs(10);
 /// Limits if the settings say nothing.
 const CONNECT: Duration = Duration::from_secs(10);
 const SILENCE: Duration = Duration::from_secs(20);
@@ -56,6 +60,7 @@ pub(crate) struct SilentServers(Arc<Mutex<Vec<SilentServer>>>);
 struct SilentServer {
     origin: Origin,
     since: Instant,
+    rest: Duration,
     message: String,
 }
 
@@ -63,15 +68,16 @@ impl SilentServers {
     /// Returns what is said of a server that is left alone.
     fn get(&self, url: &Url) -> Option<String> {
         let mut servers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        servers.retain(|server| server.since.elapsed() < REST);
+        servers.retain(|server| server.since.elapsed() < server.rest);
         let found = servers.iter().find(|server| server.origin == url.origin())?;
-        Some(format!("{}; it is not asked again within a minute", found.message))
+        let rest = span(found.rest.as_nanos() as Nanos);
+        Some(format!("{}; it is not asked again within {rest}", found.message))
     }
 
-    fn add(&self, url: &Url, message: &str) {
+    fn add(&self, url: &Url, rest: Duration, message: &str) {
         let mut servers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (origin, since, message) = (url.origin(), Instant::now(), message.to_owned());
-        servers.push(SilentServer { origin, since, message });
+        servers.push(SilentServer { origin, since, rest, message });
     }
 }
 
@@ -131,7 +137,8 @@ impl Reach {
                 Err(error) => {
                     let message = format!("Keystone at {} is not reached: {error:#}", shown(question.url));
                     if let Some(silent) = self.silent.as_ref().filter(|_| !self.waits.interrupt.raised()) {
-                        silent.add(question.url, &message);
+                        let rest = if is_worth_repeating(&error) { SHORT_REST } else { REST };
+                        silent.add(question.url, rest, &message);
                     }
                     return Err(KeystoneError::unreachable(message));
                 }
