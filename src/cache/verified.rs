@@ -261,7 +261,8 @@ mod tests {
         memory.note(&a, 10 * SECOND, true);
         memory.note(&b, 10 * SECOND, true);
         memory.write(&dir, &[a, b], 0, 20 * SECOND).unwrap();
-        for (now, broken) in [(10 * SECOND + KEPT - 1, 2), (10 * SECOND + KEPT, 1)] {
+        let in_90_days = (10 + 7_776_000) * SECOND;
+        for (now, broken) in [(in_90_days - 1, 2), (in_90_days, 1)] {
             Verified::read(&dir, now).write(&dir, &[b], now, now).unwrap();
             let tallies: Vec<RunTally> = Verified::read(&dir, now).runs().collect();
             assert_eq!(tallies, [RunTally { examined: broken, broken }], "b is still there");
