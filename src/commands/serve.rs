@@ -15,9 +15,10 @@ use crate::serve::{Start, serve};
 
 /// Serves with the options of the command line.
 pub(crate) fn run(run: &Run, args: ServeArgs) -> Result<Exit, Failure> {
-    if rustix::process::geteuid().is_root() && !args.allow_root && !args.check {
+    if rustix::process::geteuid().is_root() && !args.allow_root {
         return Err(Failure::usage(anyhow!("serve does not run as root")).hint(
-            "start it as the user that glance-api runs as; --allow-root is for containers that have no other",
+            "start it as the user that glance-api runs as, as in runuser -u glance -- glance-cache serve; \
+             --allow-root is for containers that have no other user",
         ));
     }
     let selection = Selection { sources: args.sources.0, ..Selection::default() };
@@ -54,6 +55,9 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "PLACE")]
     pub(super) bind: Vec<ListenPlace>,
     /// Only check the settings, the certificates and the policy
+    ///
+    /// Fails with everything for which the service would not start, except an address that is in use. Run it
+    /// as the user of the service.
     #[arg(long)]
     pub(super) check: bool,
     /// Run as root

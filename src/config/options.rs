@@ -238,7 +238,8 @@ options! {
     /// Certificates of clients are asked for if this is set.
     API_CA_FILE = service("ca_file", ValueKind::Text);
     API_AUTH_STRATEGY = service("auth_strategy", ValueKind::Choice(&["keystone", "none"])).or("keystone");
-    /// This and the other times of the service are seconds, or numbers with units such as `15m`. 0 is off.
+    /// This and the other times of the service are seconds, or numbers with units such as `15m`. 0 is never,
+    /// for the intervals of prunes, cleans and prefetches.
     API_PRUNE_INTERVAL = service("prune_interval", ValueKind::Text).or("0");
     API_CLEAN_INTERVAL = service("clean_interval", ValueKind::Text).or("0");
     API_PREFETCH_INTERVAL = service("prefetch_interval", ValueKind::Text).or("0");

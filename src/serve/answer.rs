@@ -4,7 +4,10 @@
 //! form that the client accepts: text, HTML or JSON. JSON is never sent to a client that accepts anything:
 //! python-glanceclient asks with `*/*`, and fails on a body of JSON whose values are texts.
 //!
-//! No answer has a path of this host, a token or a password in it: see [`without_paths`].
+//! No answer has a path, a process or a message of this host in it: the explanations are fixed sentences, see
+//! `verdict`. What a client has sent is repeated only in part.
+
+use std::borrow::Cow;
 
 use http_body_util::Full;
 use hyper::body::Bytes;
@@ -24,6 +27,10 @@ const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=UTF-8");
 
 /// The seconds after which a client may try again what is busy now.
 pub(super) const AGAIN: u32 = 5;
+/// So many characters of a method are repeated.
+pub(super) const MOST_OF_METHOD: usize = 64;
+/// So many characters of a path, or of a part of one, are repeated.
+pub(super) const MOST_OF_PATH: usize = 255;
 
 /// The answer to a request.
 #[derive(Clone, Debug)]
@@ -131,10 +138,12 @@ impl Problem {
     }
 
     pub(super) fn no_image(id: &str) -> Self {
+        let id = beginning(id, MOST_OF_PATH);
         Self::new(StatusCode::NOT_FOUND, format!("Image {id} not found."))
     }
 
     pub(super) fn not_allowed(method: &Method, allow: &'static str) -> Self {
+        let method = beginning(method.as_str(), MOST_OF_METHOD);
         let explanation = format!("The method {method} is not allowed for this resource. ");
         Problem { allow: Some(allow), ..Self::new(StatusCode::METHOD_NOT_ALLOWED, explanation) }
     }
@@ -263,37 +272,11 @@ fn html(text: &str) -> String {
     escaped
 }
 
-/// Replaces each absolute path in a text by its last name: callers need not know where things are here.
-pub(super) fn without_paths(text: &str) -> String {
-    let mut shown = String::with_capacity(text.len());
-    let mut rest = text;
-    let mut last = ' ';
-    while let Some(c) = rest.chars().next() {
-        let begins = c == '/' && !last.is_alphanumeric() && !"/:.-_".contains(last);
-        let length = if begins {
-            let ends = |c: char| c.is_whitespace() || "'\"(),;".contains(c);
-            let path = &rest[..rest.find(ends).unwrap_or(rest.len())];
-            let name = path.trim_end_matches([':', '.', '/']).rsplit('/').next().unwrap_or_default();
-            shown.push_str(if name.is_empty() { "/" } else { name });
-            // A colon or full stop after the path belongs to the sentence.
-            path.trim_end_matches([':', '.']).len().max(1)
-        } else {
-            shown.push(c);
-            c.len_utf8()
-        };
-        last = c;
-        rest = &rest[length..];
-    }
-    shown
-}
-
-/// Replaces the absolute paths in all texts of a report.
-pub(super) fn without_paths_in(report: &mut Value) {
-    match report {
-        Value::String(text) if text.contains('/') => *text = without_paths(text),
-        Value::Array(values) => values.iter_mut().for_each(without_paths_in),
-        Value::Object(members) => members.values_mut().for_each(without_paths_in),
-        _ => {}
+/// Returns the beginning of a text that a client has sent, with a mark if that is not all of it.
+pub(super) fn beginning(text: &str, most: usize) -> Cow<'_, str> {
+    match text.char_indices().nth(most) {
+        None => Cow::Borrowed(text),
+        Some((end, _)) => Cow::Owned(format!("{}... ({} characters)", &text[..end], text.chars().count())),
     }
 }
 
@@ -343,17 +326,14 @@ mod tests {
     }
 
     #[test]
-    fn paths_of_this_host_are_not_shown() {
+    fn long_texts_of_clients_are_cut() {
         for (text, expected) in [
-            ("cannot open /var/lib/glance/cache.db: denied", "cannot open cache.db: denied"),
-            ("'/a/b c' and (/x/y)", "'b c' and (y)"),
-            ("12 GiB/s of 1/2 http://h/v2/ and a/b", "12 GiB/s of 1/2 http://h/v2/ and a/b"),
-            ("/var/lib/", "lib"),
-            ("ends with /var/lib/x.", "ends with x."),
-            ("/", "/"),
-            ("set by /etc/glance/g.conf:12, and", "set by g.conf:12, and"),
+            ("", ""),
+            ("abc", "abc"),
+            ("abcd", "abc... (4 characters)"),
+            ("\u{e4}\u{e4}\u{e4}\u{e4}\u{e4}", "\u{e4}\u{e4}\u{e4}... (5 characters)"),
         ] {
-            assert_eq!(without_paths(text), expected);
+            assert_eq!(beginning(text, 3), expected);
         }
     }
 }

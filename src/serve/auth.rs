@@ -8,21 +8,19 @@
 //! Keystone is asked on a thread of its own; a token that is known is judged without one, so that a Keystone
 //! that does not answer delays nobody else. Headers that claim an identity are never read.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
 use hyper::{HeaderMap, StatusCode};
 use serde_json::{Map, Value};
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
-use tokio::time::Instant;
 
 use super::answer::Problem;
 use super::listen::Peer;
 use super::metrics::Metrics;
-use super::operations::Failed;
+use super::verdict::Failed;
 use crate::openstack::caller::Caller;
 use crate::openstack::keystone::validate::{AT_ONCE, Presented, Rejection, Validator};
 use crate::openstack::policy::condition::Target;
@@ -30,9 +28,6 @@ use crate::openstack::policy::files::{PolicyChange, PolicyFiles};
 use crate::openstack::policy::rules::CacheRule;
 use crate::output::Output;
 use crate::output::oslo::Level;
-
-/// The shortest time between two looks for changes of the policy.
-const POLICY_LOOK: Duration = Duration::from_secs(1);
 
 /// A caller who was made out.
 #[derive(Clone, Debug)]
@@ -89,10 +84,21 @@ impl Auth {
         }
     }
 
-    /// Reads the policy again, if it has changed.
-    pub(super) fn reload(&self) {
-        if let Auth::Keystone(keystone) = self {
-            keystone.refresh();
+    /// True if there is a policy, whose files may change.
+    pub(super) fn has_policy(&self) -> bool {
+        matches!(self, Auth::Keystone(_))
+    }
+
+    /// True if the policy has changed and could not be used, so that an older one is in force.
+    pub(super) fn has_outdated_policy(&self) -> bool {
+        matches!(self, Auth::Keystone(keystone) if keystone.policy.borrow().is_outdated())
+    }
+
+    /// Reads the policy again if it has changed, which is a line in the log. Returns false if it has not.
+    pub(super) fn refresh_policy(&self) -> bool {
+        match self {
+            Auth::Socket { .. } => false,
+            Auth::Keystone(keystone) => keystone.refresh(),
         }
     }
 
@@ -129,8 +135,6 @@ pub(super) struct KeystoneAuth {
     policy: RefCell<PolicyFiles>,
     /// As many as Keystone is asked questions at once.
     turns: Semaphore,
-    /// The time of the last look for changes of the policy.
-    looked: Cell<Option<Instant>>,
     metrics: Rc<Metrics>,
     output: Rc<Output>,
 }
@@ -144,7 +148,7 @@ impl KeystoneAuth {
     ) -> Self {
         let (validator, policy) = (Arc::new(validator), RefCell::new(policy));
         let turns = Semaphore::new(AT_ONCE);
-        KeystoneAuth { validator, policy, turns, looked: Cell::new(None), metrics, output }
+        KeystoneAuth { validator, policy, turns, metrics, output }
     }
 
     /// Judges the tokens of a request.
@@ -153,11 +157,20 @@ impl KeystoneAuth {
         let token = token.or_else(|| only(asked.headers, "x-storage-token").transpose());
         let token = match token {
             Some(Ok(token)) => token,
-            Some(Err(())) => return Err(self.unauthorized("the request has more than one token")),
+            Some(Err(NotOne::Several)) => {
+                return Err(self.unauthorized("the request has more than one token"));
+            }
+            Some(Err(NotOne::NoText)) => {
+                return Err(self.unauthorized("the token has characters that no token has"));
+            }
             None => return Err(self.unauthorized("the request has no token")),
         };
-        let service_token = only(asked.headers, "x-service-token")
-            .map_err(|()| self.unauthorized("the request has more than one service token"))?;
+        let service_token = only(asked.headers, "x-service-token").map_err(|why| {
+            self.unauthorized(match why {
+                NotOne::Several => "the request has more than one service token",
+                NotOne::NoText => "the service token has characters that no token has",
+            })
+        })?;
         let (method, path) = (asked.method, asked.path);
         let presented = Presented { token, service_token, method, path };
         let judged = match self.validator.judge_known(&presented) {
@@ -198,18 +211,15 @@ impl KeystoneAuth {
     }
 
     fn allows(&self, rule: CacheRule, caller: &Caller, target: &Target) -> bool {
-        if self.looked.get().is_none_or(|at| at.elapsed() > POLICY_LOOK) {
-            self.refresh();
-        }
         self.policy.borrow().policy().allows(rule, caller, target)
     }
 
-    /// Reads the policy again, if it has changed. A policy that is wrong leaves the old one in force.
-    fn refresh(&self) {
-        self.looked.set(Some(Instant::now()));
+    /// Reads the policy again, if it has changed. A policy that is wrong leaves the old one in force. Returns
+    /// false if nothing has changed.
+    fn refresh(&self) -> bool {
         let mut policy = self.policy.borrow_mut();
         match policy.refresh() {
-            PolicyChange::None => {}
+            PolicyChange::None => return false,
             PolicyChange::Applied(warnings) => {
                 self.output.event(Level::Info, "the new policy is in force", &[]);
                 for warning in warnings {
@@ -221,17 +231,25 @@ impl KeystoneAuth {
             }
         }
         self.metrics.policy_failed(policy.is_outdated());
+        true
     }
+}
+
+/// The reason why a header has not one value.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum NotOne {
+    Several,
+    NoText,
 }
 
 /// Returns the only value of a header, or `None`. A header that comes twice is an error, and so is one that
 /// is no text.
-fn only<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, ()> {
+fn only<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, NotOne> {
     let mut values = headers.get_all(name).iter();
     match (values.next(), values.next()) {
         (None, _) => Ok(None),
-        (Some(value), None) => value.to_str().map(Some).map_err(|_| ()),
-        _ => Err(()),
+        (Some(value), None) => value.to_str().map(Some).map_err(|_| NotOne::NoText),
+        _ => Err(NotOne::Several),
     }
 }
 
@@ -252,6 +270,8 @@ pub(super) fn image_target(image: Option<&Map<String, Value>>) -> Target {
 
 #[cfg(test)]
 mod tests {
+    use hyper::header::HeaderValue;
+
     use super::*;
 
     #[test]
@@ -261,7 +281,9 @@ mod tests {
         headers.append("x-auth-token", "a".parse().unwrap());
         assert_eq!(only(&headers, "x-auth-token"), Ok(Some("a")));
         headers.append("x-auth-token", "a".parse().unwrap());
-        assert_eq!(only(&headers, "x-auth-token"), Err(()));
+        assert_eq!(only(&headers, "x-auth-token"), Err(NotOne::Several));
+        headers.insert("x-auth-token", HeaderValue::from_bytes(b"\xc3\xa4").unwrap());
+        assert_eq!(only(&headers, "x-auth-token"), Err(NotOne::NoText));
     }
 
     #[test]

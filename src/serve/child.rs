@@ -37,6 +37,8 @@ const MERCY: Duration = Duration::from_secs(10);
 const MOST_RESULT: usize = 512 << 20;
 /// The most that is kept of messages, in bytes.
 const MOST_MESSAGES: usize = 16 << 10;
+/// So many errors of a child are in the log.
+const MOST_TOLD: usize = 8;
 
 /// Variables that are addressed to this process and not to its children.
 const OWN_VARIABLES: [&str; 6] =
@@ -60,11 +62,15 @@ impl ChildEnd {
         serde_json::from_slice(&self.result).unwrap_or(Value::Null)
     }
 
-    /// Returns the first message.
+    /// Returns the first errors, or else the first message.
     pub(super) fn message(&self) -> String {
         let messages = String::from_utf8_lossy(&self.messages);
-        let line = messages.lines().next().unwrap_or_default();
-        line.strip_prefix("error: ").unwrap_or(line).to_owned()
+        let errors: Vec<&str> = messages.lines().filter_map(|line| line.strip_prefix("error: ")).collect();
+        match errors.len() {
+            0 => messages.lines().next().unwrap_or_default().to_owned(),
+            1..=MOST_TOLD => errors.join("; "),
+            all => format!("{}; and {} more errors", errors[..MOST_TOLD].join("; "), all - MOST_TOLD),
+        }
     }
 }
 

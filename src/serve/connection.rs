@@ -21,9 +21,11 @@ use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::{TcpStream, UnixStream};
 use tokio::task::{AbortHandle, spawn_local};
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
 use super::answer::{ApiAnswer, Problem};
 use super::gate::{ConnectionLimits, Gate, MAX_HEAD, MAX_HEADERS, Shared};
@@ -53,6 +55,21 @@ pub(super) type Answered = (ApiAnswer, Option<String>);
 type Coming<T> = Pin<Box<dyn Future<Output = T>>>;
 /// Makes answers.
 pub(super) type Handler = Rc<dyn Fn(Peer, Request<Incoming>) -> Coming<Answered>>;
+
+/// A stream of bytes from a client and to it.
+trait ClientStream: AsyncRead + AsyncWrite + Unpin + 'static {
+    /// True if the client expects a farewell. Elsewhere, to close a socket is to end the stream.
+    const HAS_FAREWELL: bool = false;
+}
+
+impl ClientStream for TcpStream {}
+
+impl ClientStream for UnixStream {}
+
+/// TLS ends with a message; without it, an answer might have been cut off.
+impl ClientStream for TlsStream<TcpStream> {
+    const HAS_FAREWELL: bool = true;
+}
 
 /// The place of a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -154,7 +171,7 @@ impl Connections {
         shared: Rc<Shared>,
         handler: Handler,
     ) where
-        S: AsyncRead + AsyncWrite + Unpin + 'static,
+        S: ClientStream,
     {
         let gate = Gate::new(stream, self.limits, Rc::clone(&shared));
         let service = service_fn(|request| {
@@ -185,11 +202,14 @@ impl Connections {
         let mut connection = builder.serve_connection(TokioIo::new(gate), service);
         let ended = poll_fn(|context| connection.poll_without_shutdown(context)).await;
         let mut stream = connection.into_parts().io.into_inner().into_stream();
-        // Otherwise the client is gone, or did not read its answer in time.
-        if ended.is_ok() {
+        if ended.is_err() {
+            // The client is gone, or did not read its answer in time.
+            return;
+        }
+        if S::HAS_FAREWELL || shared.is_refused() {
             let _ = timeout(LINGER, stream.shutdown()).await;
         }
-        if ended.is_ok() && shared.is_refused() {
+        if shared.is_refused() {
             let _ = timeout(LINGER, swallow(&mut stream)).await;
         }
     }

@@ -395,8 +395,11 @@ fn judge(head: &[u8], longest: usize) -> Result<u64, HeadRefusal> {
     if request.method == Some("CONNECT") {
         return Err(refusal(400, "This service is no proxy."));
     }
-    // Hyper refuses most of them as well, but without a word. A host alone has no path.
-    let has_path = |target| Uri::try_from(target).is_ok_and(|uri| uri.path_and_query().is_some());
+    // Hyper refuses most of them as well, but without a word. A host alone has no path, and a fragment is not
+    // for servers: it would be dropped.
+    let has_path = |target: &str| {
+        !target.contains('#') && Uri::try_from(target).is_ok_and(|uri| uri.path_and_query().is_some())
+    };
     if !request.path.is_some_and(has_path) {
         return Err(refusal(400, "The target of the request is malformed."));
     }
@@ -453,6 +456,8 @@ mod tests {
             ("CONNECT h:80 HTTP/1.1\r\nHost: h\r\n\r\n".to_owned(), Err(400)),
             ("GET /x<y>\"z HTTP/1.1\r\nHost: h\r\n\r\n".to_owned(), Err(400)),
             ("GET x HTTP/1.1\r\nHost: h\r\n\r\n".to_owned(), Err(400)),
+            ("GET /x#y HTTP/1.1\r\nHost: h\r\n\r\n".to_owned(), Err(400)),
+            ("GET /x?y#z HTTP/1.1\r\nHost: h\r\n\r\n".to_owned(), Err(400)),
             (format!("GET /{} HTTP/1.1\r\nHost: h\r\n\r\n", "x".repeat(300)), Err(431)),
             (post(&"X: y\r\n".repeat(127)), Ok(0)),
             (post(&"X: y\r\n".repeat(128)), Err(431)),

@@ -1,12 +1,14 @@
 //! Lanes: one operation of a kind at a time, and a few that wait for their turn.
 //!
 //! Operations that take the same lock would only wait for one another in their children. Here they wait in
-//! order, without a process. When too many wait, the next one is turned away.
+//! order, without a process. When too many wait, the next one is turned away, and so is one whose time for
+//! waiting ends before its turn comes.
 
 use std::cell::Cell;
 use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout_at};
 
 /// So many may wait.
 const MOST_WAITING: usize = 8;
@@ -17,6 +19,18 @@ pub(super) struct Lane {
     turn: Arc<Semaphore>,
     waiting: Cell<usize>,
 }
+
+/// The reason why somebody has not got the turn.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum NoTurn {
+    /// Too many wait.
+    Crowded,
+    /// The time for waiting is over.
+    Late,
+}
+
+/// The turn in a lane, until it is dropped; or the reason why there is none.
+pub(super) type Turned = Result<OwnedSemaphorePermit, NoTurn>;
 
 /// Counts one that waits.
 struct Waiting<'a>(&'a Cell<usize>);
@@ -40,21 +54,24 @@ impl Lane {
         Lane { turn: Arc::new(Semaphore::new(width)), waiting: Cell::new(0) }
     }
 
-    /// Waits for the turn, which lasts until the result is dropped. Returns `None` if too many wait.
-    pub(super) async fn enter(&self) -> Option<OwnedSemaphorePermit> {
+    /// Waits for the turn until this time, if not too many wait already.
+    pub(super) async fn enter(&self, until: Instant) -> Turned {
         if let Ok(turn) = Arc::clone(&self.turn).try_acquire_owned() {
-            return Some(turn);
+            return Ok(turn);
         }
         if self.waiting.get() >= MOST_WAITING {
-            return None;
+            return Err(NoTurn::Crowded);
         }
         let _waiting = Waiting::new(&self.waiting);
-        Arc::clone(&self.turn).acquire_owned().await.ok()
+        match timeout_at(until, Arc::clone(&self.turn).acquire_owned()).await {
+            Ok(Ok(turn)) => Ok(turn),
+            _ => Err(NoTurn::Late),
+        }
     }
 
-    /// Waits for the turn; with `patiently`, however many wait.
-    pub(super) async fn turn(&self, patiently: bool) -> Option<OwnedSemaphorePermit> {
-        if patiently { Arc::clone(&self.turn).acquire_owned().await.ok() } else { self.enter().await }
+    /// Waits for the turn, however many wait, and however long.
+    pub(super) async fn turn(&self) -> Turned {
+        Arc::clone(&self.turn).acquire_owned().await.map_err(|_| NoTurn::Late)
     }
 }
 

@@ -7,7 +7,8 @@
 //!
 //! Promises: nothing hostile ends the service or blocks a probe of its health. SIGTERM stops the listeners,
 //! lets requests and operations finish in time, and asks children to end after that. SIGHUP reads the
-//! certificates and the policy again; what cannot be read leaves the old ones in force.
+//! certificates and the policy again; what cannot be read leaves the old ones in force. Changes of the policy
+//! are noticed without a signal, by a look at its files each second.
 
 mod answer;
 mod auth;
@@ -26,6 +27,7 @@ mod routes;
 mod service;
 pub(crate) mod settings;
 mod tls;
+mod verdict;
 mod versions;
 
 use std::ffi::OsStr;
@@ -80,6 +82,8 @@ const MOST_THREADS: usize = 32;
 const LOOK: Duration = Duration::from_millis(20);
 /// The time that children have after they were asked to end.
 const LAST_WAIT: Duration = Duration::from_secs(10);
+/// The time between two looks for changes of the policy.
+const POLICY_LOOK: Duration = Duration::from_secs(1);
 /// Metrics take so many connections.
 const METRICS_CONNECTIONS: usize = 8;
 
@@ -106,10 +110,12 @@ pub(crate) fn serve(run: &Run, start: Start) -> Result<Exit, Failure> {
     let owner = owner(&cache_dir);
     let identity = Identity::read(run, &settings, &start.config).map_err(Failure::usage)?;
     let acceptor = settings.tls.as_ref().map(tls::acceptor).transpose().map_err(Failure::usage)?;
-    for place in &settings.places {
-        settings.check_strategy(place)?;
-    }
+    settings.check_places()?;
     if start.is_check {
+        // In the words of the start, but all that is wrong is a wrong setting here.
+        for place in settings.all_places() {
+            listen::check(&place).map_err(Failure::usage)?;
+        }
         run.output.print("the settings are in order\n");
         return Ok(Exit::Done);
     }
@@ -175,10 +181,17 @@ fn listeners(settings: &ServeSettings, owner: CacheOwner) -> Result<Vec<Listener
         }
     }
     if listeners.is_empty() && !settings.has_interval() {
-        return Err(Failure::usage(anyhow!("there is nothing to do: no listener and no interval is set"))
-            .hint("set bind_port or bind_socket, or prune_interval, in the section [cache_api]"));
+        return Err(settings::nothing_to_do());
     }
     Ok(listeners)
+}
+
+/// Returns the places of all listeners in words.
+fn shown_places(listeners: &[Listener], metrics: Option<&Listener>) -> String {
+    let metrics = metrics.map(|listener| format!("metrics at {}", listener.shown()));
+    let places: Vec<String> = listeners.iter().map(Listener::shown).collect();
+    let places = if places.is_empty() { vec!["no listener".to_owned()] } else { places };
+    places.into_iter().chain(metrics).collect::<Vec<_>>().join(", ")
 }
 
 /// Returns the owner of the cache directory.
@@ -233,7 +246,7 @@ impl Served {
         let settings = &self.settings;
         let signals = Signals::register().context("cannot catch signals").map_err(Failure::cannot_start)?;
         let mut signals = signals;
-        let places: Vec<String> = listeners.iter().map(Listener::shown).collect();
+        let places = shown_places(&listeners, metrics.as_ref());
         let service = Rc::new(Service {
             auth,
             operations: Rc::clone(&self.operations),
@@ -259,13 +272,20 @@ impl Served {
         // They stay until the end, so that the end can be watched.
         let _metrics = metrics.map(|listener| self.serve_metrics(listener));
         periodic::start(Rc::clone(&self.operations), Rc::clone(&self.output), &settings.intervals);
-        let at = if places.is_empty() { "no listener".to_owned() } else { places.join(", ") };
-        self.output.event(Level::Info, &format!("glance-cache serve is ready: {at}"), &[]);
-        notify(run, &format!("READY=1\nSTATUS=serving at {at}\n"));
+        if service.auth.has_policy() {
+            let service = Rc::clone(&service);
+            spawn_local(async move {
+                loop {
+                    sleep(POLICY_LOOK).await;
+                    service.auth.refresh_policy();
+                }
+            });
+        }
+        self.output.event(Level::Info, &format!("glance-cache serve is ready: {places}"), &[]);
+        notify(run, &format!("READY=1\nSTATUS=serving at {places}\n"));
         service.auth.log_in();
         while signals.next().await == SIGHUP {
-            self.reload(&tls);
-            service.auth.reload();
+            self.reload(&tls, &service.auth);
         }
         notify(run, "STOPPING=1\n");
         accepting.iter().for_each(JoinHandle::abort);
@@ -294,18 +314,30 @@ impl Served {
         spawn_local(connections.accept(listener, SharedTls::new(None), handler))
     }
 
-    /// Reads the certificates again.
-    fn reload(&self, tls: &SharedTls) {
-        let Some(files) = &self.settings.tls else { return };
-        match tls::acceptor(files) {
-            Ok(acceptor) => {
+    /// Reads the certificates and the policy again. Each is a line in the log.
+    fn reload(&self, tls: &SharedTls, auth: &Auth) {
+        match self.settings.tls.as_ref().map(tls::acceptor) {
+            Some(Ok(acceptor)) => {
                 tls.replace(acceptor);
-                self.output.event(Level::Info, "read the certificates again", &[]);
+                self.output.event(Level::Info, "SIGHUP: read the certificates again", &[]);
             }
-            Err(e) => {
-                let line = format!("the old certificate stays in use: {e:#}");
+            Some(Err(e)) => {
+                let line = format!("SIGHUP: the old certificate stays in use: {e:#}");
                 self.output.event(Level::Error, &line, &[]);
             }
+            None if auth.has_policy() => {}
+            None => {
+                let line = "SIGHUP: there is no certificate and no policy to read again";
+                self.output.event(Level::Info, line, &[]);
+            }
+        }
+        if auth.has_policy() && !auth.refresh_policy() {
+            let (level, line) = if auth.has_outdated_policy() {
+                (Level::Error, "SIGHUP: the policy is still wrong, and the old one stays in force")
+            } else {
+                (Level::Info, "SIGHUP: the policy has not changed")
+            };
+            self.output.event(level, line, &[]);
         }
     }
 
@@ -315,11 +347,16 @@ impl Served {
         connections.close();
         let is_busy = || connections.are_busy() || self.operations.are_ongoing();
         let end = Instant::now() + self.settings.shutdown_timeout;
-        while is_busy() && Instant::now() < end && timeout(LOOK, signals.next()).await.is_err() {}
+        let mut is_asked_again = false;
+        while is_busy() && Instant::now() < end && !is_asked_again {
+            // Nobody would be served by certificates that are read again now.
+            is_asked_again = timeout(LOOK, signals.next()).await.is_ok_and(|signal| signal != SIGHUP);
+        }
         if !self.operations.children.are_running() {
             return;
         }
-        self.output.event(Level::Warning, "the time is up: operations are asked to end", &[]);
+        let why = if is_asked_again { "a second signal has come" } else { "the time is up" };
+        self.output.event(Level::Warning, &format!("{why}: operations are asked to end"), &[]);
         let end = Instant::now() + LAST_WAIT;
         while is_busy() && Instant::now() < end {
             // One that begins now is asked, too.

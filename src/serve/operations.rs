@@ -2,7 +2,12 @@
 //!
 //! A client that leaves ends nothing: an operation is a task of its own, and the request only waits for it.
 //! The child's exit code becomes a status: 0 is 200; 3 because of a lock is 503, to be tried again; all
-//! others are 500, and a cache that is still over its limit is no success; over the time limit is 504.
+//! others are 500, and a cache that is still over its limit is no success; over the time limit is 504. A
+//! child that had no directory to work on is no success either, though it exits with 0: one place decides
+//! that for the answer, the log and the metrics.
+//!
+//! A request waits for its turn and for the lock no longer than `lock_timeout` in all. The clock waits for
+//! its turn as long as it takes.
 
 use std::cell::Cell;
 use std::io;
@@ -11,16 +16,17 @@ use std::time::Duration;
 
 use hyper::StatusCode;
 use hyper::body::Bytes;
-use serde::ser::{Serialize, SerializeMap as _, Serializer};
 use serde_json::{Map, Value};
 use tokio::sync::{Notify, OwnedSemaphorePermit};
 use tokio::task::spawn_local;
+use tokio::time::Instant;
 
-use super::answer::{ApiAnswer, Problem, without_paths, without_paths_in};
+use super::answer::{ApiAnswer, Problem};
 use super::child::{ChildEnd, Children};
-use super::lanes::{Lane, Lanes};
+use super::lanes::{Lane, Lanes, NoTurn, Turned};
 use super::metrics::Metrics;
 use super::ready::{ReadyAnswers, ReadyKind};
+use super::verdict::{Failed, InOrder, failed, locked, public};
 use crate::names::ImageId;
 use crate::output::python::python;
 
@@ -33,26 +39,6 @@ pub(super) type Totals = (u64, u64);
 /// The end of an operation: its report, or the problem that it ran into.
 pub(super) type Done = Result<Value, Failed>;
 
-/// An operation that failed: the problem for the client, and the whole message for the log.
-#[derive(Clone, Debug)]
-pub(super) struct Failed {
-    pub(super) problem: Problem,
-    pub(super) message: String,
-}
-
-impl Failed {
-    fn new(problem: Problem) -> Self {
-        let message = problem.explanation.clone();
-        Failed { problem, message }
-    }
-}
-
-impl From<Problem> for Failed {
-    fn from(problem: Problem) -> Self {
-        Failed::new(problem)
-    }
-}
-
 /// The answer of an operation, and its totals.
 pub(super) type Answering = Result<(ApiAnswer, Option<Totals>), Failed>;
 
@@ -64,6 +50,14 @@ pub(super) enum Cleared {
     Both,
 }
 
+/// The one for whom an operation runs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum OnBehalf {
+    /// A client, which is told when it has waited long enough.
+    Request,
+    Clock,
+}
+
 /// All that operations share.
 #[derive(Debug)]
 pub(super) struct Operations {
@@ -71,8 +65,7 @@ pub(super) struct Operations {
     lanes: Lanes,
     pub(super) metrics: Rc<Metrics>,
     ready: ReadyAnswers,
-    /// For the option of the children.
-    lock_timeout: String,
+    lock_timeout: Duration,
     limit: Duration,
     /// Wakes the task that prefetches the queue.
     queued: Notify,
@@ -98,7 +91,7 @@ impl Operations {
             lanes: Lanes::new(),
             metrics,
             ready,
-            lock_timeout: format!("{}ms", lock_timeout.as_millis()),
+            lock_timeout,
             limit,
             queued: Notify::new(),
             ongoing: Cell::new(0),
@@ -129,81 +122,117 @@ impl Operations {
             operations.ongoing.set(operations.ongoing.get() - 1);
             done
         });
-        task.await.unwrap_or_else(|e| Err(Failed::new(Problem::failed(format!("the operation failed: {e}")))))
+        task.await.unwrap_or_else(|e| {
+            let problem = Problem::failed("The operation ended unexpectedly.");
+            Err(Failed { problem, message: format!("the operation failed: {e}") })
+        })
+    }
+
+    /// Returns the time until which a request that comes now waits for its turn and for the lock.
+    fn patience(&self) -> Instant {
+        Instant::now() + self.lock_timeout
+    }
+
+    /// Waits for the turn in a lane. Returns it, and the time until which the lock is waited for.
+    async fn turn(&self, behalf: OnBehalf, name: &str, lane: &Lane) -> Result<Turn, Failed> {
+        match behalf {
+            OnBehalf::Request => {
+                let until = self.patience();
+                Ok((entered(name, lane.enter(until).await)?, until))
+            }
+            OnBehalf::Clock => {
+                let turn = entered(name, lane.turn().await)?;
+                Ok((turn, self.patience()))
+            }
+        }
     }
 
     /// Runs commands that change something, in their lane.
     async fn change(&self, name: &'static str, lane: &Lane, commands: &[&[&str]]) -> Done {
-        let _turn = entered(name, lane.enter().await)?;
-        self.carry_out(name, commands).await
+        let (_turn, until) = self.turn(OnBehalf::Request, name, lane).await?;
+        self.carry_out(name, until, commands).await
     }
 
-    /// Runs commands one after the other, by somebody who has the turn in their lane.
-    async fn carry_out(&self, name: &'static str, commands: &[&[&str]]) -> Done {
-        let mut reports = Vec::new();
+    /// Runs commands one after the other, by somebody who has the turn in their lane, and waits for the lock
+    /// until this time. Of several commands, only the first takes one.
+    async fn carry_out(&self, name: &'static str, until: Instant, commands: &[&[&str]]) -> Done {
+        let mut took = Duration::ZERO;
+        let mut reports = Ok(Vec::new());
         for command in commands {
-            let command =
-                [command, &["--format", "json", "--lock-timeout", &*self.lock_timeout][..]].concat();
+            let Ok(done) = &mut reports else { break };
+            let left = until.saturating_duration_since(Instant::now());
+            let lock_timeout = format!("{}ms", left.as_millis());
+            let command = [command, &["--format", "json", "--lock-timeout", &*lock_timeout][..]].concat();
             // A prefetch gives up by itself what is too slow, and may take hours for what is not.
             let limit = (name != "prefetch").then_some(self.limit);
-            reports.push(self.judged(name, self.children.run(&command, limit).await)?);
+            let ended = self.children.run(&command, limit).await;
+            took += ended.as_ref().map_or(Duration::ZERO, |ended| ended.took);
+            match self.judged(name, ended) {
+                Ok(report) => done.push(report),
+                Err(failed) => reports = Err(failed),
+            }
         }
-        Ok(if reports.len() == 1 { reports.remove(0) } else { Value::Array(reports) })
+        self.metrics.operation(name, took, reports.is_ok());
+        reports.map(|mut reports| if reports.len() == 1 { reports.remove(0) } else { Value::Array(reports) })
     }
 
-    /// Turns the end of a child into a report or a problem, and counts it.
+    /// Turns the end of a child into a report or a problem.
     fn judged(&self, name: &'static str, ended: io::Result<ChildEnd>) -> Done {
         let ended = ended.map_err(|e| {
-            self.metrics.operation(name, Duration::ZERO, false);
             let problem = Problem::failed("The operation could not be started.");
             Failed { problem, message: format!("cannot start a child process: {e}") }
         })?;
         let report = ended.report();
-        let is_done = ended.code == 0 && !ended.is_over_time;
-        self.metrics.operation(name, ended.took, is_done);
         self.metrics.freed(totals_of(&report).map_or(0, |(_, bytes)| bytes));
-        if is_done { Ok(report) } else { Err(failure(name, &ended, report)) }
+        if ended.code != 0 || ended.is_over_time {
+            return Err(failed(name, &ended, &report));
+        }
+        // On the command line, a directory that is not there is a cache that is empty. Only `look` has none.
+        let has_nothing = report.get("cache_size_before").is_some_and(Value::is_null);
+        if name != "look" && (has_nothing || !self.ready.has_directory()) {
+            let problem = Problem::failed("The cache directory does not exist.");
+            let directory = self.ready.cache_dir().display();
+            return Err(Failed {
+                problem,
+                message: format!("the cache directory {directory} does not exist"),
+            });
+        }
+        Ok(report)
     }
 
     /// `POST /v2/cache/prune`, and the prune of the clock.
-    pub(super) async fn prune(self: &Rc<Self>, patiently: bool) -> Answering {
+    pub(super) async fn prune(self: &Rc<Self>, behalf: OnBehalf) -> Answering {
         if let Some(body) = self.ready.answer(ReadyKind::IdlePrune) {
             self.metrics.operation("prune", Duration::ZERO, true);
             return Ok((ApiAnswer::json(StatusCode::OK, body), Some((0, 0))));
         }
         self.detached(move |this| async move {
-            let _turn = entered("prune", this.lanes.prune.turn(patiently).await)?;
+            let (_turn, until) = this.turn(behalf, "prune", &this.lanes.prune).await?;
             if !this.ready.knows_index() {
                 // Without it, no print can be taken. A failure shows in the prune itself.
                 let _ = this.make_list().await;
             }
             let before = this.ready.before();
-            let report = this.carry_out("prune", &[&["prune"]]).await?;
+            let report = this.carry_out("prune", until, &[&["prune"]]).await?;
             let totals = totals_of(&report).unwrap_or_default();
-            if report["cache_size_before"].is_null() {
-                return Err(no_directory());
-            }
             let is_idle = totals == (0, 0)
                 && ["ghosts_forgotten", "left_alone", "total_files_cleaned"]
                     .iter()
                     .all(|key| report[*key].as_u64().unwrap_or(0) == 0);
-            let body = Bytes::from(python(&InOrder::new(report)));
+            let body = Bytes::from(python(&InOrder::new(&report)));
             this.ready.keep(ReadyKind::IdlePrune, before.filter(|_| is_idle), &body);
             Ok((ApiAnswer::json(StatusCode::OK, body), Some(totals)))
         })
         .await
     }
 
-    /// `POST /v2/cache/clean`, and the clean of the clock. Returns the report.
-    pub(super) async fn clean(self: &Rc<Self>, patiently: bool) -> Result<(Value, Totals), Failed> {
+    /// `POST /v2/cache/clean`, and the clean of the clock. Returns the report for callers.
+    pub(super) async fn clean(self: &Rc<Self>, behalf: OnBehalf) -> Result<(Value, Totals), Failed> {
         self.detached(move |this| async move {
-            let _turn = entered("clean", this.lanes.clean.turn(patiently).await)?;
-            let report = this.carry_out("clean", &[&["clean"]]).await?;
-            if !this.ready.has_directory() {
-                return Err(no_directory());
-            }
+            let (_turn, until) = this.turn(behalf, "clean", &this.lanes.clean).await?;
+            let report = this.carry_out("clean", until, &[&["clean"]]).await?;
             let totals = totals_of(&report).unwrap_or_default();
-            Ok((report, totals))
+            Ok((public(&report), totals))
         })
         .await
     }
@@ -262,8 +291,8 @@ impl Operations {
     /// Fetches the images in the queue.
     pub(super) async fn prefetch(self: &Rc<Self>) -> Done {
         self.detached(|this| async move {
-            let _turn = this.lanes.prefetch.turn(true).await;
-            this.carry_out("prefetch", &[&["prefetch"]]).await
+            let (_turn, until) = this.turn(OnBehalf::Clock, "prefetch", &this.lanes.prefetch).await?;
+            this.carry_out("prefetch", until, &[&["prefetch"]]).await
         })
         .await
     }
@@ -281,7 +310,7 @@ impl Operations {
     async fn share_list(&self) -> Listed {
         let mut lists = self.list.subscribe();
         let asked = self.latest.get();
-        let turn = self.listing.turn(true).await;
+        let turn = self.listing.turn().await;
         // The list number `asked` may have begun before this request came; a later one has not.
         if let (number, Some(listed)) = &*lists.borrow_and_update()
             && *number > asked
@@ -300,12 +329,18 @@ impl Operations {
     async fn make_list(&self) -> Listed {
         let before = self.ready.before();
         let ended = self.children.run(&["__answer", "cached"], Some(LOOK_LIMIT)).await;
-        let mut ended = match ended {
-            Ok(ended) if ended.code == 0 && !ended.is_over_time => ended,
-            ended => return Err(self.judged("list", ended).err().unwrap_or_else(nothing)),
+        let took = ended.as_ref().map_or(Duration::ZERO, |ended| ended.took);
+        let found = match &ended {
+            Ok(ended) if ended.code == 0 && !ended.is_over_time => {
+                ended.result.iter().position(|byte| *byte == b'\n')
+            }
+            _ => None,
         };
-        self.metrics.operation("list", ended.took, true);
-        let end = ended.result.iter().position(|byte| *byte == b'\n').ok_or_else(nothing)?;
+        self.metrics.operation("list", took, found.is_some());
+        let (mut ended, end) = match (ended, found) {
+            (Ok(ended), Some(end)) => (ended, end),
+            (ended, _) => return Err(self.judged("list", ended).err().unwrap_or_else(nothing)),
+        };
         let shown: Value = serde_json::from_slice(&ended.result[..end]).unwrap_or(Value::Null);
         self.ready.note_index(shown["index"].as_str().map(Into::into));
         let body = Bytes::from(ended.result.split_off(end + 1));
@@ -337,11 +372,13 @@ impl Operations {
     /// Asks a question about an image.
     async fn ask(self: &Rc<Self>, question: &'static str, id: ImageId) -> Done {
         self.detached(move |this| async move {
-            let Some(_turn) = this.lanes.look.enter().await else {
-                return Err(Failed::new(Problem::busy("Too many requests wait for the database.")));
-            };
+            let _turn = entered("the database", this.lanes.look.enter(this.patience()).await)?;
             let line = ["__answer", question, &*id.to_string()];
-            this.judged("look", this.children.run(&line, Some(LOOK_LIMIT)).await)
+            let ended = this.children.run(&line, Some(LOOK_LIMIT)).await;
+            let took = ended.as_ref().map_or(Duration::ZERO, |ended| ended.took);
+            let answer = this.judged("look", ended);
+            this.metrics.operation("look", took, answer.is_ok());
+            answer
         })
         .await
     }
@@ -362,13 +399,18 @@ impl Operations {
     }
 }
 
-/// Returns the turn in a lane, or the problem that too many wait for it.
-fn entered(name: &str, turn: Option<OwnedSemaphorePermit>) -> Result<OwnedSemaphorePermit, Failed> {
-    turn.ok_or_else(|| Failed::new(Problem::busy(format!("Too many requests wait for {name}."))))
-}
+/// The turn in a lane, and the time until which the lock is waited for.
+type Turn = (OwnedSemaphorePermit, Instant);
 
-fn no_directory() -> Failed {
-    Failed::new(Problem::failed("The cache directory does not exist."))
+/// Returns the turn in a lane, or the problem that there is none.
+fn entered(name: &str, turn: Turned) -> Result<OwnedSemaphorePermit, Failed> {
+    turn.map_err(|why| match why {
+        NoTurn::Crowded => Failed::new(Problem::busy(format!("Too many requests wait for {name}."))),
+        NoTurn::Late => {
+            let message = format!("other requests for {name} were before it for all of lock_timeout");
+            Failed { problem: locked(), message }
+        }
+    })
 }
 
 fn nothing() -> Failed {
@@ -385,71 +427,11 @@ fn totals_of(report: &Value) -> Option<Totals> {
     Some((total("files")?, total("bytes")?))
 }
 
-/// Returns the failure of a child.
-fn failure(name: &str, ended: &ChildEnd, mut report: Value) -> Failed {
-    let first = ended.message();
-    let message = if first.is_empty() { format!("{name} ended with {}", ended.code) } else { first };
-    without_paths_in(&mut report);
-    let shown = without_paths(&message);
-    let problem = match ended.code {
-        _ if ended.is_over_time => {
-            let text = format!("The operation took longer than {} s, and was ended.", ended.took.as_secs());
-            Problem::new(StatusCode::GATEWAY_TIMEOUT, text)
-        }
-        3 if report["reason"] == "locked" => Problem::busy(shown),
-        130 | 143 => Problem::busy("The operation was ended by a signal; the cache is consistent."),
-        1 => {
-            let errors = report["errors"].as_array().cloned().unwrap_or_default();
-            let names: Vec<&str> = errors.iter().filter_map(|error| error["name"].as_str()).collect();
-            let more =
-                if names.len() > 1 { format!(" Failed: {}.", names.join(", ")) } else { String::new() };
-            let problem = Problem::failed(format!("{shown}.{more}"));
-            if report.is_object() { problem.with_report(report) } else { problem }
-        }
-        _ => Problem::failed(shown),
-    };
-    Failed { problem, message }
-}
-
-/// A report with the two keys of Glance before all others.
-struct InOrder(Value);
-
-const GLANCES: [&str; 2] = ["total_files_pruned", "total_bytes_pruned"];
-
-impl InOrder {
-    fn new(mut report: Value) -> Self {
-        without_paths_in(&mut report);
-        InOrder(report)
-    }
-}
-
-impl Serialize for InOrder {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(None)?;
-        for key in GLANCES {
-            map.serialize_entry(key, &self.0[key])?;
-        }
-        for (key, value) in self.0.as_object().into_iter().flatten() {
-            if !GLANCES.contains(&key.as_str()) {
-                map.serialize_entry(key, value)?;
-            }
-        }
-        map.end()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
     use super::*;
-
-    #[test]
-    fn glances_keys_come_first() {
-        let report = json!({"a": 1, "total_bytes_pruned": 3, "total_files_pruned": 2, "errors": ["/a/b: c"]});
-        let expected = r#"{"total_files_pruned": 2, "total_bytes_pruned": 3, "a": 1, "errors": ["b: c"]}"#;
-        assert_eq!(python(&InOrder::new(report)), expected);
-    }
 
     #[test]
     fn totals_are_those_of_all_files() {

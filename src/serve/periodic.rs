@@ -14,8 +14,9 @@ use serde_json::Value;
 use tokio::task::spawn_local;
 use tokio::time::sleep;
 
-use super::operations::{Failed, Operations};
+use super::operations::{OnBehalf, Operations};
 use super::settings::Intervals;
+use super::verdict::Failed;
 use crate::output::Output;
 use crate::output::oslo::Level;
 
@@ -57,8 +58,8 @@ pub(super) fn start(operations: Rc<Operations>, output: Rc<Output>, intervals: &
             spawn_local(Rc::clone(&periodic).repeat(pass, interval));
         }
     }
-    if let (Some(_), Some(poll)) = (intervals.prune, intervals.poll) {
-        spawn_local(Rc::clone(&periodic).watch(poll));
+    if intervals.prune.is_some() {
+        spawn_local(Rc::clone(&periodic).watch(intervals.poll));
     }
     spawn_local(periodic.fetch());
 }
@@ -94,8 +95,8 @@ impl Periodic {
     /// Does one pass, and reports how it ended.
     async fn pass(&self, pass: ClockWork) {
         let done: Result<(), Failed> = match pass {
-            ClockWork::Prune => self.operations.prune(true).await.map(drop),
-            ClockWork::Clean => self.operations.clean(true).await.map(drop),
+            ClockWork::Prune => self.operations.prune(OnBehalf::Clock).await.map(drop),
+            ClockWork::Clean => self.operations.clean(OnBehalf::Clock).await.map(drop),
             ClockWork::Prefetch => self.operations.prefetch().await.map(drop),
         };
         let failures = &self.failures[pass as usize];

@@ -111,6 +111,10 @@ impl ReadyAnswers {
         self.index.borrow().is_some()
     }
 
+    pub(super) fn cache_dir(&self) -> &Path {
+        &self.cache_dir
+    }
+
     /// True if the cache directory exists.
     pub(super) fn has_directory(&self) -> bool {
         statat(CWD, &self.cache_dir, AtFlags::empty()).is_ok()

@@ -16,13 +16,14 @@ use hyper::{Method, Request, StatusCode};
 use ring::rand::{SecureRandom as _, SystemRandom};
 use serde_json::{Value, json};
 
-use super::answer::{ApiAnswer, Form, Problem, without_paths_in};
+use super::answer::{ApiAnswer, Form, MOST_OF_METHOD, MOST_OF_PATH, Problem, beginning};
 use super::auth::{Auth, Known, RequestFacts, image_target};
 use super::connection::Answered;
 use super::health::{health, is_probe};
 use super::listen::Peer;
-use super::operations::{Answering, Cleared, Failed, Operations, Totals};
+use super::operations::{Answering, Cleared, OnBehalf, Operations, Totals};
 use super::routes::{Call, image_id, resource_type, route};
+use super::verdict::Failed;
 use super::versions::Discovery;
 use crate::openstack::policy::condition::Target;
 use crate::openstack::policy::rules::CacheRule;
@@ -131,10 +132,9 @@ impl Service {
             Call::Nothing => return Err(Problem::no_resource().into()),
             Call::ResourceType => resource_type(),
             Call::List => return operations.list().await,
-            Call::Prune => return operations.prune(false).await,
+            Call::Prune => return operations.prune(OnBehalf::Request).await,
             Call::Clean => {
-                let (mut report, totals) = operations.clean(false).await?;
-                without_paths_in(&mut report);
+                let (report, totals) = operations.clean(OnBehalf::Request).await?;
                 let answer = match Form::accepted(&head.headers) {
                     Form::Json => ApiAnswer::json(StatusCode::OK, python(&report)),
                     Form::Html | Form::Text => ApiAnswer::empty(StatusCode::OK),
@@ -177,7 +177,9 @@ impl Service {
 
     /// Writes the line of a request.
     fn log(&self, head: &Parts, id: &str, (answer, start): (&ApiAnswer, Instant), noted: Noted) {
-        let (method, path, status) = (&head.method, head.uri.path(), answer.status.as_u16());
+        // A client may send names that are as long as a head.
+        let method = beginning(head.method.as_str(), MOST_OF_METHOD);
+        let (path, status) = (beginning(head.uri.path(), MOST_OF_PATH), answer.status.as_u16());
         let ms = start.elapsed().as_millis();
         let (user, project) = noted
             .caller
@@ -186,7 +188,7 @@ impl Service {
         let mut facts = vec![
             ("request_id", id.to_owned()),
             ("method", method.to_string()),
-            ("path", path.to_owned()),
+            ("path", path.to_string()),
             ("status", status.to_string()),
             ("ms", ms.to_string()),
             ("user_id", user),
@@ -247,7 +249,12 @@ async fn check_body(method: &Method, headers: &HeaderMap, body: Incoming) -> Res
     }
     let body = body.collect().await.map_err(|_| Problem::bad_request("The body is not complete."))?;
     match serde_json::from_slice::<Value>(&body.to_bytes()) {
-        Ok(Value::Object(_)) => Ok(()),
+        // The specification of the calls sends an empty object.
+        Ok(Value::Object(members)) if members.is_empty() => Ok(()),
+        // A wish that is ignored, such as dry_run, would be a promise that is not kept.
+        Ok(Value::Object(_) | Value::Array(_)) => {
+            Err(Problem::bad_request("This call takes no body, or an empty JSON object."))
+        }
         Ok(_) => Err(Problem::bad_request("Unexpected body type. Expected list/dict.")),
         Err(_) => Err(Problem::bad_request("Malformed JSON in request body.")),
     }

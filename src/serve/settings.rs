@@ -1,22 +1,33 @@
 //! The settings of the service: `[cache_api]`, judged before anything is opened.
 //!
 //! A wrong value stops the start with exit code 2 and the place where it was set. Without a listener and
-//! without an interval there would be nothing to do, which is refused, too.
+//! without an interval there would be nothing to do, which is refused, too. So are values that can only be
+//! mistakes: intervals that would keep a disk busy, limits that limit nothing, and paths that would be looked
+//! for wherever the service was started.
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use anyhow::{Context as _, Error, Result, anyhow, bail, ensure};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use url::Url;
 
-use crate::config::{self, Config, Opt};
+use crate::config::{self, Config, Opt, Setting};
 use crate::exit::Failure;
-use crate::serve::gate::ConnectionLimits;
+use crate::serve::gate::{ConnectionLimits, MAX_HEAD};
 
 /// The time that a client has for the head of a request.
 const HEAD: Duration = Duration::from_secs(10);
+
+/// The shortest interval, and the shortest time in which anything can be done.
+const SHORTEST: Duration = Duration::from_secs(1);
+/// The largest number of connections.
+const MOST_CONNECTIONS: usize = 65_536;
+/// The longest path of a Unix socket, in bytes: the kernel's 108 have a zero at their end.
+const LONGEST_SOCKET: usize = 107;
 
 /// A place to listen at.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -35,17 +46,32 @@ impl FromStr for ListenPlace {
             return Ok(ListenPlace::None);
         }
         if let Some(path) = text.strip_prefix("unix:") {
-            return match path.strip_prefix('/') {
-                Some(_) => Ok(ListenPlace::Unix(PathBuf::from(path))),
-                None => {
+            return match path.len() {
+                _ if !path.starts_with('/') => {
                     Err("a socket is given with its absolute path, as in unix:/run/cache.sock".to_owned())
                 }
+                length if length > LONGEST_SOCKET => Err(too_long(length)),
+                _ => Ok(ListenPlace::Unix(PathBuf::from(path))),
             };
         }
         text.parse().map(ListenPlace::Tcp).map_err(|_| {
             "give ADDRESS:PORT, such as 127.0.0.1:9393 or [::1]:9393, unix:PATH, or none".to_owned()
         })
     }
+}
+
+impl fmt::Display for ListenPlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ListenPlace::Tcp(address) => write!(f, "{address}"),
+            ListenPlace::Unix(path) => write!(f, "unix:{}", path.display()),
+            ListenPlace::None => f.write_str("none"),
+        }
+    }
+}
+
+fn too_long(length: usize) -> String {
+    format!("the path of a socket has at most {LONGEST_SOCKET} bytes, and this one has {length}")
 }
 
 /// The one that is asked if a request is allowed.
@@ -71,7 +97,8 @@ pub(super) struct Intervals {
     pub(super) prune: Option<Duration>,
     pub(super) clean: Option<Duration>,
     pub(super) prefetch: Option<Duration>,
-    pub(super) poll: Option<Duration>,
+    /// The time between two looks at the size, if there is an interval of prunes.
+    pub(super) poll: Duration,
 }
 
 /// The settings of the service.
@@ -105,11 +132,8 @@ impl ServeSettings {
     }
 
     fn read(config: &Config, places: &[ListenPlace]) -> Result<Self> {
-        let path =
-            |opt: &Opt<'static>| Ok::<_, Error>(config.optional(opt)?.map(|set| PathBuf::from(set.value)));
         let time = |opt: &Opt<'static>| config.duration(opt).map(|set| set.value);
-        let interval = |opt: &Opt<'static>| time(opt).map(|time| Some(time).filter(|time| !time.is_zero()));
-        let number = |opt: &Opt<'static>| config.integer(opt).map(|set| set.value.unsigned_abs() as usize);
+        let interval = |opt: &Opt<'static>| interval(config, opt);
         let places = if places.is_empty() { configured_places(config)? } else { places.to_vec() };
         Ok(ServeSettings {
             places: places.into_iter().filter(|place| *place != ListenPlace::None).collect(),
@@ -122,19 +146,19 @@ impl ServeSettings {
                 prune: interval(&config::API_PRUNE_INTERVAL)?,
                 clean: interval(&config::API_CLEAN_INTERVAL)?,
                 prefetch: interval(&config::API_PREFETCH_INTERVAL)?,
-                poll: interval(&config::API_POLL_INTERVAL)?,
+                poll: long_enough(config, &config::API_POLL_INTERVAL)?,
             },
             lock_timeout: time(&config::API_LOCK_TIMEOUT)?,
-            operation_timeout: positive(config, &config::API_OPERATION_TIMEOUT)?,
+            operation_timeout: long_enough(config, &config::API_OPERATION_TIMEOUT)?,
             shutdown_timeout: time(&config::API_SHUTDOWN_TIMEOUT)?,
-            max_connections: number(&config::API_MAX_CONNECTIONS)?,
+            max_connections: at_most(config, &config::API_MAX_CONNECTIONS, MOST_CONNECTIONS)?,
             limits: ConnectionLimits {
                 head: HEAD,
-                silence: positive(config, &config::API_CLIENT_SOCKET_TIMEOUT)?,
-                line: number(&config::API_MAX_HEADER_LINE)?,
+                silence: long_enough(config, &config::API_CLIENT_SOCKET_TIMEOUT)?,
+                line: at_most(config, &config::API_MAX_HEADER_LINE, MAX_HEAD)?,
             },
             metrics: metrics(config)?,
-            disable_by_file: path(&config::API_DISABLE_BY_FILE_PATH)?,
+            disable_by_file: path(config, &config::API_DISABLE_BY_FILE_PATH)?,
             public_endpoint: public_endpoint(config)?,
             glance_api: url(config, &config::API_GLANCE_API_URL)?,
             has_sockets: false,
@@ -153,6 +177,34 @@ impl ServeSettings {
         [prune, clean, prefetch].iter().any(Option::is_some)
     }
 
+    /// Returns the places of all listeners of the settings, and of the metrics.
+    pub(super) fn all_places(&self) -> Vec<ListenPlace> {
+        self.places.iter().cloned().chain(self.metrics.map(ListenPlace::Tcp)).collect()
+    }
+
+    /// Fails if there is nothing to do, or if the places cannot be what somebody wants.
+    pub(super) fn check_places(&self) -> Result<(), Failure> {
+        if !self.listens() && !self.has_interval() {
+            return Err(nothing_to_do());
+        }
+        for (n, place) in self.places.iter().enumerate() {
+            self.check_strategy(place)?;
+            if self.has_sockets {
+                // They come instead of the places.
+                continue;
+            }
+            let metrics = self.metrics.map(|address| ("[cache_api] metrics_bind", ListenPlace::Tcp(address)));
+            let others = self.places[n + 1..].iter().map(|other| ("another listener", other.clone()));
+            if let Some((what, other)) = others.chain(metrics).find(|(_, other)| place.excludes(other)) {
+                return Err(Failure::usage(anyhow!(
+                    "a listener at {place} and {what} at {other} would be at the same address"
+                ))
+                .hint("give each an address or a port of its own"));
+            }
+        }
+        Ok(())
+    }
+
     /// Fails if a listener is open to others than this host while nobody is asked who may call.
     pub(super) fn check_strategy(&self, place: &ListenPlace) -> Result<(), Failure> {
         match place {
@@ -167,6 +219,35 @@ impl ServeSettings {
     }
 }
 
+/// The service would do nothing.
+pub(super) fn nothing_to_do() -> Failure {
+    Failure::usage(anyhow!("there is nothing to do: no listener and no interval is set"))
+        .hint("set bind_port or bind_socket, or prune_interval, in the section [cache_api]")
+}
+
+impl ListenPlace {
+    /// True if only one of two listeners could be opened.
+    fn excludes(&self, other: &ListenPlace) -> bool {
+        match (self, other) {
+            (ListenPlace::Tcp(a), ListenPlace::Tcp(b)) => {
+                // Each gets a free port if it is 0.
+                a.port() == b.port() && a.port() != 0 && overlap(a.ip(), b.ip())
+            }
+            (a, b) => a == b && *a != ListenPlace::None,
+        }
+    }
+}
+
+/// True if two addresses are the same, or one of them is all addresses and has the other.
+fn overlap(a: IpAddr, b: IpAddr) -> bool {
+    let (a, b) = (a.to_canonical(), b.to_canonical());
+    let has = |all: IpAddr, one: IpAddr| {
+        // Those of IPv6 include those of IPv4.
+        all.is_unspecified() && (all.is_ipv6() || one.is_ipv4())
+    };
+    a == b || has(a, b) || has(b, a)
+}
+
 fn is_loopback(address: IpAddr) -> bool {
     address.to_canonical().is_loopback()
 }
@@ -178,39 +259,69 @@ fn configured_places(config: &Config) -> Result<Vec<ListenPlace>> {
     let is_set = config.is_set(&config::API_BIND_HOST) || config.is_set(&config::API_BIND_PORT);
     let mut places = Vec::new();
     if let Some(socket) = &socket {
-        let path = PathBuf::from(&socket.value);
-        ensure!(path.is_absolute(), "{}: bind_socket is not an absolute path", socket.origin);
+        let path = absolute(&config::API_BIND_SOCKET, socket)?;
+        let length = path.as_os_str().as_bytes().len();
+        ensure!(length <= LONGEST_SOCKET, "{}: [cache_api] bind_socket: {}", socket.origin, too_long(length));
         places.push(ListenPlace::Unix(path));
     }
     if port.value != 0 && (is_set || socket.is_none()) {
-        let address = host.value.trim_matches(['[', ']']).parse::<IpAddr>();
+        let address = host.value.trim_matches(['[', ']']).parse::<IpAddr>().ok();
         let address = address.with_context(|| {
-            format!("{}: bind_host is {:?}, which is no IP address", host.origin, host.value)
+            format!("{}: [cache_api] bind_host is {:?}, which is no IP address", host.origin, host.value)
         })?;
-        let number = u16::try_from(port.value)
-            .with_context(|| format!("{}: bind_port is {}, which is no port", port.origin, port.value))?;
+        let number = u16::try_from(port.value).ok().with_context(|| {
+            format!("{}: [cache_api] bind_port is {}; a port is at most 65535", port.origin, port.value)
+        })?;
         places.push(ListenPlace::Tcp(SocketAddr::new(address, number)));
     }
     Ok(places)
 }
 
-/// Returns a time that must not be 0.
-fn positive(config: &Config, opt: &Opt<'static>) -> Result<Duration> {
+/// Returns a time in which something can be done.
+fn long_enough(config: &Config, opt: &Opt<'static>) -> Result<Duration> {
     let time = config.duration(opt)?;
-    ensure!(!time.value.is_zero(), "{}: [cache_api] {} must be longer than 0", time.origin, opt.name);
+    ensure!(time.value >= SHORTEST, "{}: [cache_api] {} must be at least 1 s", time.origin, opt.name);
     Ok(time.value)
 }
 
+/// Returns the time between two runs; `None` if there are none.
+fn interval(config: &Config, opt: &Opt<'static>) -> Result<Option<Duration>> {
+    let time = config.duration(opt)?;
+    if time.value.is_zero() {
+        return Ok(None);
+    }
+    let (origin, name) = (&time.origin, opt.name);
+    ensure!(time.value >= SHORTEST, "{origin}: [cache_api] {name} must be at least 1 s, or 0 for never");
+    Ok(Some(time.value))
+}
+
+/// Returns a number that has a limit.
+fn at_most(config: &Config, opt: &Opt<'static>, most: usize) -> Result<usize> {
+    let number = config.integer(opt)?;
+    let value = usize::try_from(number.value).ok().filter(|value| *value <= most);
+    value.with_context(|| format!("{}: [cache_api] {} must be at most {most}", number.origin, opt.name))
+}
+
+/// Returns a path, which is absolute: a service is not started where its files are.
+fn absolute(opt: &Opt<'static>, set: &Setting<String>) -> Result<PathBuf> {
+    let path = PathBuf::from(&set.value);
+    ensure!(path.is_absolute(), "{}: [cache_api] {} must be an absolute path", set.origin, opt.name);
+    Ok(path)
+}
+
+fn path(config: &Config, opt: &Opt<'static>) -> Result<Option<PathBuf>> {
+    config.optional(opt)?.map(|set| absolute(opt, &set)).transpose()
+}
+
 fn tls(config: &Config) -> Result<Option<TlsFiles>> {
-    let path = |opt: &Opt<'static>| config.optional(opt);
-    let certificate = path(&config::API_CERT_FILE)?;
-    let key = path(&config::API_KEY_FILE)?;
-    let clients = path(&config::API_CA_FILE)?;
+    let certificate = config.optional(&config::API_CERT_FILE)?;
+    let key = config.optional(&config::API_KEY_FILE)?;
+    let clients = config.optional(&config::API_CA_FILE)?;
     match (certificate, key) {
         (Some(certificate), Some(key)) => Ok(Some(TlsFiles {
-            certificate: certificate.value.into(),
-            key: key.value.into(),
-            clients: clients.map(|clients| clients.value.into()),
+            certificate: absolute(&config::API_CERT_FILE, &certificate)?,
+            key: absolute(&config::API_KEY_FILE, &key)?,
+            clients: path(config, &config::API_CA_FILE)?,
         })),
         (Some(set), None) => bail!("{}: cert_file is set in [cache_api], but key_file is not", set.origin),
         (None, Some(set)) => bail!("{}: key_file is set in [cache_api], but cert_file is not", set.origin),
@@ -223,10 +334,9 @@ fn tls(config: &Config) -> Result<Option<TlsFiles>> {
 
 fn metrics(config: &Config) -> Result<Option<SocketAddr>> {
     let Some(set) = config.optional(&config::API_METRICS_BIND)? else { return Ok(None) };
-    let address = set
-        .value
-        .parse()
-        .with_context(|| format!("{}: metrics_bind is {:?}; give ADDRESS:PORT", set.origin, set.value))?;
+    let address = set.value.parse().ok().with_context(|| {
+        format!("{}: [cache_api] metrics_bind is {:?}; give ADDRESS:PORT", set.origin, set.value)
+    })?;
     Ok(Some(address))
 }
 
@@ -256,18 +366,46 @@ mod tests {
 
     #[test]
     fn places_are_read() {
+        let longest = format!("unix:/{}", "x".repeat(LONGEST_SOCKET - 1));
+        let too_long = format!("{longest}x");
         for (text, expected) in [
             ("127.0.0.1:9393", Some(ListenPlace::Tcp("127.0.0.1:9393".parse().unwrap()))),
             ("[::1]:1", Some(ListenPlace::Tcp("[::1]:1".parse().unwrap()))),
             ("unix:/run/x.sock", Some(ListenPlace::Unix("/run/x.sock".into()))),
             ("none", Some(ListenPlace::None)),
             ("unix:x.sock", None),
+            (&*longest, Some(ListenPlace::Unix(longest[5..].into()))),
+            (&*too_long, None),
             ("localhost:9393", None),
             ("9393", None),
             ("127.0.0.1:99999", None),
             ("", None),
         ] {
             assert_eq!(text.parse::<ListenPlace>().ok(), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn places_that_exclude_each_other_are_known() {
+        for (a, b, expected) in [
+            ("127.0.0.1:1", "127.0.0.1:1", true),
+            ("127.0.0.1:1", "127.0.0.1:2", false),
+            ("127.0.0.1:0", "127.0.0.1:0", false),
+            ("127.0.0.1:1", "127.0.0.2:1", false),
+            ("127.0.0.1:1", "0.0.0.0:1", true),
+            ("127.0.0.1:1", "[::]:1", true),
+            ("[::1]:1", "[::]:1", true),
+            ("[::1]:1", "0.0.0.0:1", false),
+            ("[::ffff:127.0.0.1]:1", "127.0.0.1:1", true),
+            ("unix:/a", "unix:/a", true),
+            ("unix:/a", "unix:/b", false),
+            ("unix:/a", "127.0.0.1:1", false),
+            ("none", "none", false),
+        ] {
+            let place = |text: &str| text.parse::<ListenPlace>().unwrap();
+            for (a, b) in [(a, b), (b, a)] {
+                assert_eq!(place(a).excludes(&place(b)), expected, "{a} {b}");
+            }
         }
     }
 

@@ -7,7 +7,8 @@
 //! `documents` the examples of README.md and docs, `house` the rules of the source. The others are about what
 //! can be in the way: `cache_dir`, `foreign_entries`, `index_in_use`, `odd_index`, `right_index`, `locks`,
 //! `signals`, `output`. `metrics` is about what Prometheus reads, `nodes` about commands that ask other nodes,
-//! `verify` about the contents of images, `unusable` about images that Glance does not serve.
+//! `serve` and `service_*` about the Cache API as a service, `verify` about the contents of images, `unusable`
+//! about images that Glance does not serve.
 
 // Clocks set the ages of test images, and what was compared is printed; fixtures unwrap as the tests do.
 #![allow(clippy::disallowed_methods, clippy::print_stdout, clippy::unwrap_used)]
@@ -37,6 +38,9 @@ mod right_index;
 mod schemas;
 mod screens;
 mod serve;
+mod service_answers;
+mod service_settings;
+mod service_times;
 mod signals;
 mod status;
 #[path = "../support/mod.rs"]

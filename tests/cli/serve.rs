@@ -292,7 +292,7 @@ fn silent_clients_keep_nobody_out() {
     let mut idle = service.connect();
     let start = Instant::now();
     assert_eq!(idle.read(&mut [0; 10]).unwrap(), 0);
-    assert!(start.elapsed() > Duration::from_secs(1) && start.elapsed() < Duration::from_secs(5));
+    assert!(start.elapsed() > Duration::from_secs(1) && start.elapsed() < Duration::from_secs(15));
 }
 
 #[test]
@@ -309,7 +309,7 @@ fn broken_caches_are_errors_without_paths() {
     for request in ["GET /v2/cache", PRUNE] {
         let reply = service.ask(request, "").is(503);
         assert_eq!(reply.header("retry-after"), Some("5"));
-        assert!(reply.body.contains("cache.db was still locked by process"), "{reply:?}");
+        assert!(reply.body.contains("The cache is locked by another operation."), "{reply:?}");
         secret(&reply, &env);
     }
     drop(writer);
@@ -336,7 +336,7 @@ fn a_cache_that_stays_over_its_limit_is_no_success() {
     let conf = format!("image_cache_max_size = 3000\n[glance_cache]\nkeep_from = {keep}\n{settings}");
     let service = Service::at(&env, &env.conf(&conf), &[]);
     let reply = service.ask(PRUNE, "").is(500);
-    assert!(reply.body.contains("the cache is still over its limit"), "{reply:?}");
+    assert!(reply.body.contains("The cache is still over its limit: 5000 of 3000 bytes."), "{reply:?}");
     let reply = service.ask(PRUNE, "Accept: application/json\r\n").is(500);
     assert_eq!(reply.json()["errors"][0]["action"], "limit");
     assert_eq!(env.left(), "abcde");
@@ -408,9 +408,11 @@ fn a_held_lock_and_a_long_operation_have_their_status() {
     let service = limited(&env, "lock_timeout = 300ms");
     let reply = service.ask(PRUNE, "").is(503);
     assert_eq!(reply.header("retry-after"), Some("5"));
-    assert!(reply.body.contains(&format!("{LOCK} was still held by process {}", std::process::id())));
+    assert!(reply.body.contains("The cache is locked by another operation."), "{reply:?}");
+    let who = format!("{LOCK} was still held by process {}", std::process::id());
+    assert!(service.stderr().contains(&who), "{}", service.stderr());
     drop(service);
-    let service = limited(&env, "lock_timeout = 60\noperation_timeout = 500ms");
+    let service = limited(&env, "lock_timeout = 60\noperation_timeout = 1s");
     let start = Instant::now();
     service.ask(PRUNE, "").is(504);
     assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
@@ -461,7 +463,7 @@ fn work_by_the_clock_needs_no_listener() {
     env.file(format!("invalid/{}", id('9')), 7, 100);
     let metrics = "127.0.0.1:0";
     let conf = env.conf(&format!(
-        "image_cache_max_size = 3000\n[cache_api]\nprune_interval = 200ms\nclean_interval = 200ms\n\
+        "image_cache_max_size = 3000\n[cache_api]\nprune_interval = 1s\nclean_interval = 1s\n\
          metrics_bind = {metrics}\nauth_strategy = none\nlock_timeout = 100ms\n"
     ));
     let service = Service::at(&env, &conf, &["--bind", "none"]);
@@ -479,7 +481,7 @@ fn work_by_the_clock_needs_no_listener() {
 fn a_cache_over_its_limit_is_pruned_whatever_the_clock_says() {
     let env = TestEnv::sqlite(FIVE);
     let conf = env.conf(
-        "image_cache_max_size = 3000\n[cache_api]\nprune_interval = 30d\npoll_interval = 200ms\n\
+        "image_cache_max_size = 3000\n[cache_api]\nprune_interval = 30d\npoll_interval = 1s\n\
          auth_strategy = none\n",
     );
     let _service = Service::at(&env, &conf, &["--bind", "none"]);
@@ -499,10 +501,11 @@ fn wrong_settings_stop_the_start() {
     serve(none, &["--bind", "0.0.0.0:0"]).fails(2, &["only for a Unix socket or the loopback interface"]);
     serve(none, &["--bind", "none"]).fails(2, &["there is nothing to do"]);
     serve(&format!("{none}\nbind_port = 0"), &[]).fails(2, &["there is nothing to do"]);
-    serve(&format!("{none}\nbind_port = 99999"), &[]).fails(2, &["which is no port", "glance-api.conf:"]);
+    serve(&format!("{none}\nbind_port = 99999"), &[])
+        .fails(2, &["a port is at most 65535", "glance-api.conf:"]);
     serve(&format!("{none}\nbind_host = name"), &[]).fails(2, &["which is no IP address"]);
     serve(&format!("{none}\nprune_interval = soon"), &[]).fails(2, &["prune_interval", "not a duration"]);
-    serve(&format!("{none}\noperation_timeout = 0"), &[]).fails(2, &["must be longer than 0"]);
+    serve(&format!("{none}\noperation_timeout = 0"), &[]).fails(2, &["must be at least 1 s"]);
     serve(&format!("{none}\ncert_file = /x"), &[]).fails(2, &["key_file is not"]);
     serve(&format!("{none}\ncert_file = /x\nkey_file = /x"), &[]).fails(2, &["cannot read certificates"]);
     serve("auth_strategy = any", &[]).fails(2, &["must be one of keystone, none"]);

@@ -232,7 +232,7 @@ fn says_what_is_wrong_with_a_login() {
         // In any other form, nothing of the text is shown.
         (error(403, "No s3cret%2Fpa%22ss"), Unhelpful::Refused, "'Default'): it answers 403"),
         (error(403, r#"No s3cret\/pa\"ss"#), Unhelpful::Refused, "'Default'): it answers 403"),
-        (error(403, r#"No \u0073\u0033cret/pa\u0022ss"#), Unhelpful::Refused, "'Default'): it answers 403"),
+        (error(403, r"No \u0073\u0033cret/pa\u0022ss"), Unhelpful::Refused, "'Default'): it answers 403"),
         (error(403, "No s3cret/pa&quot;ss"), Unhelpful::Refused, "'Default'): it answers 403"),
         (error(403, "Locked."), Unhelpful::Refused, "'Default'): it answers 403: Locked."),
         (error(400, "Expecting."), Unhelpful::Misconfigured, "does not accept the login of the user"),
@@ -595,8 +595,19 @@ fn answers_are_kept() {
 fn what_cannot_be_a_token_is_not_asked_for() {
     let double = judging();
     let validator = validator(&double.url("/v3"), "");
-    for token in ["", " ", "a b", "a\tb", "a\r\nb", "schön", "\u{7f}", "x".repeat(2049).as_str()] {
-        assert_eq!(unauthorized(validator.judge(&request(token))), "the token is none", "{token:?}");
+    let long = "x".repeat(2049);
+    let characters = "the token has characters that no token has";
+    for (token, why) in [
+        ("", "the token is empty"),
+        (" ", "the token is empty"),
+        ("a b", characters),
+        ("a\tb", characters),
+        ("a\r\nb", characters),
+        ("schön", characters),
+        ("\u{7f}", characters),
+        (&*long, "the token is longer than 2048 bytes"),
+    ] {
+        assert_eq!(unauthorized(validator.judge(&request(token))), why, "{token:?}");
     }
     assert_eq!(double.heads().len(), 0);
     assert_eq!(unauthorized(validator.judge(&request("expired"))), UNKNOWN);

@@ -119,6 +119,16 @@ fn now() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs() as i64)
 }
 
+/// Returns the reason why a text cannot be a token, if there is one.
+fn no_token(text: &str) -> Option<&'static str> {
+    match text {
+        "" => Some("the token is empty"),
+        _ if text.len() > MAX_TOKEN => Some("the token is longer than 2048 bytes"),
+        _ if !is_token(text) => Some("the token has characters that no token has"),
+        _ => None,
+    }
+}
+
 impl Validator {
     pub(crate) fn new(settings: AuthTokenSettings) -> Self {
         Validator {
@@ -218,8 +228,8 @@ impl Validator {
     /// Returns what Keystone says about a token.
     fn vouched(&self, token: &str, even_expired: bool, asking: Asking) -> Result<Arc<Vouched>, Rejection> {
         let token = token.trim_matches([' ', '\t']);
-        if !is_token(token) || token.len() > MAX_TOKEN {
-            return Err(Rejection::Unauthorized("the token is none"));
+        if let Some(why) = no_token(token) {
+            return Err(Rejection::Unauthorized(why));
         }
         let hash = TokenHash::of(token);
         if let Some(known) = self.known(hash, even_expired) {

@@ -117,7 +117,6 @@ project_domain_name = Default
 [cache_api]
 bind_host = 127.0.0.1
 bind_port = {own}
-poll_interval = 0
 """
 
 RULES = ("cache_list", "cache_image", "cache_delete", "cache_clean", "cache_prune", "list_cached_nodes",

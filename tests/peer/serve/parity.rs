@@ -93,7 +93,7 @@ const INTENDED: &[Difference] = &[
         "admin",
         500,
         400,
-        "a list is no object, and no accident",
+        "a body that would be ignored is refused",
     ),
     (&["GET /v2/cache [X-Openstack-Request-Id: xx..."], "admin", 500, 200, "a long id is replaced"),
     (&["GET /v2/cache [X-Openstack-Request-Id: xx..."], "member", 500, 403, "a long id is replaced"),

@@ -1,0 +1,131 @@
+//! The times that the service keeps: waits, signals, and files that change while it runs.
+
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use crate::support::env::*;
+use crate::support::identity::Identity;
+use crate::support::running::free_port;
+use crate::support::service::{Reply, Service};
+
+const PRUNE: &str = "POST /v2/cache/prune";
+const LOCK: &str = "glance-cache-prune";
+
+/// Starts a service that asks this identity service, with these lines in `[cache_api]`.
+fn asking(env: &TestEnv, identity: &Identity, lines: &str) -> Service {
+    let conf = env.conf(&format!(
+        "[cache_api]\nbind_socket = {}\n{lines}\n[oslo_policy]\npolicy_file = {}\n{}",
+        env.outside("api.sock").display(),
+        env.outside("policy.yaml").display(),
+        identity.settings(),
+    ));
+    Service::at(env, &conf, &[])
+}
+
+#[test]
+fn a_policy_that_changes_is_noticed_within_a_second_though_nobody_calls() {
+    let env = TestEnv::sqlite(FIVE);
+    let identity = Identity::start();
+    env.write("policy.yaml", "cache_list: role:reader\n");
+    let port = free_port();
+    let service = asking(&env, &identity, &format!("metrics_bind = 127.0.0.1:{port}"));
+    for (policy, line) in [
+        ("cache_list: rule:typo\n", "the old policy stays in force"),
+        ("cache_list: role:member\n", "the new policy is in force"),
+    ] {
+        env.write("policy.yaml", policy);
+        let start = Instant::now();
+        until(line, || service.stderr().contains(line));
+        let took = start.elapsed();
+        println!("{line}: after {took:?}");
+        // A second, and some for a busy machine.
+        assert!(took < Duration::from_secs(3), "{took:?}");
+    }
+    let list = |name| service.ask("GET /v2/cache", &format!("X-Auth-Token: {name}\r\n")).status;
+    assert_eq!((list("reader"), list("member")), (403, 200));
+}
+
+#[test]
+fn a_request_waits_for_its_turn_and_for_the_lock_no_longer_than_the_limit_in_all() {
+    let env = TestEnv::sqlite(FIVE);
+    let _held = env.lock(LOCK);
+    let service = Service::start(&env, "lock_timeout = 2s");
+    let start = Instant::now();
+    let waiting: Vec<_> = (0..6).map(|_| service.begin(PRUNE)).collect();
+    let clear = service.begin("DELETE /v2/cache");
+    for stream in waiting.into_iter().chain([clear]) {
+        let reply = Reply::of(stream).is(503);
+        assert_eq!(reply.header("retry-after"), Some("5"));
+    }
+    let took = start.elapsed();
+    println!("seven that waited for a lock: {took:?}");
+    assert!(took > Duration::from_millis(1900) && took < Duration::from_secs(5), "{took:?}");
+    // Nobody is left in the lane.
+    let start = Instant::now();
+    service.ask(PRUNE, "").is(503);
+    assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
+    assert_eq!(env.left(), "abcde");
+}
+
+#[test]
+fn a_second_signal_is_not_told_as_the_end_of_the_time() {
+    let env = TestEnv::sqlite(FIVE);
+    let service = Service::start(&env, "lock_timeout = 60");
+    let _held = env.lock(LOCK);
+    let pruning = service.begin(PRUNE);
+    until("the child", || children(service.pid()).len() == 1);
+    service.signal(Signal::TERM);
+    until("the listener to end", || std::os::unix::net::UnixStream::connect(&service.socket).is_err());
+    service.signal(Signal::TERM);
+    Reply::of(pruning).is(503);
+    let run = service.wait().ok();
+    assert!(run.stderr.contains("a second signal"), "{run:?}");
+    assert!(!run.stderr.contains("the time is up"), "{run:?}");
+}
+
+#[test]
+fn a_signal_to_read_again_is_always_a_line_in_the_log() {
+    let env = TestEnv::sqlite(FIVE);
+    let identity = Identity::start();
+    env.write("policy.yaml", "cache_list: role:reader\n");
+    let service = asking(&env, &identity, "");
+    service.signal(Signal::HUP);
+    until("a line", || service.stderr().contains("SIGHUP: the policy has not changed"));
+    env.write("policy.yaml", "cache_list: rule:typo\n");
+    until("the error", || service.stderr().contains("the old policy stays in force"));
+    service.signal(Signal::HUP);
+    until("a line", || service.stderr().contains("SIGHUP: the policy is still wrong, and the old one stays"));
+    drop(service);
+    let service = Service::start(&env, "");
+    service.signal(Signal::HUP);
+    until("a line", || service.stderr().contains("SIGHUP: there is no certificate and no policy"));
+    // The service goes on.
+    sleep(Duration::from_millis(100));
+    service.ask("GET /healthcheck", "").is(200);
+}
+
+#[test]
+fn a_token_that_cannot_be_one_is_told_by_what_is_wrong_with_it() {
+    let env = TestEnv::sqlite(FIVE);
+    let identity = Identity::start();
+    env.write("policy.yaml", "");
+    let service = asking(&env, &identity, "");
+    for (header, says) in [
+        (String::new(), "the request has no token"),
+        ("X-Auth-Token: \u{e4}\r\n".to_owned(), "the token has characters that no token has"),
+        (format!("X-Auth-Token: {}\r\n", "x".repeat(12_000)), "the token is longer than 2048 bytes"),
+        ("X-Auth-Token: a\r\nX-Auth-Token: a\r\n".to_owned(), "the request has more than one token"),
+        ("X-Auth-Token: a b\r\n".to_owned(), "the token has characters that no token has"),
+        ("X-Auth-Token:  \r\n".to_owned(), "the token is empty"),
+    ] {
+        service.ask("GET /v2/cache", &header).is(401);
+        let log = service.stderr();
+        let last = log.lines().last().unwrap();
+        assert!(last.ends_with(says), "{last}, not {says}");
+    }
+    let service_token = "X-Auth-Token: admin\r\nX-Service-Token: \u{e4}\r\n";
+    service.ask("GET /v2/cache", service_token).is(401);
+    assert!(service.stderr().ends_with("the service token has characters that no token has\n"));
+}
