@@ -285,7 +285,7 @@ mod tests {
         assert!(!knows());
         Verified::default().write(&dir, &[], 0, now).unwrap();
         assert_eq!(std::fs::read_to_string(&secret).unwrap(), text);
-        // Whoever waits for the writer of a FIFO waits for ever.
+        // A FIFO has no writer: waiting for one would never end.
         std::fs::remove_file(place.join("verified")).unwrap();
         let mode = Mode::from_raw_mode(0o644);
         rustix::fs::mknodat(rustix::fs::CWD, place.join("verified"), rustix::fs::FileType::Fifo, mode, 0)
