@@ -121,6 +121,18 @@ mod tests {
     }
 
     #[test]
+    fn each_reason_has_its_own_words() {
+        for (reason, word, part) in [
+            (Unusable::Deleted, "deleted", "record is deleted"),
+            (Unusable::Deactivated, "deactivated", "is deactivated"),
+            (Unusable::Missing, "missing", "no record"),
+        ] {
+            assert_eq!(reason.word(), word);
+            assert!(reason.sentence().contains(part), "{}", reason.sentence());
+        }
+    }
+
+    #[test]
     fn a_database_that_knows_less_than_half_of_the_images_is_not_believed() {
         for (known, missing, is_doubted) in
             [(0, 0, false), (1, 0, false), (0, 1, true), (1, 1, false), (1, 2, true), (5, 5, false)]

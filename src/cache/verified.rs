@@ -253,6 +253,50 @@ mod tests {
     }
 
     #[test]
+    fn a_run_that_began_in_the_same_second_is_not_older() {
+        let temporary = tempfile::tempdir().unwrap();
+        let dir = CacheDir::open(temporary.path()).unwrap().unwrap();
+        let (a, b) = (image('a', 7), image('b', 8));
+        let began = 100 * SECOND + SECOND / 2;
+        let mut other = Verified::default();
+        other.note(&b, began, false);
+        other.write(&dir, &[a, b], began, began).unwrap();
+        Verified::default().write(&dir, &[a], began, began).unwrap();
+        assert!(Verified::read(&dir, began).of(&b).is_some());
+    }
+
+    #[test]
+    fn nothing_but_a_file_in_a_directory_of_its_own_is_read_or_written() {
+        let (temporary, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let dir = CacheDir::open(temporary.path()).unwrap().unwrap();
+        let (place, now) = (temporary.path().join(".glance-cache"), 9 * SECOND);
+        let text = "00000000-0000-0000-0000-00000000000a 5 7 sound\n";
+        let secret = outside.path().join("verified");
+        std::fs::write(&secret, text).unwrap();
+        let knows = || Verified::read(&dir, now).of(&image('a', 7)).is_some();
+        // A link in the place of the directory.
+        std::os::unix::fs::symlink(outside.path(), &place).unwrap();
+        assert!(!knows() && Verified::default().write(&dir, &[], 0, now).is_err());
+        assert_eq!(std::fs::read_to_string(&secret).unwrap(), text);
+        std::fs::remove_file(&place).unwrap();
+        // A link in the place of the file is replaced.
+        std::fs::create_dir(&place).unwrap();
+        std::os::unix::fs::symlink(&secret, place.join("verified")).unwrap();
+        assert!(!knows());
+        Verified::default().write(&dir, &[], 0, now).unwrap();
+        assert_eq!(std::fs::read_to_string(&secret).unwrap(), text);
+        // A FIFO has no writer: waiting for one would never end.
+        std::fs::remove_file(place.join("verified")).unwrap();
+        let mode = Mode::from_raw_mode(0o644);
+        rustix::fs::mknodat(rustix::fs::CWD, place.join("verified"), rustix::fs::FileType::Fifo, mode, 0)
+            .unwrap();
+        assert!(!knows());
+        std::fs::remove_file(place.join("verified")).unwrap();
+        std::fs::write(place.join("verified"), text).unwrap();
+        assert!(knows());
+    }
+
+    #[test]
     fn a_broken_image_that_is_gone_is_remembered_for_a_while() {
         let temporary = tempfile::tempdir().unwrap();
         let dir = CacheDir::open(temporary.path()).unwrap().unwrap();
@@ -261,7 +305,8 @@ mod tests {
         memory.note(&a, 10 * SECOND, true);
         memory.note(&b, 10 * SECOND, true);
         memory.write(&dir, &[a, b], 0, 20 * SECOND).unwrap();
-        for (now, broken) in [(10 * SECOND + KEPT - 1, 2), (10 * SECOND + KEPT, 1)] {
+        let in_90_days = (10 + 7_776_000) * SECOND;
+        for (now, broken) in [(in_90_days - 1, 2), (in_90_days, 1)] {
             Verified::read(&dir, now).write(&dir, &[b], now, now).unwrap();
             let tallies: Vec<RunTally> = Verified::read(&dir, now).runs().collect();
             assert_eq!(tallies, [RunTally { examined: broken, broken }], "b is still there");

@@ -173,6 +173,49 @@ mod tests {
     }
 
     #[test]
+    fn a_fetched_image_must_still_be_the_one_on_record() {
+        let fetched = active();
+        let hashed = |value: &str| ImageRecord { os_hash_value: Some(value.into()), ..active() };
+        let elsewhere = vec![Location { value: "file:///y".into(), store: None }];
+        for (case, now, expected) in [
+            ("the same", Some(active()), None),
+            ("moved", Some(ImageRecord { locations: elsewhere, ..active() }), None),
+            ("larger", Some(ImageRecord { size: Some(2), ..active() }), Some("another size or hash")),
+            ("other bytes", Some(hashed("11")), Some("another size or hash")),
+            (
+                "without a checksum",
+                Some(ImageRecord { checksum: None, ..active() }),
+                Some("another size or hash"),
+            ),
+            (
+                "deactivated",
+                Some(ImageRecord { status: "deactivated".into(), ..active() }),
+                Some("deactivated"),
+            ),
+            ("deleted", Some(ImageRecord { deleted: true, ..active() }), Some("the image is deleted")),
+            ("unknown", None, Some("has no such image")),
+        ] {
+            match (judge_again(now.as_ref(), &fetched), expected) {
+                (Verdict::Fetch(_), None) => {}
+                (Verdict::NotYet(why) | Verdict::Gone(why), Some(expected)) => {
+                    assert!(
+                        why.contains(expected) && why.contains("changed during the fetch"),
+                        "{case}: {why}"
+                    );
+                }
+                (verdict, _) => panic!("{case}: {verdict:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn the_reason_names_a_hash_that_nobody_knows() {
+        let record = ImageRecord { os_hash_algo: Some("whirl\npool".into()), ..ImageRecord::default() };
+        assert!(unverifiable(&record).contains("the unknown kind whirl\\npool"), "{}", unverifiable(&record));
+        assert!(unverifiable(&ImageRecord::default()).contains("neither a hash nor a checksum"));
+    }
+
+    #[test]
     fn an_image_fits_into_free_space_that_is_not_promised() {
         let space = SpaceBudget { available: 100, reserve: 10, in_flight: 20, cached: 50, limit: None };
         for (size, limit, expected) in [

@@ -73,6 +73,48 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_portion_takes_a_quarter_of_a_second_at_most() {
+        for (rate, expected) in
+            [(None, 4 << 20), (Some(1), 64 << 10), (Some(1 << 20), 256 << 10), (Some(u64::MAX), 4 << 20)]
+        {
+            let throttle = Throttle::new(Interrupt::default(), rate);
+            assert_eq!(throttle.portion(4 << 20), expected, "{rate:?}");
+        }
+    }
+
+    #[test]
+    fn bytes_take_as_long_as_the_rate_says() {
+        let throttle = Throttle::new(Interrupt::default(), Some(10 << 20));
+        let made = Instant::now();
+        let half = Duration::from_millis(500);
+        let first = throttle.book(5 << 20, 10 << 20);
+        assert!(first > made && first <= made + half, "the first begins at once");
+        assert!(throttle.book(5 << 20, 10 << 20) >= first + half, "the second begins after the first");
+        assert!(throttle.book(1, 0) > first + half, "a rate of 0 is the lowest there is");
+    }
+
+    #[test]
+    fn a_pause_saves_up_no_more_than_a_burst() {
+        let throttle = Throttle::new(Interrupt::default(), Some(1 << 20));
+        *throttle.next.lock().unwrap() = Instant::now().checked_sub(10 * BURST).unwrap();
+        let before = Instant::now();
+        let until = throttle.book(1 << 20, 1 << 20);
+        let less = Duration::from_millis(750);
+        assert!(until >= before + less && until <= Instant::now() + less, "a second, less the burst");
+    }
+
+    #[test]
+    fn a_signal_is_the_cause_of_an_error() {
+        let throttle = Throttle::new(Interrupt::default(), None);
+        let error = || FetchError::Source(anyhow::anyhow!("broken"));
+        assert!(matches!(throttle.or_interrupted(error()), FetchError::Source(_)));
+        throttle.moved(1 << 40).unwrap();
+        throttle.interrupt.raise(15);
+        assert!(matches!(throttle.or_interrupted(error()), FetchError::Interrupted));
+        assert!(matches!(throttle.moved(1), Err(FetchError::Interrupted)));
+    }
+
+    #[test]
     fn the_rate_holds_for_all_threads_together() {
         let throttle = Throttle::new(Interrupt::default(), Some(10 << 20));
         let started = Instant::now();
