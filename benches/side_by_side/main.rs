@@ -32,6 +32,7 @@ mod results;
 #[allow(dead_code, clippy::unwrap_used, reason = "it is the tests' own")]
 mod running;
 mod serve;
+mod stores;
 mod wanted;
 mod watch;
 
@@ -88,6 +89,9 @@ fn bench(arguments: &[String]) -> Result<()> {
     }
     if wanted.parts.serve {
         serve::table(&mut bench)?;
+    }
+    if wanted.parts.stores {
+        stores::table(&mut bench)?;
     }
     if bench.programs.before.is_some() {
         bench.results.print_comparison();

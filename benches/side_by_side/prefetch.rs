@@ -144,9 +144,7 @@ struct Queue<'a> {
 /// Makes a store with these images and a database that knows them and no others. Returns their ids.
 fn stored(store: &Path, database: &Path, batches: &[Batch]) -> Result<Vec<String>> {
     fs::create_dir(store)?;
-    let mut random = fs::File::open("/dev/urandom")?;
-    let mut block = vec![0; BLOCK];
-    random.read_exact(&mut block)?;
+    let block = random_block()?;
     let sizes = batches.iter().flat_map(|batch| std::iter::repeat_n(batch.mib, batch.count));
     let mut ids = Vec::new();
     for (n, mib) in sizes.enumerate() {
@@ -160,25 +158,49 @@ fn stored(store: &Path, database: &Path, batches: &[Batch]) -> Result<Vec<String
         }
         ids.push(id);
     }
-    record(store, database, &ids)?;
+    let image = |id: &String| {
+        let path = store.join(id);
+        StoredImage { id: id.clone(), location: format!("file://{}", path.display()), path }
+    };
+    let images: Vec<StoredImage> = ids.iter().map(image).collect();
+    self::database(database, &images.iter().collect::<Vec<_>>())?;
     Ok(ids)
 }
 
-/// Makes Glance's database anew, with these images of the store.
-fn record(store: &Path, database: &Path, ids: &[String]) -> Result<()> {
+fn random_block() -> Result<Vec<u8>> {
+    let mut block = vec![0; BLOCK];
+    fs::File::open("/dev/urandom")?.read_exact(&mut block)?;
+    Ok(block)
+}
+
+/// Returns so many MiB that no two blocks of are the same.
+pub(super) fn random(mib: usize) -> Result<Vec<u8>> {
+    let block = random_block()?;
+    let parts = (0..mib).map(|part| part * 4099 % BLOCK);
+    Ok(parts.flat_map(|from| [&block[from..], &block[..from]].concat()).collect())
+}
+
+/// An image, a file with its content, and its location.
+pub(super) struct StoredImage {
+    pub(super) id: String,
+    pub(super) path: PathBuf,
+    pub(super) location: String,
+}
+
+/// Makes Glance's database anew, with these images.
+pub(super) fn database(database: &Path, images: &[&StoredImage]) -> Result<()> {
     let _ = fs::remove_file(database);
     let db = rusqlite::Connection::open(database)?;
     db.execute_batch(TABLES)?;
-    for id in ids {
-        let path = store.join(id);
-        let size = i64::try_from(fs::metadata(&path)?.len())?;
-        db.execute(IMAGE, (id, size, MADE, digest("md5sum", &path)?, digest("sha512sum", &path)?))?;
-        db.execute(LOCATION, (id, format!("file://{}", path.display()), MADE))?;
+    for StoredImage { id, path, location } in images {
+        let size = i64::try_from(fs::metadata(path)?.len())?;
+        db.execute(IMAGE, (id, size, MADE, digest("md5sum", path)?, digest("sha512sum", path)?))?;
+        db.execute(LOCATION, (id, location, MADE))?;
     }
     Ok(())
 }
 
-fn digest(tool: &str, path: &Path) -> Result<String> {
+pub(super) fn digest(tool: &str, path: &Path) -> Result<String> {
     let output = Command::new(tool).arg(path).output()?;
     let text = String::from_utf8(output.stdout)?;
     Ok(text.split(' ').next().filter(|digest| !digest.is_empty()).context("no digest")?.to_owned())

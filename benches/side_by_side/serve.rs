@@ -13,7 +13,7 @@ use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, ensure};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::cache::{self, Driver};
 use super::load::{Load, Reuse, load};
@@ -254,13 +254,13 @@ fn ms(seconds: f64) -> String {
     format!("{:.1} ms", seconds * 1e3)
 }
 
-fn start_keystone(python: &Path) -> Servers {
+pub(super) fn start_keystone(python: &Path) -> Servers {
     let mut command = Servers::script("openstack.sh", "keystone");
     command.env("PYTHON", python);
     Servers::start(&mut command, 1, Keep::ForTheTest)
 }
 
-fn start_glance(python: &Path, identity: &str) -> Servers {
+pub(super) fn start_glance(python: &Path, identity: &str) -> Servers {
     let mut command = Servers::script("openstack.sh", "glance");
     command.env("PYTHON", python).env("PROCESSES", "2");
     let paste: PathBuf =
@@ -296,15 +296,26 @@ fn configuration(dir: &Path, port: u16, identity: &str) -> String {
 
 /// Returns a token of the administrator.
 fn token(keystone: &str) -> Result<String> {
-    let domain = json!({"id": "default"});
-    let user = json!({"name": "admin", "domain": domain, "password": "adminpw"});
-    let identity = json!({"methods": ["password"], "password": {"user": user}});
-    let scope = json!({"project": {"name": "admin", "domain": domain}});
-    let body: Value = json!({"auth": {"identity": identity, "scope": scope}});
-    let headers = [("Content-Type", "application/json")];
-    let answer = http::send(keystone, "POST /v3/auth/tokens", &headers, Some(body.to_string().as_bytes()));
-    ensure!(answer.status == 201, "Keystone gives no token: {}", answer.text());
+    let answer = login(keystone, "admin", "admin")?;
     Ok(answer.header("X-Subject-Token").context("no token")?.to_owned())
+}
+
+/// Logs in to a Keystone as a user of a project, and returns its answer.
+pub(super) fn login(keystone: &str, user: &str, project: &str) -> Result<http::Answer> {
+    let headers = [("Content-Type", "application/json")];
+    let body = login_body(user, project);
+    let answer = http::send(keystone, "POST /v3/auth/tokens", &headers, Some(body.as_bytes()));
+    ensure!(answer.status == 201, "Keystone gives no token: {}", answer.text());
+    Ok(answer)
+}
+
+/// Returns the request for a token. The password of each user is made of the name.
+pub(super) fn login_body(user: &str, project: &str) -> String {
+    let domain = json!({"id": "default"});
+    let user = json!({"name": user, "domain": domain, "password": format!("{user}pw")});
+    let identity = json!({"methods": ["password"], "password": {"user": user}});
+    let scope = json!({"project": {"name": project, "domain": domain}});
+    json!({"auth": {"identity": identity, "scope": scope}}).to_string()
 }
 
 /// Puts images into the cache.

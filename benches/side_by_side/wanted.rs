@@ -17,10 +17,11 @@ pub(super) struct Parts {
     pub(super) host: bool,
     pub(super) prefetch: bool,
     pub(super) serve: bool,
+    pub(super) stores: bool,
 }
 
 impl Parts {
-    const NONE: Parts = Parts { one_cache: false, host: false, prefetch: false, serve: false };
+    const NONE: Parts = Parts { one_cache: false, host: false, prefetch: false, serve: false, stores: false };
 }
 
 /// The programs that are compared. Those that are `None` are left out.
@@ -37,9 +38,11 @@ pub(super) struct Programs {
     pub(super) ironic: Option<PathBuf>,
     /// A Python that has Keystone.
     pub(super) keystone: Option<PathBuf>,
+    /// A Python that has Swift.
+    pub(super) swift: Option<PathBuf>,
 }
 
-const EVERYTHING: Parts = Parts { one_cache: true, host: true, prefetch: true, serve: true };
+const EVERYTHING: Parts = Parts { one_cache: true, host: true, prefetch: true, serve: true, stores: true };
 
 #[derive(Clone, Debug)]
 pub(super) struct Wanted {
@@ -84,6 +87,7 @@ impl Options {
                 "--host" => options.parts = Some(Parts { host: true, ..Parts::NONE }),
                 "--prefetch" => options.parts = Some(Parts { prefetch: true, ..Parts::NONE }),
                 "--serve" => options.parts = Some(Parts { serve: true, ..Parts::NONE }),
+                "--stores" => options.parts = Some(Parts { stores: true, ..Parts::NONE }),
                 "--all" => options.parts = Some(EVERYTHING),
                 "--images" => options.batches = Some(batches(value()?)?),
                 "--binary" => options.ours = Some(program(value()?)?),
@@ -113,8 +117,9 @@ impl Options {
 /// Reads the command line, and from the environment where the real tools are.
 pub(super) fn read(arguments: &[String]) -> Result<Wanted> {
     let options = Options::parse(arguments)?;
-    let usual = Parts { prefetch: false, serve: false, ..EVERYTHING };
-    let parts = options.parts.unwrap_or(if options.markdown { EVERYTHING } else { usual });
+    let usual = Parts { prefetch: false, serve: false, stores: false, ..EVERYTHING };
+    let parts =
+        options.parts.unwrap_or(if options.markdown { Parts { stores: false, ..EVERYTHING } } else { usual });
     let usual = if options.quick { Batch::QUICK } else { Batch::USUAL };
     let docs = options.docs.clone().unwrap_or_else(|| concat!(env!("CARGO_MANIFEST_DIR"), "/docs").into());
     Ok(Wanted {
@@ -133,7 +138,8 @@ fn programs(options: &Options, parts: Parts) -> Result<Programs> {
     let ours = options.ours.clone().unwrap_or_else(|| OURS.into());
     if options.before.is_some() {
         let before = options.before.clone();
-        return Ok(Programs { ours, before, glance: None, glance31: None, ironic: None, keystone: None });
+        let (glance, glance31, ironic, keystone, swift) = (None, None, None, None, None);
+        return Ok(Programs { ours, before, glance, glance31, ironic, keystone, swift });
     }
     let real = |name: &str, what: &str, needed: bool| {
         let given = std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
@@ -153,8 +159,9 @@ fn programs(options: &Options, parts: Parts) -> Result<Programs> {
     }
     let glance31 = real("GLANCE_CACHE_TEST_GLANCE31_PYTHON", "GLANCE 31", parts.prefetch);
     let ironic = real("GLANCE_CACHE_TEST_IRONIC_PYTHON", "IRONIC", parts.host);
-    let keystone = real("GLANCE_CACHE_TEST_KEYSTONE_PYTHON", "GLANCE'S API", parts.serve);
-    Ok(Programs { ours, before: None, glance, glance31, ironic, keystone })
+    let keystone = real("GLANCE_CACHE_TEST_KEYSTONE_PYTHON", "GLANCE'S API", parts.serve || parts.stores);
+    let swift = real("GLANCE_CACHE_TEST_SWIFT_PYTHON", "SWIFT", parts.stores);
+    Ok(Programs { ours, before: None, glance, glance31, ironic, keystone, swift })
 }
 
 fn sizes(list: &str) -> Result<Vec<usize>> {

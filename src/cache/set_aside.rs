@@ -116,9 +116,8 @@ fn rename(dir: &CacheDir, image: &Image) -> Result<()> {
     // it is moved all the same.
     let _ = set_modified(base, name, Timespec { tv_sec: 0, tv_nsec: UTIME_NOW });
     renameat(base, name, invalid, name).map_err(|e| {
-        let was = image.seen.mtime;
-        let (tv_sec, tv_nsec) = (was.div_euclid(SECOND), was.rem_euclid(SECOND) as _);
-        let _ = set_modified(base, name, Timespec { tv_sec, tv_nsec });
+        let (tv_sec, nanos) = (image.seen.mtime.div_euclid(SECOND), image.seen.mtime.rem_euclid(SECOND));
+        let _ = set_modified(base, name, Timespec { tv_sec, tv_nsec: nanos as _ });
         anyhow!("cannot move it to invalid/: {e}")
     })
 }

@@ -184,10 +184,12 @@ impl Read for Download {
             if let Err(error) = self.resume(&error) {
                 self.over = true;
                 let message = format!("{error:#}");
-                return Err(match error.is::<WrongData>() {
-                    true => io::Error::other(WrongData(message)),
-                    false => io::Error::other(message),
-                });
+                let error = if error.is::<WrongData>() {
+                    io::Error::other(WrongData(message))
+                } else {
+                    io::Error::other(message)
+                };
+                return Err(error);
             }
         }
     }

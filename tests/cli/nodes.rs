@@ -73,6 +73,20 @@ fn a_token_that_a_node_repeats_in_another_form_is_not_shown_either() {
     }
 }
 
+/// A list is shown as it comes, but for the token.
+#[test]
+fn a_token_in_a_list_of_a_node_is_not_shown() {
+    let env = TestEnv::sqlite(&[]);
+    let body = format!(
+        r#"{{"cached_images": [{{"image_id": "x {TOKEN}"}}], "queued_images": ["{TOKEN}", "{}", "s3cr3t%2Dt0ken"]}}"#,
+        id('a')
+    );
+    let node = Double::says(ok(&body));
+    let result = on(&env, &["list", "--format", "json"], &[&node]).ok().json();
+    assert_eq!(result["queued_images"], json!(["***", id('a'), ""]));
+    assert_eq!(result["cached_images"][0]["image_id"], "x ***");
+}
+
 /// A token or a password with a line break is a mistake of who set it, and is not sent.
 #[test]
 fn a_secret_with_control_characters_is_refused() {
@@ -758,8 +772,8 @@ fn a_node_that_shows_nothing_is_exit_3() {
         (Double::says(ok(r#"{"cached_images": [7], "queued_images": []}"#)), "not that of the Cache API"),
         (Double::says("nonsense\r\n\r\n"), "failed: "),
     ] {
-        for command in ["list", "status"] {
-            on(&env, &[command, "--format", "json"], &[&node]).fails(3, &[part]);
+        for (command, doing) in [("list", "cannot list http"), ("status", "cannot get the status of http")] {
+            on(&env, &[command, "--format", "json"], &[&node]).fails(3, &[doing, part]);
         }
     }
     run(&env, &["list", "--os-image-url", "http://127.0.0.1:1"]).fails(3, &["unreachable: "]);

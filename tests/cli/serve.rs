@@ -293,7 +293,7 @@ fn silent_clients_keep_nobody_out() {
     let start = Instant::now();
     assert_eq!(idle.read(&mut [0; 10]).unwrap(), 0);
     let took = start.elapsed();
-    assert!(took > Duration::from_secs(1) && took < Duration::from_secs(5), "{took:?}");
+    assert!(took > Duration::from_secs(1) && took < Duration::from_secs(15), "{took:?}");
 }
 
 #[test]

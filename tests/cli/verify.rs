@@ -443,11 +443,23 @@ fn a_memory_that_cannot_be_written_is_a_warning() {
 }
 
 #[test]
+fn without_a_memory_a_run_moves_nothing_if_most_of_what_it_read_is_broken() {
+    let p = sixteen("0123456789abcdef");
+    p.env.file(".glance-cache", 0, 0);
+    for _ in 0..2 {
+        let done = run(&p, "clean", &["--budget", "3000B"]).code(1).says(&["without the memory"]);
+        done.has(&json!({"total_files_moved": 0}));
+    }
+    "0123456789abcde".chars().for_each(|letter| flip(&p, letter));
+    run(&p, "clean", &[]).ok().has(&json!({"total_files_moved": 1}));
+}
+
+#[test]
 fn an_image_that_cannot_be_opened_is_counted_and_named() {
     use std::os::unix::fs::PermissionsExt as _;
 
     let p = five(Sqlite);
-    fs::set_permissions(path(&p, 'b'), fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(path(&p, 'b'), fs::Permissions::from_mode(0o000)).unwrap();
     for command in ["status", "clean"] {
         let mut arguments = vec![command, "--verify", "--format", "json"];
         let conf = p.conf("");

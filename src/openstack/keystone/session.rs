@@ -66,6 +66,13 @@ impl KeystoneSession {
         self.granted(None).map(|granted| granted.token.clone())
     }
 
+    /// Returns a text of a server without the current token.
+    pub(crate) fn without_token(&self, text: &str) -> String {
+        let granted = self.locked().granted.clone();
+        let token = granted.as_ref().map_or("", |granted| granted.token.reveal());
+        without_secrets(text, &[token])
+    }
+
     /// Does something with a token, and does it once more with a new token if the first is refused.
     ///
     /// `ask` gets the token; `is_refused` is true for an answer of 401. The second answer is returned

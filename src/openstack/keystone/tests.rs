@@ -232,7 +232,7 @@ fn says_what_is_wrong_with_a_login() {
         // In any other form, nothing of the text is shown.
         (error(403, "No s3cret%2Fpa%22ss"), Unhelpful::Refused, "'Default'): it answers 403"),
         (error(403, r#"No s3cret\/pa\"ss"#), Unhelpful::Refused, "'Default'): it answers 403"),
-        (error(403, r#"No \u0073\u0033cret/pa\u0022ss"#), Unhelpful::Refused, "'Default'): it answers 403"),
+        (error(403, r"No \u0073\u0033cret/pa\u0022ss"), Unhelpful::Refused, "'Default'): it answers 403"),
         (error(403, "No s3cret/pa&quot;ss"), Unhelpful::Refused, "'Default'): it answers 403"),
         (error(403, "Locked."), Unhelpful::Refused, "'Default'): it answers 403: Locked."),
         (error(400, "Expecting."), Unhelpful::Misconfigured, "does not accept the login of the user"),

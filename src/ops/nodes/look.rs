@@ -14,7 +14,7 @@ use super::{check_certificates, find_cloud, no_token, warn_of_exposure};
 use crate::exit::Failure;
 use crate::host::glance::settings::Selection;
 use crate::interrupt::Interrupt;
-use crate::names::escaped;
+use crate::names::{ImageId, escaped};
 use crate::net::http::Client;
 use crate::openstack::cache_api::{CacheCall, NodeStatus, node_url, shown_url};
 use crate::openstack::keystone::session::KeystoneSession;
@@ -89,23 +89,28 @@ fn look(
         stop: Interrupt::default(),
     };
     let reply = asker.ask(&url, CacheCall::List);
-    let body =
-        read_body(reply).map_err(|why| Failure::cannot_start(anyhow!("cannot {doing} {shown}: {why}")))?;
+    let body = read_body(reply, &session)
+        .map_err(|why| Failure::cannot_start(anyhow!("cannot {doing} {shown}: {why}")))?;
     Ok(RemoteCache { shown, api_version: asker.version(&url), body })
 }
 
 /// Returns the images and the queue, or the reason why there are none.
-fn read_body(reply: Reply) -> Result<CacheBody, String> {
+fn read_body(reply: Reply, session: &KeystoneSession) -> Result<CacheBody, String> {
     if reply.status != NodeStatus::Done {
         return Err(format!("{}: {}", reply.status, reply.message.unwrap_or_default()));
     }
     let mut body: CacheBody = serde_json::from_slice(&reply.body)
         .map_err(|_| "its answer is not that of the Cache API".to_owned())?;
+    // A name that is no id may be anything, also the token that the node just got.
+    let shown = |id: &str| match ImageId::new(id.as_bytes()) {
+        Some(_) => id.to_owned(),
+        None => escaped(session.without_token(id).as_bytes()),
+    };
     for image in &mut body.cached_images {
-        image.image_id = escaped(image.image_id.as_bytes());
+        image.image_id = shown(&image.image_id);
     }
     for id in &mut body.queued_images {
-        *id = escaped(id.as_bytes());
+        *id = shown(id);
     }
     Ok(body)
 }

@@ -419,7 +419,8 @@ impl<'a> Verifying<'a> {
 
     /// Decides about the images that are held back, unless more than half of the images are broken so far.
     fn decide(&mut self) {
-        if !self.held.is_empty() && !(self.handler.moves() && are_mostly_broken(self.memory.runs(), 1)) {
+        let waits = self.handler.moves() && are_mostly_broken(self.memory.runs(), 1);
+        if !self.held.is_empty() && !waits {
             self.settle();
         }
     }
@@ -492,16 +493,30 @@ impl<'a> Verifying<'a> {
 
     /// Decides about the images that are still held back.
     fn decide_at_the_end(&mut self) {
+        if self.held.is_empty() {
+            return;
+        }
+        self.remember();
+        // Without a memory, each run could move a few images, until none is left.
+        let (many, why) = if self.cannot_remember {
+            (
+                1,
+                "more than half of the images that were read are broken, and without the memory it is not \
+                 known how many were before",
+            )
+        } else {
+            (
+                MANY,
+                "10 or more images are broken, and more than half of those that this run and the last ones \
+                 have read, so that the disk or the database is more likely at fault",
+            )
+        };
         let is_interrupted = self.cache.run.interrupt.raised();
-        if !is_interrupted && !are_mostly_broken(self.memory.runs(), MANY) {
+        if !is_interrupted && !are_mostly_broken(self.memory.runs(), many) {
             return self.settle();
         }
-        let why = format!(
-            "{MANY} or more images are broken, and more than half of those that this run and the last ones \
-             have read, so that the disk or the database is more likely at fault"
-        );
         for held in std::mem::take(&mut self.held) {
-            let fate = if is_interrupted { Fate::Left } else { Fate::NotMoved(why.clone()) };
+            let fate = if is_interrupted { Fate::Left } else { Fate::NotMoved(why.to_owned()) };
             self.note_broken(&held, &fate);
         }
     }
