@@ -94,9 +94,11 @@ impl Shared {
         self.is_working() || self.is_stuck.get()
     }
 
-    /// True while a whole request is being answered. At all other times it is the client that is waited for.
+    /// True while a whole request is being answered. At all other times it is the client that is waited for:
+    /// also if it sends its next request, and does not take the answer to the last one.
     pub(super) fn is_working(&self) -> bool {
-        self.heads.get() > self.answered.get() && !self.awaits_body.get()
+        let is_begun = self.heads.get() > self.answered.get();
+        is_begun && !self.awaits_body.get() && !self.is_stuck.get()
     }
 
     /// Returns the time of the last byte in either direction.

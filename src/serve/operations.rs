@@ -187,9 +187,13 @@ impl Operations {
         if ended.code != 0 || ended.is_over_time {
             return Err(failed(name, &ended, &report));
         }
-        // On the command line, a directory that is not there is a cache that is empty. Only `look` has none.
-        let has_nothing = report.get("cache_size_before").is_some_and(Value::is_null);
-        if name != "look" && (has_nothing || !self.ready.has_directory()) {
+        // On the command line, a directory that is not there is a cache that is empty. A prune says if it has
+        // looked at one: the settings may have named another directory since this service was started.
+        let is_away = match report.get("cache_size_before") {
+            Some(size) => size.is_null(),
+            None => name != "look" && !self.ready.has_directory(),
+        };
+        if is_away {
             let problem = Problem::failed("The cache directory does not exist.");
             let directory = self.ready.cache_dir().display();
             return Err(Failed {

@@ -184,6 +184,7 @@ impl Service {
         let (user, project) = noted
             .caller
             .map_or_else(|| ("-".to_owned(), "-".to_owned()), |caller| (caller.user, caller.project));
+        let (user, project) = (beginning(&user, MOST_OF_PATH), beginning(&project, MOST_OF_PATH));
         let mut line = format!("{method} {path} {status} {ms} ms {id} user {user} project {project}");
         let mut facts = vec![
             ("request_id", id.to_owned()),
@@ -191,8 +192,8 @@ impl Service {
             ("path", path.to_string()),
             ("status", status.to_string()),
             ("ms", ms.to_string()),
-            ("user_id", user),
-            ("project_id", project),
+            ("user_id", user.to_string()),
+            ("project_id", project.to_string()),
         ];
         if let Some((files, bytes)) = noted.totals {
             let _ = write!(line, " removed {files} files, {bytes} bytes");

@@ -41,6 +41,7 @@ mod serve;
 mod service_answers;
 mod service_settings;
 mod service_times;
+mod service_tls;
 mod signals;
 mod status;
 #[path = "../support/mod.rs"]

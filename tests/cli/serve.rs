@@ -292,7 +292,8 @@ fn silent_clients_keep_nobody_out() {
     let mut idle = service.connect();
     let start = Instant::now();
     assert_eq!(idle.read(&mut [0; 10]).unwrap(), 0);
-    assert!(start.elapsed() > Duration::from_secs(1) && start.elapsed() < Duration::from_secs(15));
+    let took = start.elapsed();
+    assert!(took > Duration::from_secs(1) && took < Duration::from_secs(15), "{took:?}");
 }
 
 #[test]

@@ -65,6 +65,19 @@ fn a_directory_that_is_away_is_a_failure_in_the_answer_the_log_and_the_metrics()
 }
 
 #[test]
+fn a_cache_that_has_moved_with_its_setting_is_not_away() {
+    let env = TestEnv::sqlite(FIVE);
+    let settings = Service::settings(&env, "");
+    let conf = env.conf(&format!("image_cache_max_size = 3000\n{settings}"));
+    let service = Service::at(&env, &conf, &[]);
+    let new = env.outside("new");
+    fs::rename(env.dir(), &new).unwrap();
+    let text = fs::read_to_string(&conf).unwrap();
+    env.write("glance-api.conf", text.replace(env.dir().to_str().unwrap(), new.to_str().unwrap()));
+    assert_eq!(service.ask(PRUNE, "").is(200).json()["total_files_pruned"], 2);
+}
+
+#[test]
 fn a_pass_of_the_clock_without_a_directory_is_a_failure_in_the_log_and_the_metrics() {
     let env = TestEnv::sqlite(FIVE);
     let port = free_port();

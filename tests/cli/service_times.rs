@@ -1,5 +1,6 @@
 //! The times that the service keeps: waits, signals, and files that change while it runs.
 
+use std::io::{Read as _, Write as _};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -128,4 +129,26 @@ fn a_token_that_cannot_be_one_is_told_by_what_is_wrong_with_it() {
     let service_token = "X-Auth-Token: admin\r\nX-Service-Token: \u{e4}\r\n";
     service.ask("GET /v2/cache", service_token).is(401);
     assert!(service.stderr().ends_with("the service token has characters that no token has\n"));
+}
+
+#[test]
+fn a_client_that_does_not_read_gives_up_its_place_whatever_it_asks_for_next() {
+    // A list that no socket takes as a whole.
+    let env = TestEnv::large(Sqlite, 4000);
+    let service = Service::start(&env, "max_connections = 4\nclient_socket_timeout = 60");
+    let list = "GET /v2/cache HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let mut unread: Vec<_> = (0..4).map(|_| service.connect()).collect();
+    for stream in &mut unread {
+        stream.write_all(list.as_bytes()).unwrap();
+        // One byte of the answer has come, so the rest is being written.
+        assert_eq!(stream.read(&mut [0]).unwrap(), 1);
+    }
+    sleep(Duration::from_millis(300));
+    for stream in &mut unread {
+        stream.write_all(list.as_bytes()).unwrap();
+    }
+    sleep(Duration::from_millis(300));
+    for _ in 0..8 {
+        service.ask("GET /versions", "").is(200);
+    }
 }
