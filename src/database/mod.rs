@@ -140,6 +140,14 @@ impl Database {
         found.map_err(|refusal| self.lost(refusal))
     }
 
+    /// Runs a query outside a transaction, which pgbouncer allows in each of its modes. While another session
+    /// has locked the table (an upgrade of the schema), MariaDB and MySQL are asked again as long as the wait
+    /// allows. PostgreSQL itself waits, and so does the worker, for ten seconds.
+    pub(crate) fn look(&mut self, sql: &str, texts: &[&str]) -> Result<Vec<Vec<Cell>>, Refusal> {
+        let deadline = self.deadline();
+        self.patiently(deadline, |database| database.query(sql, texts))
+    }
+
     /// Repeats what a server refuses because of a lock, until the deadline.
     fn patiently<T>(
         &mut self,
@@ -258,17 +266,15 @@ impl Database {
     /// Returns the key of the node with this URL. The database compares the texts.
     pub(crate) fn node(&mut self, url: &str) -> Result<Option<i64>, Refusal> {
         let sql = "SELECT node_reference_id FROM node_reference WHERE node_reference_url = ?";
-        let rows = self
-            .reading(|database| database.query(sql, &[url]))
-            .map_err(|refusal| self.told(refusal, "cannot look for this node"))?;
+        let rows =
+            self.look(sql, &[url]).map_err(|refusal| self.told(refusal, "cannot look for this node"))?;
         Ok(rows.first().map(|row| row[0].integer()))
     }
 
     /// Returns the URLs of all nodes.
     pub(crate) fn nodes(&mut self) -> Result<Vec<String>, Refusal> {
         let sql = "SELECT node_reference_url FROM node_reference ORDER BY node_reference_url";
-        let rows = self.reading(|database| database.query(sql, &[]));
-        let rows = rows.map_err(|refusal| self.told(refusal, "cannot list the nodes"))?;
+        let rows = self.look(sql, &[]).map_err(|refusal| self.told(refusal, "cannot list the nodes"))?;
         Ok(rows.into_iter().filter_map(|row| row.into_iter().next()).map(Cell::text).collect())
     }
 

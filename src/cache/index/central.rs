@@ -328,7 +328,7 @@ fn read_page(
         dialect.epoch("last_accessed"),
         dialect.epoch("last_modified"),
     );
-    let rows = database.query(&sql, &[])?;
+    let rows = database.look(&sql, &[])?;
     let (count, mut key) = (rows.len(), last);
     for row in rows {
         key = row[0].integer();
@@ -347,16 +347,14 @@ fn read_page(
 impl Index for Central {
     fn read(&mut self, wait: &Wait, joiner: &mut Joiner<'_>) -> Result<()> {
         self.database.set_wait(wait);
-        let node = self.node;
-        // Where it begins again, the rows before it are joined already.
         let mut last = i64::MIN;
-        let read = self.database.reading(|database| {
-            while let Some(key) = read_page(database, node, last, joiner)? {
-                last = key;
+        loop {
+            let page = read_page(&mut self.database, self.node, last, joiner);
+            match page.map_err(|refusal| self.database.told(refusal, "cannot read the rows").into_error())? {
+                Some(key) => last = key,
+                None => return Ok(()),
             }
-            Ok(())
-        });
-        read.map_err(|refusal| self.database.told(refusal, "cannot read the rows").into_error())
+        }
     }
 
     fn check_writable(&mut self, wait: &Wait) -> Result<(), Refusal> {
