@@ -20,7 +20,7 @@ mod as_root {
         env.limits(0, 0);
         fs::create_dir(env.dir("instances")).unwrap();
         let images: Vec<String> = (0..200).map(master).collect();
-        for call in ["renameat:delay_enter=400", "renameat:delay_exit=400", "unlinkat:delay_enter=400"] {
+        for call in ["renameat:delay_enter=4000", "renameat:delay_exit=4000", "unlinkat:delay_enter=4000"] {
             for image in &images {
                 env.image("iso", image, 10);
             }
@@ -63,7 +63,7 @@ mod as_root {
         for n in 0..200 {
             env.image("iso", &master(n), 10);
         }
-        let mut command = traced(env, "renameat:delay_enter=500", &["prune", "--all-caches"]);
+        let mut command = traced(env, "renameat:delay_enter=4000", &["prune", "--all-caches"]);
         let running = Running::start(&mut command, &env.path(""));
         until("it has begun", || env.dir("iso/.glance-cache-aside").exists());
         let target = env.dir("iso");
