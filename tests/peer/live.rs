@@ -33,6 +33,8 @@ const GLANCES_OWN: &[&str] = &[
     // Its statements lock the rows of a small table by two indexes, and so in two orders: without anybody
     // beside, four clients that only run them have one in a thousand end so.
     "Deadlock found when trying to get lock",
+    // PyMySQL, whose connection a request closes that ends early while it is in use.
+    "'NoneType' object has no attribute 'read'",
 ];
 
 /// All that happened beside the load: see `live.py`.
