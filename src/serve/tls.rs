@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, ensure};
+use rustix::fs::{FileType, stat};
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -31,8 +32,8 @@ pub(super) fn acceptor(files: &TlsFiles) -> Result<TlsAcceptor> {
         }
     };
     let chain = certificates(&files.certificate)?;
-    let key = PrivateKeyDer::from_pem_file(&files.key)
-        .with_context(|| format!("cannot read a private key from {}", files.key.display()))?;
+    let key = require_regular(&files.key).and_then(|()| Ok(PrivateKeyDer::from_pem_file(&files.key)?));
+    let key = key.with_context(|| format!("cannot read a private key from {}", files.key.display()))?;
     let config = builder.with_single_cert(chain, key).with_context(|| {
         let (certificate, key) = (files.certificate.display(), files.key.display());
         format!("cannot use the certificate {certificate} with the key {key}")
@@ -41,10 +42,18 @@ pub(super) fn acceptor(files: &TlsFiles) -> Result<TlsAcceptor> {
 }
 
 fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>> {
-    let found: Result<Vec<_>, _> = CertificateDer::pem_file_iter(file).and_then(Iterator::collect);
+    let read = || CertificateDer::pem_file_iter(file).and_then(Iterator::collect);
+    let found: Result<Vec<_>> = require_regular(file).and_then(|()| Ok(read()?));
     let found = found.with_context(|| format!("cannot read certificates from {}", file.display()))?;
     ensure!(!found.is_empty(), "{} has no certificate", file.display());
     Ok(found)
+}
+
+/// Fails for a FIFO or a device, which would keep the whole service waiting. A link may lead to the file.
+fn require_regular(file: &Path) -> Result<()> {
+    let is_regular = FileType::from_raw_mode(stat(file)?.st_mode).is_file();
+    ensure!(is_regular, "it is not a regular file");
+    Ok(())
 }
 
 fn unusable(file: &Path) -> String {

@@ -114,6 +114,15 @@ fn statuses(result: &Value) -> Vec<&str> {
 }
 
 #[test]
+fn a_sum_that_is_too_large_is_the_largest_number() {
+    let env = TestEnv::sqlite(FIVE);
+    let (one, two) = (Double::prunes(u64::MAX, u64::MAX), Double::prunes(2, 1000));
+    on(&env, &["prune"], &[&one, &two])
+        .ok()
+        .has(&json!({"total_files_pruned": u64::MAX, "total_bytes_pruned": u64::MAX, "nodes_done": 2}));
+}
+
+#[test]
 fn named_nodes_are_asked_and_added_up() {
     let env = TestEnv::sqlite(FIVE);
     let (one, two) = (Double::prunes(5, 8000), Double::prunes(2, 1000));

@@ -66,6 +66,13 @@ fn answers_end_with_a_farewell_and_certificates_are_read_again() {
     fs::write(&pem, "nothing").unwrap();
     service.signal(Signal::HUP);
     until("the error", || service.stderr().contains("SIGHUP: the old certificate stays in use: "));
+    // Reading a FIFO would keep everybody waiting.
+    fs::remove_file(&key).unwrap();
+    system(&["mkfifo", key.to_str().unwrap()]);
+    env.write("tls.pem", fs::read(certificate("server.pem")).unwrap());
+    service.signal(Signal::HUP);
+    until("the error", || service.stderr().contains("it is not a regular file"));
+    fs::remove_file(&key).unwrap();
     install("server");
     service.signal(Signal::HUP);
     until("the certificate", || ask(&address, "GET /healthcheck").is_ok_and(|reply| reply.status == 200));

@@ -7,7 +7,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 
 use super::login::{self, Login, LoginOptions};
 use super::wire::Reach;
@@ -99,7 +99,7 @@ impl AuthTokenSettings {
             );
         }
         let www_authenticate_uri = match text(&AUTHTOKEN_WWW_AUTHENTICATE_URI)? {
-            Some(uri) => header_text(uri)?,
+            Some(uri) => shown_to_all(uri)?,
             None => {
                 remarks.push(
                     "[keystone_authtoken] www_authenticate_uri is not set: callers without a token are sent \
@@ -218,9 +218,16 @@ fn refuses_bound(config: &Config) -> Result<bool> {
 }
 
 /// Returns a text that can stand in a quoted part of a header.
-fn header_text(text: String) -> Result<String> {
-    let is_fit = text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'"');
-    is_fit.then_some(text).context("[keystone_authtoken] www_authenticate_uri is no URL")
+/// Checks `www_authenticate_uri`, which is sent to everybody who comes without a token.
+fn shown_to_all(uri: String) -> Result<String> {
+    let is_fit = uri.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'"');
+    ensure!(is_fit, "[keystone_authtoken] www_authenticate_uri is no URL");
+    let authority = uri.split("://").nth(1).and_then(|rest| rest.split(['/', '?', '#']).next());
+    ensure!(
+        authority.is_none_or(|authority| !authority.contains('@')),
+        "[keystone_authtoken] www_authenticate_uri has credentials: it is sent to callers, so leave them out"
+    );
+    Ok(uri)
 }
 
 fn seconds(number: i64) -> Duration {

@@ -466,6 +466,7 @@ fn says_which_setting_is_missing_or_wrong() {
         ("auth_version = v2.0", "/glance-api.conf:10: auth_version: only version 3 is supported"),
         ("enforce_token_bind = kerberos", "enforce_token_bind = kerberos is not supported"),
         ("www_authenticate_uri = http://a\" b", "www_authenticate_uri is no URL"),
+        ("www_authenticate_uri = http://u:s3cret@h:5000/v3", "www_authenticate_uri has credentials: it is"),
         ("password = s3cret$", "neither"),
     ] {
         match settings_with("http://k", line) {

@@ -119,9 +119,10 @@ impl NodesReport {
     pub(super) fn new(call: &NodesCall, nodes: Vec<NodeOutcome>) -> Self {
         let done = || nodes.iter().filter(|node| node.is_done()).map(|node| node.totals.figures());
         // A sum of which a part is not known is not known.
-        let files = done().map(|(files, _)| files).sum::<Option<u64>>();
-        let bytes = done().map(|(_, bytes)| bytes).sum::<Option<u64>>();
-        let queued = nodes.iter().filter_map(|node| node.totals.figures().0).sum();
+        let add = |sum: Option<u64>, figure: Option<u64>| Some(sum?.saturating_add(figure?));
+        let files = done().map(|(files, _)| files).fold(Some(0), add);
+        let bytes = done().map(|(_, bytes)| bytes).fold(Some(0), add);
+        let queued = nodes.iter().filter_map(|node| node.totals.figures().0).fold(0, u64::saturating_add);
         let mut ending = Ending::new(false);
         ending.errors = nodes.iter().filter_map(|node| node.error(call.action())).collect();
         NodesReport {
