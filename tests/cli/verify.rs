@@ -306,6 +306,20 @@ fn many_broken_images_are_many_also_in_small_parts() {
 }
 
 #[test]
+fn a_broken_image_that_stays_is_an_error_in_each_run() {
+    let p = sixteen("0123456789");
+    for night in 0..6 {
+        let done = run(&p, "clean", &["--budget", "3000B"]);
+        let count = done.json()["total_files_moved"].as_u64().unwrap();
+        assert_eq!((count, done.code), if night < 3 { (3, 0) } else { (0, 1) }, "{night}: {done:?}");
+        if night >= 3 {
+            let _ = done.says(&[&id('9'), "it stays"]);
+        }
+        next_second();
+    }
+}
+
+#[test]
 fn sound_images_of_earlier_runs_do_not_excuse_a_disk_that_fails() {
     let p = sixteen("");
     run(&p, "clean", &[]).ok();

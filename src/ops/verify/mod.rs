@@ -521,6 +521,22 @@ impl<'a> Verifying<'a> {
         }
     }
 
+    /// Notes the images that were not read. A run that moves broken images should have moved those that are
+    /// known to be broken: each of them is an error.
+    fn note_left(&mut self) {
+        let images = self.cache.images;
+        let rest = self.portion.iter().map(|(position, _)| position).chain(&self.order);
+        let left: Vec<Image> = rest.map(|position| images[*position as usize]).collect();
+        let reports = self.handler.moves() && !self.cache.run.interrupt.raised();
+        for image in left {
+            self.report.left.add(image.seen.size);
+            if reports && self.memory.of(&image).is_some_and(|verification| verification.is_broken) {
+                let message = "an earlier run found it broken; it stays, as this run has not read it";
+                self.error(image.id.as_str(), Action::Verify, message.to_owned());
+            }
+        }
+    }
+
     /// Warns if the database is probably that of another Glance. Then no image is removed because of its
     /// record. The share is that of all images, also in a run that has read few of them.
     fn doubt(&mut self) {
@@ -551,10 +567,7 @@ impl<'a> Verifying<'a> {
     fn end(mut self) -> Verdicts {
         self.decide_at_the_end();
         self.remember();
-        let rest = self.portion.iter().map(|(position, _)| position).chain(&self.order);
-        for position in rest {
-            self.report.left.add(self.cache.images[*position as usize].seen.size);
-        }
+        self.note_left();
         self.doubt();
         self.report.duration = self.started.elapsed();
         self.report.is_interrupted = self.cache.run.interrupt.raised();
