@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, ensure};
-use rustix::fs::{FileType, stat};
+use rustix::fs::{AtFlags, CWD, FileType, statat};
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -51,7 +51,7 @@ fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>> {
 
 /// Fails for a FIFO or a device, which would keep the whole service waiting. A link may lead to the file.
 fn require_regular(file: &Path) -> Result<()> {
-    let is_regular = FileType::from_raw_mode(stat(file)?.st_mode).is_file();
+    let is_regular = FileType::from_raw_mode(statat(CWD, file, AtFlags::empty())?.st_mode).is_file();
     ensure!(is_regular, "it is not a regular file");
     Ok(())
 }
