@@ -49,6 +49,24 @@ fn a_policy_that_changes_is_noticed_within_a_second_though_nobody_calls() {
 }
 
 #[test]
+fn an_image_that_grows_is_seen_by_the_clock() {
+    let env = TestEnv::sqlite(FIVE);
+    let settings = Service::settings(&env, "prune_interval = 1s\npoll_interval = 1s");
+    let conf = env.conf(&format!("image_cache_max_size = 5000\n{settings}"));
+    let service = Service::at(&env, &conf, &[]);
+    // So long that what was seen before counts as settled, and an answer may be kept.
+    sleep(Duration::from_secs(4));
+    service.ask(PRUNE, "").is(200);
+    service.ask(PRUNE, "").is(200);
+    // Neither the directory nor the index shows that.
+    let image = std::fs::File::options().write(true).open(env.path(id('e'))).unwrap();
+    image.set_len(4000).unwrap();
+    let start = Instant::now();
+    until("a prune", || env.images() != "abcde");
+    assert!(start.elapsed() < Duration::from_secs(6), "{:?}", start.elapsed());
+}
+
+#[test]
 fn a_request_waits_for_its_turn_and_for_the_lock_no_longer_than_the_limit_in_all() {
     let env = TestEnv::sqlite(FIVE);
     let _held = env.lock(LOCK);
