@@ -49,8 +49,13 @@ pub(crate) struct LastVerification {
     /// The time at which its run began, in whole seconds.
     pub(crate) at: Nanos,
     pub(crate) is_broken: bool,
-    /// The modification time of the image.
-    mtime: Nanos,
+}
+
+/// The file of an image: its id and its modification time.
+type VerifiedFile = (ImageId, Nanos);
+
+fn file_of(image: &Image) -> VerifiedFile {
+    (image.id, image.seen.mtime)
 }
 
 /// The images that a run has verified and no later run.
@@ -60,14 +65,15 @@ pub(crate) struct RunTally {
     pub(crate) broken: u64,
 }
 
-/// The verifications that are remembered: the last one of each image.
+/// The verifications that are remembered: the last one of each file. An image that was cached again is
+/// another file, so that one which is broken again and again counts each time.
 #[derive(Debug, Default)]
 pub(crate) struct Verified {
-    known: HashMap<ImageId, LastVerification>,
+    known: HashMap<VerifiedFile, LastVerification>,
     /// Those that this run has verified.
-    noted: HashSet<ImageId>,
+    noted: HashSet<VerifiedFile>,
     /// Those that this run has forgotten.
-    forgotten: HashSet<ImageId>,
+    forgotten: HashSet<VerifiedFile>,
     /// By the time at which each run began, in seconds.
     runs: BTreeMap<Nanos, RunTally>,
 }
@@ -76,9 +82,9 @@ impl Verified {
     /// Reads the memory of a cache, without what lies in the future. One that cannot be read is empty.
     pub(crate) fn read(dir: &CacheDir, now: Nanos) -> Self {
         let mut memory = Verified::default();
-        for (id, verification) in read(dir) {
+        for (file, verification) in read(dir) {
             if verification.at <= now {
-                memory.insert(id, verification);
+                memory.insert(file, verification);
             }
         }
         memory
@@ -86,39 +92,40 @@ impl Verified {
 
     /// Returns the last verification of an image, or `None` if this file was never verified.
     pub(crate) fn of(&self, image: &Image) -> Option<LastVerification> {
-        let found = self.known.get(&image.id);
-        found.filter(|verification| verification.mtime == image.seen.mtime).copied()
+        self.known.get(&file_of(image)).copied()
     }
 
-    /// Returns the tallies of the runs, the last one first. Each image counts once.
+    /// Returns the tallies of the runs, the last one first. Each file counts once.
     pub(crate) fn runs(&self) -> impl Iterator<Item = RunTally> {
         self.runs.values().rev().copied()
     }
 
     /// Notes that an image was read, by a run that began at this time.
     pub(crate) fn note(&mut self, image: &Image, at: Nanos, is_broken: bool) {
-        self.insert(image.id, LastVerification { at, is_broken, mtime: image.seen.mtime });
-        self.noted.insert(image.id);
-        self.forgotten.remove(&image.id);
+        let file = file_of(image);
+        self.insert(file, LastVerification { at, is_broken });
+        self.noted.insert(file);
+        self.forgotten.remove(&file);
     }
 
     /// Forgets an image: what was noted of it may not be true of it.
-    pub(crate) fn forget(&mut self, id: ImageId) {
-        self.remove(id);
-        self.noted.remove(&id);
-        self.forgotten.insert(id);
+    pub(crate) fn forget(&mut self, image: &Image) {
+        let file = file_of(image);
+        self.remove(file);
+        self.noted.remove(&file);
+        self.forgotten.insert(file);
     }
 
-    fn insert(&mut self, id: ImageId, verification: LastVerification) {
-        self.remove(id);
+    fn insert(&mut self, file: VerifiedFile, verification: LastVerification) {
+        self.remove(file);
         let run = self.runs.entry(verification.at.div_euclid(SECOND)).or_default();
         run.examined += 1;
         run.broken += u64::from(verification.is_broken);
-        self.known.insert(id, verification);
+        self.known.insert(file, verification);
     }
 
-    fn remove(&mut self, id: ImageId) {
-        let Some(old) = self.known.remove(&id) else { return };
+    fn remove(&mut self, file: VerifiedFile) {
+        let Some(old) = self.known.remove(&file) else { return };
         if let Some(run) = self.runs.get_mut(&old.at.div_euclid(SECOND)) {
             run.examined -= 1;
             run.broken -= u64::from(old.is_broken);
@@ -129,13 +136,13 @@ impl Verified {
     /// what lies in the future; what another run has noted meanwhile stays.
     pub(crate) fn write(&self, dir: &CacheDir, images: &[Image], began: Nanos, now: Nanos) -> Result<()> {
         let mut all = read(dir);
-        let present: HashSet<ImageId> = images.iter().map(|image| image.id).collect();
-        all.retain(|id, LastVerification { at, is_broken, .. }| {
+        let present: HashSet<VerifiedFile> = images.iter().map(file_of).collect();
+        all.retain(|file, LastVerification { at, is_broken }| {
             let is_new = *at >= began - began.rem_euclid(SECOND);
-            let is_kept = is_new || present.contains(id) || *is_broken && *at > now.saturating_sub(KEPT);
-            *at <= now && is_kept && !self.forgotten.contains(id)
+            let is_kept = is_new || present.contains(file) || *is_broken && *at > now.saturating_sub(KEPT);
+            *at <= now && is_kept && !self.forgotten.contains(file)
         });
-        all.extend(self.noted.iter().filter_map(|id| Some((*id, *self.known.get(id)?))));
+        all.extend(self.noted.iter().filter_map(|file| Some((*file, *self.known.get(file)?))));
         write(dir, &all).with_context(|| {
             format!("cannot remember what was verified in {}/.glance-cache", dir.path().display())
         })
@@ -148,7 +155,7 @@ fn open(dir: &CacheDir) -> Result<OwnedFd, Errno> {
     openat(base, PLACE, DIRECTORY | OFlags::NOFOLLOW, Mode::empty())
 }
 
-fn read(dir: &CacheDir) -> HashMap<ImageId, LastVerification> {
+fn read(dir: &CacheDir) -> HashMap<VerifiedFile, LastVerification> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let opened = dir.owner().act().map_err(|_| Errno::PERM).and_then(|_owner| {
         let place = open(dir)?;
@@ -160,7 +167,7 @@ fn read(dir: &CacheDir) -> HashMap<ImageId, LastVerification> {
 }
 
 /// Reads a line: the image, its verification and its modification time in nanoseconds, and the result.
-fn parse(line: &str) -> Option<(ImageId, LastVerification)> {
+fn parse(line: &str) -> Option<(VerifiedFile, LastVerification)> {
     let mut words = line.split(' ');
     let id = ImageId::new(words.next()?.as_bytes())?;
     let at: i64 = words.next()?.parse().ok()?;
@@ -170,11 +177,12 @@ fn parse(line: &str) -> Option<(ImageId, LastVerification)> {
         "broken" => true,
         _ => return None,
     };
-    words.next().is_none().then_some((id, LastVerification { at: at.checked_mul(SECOND)?, is_broken, mtime }))
+    let verification = LastVerification { at: at.checked_mul(SECOND)?, is_broken };
+    words.next().is_none().then_some(((id, mtime), verification))
 }
 
 /// Replaces the memory, as the owner of the cache.
-fn write(dir: &CacheDir, all: &HashMap<ImageId, LastVerification>) -> Result<()> {
+fn write(dir: &CacheDir, all: &HashMap<VerifiedFile, LastVerification>) -> Result<()> {
     let _owner = dir.owner().act()?;
     let base = dir.fd(CachePlace::Base).context("the cache directory is always open")?;
     match mkdirat(base, PLACE, Mode::from_raw_mode(0o755)) {
@@ -194,9 +202,9 @@ fn write(dir: &CacheDir, all: &HashMap<ImageId, LastVerification>) -> Result<()>
     Ok(())
 }
 
-fn write_lines(file: File, all: &HashMap<ImageId, LastVerification>) -> std::io::Result<()> {
+fn write_lines(file: File, all: &HashMap<VerifiedFile, LastVerification>) -> std::io::Result<()> {
     let mut out = BufWriter::new(file);
-    for (id, LastVerification { at, is_broken, mtime }) in all {
+    for ((id, mtime), LastVerification { at, is_broken }) in all {
         let result = if *is_broken { "broken" } else { "sound" };
         writeln!(out, "{id} {} {mtime} {result}", at.div_euclid(SECOND))?;
     }
@@ -226,7 +234,7 @@ mod tests {
         memory.note(&b, 200 * SECOND, true);
         memory.write(&dir, &[a, b, c], 50 * SECOND, 300 * SECOND).unwrap();
         let next = Verified::read(&dir, 300 * SECOND);
-        assert_eq!(next.of(&a), Some(LastVerification { at: 100 * SECOND, is_broken: false, mtime: 7 }));
+        assert_eq!(next.of(&a), Some(LastVerification { at: 100 * SECOND, is_broken: false }));
         assert!(next.of(&b).unwrap().is_broken);
         assert_eq!(next.of(&c), None);
         assert_eq!(next.of(&image('a', 6)), None, "it was cached again");
@@ -314,6 +322,22 @@ mod tests {
     }
 
     #[test]
+    fn an_image_that_is_cached_again_and_broken_again_counts_twice() {
+        let temporary = tempfile::tempdir().unwrap();
+        let dir = CacheDir::open(temporary.path()).unwrap().unwrap();
+        let (a, again) = (image('a', 7), image('a', 8));
+        let mut memory = Verified::default();
+        memory.note(&a, 10 * SECOND, true);
+        memory.write(&dir, &[a], 0, 20 * SECOND).unwrap();
+        let mut next = Verified::read(&dir, 30 * SECOND);
+        assert_eq!(next.of(&again), None);
+        next.note(&again, 30 * SECOND, true);
+        next.write(&dir, &[again], 30 * SECOND, 30 * SECOND).unwrap();
+        let tallies: Vec<RunTally> = Verified::read(&dir, 40 * SECOND).runs().collect();
+        assert_eq!(tallies, [RunTally { examined: 1, broken: 1 }; 2]);
+    }
+
+    #[test]
     fn each_image_counts_for_the_last_run_that_has_read_it() {
         let (a, b, c) = (image('a', 7), image('b', 8), image('c', 9));
         let mut memory = Verified::default();
@@ -327,8 +351,8 @@ mod tests {
         memory.note(&b, 30 * SECOND, false);
         memory.note(&b, 30 * SECOND, true);
         assert_eq!(tallies(&memory), [(1, 1), (0, 1), (1, 1)]);
-        memory.forget(b.id);
-        memory.forget(b.id);
+        memory.forget(&b);
+        memory.forget(&b);
         assert_eq!(tallies(&memory), [(0, 1), (1, 1)]);
     }
 
@@ -357,7 +381,7 @@ mod tests {
         let mut memory = Verified::default();
         memory.note(&a, 10 * SECOND, true);
         memory.write(&dir, &[a], 0, 20 * SECOND).unwrap();
-        memory.forget(a.id);
+        memory.forget(&a);
         memory.write(&dir, &[a], 0, 20 * SECOND).unwrap();
         assert!(Verified::read(&dir, 20 * SECOND).of(&a).is_none());
         memory.note(&a, 15 * SECOND, false);

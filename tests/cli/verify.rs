@@ -305,6 +305,19 @@ fn many_broken_images_are_many_also_in_small_parts() {
     run(&p, "clean", &[]).code(1).has(&json!({"total_files_moved": 0}));
 }
 
+/// The disk damages whatever Glance caches again.
+#[test]
+fn images_that_are_broken_again_and_again_are_not_moved_for_ever() {
+    let p = sixteen("0123456");
+    run(&p, "clean", &["--budget", "7000B"]).ok().has(&json!({"total_files_moved": 7}));
+    for digit in "0123456".chars() {
+        put(&p, digit, &content(digit, 1000), 50);
+        flip(&p, digit);
+    }
+    next_second();
+    run(&p, "clean", &["--budget", "7000B"]).code(1).has(&json!({"total_files_moved": 0}));
+}
+
 #[test]
 fn a_broken_image_that_stays_is_an_error_in_each_run() {
     let p = sixteen("0123456789");

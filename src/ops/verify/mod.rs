@@ -456,7 +456,7 @@ impl<'a> Verifying<'a> {
         let HeldBrokenImage { image, fault, .. } = held;
         match fate {
             Fate::Changed => {
-                self.memory.forget(image.id);
+                self.memory.forget(image);
                 self.report.changed += 1;
                 return;
             }
