@@ -272,7 +272,8 @@ fn nodes_in_all_states() {
         (&without_cache.url(), "caching_off", json!(404), "image_cache_dir is not set there"),
         (&strict.url(), "refused", json!(403), "role"),
         (&other.url, "unreachable", json!(null), "certificate"),
-        (&busy_url, "busy", json!(503), "busy all the time"),
+        // Whether there is time to ask it again depends on how long its answer took.
+        (&busy_url, "busy", json!(503), "busy"),
         (&dead, "unreachable", json!(null), "refused"),
     ];
     let mut line = vec!["prune", "--timeout", "10s"];
