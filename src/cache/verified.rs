@@ -217,6 +217,13 @@ mod tests {
     use super::super::inventory::{Inventory, Tracking};
     use super::*;
 
+    /// Returns an empty cache, which is removed with the first part.
+    fn cache() -> (tempfile::TempDir, CacheDir) {
+        let temporary = tempfile::tempdir().unwrap();
+        let dir = CacheDir::open(temporary.path()).unwrap().unwrap();
+        (temporary, dir)
+    }
+
     fn image(letter: char, mtime: Nanos) -> Image {
         let id = ImageId::new(format!("00000000-0000-0000-0000-00000000000{letter}").as_bytes()).unwrap();
         let seen = Seen { inode: 1, size: 1, allocated: 0, atime: 0, mtime, ctime: 0, links: 1, owner: 0 };
@@ -225,8 +232,7 @@ mod tests {
 
     #[test]
     fn what_is_noted_is_known_to_the_next_run_for_the_same_file_only() {
-        let temporary = tempfile::tempdir().unwrap();
-        let dir = CacheDir::open(temporary.path()).unwrap().unwrap();
+        let (_temporary, dir) = cache();
         let (a, b, c) = (image('a', 7), image('b', 8), image('c', 9));
         let mut memory = Verified::read(&dir, 300 * SECOND);
         assert!(memory.known.is_empty());
@@ -243,8 +249,7 @@ mod tests {
 
     #[test]
     fn two_runs_add_to_one_memory_and_images_that_are_gone_leave_it() {
-        let temporary = tempfile::tempdir().unwrap();
-        let dir = CacheDir::open(temporary.path()).unwrap().unwrap();
+        let (_temporary, dir) = cache();
         let (a, b, c) = (image('a', 7), image('b', 8), image('c', 9));
         let now = 200 * SECOND;
         let mut before = Verified::read(&dir, now);
@@ -262,8 +267,7 @@ mod tests {
 
     #[test]
     fn a_run_that_began_in_the_same_second_is_not_older() {
-        let temporary = tempfile::tempdir().unwrap();
-        let dir = CacheDir::open(temporary.path()).unwrap().unwrap();
+        let (_temporary, dir) = cache();
         let (a, b) = (image('a', 7), image('b', 8));
         let began = 100 * SECOND + SECOND / 2;
         let mut other = Verified::default();
@@ -306,8 +310,7 @@ mod tests {
 
     #[test]
     fn a_broken_image_that_is_gone_is_remembered_for_a_while() {
-        let temporary = tempfile::tempdir().unwrap();
-        let dir = CacheDir::open(temporary.path()).unwrap().unwrap();
+        let (_temporary, dir) = cache();
         let (a, b) = (image('a', 7), image('b', 8));
         let mut memory = Verified::default();
         memory.note(&a, 10 * SECOND, true);
@@ -323,8 +326,7 @@ mod tests {
 
     #[test]
     fn an_image_that_is_cached_again_and_broken_again_counts_twice() {
-        let temporary = tempfile::tempdir().unwrap();
-        let dir = CacheDir::open(temporary.path()).unwrap().unwrap();
+        let (_temporary, dir) = cache();
         let (a, again) = (image('a', 7), image('a', 8));
         let mut memory = Verified::default();
         memory.note(&a, 10 * SECOND, true);
@@ -358,8 +360,7 @@ mod tests {
 
     #[test]
     fn times_in_the_future_are_no_verifications() {
-        let temporary = tempfile::tempdir().unwrap();
-        let dir = CacheDir::open(temporary.path()).unwrap().unwrap();
+        let (_temporary, dir) = cache();
         let (a, b) = (image('a', 7), image('b', 8));
         let mut memory = Verified::default();
         memory.note(&a, 100 * SECOND, false);
@@ -375,8 +376,7 @@ mod tests {
 
     #[test]
     fn an_image_whose_verdict_is_withdrawn_leaves_the_memory() {
-        let temporary = tempfile::tempdir().unwrap();
-        let dir = CacheDir::open(temporary.path()).unwrap().unwrap();
+        let (_temporary, dir) = cache();
         let a = image('a', 7);
         let mut memory = Verified::default();
         memory.note(&a, 10 * SECOND, true);

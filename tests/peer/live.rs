@@ -8,9 +8,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
+use std::path::Path;
 use std::process::Command;
 
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::support::env::{BINARY, Sqlite, Xattr};
@@ -50,12 +52,13 @@ struct Report {
     end: End,
 }
 
+/// A run of a command.
 #[derive(Deserialize)]
-struct Run {
-    command: Vec<String>,
-    code: i64,
-    out: String,
-    err: String,
+pub(crate) struct Run {
+    pub(crate) command: Vec<String>,
+    pub(crate) code: i64,
+    pub(crate) out: String,
+    pub(crate) err: String,
 }
 
 #[derive(Deserialize)]
@@ -70,13 +73,32 @@ struct End {
 
 fn live(driver: &str, database: &str, beside: &Value) -> Report {
     let root = tempfile::Builder::new().prefix("gcl-").tempdir().unwrap();
-    let seconds = std::env::var("GLANCE_CACHE_TEST_SECONDS").map_or(SECONDS, |text| text.parse().unwrap());
     let plan = json!({
-        "driver": driver, "seconds": seconds, "limit": LIMIT, "database": database, "beside": beside,
+        "driver": driver, "seconds": seconds(SECONDS), "limit": LIMIT, "database": database, "beside": beside,
     });
+    beside_glance("live.py", root.path(), &plan)
+}
+
+/// Returns how long it lasts: as the environment says, or this long.
+pub(crate) fn seconds(usual: u64) -> u64 {
+    std::env::var("GLANCE_CACHE_TEST_SECONDS").map_or(usual, |text| text.parse().unwrap())
+}
+
+/// Returns our commands in two loops.
+pub(crate) fn two_loops() -> Value {
+    let [clean, prune, prefetch] =
+        ["clean", "prune", "prefetch"].map(|verb| vec![BINARY, verb, "--config-file", "{conf}"]);
+    let some = [&prefetch[..], &["{some}"]].concat();
+    let verify = [&clean[..], &["--verify"]].concat();
+    json!([[clean, prune, prefetch, verify], [prune, some, clean]])
+}
+
+/// Runs one of the scripts that start a real glance-api, and returns its report.
+pub(crate) fn beside_glance<T: DeserializeOwned>(script: &str, root: &Path, plan: &Value) -> T {
     let output = Command::new(needs::glance())
-        .args(["-I", "-B", "-W", "ignore", concat!(env!("CARGO_MANIFEST_DIR"), "/tests/peer/python/live.py")])
-        .arg(root.path())
+        .args(["-I", "-B", "-W", "ignore"])
+        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peer/python").join(script))
+        .arg(root)
         .arg(plan.to_string())
         .env_clear()
         .env("PATH", "/usr/bin:/bin")
@@ -91,15 +113,10 @@ fn live(driver: &str, database: &str, beside: &Value) -> Report {
 
 /// Ours in two loops, and Glance's own in our place.
 fn both(driver: &str) -> (Report, Report) {
-    let [clean, prune, prefetch] =
-        ["clean", "prune", "prefetch"].map(|verb| vec![BINARY, verb, "--config-file", "{conf}"]);
-    let some = [&prefetch[..], &["{some}"]].concat();
-    let verify = [&clean[..], &["--verify"]].concat();
-    let ours = json!([[clean, prune, prefetch, verify], [prune, some, clean]]);
     let tools = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/peer/python/live_tools.py");
     let theirs = json!([[[needs::glance(), "-I", "-B", "-W", "ignore", tools, "{conf}", "{root}"]]]);
     let database = Database::whole(MariaDb, "".as_ref());
-    (live(driver, &database.url, &ours), live(driver, &database.url, &theirs))
+    (live(driver, &database.url, &two_loops()), live(driver, &database.url, &theirs))
 }
 
 /// The sums of our runs, and the faults among them.

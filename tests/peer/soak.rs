@@ -9,15 +9,13 @@
 mod as_root {
     use std::collections::BTreeMap;
     use std::fs;
-    use std::process::Command;
 
     use serde::Deserialize;
     use serde_json::json;
 
-    use crate::live::without_ids;
+    use crate::live::{Run, beside_glance, seconds, two_loops, without_ids};
     use crate::support::env::BINARY;
     use crate::support::mounts::{Ext4, Mount};
-    use crate::support::needs;
     use crate::support::servers::{Database, MariaDb};
 
     const SECONDS: u64 = 40;
@@ -30,19 +28,10 @@ mod as_root {
         done: BTreeMap<String, u64>,
         damaged: Vec<String>,
         met: BTreeMap<String, u64>,
-        runs: Vec<Ended>,
+        runs: Vec<Run>,
         faults: BTreeMap<String, u64>,
         check: Checked,
         service: Service,
-    }
-
-    /// A run of ours.
-    #[derive(Deserialize)]
-    struct Ended {
-        command: Vec<String>,
-        code: i64,
-        out: String,
-        err: String,
     }
 
     #[derive(Deserialize)]
@@ -73,36 +62,17 @@ mod as_root {
         let disk = Ext4::make(root.path(), DISK);
         let _mount = Mount::ext4(&disk, &cache, "rw");
         fs::remove_dir(cache.join("lost+found")).unwrap();
-        let seconds: u64 =
-            std::env::var("GLANCE_CACHE_TEST_SECONDS").map_or(SECONDS, |text| text.parse().unwrap());
+        let seconds = seconds(SECONDS);
         let database = Database::whole(MariaDb, "".as_ref());
-        let [clean, prune, prefetch] =
-            ["clean", "prune", "prefetch"].map(|verb| vec![BINARY, verb, "--config-file", "{conf}"]);
-        let some = [&prefetch[..], &["{some}"]].concat();
-        let verify = [&clean[..], &["--verify"]].concat();
         let plan = json!({
             "driver": driver, "seconds": seconds, "limit": LIMIT, "database": database.url, "program": BINARY,
-            "beside": [[&clean, &prune, &prefetch, &verify], [&prune, &some, &clean]],
-            "faults": faults, "round": (seconds / 3).clamp(10, 60),
+            "beside": two_loops(), "faults": faults, "round": (seconds / 3).clamp(10, 60),
         });
-        let output = Command::new(needs::glance())
-            .args(["-I", "-B", "-W", "ignore"])
-            .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/peer/python/soak.py"))
-            .arg(root.path())
-            .arg(plan.to_string())
-            .env_clear()
-            .env("PATH", "/usr/bin:/bin")
-            .env("HOME", "/nonexistent")
-            .output()
-            .unwrap();
-        serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
-            let said = String::from_utf8_lossy(&output.stderr);
-            panic!("it did not get to the end ({error}): {said}")
-        })
+        beside_glance("soak.py", root.path(), &plan)
     }
 
     /// Counts the runs by command and exit code, and what they said; fails for one that may not be.
-    fn judge(runs: &[Ended]) -> (BTreeMap<String, u64>, BTreeMap<String, u64>) {
+    fn judge(runs: &[Run]) -> (BTreeMap<String, u64>, BTreeMap<String, u64>) {
         let (mut codes, mut said) = (BTreeMap::new(), BTreeMap::new());
         for run in runs {
             let verb = run.command[1].as_str();
