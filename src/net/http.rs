@@ -16,10 +16,10 @@ use std::error::Error as _;
 use std::future::poll_fn;
 use std::io::{self, ErrorKind, Read};
 use std::path::PathBuf;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::Poll;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::{self, Poll};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Error, Result, anyhow, bail, ensure};
@@ -33,7 +33,7 @@ use hyper::header::{HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING};
 use hyper_util::rt::TokioIo;
 use jiff::Timestamp;
 use percent_encoding::percent_decode_str;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::runtime::{Builder, Runtime};
 use tokio_rustls::TlsConnector;
@@ -41,7 +41,7 @@ use url::{Position, Url};
 
 use super::retry_after;
 use super::tls::{self, Trust};
-use super::wire::{Pace, Waits};
+use super::wire::{Pace, Waits, unfinished};
 
 /// Limit of the head of an answer, in bytes; also the most that is read at once.
 const MAX_HEAD: usize = 256 * 1024;
@@ -266,6 +266,50 @@ trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
+/// A stream that notes that something came from the server.
+struct NotedStream {
+    stream: Box<dyn Stream>,
+    came: Arc<AtomicBool>,
+}
+
+impl NotedStream {
+    fn new(stream: Box<dyn Stream>) -> (Self, Arc<AtomicBool>) {
+        let came = Arc::default();
+        (NotedStream { stream, came: Arc::clone(&came) }, came)
+    }
+}
+
+impl AsyncRead for NotedStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut task::Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
+        self.came.fetch_or(buffer.filled().len() > before, Ordering::Relaxed);
+        read
+    }
+}
+
+impl AsyncWrite for NotedStream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut task::Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut task::Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut task::Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
 /// The runtime of one connection: it works while something is waited for, and all ends with it.
 struct Session {
     runtime: Runtime,
@@ -281,6 +325,14 @@ impl Session {
     /// Waits for a future, in time and until a signal.
     fn wait<T>(&self, work: impl Future<Output = T>) -> io::Result<T> {
         self.runtime.block_on(self.waits.within_silence(work))
+    }
+
+    /// Waits for an answer. A server that sends something in time, but not all, is not called silent.
+    fn wait_for<T>(&self, came: &AtomicBool, answer: impl Future<Output = T>) -> io::Result<T> {
+        self.wait(answer).map_err(|e| {
+            let is_begun = e.kind() == ErrorKind::TimedOut && came.load(Ordering::Relaxed);
+            if is_begun { unfinished(self.waits.silence) } else { e }
+        })
     }
 
     fn connect(&self, host: &str, port: u16) -> Result<Box<dyn Stream>> {
@@ -299,7 +351,8 @@ impl Session {
         connector: &TlsConnector,
     ) -> Result<Box<dyn Stream>> {
         let name = tls::server_name(host)?;
-        let encrypted = self.wait(connector.connect(name, stream)).and_then(|result| result);
+        let (stream, came) = NotedStream::new(stream);
+        let encrypted = self.wait_for(&came, connector.connect(name, stream)).and_then(|result| result);
         Ok(Box::new(encrypted.with_context(|| format!("cannot establish TLS with {host}"))?))
     }
 
@@ -329,6 +382,7 @@ impl Session {
         let mut builder = http1::Builder::new();
         // Some servers know headers only as they are usually written.
         builder.title_case_headers(true).max_headers(MAX_HEADERS).max_buf_size(MAX_HEAD);
+        let (stream, came) = NotedStream::new(stream);
         let answer = async {
             let (mut sender, connection) = builder.handshake(TokioIo::new(stream)).await?;
             // Its error is also that of the request or of the body.
@@ -340,7 +394,9 @@ impl Session {
             })
             .await
         };
-        match self.wait(answer).context("no answer")? {
+        let waited = self.wait_for(&came, answer);
+        let silent = if came.load(Ordering::Relaxed) { "no whole answer" } else { "no answer" };
+        match waited.context(silent)? {
             Ok(Some(response)) => Ok(response),
             Ok(None) => bail!("the server sends interim answers without end"),
             Err(e) => Err(failure(&e)),

@@ -88,7 +88,7 @@ fn no_server_holds_the_caller_for_ever() {
             endless(b"HTTP/1.1 200 OK\r\n", b"X: yyyyyyyyyyyyyyyyyyyyyyyyyyyyy\r\n"),
             "the head of the answer is too long",
         ),
-        (slow_head, "no answer: nothing came for 0.5 s"),
+        (slow_head, "no whole answer: it was not complete within 0.5 s"),
         (
             endless(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n", b"X: y\r\n"),
             "the server's chunks are malformed",

@@ -156,10 +156,17 @@ impl Waits {
 }
 
 fn silent(limit: Duration) -> io::Error {
-    io::Error::new(
-        ErrorKind::TimedOut,
-        format!("nothing came for {} s", (limit.as_secs_f32() * 10.0).round() / 10.0),
-    )
+    io::Error::new(ErrorKind::TimedOut, format!("nothing came for {} s", tenths(limit)))
+}
+
+/// Returns the error of an answer of which something came in time, but not all that was waited for.
+pub(super) fn unfinished(limit: Duration) -> io::Error {
+    io::Error::new(ErrorKind::TimedOut, format!("it was not complete within {} s", tenths(limit)))
+}
+
+/// Returns a time in seconds, to the tenth.
+fn tenths(time: Duration) -> f32 {
+    (time.as_secs_f32() * 10.0).round() / 10.0
 }
 
 /// A measure of how fast a stream comes, while it is waited for: a slow reader is not the stream's fault.

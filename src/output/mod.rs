@@ -78,6 +78,12 @@ pub(crate) enum Verbosity {
 pub(crate) trait Report: Serialize {
     /// Returns the result as text, in lines that each end with a newline.
     fn text(&self) -> String;
+
+    /// Returns the lines of the text that a log gets. Those of a table are not among them: a log has no
+    /// columns, and each row is a line of its own in it already.
+    fn logged(&self) -> String {
+        self.text()
+    }
 }
 
 /// A change to an entry, as a sentence and as facts: names in lower case, and values, escaped.
@@ -210,7 +216,7 @@ impl Output {
     pub(crate) fn summary(&self, report: &impl Report, plan: &dyn Fn(&Screen) -> String) {
         self.keep(report);
         let text = report.text();
-        for line in text.lines() {
+        for line in report.logged().lines() {
             self.record(Level::Info, line, &[]);
         }
         if !self.stdout_is_ours {

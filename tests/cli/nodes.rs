@@ -324,6 +324,30 @@ fn a_node_that_never_answers_is_unknown_in_time() {
     assert_eq!(node.lines().len(), 1, "it was asked again");
 }
 
+/// A node that sends a byte now and then is not silent.
+#[test]
+fn a_node_that_trickles_is_not_told_as_silent() {
+    let env = TestEnv::sqlite(&[]);
+    let trickles = |begin: &'static str| {
+        Double::new(move |_, stream| {
+            send(stream, begin);
+            while stream.write_all(b"x").is_ok() {
+                sleep(Duration::from_millis(100));
+            }
+        })
+    };
+    for (begin, says) in [
+        ("HTTP/1.1 200 OK\r\nX: ", "no whole answer: it was not complete within 2 s"),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n", "its answer broke: it was not complete in time"),
+    ] {
+        let run = on(&env, &["prune", "--timeout", "2s"], &[&trickles(begin)]).code(1).says(&[says]);
+        assert!(!run.stderr.contains("nothing came"), "{}", run.stderr);
+        assert_eq!(statuses(&run.json()), ["unknown"]);
+    }
+    let run = on(&env, &["prune", "--timeout", "1s"], &[&Double::is_silent()]).code(1);
+    let _ = run.says(&["no answer: nothing came for 1 s"]);
+}
+
 #[test]
 fn a_refused_token_is_renewed_once() {
     let env = TestEnv::sqlite(&[]);
@@ -365,6 +389,48 @@ fn all_nodes_of_the_database_are_asked() {
     }));
     assert!(nodes.iter().all(|node| node.lines().len() == 1));
     assert_eq!(env.images(), "abcde");
+}
+
+/// Such URLs are those of one node, of which one is right: the other is asked only where the first is wrong.
+#[test]
+fn a_node_with_and_without_image_in_its_url_is_asked_once() {
+    let env = TestEnv::sqlite(&[]);
+    let is_at = |right: &'static str| {
+        Double::new(move |request, stream| {
+            let is_there = request.starts_with(&format!("POST {right}/v2/cache/prune "));
+            let body = r#"{"total_files_pruned": 1, "total_bytes_pruned": 10}"#;
+            send(stream, &if is_there { ok(body) } else { answer("404 Not Found", "", "") });
+        })
+    };
+    let (both, plain, image, neither) =
+        (Double::prunes(1, 10), is_at(""), is_at("/image"), Double::says(answer("404 Not Found", "", "")));
+    let nodes = [&both, &plain, &image, &neither];
+    let others = Double::prunes(1, 10);
+    let urls: Vec<String> = nodes
+        .iter()
+        .flat_map(|node| [node.url(), node.url() + "/image", node.url() + "/image/v2"])
+        // These are no such URLs.
+        .chain([others.url() + "/a", others.url() + "/b", others.url() + "/a/images"])
+        .collect();
+    let database = database(&env, &urls.iter().map(String::as_str).collect::<Vec<_>>());
+    let run = run(&env, &["prune", "--all-nodes", &database]).code(1);
+    let run = run.has(&json!({"total_files_pruned": 6, "nodes_asked": 7, "nodes_done": 6}));
+    let posts = |node: &Double| {
+        let lines = node.lines().into_iter();
+        lines.filter_map(|line| Some(line.strip_prefix("POST ")?.to_owned())).collect::<Vec<_>>()
+    };
+    let (first, second) = ("/v2/cache/prune HTTP/1.1", "/image/v2/cache/prune HTTP/1.1");
+    assert_eq!(posts(&both), [first]);
+    assert_eq!(posts(&plain), [first]);
+    assert_eq!(posts(&image), [first, second]);
+    assert_eq!(posts(&neither), [first, second]);
+    assert_eq!(posts(&others).len(), 3);
+    let result = run.json();
+    let shown: Vec<&Value> = result["nodes"].as_array().unwrap().iter().map(|node| &node["node"]).collect();
+    for url in [both.url(), plain.url(), image.url() + "/image", neither.url()] {
+        assert!(shown.contains(&&json!(url)), "{url}: {shown:?}");
+    }
+    assert!(!shown.contains(&&json!(image.url())), "{shown:?}");
 }
 
 #[test]
@@ -608,6 +674,24 @@ fn a_person_sees_a_table() {
     assert_eq!(words[1], ["http://127.0.0.1:DONE", "done", "5", "8", "KiB"]);
     assert_eq!(words[2], ["http://127.0.0.1:OTHER", "refused", "-", "-"]);
     assert_eq!(words[3].join(" "), "pruned 5 files (8 KiB); 1 of 2 nodes done");
+}
+
+/// A log has the rows as lines of their own, and no head of a table.
+#[test]
+fn a_log_has_no_table() {
+    let env = TestEnv::sqlite(&[]);
+    let (done, refused) = (Double::prunes(5, 8192), Double::says(answer("403 Forbidden", "", "")));
+    let log = env.outside("prune.log");
+    let command = ["prune", "--format", "text", "--log-file", log.to_str().unwrap()];
+    let run = on(&env, &command, &[&done, &refused]).code(1);
+    assert!(run.stdout.starts_with("NODE "), "{}", run.stdout);
+    let log = fs::read_to_string(log).unwrap();
+    assert!(!log.contains("NODE"), "{log}");
+    let lines: Vec<&str> = log.lines().filter_map(|line| line.split_once(" [-] ")).map(|(_, m)| m).collect();
+    let of = |node: &Double| lines.iter().filter(|line| line.contains(&node.url())).count();
+    // The refused node is an error of the run as well.
+    assert_eq!((of(&done), of(&refused), lines.len()), (1, 2, 4), "{log}");
+    assert_eq!(lines.last(), Some(&"pruned 5 files (8 KiB); 1 of 2 nodes done"), "{log}");
 }
 
 #[test]

@@ -238,7 +238,7 @@ fn fill(response: &mut Response, limit: u64, deadline: Instant, body: &mut Vec<u
             return Err(io::Error::other(format!("it is longer than {limit} bytes")));
         }
         if Instant::now() > deadline {
-            return Err(io::Error::other("it does not end in time"));
+            return Err(io::Error::other("it was not complete in time (--timeout)"));
         }
     }
 }

@@ -70,6 +70,8 @@ pub(crate) struct NodesRequest {
 struct Aim {
     shown: String,
     url: Result<Url, Reply>,
+    /// The same node with or without `/image` at the end of its URL, if the database has both.
+    other: Option<Url>,
 }
 
 /// Has nodes do some work.
@@ -175,7 +177,33 @@ fn all_nodes(
         let error = anyhow!("the database {} knows no node", database.shown());
         return Err(Failure::cannot_start(error).hint("a node is registered when glance-api is started"));
     }
-    Ok(aims(&urls, port))
+    Ok(merged(aims(&urls, port)))
+}
+
+/// Makes one node of two whose URLs differ only by `/image` at the end.
+///
+/// That is the place of the Image API behind a web server. The database has both URLs if the setting of
+/// glance-api was changed. No URL tells which of them is right, so the second one is kept for a node that
+/// does not have the API at the first.
+fn merged(aims: Vec<Aim>) -> Vec<Aim> {
+    let root = |url: &Url| {
+        let mut root = url.clone();
+        let path = url.path().trim_end_matches('/');
+        root.set_path(path.strip_suffix("/image").unwrap_or(path));
+        root
+    };
+    let mut nodes: Vec<Aim> = Vec::new();
+    for aim in aims {
+        let is_same = |node: &&mut Aim| match (&node.url, &aim.url) {
+            (Ok(first), Ok(second)) => node.other.is_none() && root(first) == root(second),
+            _ => false,
+        };
+        match nodes.iter_mut().find(is_same) {
+            Some(node) => node.other = aim.url.ok(),
+            None => nodes.push(aim),
+        }
+    }
+    nodes
 }
 
 /// Returns the nodes with these URLs, each once.
@@ -190,7 +218,7 @@ fn aims(urls: &[String], port: Option<u16>) -> Vec<Aim> {
             url
         });
         let url = url.map_err(|reason| Reply::new(NodeStatus::InvalidUrl, reason.to_owned()));
-        Aim { shown, url }
+        Aim { shown, url, other: None }
     };
     let is_new = |aim: &Aim| aim.url.as_ref().map_or(true, |url| seen.insert(url.to_string()));
     urls.iter().map(aim).filter(is_new).collect()
@@ -233,11 +261,8 @@ fn warn_of_exposure<'a>(run: &Run, nodes: impl Iterator<Item = (&'a Url, &'a str
 /// Asks all nodes, several at a time, and returns their outcomes in the order of the nodes.
 fn ask_all(run: &Run, asker: &Asker<'_>, request: &NodesRequest, aims: Vec<Aim>) -> Vec<NodeOutcome> {
     let (call, next) = (&request.call, AtomicUsize::new(0));
-    let open: Vec<(usize, String, Url)> = aims
-        .iter()
-        .enumerate()
-        .filter_map(|(n, aim)| Some((n, aim.shown.clone(), aim.url.as_ref().ok()?.clone())))
-        .collect();
+    let open: Vec<(usize, &Aim, &Url)> =
+        aims.iter().enumerate().filter_map(|(n, aim)| Some((n, aim, aim.url.as_ref().ok()?))).collect();
     let mut outcomes: Vec<Option<NodeOutcome>> = aims.iter().map(|_| None).collect();
     let interrupt = run.interrupt.clone();
     thread::scope(|scope| {
@@ -246,10 +271,10 @@ fn ask_all(run: &Run, asker: &Asker<'_>, request: &NodesRequest, aims: Vec<Aim>)
             let (sender, interrupt, open, next) = (sender.clone(), interrupt.clone(), &open, &next);
             scope.spawn(move || {
                 while !interrupt.raised() {
-                    let Some((n, shown, url)) = open.get(next.fetch_add(1, Ordering::Relaxed)) else {
+                    let Some((n, aim, url)) = open.get(next.fetch_add(1, Ordering::Relaxed)) else {
                         return;
                     };
-                    let outcome = ask_one(asker, call, shown, url, &interrupt);
+                    let outcome = ask_one(asker, call, (aim, url), &interrupt);
                     if sender.send((*n, outcome)).is_err() {
                         return;
                     }
@@ -305,17 +330,26 @@ fn collect(
 fn ask_one(
     asker: &Asker<'_>,
     call: &NodesCall,
-    shown: &str,
-    url: &Url,
+    (aim, url): (&Aim, &Url),
     interrupt: &Interrupt,
 ) -> NodeOutcome {
     let start = Instant::now();
-    let (reply, queued) = match call {
+    let ask = |url: &Url| match call {
         NodesCall::Prune => (asker.ask(url, CacheCall::Prune), 0),
         NodesCall::Clean => (asker.ask(url, CacheCall::Clean), 0),
         NodesCall::Queue(images) => queue(asker, url, images, interrupt),
     };
-    NodeOutcome::new(call, shown.to_owned(), reply, queued, start.elapsed().as_secs_f64())
+    let is_not_there = |reply: &Reply| reply.status == NodeStatus::NotSupported;
+    let (mut shown, (mut reply, mut queued)) = (aim.shown.clone(), ask(url));
+    if is_not_there(&reply)
+        && let Some(other) = aim.other.as_ref().filter(|_| !interrupt.raised())
+    {
+        let (second, number) = ask(other);
+        if !is_not_there(&second) {
+            (shown, reply, queued) = (shown_url(other.as_str().trim_end_matches('/')), second, number);
+        }
+    }
+    NodeOutcome::new(call, shown, reply, queued, start.elapsed().as_secs_f64())
 }
 
 /// Puts images into the queue of a node. Returns the first failure, with the messages of all of them, and how

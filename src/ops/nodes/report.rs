@@ -1,7 +1,5 @@
 //! The report of calls to nodes: each node's truth, and the totals of those that have done it.
 
-use std::fmt::Write as _;
-
 use serde::Serialize;
 
 use super::ask::Reply;
@@ -159,7 +157,10 @@ impl Report for NodesReport {
             let bytes = if has_bytes { size(bytes) } else { String::new() };
             [node.node.clone(), node.status.to_string(), number(files), bytes]
         }));
-        let mut text = table(&rows);
+        table(&rows) + &self.logged()
+    }
+
+    fn logged(&self) -> String {
         let (files, bytes) = self.totals.figures();
         let (verb, what) = match self.totals {
             NodesTotals::Pruned { .. } => ("pruned", "file"),
@@ -168,10 +169,9 @@ impl Report for NodesReport {
         };
         let unknown = || format!("an unknown number of {what}s");
         let files = files.map_or_else(unknown, |files| count(files, what));
-        let bytes = bytes.filter(|_| has_bytes);
+        let bytes = bytes.filter(|_| !matches!(self.totals, NodesTotals::Queued { .. }));
         let bytes = bytes.map(|bytes| format!(" ({})", human(bytes))).unwrap_or_default();
         let (done, nodes) = (self.nodes_done, count(self.nodes.len() as u64, "node"));
-        let _ = write!(text, "{verb} {files}{bytes}; {done} of {nodes} done{}", self.ending.line_end());
-        text
+        format!("{verb} {files}{bytes}; {done} of {nodes} done{}", self.ending.line_end())
     }
 }
