@@ -13,8 +13,9 @@ use super::sqlite::{Contents, SqliteFile, SqlitePath};
 use crate::database::opening::{Opening, Purpose};
 use crate::database::refusal::Refusal;
 use crate::interrupt::Wait;
+use crate::os::locks::HeldThing;
 
-const CONTENTS: Contents = Contents { name: "database", table: None };
+const CONTENTS: Contents = Contents { name: "database", thing: HeldThing::Database, table: None };
 
 /// Glance's database in a file, open.
 #[derive(Debug)]

@@ -29,7 +29,7 @@ use crate::database::opening::{Opening, Purpose};
 use crate::database::refusal::Refusal;
 use crate::interrupt::{Interrupt, Wait};
 use crate::names::{Name, NameBuf, escaped};
-use crate::os::locks::{Held, holders, process};
+use crate::os::locks::{Held, HeldThing, holders, process};
 use crate::os::owner::Owner;
 use crate::os::space::available;
 
@@ -54,6 +54,8 @@ const PROBE: usize = 64 * 1024;
 pub(crate) struct Contents {
     /// The name of such a file in messages.
     pub(crate) name: &'static str,
+    /// The kind of such a file where another process has locked it.
+    pub(crate) thing: HeldThing,
     /// The table that it must have, and the statement that makes it. A file without it belongs to another
     /// program.
     pub(crate) table: Option<(&'static str, &'static str)>,
@@ -424,7 +426,8 @@ impl SqliteFile {
             holders(&locks, device, inode).into_iter().filter(|pid| *pid != own).map(process).collect();
         let who = if holders.is_empty() { "another process".to_owned() } else { holders.join(", ") };
         let seconds = wait.limit.as_secs_f64();
-        Held(format!("{} was still locked by {who} after {seconds:.0} s", self.place)).into()
+        let text = format!("{} was still locked by {who} after {seconds:.0} s", self.place);
+        Held(self.place.contents.thing, text).into()
     }
 
     /// Returns why SQLite refused, with the path and, where known, with what to do.

@@ -7,13 +7,33 @@ use std::fs::read_to_string;
 
 use crate::names::escaped;
 
-/// The error of a lock that another process holds; the text says which.
+/// The kind of a thing that another process holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum HeldThing {
+    /// The lock of an operation on a cache.
+    Lock,
+    Index,
+    Database,
+}
+
+impl HeldThing {
+    /// Returns the word for programs.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            HeldThing::Lock => "lock",
+            HeldThing::Index => "index",
+            HeldThing::Database => "database",
+        }
+    }
+}
+
+/// The error of a thing that another process holds; the text says which process and which thing.
 #[derive(Debug)]
-pub(crate) struct Held(pub(crate) String);
+pub(crate) struct Held(pub(crate) HeldThing, pub(crate) String);
 
 impl std::fmt::Display for Held {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.1)
     }
 }
 

@@ -93,6 +93,17 @@ pub(crate) struct Event {
     pub(crate) facts: Vec<(&'static str, String)>,
 }
 
+/// A run that was refused, for programs.
+#[derive(Serialize)]
+struct RefusedRun {
+    error: String,
+    /// A word that programs can rely on.
+    reason: &'static str,
+    /// The kind of what is locked, if that is the reason.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    locked: Option<&'static str>,
+}
+
 /// The output of this run.
 #[derive(Debug)]
 pub(crate) struct Output {
@@ -357,8 +368,16 @@ impl Output {
             self.say(&format!("hint: {hint}\n"));
         }
         if self.stdout_is_ours && self.format == Format::Json && failure.exit.is_refusal() {
-            let error = format!("{:#}", failure.error);
-            self.json(&serde_json::json!({ "error": error, "reason": reason(failure) }));
+            let held = failure.error.downcast_ref::<Held>().filter(|_| failure.exit == Exit::CannotStart);
+            self.json(&RefusedRun {
+                error: format!("{:#}", failure.error),
+                reason: match (failure.exit, held) {
+                    (Exit::CannotStart, Some(_)) => "locked",
+                    (Exit::CannotStart, None) => "cannot_start",
+                    _ => "usage",
+                },
+                locked: held.map(|Held(thing, _)| thing.word()),
+            });
         }
     }
 
@@ -400,15 +419,6 @@ impl Output {
         for warning in warnings.iter().filter(|_| self.verbosity >= Verbosity::Normal) {
             self.say(&format!("warning: {warning}\n"));
         }
-    }
-}
-
-/// Returns the reason of a refusal as a word that programs can rely on.
-fn reason(failure: &Failure) -> &'static str {
-    match failure.exit {
-        Exit::CannotStart if failure.error.downcast_ref::<Held>().is_some() => "locked",
-        Exit::CannotStart => "cannot_start",
-        _ => "usage",
     }
 }
 

@@ -415,7 +415,13 @@ fn entered(name: &str, turn: Turned) -> Result<OwnedSemaphorePermit, Failed> {
         NoTurn::Crowded => Failed::new(Problem::busy(format!("Too many requests wait for {name}."))),
         NoTurn::Late => {
             let message = format!("other requests for {name} were before it for all of lock_timeout");
-            Failed { problem: locked(), message }
+            let problem = match name {
+                "the database" | "enqueue" => {
+                    Problem::busy("Other requests for Glance's database have not ended.")
+                }
+                _ => locked(),
+            };
+            Failed { problem, message }
         }
     })
 }

@@ -71,7 +71,11 @@ pub(super) fn failed(name: &str, ended: &ChildEnd, report: &Value) -> Failed {
             let text = format!("The operation took longer than {} s, and was ended.", ended.took.as_secs());
             Problem::new(StatusCode::GATEWAY_TIMEOUT, text)
         }
-        3 if report["reason"] == "locked" => locked(),
+        3 if report["reason"] == "locked" => match report["locked"].as_str() {
+            Some("index") => Problem::busy("The index of the cache is locked by another process."),
+            Some("database") => Problem::busy("Glance's database is locked by another process."),
+            _ => locked(),
+        },
         130 | 143 => Problem::busy("The operation was ended by a signal; the cache is consistent."),
         1 => {
             let problem = Problem::failed(incomplete(report));
@@ -90,7 +94,7 @@ pub(super) fn failed(name: &str, ended: &ChildEnd, report: &Value) -> Failed {
     Failed { problem, message }
 }
 
-/// Somebody else holds what the operation needs.
+/// Somebody else holds the lock that the operation needs.
 pub(super) fn locked() -> Problem {
     Problem::busy("The cache is locked by another operation.")
 }

@@ -150,6 +150,27 @@ fn images_are_queued_and_fetched() {
 }
 
 #[test]
+fn a_locked_database_is_not_a_locked_cache() {
+    let p = Prefetch::new(Sqlite);
+    p.image('a', 1000);
+    let service = Service::at(&p.env, &p.conf(&Service::settings(&p.env, "lock_timeout = 1s")), &[]);
+    let writer = rusqlite::Connection::open(p.env.outside("glance.sqlite")).unwrap();
+    writer.execute_batch("BEGIN EXCLUSIVE").unwrap();
+    let request = format!("GET /v2/images/{}", id('a'));
+    let reply = service.ask(&request, "").is(503);
+    assert_eq!(reply.header("retry-after"), Some("5"));
+    assert!(reply.body.contains("Glance's database is locked by another process."), "{reply:?}");
+    // Two ask, and the others wait for their turn.
+    let waiting: Vec<_> = (0..4).map(|_| service.begin(&request)).collect();
+    let replies: Vec<Reply> = waiting.into_iter().map(|stream| Reply::of(stream).is(503)).collect();
+    assert!(replies.iter().all(|reply| !reply.body.contains("cache")), "{replies:?}");
+    let says = "Other requests for Glance's database have not ended.";
+    assert!(replies.iter().any(|reply| reply.body.contains(says)), "{replies:?}");
+    drop(writer);
+    service.ask(&request, "").is(200);
+}
+
+#[test]
 fn discovery_and_errors_are_glances() {
     let env = TestEnv::sqlite(FIVE);
     let service = Service::start(&env, "");
@@ -310,7 +331,7 @@ fn broken_caches_are_errors_without_paths() {
     for request in ["GET /v2/cache", PRUNE] {
         let reply = service.ask(request, "").is(503);
         assert_eq!(reply.header("retry-after"), Some("5"));
-        assert!(reply.body.contains("The cache is locked by another operation."), "{reply:?}");
+        assert!(reply.body.contains("The index of the cache is locked by another process."), "{reply:?}");
         secret(&reply, &env);
     }
     drop(writer);

@@ -24,6 +24,7 @@ use crate::database::refusal::Refusal;
 use crate::database::sqlite::{Contents, SqliteFile, SqlitePath};
 use crate::interrupt::Wait;
 use crate::names::{ImageId, escaped};
+use crate::os::locks::HeldThing;
 use crate::units::seconds;
 
 /// Glance's own table (`glance/image_cache/drivers/sqlite.py`), the same in all releases since Yoga.
@@ -38,7 +39,8 @@ const TABLE: &str = "CREATE TABLE IF NOT EXISTS cached_images (
 
 const DELETE: &str = "DELETE FROM cached_images WHERE rowid = ?1 AND image_id = ?2";
 
-const CONTENTS: Contents = Contents { name: "image index", table: Some(("cached_images", TABLE)) };
+const CONTENTS: Contents =
+    Contents { name: "image index", thing: HeldThing::Index, table: Some(("cached_images", TABLE)) };
 
 /// As `DELETE`, but only if last use and hits are what they were.
 const DELETE_UNCHANGED: &str = "DELETE FROM cached_images WHERE rowid = ?1 AND image_id = ?2 \

@@ -31,7 +31,7 @@ use crate::host::glance::others::IndexInUse;
 use crate::host::glance::settings::Settings;
 use crate::interrupt::Wait;
 use crate::names::ImageId;
-use crate::os::locks::Held;
+use crate::os::locks::{Held, HeldThing};
 use crate::os::mounts::{is_same_directory, mount_point};
 use crate::run::Run;
 
@@ -463,8 +463,10 @@ pub(crate) fn take_lock(
             Ok(Locked::Go(None))
         }
         Ok(Locking::Busy(who)) if patience.skip_if_locked => Ok(Locked::Busy(who)),
-        Ok(Locking::Busy(who)) => Err(Failure::cannot_start(Held(format!("{who}; nothing was changed")))
-            .hint("wait longer with --lock-timeout, or give --skip-if-locked")),
+        Ok(Locking::Busy(who)) => {
+            let held = Held(HeldThing::Lock, format!("{who}; nothing was changed"));
+            Err(Failure::cannot_start(held).hint("wait longer with --lock-timeout, or give --skip-if-locked"))
+        }
         Ok(Locking::Interrupted) => Ok(Locked::Interrupted),
         Err(e) => {
             let failure = Failure::cannot_start(e);

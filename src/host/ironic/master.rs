@@ -54,7 +54,7 @@ use crate::cache::entry::{EntryKind, Seen};
 use crate::cache::outcome::{Action, EntryError};
 use crate::interrupt::{Interrupt, Wait};
 use crate::names::{ImageId, Name, NameBuf};
-use crate::os::locks::{Held, flock_holder, process};
+use crate::os::locks::{Held, HeldThing, flock_holder, process};
 use crate::os::owner::Owner;
 use crate::os::writers;
 use crate::units::Nanos;
@@ -251,7 +251,8 @@ impl MasterDir {
                 Err(Errno::WOULDBLOCK | Errno::INTR) => {
                     let holder = fstat(&self.fd).ok().and_then(|stat| flock_holder(stat.st_dev, stat.st_ino));
                     let who = holder.map_or_else(|| "another run".to_owned(), process);
-                    return Err(Held(format!("{} is locked by {who}", self.path.display())).into());
+                    let text = format!("{} is locked by {who}", self.path.display());
+                    return Err(Held(HeldThing::Lock, text).into());
                 }
                 Err(e) => return Err(e).with_context(|| format!("cannot lock {}", self.path.display())),
             }
