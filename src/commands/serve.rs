@@ -21,11 +21,23 @@ pub(crate) fn run(run: &Run, args: ServeArgs) -> Result<Exit, Failure> {
              --allow-root is for containers that have no other user",
         ));
     }
+    check_places(&args.bind)?;
     let selection = Selection { sources: args.sources.0, ..Selection::default() };
     let config = selection.read(run, false)?;
     let log = args.log.own(&config);
     let start = Start { selection, config, places: args.bind, log, is_check: args.check };
     serve(run, start)
+}
+
+/// Fails if `none` is given beside a place: one of them would be ignored.
+fn check_places(places: &[ListenPlace]) -> Result<(), Failure> {
+    let other = places.iter().find(|place| **place != ListenPlace::None);
+    match other.filter(|_| places.contains(&ListenPlace::None)) {
+        Some(other) => Err(Failure::usage(anyhow!(
+            "--bind none listens nowhere, and --bind {other} listens there: give one of them"
+        ))),
+        None => Ok(()),
+    }
 }
 
 const EXIT_CODES_OF_SERVE: &str = "Exit codes:

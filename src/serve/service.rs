@@ -271,7 +271,7 @@ fn cleared(headers: &HeaderMap) -> Result<Cleared, Problem> {
         Ok("cache") if second.is_none() => Ok(Cleared::Cache),
         Ok("queue") if second.is_none() => Ok(Cleared::Queue),
         _ => Err(Problem::bad_request(
-            "If provided 'x-image-cache-clear-target' must be 'cache', 'queue' or empty string.",
+            "If provided 'x-image-cache-clear-target' must be 'cache', 'queue', 'both' or empty string.",
         )),
     }
 }

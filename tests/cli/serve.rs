@@ -71,7 +71,8 @@ fn the_calls_of_the_api_do_what_they_say() {
         env.file(format!("queue/{}", id('8')), 0, 1);
         service.ask("DELETE /v2/cache", "x-image-cache-clear-target: queue\r\n").is(204);
         assert_eq!((env.left().as_str(), env.names("queue").len()), ("de", 0));
-        service.ask("DELETE /v2/cache", "x-image-cache-clear-target: bogus\r\n").is(400);
+        let bogus = service.ask("DELETE /v2/cache", "x-image-cache-clear-target: bogus\r\n").is(400);
+        assert!(bogus.body.contains("must be 'cache', 'queue', 'both' or empty string."), "{bogus:?}");
         service.ask("DELETE /v2/cache", "").is(204);
         assert_eq!(env.left(), "");
         service.ask(&format!("PUT /v2/cache/{}", id('1')), "").is(501);
@@ -521,6 +522,11 @@ fn wrong_settings_stop_the_start() {
     };
     let none = "auth_strategy = none";
     serve(none, &["--bind", "0.0.0.0:0"]).fails(2, &["only for a Unix socket or the loopback interface"]);
+    for places in [["none", "127.0.0.1:0"], ["127.0.0.1:0", "none"]] {
+        let says = "--bind none listens nowhere, and --bind 127.0.0.1:0 listens there: give one of them";
+        // Without --check, a service that starts would not end.
+        serve(none, &["--check", "--bind", places[0], "--bind", places[1]]).fails(2, &[says]);
+    }
     serve(none, &["--bind", "none"]).fails(2, &["there is nothing to do"]);
     serve(&format!("{none}\nbind_port = 0"), &[]).fails(2, &["there is nothing to do"]);
     serve(&format!("{none}\nbind_port = 99999"), &[])

@@ -120,6 +120,17 @@ const INTENDED: &[Difference] = &[
         "Glance's documents have this word, its code has not",
     ),
     (
+        &[
+            "DELETE /v2/cache [x-image-cache-clear-target: bogus",
+            "DELETE /v2/cache [x-image-cache-clear-target: cache,",
+            "DELETE /v2/cache [x-image-cache-clear-target: cache;",
+        ],
+        "*",
+        400,
+        400,
+        "the message names the target both, too",
+    ),
+    (
         &["DELETE /v2/cache [x-image-cache-clear-target:  queue"],
         "*",
         400,
