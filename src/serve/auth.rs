@@ -6,7 +6,8 @@
 //! everybody may do everything, because the settings say so.
 //!
 //! Keystone is asked on a thread of its own; a token that is known is judged without one, so that a Keystone
-//! that does not answer delays nobody else. Headers that claim an identity are never read.
+//! that does not answer delays nobody else. A request waits for its turn and for the judgement no longer than
+//! [`Validator::patience`] in all. Headers that claim an identity are never read.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -16,13 +17,14 @@ use hyper::{HeaderMap, StatusCode};
 use serde_json::{Map, Value};
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
+use tokio::time::{Instant, timeout_at};
 
 use super::answer::Problem;
 use super::listen::Peer;
 use super::metrics::Metrics;
 use super::verdict::Failed;
 use crate::openstack::caller::Caller;
-use crate::openstack::keystone::validate::{AT_ONCE, Presented, Rejection, Validator};
+use crate::openstack::keystone::validate::{AT_ONCE, Presented, Rejection, Validator, no_turn};
 use crate::openstack::policy::condition::Target;
 use crate::openstack::policy::files::{PolicyChange, PolicyFiles};
 use crate::openstack::policy::rules::CacheRule;
@@ -134,7 +136,7 @@ pub(super) struct KeystoneAuth {
     validator: Arc<Validator>,
     policy: RefCell<PolicyFiles>,
     /// As many as Keystone is asked questions at once.
-    turns: Semaphore,
+    turns: Arc<Semaphore>,
     metrics: Rc<Metrics>,
     output: Rc<Output>,
 }
@@ -147,7 +149,7 @@ impl KeystoneAuth {
         output: Rc<Output>,
     ) -> Self {
         let (validator, policy) = (Arc::new(validator), RefCell::new(policy));
-        let turns = Semaphore::new(AT_ONCE);
+        let turns = Arc::new(Semaphore::new(AT_ONCE));
         KeystoneAuth { validator, policy, turns, metrics, output }
     }
 
@@ -194,16 +196,26 @@ impl KeystoneAuth {
     /// Judges the tokens on a thread that may wait for Keystone. Requests wait here for their turn: on
     /// threads, they would take all those that wait for operations.
     async fn ask(&self, presented: &Presented<'_>) -> Result<Caller, Rejection> {
-        let _turn = self.turns.acquire().await;
+        let until = Instant::now() + self.validator.patience();
+        let Ok(turn) = timeout_at(until, Arc::clone(&self.turns).acquire_owned()).await else {
+            return Err(no_turn());
+        };
         let validator = Arc::clone(&self.validator);
         let token = presented.token.to_owned();
         let service_token = presented.service_token.map(str::to_owned);
         let (method, path) = (presented.method.to_owned(), presented.path.to_owned());
         let judging = spawn_blocking(move || {
+            // It is taken until the thread ends, also if nobody waits for it any more.
+            let _turn = turn;
             let service_token = service_token.as_deref();
-            validator.judge(&Presented { token: &token, service_token, method: &method, path: &path })
+            let presented = Presented { token: &token, service_token, method: &method, path: &path };
+            validator.judge_until(&presented, until.into_std())
         });
-        judging.await.unwrap_or_else(|e| Err(Rejection::Unavailable(format!("the judgement failed: {e}"))))
+        match timeout_at(until, judging).await {
+            Ok(Ok(judged)) => judged,
+            Ok(Err(e)) => Err(Rejection::Unavailable(format!("the judgement failed: {e}"))),
+            Err(_) => Err(self.validator.no_answer()),
+        }
     }
 
     fn unauthorized(&self, why: &str) -> Failed {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use crate::support::env::*;
-use crate::support::identity::Identity;
+use crate::support::identity::{Identity, Mode};
 use crate::support::running::free_port;
 use crate::support::service::{Reply, Service};
 
@@ -102,6 +102,48 @@ fn a_second_signal_is_not_told_as_the_end_of_the_time() {
     let run = service.wait().ok();
     assert!(run.stderr.contains("a second signal"), "{run:?}");
     assert!(!run.stderr.contains("the time is up"), "{run:?}");
+}
+
+#[test]
+fn a_silent_keystone_holds_no_request_for_longer_than_one_is_judged() {
+    let env = TestEnv::sqlite(FIVE);
+    let identity = Identity::start();
+    env.write("policy.yaml", "");
+    let conf = format!(
+        "[cache_api]\nbind_socket = {}\n[oslo_policy]\npolicy_file = {}\n{}http_connect_timeout = 1\n",
+        env.outside("api.sock").display(),
+        env.outside("policy.yaml").display(),
+        identity.settings(),
+    );
+    let service = Service::at(&env, &env.conf(&conf), &[]);
+    service.ask("GET /v2/cache", "X-Auth-Token: admin\r\n").is(200);
+    identity.behave(Mode::Silent);
+    // Seven rounds of eight, each of which would take a second.
+    let start = Instant::now();
+    let waiting: Vec<_> = (0..56)
+        .map(|n| {
+            let mut stream = service.connect();
+            let request = Service::request(PRUNE, &format!("X-Auth-Token: t{n}\r\n"));
+            stream.write_all(request.as_bytes()).unwrap();
+            stream
+        })
+        .collect();
+    for stream in waiting {
+        let reply = Reply::of(stream).is(503);
+        assert_eq!(reply.header("retry-after"), Some("5"));
+        assert!(reply.body.contains("The identity service is not available."), "{reply:?}");
+    }
+    let took = start.elapsed();
+    println!("56 new tokens and a silent Keystone: {took:?}");
+    // Four waits of a second, and some for a busy machine.
+    assert!(took > Duration::from_millis(3500) && took < Duration::from_secs(6), "{took:?}");
+    assert!(service.stderr().contains("8 questions about tokens are under way"), "{}", service.stderr());
+    // Nobody is left in the queue.
+    identity.behave(Mode::Well);
+    sleep(Duration::from_millis(1200));
+    let start = Instant::now();
+    service.ask("GET /v2/cache", "X-Auth-Token: reader\r\n").is(403);
+    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
 }
 
 #[test]

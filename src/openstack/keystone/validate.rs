@@ -2,7 +2,7 @@
 //!
 //! Keystone is asked with a token of our own. Its answers are kept under the hash of the token: good ones for
 //! at most `token_cache_time` and never beyond the end of the token, bad ones for five seconds. At most eight
-//! questions are under way at once; the ninth waits.
+//! questions are under way at once; the ninth waits. The caller says until when a request may be judged.
 //!
 //! All is refused that is not understood. Unlike Keystone's middleware, a service token that is not valid
 //! refuses the request, even if the caller's is: there, any text in its place switches off the access rules
@@ -11,7 +11,7 @@
 //! Nothing here reads headers: the service hands in the tokens, the method and the path.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use url::Url;
 
@@ -156,9 +156,27 @@ impl Validator {
         revoke(self.session.token().unwrap().reveal());
     }
 
-    /// Judges a request: returns the caller, or why there is none.
-    pub(crate) fn judge(&self, request: &Presented<'_>) -> Result<Caller, Rejection> {
-        self.judge_by(request, Asking::Allowed)
+    /// Returns the time that the judgement of one request may take, with every wait.
+    pub(crate) fn patience(&self) -> Duration {
+        self.settings.reach.patience()
+    }
+
+    /// Judges a request: returns the caller, or why there is none. No question is waited for beyond this
+    /// time, except a login, which serves all requests.
+    pub(crate) fn judge_until(&self, request: &Presented<'_>, until: Instant) -> Result<Caller, Rejection> {
+        self.judge_by(request, Asking::Until(until))
+    }
+
+    /// Judges a request in the time that it may take.
+    #[cfg(test)]
+    pub(super) fn judge(&self, request: &Presented<'_>) -> Result<Caller, Rejection> {
+        self.judge_until(request, Instant::now() + self.patience())
+    }
+
+    /// Returns the rejection of a request about which Keystone has not answered in time.
+    pub(crate) fn no_answer(&self) -> Rejection {
+        let seconds = self.patience().as_secs_f32();
+        Rejection::Unavailable(format!("Keystone has not judged the token within {seconds} s"))
     }
 
     /// Judges a request if all its tokens are known. Nobody is asked, and nothing is waited for.
@@ -235,20 +253,16 @@ impl Validator {
         if let Some(known) = self.known(hash, even_expired) {
             return known;
         }
-        if asking == Asking::Forbidden {
-            return Err(UNASKED);
-        }
-        let waits = &self.settings.reach.waits;
-        let Some(_place) = self.places.enter(waits.silence, &waits.interrupt) else {
-            return Err(Rejection::Unavailable(format!(
-                "{AT_ONCE} questions about tokens are under way, and Keystone is slow to answer them"
-            )));
+        let Asking::Until(until) = asking else { return Err(UNASKED) };
+        let left = until.saturating_duration_since(Instant::now());
+        let Some(_place) = self.places.enter(left, &self.settings.reach.waits.interrupt) else {
+            return Err(no_turn());
         };
         // It may have become known while this thread waited.
         if let Some(known) = self.known(hash, even_expired) {
             return known;
         }
-        let vouched = self.ask(token, even_expired)?;
+        let vouched = self.ask(token, even_expired, until)?;
         match &vouched {
             Some(vouched) => {
                 locked(&self.vouched).keep(hash, Arc::clone(vouched), self.settings.cache_time);
@@ -272,13 +286,20 @@ impl Validator {
     }
 
     /// Asks Keystone about a token; `None` if it is not valid.
-    fn ask(&self, token: &str, even_expired: bool) -> Result<Option<Arc<Vouched>>, Rejection> {
+    fn ask(
+        &self,
+        token: &str,
+        even_expired: bool,
+        until: Instant,
+    ) -> Result<Option<Arc<Vouched>>, Rejection> {
         let (mut place, mut own_token) = (None, String::new());
         let answer = self.session.authorized(
             |own| {
                 // After the login, because the catalogue comes with it.
                 let url = self.place()?;
-                let answer = self.question(&url, own, token, even_expired);
+                let mut question = below(&url, &["auth", "tokens"]);
+                question.set_query(self.query(even_expired));
+                let answer = self.question(&question, own, token, until);
                 place = Some(url);
                 own.clone_into(&mut own_token);
                 answer
@@ -328,25 +349,21 @@ impl Validator {
         }
     }
 
-    fn question(
-        &self,
-        base: &Url,
-        own: &str,
-        token: &str,
-        even_expired: bool,
-    ) -> Result<Answer, KeystoneError> {
-        let mut url = below(base, &["auth", "tokens"]);
-        let query = match (self.settings.include_catalog, even_expired) {
+    /// Returns the query of a question about a token.
+    fn query(&self, even_expired: bool) -> Option<&'static str> {
+        match (self.settings.include_catalog, even_expired) {
             (true, false) => None,
             (true, true) => Some("allow_expired=1"),
             (false, false) => Some("nocatalog"),
             (false, true) => Some("nocatalog&allow_expired=1"),
-        };
-        url.set_query(query);
+        }
+    }
+
+    fn question(&self, url: &Url, own: &str, token: &str, until: Instant) -> Result<Answer, KeystoneError> {
         let headers =
             [("x-auth-token", own), ("x-subject-token", token), ("openstack-identity-access-rules", "1")];
-        let question = Question { method: Method::GET, url: &url, headers: &headers, body: "" };
-        self.session.reach.ask(&question)
+        let question = Question { method: Method::GET, url, headers: &headers, body: "" };
+        self.session.reach.until(until).ask(&question)
     }
 
     fn read(&self, answer: &Answer) -> Result<Option<Arc<Vouched>>, &'static str> {
@@ -370,8 +387,16 @@ const UNASKED: Rejection = Rejection::Unauthorized("Keystone was not asked");
 /// Permission to ask Keystone. Some callers cannot wait for an answer.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Asking {
-    Allowed,
+    /// Until this time.
+    Until(Instant),
     Forbidden,
+}
+
+/// Returns the rejection of a request whose turn to ask Keystone does not come in time.
+pub(crate) fn no_turn() -> Rejection {
+    Rejection::Unavailable(format!(
+        "{AT_ONCE} questions about tokens are under way, and Keystone is slow to answer them"
+    ))
 }
 
 fn unless_expired(vouched: Arc<Vouched>, even_expired: bool) -> Result<Arc<Vouched>, Rejection> {

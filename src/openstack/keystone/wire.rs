@@ -115,6 +115,22 @@ impl Reach {
         self
     }
 
+    /// Returns the time that all questions about one request may take, with every wait: 20 s, and less only
+    /// where the settings let no connection and no answer of a login and a question take that long.
+    pub(super) fn patience(&self) -> Duration {
+        (self.waits.silence * 4).min(SILENCE).max(self.waits.silence)
+    }
+
+    /// Returns the same way with no wait beyond this time.
+    pub(super) fn until(&self, end: Instant) -> Self {
+        let left = end.saturating_duration_since(Instant::now());
+        let mut reach = self.clone();
+        reach.waits.connect = reach.waits.connect.min(left);
+        reach.waits.silence = reach.waits.silence.min(left);
+        reach.waits.least.within = reach.waits.least.within.min(left);
+        reach
+    }
+
     /// Sends a request to Keystone and returns the answer, whatever its status.
     pub(super) fn ask(&self, question: &Question<'_>) -> Result<Answer, KeystoneError> {
         if let Some(message) = self.silent.as_ref().and_then(|silent| silent.get(question.url)) {
