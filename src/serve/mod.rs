@@ -254,6 +254,7 @@ impl Served {
                 settings.tls.is_some(),
                 settings.public_endpoint.clone(),
                 settings.glance_api.clone(),
+                Rc::clone(&self.output),
             ),
             output: Rc::clone(&self.output),
             disable_by_file: settings.disable_by_file.clone(),

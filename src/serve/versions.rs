@@ -22,10 +22,14 @@ use crate::interrupt::Interrupt;
 use crate::net::http::{Client, Request};
 use crate::net::tls::Trust;
 use crate::net::wire::Waits;
+use crate::output::Output;
+use crate::output::oslo::Level;
 use crate::output::python::python;
 
 /// A list of Glance's is asked for again after this time.
 const FRESH: Duration = Duration::from_secs(60);
+/// If it was not given, it is asked for again after this time.
+const RETRY: Duration = Duration::from_secs(5);
 /// The time that Glance has for its answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// The longest list that is read, in bytes.
@@ -45,13 +49,21 @@ struct Inner {
     /// The ids of Glance's versions.
     theirs: RefCell<Vec<String>>,
     asked: Cell<Option<Instant>>,
+    /// True if Glance did not give its list when it was asked last.
+    is_away: Cell<bool>,
+    output: Rc<Output>,
 }
 
 impl Discovery {
-    pub(super) fn new(is_tls: bool, public_endpoint: Option<String>, glance: Option<Url>) -> Self {
+    pub(super) fn new(
+        is_tls: bool,
+        public_endpoint: Option<String>,
+        glance: Option<Url>,
+        output: Rc<Output>,
+    ) -> Self {
         let scheme = if is_tls { "https" } else { "http" };
-        let (theirs, asked) = (RefCell::default(), Cell::new(None));
-        Discovery(Rc::new(Inner { scheme, public_endpoint, glance, theirs, asked }))
+        let (theirs, asked, is_away) = (RefCell::default(), Cell::new(None), Cell::new(false));
+        Discovery(Rc::new(Inner { scheme, public_endpoint, glance, theirs, asked, is_away, output }))
     }
 
     /// Returns the list as clients at this host see it.
@@ -82,18 +94,43 @@ impl Discovery {
         let inner = Rc::clone(&self.0);
         let Some(url) = inner.glance.clone() else { return };
         let last = inner.asked.get();
-        if last.is_some_and(|at| at.elapsed() < FRESH) {
+        let pause = if inner.is_away.get() { RETRY } else { FRESH };
+        if last.is_some_and(|at| at.elapsed() < pause) {
             return;
         }
         inner.asked.set(Some(Instant::now()));
         let asking = spawn_local(async move {
-            if let Ok(Ok(found)) = spawn_blocking(move || ask(&url)).await {
-                *inner.theirs.borrow_mut() = found;
-            }
+            let place = url.to_string();
+            let found = spawn_blocking(move || ask(&url)).await;
+            inner.take(&place, found.unwrap_or_else(|e| Err(e.into())));
         });
         if last.is_none() {
             // If this fails, the list is that of this service.
             let _ = asking.await;
+        }
+    }
+}
+
+impl Inner {
+    /// Takes Glance's list. It is a line in the log if Glance no longer gives it, or gives it again.
+    fn take(&self, place: &str, found: Result<Vec<String>>) {
+        let was_away = self.is_away.replace(found.is_err());
+        match found {
+            Ok(found) => {
+                *self.theirs.borrow_mut() = found;
+                if was_away {
+                    let line = format!("glance_api_url: Glance at {place} lists its versions again");
+                    self.output.event(Level::Info, &line, &[]);
+                }
+            }
+            Err(e) if !was_away => {
+                let line = format!(
+                    "glance_api_url: Glance at {place} does not list its versions: {e:#}; until it does, \
+                     /versions has the last list of it, or only the versions of this service"
+                );
+                self.output.event(Level::Warning, &line, &[]);
+            }
+            Err(_) => {}
         }
     }
 }

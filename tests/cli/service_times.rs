@@ -147,6 +147,41 @@ fn a_silent_keystone_holds_no_request_for_longer_than_one_is_judged() {
 }
 
 #[test]
+fn a_glance_that_goes_away_and_comes_back_is_told_once_each() {
+    let env = TestEnv::sqlite(FIVE);
+    let port = free_port();
+    let service = Service::start(&env, &format!("glance_api_url = http://127.0.0.1:{port}"));
+    let ids = || {
+        let list = service.ask("GET /versions", "").is(200).json();
+        let versions = list["versions"].as_array().unwrap().iter();
+        versions.map(|version| version["id"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let away = format!("glance_api_url: Glance at http://127.0.0.1:{port}/ does not list its versions: ");
+    let back = format!("glance_api_url: Glance at http://127.0.0.1:{port}/ lists its versions again\n");
+    let told = |line: &str| service.stderr().matches(line).count();
+    assert_eq!((ids().len(), told(&away), told(&back)), (2, 1, 0), "{}", service.stderr());
+    sleep(Duration::from_secs(6));
+    ids();
+    sleep(Duration::from_millis(300));
+    assert_eq!((told(&away), told(&back)), (1, 0), "{}", service.stderr());
+    let glance = std::net::TcpListener::bind(("127.0.0.1", port)).unwrap();
+    std::thread::spawn(move || {
+        for mut stream in glance.incoming().map_while(Result::ok) {
+            let mut request = [0; 4096];
+            let _ = stream.read(&mut request);
+            let body = r#"{"versions": [{"id": "v2.16", "status": "CURRENT"}]}"#;
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
+            let _ = stream.write_all((head + body).as_bytes());
+        }
+    });
+    until("Glance's version", || {
+        sleep(Duration::from_millis(200));
+        ids().contains(&"v2.16".to_owned())
+    });
+    assert_eq!((told(&away), told(&back)), (1, 1), "{}", service.stderr());
+}
+
+#[test]
 fn a_signal_to_read_again_is_always_a_line_in_the_log() {
     let env = TestEnv::sqlite(FIVE);
     let identity = Identity::start();
