@@ -31,7 +31,7 @@ mod source;
 mod spelling;
 mod units;
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -40,6 +40,7 @@ use anyhow::anyhow;
 use crate::cli::Command;
 use crate::commands::record::Record;
 use crate::exit::{Exit, Failure};
+use crate::os::lifeline;
 use crate::output::screen::ColorWhen;
 use crate::output::{Format, Output, Verbosity};
 use crate::run::Run;
@@ -73,6 +74,9 @@ fn main() -> ExitCode {
         change.wait_for_splay(&output);
     }
     let mut run = Run::new("glance-cache", output);
+    if run.environment.contains_key(OsStr::new(lifeline::VARIABLE)) {
+        lifeline::watch(run.interrupt.clone());
+    }
     if let Some(now) = cache.and_then(|cache| cache.now) {
         run.now = now.0;
     }

@@ -6,7 +6,7 @@
 //!
 //! A child that is over its time gets SIGTERM, which ends it between two entries, and SIGKILL later. It has a
 //! process group of its own, so that Ctrl-C in a terminal ends the service and not what it is about to
-//! finish. A client that leaves ends no child.
+//! finish. A client that leaves ends no child. If the service is killed, the life line ends it.
 //!
 //! A thread waits for each child and leaves it a zombie, so that its number stays its own until this file has
 //! collected it. (A pidfd needs Linux 5.3, and tokio's processes need a handler for signals in every
@@ -30,6 +30,7 @@ use tokio::task::{spawn_blocking, spawn_local};
 use tokio::time::timeout;
 
 use crate::config::ConfigSource;
+use crate::os::lifeline;
 
 /// The time between SIGTERM and SIGKILL.
 const MERCY: Duration = Duration::from_secs(10);
@@ -99,11 +100,17 @@ impl Children {
         // The file may have been replaced by an update meanwhile; this is still the program that runs.
         let mut command = Command::new("/proc/self/exe");
         command.arg0("glance-cache").args(line).args(&self.sources).process_group(0);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+            .stdin(Stdio::piped())
+            .env(lifeline::VARIABLE, "stdin")
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         for name in OWN_VARIABLES {
             command.env_remove(name);
         }
         let mut child = command.spawn()?;
+        // It is closed when the child has ended, or by the kernel when this process ends.
+        let _lifeline = child.stdin.take();
         let pid = child.id().cast_signed();
         self.running.borrow_mut().insert(pid, false);
         let result = spawn_local(read(child.stdout.take().map(OwnedFd::from), MOST_RESULT));

@@ -181,6 +181,54 @@ fn a_glance_that_goes_away_and_comes_back_is_told_once_each() {
     assert_eq!((told(&away), told(&back)), (1, 1), "{}", service.stderr());
 }
 
+/// Starts a service at a Unix socket that prunes to 3000 bytes each second, with these settings more.
+fn pruning(env: &TestEnv, settings: &str) -> Service {
+    let settings = Service::settings(env, &format!("prune_interval = 1s\n{settings}"));
+    Service::at(env, &env.conf(&format!("image_cache_max_size = 3000\n{settings}")), &[])
+}
+
+/// Returns the child that prunes.
+fn pruning_child(service: &Service) -> Option<u32> {
+    let line = |child: &u32| std::fs::read_to_string(format!("/proc/{child}/cmdline")).unwrap_or_default();
+    children(service.pid()).into_iter().find(|child| line(child).starts_with("glance-cache\0prune\0"))
+}
+
+/// The kernel closes the life line of the child, which then ends between two entries.
+#[test]
+fn an_operation_ends_when_its_service_is_killed() {
+    let env = TestEnv::sqlite(FIVE);
+    let held = env.lock(LOCK);
+    let service = pruning(&env, "lock_timeout = 600");
+    until("the prune", || pruning_child(&service).is_some());
+    let child = pruning_child(&service).unwrap();
+    service.signal(Signal::KILL);
+    let start = Instant::now();
+    until("the child to end", || !is_running(child));
+    println!("a child that waits for a lock ends {:?} after kill -9", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(5));
+    drop((service, held));
+    assert_eq!(env.left(), "abcde");
+    // One in the middle of its work.
+    let env = TestEnv::large(Sqlite, 10_000);
+    let service = Service::start(&env, "");
+    let clear = service.begin("DELETE /v2/cache");
+    until("the first image to go", || !env.path(nth_id(0)).exists());
+    let child = pruning_child(&service).unwrap();
+    service.signal(Signal::KILL);
+    until("the child to end", || !is_running(child));
+    drop((service, clear));
+    let files: Vec<String> = env.names("").into_iter().filter(|name| name.len() == 36).collect();
+    println!("{} of 10000 images are left", files.len());
+    assert!(!files.is_empty(), "it was done before the signal came: nothing tested");
+    assert_eq!(env.ids(), files, "files and rows differ");
+}
+
+/// True if a process runs: one that has ended is at most a zombie, until somebody collects it.
+fn is_running(pid: impl std::fmt::Display) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    !stat.is_empty() && !stat.contains(") Z ")
+}
+
 #[test]
 fn a_signal_to_read_again_is_always_a_line_in_the_log() {
     let env = TestEnv::sqlite(FIVE);
