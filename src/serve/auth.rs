@@ -188,7 +188,7 @@ impl KeystoneAuth {
             Err(Rejection::Unauthorized(why)) => Err(self.unauthorized(why)),
             Err(Rejection::Unavailable(why)) => {
                 self.metrics.keystone_failed();
-                Err(Failed { problem: Problem::busy("The identity service is not available."), message: why })
+                Err(Failed::because(Problem::busy("The identity service is not available."), why))
             }
         }
     }
@@ -219,7 +219,7 @@ impl KeystoneAuth {
     }
 
     fn unauthorized(&self, why: &str) -> Failed {
-        Failed { problem: Problem::unauthorized(self.validator.challenge()), message: why.to_owned() }
+        Failed::because(Problem::unauthorized(self.validator.challenge()), why.to_owned())
     }
 
     fn allows(&self, rule: CacheRule, caller: &Caller, target: &Target) -> bool {

@@ -19,6 +19,7 @@ mod health;
 mod lanes;
 mod listen;
 mod metrics;
+mod mounted;
 mod notify;
 mod operations;
 mod periodic;
@@ -272,6 +273,8 @@ impl Served {
         }
         // They stay until the end, so that the end can be watched.
         let _metrics = metrics.map(|listener| self.serve_metrics(listener));
+        // The device of the images that are there now.
+        let _ = self.operations.check_mount().await;
         periodic::start(Rc::clone(&self.operations), Rc::clone(&self.output), &settings.intervals);
         if service.auth.has_policy() {
             let service = Rc::clone(&service);
@@ -346,6 +349,7 @@ impl Served {
     /// comes.
     async fn drain(&self, connections: &Connections, signals: &mut Signals) {
         connections.close();
+        self.operations.end();
         let is_busy = || connections.are_busy() || self.operations.are_ongoing();
         let end = Instant::now() + self.settings.shutdown_timeout;
         let mut is_asked_again = false;
@@ -353,7 +357,7 @@ impl Served {
             // Nobody would be served by certificates that are read again now.
             is_asked_again = timeout(LOOK, signals.next()).await.is_ok_and(|signal| signal != SIGHUP);
         }
-        if !self.operations.children.are_running() {
+        if !self.operations.are_ongoing() {
             return;
         }
         let why = if is_asked_again { "a second signal has come" } else { "the time is up" };

@@ -25,6 +25,7 @@ use super::answer::{ApiAnswer, Problem};
 use super::child::{ChildEnd, Children};
 use super::lanes::{Lane, Lanes, NoTurn, Turned};
 use super::metrics::Metrics;
+use super::mounted::CacheMount;
 use super::ready::{ReadyAnswers, ReadyKind};
 use super::verdict::{Failed, InOrder, failed, locked, public};
 use crate::names::ImageId;
@@ -70,6 +71,9 @@ pub(super) struct Operations {
     /// Wakes the task that prefetches the queue.
     queued: Notify,
     ongoing: Cell<usize>,
+    /// True once the service is ending. Then what a signal has ended is no failure.
+    is_ending: Cell<bool>,
+    mount: CacheMount,
     /// The end of a list that others wait for.
     listing: Lane,
     latest: Cell<u64>,
@@ -90,11 +94,13 @@ impl Operations {
             children,
             lanes: Lanes::new(),
             metrics,
+            mount: CacheMount::new(ready.cache_dir().to_owned()),
             ready,
             lock_timeout,
             limit,
             queued: Notify::new(),
             ongoing: Cell::new(0),
+            is_ending: Cell::new(false),
             listing: Lane::new(1),
             latest: Cell::new(0),
             list: tokio::sync::watch::Sender::new((0, None)),
@@ -104,6 +110,33 @@ impl Operations {
     /// True if an operation is not finished.
     pub(super) fn are_ongoing(&self) -> bool {
         self.ongoing.get() > 0 || self.children.are_running()
+    }
+
+    /// Counts something that the end of the service waits for, until it is dropped.
+    pub(super) fn ongoing(&self) -> Ongoing<'_> {
+        self.ongoing.set(self.ongoing.get() + 1);
+        Ongoing(&self.ongoing)
+    }
+
+    /// From now on the service is ending.
+    pub(super) fn end(&self) {
+        self.is_ending.set(true);
+    }
+
+    /// True if the service is ending.
+    pub(super) fn are_ending(&self) -> bool {
+        self.is_ending.get()
+    }
+
+    /// Looks at the cache directory. Fails if its file system seems not to be mounted.
+    pub(super) async fn check_mount(&self) -> Result<(), Failed> {
+        match self.mount.lost().await {
+            None => Ok(()),
+            Some(why) => {
+                let problem = Problem::failed("The file system of the cache seems not to be mounted.");
+                Err(Failed::because(problem, why))
+            }
+        }
     }
 
     /// Runs an operation as a task of its own, so that it goes on when nobody waits for it any more.
@@ -117,14 +150,12 @@ impl Operations {
         let operations = Rc::clone(self);
         let running = operation(Rc::clone(self));
         let task = spawn_local(async move {
-            operations.ongoing.set(operations.ongoing.get() + 1);
-            let done = running.await;
-            operations.ongoing.set(operations.ongoing.get() - 1);
-            done
+            let _ongoing = operations.ongoing();
+            running.await
         });
         task.await.unwrap_or_else(|e| {
             let problem = Problem::failed("The operation ended unexpectedly.");
-            Err(Failed { problem, message: format!("the operation failed: {e}") })
+            Err(Failed::because(problem, format!("the operation failed: {e}")))
         })
     }
 
@@ -142,6 +173,9 @@ impl Operations {
             }
             OnBehalf::Clock => {
                 let turn = entered(name, lane.turn().await)?;
+                if self.are_ending() {
+                    return Err(Failed::interrupted());
+                }
                 Ok((turn, self.patience()))
             }
         }
@@ -157,7 +191,7 @@ impl Operations {
     /// until this time. Of several commands, only the first takes one.
     async fn carry_out(&self, name: &'static str, until: Instant, commands: &[&[&str]]) -> Done {
         let mut took = Duration::ZERO;
-        let mut reports = Ok(Vec::new());
+        let mut reports = self.check_mount().await.map(|()| Vec::new());
         for command in commands {
             let Ok(done) = &mut reports else { break };
             let left = until.saturating_duration_since(Instant::now());
@@ -172,7 +206,9 @@ impl Operations {
                 Err(failed) => reports = Err(failed),
             }
         }
-        self.metrics.operation(name, took, reports.is_ok());
+        if !matches!(&reports, Err(failed) if failed.is_interrupted) {
+            self.metrics.operation(name, took, reports.is_ok());
+        }
         reports.map(|mut reports| if reports.len() == 1 { reports.remove(0) } else { Value::Array(reports) })
     }
 
@@ -180,12 +216,13 @@ impl Operations {
     fn judged(&self, name: &'static str, ended: io::Result<ChildEnd>) -> Done {
         let ended = ended.map_err(|e| {
             let problem = Problem::failed("The operation could not be started.");
-            Failed { problem, message: format!("cannot start a child process: {e}") }
+            Failed::because(problem, format!("cannot start a child process: {e}"))
         })?;
         let report = ended.report();
         self.metrics.freed(totals_of(&report).map_or(0, |(_, bytes)| bytes));
         if ended.code != 0 || ended.is_over_time {
-            return Err(failed(name, &ended, &report));
+            let is_interrupted = self.are_ending() && !ended.is_over_time && matches!(ended.code, 130 | 143);
+            return Err(Failed { is_interrupted, ..failed(name, &ended, &report) });
         }
         // On the command line, a directory that is not there is a cache that is empty. A prune says if it has
         // looked at one: the settings may have named another directory since this service was started.
@@ -196,10 +233,8 @@ impl Operations {
         if is_away {
             let problem = Problem::failed("The cache directory does not exist.");
             let directory = self.ready.cache_dir().display();
-            return Err(Failed {
-                problem,
-                message: format!("the cache directory {directory} does not exist"),
-            });
+            let message = format!("the cache directory {directory} does not exist");
+            return Err(Failed::because(problem, message));
         }
         Ok(report)
     }
@@ -334,6 +369,7 @@ impl Operations {
 
     /// Makes a list in a child, and keeps it ready.
     async fn make_list(&self) -> Listed {
+        self.check_mount().await?;
         let before = self.ready.before();
         let ended = self.children.run(&["__answer", "cached"], Some(LOOK_LIMIT)).await;
         let took = ended.as_ref().map_or(Duration::ZERO, |ended| ended.took);
@@ -406,6 +442,15 @@ impl Operations {
     }
 }
 
+/// Something that the end of the service waits for.
+pub(super) struct Ongoing<'a>(&'a Cell<usize>);
+
+impl Drop for Ongoing<'_> {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
+
 /// The turn in a lane, and the time until which the lock is waited for.
 type Turn = (OwnedSemaphorePermit, Instant);
 
@@ -421,7 +466,7 @@ fn entered(name: &str, turn: Turned) -> Result<OwnedSemaphorePermit, Failed> {
                 }
                 _ => locked(),
             };
-            Failed { problem, message }
+            Failed::because(problem, message)
         }
     })
 }

@@ -2,8 +2,8 @@
 //!
 //! The same children, lanes and locks as for requests. A pass that fails is a line in the log, whose words
 //! are stable, and never the end of the service: the next pass may find the disk, the index or the database
-//! back. The first pass comes after a random part of its interval, so that the nodes of a fleet do not all
-//! begin at once.
+//! back. A pass that the end of the service ends is no failure, and none begins after that. The first pass
+//! comes after a random part of its interval, so that the nodes of a fleet do not all begin at once.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -77,6 +77,11 @@ impl Periodic {
     async fn watch(self: Rc<Self>, poll: Duration) {
         loop {
             sleep(poll).await;
+            if self.operations.are_ending() {
+                return;
+            }
+            // The pass itself will say what is wrong.
+            let _ = self.operations.check_mount().await;
             // If the state is not known, the next pass will say why.
             if self.operations.status().await.is_ok_and(|status| status["over_limit"] == true) {
                 self.pass(ClockWork::Prune).await;
@@ -94,15 +99,25 @@ impl Periodic {
 
     /// Does one pass, and reports how it ended.
     async fn pass(&self, pass: ClockWork) {
+        if self.operations.are_ending() {
+            return;
+        }
+        // The end of the service waits for the lines of this pass as well.
+        let _ongoing = self.operations.ongoing();
         let done: Result<(), Failed> = match pass {
             ClockWork::Prune => self.operations.prune(OnBehalf::Clock).await.map(drop),
             ClockWork::Clean => self.operations.clean(OnBehalf::Clock).await.map(drop),
             ClockWork::Prefetch => self.operations.prefetch().await.map(drop),
         };
+        let name = pass.name();
+        if matches!(&done, Err(failed) if failed.is_interrupted) {
+            let line = format!("glance-cache maintenance interrupted: the service is ending ({name})");
+            self.output.event(Level::Info, &line, &[]);
+            return;
+        }
         let failures = &self.failures[pass as usize];
         let before = failures.get();
         failures.set(if done.is_ok() { 0 } else { before + 1 });
-        let name = pass.name();
         match done {
             Ok(()) if before > 0 => {
                 let line = format!("glance-cache maintenance recovered: after {before} ({name})");

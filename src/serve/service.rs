@@ -69,7 +69,7 @@ impl Service {
             Err(failed) => {
                 let status = failed.problem.status;
                 let is_told = status.is_server_error() || status == StatusCode::UNAUTHORIZED;
-                noted.message = Some(failed.message).filter(|_| is_told);
+                noted.message = Some(failed.message.into_string()).filter(|_| is_told);
                 failed.problem.answer(&head.headers)
             }
         };

@@ -46,14 +46,30 @@ const SEE_LOG: &str = "The log of the service has the reason.";
 #[derive(Clone, Debug)]
 pub(super) struct Failed {
     pub(super) problem: Problem,
-    pub(super) message: String,
+    pub(super) message: Box<str>,
+    /// True if it was the end of the service that ended it.
+    pub(super) is_interrupted: bool,
 }
 
 impl Failed {
     pub(super) fn new(problem: Problem) -> Self {
         let message = problem.explanation.clone();
-        Failed { problem, message }
+        Failed::because(problem, message)
     }
+
+    /// Returns a failure with a message that only the log has.
+    pub(super) fn because(problem: Problem, message: String) -> Self {
+        Failed { problem, message: message.into_boxed_str(), is_interrupted: false }
+    }
+
+    /// Returns the failure of an operation that the end of the service ended.
+    pub(super) fn interrupted() -> Self {
+        Failed { is_interrupted: true, ..Failed::new(ended_by_signal()) }
+    }
+}
+
+fn ended_by_signal() -> Problem {
+    Problem::busy("The operation was ended by a signal; the cache is consistent.")
 }
 
 impl From<Problem> for Failed {
@@ -76,7 +92,7 @@ pub(super) fn failed(name: &str, ended: &ChildEnd, report: &Value) -> Failed {
             Some("database") => Problem::busy("Glance's database is locked by another process."),
             _ => locked(),
         },
-        130 | 143 => Problem::busy("The operation was ended by a signal; the cache is consistent."),
+        130 | 143 => ended_by_signal(),
         1 => {
             let problem = Problem::failed(incomplete(report));
             if report.is_object() { problem.with_report(public(report)) } else { problem }
@@ -91,7 +107,7 @@ pub(super) fn failed(name: &str, ended: &ChildEnd, report: &Value) -> Failed {
             Problem::failed(format!("{what} {SEE_LOG}"))
         }
     };
-    Failed { problem, message }
+    Failed::because(problem, message)
 }
 
 /// Somebody else holds the lock that the operation needs.

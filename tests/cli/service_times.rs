@@ -1,6 +1,7 @@
 //! The times that the service keeps: waits, signals, and files that change while it runs.
 
 use std::io::{Read as _, Write as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -104,6 +105,125 @@ fn a_second_signal_is_not_told_as_the_end_of_the_time() {
     assert!(!run.stderr.contains("the time is up"), "{run:?}");
 }
 
+/// Starts a service at a Unix socket that prunes to 3000 bytes each second, with these settings more.
+fn pruning(env: &TestEnv, settings: &str) -> Service {
+    let settings = Service::settings(env, &format!("prune_interval = 1s\n{settings}"));
+    Service::at(env, &env.conf(&format!("image_cache_max_size = 3000\n{settings}")), &[])
+}
+
+/// Returns the child that prunes.
+fn pruning_child(service: &Service) -> Option<u32> {
+    let line = |child: &u32| std::fs::read_to_string(format!("/proc/{child}/cmdline")).unwrap_or_default();
+    children(service.pid()).into_iter().find(|child| line(child).starts_with("glance-cache\0prune\0"))
+}
+
+#[test]
+fn a_pass_that_the_end_of_the_service_ends_is_no_failure() {
+    let env = TestEnv::sqlite(FIVE);
+    let _held = env.lock(LOCK);
+    let service = pruning(&env, "lock_timeout = 60\nshutdown_timeout = 300ms");
+    until("the prune", || pruning_child(&service).is_some());
+    service.signal(Signal::TERM);
+    let run = service.wait().ok();
+    let line = "glance-cache maintenance interrupted: the service is ending (prune)\n";
+    assert!(run.stderr.contains(line), "{run:?}");
+    assert!(!run.stderr.contains("maintenance failed"), "{run:?}");
+    assert_eq!(env.left(), "abcde");
+}
+
+#[test]
+fn no_pass_begins_while_the_service_ends() {
+    let env = TestEnv::sqlite(FIVE);
+    let held = env.lock(LOCK);
+    let service = pruning(&env, "lock_timeout = 60\npoll_interval = 1s\nclean_interval = 1s");
+    until("the prune", || pruning_child(&service).is_some());
+    service.signal(Signal::TERM);
+    until("the listener to end", || std::os::unix::net::UnixStream::connect(&service.socket).is_err());
+    env.file(format!("invalid/{}", id('9')), 7, 100);
+    sleep(Duration::from_millis(2500));
+    // The prune that waits is the only one that goes on.
+    assert_eq!(env.names("invalid").len(), 1);
+    drop(held);
+    let run = service.wait().ok();
+    assert!(!run.stderr.contains("maintenance failed"), "{run:?}");
+}
+
+/// The kernel closes the life line of the child, which then ends between two entries.
+#[test]
+fn an_operation_ends_when_its_service_is_killed() {
+    let env = TestEnv::sqlite(FIVE);
+    let held = env.lock(LOCK);
+    let service = pruning(&env, "lock_timeout = 600");
+    until("the prune", || pruning_child(&service).is_some());
+    let child = pruning_child(&service).unwrap();
+    service.signal(Signal::KILL);
+    let start = Instant::now();
+    until("the child to end", || !is_running(child));
+    println!("a child that waits for a lock ends {:?} after kill -9", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(5));
+    drop((service, held));
+    assert_eq!(env.left(), "abcde");
+    // One in the middle of its work.
+    let env = TestEnv::large(Sqlite, 10_000);
+    let service = Service::start(&env, "");
+    let clear = service.begin("DELETE /v2/cache");
+    until("the first image to go", || !env.path(nth_id(0)).exists());
+    let child = pruning_child(&service).unwrap();
+    service.signal(Signal::KILL);
+    until("the child to end", || !is_running(child));
+    drop((service, clear));
+    let files: Vec<String> = env.names("").into_iter().filter(|name| name.len() == 36).collect();
+    println!("{} of 10000 images are left", files.len());
+    assert!(!files.is_empty(), "it was done before the signal came: nothing tested");
+    assert_eq!(env.ids(), files, "files and rows differ");
+}
+
+/// True if a process runs: one that has ended is at most a zombie, until somebody collects it.
+fn is_running(pid: impl std::fmt::Display) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    !stat.is_empty() && !stat.contains(") Z ")
+}
+
+#[test]
+fn a_directory_that_lost_its_file_system_is_no_empty_cache() {
+    let env = TestEnv::sqlite(FIVE);
+    let [here, other] = [env.outside("here"), std::path::PathBuf::from("/dev/shm")];
+    let other = tempfile::Builder::new().prefix("gct-").tempdir_in(other).unwrap();
+    let device = |path: &std::path::Path| std::fs::metadata(path).unwrap().dev();
+    assert_ne!(device(env.dir()), device(other.path()), "this test needs two file systems");
+    // The link stands for the mount point.
+    std::fs::rename(env.dir(), &here).unwrap();
+    let mount = |to: &std::path::Path| {
+        let _ = std::fs::remove_file(env.dir());
+        std::os::unix::fs::symlink(to, env.dir()).unwrap();
+    };
+    mount(&here);
+    let service = pruning(&env, "poll_interval = 1s");
+    until("a prune", || env.images() == "cde");
+    mount(other.path());
+    let failed = "the file system of ";
+    until("a failure", || service.stderr().contains(failed));
+    until("another failure", || service.stderr().contains("maintenance failed: 2 consecutive"));
+    let reply = service.ask("DELETE /v2/cache", "").is(500);
+    assert!(reply.body.contains("The file system of the cache seems not to be mounted."), "{reply:?}");
+    service.ask("GET /v2/cache", "").is(500);
+    assert!(!service.stderr().contains("recovered"), "{}", service.stderr());
+    mount(&here);
+    until("the recovery", || service.stderr().contains("glance-cache maintenance recovered: after "));
+    // Another file system with images is the cache.
+    let before = service.stderr().matches("maintenance failed").count();
+    for name in env.names("") {
+        let (from, to) = (here.join(&name), other.path().join(&name));
+        if from.is_file() {
+            std::fs::copy(from, to).unwrap();
+        }
+    }
+    mount(other.path());
+    env.image(('f', 2000, 1, 0));
+    until("a prune there", || env.images() == "ef");
+    assert_eq!(service.stderr().matches("maintenance failed").count(), before, "{}", service.stderr());
+}
+
 #[test]
 fn a_silent_keystone_holds_no_request_for_longer_than_one_is_judged() {
     let env = TestEnv::sqlite(FIVE);
@@ -179,54 +299,6 @@ fn a_glance_that_goes_away_and_comes_back_is_told_once_each() {
         ids().contains(&"v2.16".to_owned())
     });
     assert_eq!((told(&away), told(&back)), (1, 1), "{}", service.stderr());
-}
-
-/// Starts a service at a Unix socket that prunes to 3000 bytes each second, with these settings more.
-fn pruning(env: &TestEnv, settings: &str) -> Service {
-    let settings = Service::settings(env, &format!("prune_interval = 1s\n{settings}"));
-    Service::at(env, &env.conf(&format!("image_cache_max_size = 3000\n{settings}")), &[])
-}
-
-/// Returns the child that prunes.
-fn pruning_child(service: &Service) -> Option<u32> {
-    let line = |child: &u32| std::fs::read_to_string(format!("/proc/{child}/cmdline")).unwrap_or_default();
-    children(service.pid()).into_iter().find(|child| line(child).starts_with("glance-cache\0prune\0"))
-}
-
-/// The kernel closes the life line of the child, which then ends between two entries.
-#[test]
-fn an_operation_ends_when_its_service_is_killed() {
-    let env = TestEnv::sqlite(FIVE);
-    let held = env.lock(LOCK);
-    let service = pruning(&env, "lock_timeout = 600");
-    until("the prune", || pruning_child(&service).is_some());
-    let child = pruning_child(&service).unwrap();
-    service.signal(Signal::KILL);
-    let start = Instant::now();
-    until("the child to end", || !is_running(child));
-    println!("a child that waits for a lock ends {:?} after kill -9", start.elapsed());
-    assert!(start.elapsed() < Duration::from_secs(5));
-    drop((service, held));
-    assert_eq!(env.left(), "abcde");
-    // One in the middle of its work.
-    let env = TestEnv::large(Sqlite, 10_000);
-    let service = Service::start(&env, "");
-    let clear = service.begin("DELETE /v2/cache");
-    until("the first image to go", || !env.path(nth_id(0)).exists());
-    let child = pruning_child(&service).unwrap();
-    service.signal(Signal::KILL);
-    until("the child to end", || !is_running(child));
-    drop((service, clear));
-    let files: Vec<String> = env.names("").into_iter().filter(|name| name.len() == 36).collect();
-    println!("{} of 10000 images are left", files.len());
-    assert!(!files.is_empty(), "it was done before the signal came: nothing tested");
-    assert_eq!(env.ids(), files, "files and rows differ");
-}
-
-/// True if a process runs: one that has ended is at most a zombie, until somebody collects it.
-fn is_running(pid: impl std::fmt::Display) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    !stat.is_empty() && !stat.contains(") Z ")
 }
 
 #[test]

@@ -5,6 +5,7 @@ mod clients;
 mod fronts;
 mod functional;
 mod locks;
+mod mounts;
 mod parity;
 mod sidecar;
 mod sockets;
