@@ -27,6 +27,7 @@ mod routes;
 mod service;
 pub(crate) mod settings;
 mod tls;
+mod upkeep;
 mod verdict;
 mod versions;
 

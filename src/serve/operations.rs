@@ -394,9 +394,9 @@ impl Operations {
         .await
     }
 
-    /// Returns the state of the cache, or the message why it is not known.
-    pub(super) async fn status(&self) -> Result<Value, String> {
-        let line = ["status", "--format", "json"];
+    /// Returns the size of the cache and its limit, or the message why neither is known.
+    pub(super) async fn fill_level(&self) -> Result<Value, String> {
+        let line = ["__answer", "fill-level"];
         let ended = self.children.run(&line, Some(LOOK_LIMIT)).await.map_err(|e| e.to_string())?;
         if ended.code == 0 { Ok(ended.report()) } else { Err(ended.message()) }
     }

@@ -97,6 +97,11 @@ fn a_pass_of_the_clock_without_a_directory_is_a_failure_in_the_log_and_the_metri
         let failures = of_operation(&metrics, "consecutive_failures", operation).unwrap();
         assert!(failures.parse::<u32>().unwrap() >= 2, "{operation}: {failures}");
         assert_eq!(of_operation(&metrics, "last_success_timestamp_seconds", operation), None);
+        let line = format!("cache at unknown of 3 KiB ({operation}: ");
+        let log = service.stderr();
+        let lines = log.lines().filter(|found| found.contains(&line));
+        assert!(lines.clone().all(|line| line.ends_with("does not exist; so the size is unknown)")), "{log}");
+        assert!(lines.count() >= 2, "{log}");
     }
 }
 

@@ -220,8 +220,29 @@ impl StatusReport {
         self.refusal = Some(failure);
     }
 
+    /// Returns the size and the limit.
+    pub(crate) fn fill_level(&self) -> FillLevel {
+        let missing = (!self.exists).then(|| format!("cache directory {} does not exist", self.cache_dir));
+        FillLevel {
+            cache_size: self.cache_size,
+            max_size: self.max_size,
+            over_limit: self.over_limit,
+            unknown: self.unreadable.clone().or(missing),
+        }
+    }
+
     /// True if something needs attention.
     pub(crate) fn needs_attention(&self) -> bool {
         !self.attention.is_empty()
     }
+}
+
+/// The size of a cache and its limit, in bytes.
+#[derive(Debug, Serialize)]
+pub(crate) struct FillLevel {
+    cache_size: Option<u64>,
+    max_size: Option<u64>,
+    over_limit: Option<bool>,
+    /// The reason if the size is not known.
+    unknown: Option<String>,
 }
