@@ -30,6 +30,7 @@ enum ServiceQuestion {
     Cached,
     Image,
     Nodes,
+    FillLevel,
 }
 
 /// Prints the answer.
@@ -37,6 +38,7 @@ pub(crate) fn run(run: &Run, args: AnswerArgs) -> Result<Exit, Failure> {
     let selection = Selection { sources: args.sources.0, ..Selection::default() };
     let answer = match (args.question, args.image) {
         (ServiceQuestion::Cached, _) => api::cached(run, selection)?,
+        (ServiceQuestion::FillLevel, _) => api::fill_level(run, selection)?,
         (ServiceQuestion::Image, Some(id)) => api::image(run, &selection, id)?,
         (ServiceQuestion::Nodes, Some(id)) => api::nodes(run, &selection, id)?,
         (_, None) => return Err(Failure::usage(anyhow!("this question is about an image"))),

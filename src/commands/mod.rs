@@ -116,12 +116,19 @@ fn show_list(
 
 /// Prints the report of a command that changes nothing. Returns the exit code.
 fn show(run: &Run, report: &impl Report, is_fine: bool) -> Exit {
-    run.output.keep(report);
-    if run.output.prints_metrics() {
-        let report = serde_json::to_value(report).expect("the keys of all maps in reports are strings");
-        run.output.print(&exposition(&report));
-    } else {
+    if !keep_metrics(run, report) {
         run.output.result(report);
     }
     if is_fine && !run.output.has_failed() { Exit::Done } else { Exit::Incomplete }
+}
+
+/// Keeps a report for the textfile, and prints its metrics if they are the result. Returns true if they are.
+fn keep_metrics(run: &Run, report: &impl Serialize) -> bool {
+    run.output.keep(report);
+    if !run.output.prints_metrics() {
+        return false;
+    }
+    let report = serde_json::to_value(report).expect("the keys of all maps in reports are strings");
+    run.output.print(&exposition(&report));
+    true
 }

@@ -9,7 +9,7 @@ use super::flags::{
     CacheArgs, EXIT_CODES_IN_SHORT, HostArgs, LIMITS, LimitArgs, LookedAtArgs, OUTPUT, PARALLEL, REMOTE,
     RecordArgs, VerifyArgs, no_records_of_all,
 };
-use super::{look_at_all, show};
+use super::{keep_metrics, look_at_all, show};
 use crate::exit::{Exit, Failure};
 use crate::host::glance::settings::Selection;
 use crate::ops::attention::{Threshold, first_line_of_failure};
@@ -58,7 +58,12 @@ fn report(run: &Run, args: StatusArgs) -> Result<Exit, Failure> {
         asks_records: !args.records.no_database,
         verify: if args.verify { Some(args.verification.request(false, &args.cache)?) } else { None },
     };
-    let report = status(run, Selection::from(args.cache), &request)?;
+    let mut report = status(run, Selection::from(args.cache), &request)?;
+    if let Some(failure) = report.refusal.take() {
+        // An alert on a cache that cannot be read needs a metric that says so.
+        keep_metrics(run, &report);
+        return Err(failure);
+    }
     let mut is_fine = !(check && report.needs_attention());
     for error in report.errors.iter().flatten() {
         run.output.error(&error.to_string());

@@ -421,6 +421,12 @@ impl Config {
         !matches!(self.raw(&Opt { default: None, ..*opt }), Ok(None))
     }
 
+    /// Returns the place where an option is set; `None` if it is not, or if its text cannot be read.
+    pub(crate) fn origin(&self, opt: &Opt) -> Option<Origin> {
+        let raw = self.raw(&Opt { default: None, ..*opt }).ok()??;
+        Some(raw.origin)
+    }
+
     /// Describes options that this tool does not know in the sections that only this tool reads, which are
     /// `[glance_cache]`, `[cache_api]` and `[image_cache:NAME]`.
     pub(crate) fn unknown_options(&self) -> Vec<String> {

@@ -15,6 +15,7 @@ use crate::host::glance::open::GLANCE_PATIENCE;
 use crate::host::glance::settings::{DatabaseSettings, Selection};
 use crate::names::{ImageId, escaped};
 use crate::ops::fleet::is_named;
+use crate::ops::status::{StatusRequest, status};
 use crate::output::python::python;
 use crate::run::Run;
 
@@ -34,6 +35,21 @@ pub(crate) fn cached(run: &Run, selection: Selection) -> Result<String, Failure>
     let report: ListReport = list(run, selection, &request)?;
     let index = report.index_file.as_ref().and_then(|path| path.to_str());
     Ok(format!("{}\n{}", json!({ "index": index }), python(&report.answer())))
+}
+
+/// Returns the size of the cache and its limit as JSON, with the reason if the size is not known.
+pub(crate) fn fill_level(run: &Run, selection: Selection) -> Result<String, Failure> {
+    let request = StatusRequest {
+        max_size: None,
+        stall_time: None,
+        max_invalid: Vec::new(),
+        max_stalled: Vec::new(),
+        human: false,
+        check: false,
+        asks_records: false,
+        verify: None,
+    };
+    Ok(python(&status(run, selection, &request)?.fill_level()))
 }
 
 /// An image in Glance's database.

@@ -34,7 +34,7 @@ pub(super) fn find_cloud(run: &Run, config: Option<&Config>, name: Option<&str>)
 
 /// Returns the credentials for Glance's API. With those of Glance itself, the glance-api of this host is
 /// asked, if the configuration names it.
-pub(super) fn find_image_cloud(run: &Run, config: &Config, name: Option<&str>) -> Result<Cloud> {
+pub(crate) fn find_image_cloud(run: &Run, config: &Config, name: Option<&str>) -> Result<Cloud> {
     let mut cloud = find_cloud(run, Some(config), name)?;
     if cloud.source == GLANCES_OWN && cloud.image_endpoint.is_none() {
         let own = config.optional(&API_GLANCE_API_URL)?;

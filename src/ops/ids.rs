@@ -30,7 +30,7 @@ pub(crate) fn kept_ids(keep: &[ImageId], keep_from: &[PathBuf]) -> Result<HashSe
 
 /// Returns the images of the configured list, each [`ImageId::folded`]. A list that cannot be used fails the
 /// run.
-pub(super) fn configured_keep(config: &Config) -> Result<HashSet<ImageId>, Failure> {
+pub(crate) fn configured_keep(config: &Config) -> Result<HashSet<ImageId>, Failure> {
     let Some(file) = config.optional(&config::KEEP_FROM).map_err(Failure::usage)? else {
         return Ok(HashSet::new());
     };

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use self::MetricKind::{Counter, Gauge};
 use crate::exit::Exit;
@@ -51,6 +51,7 @@ const METRICS: &[(&str, MetricKind, &str)] = &[
     ("glance_cache_index_readable", Gauge, "1 if the index of a cache could be read, otherwise 0."),
     ("glance_cache_attention", Gauge, "Number of things that need attention, as status shows them."),
     ("glance_cache_directory_missing", Gauge, "1 if the configured directory of a cache is missing."),
+    ("glance_cache_readable", Gauge, "1 if a cache could be looked at, otherwise 0."),
     ("glance_cache_errors", Gauge, "Caches and entries that could not be looked at."),
     ("glance_cache_file_system_size_bytes", Gauge, "Size of a file system that has caches on it."),
     ("glance_cache_file_system_available_bytes", Gauge, "Free space of a file system that has caches on it."),
@@ -162,6 +163,11 @@ pub(crate) fn exposition(report: &Value) -> String {
     samples.text() + "# EOF\n"
 }
 
+/// Returns the text of `status --format prometheus` for a cache about which nothing could be found out.
+pub(crate) fn nothing_known(cache_dir: &str) -> String {
+    exposition(&json!({"cache_dir": cache_dir, "unreadable": "", "attention": [""]}))
+}
+
 /// Adds the samples of the report of `status`, whichever caches it is about.
 fn of_state(report: &Value, samples: &mut Samples) {
     if report.get("cache_dir").is_some() {
@@ -186,18 +192,20 @@ const STATES: &[(&str, &str)] = &[
 
 fn of_cache(report: &Value, samples: &mut Samples) {
     let cache = ("cache", "glance");
-    let text = |key: &str| report[key].as_str().unwrap_or_default();
-    let info = [cache, ("directory", text("cache_dir")), ("index", text("driver"))];
+    let info = [cache, ("directory", text(report, "cache_dir")), ("index", text(report, "driver"))];
     samples.add("glance_cache_info", &info, 1.0);
-    let is_missing = report["exists"] == Value::Bool(false);
+    let is_looked_at = report["unreadable"].is_null();
+    let is_missing = is_looked_at && report["exists"] == Value::Bool(false);
     samples.add("glance_cache_directory_missing", &[cache], f64::from(u8::from(is_missing)));
+    let is_readable = is_looked_at && !is_missing;
+    samples.add("glance_cache_readable", &[cache], f64::from(u8::from(is_readable)));
     let attention = report["attention"].as_array().map_or(0, Vec::len);
     samples.add("glance_cache_attention", &[cache], attention as f64);
-    if is_missing {
+    samples.number("glance_cache_limit_bytes", &[cache], &report["max_size"]);
+    if !is_readable {
         return;
     }
     samples.number("glance_cache_size_bytes", &[cache], &report["cache_size"]);
-    samples.number("glance_cache_limit_bytes", &[cache], &report["max_size"]);
     samples.number("glance_cache_allocated_bytes", &[cache], &report["allocated"]);
     for (state, key) in STATES {
         let labels = [cache, ("state", *state)];
@@ -232,14 +240,21 @@ fn file_system(report: &Value, samples: &mut Samples) {
 const STATES_OF_HOST: &[(&str, &str)] =
     &[("in_use", "in_use"), ("reclaimable", "reclaimable"), ("kept", "kept"), ("leftover", "leftovers")];
 
+/// The actions of errors about a whole cache, which begin with its name.
+const OF_WHOLE_CACHES: [&str; 3] = ["find", "open", "look through"];
+
+fn text<'a>(object: &'a Value, key: &str) -> &'a str {
+    object[key].as_str().unwrap_or_default()
+}
+
 fn of_host(report: &Value, samples: &mut Samples) {
     let list = |key: &str| report[key].as_array().into_iter().flatten();
     for cache in list("caches") {
-        let text = |key: &str| cache[key].as_str().unwrap_or_default();
-        let name = ("cache", text("name"));
-        let info = [name, ("directory", text("directory")), ("kind", text("kind"))];
+        let name = ("cache", text(cache, "name"));
+        let info = [name, ("directory", text(cache, "directory")), ("kind", text(cache, "kind"))];
         samples.add("glance_cache_info", &info, 1.0);
         samples.add("glance_cache_directory_missing", &[name], 0.0);
+        samples.add("glance_cache_readable", &[name], 1.0);
         samples.number("glance_cache_size_bytes", &[name], &cache["size"]);
         samples.number("glance_cache_limit_bytes", &[name], &cache["limit"]);
         for (state, key) in STATES_OF_HOST {
@@ -249,8 +264,14 @@ fn of_host(report: &Value, samples: &mut Samples) {
         }
     }
     for missing in list("missing") {
-        let name = ("cache", missing["name"].as_str().unwrap_or_default());
+        let name = ("cache", text(missing, "name"));
         samples.add("glance_cache_directory_missing", &[name], 1.0);
+        samples.add("glance_cache_readable", &[name], 0.0);
+    }
+    for error in list("errors").filter(|error| OF_WHOLE_CACHES.contains(&text(error, "action"))) {
+        let name = text(error, "name");
+        let name = name.split_once(" (").map_or(name, |(name, _)| name);
+        samples.add("glance_cache_readable", &[("cache", name)], 0.0);
     }
     list("file_systems").for_each(|report| file_system(report, samples));
     samples.add("glance_cache_errors", &[], list("errors").count() as f64);
@@ -258,7 +279,7 @@ fn of_host(report: &Value, samples: &mut Samples) {
 
 fn of_nodes(report: &Value, samples: &mut Samples) {
     for node in report["nodes"].as_array().into_iter().flatten() {
-        let labels = [("node", node["node"].as_str().unwrap_or_default())];
+        let labels = [("node", text(node, "node"))];
         samples.number("glance_cache_node_images", &labels, &node["images"]);
         samples.number("glance_cache_node_size_bytes", &labels, &node["bytes"]);
         samples.number("glance_cache_node_hits", &labels, &node["hits"]);
@@ -340,8 +361,6 @@ pub(crate) fn textfile(last: &str, run: &Ended, report: &Value) -> String {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     fn ended(command: &'static str, at: i64, exit: Exit) -> Ended {
@@ -432,6 +451,35 @@ mod tests {
         assert!(text.contains(r#"glance_cache_node_images{node="http://a\n\"b\"\\c"} 1"#), "{text}");
         assert!(text.ends_with("# EOF\n"));
         assert_eq!(Samples::read(&text).text() + "# EOF\n", text);
+    }
+
+    #[test]
+    fn a_cache_that_cannot_be_looked_at_has_a_metric() {
+        let readable = |report: &Value| {
+            let text = exposition(report);
+            let of = |name: &str| value(&text, &format!("glance_cache_{name}{{cache=\"glance\"}}"));
+            (of("readable"), of("directory_missing"), of("limit_bytes"), of("size_bytes"))
+        };
+        let some = |value: &str| Some(value.to_owned());
+        let cache = |more: &Value| {
+            let mut report = json!({"cache_dir": "/c", "max_size": 9, "cache_size": null});
+            report.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            readable(&report)
+        };
+        let whole = cache(&json!({"exists": true, "cache_size": 7}));
+        assert_eq!(whole, (some("1"), some("0"), some("9"), some("7")));
+        let missing = cache(&json!({"exists": false}));
+        assert_eq!(missing, (some("0"), some("1"), some("9"), None));
+        let unreadable = cache(&json!({"exists": false, "unreadable": "no permission"}));
+        assert_eq!(unreadable, (some("0"), some("0"), some("9"), None));
+        assert_eq!(value(&nothing_known("/c"), "glance_cache_readable{cache=\"glance\"}"), some("0"));
+        for (action, name) in
+            [("open", "glance (/a (b))"), ("look through", "glance (/c)"), ("find", "glance")]
+        {
+            let report = json!({"caches": [], "errors": [{"action": action, "name": name}]});
+            assert_eq!(readable(&report).0, some("0"), "{action}");
+        }
+        assert_eq!(readable(&json!({"caches": [{"name": "glance"}]})).0, some("1"));
     }
 
     #[test]

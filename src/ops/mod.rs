@@ -11,7 +11,7 @@
 pub(crate) mod api;
 pub(crate) mod attention;
 pub(crate) mod clean;
-mod clouds;
+pub(crate) mod clouds;
 pub(crate) mod fleet;
 #[cfg(test)]
 mod fuzz;

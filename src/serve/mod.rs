@@ -20,6 +20,7 @@ mod lanes;
 mod listen;
 mod metrics;
 mod mounted;
+mod needs;
 mod notify;
 mod operations;
 mod periodic;
@@ -28,6 +29,7 @@ mod routes;
 mod service;
 pub(crate) mod settings;
 mod tls;
+mod upkeep;
 mod verdict;
 mod versions;
 
@@ -58,6 +60,7 @@ use self::connection::{Connections, Handler, SharedTls};
 use self::health::{health, is_probe};
 use self::listen::{Listener, Peer, listen, of_systemd};
 use self::metrics::Metrics;
+use self::needs::Needs;
 use self::notify::notify;
 use self::operations::Operations;
 use self::ready::ReadyAnswers;
@@ -107,11 +110,13 @@ type CacheOwner = Option<(u32, u32)>;
 pub(crate) fn serve(run: &Run, start: Start) -> Result<Exit, Failure> {
     let mut settings = ServeSettings::new(&start.config, &start.places)?;
     settings.has_sockets = run.environment.contains_key(OsStr::new("LISTEN_FDS"));
-    let cache_dir = Settings::new(&start.config, start.selection.clone())?.cache_dir.value;
+    let glance = Settings::new(&start.config, start.selection.clone())?;
+    let cache_dir = glance.cache_dir.value.clone();
     let owner = owner(&cache_dir);
     let identity = Identity::read(run, &settings, &start.config).map_err(Failure::usage)?;
     let acceptor = settings.tls.as_ref().map(tls::acceptor).transpose().map_err(Failure::usage)?;
     settings.check_places()?;
+    Needs { run, config: &start.config, glance: &glance, service: &settings }.check()?;
     if start.is_check {
         // In the words of the start, but all that is wrong is a wrong setting here.
         for place in settings.all_places() {
@@ -160,7 +165,8 @@ impl Identity {
             return Ok(Identity(None));
         }
         let waits = Waits::new(Interrupt::default());
-        let keystone = AuthTokenSettings::from_config(config, &waits)?;
+        let mut keystone = AuthTokenSettings::from_config(config, &waits)?;
+        keystone.check_certificates(config)?;
         let (policy, warnings) = PolicyFiles::load(config)?;
         for warning in keystone.remarks.iter().chain(&warnings) {
             run.output.warning(warning);

@@ -29,10 +29,14 @@ use super::mounted::CacheMount;
 use super::ready::{ReadyAnswers, ReadyKind};
 use super::verdict::{Failed, InOrder, failed, locked, public};
 use crate::names::ImageId;
+use crate::ops::metrics::nothing_known;
 use crate::output::python::python;
 
 /// The longest time for a question about an image.
 const LOOK_LIMIT: Duration = Duration::from_secs(60);
+
+/// The last line of metrics that are complete.
+const END_OF_METRICS: &str = "# EOF\n";
 
 /// The removed files and bytes of an operation, for the log.
 pub(super) type Totals = (u64, u64);
@@ -426,19 +430,22 @@ impl Operations {
         .await
     }
 
-    /// Returns the state of the cache, or the message why it is not known.
-    pub(super) async fn status(&self) -> Result<Value, String> {
-        let line = ["status", "--format", "json"];
+    /// Returns the size of the cache and its limit, or the message why neither is known.
+    pub(super) async fn fill_level(&self) -> Result<Value, String> {
+        let line = ["__answer", "fill-level"];
         let ended = self.children.run(&line, Some(LOOK_LIMIT)).await.map_err(|e| e.to_string())?;
         if ended.code == 0 { Ok(ended.report()) } else { Err(ended.message()) }
     }
 
-    /// Returns the state of the cache as metrics; empty if it is not known.
+    /// Returns the state of the cache as metrics. One of them says so if the cache cannot be looked at.
     pub(super) async fn exposition(&self) -> String {
         let line = ["status", "--format", "prometheus"];
         let ended = self.children.run(&line, Some(LOOK_LIMIT)).await;
-        let text = ended.ok().filter(|ended| ended.code == 0).map(|ended| ended.result);
-        String::from_utf8(text.unwrap_or_default()).unwrap_or_default().replace("# EOF\n", "")
+        let text = ended.map_or(Vec::new(), |ended| ended.result);
+        let text = String::from_utf8(text).unwrap_or_default();
+        let unknown = || nothing_known(&self.ready.cache_dir().display().to_string());
+        let text = if text.ends_with(END_OF_METRICS) { text } else { unknown() };
+        text.replace(END_OF_METRICS, "")
     }
 }
 

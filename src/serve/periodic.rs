@@ -10,12 +10,12 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use ring::rand::{SecureRandom as _, SystemRandom};
-use serde_json::Value;
 use tokio::task::spawn_local;
 use tokio::time::sleep;
 
 use super::operations::{OnBehalf, Operations};
 use super::settings::Intervals;
+use super::upkeep::failure_line;
 use super::verdict::Failed;
 use crate::output::Output;
 use crate::output::oslo::Level;
@@ -83,7 +83,7 @@ impl Periodic {
             // The pass itself will say what is wrong.
             let _ = self.operations.check_mount().await;
             // If the state is not known, the next pass will say why.
-            if self.operations.status().await.is_ok_and(|status| status["over_limit"] == true) {
+            if self.operations.fill_level().await.is_ok_and(|level| level["over_limit"] == true) {
                 self.pass(ClockWork::Prune).await;
             }
         }
@@ -125,18 +125,8 @@ impl Periodic {
             }
             Ok(()) => {}
             Err(failed) => {
-                let status = self.operations.status().await.unwrap_or(Value::Null);
-                let kib = |key: &str| {
-                    let bytes = status[key].as_u64();
-                    bytes.map_or_else(|| "unknown".to_owned(), |bytes| bytes.div_ceil(1024).to_string())
-                };
-                let line = format!(
-                    "glance-cache maintenance failed: {} consecutive, cache at {} of {} KiB ({name}: {})",
-                    before + 1,
-                    kib("cache_size"),
-                    kib("max_size"),
-                    failed.message
-                );
+                let level = self.operations.fill_level().await;
+                let line = failure_line(name, before + 1, &failed, &level);
                 self.output.event(Level::Warning, &line, &[]);
             }
         }

@@ -108,6 +108,15 @@ impl Stores {
         Ok(Stores { stores, several, key, api: ApiAccess::LeftOut, only_api: false })
     }
 
+    /// Returns the ids of the stores of Glance's images that are read through its API only, and the number of
+    /// all of them.
+    pub(crate) fn read_through_api(&self) -> (Vec<&str>, usize) {
+        let of_images = || self.stores.iter().filter(|store| !file::RESERVED.contains(&&*store.id));
+        let is_read = |kind: &str| KINDS.iter().any(|known| known.name == kind && known.set_up.is_some());
+        let through_api = of_images().filter(|store| !is_read(&store.kind)).map(|store| &*store.id);
+        (through_api.collect(), of_images().count())
+    }
+
     /// Sets the ways to read images. `api` is Glance's API, or the reason why there is none.
     pub(crate) fn reading(self, via: Via, api: Result<ImageApi>) -> Self {
         let api = match (via, api) {

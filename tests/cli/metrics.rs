@@ -3,6 +3,8 @@
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 
+use serde_json::json;
+
 use crate::support::env::*;
 
 /// Returns the value of a sample.
@@ -106,6 +108,44 @@ fn status_prints_metrics() {
     assert!(text.ends_with("\n# EOF\n"), "{text}");
     env.prune(&["--format", "prometheus"]).fails(2, &["only status has --format prometheus"]);
     assert_eq!(env.left(), "abcde");
+}
+
+/// A cache that goes away must not look like one that is not watched.
+#[test]
+fn a_cache_that_cannot_be_looked_at_has_a_metric() {
+    let env = TestEnv::sqlite(FIVE);
+    let conf = env.conf("image_cache_max_size = 3000");
+    let file = env.outside("cache.prom");
+    let status = ["status", "--config-file", &conf];
+    let shown = || env.raw(&[&status[..], &["--format", "prometheus"]].concat());
+    let kept = || env.raw(&[&status[..], &["--textfile", file.to_str().unwrap()]].concat());
+    let of_cache = |text: &str, name: &str| value(text, &format!("glance_cache_{name}{{cache=\"glance\"}}"));
+    let figures = |text: &str| {
+        ["readable", "directory_missing", "limit_bytes", "size_bytes"].map(|name| of_cache(text, name))
+    };
+    let whole = [Some(1.0), Some(0.0), Some(3000.0), Some(5000.0)];
+    assert_eq!(figures(&shown().ok().stdout), whole);
+    kept().ok();
+    assert_eq!(figures(&fs::read_to_string(&file).unwrap()), whole);
+
+    fs::rename(env.dir(), env.outside("away")).unwrap();
+    let missing = [Some(0.0), Some(1.0), Some(3000.0), None];
+    assert_eq!(figures(&shown().ok().stdout), missing);
+    kept().ok();
+    assert_eq!(figures(&fs::read_to_string(&file).unwrap()), missing);
+
+    // A file in its place is as good as a directory without permission, which root always has.
+    fs::write(env.dir(), "").unwrap();
+    let unreadable = [Some(0.0), Some(0.0), Some(3000.0), None];
+    let run = shown().fails(2, &["cannot use the directory set by"]);
+    assert_eq!(figures(&run.stdout), unreadable, "{run:?}");
+    assert!(run.stdout.ends_with("\n# EOF\n"), "{run:?}");
+    assert_eq!(of_cache(&run.stdout, "attention"), Some(1.0), "{run:?}");
+    kept().code(2);
+    let text = fs::read_to_string(&file).unwrap();
+    assert_eq!(figures(&text), unreadable, "{text}");
+    assert_eq!(of_command(&text, "last_exit_code", "status"), Some(2.0), "{text}");
+    env.raw(&[&status[..], &["--format", "json"]].concat()).code(2).has(&json!({"reason": "usage"}));
 }
 
 #[test]

@@ -97,7 +97,38 @@ fn a_pass_of_the_clock_without_a_directory_is_a_failure_in_the_log_and_the_metri
         let failures = of_operation(&metrics, "consecutive_failures", operation).unwrap();
         assert!(failures.parse::<u32>().unwrap() >= 2, "{operation}: {failures}");
         assert_eq!(of_operation(&metrics, "last_success_timestamp_seconds", operation), None);
+        let line = format!("cache at unknown of 3 KiB ({operation}: ");
+        let log = service.stderr();
+        let lines = log.lines().filter(|found| found.contains(&line));
+        assert!(lines.clone().all(|line| line.ends_with("does not exist; so the size is unknown)")), "{log}");
+        assert!(lines.count() >= 2, "{log}");
     }
+}
+
+#[test]
+fn the_metrics_say_that_a_cache_cannot_be_looked_at() {
+    let env = TestEnv::sqlite(FIVE);
+    let port = free_port();
+    let settings = Service::settings(&env, &format!("metrics_bind = 127.0.0.1:{port}"));
+    let conf = env.conf(&format!("image_cache_max_size = 3000\n{settings}"));
+    let _service = Service::at(&env, &conf, &[]);
+    let figures = || {
+        let text = metrics(port);
+        assert!(text.contains("# TYPE glance_cache_api_requests_total") && !text.contains("EOF"), "{text}");
+        ["readable", "directory_missing", "limit_bytes", "size_bytes"].map(|name| {
+            let start = format!("glance_cache_{name}{{cache=\"glance\"}} ");
+            let line = text.lines().find_map(|line| line.strip_prefix(&start));
+            line.map(|value| value.parse::<u64>().unwrap())
+        })
+    };
+    assert_eq!(figures(), [Some(1), Some(0), Some(3000), Some(5000)]);
+    fs::rename(env.dir(), env.outside("away")).unwrap();
+    assert_eq!(figures(), [Some(0), Some(1), Some(3000), None]);
+    fs::write(env.dir(), "").unwrap();
+    assert_eq!(figures(), [Some(0), Some(0), Some(3000), None]);
+    // Not even the settings can be read.
+    env.write("glance-api.conf", "[DEFAULT");
+    assert_eq!(figures(), [Some(0), Some(0), None, None]);
 }
 
 /// Asserts that an answer shows nothing of this host.

@@ -102,3 +102,208 @@ fn the_line_of_a_service_that_is_ready_has_all_places() {
     let line = log.lines().find(|line| line.contains("is ready")).unwrap();
     assert!(line.contains("api.sock, metrics at 127.0.0.1:") && !line.ends_with(":0"), "{line}");
 }
+
+/// Runs `serve` with settings that it takes with a warning, with `--check`, and runs it.
+#[track_caller]
+fn warned(env: &TestEnv, settings: &str, says: &[&str]) {
+    let conf = env.conf(&format!("{}{settings}\n", Service::settings(env, "")));
+    env.raw(&["serve", "--allow-root", "--config-file", &conf, "--check"]).ok().says(says);
+    let service = Service::at(env, &conf, &[]);
+    assert!(says.iter().all(|words| service.stderr().contains(words)), "{says:?}: {}", service.stderr());
+}
+
+#[test]
+fn the_start_refuses_what_each_operation_would_refuse() {
+    let env = TestEnv::sqlite(FIVE);
+    for (setting, says) in [
+        (
+            "image_cache_max_size = 10GB",
+            "image_cache_max_size is \"10GB\", but must be a whole number of 0 or more, without a unit",
+        ),
+        ("image_cache_max_size = -1", "image_cache_max_size is \"-1\", but must be a whole number of 0 or"),
+        ("image_cache_max_size =", "image_cache_max_size is \"\", but must be a whole number of 0 or more"),
+        ("image_cache_stall_time = 1d", "image_cache_stall_time is \"1d\", but must be a whole number of 0"),
+        (
+            "image_cache_driver = redis",
+            "image_cache_driver is \"redis\", but must be one of centralized_db, sqlite, xattr",
+        ),
+        ("image_cache_dir = cache", "image_cache_dir is \"cache\", but a service needs an absolute path"),
+    ] {
+        refused(&env, &format!("[DEFAULT]\n{setting}"), &[], 2, &[says, "glance-api.conf:"]);
+    }
+    let file = env.write("file", "");
+    let says = ["cannot use the directory set by", "glance-api.conf:"];
+    refused(&env, &format!("[DEFAULT]\nimage_cache_dir = {file}"), &[], 2, &says);
+}
+
+#[test]
+fn the_start_refuses_a_wrong_database_where_it_is_needed() {
+    let env = TestEnv::sqlite(FIVE);
+    let central = "[DEFAULT]\nimage_cache_driver = centralized_db";
+    let set = "image_cache_driver is centralized_db";
+    refused(&env, central, &[], 2, &[set, "[database] connection is not set", "glance-api.conf:"]);
+    let wrong = "[database]\nconnection = s3cret";
+    let url = "cannot use the URL of the database in [database] connection (set by ";
+    let says = [url, "glance-api.conf:", "it must be a URL such as"];
+    for (settings, arguments, why) in [
+        (central, &["--bind", "none"][..], set),
+        ("prefetch_interval = 15m", &["--bind", "none"], "[cache_api] prefetch_interval is 15m"),
+        ("", &[], "the calls of the API ask the database"),
+    ] {
+        let interval = if settings == central { "prune_interval = 5m\n" } else { "" };
+        let settings = format!("{interval}{settings}\n{wrong}");
+        refused(&env, &settings, arguments, 2, &[&says[..], &[why]].concat());
+        let conf = env.conf(&format!("[cache_api]\n{NONE}\n{settings}\n"));
+        let line = ["serve", "--allow-root", "--check", "--config-file", &conf];
+        let run = env.raw(&[&line[..], arguments].concat()).code(2);
+        assert!(!run.stderr.contains("s3cret"), "{run:?}");
+    }
+    let connection = "[database]\nconnection = mysql://glance@localhost/glance";
+    let says = [set, "worker_self_reference_url is not set", "glance-api.conf:"];
+    refused(&env, &format!("{central}\n{connection}"), &[], 2, &says);
+    let retries = format!("prefetch_interval = 15m\n{connection}\nmax_retries = many");
+    refused(&env, &retries, &["--bind", "none"], 2, &["[database] max_retries is \"many\", but must be"]);
+}
+
+#[test]
+fn the_start_refuses_prefetches_that_can_fetch_nothing() {
+    let env = TestEnv::sqlite(FIVE);
+    let none = ["--bind", "none"];
+    let interval = "[cache_api] prefetch_interval is 15m";
+    let says = [interval, "needs Glance's database", "[database] connection is not set", "glance-api.conf:"];
+    refused(&env, "prefetch_interval = 15m", &none, 2, &says);
+    let connection = "[database]\nconnection = mysql://glance@localhost/glance";
+    let settings = format!("prefetch_interval = 15m\n{connection}\n[glance_store]\nweight = heavy");
+    refused(&env, &settings, &none, 2, &["[glance_store] weight is \"heavy\"", "glance-api.conf:"]);
+    let settings = format!("prefetch_interval = 15m\n{connection}\n[glance_store]\nstores = cinder");
+    let says = [interval, "images of cinder are read through Glance's API only", "there are no credentials"];
+    refused(&env, &settings, &none, 2, &says);
+    let settings = format!("[cache_api]\nprefetch_interval = 15m\n{connection}\n[glance_store]\n");
+    warned(
+        &env,
+        &format!("{settings}stores = file,cinder"),
+        &["images of cinder are read through", "credent"],
+    );
+}
+
+#[test]
+fn a_start_warns_of_what_may_be_mended_while_it_runs() {
+    let env = TestEnv::sqlite(FIVE);
+    let missing = env.outside("no").display().to_string();
+    warned(
+        &env,
+        &format!("[DEFAULT]\nimage_cache_dir = {missing}"),
+        &["warning: cache directory", "does not exist; until then, each operation fails"],
+    );
+    warned(
+        &env,
+        &format!("[glance_cache]\nkeep_from = {missing}"),
+        &["warning: cannot use keep_from (set by ", "until then, no image is pruned"],
+    );
+    let connection = "[database]\nconnection = mysql://glance@localhost/glance";
+    let settings = format!("{connection}\n[glance_store]\nweight = heavy");
+    warned(&env, &settings, &["[glance_store] weight is \"heavy\"", "queued images are not fetched"]);
+}
+
+#[test]
+fn a_wrong_setting_that_nothing_needs_is_a_warning() {
+    let env = TestEnv::sqlite(FIVE);
+    let unneeded = "nothing that this service does needs it";
+    for (interval, settings, says) in [
+        (
+            "prune_interval",
+            "image_cache_stall_time = 1d",
+            ["image_cache_stall_time is \"1d\", but must be", unneeded],
+        ),
+        (
+            "clean_interval",
+            "image_cache_max_size = 10GB",
+            ["image_cache_max_size is \"10GB\", but", unneeded],
+        ),
+        ("clean_interval", "image_cache_driver = redis", ["image_cache_driver is \"redis\", but", unneeded]),
+        (
+            "prune_interval",
+            "[database]\nconnection = nonsense",
+            [
+                "cannot use the URL of the database",
+                "prune does not remove first what Glance no longer serves",
+            ],
+        ),
+    ] {
+        let conf = format!("[cache_api]\n{NONE}\n{interval} = 5m\n[DEFAULT]\n{settings}\n");
+        let conf = env.conf(&conf);
+        let line = ["serve", "--allow-root", "--check", "--bind", "none", "--config-file", &conf];
+        env.raw(&line).ok().says(&[&["warning: "][..], &says].concat());
+    }
+}
+
+/// Returns the settings of a service that asks a Keystone at this address.
+fn keystone(url: &str, lines: &str) -> String {
+    format!(
+        "auth_strategy = keystone\n[keystone_authtoken]\nauth_type = password\nauth_url = {url}\n\
+         username = glance\npassword = s3cret\nproject_name = service\nuser_domain_name = Default\n\
+         project_domain_name = Default\nwww_authenticate_uri = https://keystone.example:5000\n{lines}"
+    )
+}
+
+#[test]
+fn the_start_refuses_settings_with_which_keystone_is_never_asked() {
+    let env = TestEnv::sqlite(FIVE);
+    let certificates = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/certificates");
+    let (junk, empty) = (env.write("junk", "junk\n"), env.write("empty", ""));
+    let only = format!("{certificates}/server.pem");
+    let no = env.outside("no").display().to_string();
+    let (cafile, certfile) = ("[keystone_authtoken] cafile is ", "[keystone_authtoken] certfile is ");
+    for (lines, option, file) in [
+        (format!("cafile = {no}"), cafile, &no),
+        (format!("cafile = {junk}"), cafile, &junk),
+        (format!("cafile = {empty}"), cafile, &empty),
+        (format!("cafile = {certificates}/server.key"), cafile, &format!("{certificates}/server.key")),
+        (format!("certfile = {only}"), certfile, &only),
+        (format!("certfile = {only}\nkeyfile = {junk}"), certfile, &only),
+        (format!("certfile = {no}"), certfile, &no),
+    ] {
+        let option = format!("{option}{file:?}, but must be a file with ");
+        let says = ["glance-api.conf:", &*option];
+        refused(&env, &keystone("https://localhost:1", &lines), &[], 2, &says);
+    }
+    let says = ["[keystone_authtoken] interface is \"foo\", but must be one of public, internal, admin"];
+    refused(&env, &keystone("http://localhost:1", "interface = foo"), &[], 2, &says);
+}
+
+#[test]
+fn what_keystones_middleware_takes_is_taken_with_a_warning() {
+    let env = TestEnv::sqlite(FIVE);
+    let certificates = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/certificates");
+    let mut both = std::fs::read_to_string(format!("{certificates}/server.pem")).unwrap();
+    both += &std::fs::read_to_string(format!("{certificates}/server.key")).unwrap();
+    let both = env.write("both.pem", both);
+    let ignored = "[keystone_authtoken] identity_uri is ignored beside auth_type: remove it";
+    for (url, lines, says) in [
+        (
+            "http",
+            "http_request_max_retries = -1".to_owned(),
+            &["max_retries is -1, which is taken for 0"][..],
+        ),
+        ("http", "http_request_max_retries = 99".to_owned(), &["max_retries is 99, which is taken for 10"]),
+        ("http", "keyfile = /no".to_owned(), &["[keystone_authtoken] keyfile is ignored: without certfile"]),
+        (
+            "http",
+            "identity_uri = http://old:35357\nadmin_user = a\nadmin_password = s3cret$x".to_owned(),
+            &[ignored, "admin_user is ignored beside auth_type", "admin_password is ignored beside"],
+        ),
+        ("http", "cafile = /no".to_owned(), &["no connection uses it, as auth_url"]),
+        ("https", format!("cafile = {certificates}/ca.pem\ncertfile = {both}"), &[]),
+        ("https", "insecure = true\ncafile = /no".to_owned(), &["insecure is set"]),
+        ("http", "interface =".to_owned(), &[]),
+        ("http", "interface = adminURL".to_owned(), &[]),
+    ] {
+        let settings = format!("[cache_api]\n{}", keystone(&format!("{url}://localhost:1"), &lines));
+        let conf = env.conf(&format!("{}{settings}\n", Service::settings(&env, "")));
+        let run = env.raw(&["serve", "--allow-root", "--check", "--config-file", &conf]).ok().says(says);
+        assert!(!run.stderr.contains("s3cret"), "{run:?}");
+        let warnings = run.stderr.lines().filter(|line| line.starts_with("warning: "));
+        assert!(warnings.clone().all(|line| line.contains("glance-api.conf:")), "{run:?}");
+        assert_eq!(warnings.count(), says.len(), "{lines}: {run:?}");
+    }
+}

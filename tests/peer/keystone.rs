@@ -1,6 +1,8 @@
 //! The service and a real Keystone: tokens that end, that are limited, and that our own user cannot judge, and
 //! a Keystone that is gone.
 
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -9,6 +11,7 @@ use serde_json::{Value, json};
 
 use crate::support::env::*;
 use crate::support::http::{self, Answer};
+use crate::support::needs;
 use crate::support::openstack::Keystone;
 use crate::support::service::Service;
 
@@ -197,4 +200,104 @@ fn a_token_that_is_revoked_and_a_keystone_that_is_gone() {
     assert_eq!(answer.status, 503, "{}", answer.text());
     assert!(kept.stderr().contains("our service user"), "{}", kept.stderr());
     assert!(!kept.stderr().contains("n0tTheWord"), "{}", kept.stderr());
+}
+
+/// The real middleware with a server that answers as Keystone does, in a process of its own.
+struct Middleware {
+    child: Child,
+    requests: ChildStdin,
+    answers: BufReader<ChildStdout>,
+}
+
+impl Middleware {
+    fn start(certificates: &str) -> Self {
+        let mut child = Command::new(needs::glance())
+            .args([
+                "-I",
+                "-B",
+                concat!(env!("CARGO_MANIFEST_DIR"), "/tests/peer/python/keystone_settings.py"),
+            ])
+            .arg(certificates)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let requests = child.stdin.take().unwrap();
+        let answers = BufReader::new(child.stdout.take().unwrap());
+        Middleware { child, requests, answers }
+    }
+
+    fn answer(&mut self) -> Value {
+        let mut line = String::new();
+        self.answers.read_line(&mut line).unwrap();
+        serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}"))
+    }
+
+    /// True if a token is judged with these settings.
+    fn takes(&mut self, section: &str) -> bool {
+        writeln!(self.requests, "{}", json!(section)).unwrap();
+        self.answer() == 200
+    }
+}
+
+impl Drop for Middleware {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn the_start_takes_the_settings_with_which_the_real_middleware_works() {
+    let certificates = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/certificates");
+    let mut middleware = Middleware::start(certificates);
+    let urls = middleware.answer();
+    let env = TestEnv::sqlite(FIVE);
+    let (junk, empty) = (env.write("junk", "junk\n"), env.write("empty", ""));
+    let (only, key) = (format!("{certificates}/server.pem"), format!("{certificates}/server.key"));
+    let both = std::fs::read_to_string(&only).unwrap() + &std::fs::read_to_string(&key).unwrap();
+    let both = env.write("both.pem", both);
+    let trusted = format!("cafile = {certificates}/ca.pem\n");
+    for (scheme, lines, taken) in [
+        ("http", String::new(), true),
+        ("http", "interface = foo".to_owned(), false),
+        ("http", "interface = Internal".to_owned(), false),
+        ("http", "interface = internal,public".to_owned(), false),
+        ("http", "interface = publicURL".to_owned(), true),
+        ("http", "interface =".to_owned(), true),
+        ("http", "http_request_max_retries = -1".to_owned(), true),
+        ("http", "http_request_max_retries = 99".to_owned(), true),
+        ("http", "http_request_max_retries = x".to_owned(), false),
+        ("http", "identity_uri = http://old:35357\nadmin_user = a\nadmin_password = b".to_owned(), true),
+        ("http", format!("keyfile = {key}"), true),
+        ("http", format!("certfile = {only}"), true),
+        ("http", format!("cafile = {junk}"), true),
+        ("http", "cafile = /no".to_owned(), true),
+        ("https", trusted.clone(), true),
+        ("https", format!("{trusted}keyfile = {key}"), true),
+        ("https", format!("{trusted}keyfile = /no"), true),
+        ("https", format!("{trusted}certfile = {both}"), true),
+        ("https", format!("{trusted}certfile = {only}\nkeyfile = {key}"), true),
+        ("https", format!("{trusted}certfile = {only}"), false),
+        ("https", format!("{trusted}certfile = {only}\nkeyfile = {junk}"), false),
+        ("https", format!("{trusted}certfile = /no"), false),
+        ("https", "cafile = /no".to_owned(), false),
+        ("https", format!("cafile = {junk}"), false),
+        ("https", format!("cafile = {empty}"), false),
+        ("https", format!("cafile = {key}"), false),
+        ("https", format!("insecure = true\ncafile = {junk}"), true),
+    ] {
+        let url = urls[scheme].as_str().unwrap();
+        let section = format!(
+            "[keystone_authtoken]\nauth_type = password\nauth_url = {url}\nusername = glance\npassword = p\n\
+             project_name = service\nuser_domain_id = default\nproject_domain_id = default\n\
+             www_authenticate_uri = http://keystone.example:5000\n{lines}\n"
+        );
+        assert_eq!(middleware.takes(&section), taken, "the real one with {scheme}, {lines}");
+        let conf = env.conf(&section);
+        let run = env.raw(&["serve", "--allow-root", "--check", "--config-file", &conf]);
+        let run = run.code(if taken { 0 } else { 2 });
+        assert!(taken || run.stderr.contains("glance-api.conf:"), "{lines}: {run:?}");
+    }
 }

@@ -379,7 +379,8 @@ fn address(url: Option<Setting<String>>) -> Result<Address, Failure> {
             "set it to the same value as for glance-api, or give --database URL or --database-file FILE",
         ));
     };
+    let option = if matches!(url.origin, Origin::Flag(_)) { "" } else { " in [database] connection" };
     Address::parse(&url.value)
-        .with_context(|| format!("cannot use the URL of the database (set by {})", url.origin))
+        .with_context(|| format!("cannot use the URL of the database{option} (set by {})", url.origin))
         .map_err(Failure::usage)
 }

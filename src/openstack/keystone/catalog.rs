@@ -172,7 +172,7 @@ fn several(sought: &ServiceSought<'_>, fitting: &[&CatalogEndpoint]) -> Keystone
 }
 
 /// Returns the name that catalogues of version 3 have for an interface.
-fn plain_interface(interface: &str) -> &str {
+pub(super) fn plain_interface(interface: &str) -> &str {
     interface.strip_suffix("URL").unwrap_or(interface)
 }
 

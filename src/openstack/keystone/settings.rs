@@ -2,13 +2,15 @@
 //!
 //! The options mean what they mean there, with three exceptions: `token_cache_time` is 60 seconds if nothing
 //! is set, `delay_auth_decision` changes nothing, because here nobody else decides, and memcached is not
-//! used. Options of the time before there were plugins are refused with the names that took their place.
+//! used. Options of the time before there were plugins are refused with the names that took their place;
+//! beside `auth_type` they are ignored, as there, with a remark.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, anyhow, bail, ensure};
 
+use super::catalog::plain_interface;
 use super::login::{self, Login, LoginOptions};
 use super::wire::Reach;
 use crate::config::{
@@ -19,6 +21,7 @@ use crate::config::{
     AUTHTOKEN_SERVICE_TOKEN_ROLES, AUTHTOKEN_SERVICE_TOKEN_ROLES_REQUIRED, AUTHTOKEN_SERVICE_TYPE,
     AUTHTOKEN_TOKEN_CACHE_TIME, AUTHTOKEN_WWW_AUTHENTICATE_URI, Config, KNOWN, Opt, Setting, ValueKind,
 };
+use crate::net::http::Client;
 use crate::net::tls::Trust;
 use crate::net::wire::Waits;
 
@@ -33,6 +36,12 @@ const OLDEST: &[(&str, &str)] = &[
     ("admin_tenant_name", "project_name and project_domain_name"),
     ("admin_token", "username and password"),
 ];
+
+/// The interfaces that endpoints in catalogues have.
+const INTERFACES: [&str; 3] = ["public", "internal", "admin"];
+
+/// A connection that fails is tried again at most so often.
+const MOST_RETRIES: i64 = 10;
 
 /// The settings of a service that validates tokens.
 #[derive(Debug)]
@@ -85,7 +94,7 @@ impl AuthTokenSettings {
         let text =
             |opt: &Opt<'static>| Ok::<_, anyhow::Error>(config.optional(opt)?.map(|found| found.value));
         let login = login(config)?;
-        let mut remarks = Vec::new();
+        let mut remarks = ignored_options(config);
         let reach = reach(config, waits, &mut remarks)?;
         if let Some(version) = config.optional(&AUTHTOKEN_AUTH_VERSION)? {
             let is_third = version.value.trim_start_matches('v').starts_with('3');
@@ -121,7 +130,7 @@ impl AuthTokenSettings {
             login,
             reach,
             region: text(&AUTHTOKEN_REGION_NAME)?,
-            interface: config.text(&AUTHTOKEN_INTERFACE)?.value,
+            interface: interface(config)?,
             www_authenticate_uri,
             service_roles: config.list(&AUTHTOKEN_SERVICE_TOKEN_ROLES)?.value,
             service_roles_required,
@@ -131,6 +140,35 @@ impl AuthTokenSettings {
             refuse_bound: refuses_bound(config)?,
             remarks,
         })
+    }
+
+    /// Reads the files of certificates, as each connection to Keystone does. Fails if one of them cannot be
+    /// used. If no connection uses them, because `auth_url` begins with `http:`, that is only a remark.
+    pub(crate) fn check_certificates(&mut self, config: &Config) -> Result<()> {
+        let is_encrypted = self.login.auth_url.as_ref().is_some_and(|url| url.scheme() == "https");
+        let Reach { trust, certificate, waits, .. } = &self.reach;
+        let check = |trust: Trust, identity: Option<&(PathBuf, PathBuf)>| {
+            Client { trust, proxies: Vec::new(), waits: waits.clone() }.check_certificates(identity)
+        };
+        let authorities = match trust {
+            Trust::Only(_) => check(trust.clone(), None),
+            Trust::System | Trust::Anybody => Ok(()),
+        };
+        let own = certificate.as_ref().map_or(Ok(()), |identity| check(Trust::Anybody, Some(identity)));
+        for (checked, opt, wanted) in [
+            (authorities, AUTHTOKEN_CAFILE, "certificates (PEM)"),
+            (own, AUTHTOKEN_CERTFILE, "a certificate and, unless keyfile is set, its key (PEM)"),
+        ] {
+            let (Err(error), Some(set)) = (checked, config.optional(&opt)?) else { continue };
+            let Setting { value, origin } = set;
+            let error = anyhow!(
+                "{origin}: [keystone_authtoken] {} is {value:?}, but must be a file with {wanted}: {error:#}",
+                opt.name
+            );
+            ensure!(!is_encrypted, error);
+            self.remarks.push(format!("{error:#}; no connection uses it, as auth_url begins with http:"));
+        }
+        Ok(())
     }
 }
 
@@ -191,7 +229,15 @@ fn reach(config: &Config, waits: &Waits, remarks: &mut Vec<String>) -> Result<Re
         (Some(certificate), Some(key)) => Some((certificate, key)),
         // As in Python, a file may hold both.
         (Some(both), None) => Some((both.clone(), both)),
-        (None, Some(_)) => bail!("[keystone_authtoken] keyfile is set, but certfile is not"),
+        // As in Python, a key alone is not used.
+        (None, Some(_)) => {
+            remarks.push(format!(
+                "{}[keystone_authtoken] keyfile is ignored: without certfile, no certificate is shown to \
+                 Keystone",
+                place(config, &AUTHTOKEN_KEYFILE)
+            ));
+            None
+        }
     };
     if config.is_set(&AUTHTOKEN_HTTP_CONNECT_TIMEOUT) {
         let limit = config.integer(&AUTHTOKEN_HTTP_CONNECT_TIMEOUT)?;
@@ -199,9 +245,52 @@ fn reach(config: &Config, waits: &Waits, remarks: &mut Vec<String>) -> Result<Re
         ensure!(is_fit, "{}: http_connect_timeout must be from 1 to 3600 seconds", limit.origin);
         reach = reach.within(seconds(limit.value));
     }
-    let retries = config.integer(&AUTHTOKEN_HTTP_REQUEST_MAX_RETRIES)?.value;
-    reach.retries = retries.clamp(0, 10) as u32;
+    let retries = config.integer(&AUTHTOKEN_HTTP_REQUEST_MAX_RETRIES)?;
+    let nearest = retries.value.clamp(0, MOST_RETRIES);
+    if nearest != retries.value {
+        remarks.push(format!(
+            "{}: [keystone_authtoken] http_request_max_retries is {}, which is taken for {nearest}: set a \
+             number from 0 to {MOST_RETRIES}",
+            retries.origin, retries.value
+        ));
+    }
+    reach.retries = nearest as u32;
     Ok(reach)
+}
+
+/// Returns the interface of Keystone's endpoints. As for Keystone's middleware, none is the public one, and a
+/// name that no endpoint has is an error.
+fn interface(config: &Config) -> Result<String> {
+    let Setting { value, origin } = config.text(&AUTHTOKEN_INTERFACE)?;
+    if value.is_empty() {
+        return Ok("public".to_owned());
+    }
+    ensure!(
+        INTERFACES.contains(&plain_interface(&value)),
+        "{origin}: [keystone_authtoken] interface is {value:?}, but must be one of {}",
+        INTERFACES.join(", ")
+    );
+    Ok(value)
+}
+
+/// Describes the options of the time before `auth_type` that are set beside it. Their values may be secret.
+fn ignored_options(config: &Config) -> Vec<String> {
+    let set = OLDEST.iter().filter_map(|(oldest, new)| {
+        let opt = Opt::new(AUTHTOKEN_AUTH_URL.group, oldest, ValueKind::Text);
+        Some((config.origin(&opt)?, oldest, new))
+    });
+    set.map(|(origin, oldest, new)| {
+        format!(
+            "{origin}: [keystone_authtoken] {oldest} is ignored beside auth_type: remove it; {new} took its \
+             place"
+        )
+    })
+    .collect()
+}
+
+/// Returns the place where an option is set, before what is said of it.
+fn place(config: &Config, opt: &Opt<'static>) -> String {
+    config.origin(opt).map_or_else(String::new, |origin| format!("{origin}: "))
 }
 
 /// True if a token that is bound to a client's other credentials is refused, because they are not checked.

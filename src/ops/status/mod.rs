@@ -75,7 +75,8 @@ pub(crate) struct StatusRequest {
     pub(crate) verify: Option<VerifyRequest>,
 }
 
-/// Reports the state of a cache and of its surroundings.
+/// Reports the state of a cache and of its surroundings. If the cache cannot be looked at, the report has the
+/// failure, and what is known without it.
 pub(crate) fn status(
     run: &Run,
     selection: Selection,
@@ -94,14 +95,10 @@ pub(crate) fn status(
         report.note(Concern::Setting, problem);
     }
     limits(&settings, request, &mut report);
-    match settings.open()? {
-        None => report.note(Concern::NoCache, settings.nothing_there()),
-        Some(dir) => {
-            report.exists = true;
-            // A wrong value is already among the problems.
-            report.max_size = settings.max_size(request.max_size, &dir).ok().map(|max| max.value);
-            let inventory = gather(run, &settings, &dir, &mut report)?;
-            judge(run, request, &mut report);
+    match survey(run, &settings, request, &mut report) {
+        Err(failure) => report.refuse(failure),
+        Ok(None) => {}
+        Ok(Some((dir, inventory))) => {
             if request.asks_records {
                 usable(run, &settings, &inventory.images, &mut report);
             }
@@ -116,6 +113,26 @@ pub(crate) fn status(
         report.settings = Some(settings_in_use(&settings));
     }
     Ok(report)
+}
+
+/// Opens the cache, and reports what is in it. Returns its directory and its contents; `None` if there is no
+/// directory.
+fn survey(
+    run: &Run,
+    settings: &Settings<'_>,
+    request: &StatusRequest,
+    report: &mut StatusReport,
+) -> Result<Option<(CacheDir, Inventory)>, Failure> {
+    let Some(dir) = settings.open()? else {
+        report.note(Concern::NoCache, settings.nothing_there());
+        return Ok(None);
+    };
+    report.exists = true;
+    // A wrong value is already among the problems.
+    report.max_size = settings.max_size(request.max_size, &dir).ok().map(|max| max.value);
+    let inventory = gather(run, settings, &dir, report)?;
+    judge(run, request, report);
+    Ok(Some((dir, inventory)))
 }
 
 /// Reports the limits, as far as they are known without the directory. A wrong value is already among the

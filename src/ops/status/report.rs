@@ -7,6 +7,7 @@ use serde::{Serialize, Serializer};
 use super::age::AgeGroup;
 use crate::cache::outcome::EntryError;
 use crate::config::Setting;
+use crate::exit::Failure;
 use crate::host::cache::Tally;
 use crate::ops::attention::{Attention, Concern};
 use crate::ops::report::SCHEMA_VERSION;
@@ -181,6 +182,12 @@ pub(crate) struct StatusReport {
     pub(super) attention: Vec<Attention>,
     /// Remarks that need no action.
     pub(super) notes: Vec<String>,
+    /// The reason if the cache could not be looked at. Only metrics are made of such a report.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unreadable: Option<String>,
+    /// The failure of the run in this case.
+    #[serde(skip)]
+    pub(crate) refusal: Option<Failure>,
     /// The number of images, tracked or not.
     #[serde(skip)]
     pub(super) images: Option<u64>,
@@ -205,8 +212,37 @@ impl StatusReport {
         self.attention.push(Attention::new(code, message));
     }
 
+    /// Notes that the cache could not be looked at.
+    pub(super) fn refuse(&mut self, failure: Failure) {
+        let why = format!("{:#}", failure.error);
+        self.note(Concern::Unreadable, why.clone());
+        self.unreadable = Some(why);
+        self.refusal = Some(failure);
+    }
+
+    /// Returns the size and the limit.
+    pub(crate) fn fill_level(&self) -> FillLevel {
+        let missing = (!self.exists).then(|| format!("cache directory {} does not exist", self.cache_dir));
+        FillLevel {
+            cache_size: self.cache_size,
+            max_size: self.max_size,
+            over_limit: self.over_limit,
+            unknown: self.unreadable.clone().or(missing),
+        }
+    }
+
     /// True if something needs attention.
     pub(crate) fn needs_attention(&self) -> bool {
         !self.attention.is_empty()
     }
+}
+
+/// The size of a cache and its limit, in bytes.
+#[derive(Debug, Serialize)]
+pub(crate) struct FillLevel {
+    cache_size: Option<u64>,
+    max_size: Option<u64>,
+    over_limit: Option<bool>,
+    /// The reason if the size is not known.
+    unknown: Option<String>,
 }
