@@ -560,6 +560,7 @@ fn without_records_nothing_is_verified() {
             .fails(2, &["Ironic's caches"]);
         p.env.raw(&[command, "--budget", "2GiB"]).fails(2, &["--verify"]);
     }
+    run(&p, "status", &["--no-database"]).fails(2, &["--verify cannot be used with --no-database"]);
 }
 
 #[test]
