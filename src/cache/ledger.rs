@@ -8,6 +8,7 @@
 //! [`Transaction::commit`]. Killed in between, the rows come back without their files: ghosts, which the next
 //! run forgets.
 
+use std::ops::Range;
 use std::time::{Duration, Instant};
 use std::{fmt, thread};
 
@@ -31,6 +32,7 @@ pub(crate) struct Ledger {
     index: Option<Box<dyn Index>>,
     wait: Wait,
     turns: Turns,
+    limit: RowLimit,
 }
 
 impl fmt::Debug for Ledger {
@@ -44,7 +46,7 @@ impl Ledger {
     ///
     /// Without an index there are no rows: every change succeeds and changes nothing.
     pub(crate) fn new(index: Option<Box<dyn Index>>, wait: Wait) -> Self {
-        Ledger { index, wait, turns: Turns::default() }
+        Ledger { index, wait, turns: Turns::default(), limit: RowLimit::default() }
     }
 
     /// True if there is an index with rows: a crash before a commit then brings back rows whose files are
@@ -154,6 +156,50 @@ impl Ledger {
         }
     }
 
+    /// Returns the number of rows that a transaction may delete; `None` without rows.
+    pub(super) fn most_rows(&self) -> Option<usize> {
+        self.has_rows().then_some(self.limit.most)
+    }
+
+    /// Changes so many rows in parts, at most `most` of them in a transaction. Returns how many were changed,
+    /// and why not all.
+    ///
+    /// A server can limit the size of a transaction. So what it refuses is tried again in halves, and what it
+    /// takes is remembered for the transactions that follow.
+    pub(super) fn in_parts(
+        &mut self,
+        count: usize,
+        most: usize,
+        mut change: impl FnMut(&mut Ledger, Range<usize>) -> Result<(), Refusal>,
+    ) -> (usize, Result<(), Refusal>) {
+        let before = self.limit.clone();
+        let mut done = 0;
+        while done < count {
+            let part = (count - done).min(most).min(self.limit.most);
+            match change(self, done..done + part) {
+                Ok(()) => {
+                    done += part;
+                    self.limit.taken();
+                }
+                Err(Refusal::Broken(why)) if part > 1 => self.limit.refused(part, &why),
+                Err(refusal) => {
+                    // It was not for the number of rows, if none were taken.
+                    if done == 0 {
+                        self.limit = before;
+                    }
+                    self.limit.refused = None;
+                    return (done, Err(refusal));
+                }
+            }
+        }
+        (done, Ok(()))
+    }
+
+    /// Returns a warning, once, if the server has turned out to limit the size of a transaction.
+    pub(super) fn take_warning(&mut self) -> Option<String> {
+        self.limit.warning.take()
+    }
+
     /// Sleeps. Returns false if a signal comes.
     fn pause(&self, time: Duration) -> bool {
         let until = Instant::now() + time;
@@ -161,6 +207,40 @@ impl Ledger {
             thread::sleep(FIRST_PAUSE.min(until.saturating_duration_since(Instant::now())));
         }
         !self.wait.interrupt.raised()
+    }
+}
+
+/// The number of rows that the server takes in one transaction, as far as it is known.
+#[derive(Clone, Debug)]
+struct RowLimit {
+    most: usize,
+    /// The number of rows that was refused, and why; `None` once fewer were taken.
+    refused: Option<(usize, String)>,
+    is_known: bool,
+    warning: Option<String>,
+}
+
+impl Default for RowLimit {
+    fn default() -> Self {
+        RowLimit { most: usize::MAX, refused: None, is_known: false, warning: None }
+    }
+}
+
+impl RowLimit {
+    /// Notes that so many rows were refused.
+    fn refused(&mut self, count: usize, why: &anyhow::Error) {
+        self.refused.get_or_insert_with(|| (count, format!("{why:#}")));
+        self.most = count.div_ceil(2);
+    }
+
+    /// Notes that rows were taken. If more were refused before, it was for their number.
+    fn taken(&mut self) {
+        let Some((count, why)) = self.refused.take() else { return };
+        if !std::mem::replace(&mut self.is_known, true) {
+            self.warning = Some(format!(
+                "{why}; these {count} rows were changed in smaller transactions, and so are all that follow"
+            ));
+        }
     }
 }
 
