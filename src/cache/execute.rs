@@ -19,6 +19,9 @@
 //! (those that `clean` would remove, then orphans). After them images are removed one at a time, each file
 //! before its row, under the index's lock, until the journal fits.
 //!
+//! **A connection that is lost** before the first file of a batch is removed costs nothing: the batch begins
+//! again as long as the wait allows.
+//!
 //! **A commit that is refused** leaves rows without files. Their deletion is repeated as long as the wait
 //! allows, in smaller parts where the server refuses them all at once, and the batches that follow are no
 //! larger than these. If rows stay all the same, the run ends there: at most half of the rows are without
@@ -325,7 +328,26 @@ impl Executor<'_> {
     }
 
     /// Removes images and their rows in one transaction, and returns how many of them were reached.
+    ///
+    /// If the connection is lost before the first file is removed, nothing was changed. Then the batch begins
+    /// again, with another look at each image, as long as the wait allows.
     fn batch(&mut self, images: &[&Image], run: &mut PruneRun<'_>) -> Result<usize, Refusal> {
+        let mut repeats = None;
+        loop {
+            match self.batch_once(images, run) {
+                Err(Refusal::Lost(e)) => {
+                    let repeats = repeats.get_or_insert_with(|| self.ledger.repeats());
+                    if !self.ledger.pauses(repeats) {
+                        return Err(self.or_interrupted(Refusal::Lost(e)));
+                    }
+                }
+                result => return result,
+            }
+        }
+    }
+
+    /// As [`Executor::batch`], once. After an error no file was removed, and all rows are there.
+    fn batch_once(&mut self, images: &[&Image], run: &mut PruneRun<'_>) -> Result<usize, Refusal> {
         if self.ledger.interrupt().raised() {
             return Err(Refusal::Interrupted);
         }
@@ -387,7 +409,7 @@ impl Executor<'_> {
         let dir = self.dir;
         let count = run.pending.len();
         let (done, result) = self.ledger.in_parts(count, count, |ledger, part| {
-            ledger.owed_rows(|transaction| {
+            ledger.rows_repeatedly(|transaction| {
                 let rows = run.pending[part.clone()].iter().copied();
                 let absent: Vec<Deletion> = rows.filter(|row| is_absent(dir, row)).collect();
                 match transaction.forget(&absent)?.iter().filter(|is_forgotten| !**is_forgotten).count() {
@@ -509,7 +531,7 @@ impl Executor<'_> {
                 return Err(Refusal::Interrupted);
             }
             let portion = &ghosts[part];
-            let (victims, forgotten) = ledger.rows_only(|transaction| {
+            let (victims, forgotten) = ledger.rows_repeatedly(|transaction| {
                 let victims: Vec<Deletion> = portion
                     .iter()
                     .map(|ghost| Deletion { id: ghost.id, only_if: Condition::Row(ghost.row.key) })
@@ -535,7 +557,7 @@ impl Executor<'_> {
             }
             Ok(())
         };
-        self.ledger.in_parts(ghosts.len(), ROWS, forget).1
+        self.ledger.in_parts(ghosts.len(), ROWS, forget).1.map_err(|refusal| self.or_interrupted(refusal))
     }
 
     /// Repairs the index: deletes ghosts, gives rows to orphans, deletes rows whose id is no UUID.
@@ -559,7 +581,7 @@ impl Executor<'_> {
                 return Err(Refusal::Interrupted);
             }
             let portion = &orphans[part];
-            let adopted = ledger.rows_only(|transaction| {
+            let adopted = ledger.rows_repeatedly(|transaction| {
                 let there: Vec<Image> = portion
                     .iter()
                     .filter(|image| {
@@ -574,17 +596,23 @@ impl Executor<'_> {
             outcome.left_alone += portion.len() as u64 - adopted;
             Ok(())
         };
-        self.ledger.in_parts(orphans.len(), ROWS, adopt).1
+        self.ledger.in_parts(orphans.len(), ROWS, adopt).1.map_err(|refusal| self.or_interrupted(refusal))
     }
 
     fn drop_bad_rows(&mut self, inventory: &Inventory, outcome: &mut Outcome) -> Result<(), Refusal> {
         let rows = &inventory.bad_rows;
         let drop = |ledger: &mut Ledger, part: Range<usize>| {
             let portion = &rows[part];
-            outcome.rows_dropped += ledger.rows_only(|transaction| transaction.drop_bad_rows(portion))?;
+            outcome.rows_dropped +=
+                ledger.rows_repeatedly(|transaction| transaction.drop_bad_rows(portion))?;
             Ok(())
         };
-        self.ledger.in_parts(rows.len(), ROWS, drop).1
+        self.ledger.in_parts(rows.len(), ROWS, drop).1.map_err(|refusal| self.or_interrupted(refusal))
+    }
+
+    /// Returns the refusal after which something is not repeated any more: a signal, if one ended the wait.
+    fn or_interrupted(&self, refusal: Refusal) -> Refusal {
+        if self.ledger.interrupt().raised() { Refusal::Interrupted } else { refusal }
     }
 
     /// Returns the free bytes of the file system, if they can be measured.
@@ -791,11 +819,14 @@ mod tests {
         commits: usize,
         /// Makes the refusal of a commit.
         refusal: fn() -> Refusal,
+        /// The number of deletions during which the connection is lost.
+        losses: usize,
         /// Commits of more rows are refused.
         most: usize,
     }
 
-    const NOTHING: Refusals = Refusals { commits: 0, refusal: || Refusal::Interrupted, most: usize::MAX };
+    const NOTHING: Refusals =
+        Refusals { commits: 0, refusal: || Refusal::Interrupted, losses: 0, most: usize::MAX };
 
     /// An index of rows in memory, which refuses something.
     struct Rows {
@@ -826,6 +857,10 @@ mod tests {
         }
 
         fn forget(&mut self, deletions: &[Deletion]) -> Result<Vec<bool>, Refusal> {
+            if self.refuses.losses > 0 {
+                self.refuses.losses -= 1;
+                return Err(Refusal::Lost(anyhow!("the server has gone away")));
+            }
             let keys = deletions.iter().filter_map(|deletion| match deletion.only_if {
                 Condition::Unchanged(row) => Some(row.key),
                 Condition::Row(key) | Condition::Present(key) => Some(key),
@@ -990,5 +1025,19 @@ mod tests {
         let (outcome, files, rows, _) = prune_of(20, 20, refuses, Duration::from_secs(60));
         assert_eq!((outcome.files, files, rows, outcome.rows_left), (10, 10, 20, 10));
         assert_eq!(outcome.warnings, [""; 0]);
+    }
+
+    #[test]
+    fn a_connection_that_is_lost_before_a_file_goes_does_not_end_the_run() {
+        let refuses = Refusals { losses: 3, ..NOTHING };
+        for (files, rows) in [(20, 20), (20, 25)] {
+            let (outcome, files, rows, _) = prune_of(files, rows, refuses, Duration::from_secs(60));
+            assert_eq!((outcome.files, files, rows, outcome.errors), (20, 0, 0, vec![]));
+            assert!(outcome.stopped.is_none(), "{:?}", outcome.stopped);
+        }
+        let refuses = Refusals { losses: usize::MAX, ..NOTHING };
+        let (outcome, files, rows, _) = prune_of(20, 20, refuses, Duration::from_millis(200));
+        assert!(matches!(outcome.stopped, Some(Refusal::Lost(_))), "{:?}", outcome.stopped);
+        assert_eq!((outcome.files, files, rows), (0, 20, 20));
     }
 }

@@ -116,12 +116,12 @@ impl Ledger {
         self.repeatedly(false, &mut change)
     }
 
-    /// As [`Ledger::rows_only`], for rows whose files are removed already: a conflict or a lost connection is
-    /// no reason to give up before the wait is over, wherever in the transaction it comes.
-    pub(super) fn owed_rows(
+    /// As [`Ledger::rows_only`], but a conflict or a lost connection is no reason to give up before the wait
+    /// is over, wherever in the transaction it comes.
+    pub(super) fn rows_repeatedly<T>(
         &mut self,
-        mut change: impl FnMut(&mut Transaction<'_>) -> Result<(), Refusal>,
-    ) -> Result<(), Refusal> {
+        mut change: impl FnMut(&mut Transaction<'_>) -> Result<T, Refusal>,
+    ) -> Result<T, Refusal> {
         self.repeatedly(true, &mut change)
     }
 
@@ -132,8 +132,7 @@ impl Ledger {
         mut insists: bool,
         change: &mut dyn FnMut(&mut Transaction<'_>) -> Result<T, Refusal>,
     ) -> Result<T, Refusal> {
-        let deadline = self.wait.deadline();
-        let mut pause = FIRST_PAUSE;
+        let mut repeats = self.repeats();
         let mut is_unknown = false;
         loop {
             let refusal = match self.begin().and_then(|mut open| change(&mut open).map(|done| (open, done))) {
@@ -148,12 +147,23 @@ impl Ledger {
             };
             is_unknown |= matches!(refusal, Refusal::Unknown(_));
             let passes = matches!(refusal, Refusal::Busy(_) | Refusal::Lost(_) | Refusal::Unknown(_));
-            if !insists || !passes || Instant::now() + pause > deadline || !self.pause(pause) {
+            if !insists || !passes || !self.pauses(&mut repeats) {
                 let is_said = matches!(refusal, Refusal::Unknown(_));
                 return Err(if is_unknown && !is_said { refusal.after_unknown() } else { refusal });
             }
-            pause = (pause * 2).min(LONGEST_PAUSE);
         }
+    }
+
+    /// Returns the repetitions for which there is time from now on.
+    pub(super) fn repeats(&self) -> Repeats {
+        Repeats { deadline: self.wait.deadline(), pause: FIRST_PAUSE }
+    }
+
+    /// Pauses before a repetition. Returns false if there is no time for another one, or a signal comes.
+    pub(super) fn pauses(&self, repeats: &mut Repeats) -> bool {
+        let Repeats { deadline, pause } = *repeats;
+        repeats.pause = (pause * 2).min(LONGEST_PAUSE);
+        Instant::now() + pause <= deadline && self.pause(pause)
     }
 
     /// Returns the number of rows that a transaction may delete; `None` without rows.
@@ -208,6 +218,14 @@ impl Ledger {
         }
         !self.wait.interrupt.raised()
     }
+}
+
+/// The repetitions of something that was refused.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Repeats {
+    deadline: Instant,
+    /// The pause before the next one.
+    pause: Duration,
 }
 
 /// The number of rows that the server takes in one transaction, as far as it is known.

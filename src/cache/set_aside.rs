@@ -233,7 +233,7 @@ fn forget_again(
     if !victim.has_row() {
         return Err(refusal);
     }
-    ledger.owed_rows(|transaction| {
+    ledger.rows_repeatedly(|transaction| {
         // Glance may have cached the image again.
         if !matches!(dir.look(CachePlace::Base, victim.id.as_name()), Ok(None)) {
             return Ok(());
