@@ -19,16 +19,20 @@
 //! (those that `clean` would remove, then orphans). After them images are removed one at a time, each file
 //! before its row, under the index's lock, until the journal fits.
 //!
+//! **A connection that is lost** before the first file of a batch is removed costs nothing: the batch begins
+//! again as long as the wait allows.
+//!
 //! **A commit that is refused** leaves rows without files. Their deletion is repeated as long as the wait
-//! allows, in smaller parts where the server refuses them all at once. If rows stay all the same, the run
-//! ends there: at most half of the rows are without their files then, and the next run forgets them. That
-//! these rows are ours, or those of a run that was killed, the next run knows from a note
-//! ([`pending`]).
+//! allows, in smaller parts where the server refuses them all at once, and the batches that follow are no
+//! larger than these. If rows stay all the same, the run ends there: at most half of the rows are without
+//! their files then, and the next run forgets them. That these rows are ours, or those of a run that was
+//! killed, the next run knows from a note ([`pending`]).
 //!
 //! An entry that fails is recorded, and the next follows. Dry runs never come here.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -304,12 +308,13 @@ impl Executor<'_> {
         if self.ledger.has_rows() && forgets && (run.note.is_made() || inventory.has_note) {
             pending::remove(self.dir);
         }
+        run.outcome.warnings.extend(self.ledger.take_warning());
         run.outcome
     }
 
     /// Removes one batch of images. Returns false if there is nothing more to do.
     fn step(&mut self, inventory: &Inventory, run: &mut PruneRun<'_>) -> Result<bool, Refusal> {
-        let images: Vec<&Image> = run.next_batch(inventory, self.ledger.has_rows());
+        let images: Vec<&Image> = run.next_batch(inventory, self.ledger.most_rows());
         if images.is_empty() {
             return Ok(false);
         }
@@ -323,7 +328,26 @@ impl Executor<'_> {
     }
 
     /// Removes images and their rows in one transaction, and returns how many of them were reached.
+    ///
+    /// If the connection is lost before the first file is removed, nothing was changed. Then the batch begins
+    /// again, with another look at each image, as long as the wait allows.
     fn batch(&mut self, images: &[&Image], run: &mut PruneRun<'_>) -> Result<usize, Refusal> {
+        let mut repeats = None;
+        loop {
+            match self.batch_once(images, run) {
+                Err(Refusal::Lost(e)) => {
+                    let repeats = repeats.get_or_insert_with(|| self.ledger.repeats());
+                    if !self.ledger.pauses(repeats) {
+                        return Err(self.or_interrupted(Refusal::Lost(e)));
+                    }
+                }
+                result => return result,
+            }
+        }
+    }
+
+    /// As [`Executor::batch`], once. After an error no file was removed, and all rows are there.
+    fn batch_once(&mut self, images: &[&Image], run: &mut PruneRun<'_>) -> Result<usize, Refusal> {
         if self.ledger.interrupt().raised() {
             return Err(Refusal::Interrupted);
         }
@@ -361,12 +385,14 @@ impl Executor<'_> {
 
     /// After a commit that failed, deletes the rows again on their own: their files are removed.
     fn repeat(&mut self, gone: &[Deletion], refusal: Refusal, run: &mut PruneRun<'_>) {
-        // A conflict is no error if the rows are deleted now.
+        // A conflict is no error if the rows are deleted now. Neither is a limit for the size of a
+        // transaction, of which there is a warning.
         let is_conflict = matches!(refusal, Refusal::Busy(_));
+        let most_rows = self.ledger.most_rows();
         let why = format!("{:#}", refusal.into_error());
         run.pending.extend(gone.iter().filter_map(as_ghost));
         match self.forget_pending(run) {
-            Ok(()) if is_conflict => {}
+            Ok(()) if is_conflict || self.ledger.most_rows() < most_rows => {}
             Ok(()) => {
                 let message = format!("{why}; the rows of the removed files were then deleted all the same");
                 run.outcome.error("index", Action::Forget, message);
@@ -381,25 +407,19 @@ impl Executor<'_> {
     /// Deletes rows whose files this run removed before, unless Glance has cached the image again.
     fn forget_pending(&mut self, run: &mut PruneRun<'_>) -> Result<(), Refusal> {
         let dir = self.dir;
-        let mut most = run.pending.len();
-        while !run.pending.is_empty() {
-            let from = run.pending.len().saturating_sub(most);
-            let forgotten = self.ledger.owed_rows(|transaction| {
-                let rows = run.pending[from..].iter().copied();
+        let count = run.pending.len();
+        let (done, result) = self.ledger.in_parts(count, count, |ledger, part| {
+            ledger.rows_repeatedly(|transaction| {
+                let rows = run.pending[part.clone()].iter().copied();
                 let absent: Vec<Deletion> = rows.filter(|row| is_absent(dir, row)).collect();
                 match transaction.forget(&absent)?.iter().filter(|is_forgotten| !**is_forgotten).count() {
                     0 => Ok(()),
                     count => Err(Refusal::Busy(anyhow!("{count} rows are locked by another session"))),
                 }
-            });
-            match forgotten {
-                Ok(()) => run.pending.truncate(from),
-                // A server can limit the size of a transaction.
-                Err(Refusal::Broken(_)) if most > 1 => most = most.div_ceil(2),
-                Err(refusal) => return Err(refusal),
-            }
-        }
-        Ok(())
+            })
+        });
+        run.pending.drain(..done);
+        result
     }
 
     /// Removes entries without a row from a full disk: those that `clean` would remove, then orphans.
@@ -454,7 +474,7 @@ impl Executor<'_> {
     /// Removes one image before its row from a disk that is still full, under the index's lock, then tries to
     /// delete the row.
     fn file_before_row(&mut self, inventory: &Inventory, run: &mut PruneRun<'_>) -> Result<bool, Refusal> {
-        let Some(image) = run.next_batch(inventory, true).first().copied() else {
+        let Some(image) = run.next_batch(inventory, Some(1)).first().copied() else {
             return Ok(false);
         };
         if self.ledger.interrupt().raised() {
@@ -505,12 +525,13 @@ impl Executor<'_> {
 
     /// Deletes rows whose image is missing, after another look under the index's lock.
     fn forget_ghosts(&mut self, ghosts: &[Ghost], outcome: &mut Outcome) -> Result<(), Refusal> {
-        let dir = self.dir;
-        for portion in ghosts.chunks(ROWS) {
-            if self.ledger.interrupt().raised() {
+        let (dir, progress) = (self.dir, self.progress);
+        let forget = |ledger: &mut Ledger, part: Range<usize>| {
+            if ledger.interrupt().raised() {
                 return Err(Refusal::Interrupted);
             }
-            let (victims, forgotten) = self.ledger.rows_only(|transaction| {
+            let portion = &ghosts[part];
+            let (victims, forgotten) = ledger.rows_repeatedly(|transaction| {
                 let victims: Vec<Deletion> = portion
                     .iter()
                     .map(|ghost| Deletion { id: ghost.id, only_if: Condition::Row(ghost.row.key) })
@@ -524,7 +545,7 @@ impl Executor<'_> {
             outcome.ghosts_forgotten += count as u64;
             outcome.left_alone += (portion.len() - count) as u64;
             for (victim, _) in gone() {
-                self.progress.removed(Removed {
+                progress.removed(Removed {
                     place: CachePlace::Base,
                     name: victim.id.as_name(),
                     bytes: 0,
@@ -534,8 +555,9 @@ impl Executor<'_> {
                     last: Last::Unknown,
                 });
             }
-        }
-        Ok(())
+            Ok(())
+        };
+        self.ledger.in_parts(ghosts.len(), ROWS, forget).1.map_err(|refusal| self.or_interrupted(refusal))
     }
 
     /// Repairs the index: deletes ghosts, gives rows to orphans, deletes rows whose id is no UUID.
@@ -544,6 +566,7 @@ impl Executor<'_> {
             .forget_ghosts(&inventory.ghosts, outcome)
             .and_then(|()| self.adopt(&plan.adopt, outcome))
             .and_then(|()| self.drop_bad_rows(inventory, outcome));
+        outcome.warnings.extend(self.ledger.take_warning());
         match result {
             Err(refusal) => outcome.stopped = Some(refusal),
             Ok(()) if inventory.has_note => pending::remove(self.dir),
@@ -553,11 +576,12 @@ impl Executor<'_> {
 
     fn adopt(&mut self, orphans: &[Image], outcome: &mut Outcome) -> Result<(), Refusal> {
         let dir = self.dir;
-        for portion in orphans.chunks(ROWS) {
-            if self.ledger.interrupt().raised() {
+        let adopt = |ledger: &mut Ledger, part: Range<usize>| {
+            if ledger.interrupt().raised() {
                 return Err(Refusal::Interrupted);
             }
-            let adopted = self.ledger.rows_only(|transaction| {
+            let portion = &orphans[part];
+            let adopted = ledger.rows_repeatedly(|transaction| {
                 let there: Vec<Image> = portion
                     .iter()
                     .filter(|image| {
@@ -570,16 +594,25 @@ impl Executor<'_> {
             })?;
             outcome.orphans_adopted += adopted;
             outcome.left_alone += portion.len() as u64 - adopted;
-        }
-        Ok(())
+            Ok(())
+        };
+        self.ledger.in_parts(orphans.len(), ROWS, adopt).1.map_err(|refusal| self.or_interrupted(refusal))
     }
 
     fn drop_bad_rows(&mut self, inventory: &Inventory, outcome: &mut Outcome) -> Result<(), Refusal> {
-        for portion in inventory.bad_rows.chunks(ROWS) {
+        let rows = &inventory.bad_rows;
+        let drop = |ledger: &mut Ledger, part: Range<usize>| {
+            let portion = &rows[part];
             outcome.rows_dropped +=
-                self.ledger.rows_only(|transaction| transaction.drop_bad_rows(portion))?;
-        }
-        Ok(())
+                ledger.rows_repeatedly(|transaction| transaction.drop_bad_rows(portion))?;
+            Ok(())
+        };
+        self.ledger.in_parts(rows.len(), ROWS, drop).1.map_err(|refusal| self.or_interrupted(refusal))
+    }
+
+    /// Returns the refusal after which something is not repeated any more: a signal, if one ended the wait.
+    fn or_interrupted(&self, refusal: Refusal) -> Refusal {
+        if self.ledger.interrupt().raised() { Refusal::Interrupted } else { refusal }
     }
 
     /// Returns the free bytes of the file system, if they can be measured.
@@ -697,12 +730,13 @@ impl PruneRun<'_> {
     }
 
     /// Returns the next images: as many as one transaction should take, and as the goal needs. Candidates
-    /// that would not help are skipped.
+    /// that would not help are skipped. `most_rows` is the number of rows that the index lets a transaction
+    /// delete; `None` if it has no rows.
     ///
     /// Never more than half of the rows: after a crash all of them come back without their files, and the
     /// next run would refuse the directory as a wrong one.
-    fn next_batch<'a>(&mut self, inventory: &'a Inventory, transactional: bool) -> Vec<&'a Image> {
-        let most = if transactional { self.batch.min((self.rows / 2).max(1)) } else { self.batch };
+    fn next_batch<'a>(&mut self, inventory: &'a Inventory, most_rows: Option<usize>) -> Vec<&'a Image> {
+        let most = most_rows.map_or(self.batch, |most| self.batch.min((self.rows / 2).max(1)).min(most));
         let mut goal = self.goal;
         let mut images = Vec::new();
         let mut at = self.at;
@@ -778,15 +812,30 @@ mod tests {
     use super::*;
     use crate::interrupt::Wait;
 
-    /// An index of rows in memory, which refuses to commit.
+    /// The refusals of an index.
+    #[derive(Clone, Copy)]
+    struct Refusals {
+        /// The number of commits.
+        commits: usize,
+        /// Makes the refusal of a commit.
+        refusal: fn() -> Refusal,
+        /// The number of deletions during which the connection is lost.
+        losses: usize,
+        /// Commits of more rows are refused.
+        most: usize,
+    }
+
+    const NOTHING: Refusals =
+        Refusals { commits: 0, refusal: || Refusal::Interrupted, losses: 0, most: usize::MAX };
+
+    /// An index of rows in memory, which refuses something.
     struct Rows {
         /// The keys of the rows.
         committed: Arc<Mutex<HashSet<i64>>>,
         forgotten: HashSet<i64>,
-        /// The number of commits that it still refuses.
-        refusals: usize,
-        /// Makes the refusal.
-        refusal: fn() -> Refusal,
+        refuses: Refusals,
+        /// The number of commits that were too large.
+        too_large: Arc<AtomicUsize>,
     }
 
     impl Index for Rows {
@@ -808,6 +857,10 @@ mod tests {
         }
 
         fn forget(&mut self, deletions: &[Deletion]) -> Result<Vec<bool>, Refusal> {
+            if self.refuses.losses > 0 {
+                self.refuses.losses -= 1;
+                return Err(Refusal::Lost(anyhow!("the server has gone away")));
+            }
             let keys = deletions.iter().filter_map(|deletion| match deletion.only_if {
                 Condition::Unchanged(row) => Some(row.key),
                 Condition::Row(key) | Condition::Present(key) => Some(key),
@@ -822,9 +875,13 @@ mod tests {
         }
 
         fn commit(&mut self, _: Option<&[Deletion]>) -> Result<(), Refusal> {
-            if self.refusals > 0 {
-                self.refusals -= 1;
-                return Err((self.refusal)());
+            if self.refuses.commits > 0 {
+                self.refuses.commits -= 1;
+                return Err((self.refuses.refusal)());
+            }
+            if self.forgotten.len() > self.refuses.most {
+                self.too_large.fetch_add(1, Ordering::Relaxed);
+                return Err(Refusal::Broken(anyhow!("error 1105: transaction size limit exceeded")));
             }
             self.committed.lock().unwrap().retain(|key| !self.forgotten.contains(key));
             Ok(())
@@ -847,19 +904,37 @@ mod tests {
 
     /// Prunes a cache of twenty images to nothing, and returns the outcome, the files and the rows that are
     /// left.
-    fn prune_all(refusals: usize, refusal: fn() -> Refusal, limit: Duration) -> (Outcome, usize, usize) {
+    fn prune_all(commits: usize, refusal: fn() -> Refusal, limit: Duration) -> (Outcome, usize, usize) {
+        let (outcome, files, rows, _) = prune_of(20, 20, Refusals { commits, refusal, ..NOTHING }, limit);
+        (outcome, files, rows)
+    }
+
+    /// Prunes a cache with so many files and rows to nothing. Returns the number of commits that were too
+    /// large, too.
+    fn prune_of(
+        files: usize,
+        rows: i64,
+        refuses: Refusals,
+        limit: Duration,
+    ) -> (Outcome, usize, usize, usize) {
         let temporary = tempfile::tempdir().unwrap();
-        for n in 0..20 {
+        for n in 0..files {
             let name = format!("{n:08x}-0000-0000-0000-000000000000");
             std::fs::write(temporary.path().join(name), "image").unwrap();
         }
         let dir = CacheDir::open(temporary.path()).unwrap().unwrap();
         let mut inventory = Inventory::scan(&dir, Tracking::ByRow).unwrap();
+        let row = |key| Row { key, last_accessed: 0.0, last_modified: 0.0, size: 5, hits: 0 };
         for (key, image) in (1..).zip(&mut inventory.images) {
-            image.row = Some(Row { key, last_accessed: 0.0, last_modified: 0.0, size: 5, hits: 0 });
+            image.row = Some(row(key));
         }
-        let rows = Arc::new(Mutex::new((1..=20).collect()));
-        let index = Rows { committed: Arc::clone(&rows), forgotten: HashSet::new(), refusals, refusal };
+        inventory.ghosts.extend((files as i64 + 1..=rows).map(|key| {
+            let id = ImageId::new(format!("{key:08x}-1111-0000-0000-000000000000").as_bytes()).unwrap();
+            Ghost { id, row: row(key) }
+        }));
+        let (rows, too_large) = (Arc::new(Mutex::new((1..=rows).collect())), Arc::default());
+        let committed = Arc::clone(&rows);
+        let index = Rows { committed, forgotten: HashSet::new(), refuses, too_large: Arc::clone(&too_large) };
         let wait = Wait { limit, interrupt: Interrupt::default() };
         let mut ledger = Ledger::new(Some(Box::new(index)), wait);
         let plan = plan::prune(&inventory, &PruneLimits::default(), 0, 0);
@@ -875,7 +950,7 @@ mod tests {
         let noted = pending::noted(&dir);
         assert_eq!(noted.len(), rows - files.len(), "{noted:?}");
         assert!(files.iter().all(|image| !noted.contains(&image.id)));
-        (outcome, files.len(), rows)
+        (outcome, files.len(), rows, too_large.load(Ordering::Relaxed))
     }
 
     #[test]
@@ -885,9 +960,8 @@ mod tests {
         let id = ImageId::new(b"00000001-0000-0000-0000-000000000000").unwrap();
         PendingRows::default().write(&dir, [id].into_iter());
         let inventory = Inventory::scan(&dir, Tracking::ByRow).unwrap();
-        let rows = Arc::default();
-        let refusal = || Refusal::Interrupted;
-        let index = Rows { committed: rows, forgotten: HashSet::new(), refusals: 0, refusal };
+        let (committed, too_large) = (Arc::default(), Arc::default());
+        let index = Rows { committed, forgotten: HashSet::new(), refuses: NOTHING, too_large };
         let wait = Wait { limit: Duration::ZERO, interrupt: Interrupt::default() };
         let mut ledger = Ledger::new(Some(Box::new(index)), wait);
         let plan = plan::prune(&inventory, &PruneLimits::default(), 0, 0);
@@ -928,5 +1002,42 @@ mod tests {
         let too_large = || Refusal::Broken(anyhow!("error 1105: transaction size limit exceeded"));
         let (outcome, files, rows) = prune_all(2, too_large, Duration::from_secs(60));
         assert_eq!((outcome.files, files, rows), (20, 0, 0));
+    }
+
+    #[test]
+    fn a_limit_for_the_size_of_transactions_is_found_once_and_is_no_error() {
+        let refuses = Refusals { most: 3, ..NOTHING };
+        let (outcome, files, rows, too_large) = prune_of(20, 20, refuses, Duration::from_secs(60));
+        assert_eq!((outcome.files, files, rows, &outcome.errors[..]), (20, 0, 0, &[][..]));
+        // The batch of ten, the same ten again, and five. Those that follow fit.
+        assert_eq!((too_large, outcome.warnings.len()), (3, 1), "{:?}", outcome.warnings);
+        let warning = &outcome.warnings[0];
+        assert!(warning.contains("limit exceeded") && warning.contains("these 10 rows"), "{warning}");
+        // The same with rows that are without files from the start.
+        let (outcome, files, rows, too_large) = prune_of(4, 24, refuses, Duration::from_secs(60));
+        assert_eq!((outcome.ghosts_forgotten, outcome.files, files, rows), (20, 4, 0, 0));
+        assert_eq!((too_large, outcome.warnings.len(), outcome.errors.len()), (3, 1, 0));
+    }
+
+    #[test]
+    fn what_stays_refused_in_the_smallest_part_is_an_error() {
+        let refuses = Refusals { most: 0, ..NOTHING };
+        let (outcome, files, rows, _) = prune_of(20, 20, refuses, Duration::from_secs(60));
+        assert_eq!((outcome.files, files, rows, outcome.rows_left), (10, 10, 20, 10));
+        assert_eq!(outcome.warnings, [""; 0]);
+    }
+
+    #[test]
+    fn a_connection_that_is_lost_before_a_file_goes_does_not_end_the_run() {
+        let refuses = Refusals { losses: 3, ..NOTHING };
+        for (files, rows) in [(20, 20), (20, 25)] {
+            let (outcome, files, rows, _) = prune_of(files, rows, refuses, Duration::from_secs(60));
+            assert_eq!((outcome.files, files, rows, outcome.errors), (20, 0, 0, vec![]));
+            assert!(outcome.stopped.is_none(), "{:?}", outcome.stopped);
+        }
+        let refuses = Refusals { losses: usize::MAX, ..NOTHING };
+        let (outcome, files, rows, _) = prune_of(20, 20, refuses, Duration::from_millis(200));
+        assert!(matches!(outcome.stopped, Some(Refusal::Lost(_))), "{:?}", outcome.stopped);
+        assert_eq!((outcome.files, files, rows), (0, 20, 20));
     }
 }

@@ -8,6 +8,7 @@
 //! [`Transaction::commit`]. Killed in between, the rows come back without their files: ghosts, which the next
 //! run forgets.
 
+use std::ops::Range;
 use std::time::{Duration, Instant};
 use std::{fmt, thread};
 
@@ -31,6 +32,7 @@ pub(crate) struct Ledger {
     index: Option<Box<dyn Index>>,
     wait: Wait,
     turns: Turns,
+    limit: RowLimit,
 }
 
 impl fmt::Debug for Ledger {
@@ -44,7 +46,7 @@ impl Ledger {
     ///
     /// Without an index there are no rows: every change succeeds and changes nothing.
     pub(crate) fn new(index: Option<Box<dyn Index>>, wait: Wait) -> Self {
-        Ledger { index, wait, turns: Turns::default() }
+        Ledger { index, wait, turns: Turns::default(), limit: RowLimit::default() }
     }
 
     /// True if there is an index with rows: a crash before a commit then brings back rows whose files are
@@ -114,12 +116,12 @@ impl Ledger {
         self.repeatedly(false, &mut change)
     }
 
-    /// As [`Ledger::rows_only`], for rows whose files are removed already: a conflict or a lost connection is
-    /// no reason to give up before the wait is over, wherever in the transaction it comes.
-    pub(super) fn owed_rows(
+    /// As [`Ledger::rows_only`], but a conflict or a lost connection is no reason to give up before the wait
+    /// is over, wherever in the transaction it comes.
+    pub(super) fn rows_repeatedly<T>(
         &mut self,
-        mut change: impl FnMut(&mut Transaction<'_>) -> Result<(), Refusal>,
-    ) -> Result<(), Refusal> {
+        mut change: impl FnMut(&mut Transaction<'_>) -> Result<T, Refusal>,
+    ) -> Result<T, Refusal> {
         self.repeatedly(true, &mut change)
     }
 
@@ -130,8 +132,7 @@ impl Ledger {
         mut insists: bool,
         change: &mut dyn FnMut(&mut Transaction<'_>) -> Result<T, Refusal>,
     ) -> Result<T, Refusal> {
-        let deadline = self.wait.deadline();
-        let mut pause = FIRST_PAUSE;
+        let mut repeats = self.repeats();
         let mut is_unknown = false;
         loop {
             let refusal = match self.begin().and_then(|mut open| change(&mut open).map(|done| (open, done))) {
@@ -146,12 +147,67 @@ impl Ledger {
             };
             is_unknown |= matches!(refusal, Refusal::Unknown(_));
             let passes = matches!(refusal, Refusal::Busy(_) | Refusal::Lost(_) | Refusal::Unknown(_));
-            if !insists || !passes || Instant::now() + pause > deadline || !self.pause(pause) {
+            if !insists || !passes || !self.pauses(&mut repeats) {
                 let is_said = matches!(refusal, Refusal::Unknown(_));
                 return Err(if is_unknown && !is_said { refusal.after_unknown() } else { refusal });
             }
-            pause = (pause * 2).min(LONGEST_PAUSE);
         }
+    }
+
+    /// Returns the repetitions for which there is time from now on.
+    pub(super) fn repeats(&self) -> Repeats {
+        Repeats { deadline: self.wait.deadline(), pause: FIRST_PAUSE }
+    }
+
+    /// Pauses before a repetition. Returns false if there is no time for another one, or a signal comes.
+    pub(super) fn pauses(&self, repeats: &mut Repeats) -> bool {
+        let Repeats { deadline, pause } = *repeats;
+        repeats.pause = (pause * 2).min(LONGEST_PAUSE);
+        Instant::now() + pause <= deadline && self.pause(pause)
+    }
+
+    /// Returns the number of rows that a transaction may delete; `None` without rows.
+    pub(super) fn most_rows(&self) -> Option<usize> {
+        self.has_rows().then_some(self.limit.most)
+    }
+
+    /// Changes so many rows in parts, at most `most` of them in a transaction. Returns how many were changed,
+    /// and why not all.
+    ///
+    /// A server can limit the size of a transaction. So what it refuses is tried again in halves, and what it
+    /// takes is remembered for the transactions that follow.
+    pub(super) fn in_parts(
+        &mut self,
+        count: usize,
+        most: usize,
+        mut change: impl FnMut(&mut Ledger, Range<usize>) -> Result<(), Refusal>,
+    ) -> (usize, Result<(), Refusal>) {
+        let before = self.limit.clone();
+        let mut done = 0;
+        while done < count {
+            let part = (count - done).min(most).min(self.limit.most);
+            match change(self, done..done + part) {
+                Ok(()) => {
+                    done += part;
+                    self.limit.taken();
+                }
+                Err(Refusal::Broken(why)) if part > 1 => self.limit.refused(part, &why),
+                Err(refusal) => {
+                    // It was not for the number of rows, if none were taken.
+                    if done == 0 {
+                        self.limit = before;
+                    }
+                    self.limit.refused = None;
+                    return (done, Err(refusal));
+                }
+            }
+        }
+        (done, Ok(()))
+    }
+
+    /// Returns a warning, once, if the server has turned out to limit the size of a transaction.
+    pub(super) fn take_warning(&mut self) -> Option<String> {
+        self.limit.warning.take()
     }
 
     /// Sleeps. Returns false if a signal comes.
@@ -161,6 +217,48 @@ impl Ledger {
             thread::sleep(FIRST_PAUSE.min(until.saturating_duration_since(Instant::now())));
         }
         !self.wait.interrupt.raised()
+    }
+}
+
+/// The repetitions of something that was refused.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Repeats {
+    deadline: Instant,
+    /// The pause before the next one.
+    pause: Duration,
+}
+
+/// The number of rows that the server takes in one transaction, as far as it is known.
+#[derive(Clone, Debug)]
+struct RowLimit {
+    most: usize,
+    /// The number of rows that was refused, and why; `None` once fewer were taken.
+    refused: Option<(usize, String)>,
+    is_known: bool,
+    warning: Option<String>,
+}
+
+impl Default for RowLimit {
+    fn default() -> Self {
+        RowLimit { most: usize::MAX, refused: None, is_known: false, warning: None }
+    }
+}
+
+impl RowLimit {
+    /// Notes that so many rows were refused.
+    fn refused(&mut self, count: usize, why: &anyhow::Error) {
+        self.refused.get_or_insert_with(|| (count, format!("{why:#}")));
+        self.most = count.div_ceil(2);
+    }
+
+    /// Notes that rows were taken. If more were refused before, it was for their number.
+    fn taken(&mut self) {
+        let Some((count, why)) = self.refused.take() else { return };
+        if !std::mem::replace(&mut self.is_known, true) {
+            self.warning = Some(format!(
+                "{why}; these {count} rows were changed in smaller transactions, and so are all that follow"
+            ));
+        }
     }
 }
 

@@ -153,6 +153,8 @@ pub(crate) struct Outcome {
     /// Entries that were used or changed since the plan was made. They stay.
     pub(crate) left_alone: u64,
     pub(crate) errors: Vec<EntryError>,
+    /// Of what was done all the same.
+    pub(crate) warnings: Vec<String>,
     /// The reason why the run ended early; `None` if it did not.
     pub(crate) stopped: Option<Refusal>,
 }
@@ -178,6 +180,7 @@ impl Outcome {
         self.bytes_cleaned += part.bytes_cleaned;
         self.left_alone += part.left_alone;
         self.errors.append(&mut part.errors);
+        self.warnings.append(&mut part.warnings);
     }
 
     pub(super) fn error(&mut self, name: impl Into<String>, action: Action, message: impl Into<String>) {

@@ -24,11 +24,18 @@
 //! whatever their age, and its drivers do no more than show that time of an
 //! image.
 //!
-//! A file of the same name in `invalid/` is replaced, as Glance does. The caller holds prune's lock.
+//! **An older file stays.** `--invalid-grace` may keep a file of the same name in `invalid/` for somebody to
+//! look at. Then the image becomes `ID.1`, or the first of `ID.2` and so on that is free. `clean` and the
+//! cleaners of Glance's drivers remove whatever lies in `invalid/`. Only the file under the last of these
+//! names is replaced, so that an image which is broken again and again does not fill the disk. (A failed
+//! download replaces `ID`, whoever it was that failed: that is how Glance's drivers do it.)
+//!
+//! The caller holds prune's lock.
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, bail};
 use rustix::fs::{
-    AtFlags, Mode, OFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, openat, renameat, utimensat,
+    Access, AtFlags, Mode, OFlags, RenameFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, accessat,
+    openat, renameat, renameat_with, statat, utimensat,
 };
 use rustix::io::Errno;
 use std::ffi::CStr;
@@ -40,7 +47,11 @@ use super::index::{Condition, Deletion, xattr};
 use super::ledger::Ledger;
 use super::pending;
 use crate::database::refusal::Refusal;
+use crate::names::{ImageId, NameBuf};
 use crate::units::SECOND;
+
+/// The number of files of one image in `invalid/` that are kept beside the first one.
+const MORE: u32 = 9;
 
 /// The result of moving a broken image.
 #[derive(Debug)]
@@ -50,6 +61,47 @@ pub(crate) enum SetAside {
     Changed,
     /// It was moved, but its row could not be deleted.
     RowStays(anyhow::Error),
+}
+
+/// Fails if it is known beforehand that no image can be moved. Changes nothing.
+///
+/// Nothing here makes a directory. Glance's drivers make all three of them when they start.
+pub(crate) fn foresee(dir: &CacheDir) -> Result<()> {
+    let (base, invalid) = places(dir)?;
+    for (fd, place) in [(base, CachePlace::Base), (invalid, CachePlace::Invalid)] {
+        let found = accessat(fd, c".", Access::WRITE_OK | Access::EXEC_OK, AtFlags::empty());
+        // Whatever else it may be, only the move itself shows it.
+        if let Err(e @ (Errno::ACCESS | Errno::PERM | Errno::ROFS)) = found {
+            bail!("cannot write to {}: {e}{}", dir.path().join(place.name()).display(), advice(e));
+        }
+    }
+    Ok(())
+}
+
+/// Returns the directories from which and to which images are moved.
+fn places(dir: &CacheDir) -> Result<(BorrowedFd<'_>, BorrowedFd<'_>)> {
+    let base = dir.fd(CachePlace::Base).context("the cache directory is always open")?;
+    let invalid = dir.fd(CachePlace::Invalid).with_context(|| {
+        let path = dir.path().join(CachePlace::Invalid.name());
+        format!(
+            "the directory {} is missing: start glance-api, which makes it, or make it, with the owner of \
+             the cache directory",
+            path.display()
+        )
+    })?;
+    Ok((base, invalid))
+}
+
+/// Returns the end of a message: what to do about a move that failed.
+fn advice(error: Errno) -> &'static str {
+    match error {
+        Errno::ACCESS | Errno::PERM => {
+            "; run as the user that glance-api runs as, and let this user write there"
+        }
+        Errno::ROFS => "; mount its file system writable",
+        Errno::NOSPC | Errno::DQUOT => "; free some space on its file system",
+        _ => "",
+    }
 }
 
 /// Moves an image to `invalid/` and forgets its row. `why` is written to the file, where Glance's xattr
@@ -73,14 +125,17 @@ pub(crate) fn set_aside(
     if has_row {
         pending::add(dir, image.id);
     }
-    if let Err(e) = rename(dir, image) {
-        drop(transaction);
-        settle(dir, image, has_row);
-        return Err(e);
-    }
+    let moved = match rename(dir, image) {
+        Ok(name) => name,
+        Err(e) => {
+            drop(transaction);
+            settle(dir, image, has_row);
+            return Err(e);
+        }
+    };
     let committed = transaction.commit(None).or_else(|refusal| forget_again(dir, ledger, &victim, refusal));
     if let Some(why) = why {
-        explain(dir, image, why);
+        explain(dir, &moved, why);
     }
     match committed {
         Ok(()) => {
@@ -107,19 +162,59 @@ pub(crate) fn is_unchanged(dir: &CacheDir, image: &Image) -> Result<bool> {
         if (now.inode, now.size, now.mtime) == (was.inode, was.size, was.mtime)))
 }
 
-fn rename(dir: &CacheDir, image: &Image) -> Result<()> {
+/// Moves the file, and returns its name in `invalid/`.
+fn rename(dir: &CacheDir, image: &Image) -> Result<NameBuf> {
+    let (base, invalid) = places(dir)?;
     let name = image.id.as_name();
-    let base = dir.fd(CachePlace::Base).context("the cache directory is always open")?;
-    let invalid = dir.fd(CachePlace::Invalid).context("the directory invalid/ is missing")?;
     let name = name.as_c_str();
     // Without the new time, the file is removed earlier than its grace allows. It must not be served, so that
     // it is moved all the same.
     let _ = set_modified(base, name, Timespec { tv_sec: 0, tv_nsec: UTIME_NOW });
-    renameat(base, name, invalid, name).map_err(|e| {
+    move_to_free_name(base, image.id, invalid).map_err(|e| {
         let (tv_sec, nanos) = (image.seen.mtime.div_euclid(SECOND), image.seen.mtime.rem_euclid(SECOND));
         let _ = set_modified(base, name, Timespec { tv_sec, tv_nsec: nanos as _ });
-        anyhow!("cannot move it to invalid/: {e}")
+        anyhow!("cannot move it to invalid/: {e}{}", advice(e))
     })
+}
+
+/// Moves the file of an image to the first free one of its names in `invalid/`, or to the last one.
+fn move_to_free_name(base: BorrowedFd<'_>, id: ImageId, invalid: BorrowedFd<'_>) -> Result<NameBuf, Errno> {
+    let from = id.as_name().as_c_str();
+    for number in 0..=MORE {
+        let to = if number == 0 { id.to_string() } else { format!("{id}.{number}") };
+        let to = NameBuf::new(to.as_bytes()).ok_or(Errno::INVAL)?;
+        let name = to.as_name().as_c_str();
+        let moved = if number < MORE {
+            move_unless_taken(base, from, invalid, name)
+        } else {
+            renameat(base, from, invalid, name)
+        };
+        match moved {
+            Ok(()) => return Ok(to),
+            Err(Errno::EXIST) => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Err(Errno::EXIST)
+}
+
+/// Moves a file, or fails with [`Errno::EXIST`] if there is an entry of the new name.
+fn move_unless_taken(
+    base: BorrowedFd<'_>,
+    from: &CStr,
+    invalid: BorrowedFd<'_>,
+    to: &CStr,
+) -> Result<(), Errno> {
+    match renameat_with(base, from, invalid, to, RenameFlags::NOREPLACE) {
+        // A file system without this call (NFS). A file that a download leaves there after this look is
+        // replaced.
+        Err(Errno::INVAL | Errno::NOSYS) => match statat(invalid, to, AtFlags::SYMLINK_NOFOLLOW) {
+            Err(Errno::NOENT) => renameat(base, from, invalid, to),
+            Err(e) => Err(e),
+            Ok(_) => Err(Errno::EXIST),
+        },
+        result => result,
+    }
 }
 
 fn set_modified(base: BorrowedFd<'_>, name: &CStr, time: Timespec) -> Result<(), Errno> {
@@ -138,7 +233,7 @@ fn forget_again(
     if !victim.has_row() {
         return Err(refusal);
     }
-    ledger.owed_rows(|transaction| {
+    ledger.rows_repeatedly(|transaction| {
         // Glance may have cached the image again.
         if !matches!(dir.look(CachePlace::Base, victim.id.as_name()), Ok(None)) {
             return Ok(());
@@ -149,10 +244,10 @@ fn forget_again(
 }
 
 /// Writes the reason to the moved file. Without it the file is invalid all the same.
-fn explain(dir: &CacheDir, image: &Image, why: &str) {
+fn explain(dir: &CacheDir, moved: &NameBuf, why: &str) {
     let (Some(invalid), Ok(_owner)) = (dir.fd(CachePlace::Invalid), dir.owner().act()) else { return };
     let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    if let Ok(file) = openat(invalid, image.id.as_name().as_c_str(), flags, Mode::empty()) {
+    if let Ok(file) = openat(invalid, moved.as_name().as_c_str(), flags, Mode::empty()) {
         let _ = xattr::set_error(file.as_fd(), why);
     }
 }

@@ -451,6 +451,13 @@ pub(super) fn no_records_of_all() -> Failure {
     .hint("give --cache-dir DIR for each Glance cache")
 }
 
+/// Returns the error for a verification without the records.
+pub(super) fn no_records_wanted() -> Failure {
+    Failure::usage(anyhow!(
+        "--verify cannot be used with --no-database: images are compared with records in Glance's database"
+    ))
+}
+
 /// The options for showing sizes.
 #[derive(Debug, Args)]
 #[command(next_help_heading = OUTPUT)]

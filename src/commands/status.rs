@@ -7,7 +7,7 @@ use clap::{ArgGroup, Args};
 
 use super::flags::{
     CacheArgs, EXIT_CODES_IN_SHORT, HostArgs, LIMITS, LimitArgs, LookedAtArgs, OUTPUT, PARALLEL, REMOTE,
-    RecordArgs, VerifyArgs, no_records_of_all,
+    RecordArgs, VerifyArgs, no_records_of_all, no_records_wanted,
 };
 use super::{keep_metrics, look_at_all, show};
 use crate::exit::{Exit, Failure};
@@ -47,6 +47,9 @@ fn report(run: &Run, args: StatusArgs) -> Result<Exit, Failure> {
         report.check = check;
         let is_fine = report.errors().is_empty() && !(check && report.needs_attention());
         return Ok(conclude(run, &report, check, is_fine));
+    }
+    if args.verify && args.records.no_database {
+        return Err(no_records_wanted());
     }
     let request = StatusRequest {
         max_size: args.limit.max_size,

@@ -103,7 +103,8 @@ impl fmt::Display for Fault {
     }
 }
 
-/// Reads an image and compares it with its record. `meter` counts the bytes that were read.
+/// Reads an image and compares it with its record. `meter` counts the bytes that were read, those of a second
+/// reading, too.
 pub(crate) fn examine(job: &Examination<'_>, meter: &Meter) -> Finding {
     let opened = match ImageFile::open(job.dir, &job.image) {
         Ok(Some(opened)) => opened,
@@ -232,6 +233,7 @@ impl ImageFile {
             Ok(digest) => digest,
             Err(unread) => return unread.into(),
         };
+        meter.size.fetch_add(self.before.size, Ordering::Relaxed);
         // Memory is wrong more often than it is believed, and what follows throws a good image away.
         match read() {
             Ok(second) if second == first => Finding::Broken(Fault::Digest {
@@ -248,7 +250,6 @@ impl ImageFile {
 
     /// Reads the whole image and returns its digest.
     fn digest(&self, algorithm: Algorithm, throttle: &Throttle, meter: &Meter) -> Result<String, ReadingEnd> {
-        meter.moved.store(0, Ordering::Relaxed);
         if self.before.size <= BLOCK as u64 {
             // A second thread would take longer than the reading.
             let mut digest = algorithm.start();

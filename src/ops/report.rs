@@ -178,12 +178,16 @@ impl Ending {
         Ending { dry_run, ..Ending::default() }
     }
 
-    /// Adds the errors of an outcome, and the reason if it ended early.
+    /// Adds the errors of an outcome, and the reason if it ended early. Prints its warnings.
     ///
     /// With `fails`, and if nothing was changed yet, this reason is returned as the failure of the run.
     pub(super) fn add(&mut self, run: &Run, outcome: &mut Outcome, fails: bool) -> Result<(), Failure> {
         let is_untouched = outcome.is_untouched();
         self.errors.append(&mut outcome.errors);
+        for warning in std::mem::take(&mut outcome.warnings) {
+            run.output.warning(&warning);
+            self.warnings.iter_mut().for_each(|all| all.push(warning.clone()));
+        }
         match outcome.stopped.take() {
             None => {}
             Some(Refusal::Interrupted) => self.stopped(run),

@@ -262,6 +262,56 @@ fn twenty_of_a_thousand_on_postgresql() {
     twenty_of_a_thousand(Rows::Central(PostgreSql));
 }
 
+/// A file in `invalid/` stays when its image is broken again, as long as its grace says. Glance's own cleaner
+/// removes whatever is there, and its driver goes on.
+fn an_image_is_broken_again(rows: Rows) {
+    let many = Many::new(rows, 4);
+    let (first, second) = (nth_id(1), format!("{}.1", nth_id(1)));
+    let break_again = |length: usize| {
+        if !many.env().path(nth_id(1)).exists() {
+            many.insert(1);
+        }
+        many.damage(1, |bytes| bytes.truncate(length));
+        let report = many.run("clean", &["--verify"]).ok().json();
+        assert_eq!(report["total_files_moved"], 1, "{report}");
+    };
+    let sizes = || -> BTreeMap<String, u64> {
+        let names = many.env().names("invalid").into_iter();
+        names.map(|n| (n.clone(), fs::metadata(many.env().path("invalid").join(n)).unwrap().len())).collect()
+    };
+    break_again(9);
+    let old = many.env().now - 8.0 * 86400.0;
+    set_times(&many.env().path("invalid").join(&first), old, old);
+    break_again(10);
+    assert_eq!(sizes(), BTreeMap::from([(first.clone(), 9), (second.clone(), 10)]));
+    let report = many.run("clean", &["--invalid-grace", "7d"]).ok().json();
+    assert_eq!((&report["invalid_files"], sizes()), (&json!(1), BTreeMap::from([(second.clone(), 10)])));
+    break_again(11);
+    assert_eq!(sizes(), BTreeMap::from([(first, 11), (second, 10)]));
+    let mut peer = Peer::start();
+    let served = peer.call("served", many.for_glance());
+    assert_eq!(served.as_object().unwrap().keys().collect::<Vec<_>>(), [0, 2, 3].map(nth_id).each_ref());
+    let mut request = many.for_glance();
+    request["fresh"] = json!(nth_id(7));
+    peer.call("go_on", request);
+    assert_eq!(sizes(), BTreeMap::new());
+}
+
+#[test]
+fn an_image_is_broken_again_with_sqlite() {
+    an_image_is_broken_again(Rows::Own(Sqlite));
+}
+
+#[test]
+fn an_image_is_broken_again_with_xattr() {
+    an_image_is_broken_again(Rows::Own(Xattr));
+}
+
+#[test]
+fn an_image_is_broken_again_with_a_central_file() {
+    an_image_is_broken_again(Rows::Central(SqliteFile));
+}
+
 /// Glance reads images and caches new ones while they are verified: none is damaged, none is moved.
 fn beside_a_busy_glance(driver: Driver) {
     let many = Many::new(Rows::Own(driver), 100);

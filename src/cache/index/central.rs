@@ -14,8 +14,8 @@
 //! **Conflicts.** After a deadlock, a lock timeout, a serialization failure or a row that another process has
 //! just inserted, the transaction starts again, as long as the caller is ready to wait; before the commit
 //! nothing else was done in it. A commit that is refused (Galera detects conflicts only there) is for the
-//! caller to repeat, because files are removed by then. A lost connection is replaced once, for the next
-//! transaction.
+//! caller to repeat, because files are removed by then. A lost connection is replaced for the next
+//! transaction, never within one.
 //!
 //! **Times** are UTC in the tables, without saying so. They are asked for as numbers, so that no time zone of
 //! a session or server matters, and compared bit by bit: the same value is read in the same way.

@@ -90,6 +90,7 @@ impl PrefetchRun<'_> {
         self.report.total_files_pruned += outcome.files;
         self.report.total_bytes_pruned += outcome.bytes;
         self.report.ending.errors.extend(outcome.errors);
+        outcome.warnings.iter().for_each(|warning| self.run.output.warning(warning));
         outcome.stopped.map_or(Ok(()), |refusal| Err(why_not(refusal.into_error())))
     }
 

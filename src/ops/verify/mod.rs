@@ -144,7 +144,7 @@ pub(crate) fn verify<'a>(
         portion: VecDeque::new(),
         running: HashMap::new(),
         held: Vec::new(),
-        begun: 0,
+        spent: 0,
         is_over: false,
         unusable: UnusableImages::default(),
         report: Verification::default(),
@@ -203,6 +203,8 @@ pub(super) fn verified_images(images: &[Image], memory: &Verified) -> Option<Ver
 struct ImageReading {
     record: ImageRecord,
     meter: Arc<Meter>,
+    /// Bytes that will be read of it, if it is read once.
+    expected: u64,
 }
 
 /// A broken image that is not decided about yet.
@@ -224,8 +226,9 @@ struct Verifying<'a> {
     portion: VecDeque<(u32, Option<ImageRecord>)>,
     running: HashMap<u32, ImageReading>,
     held: Vec<HeldBrokenImage>,
-    /// Bytes of the images that were begun.
-    begun: u64,
+    /// Bytes that were read, and those that are still to be read of the images that were begun. The second
+    /// reading of an image counts once it is made.
+    spent: u64,
     /// True once no further image is begun.
     is_over: bool,
     unusable: UnusableImages,
@@ -342,7 +345,7 @@ impl<'a> Verifying<'a> {
             let (position, image) = (*position, self.cache.images[*position as usize]);
             let is_read =
                 record.as_ref().is_some_and(|record| Unusable::of(Some(record)) != Some(Unusable::Deleted));
-            if is_read && !self.request.budget.admits(image.seen.size, self.begun, self.started.elapsed()) {
+            if is_read && !self.request.budget.admits(image.seen.size, self.spent, self.started.elapsed()) {
                 self.is_over = true;
                 return None;
             }
@@ -370,22 +373,23 @@ impl<'a> Verifying<'a> {
         'a: 't,
     {
         let check = Check::credible(&record);
-        if check.is_some() {
-            self.begun = self.begun.saturating_add(image.seen.size);
-        }
+        let expected = if check.is_some() { image.seen.size } else { 0 };
+        self.spent = self.spent.saturating_add(expected);
         let job = Examination { dir: self.cache.dir, image, size: record.size, check, throttle };
         let meter = Arc::new(Meter::default());
         meter.size.store(image.seen.size, Ordering::Relaxed);
-        self.running.insert(position, ImageReading { record, meter });
+        self.running.insert(position, ImageReading { record, meter, expected });
         job
     }
 
     /// Notes what was found in an image.
     fn finish(&mut self, position: u32, finding: Finding) {
-        let Some(ImageReading { record, meter }) = self.running.remove(&position) else { return };
+        let Some(ImageReading { record, meter, expected }) = self.running.remove(&position) else { return };
         let image = self.cache.images[position as usize];
         let bytes = image.seen.size;
-        self.report.bytes_read += meter.moved.load(Ordering::Relaxed);
+        let read = meter.moved.load(Ordering::Relaxed);
+        self.report.bytes_read += read;
+        self.spent = self.spent.saturating_sub(expected).saturating_add(read);
         match finding {
             Finding::Sound => {
                 self.report.sound.add(bytes);

@@ -20,7 +20,7 @@ use crate::cache::ledger::Ledger;
 use crate::cache::lock::{LockDir, PRUNE};
 use crate::cache::outcome::{Action, EntryError, Outcome};
 use crate::cache::plan::{CleanPlan, PrunePlan, PruneReason};
-use crate::cache::set_aside::{SetAside, set_aside};
+use crate::cache::set_aside::{SetAside, foresee, set_aside};
 use crate::cache::usable::Unusable;
 use crate::database::Database;
 use crate::database::opening::Purpose;
@@ -216,7 +216,8 @@ impl BrokenHandler for Mover<'_> {
     fn handle(&mut self, image: &Image, fault: &Fault) -> Fate {
         let id = image.id;
         if self.change.dry_run {
-            return Fate::WouldMove;
+            let foreseen = foresee(self.dir).map(|()| Fate::WouldMove);
+            return foreseen.unwrap_or_else(|e| Fate::NotMoved(format!("{e:#}")));
         }
         let fate = self.move_away(image, fault).unwrap_or_else(Fate::NotMoved);
         if matches!(fate, Fate::Moved) {

@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::support::central::*;
 use crate::support::clusters::*;
 use crate::support::env::*;
-use crate::support::servers::{Database, MariaDb};
+use crate::support::servers::{Database, MariaDb, Session};
 
 /// A proxy that ends each connection over which nothing came for so long.
 #[test]
@@ -39,6 +39,34 @@ fn connections_are_cut_all_the_time() {
             }
         });
         mended(&c);
+    }
+}
+
+/// Another session has locked the table when the connection is cut, so that no file of the next batch is
+/// removed yet: the run goes on with a new connection. The proxy lets nobody in for a moment, so that the
+/// first attempt to connect again fails, too.
+#[test]
+fn a_connection_is_lost_before_a_file_is_removed() {
+    for kind in SERVERS {
+        let c = Central::empty(kind);
+        let proxy = HaProxy::start(&[c.db.port()], "10s", "backup");
+        let mut other = Session::open(&c.db);
+        let run = struck(&c, &proxy.before(&c.db), || {
+            if kind == MariaDb {
+                other.sql("LOCK TABLES cached_images WRITE");
+            } else {
+                other.sql("BEGIN");
+                other.sql("LOCK TABLE cached_images IN ACCESS EXCLUSIVE MODE");
+            }
+            sleep(Duration::from_millis(300));
+            proxy.order("set server db/s1 state maint");
+            proxy.order("shutdown sessions server db/s1");
+            sleep(Duration::from_secs(1));
+            proxy.order("set server db/s1 state ready");
+            other.sql(if kind == MariaDb { "UNLOCK TABLES" } else { "ROLLBACK" });
+        });
+        let _ = run.ok().has(&json!({"errors": []}));
+        assert_eq!(Count::of(&c), Count::equal(10), "{kind:?}");
     }
 }
 
