@@ -198,7 +198,7 @@ class Load:
 
     def __init__(self, root, base, seconds):
         self.root, self.base, self.cache = root, base, f"{root}/cache"
-        self.digests, self.end, self.over = {}, None, f"{root}/over"
+        self.digests, self.contents, self.end, self.over = {}, {}, None, f"{root}/over"
         self.seconds = seconds
         self.done, self.damaged, self.met = Counter(), [], Counter()
         self.owned = [[self.new() for _ in range(IMAGES // CLIENTS)] for _ in range(CLIENTS)]
@@ -209,7 +209,7 @@ class Load:
         record = {"id": name, "name": name, "disk_format": "raw", "container_format": "bare"}
         call("POST", f"{self.base}/v2/images", json.dumps(record).encode())
         call("PUT", f"{self.base}/v2/images/{name}/file", data, "application/octet-stream")
-        self.digests[name] = hashlib.sha256(data).hexdigest()
+        self.digests[name], self.contents[name] = hashlib.sha256(data).hexdigest(), data
         return name
 
     def some(self):
@@ -218,11 +218,15 @@ class Load:
     def is_there(self, place, name):
         return os.path.exists(os.path.join(self.cache, place, name))
 
-    def quiet(self, place, name):
-        """Two requests that cache the same image at once trip over each other in Glance itself: each image is one client's,
-        who waits until Glance has done with it."""
+    def quiet(self, own, place, *directories):
+        """Two requests that cache the same image at once write to one file in Glance itself, which may then serve a mixture:
+        each image is one client's, who waits until Glance has done with it, and takes a new one if it does not."""
         end = time.monotonic() + 1
-        while self.is_there(place, name) and time.monotonic() < end:
+        while any(self.is_there(directory, own[place]) for directory in directories):
+            if time.monotonic() > end:
+                self.done["given up"] += 1
+                self.replace(own, place)
+                return
             time.sleep(0.005)
 
     def get(self, own, place):
@@ -230,8 +234,16 @@ class Load:
         data = call("GET", f"{self.base}/v2/images/{name}/file")
         self.done["bytes"] += len(data)
         if hashlib.sha256(data).hexdigest() != self.digests[name]:
-            self.damaged.append(name)
-        self.quiet("incomplete", name)
+            self.damaged.append(self.damage(name, data))
+        self.quiet(own, place, "incomplete")
+
+    def damage(self, name, data):
+        """What is wrong with the bytes that were served, and where."""
+        stored = self.contents[name]
+        same = next((n for n, (a, b) in enumerate(zip(data, stored)) if a != b), min(len(data), len(stored)))
+        zeros = len(data) - len(data.rstrip(b"\0"))
+        left = time.monotonic() - self.end
+        return f"{name}: {len(data)} bytes of {len(stored)}, the first {same} right, the last {zeros} zero, at {left:.1f} s"
 
     def abandon(self, own, place):
         name = own[place]
@@ -243,7 +255,7 @@ class Load:
         client.recv(1000)
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         client.close()
-        self.quiet("incomplete", name)
+        self.quiet(own, place, "incomplete")
 
     def drop(self, own, place):
         call("DELETE", f"{self.base}/v2/cache/{own[place]}")
@@ -255,8 +267,7 @@ class Load:
             self.done["queue"] -= 1
             return
         call("PUT", f"{self.base}/v2/cache/{name}")
-        self.quiet("queue", name)
-        self.quiet("incomplete", name)
+        self.quiet(own, place, "queue", "incomplete")
 
     def enqueue(self, own, place):
         """As Glance's driver queues it, but for a prefetcher."""
@@ -266,6 +277,7 @@ class Load:
 
     def replace(self, own, place):
         old, own[place] = own[place], self.new()
+        del self.contents[old]
         call("DELETE", f"{self.base}/v2/images/{old}")
 
     def client(self, own):
