@@ -201,6 +201,8 @@ class Load:
         self.digests, self.contents, self.end, self.over = {}, {}, None, f"{root}/over"
         self.seconds = seconds
         self.done, self.damaged, self.met = Counter(), [], Counter()
+        # When processes of glance-api were killed.
+        self.killed = []
         self.owned = [[self.new() for _ in range(IMAGES // CLIENTS)] for _ in range(CLIENTS)]
 
     def new(self):
@@ -230,10 +232,15 @@ class Load:
             time.sleep(0.005)
 
     def get(self, own, place):
-        name = own[place]
+        name, start = own[place], time.monotonic()
         data = call("GET", f"{self.base}/v2/images/{name}/file")
         self.done["bytes"] += len(data)
-        if hashlib.sha256(data).hexdigest() != self.digests[name]:
+        if hashlib.sha256(data).hexdigest() == self.digests[name]:
+            pass
+        elif self.contents[name].startswith(data) and any(start < at < time.monotonic() for at in self.killed):
+            # An image that glance-api caches while it serves it comes without a length.
+            self.met["get: cut off with its process"] += 1
+        else:
             self.damaged.append(self.damage(name, data))
         self.quiet(own, place, "incomplete")
 

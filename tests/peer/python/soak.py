@@ -156,6 +156,7 @@ class Faults:
             run.kill()
 
     def worker_killed(self, stack):
+        self.load.killed.append(time.monotonic())
         self.workers.replace(random.randrange(live.WORKERS))
 
     def connections_cut(self, stack):
