@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 
 use crate::config::{Config, Opt, Setting};
+use crate::names::ImageId;
 use crate::source::opened::{Refused, Source};
 
 /// A configured store.
@@ -26,6 +27,7 @@ pub(super) trait Store: Send + Sync {
 
 /// A location that a store is to read.
 pub(super) struct Wanted<'a> {
+    pub(super) image: ImageId,
     /// Decrypted, of one of the schemes of the store's type.
     pub(super) url: &'a str,
     /// Without credentials.

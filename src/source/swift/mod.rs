@@ -3,13 +3,19 @@
 //! The object is read with a token of Keystone (version 3), at the endpoint of the catalogue or at
 //! `swift_store_endpoint`. All images of a store share the sessions of its accounts. Credentials that are in
 //! a location go to the Keystone of that location; those of the store go to the store's own Keystone and to
-//! no other. Where the location's own are refused, those of the store are tried if they are for the same
-//! Keystone: keys in old locations may have been replaced.
+//! no other. Keys in old locations may have been replaced: where a location's key is refused, that of the
+//! store takes its place, for the same user of the same project at the same Keystone.
+//!
+//! Users who may add locations to an image can name any object there, and any user. So the store's own
+//! account stands in for a location's login only if the object is the image's own, which has the image's id:
+//! nobody but Glance can write such an object into the store's account.
 //!
 //! A large object is one object here: Swift joins its segments. A stream that breaks is resumed as long as
 //! the `ETag` is the same.
 
 mod account;
+#[cfg(test)]
+mod login_tests;
 mod references;
 #[cfg(test)]
 mod tests;
@@ -30,6 +36,7 @@ use crate::config::{
     SWIFT_STORE_AUTH_INSECURE, SWIFT_STORE_CACERT, SWIFT_STORE_ENDPOINT, SWIFT_STORE_ENDPOINT_TYPE,
     SWIFT_STORE_REGION, SWIFT_STORE_SERVICE_TYPE,
 };
+use crate::names::ImageId;
 use crate::net::http::{Client, Response};
 use crate::net::tls::Trust;
 use crate::net::wire::Waits;
@@ -115,12 +122,14 @@ impl Store for SwiftStore {
 
     fn source(&self, wanted: Wanted<'_>) -> Result<Box<dyn Source>> {
         let location = parse(wanted.url)?;
-        let accounts = self.accounts(&location.account)?;
-        let sessions = accounts.iter().map(|account| self.session(account)).collect::<Result<_>>()?;
+        let accounts = self.accounts(&location, wanted.image)?;
+        let session = self.session(&accounts.first)?;
+        let own = accounts.own.as_ref().and_then(|own| self.session(own).ok());
         Ok(Box::new(SwiftSource {
             shown: wanted.shown,
             warning: self.warning.clone(),
-            sessions,
+            session,
+            own,
             address: self.address.clone(),
             location,
             client: self.client.clone(),
@@ -129,16 +138,22 @@ impl Store for SwiftStore {
 }
 
 impl SwiftStore {
-    /// Returns the accounts that an object may be read with, in the order to try.
-    fn accounts(&self, place: &SwiftPlace) -> Result<Vec<SwiftAccount>> {
+    /// Returns the accounts that an object may be read with.
+    fn accounts(&self, location: &SwiftLocation, image: ImageId) -> Result<Accounts> {
         let references = || self.references.as_ref().map_err(|why| anyhow!("{why}"));
-        match place {
-            SwiftPlace::Reference(name) => Ok(vec![references()?.get(name)?.clone()]),
+        let is_images_own = location.object == image.as_str();
+        match &location.account {
+            SwiftPlace::Reference(name) => {
+                Ok(Accounts { first: references()?.get(name)?.clone(), own: None })
+            }
             SwiftPlace::OfUser { auth_url, user, key } => {
                 let own = references().ok().and_then(References::default);
-                let mut accounts = vec![SwiftAccount::of_location(auth_url, user, key, own)?];
-                accounts.extend(own.filter(|own| is_same_keystone(own.auth_url(), auth_url)).cloned());
-                Ok(accounts)
+                let first = SwiftAccount::of_location(auth_url, user, key, own)?;
+                let is_same_user = |own: &&SwiftAccount| {
+                    is_same_keystone(own.auth_url(), auth_url) && own.is_same_user_with_another_key(&first)
+                };
+                let own = own.filter(|_| is_images_own).filter(is_same_user).cloned();
+                Ok(Accounts { first, own })
             }
             SwiftPlace::StorageUrl(_) => Err(OnlyGlance(
                 "it has no credentials, as in a store with swift_store_multi_tenant, which is read through \
@@ -170,12 +185,20 @@ fn is_same_keystone(one: &str, other: &str) -> bool {
     origin(one).is_some_and(|one| Some(one) == origin(other))
 }
 
+/// The accounts that an object may be read with.
+struct Accounts {
+    first: SwiftAccount,
+    /// The store's own, if the first is the same user with a key that may be an old one.
+    own: Option<SwiftAccount>,
+}
+
 /// An object in Swift.
 struct SwiftSource {
     shown: String,
     warning: Option<String>,
-    /// In the order to try.
-    sessions: Vec<Arc<KeystoneSession>>,
+    session: Arc<KeystoneSession>,
+    /// That of the store's own account.
+    own: Option<Arc<KeystoneSession>>,
     address: SwiftAddress,
     location: SwiftLocation,
     client: Client,
@@ -191,20 +214,12 @@ impl Source for SwiftSource {
     }
 
     fn open(&self) -> Result<Opened> {
-        let mut refused: Option<Error> = None;
-        for session in &self.sessions {
-            // Nothing was asked of Swift yet: another login may be accepted.
-            if let Err(error) = session.token() {
-                let is_refusal = error.kind == Unhelpful::Refused;
-                refused = Some(refused.unwrap_or_else(|| error.into()));
-                if is_refusal {
-                    continue;
-                }
-                break;
-            }
-            return self.read(session);
-        }
-        Err(refused.unwrap_or_else(|| anyhow!("there are no credentials for it")))
+        // Nothing was asked of Swift yet: another login may be accepted.
+        let Err(refusal) = self.session.token() else { return self.read(&self.session) };
+        let Some(own) = self.own.as_ref().filter(|_| refusal.kind == Unhelpful::Refused) else {
+            return Err(refusal.into());
+        };
+        own.token().map_err(Error::from).and_then(|_| self.read(own))
     }
 }
 

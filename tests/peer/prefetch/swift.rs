@@ -164,8 +164,8 @@ fn an_authority_of_its_own() {
 #[test]
 fn an_old_password_in_a_location() {
     let s = SwiftStores::new(Xattr);
-    s.stores.account(SWIFT, "glance", "service").put("glance", "old", &content('a', SIZE), &[]);
-    s.record('a', &s.with_password("old").replace("glancepw", "wr0ng"), "sw");
+    s.stores.account(SWIFT, "glance", "service").put("glance", &id('a'), &content('a', SIZE), &[]);
+    s.record('a', &s.with_password(&id('a')).replace("glancepw", "wr0ng"), "sw");
     s.run("", &[&id('a')]).ok();
     s.prefetch.holds(&[('a', SIZE)]);
 }

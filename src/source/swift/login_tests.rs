@@ -1,0 +1,93 @@
+//! Which login an object is read with, and how often Keystone is asked.
+//!
+//! Keystone and Swift are a double on one socket of this process. It knows one password and one application
+//! credential.
+
+use std::io::{Read as _, Write as _};
+
+use serde_json::json;
+
+use crate::net::double::{Double, impatient};
+use crate::source::tests::{image, location, stores};
+use crate::source::{Body, Opened, Stores};
+
+/// The id of the image that is read, which Glance gives to its object.
+const OWN: &str = "1c8c0a3e-7a0e-4c9a-8d5c-3b1f6d2e9a10";
+const OTHER: &str = "2c8c0a3e-7a0e-4c9a-8d5c-3b1f6d2e9a10";
+
+/// Returns a cloud whose Keystone accepts the key `new-key`, and whose Swift has every object.
+fn cloud() -> Double {
+    Double::new(|_, request, stream| {
+        let is_login = request.starts_with("POST /v3/auth/tokens ");
+        let (status, headers, body) = if is_login && request.contains("new-key") {
+            let times = json!({"issued_at": "2026-01-01T00:00:00.000000Z",
+                               "expires_at": "2026-01-01T01:00:00.000000Z", "catalog": []});
+            ("201 Created", "X-Subject-Token: the-token\r\n", json!({"token": times}).to_string())
+        } else if is_login {
+            let error = json!({"code": 401, "message": "The request requires authentication."});
+            ("401 No", "", json!({"error": error}).to_string())
+        } else if request.contains("/gone/") {
+            ("404 No", "", String::new())
+        } else {
+            ("200 OK", "ETag: v1\r\n", "image".to_owned())
+        };
+        let length = body.len();
+        let answer = format!("HTTP/1.1 {status}\r\n{headers}Content-Length: {length}\r\n\r\n{body}");
+        let _ = stream.write_all(answer.as_bytes());
+    })
+}
+
+/// Returns a configuration with this login for the store's own account.
+fn config(cloud: &Double, login: &str) -> String {
+    format!(
+        "[glance_store]\nstores = swift\nswift_store_auth_address = {}\nswift_store_endpoint = {}\n{login}\n",
+        cloud.url("/v3"),
+        cloud.url("/v1/KEY_p")
+    )
+}
+
+const OF_USER: &str = "swift_store_user = service:glance\nswift_store_key = new-key";
+const OF_CREDENTIAL: &str =
+    "swift_store_application_credential_id = a1\nswift_store_application_credential_secret = new-key";
+
+/// Returns a location at the double with these credentials and this container and object.
+fn at(cloud: &Double, credentials: &str, object: &str) -> String {
+    let place = cloud.url("/v3");
+    format!("swift+http://{credentials}{}/{object}", place.strip_prefix("http://").unwrap())
+}
+
+/// Returns what comes of opening a location, or all that is said about the failure.
+fn open(stores: &Stores, url: &str) -> Result<Opened, String> {
+    let source = stores.sources(image(), &[location(url, None)]).remove(0);
+    let opened = source.map_err(|refused| refused.to_string())?.open();
+    opened.map_err(|error| format!("{error:#}"))
+}
+
+/// Returns the content of a location, or all that is said about the failure.
+fn read(stores: &Stores, url: &str) -> Result<String, String> {
+    let opened = open(stores, url)?;
+    let Body::Stream(mut stream) = opened.body else { panic!("no stream") };
+    let mut text = String::new();
+    stream.read_to_string(&mut text).map_err(|error| error.to_string())?;
+    Ok(text)
+}
+
+/// Who may add locations must not get at objects through the store's own account: it takes the place of an
+/// old key of the same user only, and for the image's own object only.
+#[test]
+fn the_own_account_takes_the_place_of_nobody_else() {
+    let cases = [
+        (OF_USER, "service%3Aglance:old@", OWN, true),
+        (OF_USER, "demo%3Aeve:old@", OWN, false),
+        (OF_USER, "demo%3Aglance:old@", OWN, false),
+        (OF_USER, "service%3Aeve:old@", OWN, false),
+        (OF_USER, "service%3Aglance:old@", OTHER, false),
+        (OF_CREDENTIAL, "service%3Aglance:old@", OWN, false),
+    ];
+    let found = cases.map(|(login, credentials, object, _)| {
+        let cloud = cloud();
+        let stores = stores(&config(&cloud, login), &impatient()).unwrap();
+        read(&stores, &at(&cloud, credentials, &format!("images/{object}"))).is_ok()
+    });
+    assert_eq!(found, cases.map(|(.., is_read)| is_read));
+}
