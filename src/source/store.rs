@@ -6,6 +6,7 @@ use anyhow::Result;
 
 use crate::config::{Config, Opt, Setting};
 use crate::names::ImageId;
+use crate::openstack::keystone::refused::RefusedLogins;
 use crate::source::opened::{Refused, Source};
 
 /// A configured store.
@@ -44,6 +45,8 @@ pub(super) struct Options<'a> {
     pub(super) config: &'a Config,
     /// The sections that may have an option; the first that sets it wins.
     pub(super) groups: &'a [&'a str],
+    /// The logins that Keystone has refused, for all stores of a run.
+    pub(super) refused: &'a RefusedLogins,
 }
 
 impl<'a> Options<'a> {

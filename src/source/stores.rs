@@ -23,6 +23,7 @@ use crate::config::{Config, ENABLED_BACKENDS, METADATA_ENCRYPTION_KEY, STORES, S
 use crate::database::images::Location;
 use crate::names::ImageId;
 use crate::net::wire::Waits;
+use crate::openstack::keystone::refused::RefusedLogins;
 use crate::source::location::store_type;
 use crate::source::opened::{Refused, Source};
 use crate::source::store::{Options, Readable, Store, Wanted};
@@ -93,16 +94,16 @@ impl Stores {
         }
         let backends = config.dictionary(&ENABLED_BACKENDS)?.value;
         let several = !backends.is_empty();
-        let mut stores = Vec::new();
+        let (mut stores, refused) = (Vec::new(), &RefusedLogins::default());
         if several {
             let reserved = file::RESERVED.map(|id| (id.to_owned(), "file".to_owned()));
             for (id, kind) in backends.into_iter().chain(reserved) {
-                let options = Options { config, groups: &[&id, "backend_defaults"] };
+                let options = Options { config, groups: &[&id, "backend_defaults"], refused };
                 stores.push(Configured::new(&id, &kind, &options, waits)?);
             }
         } else {
             for kind in config.list(&STORES)?.value {
-                let options = Options { config, groups: &["glance_store"] };
+                let options = Options { config, groups: &["glance_store"], refused };
                 stores.push(Configured::new(&kind, &kind, &options, waits)?);
             }
         }

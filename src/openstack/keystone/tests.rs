@@ -816,3 +816,15 @@ fn a_silent_keystone_does_not_hold_callers_for_ever() {
     };
     assert!(reasons.iter().all(is_about), "{reasons:#?}");
 }
+
+/// Our own login is left alone for a few seconds after a refusal, whoever calls: Keystone may lock its user
+/// out.
+#[test]
+fn a_refused_login_of_the_service_is_left_alone_for_a_while() {
+    let double = keystone(|_, _| error(401, "no"));
+    let validator = Validator::new(settings_with(&double.url("/v3"), "").unwrap());
+    for _ in 0..3 {
+        assert_eq!(validator.log_in().unwrap_err().kind, Unhelpful::Refused);
+    }
+    assert_eq!(lines(&double), ["POST /v3/auth/tokens"]);
+}

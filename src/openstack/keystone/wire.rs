@@ -16,6 +16,7 @@ use serde::de::DeserializeOwned;
 use url::{Origin, Url};
 
 use super::error::KeystoneError;
+use super::refused::RefusedLogins;
 use crate::names::escaped;
 use crate::net::http::{Client, Method, Request};
 use crate::net::tls::{Trust, UnusableCertificates};
@@ -49,6 +50,8 @@ pub(crate) struct Reach {
     pub(crate) retries: u32,
     /// The servers that did not answer, where they are not to be asked again at once.
     pub(crate) silent: Option<SilentServers>,
+    /// The logins that were refused.
+    pub(crate) refused: RefusedLogins,
 }
 
 /// Servers that did not answer. They are left alone for a while: a run asks for many images, and would wait
@@ -104,7 +107,8 @@ impl Reach {
         waits.silence = SILENCE.min(waits.silence);
         // An answer is small: a server that sends it byte by byte is not waited for.
         waits.least = Least { bytes: 16 * 1024, within: SILENCE };
-        Reach { trust: Trust::System, certificate: None, waits, retries: 3, silent: None }
+        let refused = RefusedLogins::default();
+        Reach { trust: Trust::System, certificate: None, waits, retries: 3, silent: None, refused }
     }
 
     /// Limits the wait for a connection and for each answer.

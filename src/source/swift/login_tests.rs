@@ -37,6 +37,10 @@ fn cloud() -> Double {
     })
 }
 
+fn logins(cloud: &Double) -> usize {
+    cloud.heads().iter().filter(|head| head.starts_with("POST /v3/auth/tokens ")).count()
+}
+
 /// Returns a configuration with this login for the store's own account.
 fn config(cloud: &Double, login: &str) -> String {
     format!(
@@ -90,4 +94,24 @@ fn the_own_account_takes_the_place_of_nobody_else() {
         read(&stores, &at(&cloud, credentials, &format!("images/{object}"))).is_ok()
     });
     assert_eq!(found, cases.map(|(.., is_read)| is_read));
+}
+
+/// A login that is refused is tried once in a run, by whichever store: Keystone may lock its user out.
+#[test]
+fn a_refused_login_is_tried_once() {
+    let cloud = cloud();
+    let section = config(&cloud, "").replace("[glance_store]\nstores = swift\n", "");
+    let text = format!("[DEFAULT]\nenabled_backends = a:swift, b:swift\n[a]\n{section}[b]\n{section}");
+    let stores = stores(&text, &impatient()).unwrap();
+    let url = at(&cloud, "service%3Aglance:old@", &format!("images/{OWN}"));
+    for store in ["a", "b", "a", "b"] {
+        let source = stores.sources(image(), &[location(&url, Some(store))]).remove(0).unwrap();
+        let Err(error) = source.open() else { panic!("opened") };
+        assert!(format!("{error:#}").contains("refuses the user 'glance'"), "{error:#}");
+    }
+    assert_eq!(logins(&cloud), 1);
+    // The key is another one.
+    let url = at(&cloud, "service%3Aglance:older@", &format!("images/{OWN}"));
+    read(&stores, &url).unwrap_err();
+    assert_eq!(logins(&cloud), 2);
 }

@@ -44,6 +44,7 @@ use crate::openstack::cache_api::shown_url;
 use crate::openstack::keystone::catalog::{EndpointSettings, ServiceSought};
 use crate::openstack::keystone::error::Unhelpful;
 use crate::openstack::keystone::login::{Login, service_url};
+use crate::openstack::keystone::refused::RefusedLogins;
 use crate::openstack::keystone::session::KeystoneSession;
 use crate::openstack::keystone::wire::{Reach, SilentServers};
 use crate::source::opened::{Opened, Source};
@@ -59,6 +60,7 @@ struct SwiftStore {
     /// The logins that were needed so far.
     sessions: Mutex<Vec<(Login, Arc<KeystoneSession>)>>,
     silent: SilentServers,
+    refused: RefusedLogins,
 }
 
 /// The place of the objects of an account.
@@ -103,6 +105,7 @@ pub(super) fn set_up(options: &Options<'_>, waits: &Waits) -> Result<Box<dyn Sto
         warning,
         sessions: Mutex::default(),
         silent: SilentServers::default(),
+        refused: options.refused.clone(),
     }))
 }
 
@@ -172,7 +175,8 @@ impl SwiftStore {
             return Ok(Arc::clone(session));
         }
         let (trust, silent) = (self.client.trust.clone(), Some(self.silent.clone()));
-        let reach = Reach { trust, silent, ..Reach::new(self.client.waits.clone()) };
+        let refused = self.refused.clone();
+        let reach = Reach { trust, silent, refused, ..Reach::new(self.client.waits.clone()) };
         let session = Arc::new(KeystoneSession::new(login.clone(), reach));
         sessions.push((login, Arc::clone(&session)));
         Ok(session)
