@@ -126,7 +126,7 @@ pub(super) fn open(ask: Box<Ask>, waits: Waits, proving: Proving, expected: Opti
         tries: 0,
         over: false,
     };
-    Ok(Opened { size, encoding, end, body: Body::Stream(Box::new(download)) })
+    Ok(Opened { size, encoding, end, warning: None, body: Body::Stream(Box::new(download)) })
 }
 
 /// Returns the header that proves that a later answer is of the same content.

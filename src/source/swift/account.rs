@@ -79,6 +79,11 @@ impl SwiftAccount {
         }
     }
 
+    /// Returns the file and the section, as messages name them.
+    pub(super) fn place(&self) -> &str {
+        &self.place
+    }
+
     /// Returns the address of its Keystone.
     pub(super) fn auth_url(&self) -> &str {
         &self.auth_url

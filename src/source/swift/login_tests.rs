@@ -115,3 +115,37 @@ fn a_refused_login_is_tried_once() {
     read(&stores, &url).unwrap_err();
     assert_eq!(logins(&cloud), 2);
 }
+
+/// The operator learns that an old key is in use, and of both keys if neither helps.
+#[test]
+fn an_old_key_is_told() {
+    let cloud = cloud();
+    let refusal = format!(
+        "Keystone at {} refuses the user 'glance' (domain 'default') for the project 'service' (domain \
+         'default'): the password is wrong, there is no such user or project, or the user has no role there \
+         (it answers 401: The request requires authentication.)",
+        cloud.url("/v3/auth/tokens")
+    );
+    let with = |login: &str| stores(&config(&cloud, login), &impatient()).unwrap();
+    let url = |container: &str| at(&cloud, "service%3Aglance:old@", &format!("{container}/{OWN}"));
+    let warning = open(&with(OF_USER), &url("images")).unwrap().warning.unwrap();
+    assert_eq!(
+        warning,
+        format!(
+            "images are read with the key of [glance_store], because the key in their locations is another \
+             one and is refused: {refusal}"
+        )
+    );
+    let good = at(&cloud, "service%3Aglance:new-key@", &format!("images/{OWN}"));
+    assert_eq!(open(&with(OF_USER), &good).unwrap().warning, None);
+
+    let told =
+        |second: &str| format!("{refusal}; with the key of [glance_store], which is another one: {second}");
+    let said = open(&with(&OF_USER.replace("new-key", "another")), &url("images")).map(drop).unwrap_err();
+    assert_eq!(said, told(&refusal));
+    let said = open(&with(OF_USER), &url("gone")).map(drop).unwrap_err();
+    let place = cloud.url(&format!("/v1/KEY_p/gone/{OWN}"));
+    let second =
+        format!("{place} answers 404 (it is not there: are the account, the region and the endpoint right?)");
+    assert_eq!(said, told(&second));
+}

@@ -127,7 +127,9 @@ impl Store for SwiftStore {
         let location = parse(wanted.url)?;
         let accounts = self.accounts(&location, wanted.image)?;
         let session = self.session(&accounts.first)?;
-        let own = accounts.own.as_ref().and_then(|own| self.session(own).ok());
+        let own = accounts.own.as_ref().and_then(|own| {
+            Some(OwnLogin { session: self.session(own).ok()?, place: own.place().to_owned() })
+        });
         Ok(Box::new(SwiftSource {
             shown: wanted.shown,
             warning: self.warning.clone(),
@@ -196,13 +198,19 @@ struct Accounts {
     own: Option<SwiftAccount>,
 }
 
+/// The login of the store's own account.
+struct OwnLogin {
+    session: Arc<KeystoneSession>,
+    /// The file and the section that it is from, as messages name them.
+    place: String,
+}
+
 /// An object in Swift.
 struct SwiftSource {
     shown: String,
     warning: Option<String>,
     session: Arc<KeystoneSession>,
-    /// That of the store's own account.
-    own: Option<Arc<KeystoneSession>>,
+    own: Option<OwnLogin>,
     address: SwiftAddress,
     location: SwiftLocation,
     client: Client,
@@ -223,7 +231,16 @@ impl Source for SwiftSource {
         let Some(own) = self.own.as_ref().filter(|_| refusal.kind == Unhelpful::Refused) else {
             return Err(refusal.into());
         };
-        own.token().map_err(Error::from).and_then(|_| self.read(own))
+        let opened = own.session.token().map_err(Error::from).and_then(|_| self.read(&own.session));
+        let place = &own.place;
+        let opened = opened.map_err(|error| {
+            anyhow!("{refusal}; with the key of {place}, which is another one: {error:#}")
+        })?;
+        let warning = format!(
+            "images are read with the key of {place}, because the key in their locations is another one and \
+             is refused: {refusal}"
+        );
+        Ok(Opened { warning: Some(warning), ..opened })
     }
 }
 
