@@ -79,6 +79,11 @@ impl SwiftAccount {
         }
     }
 
+    /// True if it logs in with an application credential.
+    pub(super) fn has_application_credential(&self) -> bool {
+        matches!(self.identity, SwiftIdentity::ApplicationCredential { .. })
+    }
+
     /// Returns the file and the section, as messages name them.
     pub(super) fn place(&self) -> &str {
         &self.place

@@ -96,6 +96,25 @@ fn the_own_account_takes_the_place_of_nobody_else() {
     assert_eq!(found, cases.map(|(.., is_read)| is_read));
 }
 
+/// A location without a login is one that Glance wrote with an application credential, if it is at the
+/// store's own Keystone and the object is the image's own.
+#[test]
+fn an_application_credential_reads_what_glance_wrote_with_it() {
+    let cloud = cloud();
+    let elsewhere = at(&cloud, "", &format!("images/{OWN}")).replace("/v3/", "/v1/KEY_p/");
+    let cases = [
+        (OF_CREDENTIAL, at(&cloud, "", &format!("images/{OWN}")), true),
+        (OF_CREDENTIAL, at(&cloud, "", &format!("images/{OTHER}")), false),
+        (OF_CREDENTIAL, elsewhere, false),
+        (OF_USER, at(&cloud, "", &format!("images/{OWN}")), false),
+    ];
+    let found = cases.each_ref().map(|(login, url, _)| {
+        let stores = stores(&config(&cloud, login), &impatient()).unwrap();
+        read(&stores, url).is_ok()
+    });
+    assert_eq!(found, cases.map(|(.., is_read)| is_read));
+}
+
 /// A login that is refused is tried once in a run, by whichever store: Keystone may lock its user out.
 #[test]
 fn a_refused_login_is_tried_once() {

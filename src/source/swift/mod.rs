@@ -118,7 +118,8 @@ impl Store for SwiftStore {
                 references.default().is_some_and(|account| is_same_keystone(account.auth_url(), &auth_url))
             }
             SwiftPlace::StorageUrl(url) => {
-                matches!(&self.address, SwiftAddress::Given(own) if url.starts_with(own.as_str()))
+                references.unwritten_at(&url).is_some()
+                    || matches!(&self.address, SwiftAddress::Given(own) if url.starts_with(own.as_str()))
             }
         }
     }
@@ -160,12 +161,17 @@ impl SwiftStore {
                 let own = own.filter(|_| is_images_own).filter(is_same_user).cloned();
                 Ok(Accounts { first, own })
             }
-            SwiftPlace::StorageUrl(_) => Err(OnlyGlance(
-                "it has no credentials, as in a store with swift_store_multi_tenant, which is read through \
-                 Glance's API only"
-                    .to_owned(),
-            )
-            .into()),
+            SwiftPlace::StorageUrl(url) => {
+                let own = references().ok().and_then(|references| references.unwritten_at(url));
+                let first = own.filter(|_| is_images_own).cloned().ok_or_else(|| {
+                    OnlyGlance(
+                        "it has no credentials, as in a store with swift_store_multi_tenant, which is read \
+                         through Glance's API only"
+                            .to_owned(),
+                    )
+                })?;
+                Ok(Accounts { first, own: None })
+            }
         }
     }
 
