@@ -207,7 +207,8 @@ fn a_hostile_double_never_gives_more_than_a_message() {
             &[Swift],
             vec![
                 broken.clone(),
-                "HTTP/1.1 416 X\r\nContent-Range: bytes */3000\r\nContent-Length: 0\r\n\r\n".into(),
+                "HTTP/1.1 416 X\r\nContent-Range: bytes */3000\r\nETag: v1\r\nContent-Length: 0\r\n\r\n"
+                    .into(),
             ],
             Err("the server had announced 10000 bytes, but it has only 3000"),
         ),
@@ -225,6 +226,14 @@ fn a_hostile_double_never_gives_more_than_a_message() {
         (
             &[Swift, Glance],
             vec![broken.clone(), rest.replace("ETag: v1\r\nContent-MD5: v1\r\n", "")],
+            Err("the image changed while it was read"),
+        ),
+        (
+            &[Swift, Glance],
+            vec![
+                broken.clone(),
+                status("416", "Content-Range: bytes */99\r\nETag: v2\r\nContent-MD5: v2\r\n"),
+            ],
             Err("the image changed while it was read"),
         ),
         (
