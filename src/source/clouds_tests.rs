@@ -507,3 +507,33 @@ fn glance_is_asked_once_for_what_nothing_else_reads() {
         assert_eq!(shown(via, is_open), expected, "{via:?}");
     }
 }
+
+/// Reads what Glance's API has, several times in one run.
+fn reading_of_glance(cloud: Cloud) -> impl Fn() -> Result<(), String> {
+    let api = ImageApi::new(cloud, &impatient());
+    let stores = stores("", &impatient()).unwrap().reading(Via::Api, Ok(api));
+    move || {
+        let source = stores.sources(image(), &[location("file:///x", None)]).remove(0).unwrap();
+        source.open().map(drop).map_err(|error| format!("{error:#}"))
+    }
+}
+
+/// A service that stays busy, or broken, is waited for once in a run, until it answers.
+#[test]
+fn a_service_that_stays_busy_is_waited_for_once() {
+    for status in ["503", "429", "500", "502", "504"] {
+        let busy = format!("HTTP/1.1 {status} X\r\n{EMPTY}");
+        let whole = TAGGED.to_owned() + "ALL";
+        let mut answers = vec![busy.as_str(); 6];
+        answers.push(&whole);
+        answers.extend([busy.as_str(), &whole]);
+        let cloud = HostileDouble::new(&answers, usize::MAX);
+        let read = reading_of_glance(cloud.cloud());
+        // Four questions for the first image, one for each of the next two, and a good answer. After that,
+        // the service is waited for again.
+        for (is_read, requests) in [(false, 4), (false, 5), (false, 6), (true, 7), (true, 9)] {
+            let found = read();
+            assert_eq!((found.is_ok(), cloud.requests().len()), (is_read, requests), "{status} {found:?}");
+        }
+    }
+}

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use anyhow::{Error, Result, anyhow, ensure};
 use url::Url;
 
-use super::download::{self, Proof, Proving};
+use super::download::{self, BusyServers, Proof, Proving};
 use super::logged_in::{LoggedIn, ServiceAnswer};
 use crate::names::{ImageId, escaped};
 use crate::net::http::{Client, Response};
@@ -92,7 +92,7 @@ impl ImageApi {
         let client = Client { trust: reach.trust.clone(), proxies: Vec::new(), waits: waits.clone() };
         let certificate = reach.certificate.clone();
         let session = Arc::new(KeystoneSession::new(login, reach));
-        let service = LoggedIn { session, client, certificate };
+        let service = LoggedIn { session, client, certificate, busy: BusyServers::default() };
         ImageApi { service, endpoint: image_endpoint, interface, region, settings, warning }
     }
 

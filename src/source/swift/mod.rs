@@ -28,7 +28,7 @@ use url::Url;
 
 use self::account::SwiftAccount;
 use self::references::References;
-use super::download::{self, Proof, Proving};
+use super::download::{self, BusyServers, Proof, Proving};
 use super::glance::OnlyGlance;
 use super::logged_in::LoggedIn;
 use super::swift_place::{SwiftLocation, SwiftPlace, parse};
@@ -61,6 +61,7 @@ struct SwiftStore {
     sessions: Mutex<Vec<(Login, Arc<KeystoneSession>)>>,
     silent: SilentServers,
     refused: RefusedLogins,
+    busy: BusyServers,
 }
 
 /// The place of the objects of an account.
@@ -106,6 +107,7 @@ pub(super) fn set_up(options: &Options<'_>, waits: &Waits) -> Result<Box<dyn Sto
         sessions: Mutex::default(),
         silent: SilentServers::default(),
         refused: options.refused.clone(),
+        busy: BusyServers::default(),
     }))
 }
 
@@ -137,6 +139,7 @@ impl Store for SwiftStore {
             session,
             own,
             address: self.address.clone(),
+            busy: self.busy.clone(),
             location,
             client: self.client.clone(),
         }))
@@ -218,6 +221,7 @@ struct SwiftSource {
     session: Arc<KeystoneSession>,
     own: Option<OwnLogin>,
     address: SwiftAddress,
+    busy: BusyServers,
     location: SwiftLocation,
     client: Client,
 }
@@ -252,8 +256,12 @@ impl Source for SwiftSource {
 
 impl SwiftSource {
     fn read(&self, session: &Arc<KeystoneSession>) -> Result<Opened> {
-        let service =
-            LoggedIn { session: Arc::clone(session), client: self.client.clone(), certificate: None };
+        let service = LoggedIn {
+            session: Arc::clone(session),
+            client: self.client.clone(),
+            certificate: None,
+            busy: self.busy.clone(),
+        };
         let url = self.url(session)?;
         let waits = self.client.waits.clone();
         let ask = move |rest: Option<(u64, &str)>| ask(&service, &url, rest.map(|(from, _)| from));
