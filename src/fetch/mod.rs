@@ -175,6 +175,13 @@ fn one(job: &FetchJob<'_>, source: &dyn Source, meter: &Meter) -> Result<Copy, F
         )));
     }
     if let Err(e) = verify(job, &copied) {
+        if opened.end == End::Unproven && job.size.is_none() {
+            return Err(FetchError::Source(e.context(format!(
+                "the connection ended after {} bytes, and neither the server nor Glance's record says how \
+                 many the image has",
+                copied.bytes
+            ))));
+        }
         return Err(FetchError::Data(match reject(job, staged, &e) {
             Ok(()) => e,
             Err(lost) => anyhow!("{e:#} (and {lost:#})"),
