@@ -95,15 +95,19 @@ impl HostileDouble {
 
 /// Returns the credentials for a double, as an openrc file has them.
 fn cloud_at(double: &Double) -> Cloud {
-    let variables = [
+    cloud_of(&[
         ("OS_AUTH_URL", double.url("/v3")),
         ("OS_USERNAME", "u".to_owned()),
         ("OS_PASSWORD", "s3cret".to_owned()),
         ("OS_PROJECT_NAME", "p".to_owned()),
         ("OS_IMAGE_ENDPOINT_OVERRIDE", double.url("/image/v2")),
-    ];
+    ])
+}
+
+/// Returns the credentials in these variables.
+fn cloud_of(variables: &[(&str, String)]) -> Cloud {
     let environment: BTreeMap<_, _> =
-        variables.into_iter().map(|(name, value)| (name.into(), value.into())).collect();
+        variables.iter().map(|(name, value)| (name.into(), value.into())).collect();
     let nowhere = Path::new("/nonexistent");
     let waits = impatient();
     let search = CloudSearch {
@@ -536,4 +540,19 @@ fn a_service_that_stays_busy_is_waited_for_once() {
             assert_eq!((found.is_ok(), cloud.requests().len()), (is_read, requests), "{status} {found:?}");
         }
     }
+}
+
+/// A given token cannot be renewed, and the message names its variable.
+#[test]
+fn a_given_token_that_is_refused_is_named() {
+    let refused = format!("HTTP/1.1 401 X\r\n{EMPTY}");
+    let cloud = HostileDouble::new(&[&refused], 0);
+    let variables =
+        [("OS_TOKEN", "s3cret".to_owned()), ("OS_IMAGE_ENDPOINT_OVERRIDE", cloud.double.url("/image/v2"))];
+    let said = reading_of_glance(cloud_of(&variables))().unwrap_err();
+    assert!(
+        said.ends_with(" answers 401 (OS_TOKEN is expired or revoked, or is of another cloud)"),
+        "{said}"
+    );
+    assert_eq!(cloud.requests().len(), 1);
 }

@@ -54,6 +54,8 @@ pub(crate) struct ImageApi {
     interface: String,
     region: Option<String>,
     settings: EndpointSettings,
+    /// The variable that has the token, where it is not from a login.
+    given_token: Option<String>,
     warning: Option<String>,
 }
 
@@ -90,10 +92,11 @@ impl ImageApi {
             )
         });
         let client = Client { trust: reach.trust.clone(), proxies: Vec::new(), waits: waits.clone() };
+        let given_token = login.is_given_token().then_some(source);
         let certificate = reach.certificate.clone();
         let session = Arc::new(KeystoneSession::new(login, reach));
         let service = LoggedIn { session, client, certificate, busy: BusyServers::default() };
-        ImageApi { service, endpoint: image_endpoint, interface, region, settings, warning }
+        ImageApi { service, endpoint: image_endpoint, interface, region, settings, given_token, warning }
     }
 
     /// Returns the URL of an image's data.
@@ -161,8 +164,9 @@ impl Source for ApiSource {
 
     fn open(&self) -> Result<Opened> {
         let url = self.api.url(self.image.id)?;
-        let (service, waits) = (self.api.service.clone(), self.api.service.client.waits.clone());
-        let ask = move |rest: Option<(u64, &str)>| ask(&service, &url, rest.map(|(from, _)| from));
+        let waits = self.api.service.client.waits.clone();
+        let api = Arc::clone(&self.api);
+        let ask = move |rest: Option<(u64, &str)>| ask(&api, &url, rest.map(|(from, _)| from));
         // With its cache switched on, Glance does not say how long an image is, and a break would look like
         // the end.
         download::open(Box::new(ask), waits, BY_CHECKSUM, self.image.size)
@@ -178,8 +182,8 @@ fn checksum(response: &Response) -> Option<Proof> {
     Some(Proof { header: "content-md5", value })
 }
 
-fn ask(service: &LoggedIn, url: &Url, from: Option<u64>) -> Result<Response> {
-    let ServiceAnswer { response, token } = service.get(url, from)?;
+fn ask(api: &ImageApi, url: &Url, from: Option<u64>) -> Result<Response> {
+    let ServiceAnswer { response, token } = api.service.get(url, from)?;
     match response.status {
         200 => {
             let kind = response.header("content-type").unwrap_or_default();
@@ -194,6 +198,13 @@ fn ask(service: &LoggedIn, url: &Url, from: Option<u64>) -> Result<Response> {
         }
         // Not every store of Glance can be read from the middle: then it answers one of the last two.
         206 | 416 | 400 | 501 if from.is_some() => Ok(response),
+        401 if let Some(source) = &api.given_token => Err(download::refused(
+            401,
+            format!(
+                "{} answers 401 ({source} is expired or revoked, or is of another cloud)",
+                shown_url(url.as_str())
+            ),
+        )),
         _ => Err(refusal(url, response, token)),
     }
 }
