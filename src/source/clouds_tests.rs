@@ -298,6 +298,12 @@ fn a_hostile_double_never_gives_more_than_a_message() {
         ),
         (&[Glance], vec![mine.to_owned()], Err("URL answers 500 (500 Internal Error odd\\u{1b}[2J)")),
         (&[Glance], vec![leak], Err("URL answers 500")),
+        // It repeats a location in another form.
+        (&[Glance], vec![repeated("swift%3A%2F%2Fu%3Ak3y%40h/c/o")], Err("URL answers 500")),
+        (&[Glance], vec![repeated("swift%253A%252F%252Fu%253Ak3y%2540h/c/o")], Err("URL answers 500")),
+        (&[Glance], vec![repeated("swift:&#x2F;&#47;u:k3y&#64;h/c/o")], Err("URL answers 500")),
+        (&[Glance], vec![repeated("swift&colon;//u:k3y&commat;h/c/o")], Err("URL answers 500")),
+        (&[Glance], vec![repeated("http://h/o?sig=k3y")], Err("URL answers 500")),
         // It repeats the token, as it was sent or in another form.
         (&[Glance], vec![repeated("the-token0")], Err("URL answers 500 (no access with ***, sorry)")),
         (&[Glance], vec![repeated("the%2Dtoken0")], Err("URL answers 500")),

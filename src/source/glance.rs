@@ -9,6 +9,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use anyhow::{Error, Result, anyhow, ensure};
+use percent_encoding::percent_decode_str;
 use url::Url;
 
 use super::download::{self, BusyServers, Proof, Proving};
@@ -232,6 +233,18 @@ fn words(response: Response, token: Secret) -> String {
     let answer = NodeAnswer { body: response.message().into_bytes(), ..answer };
     let words = answer.words();
     let words = words.strip_prefix(&format!("it answers {}", answer.status)).unwrap_or_default();
-    // They may repeat a location, with its credentials.
-    if words.contains('@') { String::new() } else { words.trim_start_matches(": ").to_owned() }
+    if may_be_location(words) { String::new() } else { words.trim_start_matches(": ").to_owned() }
+}
+
+/// True if a text may repeat a location, with its credentials, in whatever code: of URLs, of HTML or of JSON.
+fn may_be_location(text: &str) -> bool {
+    // These two are quotes, which Glance's own pages have.
+    let mut plain = text.to_lowercase().replace("&#x27;", "").replace("&#39;", "").replace('\\', "");
+    // A text can be coded twice.
+    for _ in 0..3 {
+        plain = percent_decode_str(&plain).decode_utf8_lossy().into_owned();
+    }
+    ["@", "://", "&#", "&commat", "&colon", "&sol", "u0040", "u003a", "u002f"]
+        .iter()
+        .any(|part| plain.contains(part))
 }
