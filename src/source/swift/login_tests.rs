@@ -168,3 +168,21 @@ fn an_old_key_is_told() {
         format!("{place} answers 404 (it is not there: are the account, the region and the endpoint right?)");
     assert_eq!(said, told(&second));
 }
+
+/// An endpoint that cannot be used is the trouble of the images that need it.
+#[test]
+fn a_bad_endpoint_fails_its_own_images() {
+    let cloud = cloud();
+    let with = |endpoint: &str| {
+        let text = config(&cloud, OF_USER).replace(&cloud.url("/v1/KEY_p"), endpoint);
+        stores(&text, &impatient()).unwrap()
+    };
+    let url = format!("swift+config://ref1/gone/{OWN}");
+    let said = open(&with("h:8080/v1"), &url).map(drop).unwrap_err();
+    let expected = "cannot use swift_store_endpoint: it is not a URL that begins with http:// or https://";
+    assert!(said.ends_with(expected), "{said}");
+    let said = open(&with(&cloud.url("/v1")), &url).map(drop).unwrap_err();
+    let expected =
+        "answers 404 (does swift_store_endpoint lack the account at its end, as in /v1/AUTH_PROJECT?)";
+    assert!(said.ends_with(expected), "{said}");
+}

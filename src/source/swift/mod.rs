@@ -22,7 +22,7 @@ mod tests;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use anyhow::{Context as _, Error, Result, anyhow};
+use anyhow::{Error, Result, anyhow};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use url::Url;
 
@@ -54,7 +54,8 @@ use crate::source::store::{Options, Store, Wanted};
 struct SwiftStore {
     /// The accounts, or the reason why there are none.
     references: Result<References, String>,
-    address: SwiftAddress,
+    /// The place of the objects, or the reason why it is not known.
+    address: Result<SwiftAddress, String>,
     client: Client,
     warning: Option<String>,
     /// The logins that were needed so far.
@@ -69,6 +70,15 @@ struct SwiftStore {
 enum SwiftAddress {
     Given(Url),
     InCatalog { service_type: String, interface: String, region: Option<String> },
+}
+
+impl SwiftAddress {
+    /// True if it is the root of Swift and not an account. radosgw can be set to need none.
+    fn lacks_account(&self) -> bool {
+        let SwiftAddress::Given(url) = self else { return false };
+        let path = url.path().trim_end_matches('/');
+        path.is_empty() || path.ends_with("/v1") || path.ends_with("/v1.0")
+    }
 }
 
 /// Reads the options of a store.
@@ -88,16 +98,14 @@ pub(super) fn set_up(options: &Options<'_>, waits: &Waits) -> Result<Box<dyn Sto
     };
     let address = match options.optional(SWIFT_STORE_ENDPOINT)? {
         Some(endpoint) => {
-            let url = service_url(&endpoint.value);
-            SwiftAddress::Given(
-                url.with_context(|| format!("{}: cannot use swift_store_endpoint", endpoint.origin))?,
-            )
+            let why = |error| format!("{}: cannot use swift_store_endpoint: {error:#}", endpoint.origin);
+            service_url(&endpoint.value).map(SwiftAddress::Given).map_err(why)
         }
-        None => SwiftAddress::InCatalog {
+        None => Ok(SwiftAddress::InCatalog {
             service_type: options.config.text(&options.of(SWIFT_STORE_SERVICE_TYPE))?.value,
             interface: options.config.text(&options.of(SWIFT_STORE_ENDPOINT_TYPE))?.value,
             region: options.value(SWIFT_STORE_REGION)?,
-        },
+        }),
     };
     Ok(Box::new(SwiftStore {
         references: References::read(options).map_err(|error| format!("{error:#}")),
@@ -121,7 +129,7 @@ impl Store for SwiftStore {
             }
             SwiftPlace::StorageUrl(url) => {
                 references.unwritten_at(&url).is_some()
-                    || matches!(&self.address, SwiftAddress::Given(own) if url.starts_with(own.as_str()))
+                    || matches!(&self.address, Ok(SwiftAddress::Given(own)) if url.starts_with(own.as_str()))
             }
         }
     }
@@ -138,7 +146,7 @@ impl Store for SwiftStore {
             warning: self.warning.clone(),
             session,
             own,
-            address: self.address.clone(),
+            address: self.address.clone().map_err(|why| anyhow!(why))?,
             busy: self.busy.clone(),
             location,
             client: self.client.clone(),
@@ -264,7 +272,8 @@ impl SwiftSource {
         };
         let url = self.url(session)?;
         let waits = self.client.waits.clone();
-        let ask = move |rest: Option<(u64, &str)>| ask(&service, &url, rest.map(|(from, _)| from));
+        let endpoint = self.address.clone();
+        let ask = move |rest: Option<(u64, &str)>| ask(&service, &url, rest.map(|(from, _)| from), &endpoint);
         download::open(Box::new(ask), waits, BY_ETAG, None)
     }
 
@@ -306,19 +315,22 @@ fn etag(response: &Response) -> Option<Proof> {
     Some(Proof { header, value: response.header(header)?.to_owned() })
 }
 
-fn ask(service: &LoggedIn, url: &Url, from: Option<u64>) -> Result<Response> {
+fn ask(service: &LoggedIn, url: &Url, from: Option<u64>, address: &SwiftAddress) -> Result<Response> {
     let response = service.get(url, from)?.response;
     match response.status {
         200 => Ok(response),
         206 | 416 if from.is_some() => Ok(response),
-        _ => Err(refusal(url, &response)),
+        _ => Err(refusal(url, &response, address)),
     }
 }
 
 /// Returns the error for a status that is not a success: its meaning, and what to do.
-fn refusal(url: &Url, response: &Response) -> Error {
+fn refusal(url: &Url, response: &Response, address: &SwiftAddress) -> Error {
     let status = response.status;
     let meaning = match status {
+        400..=499 if !download::is_busy(status) && address.lacks_account() => {
+            "does swift_store_endpoint lack the account at its end, as in /v1/AUTH_PROJECT?"
+        }
         401 => "it refuses our token, also a new one",
         403 => "the user of the account may not read it",
         404 => "it is not there: are the account, the region and the endpoint right?",
