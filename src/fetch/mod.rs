@@ -91,6 +91,8 @@ pub(crate) struct Fetched {
     pub(crate) staged: Staged,
     pub(crate) bytes: u64,
     pub(crate) location: String,
+    /// Something that the operator should change, although the image was read.
+    pub(crate) warning: Option<String>,
 }
 
 /// The reason that a fetch ended without an image.
@@ -120,7 +122,9 @@ pub(crate) fn fetch(job: &FetchJob<'_>, meter: &Meter) -> (Result<Fetched, Unfet
         };
         let location = source.shown().to_owned();
         let (error, kind) = match one(job, source.as_ref(), meter) {
-            Ok((staged, bytes)) => return (Ok(Fetched { staged, bytes, location }), attempts),
+            Ok(Copy { staged, bytes, warning }) => {
+                return (Ok(Fetched { staged, bytes, location, warning }), attempts);
+            }
             Err(FetchError::Interrupted) => return (Err(Unfetched::Interrupted), attempts),
             Err(FetchError::Cache(e)) => return (Err(Unfetched::Cache(e)), attempts),
             // There may be more room the next time.
@@ -141,8 +145,15 @@ fn one_line(error: &dyn Display) -> String {
     if text.chars().any(char::is_control) { escaped(text.as_bytes()) } else { text }
 }
 
+/// An image as one location gave it.
+struct Copy {
+    staged: Staged,
+    bytes: u64,
+    warning: Option<String>,
+}
+
 /// Fetches from one location.
-fn one(job: &FetchJob<'_>, source: &dyn Source, meter: &Meter) -> Result<(Staged, u64), FetchError> {
+fn one(job: &FetchJob<'_>, source: &dyn Source, meter: &Meter) -> Result<Copy, FetchError> {
     let opened = source.open().map_err(|e| job.throttle.or_interrupted(FetchError::Source(e)))?;
     let size = expected_size(job, &opened)?;
     meter.size.store(size.unwrap_or(0), Ordering::Relaxed);
@@ -164,6 +175,13 @@ fn one(job: &FetchJob<'_>, source: &dyn Source, meter: &Meter) -> Result<(Staged
         )));
     }
     if let Err(e) = verify(job, &copied) {
+        if opened.end == End::Unproven && job.size.is_none() {
+            return Err(FetchError::Source(e.context(format!(
+                "the connection ended after {} bytes, and neither the server nor Glance's record says how \
+                 many the image has",
+                copied.bytes
+            ))));
+        }
         return Err(FetchError::Data(match reject(job, staged, &e) {
             Ok(()) => e,
             Err(lost) => anyhow!("{e:#} (and {lost:#})"),
@@ -175,7 +193,7 @@ fn one(job: &FetchJob<'_>, source: &dyn Source, meter: &Meter) -> Result<(Staged
             .map_err(FetchError::Cache)?;
     }
     staged.settle().map_err(FetchError::Cache)?;
-    Ok((staged, copied.bytes))
+    Ok(Copy { staged, bytes: copied.bytes, warning: opened.warning })
 }
 
 /// Returns the size that the image should have, if it is known.

@@ -95,15 +95,19 @@ impl HostileDouble {
 
 /// Returns the credentials for a double, as an openrc file has them.
 fn cloud_at(double: &Double) -> Cloud {
-    let variables = [
+    cloud_of(&[
         ("OS_AUTH_URL", double.url("/v3")),
         ("OS_USERNAME", "u".to_owned()),
         ("OS_PASSWORD", "s3cret".to_owned()),
         ("OS_PROJECT_NAME", "p".to_owned()),
         ("OS_IMAGE_ENDPOINT_OVERRIDE", double.url("/image/v2")),
-    ];
+    ])
+}
+
+/// Returns the credentials in these variables.
+fn cloud_of(variables: &[(&str, String)]) -> Cloud {
     let environment: BTreeMap<_, _> =
-        variables.into_iter().map(|(name, value)| (name.into(), value.into())).collect();
+        variables.iter().map(|(name, value)| (name.into(), value.into())).collect();
     let nowhere = Path::new("/nonexistent");
     let waits = impatient();
     let search = CloudSearch {
@@ -207,7 +211,8 @@ fn a_hostile_double_never_gives_more_than_a_message() {
             &[Swift],
             vec![
                 broken.clone(),
-                "HTTP/1.1 416 X\r\nContent-Range: bytes */3000\r\nContent-Length: 0\r\n\r\n".into(),
+                "HTTP/1.1 416 X\r\nContent-Range: bytes */3000\r\nETag: v1\r\nContent-Length: 0\r\n\r\n"
+                    .into(),
             ],
             Err("the server had announced 10000 bytes, but it has only 3000"),
         ),
@@ -225,6 +230,14 @@ fn a_hostile_double_never_gives_more_than_a_message() {
         (
             &[Swift, Glance],
             vec![broken.clone(), rest.replace("ETag: v1\r\nContent-MD5: v1\r\n", "")],
+            Err("the image changed while it was read"),
+        ),
+        (
+            &[Swift, Glance],
+            vec![
+                broken.clone(),
+                status("416", "Content-Range: bytes */99\r\nETag: v2\r\nContent-MD5: v2\r\n"),
+            ],
             Err("the image changed while it was read"),
         ),
         (
@@ -285,6 +298,12 @@ fn a_hostile_double_never_gives_more_than_a_message() {
         ),
         (&[Glance], vec![mine.to_owned()], Err("URL answers 500 (500 Internal Error odd\\u{1b}[2J)")),
         (&[Glance], vec![leak], Err("URL answers 500")),
+        // It repeats a location in another form.
+        (&[Glance], vec![repeated("swift%3A%2F%2Fu%3Ak3y%40h/c/o")], Err("URL answers 500")),
+        (&[Glance], vec![repeated("swift%253A%252F%252Fu%253Ak3y%2540h/c/o")], Err("URL answers 500")),
+        (&[Glance], vec![repeated("swift:&#x2F;&#47;u:k3y&#64;h/c/o")], Err("URL answers 500")),
+        (&[Glance], vec![repeated("swift&colon;//u:k3y&commat;h/c/o")], Err("URL answers 500")),
+        (&[Glance], vec![repeated("http://h/o?sig=k3y")], Err("URL answers 500")),
         // It repeats the token, as it was sent or in another form.
         (&[Glance], vec![repeated("the-token0")], Err("URL answers 500 (no access with ***, sorry)")),
         (&[Glance], vec![repeated("the%2Dtoken0")], Err("URL answers 500")),
@@ -497,4 +516,49 @@ fn glance_is_asked_once_for_what_nothing_else_reads() {
         ];
         assert_eq!(shown(via, is_open), expected, "{via:?}");
     }
+}
+
+/// Reads what Glance's API has, several times in one run.
+fn reading_of_glance(cloud: Cloud) -> impl Fn() -> Result<(), String> {
+    let api = ImageApi::new(cloud, &impatient());
+    let stores = stores("", &impatient()).unwrap().reading(Via::Api, Ok(api));
+    move || {
+        let source = stores.sources(image(), &[location("file:///x", None)]).remove(0).unwrap();
+        source.open().map(drop).map_err(|error| format!("{error:#}"))
+    }
+}
+
+/// A service that stays busy, or broken, is waited for once in a run, until it answers.
+#[test]
+fn a_service_that_stays_busy_is_waited_for_once() {
+    for status in ["503", "429", "500", "502", "504"] {
+        let busy = format!("HTTP/1.1 {status} X\r\n{EMPTY}");
+        let whole = TAGGED.to_owned() + "ALL";
+        let mut answers = vec![busy.as_str(); 6];
+        answers.push(&whole);
+        answers.extend([busy.as_str(), &whole]);
+        let cloud = HostileDouble::new(&answers, usize::MAX);
+        let read = reading_of_glance(cloud.cloud());
+        // Four questions for the first image, one for each of the next two, and a good answer. After that,
+        // the service is waited for again.
+        for (is_read, requests) in [(false, 4), (false, 5), (false, 6), (true, 7), (true, 9)] {
+            let found = read();
+            assert_eq!((found.is_ok(), cloud.requests().len()), (is_read, requests), "{status} {found:?}");
+        }
+    }
+}
+
+/// A given token cannot be renewed, and the message names its variable.
+#[test]
+fn a_given_token_that_is_refused_is_named() {
+    let refused = format!("HTTP/1.1 401 X\r\n{EMPTY}");
+    let cloud = HostileDouble::new(&[&refused], 0);
+    let variables =
+        [("OS_TOKEN", "s3cret".to_owned()), ("OS_IMAGE_ENDPOINT_OVERRIDE", cloud.double.url("/image/v2"))];
+    let said = reading_of_glance(cloud_of(&variables))().unwrap_err();
+    assert!(
+        said.ends_with(" answers 401 (OS_TOKEN is expired or revoked, or is of another cloud)"),
+        "{said}"
+    );
+    assert_eq!(cloud.requests().len(), 1);
 }

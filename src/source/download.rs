@@ -7,13 +7,16 @@
 //! ([`Hopeless`]).
 //!
 //! A server that is busy may say when to come back; [`patiently`] does so a few times for each request, if
-//! that is soon. One that is still busy then ends the stream, too.
+//! that is soon. One that is still busy then ends the stream, too, and is not waited for by the images that
+//! come next ([`BusyServers`]).
 
 use std::fmt;
 use std::io::{self, ErrorKind, Read};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Error, Result, anyhow, ensure};
+use url::{Origin, Url};
 
 use crate::names::escaped;
 use crate::net::http::{HttpBody, Response};
@@ -70,18 +73,66 @@ impl fmt::Display for Hopeless {
 
 impl std::error::Error for Hopeless {}
 
-/// Asks, and asks again while the server says that it is busy. Returns the last answer, busy or not.
-pub(super) fn patiently(waits: &Waits, ask: impl Fn() -> Result<Response>) -> Result<Response> {
-    for again in 0..RETURNS {
-        let response = ask()?;
-        let doubled = waits.pause.saturating_mul(1 << again);
-        match response.retry_after() {
-            _ if !is_busy(response.status) => return Ok(response),
-            Some(pause) if pause > MAX_RETURN => return Ok(response),
-            pause => waits.sleep(pause.unwrap_or(doubled))?,
+/// Servers that were busy through all the patience of one image. A run asks for many images, and would wait
+/// as long for each of them.
+#[derive(Clone, Debug, Default)]
+pub(super) struct BusyServers(Arc<Mutex<Vec<Origin>>>);
+
+impl BusyServers {
+    fn has(&self, url: &Url) -> bool {
+        self.locked().contains(&url.origin())
+    }
+
+    fn note(&self, url: &Url, is_busy: bool) {
+        let mut servers = self.locked();
+        servers.retain(|origin| *origin != url.origin());
+        if is_busy {
+            servers.push(url.origin());
         }
     }
-    ask()
+
+    fn locked(&self) -> MutexGuard<'_, Vec<Origin>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A request that is repeated while its server is busy.
+pub(super) struct Patient<'a> {
+    pub(super) url: &'a Url,
+    pub(super) waits: &'a Waits,
+    pub(super) busy: &'a BusyServers,
+    /// True for the start of an image, which nothing else repeats.
+    pub(super) is_start: bool,
+}
+
+/// Asks, and asks again while the server says that it is busy. Returns the last answer, busy or not.
+///
+/// At the start of an image, a server that is out of order is busy, too, and one that another image found
+/// busy to the end is asked once. An image of which a part was read is not given up for that.
+pub(super) fn patiently(request: &Patient<'_>, ask: impl Fn() -> Result<Response>) -> Result<Response> {
+    let is_unready =
+        |response: &Response| is_busy(response.status) || (request.is_start && is_broken(response.status));
+    let returns = if request.is_start && request.busy.has(request.url) { 0 } else { RETURNS };
+    for again in 0..returns {
+        let response = ask()?;
+        let doubled = request.waits.pause.saturating_mul(1 << again);
+        match response.retry_after() {
+            _ if !is_unready(&response) => {
+                request.busy.note(request.url, false);
+                return Ok(response);
+            }
+            Some(pause) if pause > MAX_RETURN => return Ok(response),
+            pause => request.waits.sleep(pause.unwrap_or(doubled))?,
+        }
+    }
+    let response = ask()?;
+    request.busy.note(request.url, is_unready(&response));
+    Ok(response)
+}
+
+/// True if a server, or what it depends on, fails for now.
+fn is_broken(status: u16) -> bool {
+    matches!(status, 500 | 502 | 504)
 }
 
 /// True if a server will probably answer another time. 498 is what Swift's own limit of requests says.
@@ -126,7 +177,7 @@ pub(super) fn open(ask: Box<Ask>, waits: Waits, proving: Proving, expected: Opti
         tries: 0,
         over: false,
     };
-    Ok(Opened { size, encoding, end, body: Body::Stream(Box::new(download)) })
+    Ok(Opened { size, encoding, end, warning: None, body: Body::Stream(Box::new(download)) })
 }
 
 /// Returns the header that proves that a later answer is of the same content.
@@ -248,6 +299,9 @@ impl Download {
         let range = response.header("content-range").and_then(|range| range.strip_prefix("bytes "));
         let (place, total) = range.and_then(|range| range.split_once('/')).unwrap_or_default();
         let total: Option<u64> = total.parse().ok();
+        let now = response.header(validator.header);
+        let is_other = now.is_some_and(|now| now != validator.value);
+        let is_proven = now.is_some() || !self.proving.is_repeated;
         match response.status {
             206 => {
                 let from = place.split_once('-').and_then(|(from, _)| from.parse().ok());
@@ -258,16 +312,18 @@ impl Download {
                     "the image has another size than before"
                 );
                 // Not all servers honour If-Range.
-                let now = response.header(validator.header);
-                let is_same = now.map_or(!self.proving.is_repeated, |now| now == validator.value);
-                ensure!(is_same, "the image changed while it was read");
+                ensure!(is_proven && !is_other, "the image changed while it was read");
                 Ok(response.body)
             }
             416 => {
+                ensure!(!is_other, "the image changed while it was read");
                 let size = self.size.filter(|_| self.is_announced);
                 let size = size.map_or("more".to_owned(), |size| format!("{size} bytes"));
                 let total = total.context("the server refuses to resume where the stream broke")?;
-                Err(WrongData(format!("the server had announced {size}, but it has only {total}")).into())
+                let why = format!("the server had announced {size}, but it has only {total}");
+                // An object that was replaced by a shorter one looks the same without its tag.
+                ensure!(is_proven, "{why}: perhaps the image changed while it was read");
+                Err(WrongData(why).into())
             }
             _ => Err(anyhow!(
                 "not resumed after {} bytes: the image changed while it was read, or the server does not \

@@ -92,7 +92,8 @@ impl Source for FileSource {
         // A file server that does not answer would keep the run for ever.
         let file = self.waits.apart(move || Ok(open(&path, &directories))).context("cannot open it")??;
         let size = file.metadata()?.len();
-        Ok(Opened { size: Some(size), encoding: None, end: End::Announced, body: Body::File(file) })
+        let (size, body) = (Some(size), Body::File(file));
+        Ok(Opened { size, encoding: None, end: End::Announced, warning: None, body })
     }
 }
 

@@ -9,9 +9,10 @@ use std::fmt;
 use std::sync::Arc;
 
 use anyhow::{Error, Result, anyhow, ensure};
+use percent_encoding::percent_decode_str;
 use url::Url;
 
-use super::download::{self, Proof, Proving};
+use super::download::{self, BusyServers, Proof, Proving};
 use super::logged_in::{LoggedIn, ServiceAnswer};
 use crate::names::{ImageId, escaped};
 use crate::net::http::{Client, Response};
@@ -54,6 +55,8 @@ pub(crate) struct ImageApi {
     interface: String,
     region: Option<String>,
     settings: EndpointSettings,
+    /// The variable that has the token, where it is not from a login.
+    given_token: Option<String>,
     warning: Option<String>,
 }
 
@@ -90,10 +93,11 @@ impl ImageApi {
             )
         });
         let client = Client { trust: reach.trust.clone(), proxies: Vec::new(), waits: waits.clone() };
+        let given_token = login.is_given_token().then_some(source);
         let certificate = reach.certificate.clone();
         let session = Arc::new(KeystoneSession::new(login, reach));
-        let service = LoggedIn { session, client, certificate };
-        ImageApi { service, endpoint: image_endpoint, interface, region, settings, warning }
+        let service = LoggedIn { session, client, certificate, busy: BusyServers::default() };
+        ImageApi { service, endpoint: image_endpoint, interface, region, settings, given_token, warning }
     }
 
     /// Returns the URL of an image's data.
@@ -161,8 +165,9 @@ impl Source for ApiSource {
 
     fn open(&self) -> Result<Opened> {
         let url = self.api.url(self.image.id)?;
-        let (service, waits) = (self.api.service.clone(), self.api.service.client.waits.clone());
-        let ask = move |rest: Option<(u64, &str)>| ask(&service, &url, rest.map(|(from, _)| from));
+        let waits = self.api.service.client.waits.clone();
+        let api = Arc::clone(&self.api);
+        let ask = move |rest: Option<(u64, &str)>| ask(&api, &url, rest.map(|(from, _)| from));
         // With its cache switched on, Glance does not say how long an image is, and a break would look like
         // the end.
         download::open(Box::new(ask), waits, BY_CHECKSUM, self.image.size)
@@ -178,8 +183,8 @@ fn checksum(response: &Response) -> Option<Proof> {
     Some(Proof { header: "content-md5", value })
 }
 
-fn ask(service: &LoggedIn, url: &Url, from: Option<u64>) -> Result<Response> {
-    let ServiceAnswer { response, token } = service.get(url, from)?;
+fn ask(api: &ImageApi, url: &Url, from: Option<u64>) -> Result<Response> {
+    let ServiceAnswer { response, token } = api.service.get(url, from)?;
     match response.status {
         200 => {
             let kind = response.header("content-type").unwrap_or_default();
@@ -194,6 +199,13 @@ fn ask(service: &LoggedIn, url: &Url, from: Option<u64>) -> Result<Response> {
         }
         // Not every store of Glance can be read from the middle: then it answers one of the last two.
         206 | 416 | 400 | 501 if from.is_some() => Ok(response),
+        401 if let Some(source) = &api.given_token => Err(download::refused(
+            401,
+            format!(
+                "{} answers 401 ({source} is expired or revoked, or is of another cloud)",
+                shown_url(url.as_str())
+            ),
+        )),
         _ => Err(refusal(url, response, token)),
     }
 }
@@ -221,6 +233,18 @@ fn words(response: Response, token: Secret) -> String {
     let answer = NodeAnswer { body: response.message().into_bytes(), ..answer };
     let words = answer.words();
     let words = words.strip_prefix(&format!("it answers {}", answer.status)).unwrap_or_default();
-    // They may repeat a location, with its credentials.
-    if words.contains('@') { String::new() } else { words.trim_start_matches(": ").to_owned() }
+    if may_be_location(words) { String::new() } else { words.trim_start_matches(": ").to_owned() }
+}
+
+/// True if a text may repeat a location, with its credentials, in whatever code: of URLs, of HTML or of JSON.
+fn may_be_location(text: &str) -> bool {
+    // These two are quotes, which Glance's own pages have.
+    let mut plain = text.to_lowercase().replace("&#x27;", "").replace("&#39;", "").replace('\\', "");
+    // A text can be coded twice.
+    for _ in 0..3 {
+        plain = percent_decode_str(&plain).decode_utf8_lossy().into_owned();
+    }
+    ["@", "://", "&#", "&commat", "&colon", "&sol", "u0040", "u003a", "u002f"]
+        .iter()
+        .any(|part| plain.contains(part))
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use anyhow::{Error, Result};
 use url::Url;
 
-use super::download::{self, Hopeless};
+use super::download::{self, BusyServers, Hopeless, Patient};
 use crate::net::http::{Client, Request, Response};
 use crate::openstack::keystone::catalog::ServiceSought;
 use crate::openstack::keystone::error::{KeystoneError, Unhelpful};
@@ -31,6 +31,8 @@ pub(super) struct LoggedIn {
     pub(super) client: Client,
     /// The certificate and the key (PEM) that are shown to the service.
     pub(super) certificate: Option<(PathBuf, PathBuf)>,
+    /// Shared by all images of a run.
+    pub(super) busy: BusyServers,
 }
 
 impl LoggedIn {
@@ -38,13 +40,15 @@ impl LoggedIn {
     /// whatever its status.
     pub(super) fn get(&self, url: &Url, from: Option<u64>) -> Result<ServiceAnswer> {
         let range = from.map(|from| format!("bytes={from}-"));
+        let (waits, busy, is_start) = (&self.client.waits, &self.busy, from.is_none());
+        let patient = Patient { url, waits, busy, is_start };
         let ask = |token: &str| {
             let request = Request::get(url).certificate(self.certificate.as_ref());
             let mut request = request.header("x-auth-token", token);
             if let Some(range) = &range {
                 request = request.header("range", range);
             }
-            let response = download::patiently(&self.client.waits, || self.client.send(&request))?;
+            let response = download::patiently(&patient, || self.client.send(&request))?;
             Ok(ServiceAnswer { response, token: Secret::new(token) })
         };
         let is_refused = |answer: &ServiceAnswer| answer.response.status == 401;

@@ -28,6 +28,8 @@ pub(crate) struct Opened {
     /// image.
     pub(crate) encoding: Option<String>,
     pub(crate) end: End,
+    /// Something that the operator should change, although the image can be read.
+    pub(crate) warning: Option<String>,
     pub(crate) body: Body,
 }
 

@@ -169,6 +169,7 @@ impl Source for RbdSource {
             size: None,
             encoding: None,
             end: End::Announced,
+            warning: None,
             body: Body::Stream(Box::new(io::Cursor::new(first).chain(export))),
         })
     }

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use anyhow::Result;
 
 use crate::config::{Config, Opt, Setting};
+use crate::names::ImageId;
+use crate::openstack::keystone::refused::RefusedLogins;
 use crate::source::opened::{Refused, Source};
 
 /// A configured store.
@@ -26,6 +28,7 @@ pub(super) trait Store: Send + Sync {
 
 /// A location that a store is to read.
 pub(super) struct Wanted<'a> {
+    pub(super) image: ImageId,
     /// Decrypted, of one of the schemes of the store's type.
     pub(super) url: &'a str,
     /// Without credentials.
@@ -42,6 +45,8 @@ pub(super) struct Options<'a> {
     pub(super) config: &'a Config,
     /// The sections that may have an option; the first that sets it wins.
     pub(super) groups: &'a [&'a str],
+    /// The logins that Keystone has refused, for all stores of a run.
+    pub(super) refused: &'a RefusedLogins,
 }
 
 impl<'a> Options<'a> {

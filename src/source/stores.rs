@@ -21,7 +21,9 @@ use super::location::shown;
 use super::{file, rbd, s3, sealed, swift, web};
 use crate::config::{Config, ENABLED_BACKENDS, METADATA_ENCRYPTION_KEY, STORES, Setting, WEIGHT};
 use crate::database::images::Location;
+use crate::names::ImageId;
 use crate::net::wire::Waits;
+use crate::openstack::keystone::refused::RefusedLogins;
 use crate::source::location::store_type;
 use crate::source::opened::{Refused, Source};
 use crate::source::store::{Options, Readable, Store, Wanted};
@@ -92,16 +94,16 @@ impl Stores {
         }
         let backends = config.dictionary(&ENABLED_BACKENDS)?.value;
         let several = !backends.is_empty();
-        let mut stores = Vec::new();
+        let (mut stores, refused) = (Vec::new(), &RefusedLogins::default());
         if several {
             let reserved = file::RESERVED.map(|id| (id.to_owned(), "file".to_owned()));
             for (id, kind) in backends.into_iter().chain(reserved) {
-                let options = Options { config, groups: &[&id, "backend_defaults"] };
+                let options = Options { config, groups: &[&id, "backend_defaults"], refused };
                 stores.push(Configured::new(&id, &kind, &options, waits)?);
             }
         } else {
             for kind in config.list(&STORES)?.value {
-                let options = Options { config, groups: &["glance_store"] };
+                let options = Options { config, groups: &["glance_store"], refused };
                 stores.push(Configured::new(&kind, &kind, &options, waits)?);
             }
         }
@@ -133,7 +135,7 @@ impl Stores {
         if self.only_api {
             return vec![self.api.source(image, None)];
         }
-        let mut weighed: Vec<_> = locations.iter().map(|location| self.read_by(location)).collect();
+        let mut weighed: Vec<_> = locations.iter().map(|location| self.read_by(image.id, location)).collect();
         weighed.sort_by_key(|(weight, _)| std::cmp::Reverse(*weight));
         let mut is_asked = false;
         let source = |readable: Readable| match readable {
@@ -147,7 +149,7 @@ impl Stores {
     }
 
     /// Returns the weight of one location, and what it can be read from.
-    fn read_by(&self, location: &Location) -> (i64, Vec<Readable>) {
+    fn read_by(&self, image: ImageId, location: &Location) -> (i64, Vec<Readable>) {
         let named =
             self.stores.iter().find(|store| self.several && location.store.as_ref() == Some(&store.id));
         let weight = named.map_or(0, |store| store.weight);
@@ -167,7 +169,7 @@ impl Stores {
             stores.truncate(1);
         }
         let source = |store: &Configured| {
-            let wanted = Wanted { url: &url, shown: shown(&url), directories: directories.clone() };
+            let wanted = Wanted { image, url: &url, shown: shown(&url), directories: directories.clone() };
             store.store.source(wanted).map_err(refused)
         };
         (weight, stores.into_iter().map(source).collect())

@@ -264,6 +264,11 @@ impl Login {
         self.auth_url.is_none().then_some(&self.auth_url_setting)
     }
 
+    /// True if it is a token that is used as it is, and cannot be renewed.
+    pub(crate) fn is_given_token(&self) -> bool {
+        self.ready_token().is_some()
+    }
+
     /// Returns the token that needs no request to Keystone, if there is one.
     pub(super) fn ready_token(&self) -> Option<&Secret> {
         match (&self.method, &self.scope) {

@@ -13,6 +13,7 @@ pub(crate) mod login;
 mod places;
 #[cfg(test)]
 mod real;
+pub(crate) mod refused;
 pub(in crate::openstack) mod rules;
 pub(crate) mod session;
 pub(crate) mod settings;

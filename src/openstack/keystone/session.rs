@@ -2,7 +2,8 @@
 //!
 //! A token is asked for when it is first needed, and again when fewer than 30 seconds of it are left or when
 //! a service refuses it. Threads share a session: one of them logs in, and the others wait for its result,
-//! also if it is a failure. The password goes to the server of `auth_url` and to no other.
+//! also if it is a failure. A login that is refused is not tried again at once
+//! ([`refused`](super::refused)). The password goes to the server of `auth_url` and to no other.
 //!
 //! The lifetime of a token is taken by Keystone's clock, from its issue to its end, so that a wrong clock of
 //! this host does no harm.
@@ -126,6 +127,9 @@ impl KeystoneSession {
             return Err(error.clone());
         }
         state.granted = None;
+        if let Some(error) = self.reach.refused.get(&self.login) {
+            return Err(error);
+        }
         match self.log_in(&mut state) {
             Ok(granted) => {
                 let granted = Arc::new(granted);
@@ -134,6 +138,7 @@ impl KeystoneSession {
                 Ok(granted)
             }
             Err(error) => {
+                self.reach.refused.note(&self.login, &error);
                 state.failed = Some((Instant::now(), error.clone()));
                 Err(error)
             }

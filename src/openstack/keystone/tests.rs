@@ -18,7 +18,7 @@ use super::error::{KeystoneError, Unhelpful};
 use super::session::KeystoneSession;
 use super::settings::AuthTokenSettings;
 use super::validate::{Presented, Rejection, Validator};
-use super::wire::SilentServers;
+use super::wire::{Reach, SilentServers};
 use crate::config::{Config, ConfigSearch, ConfigSource, GLANCE};
 use crate::interrupt::Interrupt;
 use crate::net::double::{Double, impatient};
@@ -816,4 +816,34 @@ fn a_silent_keystone_does_not_hold_callers_for_ever() {
             || reason.starts_with("8 questions about tokens")
     };
     assert!(reasons.iter().all(is_about), "{reasons:#?}");
+}
+
+/// Our own login is left alone for a few seconds after a refusal, whoever calls: Keystone may lock its user
+/// out.
+#[test]
+fn a_refused_login_of_the_service_is_left_alone_for_a_while() {
+    let double = keystone(|_, _| error(401, "no"));
+    let validator = Validator::new(settings_with(&double.url("/v3"), "").unwrap());
+    for _ in 0..3 {
+        assert_eq!(validator.log_in().unwrap_err().kind, Unhelpful::Refused);
+    }
+    assert_eq!(lines(&double), ["POST /v3/auth/tokens"]);
+}
+
+/// A busy Keystone that says when to come back is asked again by a run that reads images, if that is soon.
+#[test]
+fn a_busy_keystone_is_asked_again_when_it_says() {
+    for (after, busy, is_granted, requests) in
+        [("0", 2, true, 3), ("0", 9, false, 4), ("3600", 1, false, 1), ("x", 1, false, 1)]
+    {
+        let double = keystone(move |n, asked| match n {
+            n if n < busy => (503, format!("Retry-After: {after}\r\n"), String::new()),
+            n => granted(n, asked),
+        });
+        let settings = settings_with(&double.url("/v3"), "").unwrap();
+        let reach = Reach { retries: 3, silent: Some(SilentServers::default()), ..settings.reach };
+        let session = KeystoneSession::new(settings.login, reach);
+        assert_eq!(session.token().is_ok(), is_granted, "{after} {busy}");
+        assert_eq!(double.heads().len(), requests, "{after} {busy}");
+    }
 }

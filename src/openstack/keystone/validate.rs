@@ -19,17 +19,20 @@ use super::catalog::{EndpointSettings, ServiceSought};
 use super::error::{KeystoneError, Unhelpful};
 use super::judged::{Judged, TokenHash};
 use super::places::Places;
+use super::refused::RefusedLogins;
 use super::rules::AccessRule;
 use super::session::{KeystoneSession, below, versioned};
 use super::settings::AuthTokenSettings;
 use super::token::{TokenBody, TokenData, TokenDomain};
-use super::wire::{Answer, Question, shown};
+use super::wire::{Answer, Question, Reach, shown};
 use crate::net::http::Method;
 use crate::openstack::caller::Caller;
 use crate::openstack::secret::is_token;
 
 /// The time for which a bad token is known to be bad.
 const BAD_TIME: Duration = Duration::from_secs(5);
+/// The time for which our own login is left alone after Keystone has refused it.
+const REFUSED_TIME: Duration = Duration::from_secs(5);
 /// Limit of the questions to Keystone at once.
 pub(crate) const AT_ONCE: usize = 8;
 /// Limit of a token, in bytes. Keystone's own have up to 255, signed ones some more.
@@ -131,8 +134,10 @@ fn no_token(text: &str) -> Option<&'static str> {
 
 impl Validator {
     pub(crate) fn new(settings: AuthTokenSettings) -> Self {
+        let refused = RefusedLogins::for_a_while(REFUSED_TIME);
+        let reach = Reach { refused, ..settings.reach.clone() };
         Validator {
-            session: KeystoneSession::new(settings.login.clone(), settings.reach.clone()),
+            session: KeystoneSession::new(settings.login.clone(), reach),
             settings,
             vouched: Mutex::new(Judged::new()),
             bad: Mutex::new(Judged::new()),

@@ -3,6 +3,9 @@
 //! A connection that fails is tried again as often as the settings say, with a pause that doubles; an answer
 //! that does not come in time is not asked for again, because the next one would not come either. Answers
 //! are bounded. Redirects are not followed: the request holds a password or a token.
+//!
+//! A run that reads images comes back to a Keystone that is busy and says when (429, 503 with `Retry-After`),
+//! for as long as it would have waited for an answer.
 
 use std::error::Error as _;
 use std::io::{self, ErrorKind, Read as _};
@@ -16,6 +19,7 @@ use serde::de::DeserializeOwned;
 use url::{Origin, Url};
 
 use super::error::KeystoneError;
+use super::refused::RefusedLogins;
 use crate::names::escaped;
 use crate::net::http::{Client, Method, Request};
 use crate::net::tls::{Trust, UnusableCertificates};
@@ -49,6 +53,8 @@ pub(crate) struct Reach {
     pub(crate) retries: u32,
     /// The servers that did not answer, where they are not to be asked again at once.
     pub(crate) silent: Option<SilentServers>,
+    /// The logins that were refused.
+    pub(crate) refused: RefusedLogins,
 }
 
 /// Servers that did not answer. They are left alone for a while: a run asks for many images, and would wait
@@ -94,6 +100,8 @@ pub(super) struct Question<'a> {
 pub(super) struct Answer {
     pub(super) status: u16,
     pub(super) subject_token: Option<String>,
+    /// The time after which a busy Keystone wants to be asked again.
+    retry_after: Option<Duration>,
     body: Vec<u8>,
 }
 
@@ -104,7 +112,8 @@ impl Reach {
         waits.silence = SILENCE.min(waits.silence);
         // An answer is small: a server that sends it byte by byte is not waited for.
         waits.least = Least { bytes: 16 * 1024, within: SILENCE };
-        Reach { trust: Trust::System, certificate: None, waits, retries: 3, silent: None }
+        let refused = RefusedLogins::default();
+        Reach { trust: Trust::System, certificate: None, waits, retries: 3, silent: None, refused }
     }
 
     /// Limits the wait for a connection and for each answer.
@@ -138,9 +147,22 @@ impl Reach {
         }
         let mut pause = PAUSE;
         let mut left = self.retries;
+        let end = Instant::now() + self.waits.silence;
         loop {
             match self.ask_once(question) {
-                Ok(answer) => return Ok(answer),
+                Ok(answer) => {
+                    let Some((silent, after)) = self.silent.as_ref().zip(answer.retry_after) else {
+                        return Ok(answer);
+                    };
+                    let left_time = end.saturating_duration_since(Instant::now());
+                    if left == 0 || after > left_time || self.waits.sleep(after).is_err() {
+                        let place = shown(question.url);
+                        let message = format!("Keystone at {place} is busy: it answers {}", answer.status);
+                        silent.add(question.url, SHORT_REST, &message);
+                        return Ok(answer);
+                    }
+                    left -= 1;
+                }
                 Err(error) if left > 0 && is_worth_repeating(&error) && !self.waits.interrupt.raised() => {
                     left -= 1;
                     let _ = self.waits.sleep(pause);
@@ -178,7 +200,8 @@ impl Reach {
         (&mut response.body).take(MAX_ANSWER + 1).read_to_end(&mut body)?;
         anyhow::ensure!(body.len() as u64 <= MAX_ANSWER, "its answer is longer than 4 MiB");
         let subject_token = response.header("x-subject-token").map(str::to_owned);
-        Ok(Answer { status: response.status, subject_token, body })
+        let retry_after = response.retry_after().filter(|_| matches!(response.status, 429 | 503));
+        Ok(Answer { status: response.status, subject_token, retry_after, body })
     }
 }
 

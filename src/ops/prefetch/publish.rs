@@ -57,6 +57,11 @@ impl PrefetchRun<'_> {
         let size = running.record.size;
         let ending = match result {
             Ok(fetched) => {
+                if let Some(warning) =
+                    fetched.warning.as_ref().filter(|text| self.warned.insert((*text).clone()))
+                {
+                    self.run.output.warning(warning);
+                }
                 let patience = self.settings.wait.limit.max(running.since.elapsed());
                 self.ready.push_back(Ready { running, fetched, until: Instant::now() + patience });
                 return;
@@ -182,7 +187,7 @@ impl PrefetchRun<'_> {
 
     /// Gives the staged file the name of its image. The row is already in the index.
     fn give_name(&mut self, running: &Running, fetched: Fetched) -> anyhow::Result<ImageEnding> {
-        let (id, Fetched { staged, bytes, location }) = (running.request.id, fetched);
+        let (id, Fetched { staged, bytes, location, .. }) = (running.request.id, fetched);
         let published =
             staged.publish(self.dir, CachePlace::Base, id).inspect_err(|_| self.forget_row(id))?;
         if self.cache.ledger.has_rows() {

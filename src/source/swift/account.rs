@@ -68,6 +68,27 @@ impl SwiftAccount {
         Ok(SwiftAccount { place: LOCATION.to_owned(), auth_url: auth_url.to_owned(), identity, domains })
     }
 
+    /// True if it is the same user of the same project as another account, with another key.
+    pub(super) fn is_same_user_with_another_key(&self, other: &SwiftAccount) -> bool {
+        use SwiftIdentity::User;
+        match (&self.identity, &other.identity) {
+            (User { project, name, key }, User { project: of_project, name: named, key: old }) => {
+                (project, name, &self.domains) == (of_project, named, &other.domains) && key != old
+            }
+            _ => false,
+        }
+    }
+
+    /// True if it logs in with an application credential.
+    pub(super) fn has_application_credential(&self) -> bool {
+        matches!(self.identity, SwiftIdentity::ApplicationCredential { .. })
+    }
+
+    /// Returns the file and the section, as messages name them.
+    pub(super) fn place(&self) -> &str {
+        &self.place
+    }
+
     /// Returns the address of its Keystone.
     pub(super) fn auth_url(&self) -> &str {
         &self.auth_url

@@ -31,6 +31,8 @@ pub(super) struct References {
     place: String,
     /// The name of the account that new images are put into.
     default: String,
+    /// True if they are of a file, whose names stand in locations.
+    are_named: bool,
     accounts: Vec<NamedAccount>,
 }
 
@@ -60,7 +62,7 @@ impl References {
             (section.name.clone(), account.map_err(|error| format!("{error:#}")))
         };
         let accounts = names.map(account).collect();
-        Ok(References { place: place.to_owned(), default: default.to_owned(), accounts })
+        Ok(References { place: place.to_owned(), default: default.to_owned(), are_named: true, accounts })
     }
 
     /// Reads the account of the store's own section.
@@ -86,7 +88,7 @@ impl References {
             let account = SwiftAccount::of_section(&place, &look_up);
             accounts.push((default.clone(), account.map_err(|error| format!("{error:#}"))));
         }
-        Ok(References { place, default, accounts })
+        Ok(References { place, default, are_named: false, accounts })
     }
 
     /// Returns an account by its name.
@@ -108,6 +110,16 @@ impl References {
     /// Returns the account that new images are put into, if it can be used.
     pub(super) fn default(&self) -> Option<&SwiftAccount> {
         self.get(&self.default).ok()
+    }
+
+    /// Returns the account of locations without a login at this address: the application credential of the
+    /// store's section. Otherwise, Glance writes a user and its key, or the name of an account in a file.
+    pub(super) fn unwritten_at(&self, url: &str) -> Option<&SwiftAccount> {
+        let is_here = |account: &&SwiftAccount| {
+            account.has_application_credential()
+                && account.auth_url().trim_end_matches('/') == url.trim_end_matches('/')
+        };
+        self.default().filter(|_| !self.are_named).filter(is_here)
     }
 
     /// True if there is an account with this name.

@@ -124,6 +124,21 @@ fn after_an_outage_in_mid_stream_the_next_run_fetches_the_image() {
     }
 }
 
+/// Where nobody knows how long the image is, a break looks like its end.
+#[test]
+fn a_break_of_an_image_of_unknown_length_is_not_wrong_data() {
+    let (p, server) = queued(Break::WithoutLength);
+    p.update('a', "size = NULL");
+    let words = "the connection ended after 50000 bytes, and neither the server nor Glance's record says how \
+                 many the image has: sha512 mismatch";
+    run(&p).fails(1, &[&id('a'), words, "stays in the queue"]);
+    assert_eq!(fs::read(p.env.path("queue").join(id('a'))).unwrap(), b"");
+    assert_eq!(p.env.names("invalid"), [""; 0]);
+    server.is_down.store(false, Ordering::Relaxed);
+    run(&p).ok();
+    p.holds(&[('a', SIZE)]);
+}
+
 #[test]
 fn data_that_is_wrong_is_not_downloaded_again() {
     for (how, words) in [

@@ -67,7 +67,7 @@ fn answer(request: &str) -> Vec<u8> {
         ('b', Some(from)) => (rest("v1"), &image[from..]),
         ('b'..='e', None) => (whole, &image[..PART]),
         // It has less than it says, it changes, and a segment of it is missing.
-        ('c', Some(_)) => (format!("416 X\r\nContent-Range: bytes */{PART}"), &b""[..]),
+        ('c', Some(_)) => (format!("416 X\r\nContent-Range: bytes */{PART}\r\nETag: v1"), &b""[..]),
         ('d', Some(from)) => (rest("v2"), &image[from..]),
         ('e', Some(_)) => ("409 X\r\nContent-Length: 0".to_owned(), &b""[..]),
         // It breaks off, and offers no way to go on.

@@ -164,8 +164,8 @@ fn an_authority_of_its_own() {
 #[test]
 fn an_old_password_in_a_location() {
     let s = SwiftStores::new(Xattr);
-    s.stores.account(SWIFT, "glance", "service").put("glance", "old", &content('a', SIZE), &[]);
-    s.record('a', &s.with_password("old").replace("glancepw", "wr0ng"), "sw");
+    s.stores.account(SWIFT, "glance", "service").put("glance", &id('a'), &content('a', SIZE), &[]);
+    s.record('a', &s.with_password(&id('a')).replace("glancepw", "wr0ng"), "sw");
     s.run("", &[&id('a')]).ok();
     s.prefetch.holds(&[('a', SIZE)]);
 }
@@ -244,7 +244,7 @@ fn a_token_that_dies_in_the_middle_is_renewed() {
         format!("[short]\nauth_address = {}\nuser = demo:shortlived\nkey = shortlivedpw\n", keystone.url());
     let conf = s.conf(&references, &format!("swift_store_endpoint = {behind}"));
     let mut command = s.prefetch.env.command(BINARY);
-    command.args(["prefetch", "--config-file", &conf, "--rate-limit", "4MiB", &id('a')]);
+    command.args(["prefetch", "--config-file", &conf, "--rate-limit", "2MiB", &id('a')]);
     let old = keystone.token("shortlived", "demo");
     let running = Running::start(&mut command, &s.prefetch.env.outside(""));
     std::thread::sleep(Duration::from_secs(2));
