@@ -270,26 +270,16 @@ impl Executor<'_> {
             taken: HashSet::new(),
             pending: Vec::new(),
             note: PendingRows::default(),
+            noted: self.noted_ghosts(inventory),
+            left: Vec::new(),
             patience: PATIENCE,
             reason: &|image| plan.reason_for(image),
             by_file: inventory.tracked_by_file(),
             outcome: Outcome::default(),
         };
+        let has_note = inventory.has_note || !run.noted.is_empty();
         let before = self.available().unwrap_or(0);
-        let mut ghosts = &inventory.ghosts[..];
-        let mut forgotten = self.forget_ghosts(ghosts, &mut run.outcome);
-        if matches!(forgotten, Err(Refusal::Full(_))) {
-            clean(self.dir, &spare(), self.ledger.interrupt(), self.progress, &mut run.outcome);
-            forgotten = self.forget_ghosts(ghosts, &mut run.outcome);
-        }
-        match forgotten {
-            Ok(()) => ghosts = &[],
-            // The removal of images frees space, and the ghosts are tried again after it.
-            Err(Refusal::Full(_)) if !plan.goal.is_reached() => {}
-            Err(refusal) => run.outcome.stopped = Some(refusal),
-        }
-        let forgotten = run.outcome.ghosts_forgotten;
-        run.rows = run.rows.saturating_sub(usize::try_from(forgotten).unwrap_or(usize::MAX));
+        let ghosts = self.forget_first(&inventory.ghosts, spare, &mut run);
         while run.outcome.stopped.is_none() && run.outcome.rows_left == 0 {
             let step = match run.disk {
                 Disk::Enough => self.step(inventory, &mut run),
@@ -304,12 +294,34 @@ impl Executor<'_> {
             }
         }
         self.settle_rows(ghosts, &mut run);
-        let forgets = run.outcome.rows_left == 0 && run.outcome.stopped.is_none();
-        if self.ledger.has_rows() && forgets && (run.note.is_made() || inventory.has_note) {
-            pending::remove(self.dir);
+        if run.note.is_made() || has_note {
+            self.settle_note(&run.noted, &run.left);
         }
         run.outcome.warnings.extend(self.ledger.take_warning());
         run.outcome
+    }
+
+    /// Forgets the ghosts before any image is removed, and returns those for which there is no space yet.
+    fn forget_first<'g>(
+        &mut self,
+        ghosts: &'g [Ghost],
+        spare: &dyn Fn() -> CleanPlan,
+        run: &mut PruneRun<'_>,
+    ) -> &'g [Ghost] {
+        let mut forgotten = self.forget_ghosts(ghosts, &mut run.noted, &mut run.outcome);
+        if matches!(forgotten, Err(Refusal::Full(_))) {
+            clean(self.dir, &spare(), self.ledger.interrupt(), self.progress, &mut run.outcome);
+            forgotten = self.forget_ghosts(ghosts, &mut run.noted, &mut run.outcome);
+        }
+        let count = usize::try_from(run.outcome.ghosts_forgotten).unwrap_or(usize::MAX);
+        run.rows = run.rows.saturating_sub(count);
+        match forgotten {
+            Ok(()) => return &[],
+            // The removal of images frees space, and the ghosts are tried again after it.
+            Err(Refusal::Full(_)) if !run.goal.is_reached() => {}
+            Err(refusal) => run.outcome.stopped = Some(refusal),
+        }
+        ghosts
     }
 
     /// Removes one batch of images. Returns false if there is nothing more to do.
@@ -357,8 +369,8 @@ impl Executor<'_> {
         let turn = transaction.turn();
         let holds = transaction.forget(&victims)?;
         let with_rows = victims.iter().zip(&holds).filter(|(victim, holds)| **holds && victim.has_row());
-        let pending = run.pending.iter().map(|row| row.id);
-        run.note.write(self.dir, pending.chain(with_rows.map(|(victim, _)| victim.id)));
+        let before = run.noted.iter().copied().chain(run.pending.iter().map(|row| row.id));
+        run.note.write(self.dir, before.chain(with_rows.map(|(victim, _)| victim.id)));
         // Only the removals are bounded, because a slow disk needs its time for the journal however small the
         // batch is. They get twice the aim: to stop early costs, too, because the rows of the rest are
         // restored page by page.
@@ -517,14 +529,41 @@ impl Executor<'_> {
         }
         if run.outcome.stopped.is_none()
             && run.outcome.rows_left == 0
-            && let Err(refusal) = self.forget_ghosts(ghosts, &mut run.outcome)
+            && let Err(refusal) = self.forget_ghosts(ghosts, &mut run.noted, &mut run.outcome)
         {
             run.outcome.stopped = Some(refusal);
         }
     }
 
-    /// Deletes rows whose image is missing, after another look under the index's lock.
-    fn forget_ghosts(&mut self, ghosts: &[Ghost], outcome: &mut Outcome) -> Result<(), Refusal> {
+    /// Returns the images that a run before this one has noted, and whose rows may still be without files.
+    fn noted_ghosts(&self, inventory: &Inventory) -> HashSet<ImageId> {
+        let mut noted = if self.ledger.has_rows() { pending::noted(self.dir) } else { HashSet::new() };
+        if inventory.ghosts_are_left {
+            noted.retain(|id| is_missing(self.dir, *id));
+        } else if !noted.is_empty() {
+            let ghosts: HashSet<ImageId> = inventory.ghosts.iter().map(|ghost| ghost.id).collect();
+            noted.retain(|id| ghosts.contains(id));
+        }
+        noted
+    }
+
+    /// Notes, at the end, only what is still a ghost: of the images that were noted before, and of those
+    /// whose rows this run left. Without any the note is removed.
+    fn settle_note(&self, noted: &HashSet<ImageId>, left: &[ImageId]) {
+        if self.ledger.has_rows() {
+            let ghosts = noted.iter().chain(left).copied().filter(|id| is_missing(self.dir, *id));
+            pending::keep(self.dir, ghosts.collect());
+        }
+    }
+
+    /// Deletes rows whose image is missing, after another look under the index's lock. Those that are deleted
+    /// are no longer `noted`.
+    fn forget_ghosts(
+        &mut self,
+        ghosts: &[Ghost],
+        noted: &mut HashSet<ImageId>,
+        outcome: &mut Outcome,
+    ) -> Result<(), Refusal> {
         let (dir, progress) = (self.dir, self.progress);
         let forget = |ledger: &mut Ledger, part: Range<usize>| {
             if ledger.interrupt().raised() {
@@ -545,6 +584,7 @@ impl Executor<'_> {
             outcome.ghosts_forgotten += count as u64;
             outcome.left_alone += (portion.len() - count) as u64;
             for (victim, _) in gone() {
+                noted.remove(&victim.id);
                 progress.removed(Removed {
                     place: CachePlace::Base,
                     name: victim.id.as_name(),
@@ -562,15 +602,16 @@ impl Executor<'_> {
 
     /// Repairs the index: deletes ghosts, gives rows to orphans, deletes rows whose id is no UUID.
     pub(crate) fn repair(&mut self, inventory: &Inventory, plan: &RepairPlan, outcome: &mut Outcome) {
+        let mut noted = self.noted_ghosts(inventory);
+        let has_note = inventory.has_note || !noted.is_empty();
         let result = self
-            .forget_ghosts(&inventory.ghosts, outcome)
+            .forget_ghosts(&inventory.ghosts, &mut noted, outcome)
             .and_then(|()| self.adopt(&plan.adopt, outcome))
             .and_then(|()| self.drop_bad_rows(inventory, outcome));
         outcome.warnings.extend(self.ledger.take_warning());
-        match result {
-            Err(refusal) => outcome.stopped = Some(refusal),
-            Ok(()) if inventory.has_note => pending::remove(self.dir),
-            Ok(()) => {}
+        outcome.stopped = result.err();
+        if has_note {
+            self.settle_note(&noted, &[]);
         }
     }
 
@@ -654,7 +695,12 @@ fn as_ghost(victim: &Deletion) -> Option<Deletion> {
 
 /// True if the image of a row is missing. If that is unknown, the image counts as present.
 fn is_absent(dir: &CacheDir, victim: &Deletion) -> bool {
-    match dir.look(CachePlace::Base, victim.id.as_name()) {
+    is_missing(dir, victim.id)
+}
+
+/// As [`is_absent`], for an image.
+fn is_missing(dir: &CacheDir, id: ImageId) -> bool {
+    match dir.look(CachePlace::Base, id.as_name()) {
         Ok(found) => !matches!(found, Some((EntryKind::File, _))),
         Err(_) => false,
     }
@@ -693,6 +739,10 @@ struct PruneRun<'a> {
     pending: Vec<Deletion>,
     /// The note of what is being removed.
     note: PendingRows,
+    /// Images that a run before this one has noted, and whose rows may still be without files.
+    noted: HashSet<ImageId>,
+    /// Images whose rows this run leaves without files.
+    left: Vec<ImageId>,
     /// The rest of the time to wait for blocks that are freed in the background.
     patience: Duration,
     /// Returns why the plan removes an image.
@@ -706,7 +756,8 @@ impl PruneRun<'_> {
     /// Ends the run because rows of removed files cannot be deleted: with more of them the next run would
     /// refuse the directory as a wrong one.
     fn give_up_rows(&mut self, refusal: Refusal) {
-        let count = std::mem::take(&mut self.pending).len();
+        let count = self.pending.len();
+        self.left.extend(self.pending.drain(..).map(|row| row.id));
         self.outcome.rows_left += count as u64;
         if matches!(refusal, Refusal::Interrupted) {
             self.outcome.stopped = Some(Refusal::Interrupted);
@@ -823,15 +874,25 @@ mod tests {
         losses: usize,
         /// Commits of more rows are refused.
         most: usize,
+        /// True for the keys of rows that another session has locked.
+        is_locked: fn(i64) -> bool,
     }
 
-    const NOTHING: Refusals =
-        Refusals { commits: 0, refusal: || Refusal::Interrupted, losses: 0, most: usize::MAX };
+    const NOTHING: Refusals = Refusals {
+        commits: 0,
+        refusal: || Refusal::Interrupted,
+        losses: 0,
+        most: usize::MAX,
+        is_locked: |_| false,
+    };
+
+    /// The keys of the rows of an index.
+    type Keys = Arc<Mutex<HashSet<i64>>>;
 
     /// An index of rows in memory, which refuses something.
     struct Rows {
         /// The keys of the rows.
-        committed: Arc<Mutex<HashSet<i64>>>,
+        committed: Keys,
         forgotten: HashSet<i64>,
         refuses: Refusals,
         /// The number of commits that were too large.
@@ -861,13 +922,9 @@ mod tests {
                 self.refuses.losses -= 1;
                 return Err(Refusal::Lost(anyhow!("the server has gone away")));
             }
-            let keys = deletions.iter().filter_map(|deletion| match deletion.only_if {
-                Condition::Unchanged(row) => Some(row.key),
-                Condition::Row(key) | Condition::Present(key) => Some(key),
-                Condition::NoRow => None,
-            });
-            self.forgotten.extend(keys);
-            Ok(vec![true; deletions.len()])
+            let free = |deletion: &Deletion| !deletion.key().is_some_and(self.refuses.is_locked);
+            self.forgotten.extend(deletions.iter().filter(|one| free(one)).filter_map(Deletion::key));
+            Ok(deletions.iter().map(free).collect())
         }
 
         fn holds(&mut self, _: &Deletion) -> Result<bool, Refusal> {
@@ -909,14 +966,8 @@ mod tests {
         (outcome, files, rows)
     }
 
-    /// Prunes a cache with so many files and rows to nothing. Returns the number of commits that were too
-    /// large, too.
-    fn prune_of(
-        files: usize,
-        rows: i64,
-        refuses: Refusals,
-        limit: Duration,
-    ) -> (Outcome, usize, usize, usize) {
+    /// Makes a cache with so many files, and rows for them and for ghosts.
+    fn stock(files: usize, rows: i64) -> (tempfile::TempDir, CacheDir, Inventory) {
         let temporary = tempfile::tempdir().unwrap();
         for n in 0..files {
             let name = format!("{n:08x}-0000-0000-0000-000000000000");
@@ -928,15 +979,36 @@ mod tests {
         for (key, image) in (1..).zip(&mut inventory.images) {
             image.row = Some(row(key));
         }
-        inventory.ghosts.extend((files as i64 + 1..=rows).map(|key| {
-            let id = ImageId::new(format!("{key:08x}-1111-0000-0000-000000000000").as_bytes()).unwrap();
-            Ghost { id, row: row(key) }
-        }));
+        inventory
+            .ghosts
+            .extend((files as i64 + 1..=rows).map(|key| Ghost { id: ghost_id(key), row: row(key) }));
+        (temporary, dir, inventory)
+    }
+
+    fn ghost_id(key: i64) -> ImageId {
+        ImageId::new(format!("{key:08x}-1111-0000-0000-000000000000").as_bytes()).unwrap()
+    }
+
+    /// Opens an index of so many rows. Also returns the keys of its rows, and the number of commits that were
+    /// too large.
+    fn index(rows: i64, refuses: Refusals, limit: Duration) -> (Ledger, Keys, Arc<AtomicUsize>) {
         let (rows, too_large) = (Arc::new(Mutex::new((1..=rows).collect())), Arc::default());
         let committed = Arc::clone(&rows);
         let index = Rows { committed, forgotten: HashSet::new(), refuses, too_large: Arc::clone(&too_large) };
         let wait = Wait { limit, interrupt: Interrupt::default() };
-        let mut ledger = Ledger::new(Some(Box::new(index)), wait);
+        (Ledger::new(Some(Box::new(index)), wait), rows, too_large)
+    }
+
+    /// Prunes a cache with so many files and rows to nothing. Returns the number of commits that were too
+    /// large, too.
+    fn prune_of(
+        files: usize,
+        rows: i64,
+        refuses: Refusals,
+        limit: Duration,
+    ) -> (Outcome, usize, usize, usize) {
+        let (_temporary, dir, inventory) = stock(files, rows);
+        let (mut ledger, rows, too_large) = index(rows, refuses, limit);
         let plan = plan::prune(&inventory, &PruneLimits::default(), 0, 0);
         let outcome = Executor { dir: &dir, ledger: &mut ledger, progress: &() }.prune(
             &inventory,
@@ -955,19 +1027,50 @@ mod tests {
 
     #[test]
     fn a_note_that_an_earlier_run_could_not_remove_is_removed() {
-        let temporary = tempfile::tempdir().unwrap();
-        let dir = CacheDir::open(temporary.path()).unwrap().unwrap();
-        let id = ImageId::new(b"00000001-0000-0000-0000-000000000000").unwrap();
-        PendingRows::default().write(&dir, [id].into_iter());
+        let (temporary, dir, _) = stock(0, 0);
+        PendingRows::default().write(&dir, [ghost_id(1)].into_iter());
         let inventory = Inventory::scan(&dir, Tracking::ByRow).unwrap();
-        let (committed, too_large) = (Arc::default(), Arc::default());
-        let index = Rows { committed, forgotten: HashSet::new(), refuses: NOTHING, too_large };
-        let wait = Wait { limit: Duration::ZERO, interrupt: Interrupt::default() };
-        let mut ledger = Ledger::new(Some(Box::new(index)), wait);
+        let (mut ledger, ..) = index(0, NOTHING, Duration::ZERO);
         let plan = plan::prune(&inventory, &PruneLimits::default(), 0, 0);
         let mut executor = Executor { dir: &dir, ledger: &mut ledger, progress: &() };
         executor.prune(&inventory, &plan, &CleanPlan::default, None);
         assert_eq!(std::fs::read_dir(temporary.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn the_note_of_a_killed_run_stays_as_long_as_its_ghosts() {
+        let noted: HashSet<ImageId> = (7..=16).map(ghost_id).collect();
+        let killed = || {
+            let (temporary, dir, mut inventory) = stock(6, 20);
+            inventory.has_note = true;
+            PendingRows::default().write(&dir, noted.iter().copied());
+            (temporary, dir, inventory)
+        };
+        let prune = |dir: &CacheDir, inventory: &Inventory, is_locked| {
+            let (mut ledger, ..) = index(20, Refusals { is_locked, ..NOTHING }, Duration::ZERO);
+            let plan = plan::prune(inventory, &PruneLimits::default(), 0, 0);
+            let mut executor = Executor { dir, ledger: &mut ledger, progress: &() };
+            let outcome = executor.prune(inventory, &plan, &CleanPlan::default, None);
+            assert_eq!((outcome.files, outcome.errors), (6, vec![]));
+        };
+        // A run that does not look for ghosts, but removes images.
+        let (_temporary, dir, mut inventory) = killed();
+        inventory.leave_ghosts();
+        prune(&dir, &inventory, |_| false);
+        assert_eq!(pending::noted(&dir), noted);
+        // Ghosts that another session has locked, half of them.
+        let (_temporary, dir, inventory) = killed();
+        prune(&dir, &inventory, |key| key > 11);
+        assert_eq!(pending::noted(&dir), (12..=16).map(ghost_id).collect());
+        let (_temporary, dir, inventory) = killed();
+        let (mut ledger, ..) = index(20, Refusals { is_locked: |key| key > 11, ..NOTHING }, Duration::ZERO);
+        let mut executor = Executor { dir: &dir, ledger: &mut ledger, progress: &() };
+        executor.repair(&inventory, &plan::repair(&inventory, 0), &mut Outcome::default());
+        assert_eq!(pending::noted(&dir), (12..=16).map(ghost_id).collect());
+        // None stays.
+        let (_temporary, dir, inventory) = killed();
+        prune(&dir, &inventory, |_| false);
+        assert!(!Inventory::scan(&dir, Tracking::ByRow).unwrap().has_note);
     }
 
     #[test]
