@@ -422,9 +422,10 @@ impl Executor<'_> {
         let count = run.pending.len();
         let (done, result) = self.ledger.in_parts(count, count, |ledger, part| {
             ledger.rows_repeatedly(|transaction| {
-                let rows = run.pending[part.clone()].iter().copied();
-                let absent: Vec<Deletion> = rows.filter(|row| is_absent(dir, row)).collect();
-                match transaction.forget(&absent)?.iter().filter(|is_forgotten| !**is_forgotten).count() {
+                let rows = &run.pending[part.clone()];
+                let forgotten = transaction.forget_due(rows, &|row| is_absent(dir, row))?;
+                let stay = rows.iter().zip(forgotten).filter(|(_, is_forgotten)| !is_forgotten);
+                match stay.filter(|(row, _)| is_absent(dir, row)).count() {
                     0 => Ok(()),
                     count => Err(Refusal::Busy(anyhow!("{count} rows are locked by another session"))),
                 }
@@ -556,7 +557,8 @@ impl Executor<'_> {
         }
     }
 
-    /// Deletes rows whose image is missing, after another look under the index's lock. Those that are deleted
+    /// Deletes rows whose image is missing. That it is, is seen when nobody else can use the row: Glance may
+    /// cache the image again while the row is waited for, and then keeps that row. Those that are deleted
     /// are no longer `noted`.
     fn forget_ghosts(
         &mut self,
@@ -570,14 +572,12 @@ impl Executor<'_> {
                 return Err(Refusal::Interrupted);
             }
             let portion = &ghosts[part];
-            let (victims, forgotten) = ledger.rows_repeatedly(|transaction| {
-                let victims: Vec<Deletion> = portion
-                    .iter()
-                    .map(|ghost| Deletion { id: ghost.id, only_if: Condition::Row(ghost.row.key) })
-                    .filter(|victim| is_absent(dir, victim))
-                    .collect();
-                let forgotten = transaction.forget(&victims)?;
-                Ok((victims, forgotten))
+            let victims: Vec<Deletion> = portion
+                .iter()
+                .map(|ghost| Deletion { id: ghost.id, only_if: Condition::Row(ghost.row.key) })
+                .collect();
+            let forgotten = ledger.rows_repeatedly(|transaction| {
+                transaction.forget_due(&victims, &|victim| is_absent(dir, victim))
             })?;
             let gone = || victims.iter().zip(&forgotten).filter(|(_, is_forgotten)| **is_forgotten);
             let count = gone().count();
@@ -895,6 +895,8 @@ mod tests {
         committed: Keys,
         forgotten: HashSet<i64>,
         refuses: Refusals,
+        /// A file that appears while rows are waited for: Glance caches the image again.
+        arrives: Option<std::path::PathBuf>,
         /// The number of commits that were too large.
         too_large: Arc<AtomicUsize>,
     }
@@ -917,12 +919,19 @@ mod tests {
             Ok(false)
         }
 
-        fn forget(&mut self, deletions: &[Deletion]) -> Result<Vec<bool>, Refusal> {
+        fn forget(
+            &mut self,
+            deletions: &[Deletion],
+            is_due: &dyn Fn(&Deletion) -> bool,
+        ) -> Result<Vec<bool>, Refusal> {
+            if let Some(path) = self.arrives.take() {
+                std::fs::write(path, "image").unwrap();
+            }
             if self.refuses.losses > 0 {
                 self.refuses.losses -= 1;
                 return Err(Refusal::Lost(anyhow!("the server has gone away")));
             }
-            let free = |deletion: &Deletion| !deletion.key().is_some_and(self.refuses.is_locked);
+            let free = |one: &Deletion| !one.key().is_some_and(self.refuses.is_locked) && is_due(one);
             self.forgotten.extend(deletions.iter().filter(|one| free(one)).filter_map(Deletion::key));
             Ok(deletions.iter().map(free).collect())
         }
@@ -993,10 +1002,18 @@ mod tests {
     /// too large.
     fn index(rows: i64, refuses: Refusals, limit: Duration) -> (Ledger, Keys, Arc<AtomicUsize>) {
         let (rows, too_large) = (Arc::new(Mutex::new((1..=rows).collect())), Arc::default());
-        let committed = Arc::clone(&rows);
-        let index = Rows { committed, forgotten: HashSet::new(), refuses, too_large: Arc::clone(&too_large) };
-        let wait = Wait { limit, interrupt: Interrupt::default() };
-        (Ledger::new(Some(Box::new(index)), wait), rows, too_large)
+        let index = Rows {
+            committed: Arc::clone(&rows),
+            forgotten: HashSet::new(),
+            refuses,
+            arrives: None,
+            too_large: Arc::clone(&too_large),
+        };
+        (ledger(index, limit), rows, too_large)
+    }
+
+    fn ledger(index: Rows, limit: Duration) -> Ledger {
+        Ledger::new(Some(Box::new(index)), Wait { limit, interrupt: Interrupt::default() })
     }
 
     /// Prunes a cache with so many files and rows to nothing. Returns the number of commits that were too
@@ -1071,6 +1088,29 @@ mod tests {
         let (_temporary, dir, inventory) = killed();
         prune(&dir, &inventory, |_| false);
         assert!(!Inventory::scan(&dir, Tracking::ByRow).unwrap().has_note);
+    }
+
+    #[test]
+    fn the_row_of_an_image_that_is_cached_again_while_it_is_waited_for_stays() {
+        for repairs in [false, true] {
+            let (temporary, dir, inventory) = stock(0, 3);
+            let committed: Keys = Arc::new(Mutex::new((1..=3).collect()));
+            let arrives = Some(temporary.path().join(ghost_id(2).to_string()));
+            let (rows, too_large) = (Arc::clone(&committed), Arc::default());
+            let index =
+                Rows { committed: rows, forgotten: HashSet::new(), refuses: NOTHING, arrives, too_large };
+            let mut ledger = ledger(index, Duration::ZERO);
+            let mut executor = Executor { dir: &dir, ledger: &mut ledger, progress: &() };
+            let mut outcome = Outcome::default();
+            if repairs {
+                executor.repair(&inventory, &plan::repair(&inventory, 0), &mut outcome);
+            } else {
+                let plan = plan::prune(&inventory, &PruneLimits::default(), 0, 0);
+                outcome = executor.prune(&inventory, &plan, &CleanPlan::default, None);
+            }
+            assert_eq!((outcome.ghosts_forgotten, outcome.left_alone), (2, 1));
+            assert_eq!(*committed.lock().unwrap(), HashSet::from([2]));
+        }
     }
 
     #[test]

@@ -282,7 +282,17 @@ impl Transaction<'_> {
     ///
     /// When it returns, whatever the commit needs of the disk is already there.
     pub(crate) fn forget(&mut self, victims: &[Deletion]) -> Result<Vec<bool>, Refusal> {
-        self.on_index(vec![true; victims.len()], |index| index.forget(victims))
+        self.forget_due(victims, &|_| true)
+    }
+
+    /// As [`Transaction::forget`], but only those for which `is_due` is true, which is asked when nobody else
+    /// can find or insert the row until the end of the transaction.
+    pub(super) fn forget_due(
+        &mut self,
+        victims: &[Deletion],
+        is_due: &dyn Fn(&Deletion) -> bool,
+    ) -> Result<Vec<bool>, Refusal> {
+        self.on_index(vec![true; victims.len()], |index| index.forget(victims, is_due))
     }
 
     /// Looks at the condition of one victim, and changes nothing.
@@ -420,7 +430,11 @@ mod tests {
             Ok(false)
         }
 
-        fn forget(&mut self, victims: &[Deletion]) -> Result<Vec<bool>, Refusal> {
+        fn forget(
+            &mut self,
+            victims: &[Deletion],
+            _: &dyn Fn(&Deletion) -> bool,
+        ) -> Result<Vec<bool>, Refusal> {
             self.call("forget");
             Ok(vec![true; victims.len()])
         }

@@ -195,11 +195,35 @@ impl Central {
         Ok(())
     }
 
-    fn try_forget(&mut self, victims: &[Deletion]) -> Result<Vec<bool>, Refusal> {
-        let (holds, keys) = self.check(victims)?;
+    fn try_forget(
+        &mut self,
+        victims: &[Deletion],
+        is_due: &dyn Fn(&Deletion) -> bool,
+    ) -> Result<Vec<bool>, Refusal> {
+        let (mut holds, mut keys) = self.check(victims)?;
         // The locks were taken before the savepoint, so that they outlive a return to it.
         self.database.execute("SAVEPOINT batch")?;
         self.delete(&keys)?;
+        // PostgreSQL refuses a second row at once while the first one is only locked. Once it is deleted,
+        // whoever inserts one waits for the end of this transaction. So this is asked now, and not before.
+        loop {
+            let not_due: HashSet<i64> = victims
+                .iter()
+                .zip(&mut holds)
+                .filter(|(victim, holds)| **holds && !is_due(victim))
+                .filter_map(|(victim, holds)| {
+                    *holds = false;
+                    victim.key()
+                })
+                .collect();
+            let count = keys.len();
+            keys.retain(|key| !not_due.contains(key));
+            if keys.len() == count {
+                break;
+            }
+            self.database.execute("ROLLBACK TO SAVEPOINT batch")?;
+            self.delete(&keys)?;
+        }
         if !keys.is_empty() {
             self.database.secure()?;
         }
@@ -381,8 +405,12 @@ impl Index for Central {
         begun.map(|()| false).map_err(|refusal| self.database.told(refusal, "cannot begin a transaction"))
     }
 
-    fn forget(&mut self, victims: &[Deletion]) -> Result<Vec<bool>, Refusal> {
-        self.change("cannot delete rows", |index| index.try_forget(victims))
+    fn forget(
+        &mut self,
+        victims: &[Deletion],
+        is_due: &dyn Fn(&Deletion) -> bool,
+    ) -> Result<Vec<bool>, Refusal> {
+        self.change("cannot delete rows", |index| index.try_forget(victims, is_due))
     }
 
     fn holds(&mut self, victim: &Deletion) -> Result<bool, Refusal> {
