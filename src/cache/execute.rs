@@ -20,7 +20,8 @@
 //! before its row, under the index's lock, until the journal fits.
 //!
 //! **A connection that is lost** before the first file of a batch is removed costs nothing: the batch begins
-//! again as long as the wait allows.
+//! again as long as the wait allows. The lost session may still have its rows locked, so that they are waited
+//! for; otherwise newer images would be removed in their place.
 //!
 //! **A commit that is refused** leaves rows without files. Their deletion is repeated as long as the wait
 //! allows, in smaller parts where the server refuses them all at once, and the batches that follow are no
@@ -342,30 +343,44 @@ impl Executor<'_> {
     /// Removes images and their rows in one transaction, and returns how many of them were reached.
     ///
     /// If the connection is lost before the first file is removed, nothing was changed. Then the batch begins
-    /// again, with another look at each image, as long as the wait allows.
+    /// again, with another look at each image, as long as the wait allows. Rows that stay locked are an error
+    /// then.
     fn batch(&mut self, images: &[&Image], run: &mut PruneRun<'_>) -> Result<usize, Refusal> {
         let mut repeats = None;
-        loop {
-            match self.batch_once(images, run) {
+        let mut limit = Duration::MAX;
+        let result = loop {
+            match self.batch_within(limit, images, run) {
                 Err(Refusal::Lost(e)) => {
                     let repeats = repeats.get_or_insert_with(|| self.ledger.repeats());
                     if !self.ledger.pauses(repeats) {
-                        return Err(self.or_interrupted(Refusal::Lost(e)));
+                        break Err(self.or_interrupted(Refusal::Lost(e)));
                     }
+                    limit = Ledger::left(repeats);
+                    self.ledger.wait_for_rows(true);
                 }
-                result => return result,
+                Err(Refusal::Busy(e)) if repeats.is_some() => {
+                    break Err(Refusal::Busy(e.context("the connection was lost, and rows stay locked")));
+                }
+                result => break result,
             }
-        }
+        };
+        self.ledger.wait_for_rows(false);
+        result
     }
 
     /// As [`Executor::batch`], once. After an error no file was removed, and all rows are there.
-    fn batch_once(&mut self, images: &[&Image], run: &mut PruneRun<'_>) -> Result<usize, Refusal> {
+    fn batch_within(
+        &mut self,
+        limit: Duration,
+        images: &[&Image],
+        run: &mut PruneRun<'_>,
+    ) -> Result<usize, Refusal> {
         if self.ledger.interrupt().raised() {
             return Err(Refusal::Interrupted);
         }
         let mut victims: Vec<Deletion> = images.iter().map(|image| victim(image)).collect();
         let interrupt = self.ledger.interrupt().clone();
-        let mut transaction = self.ledger.begin()?;
+        let mut transaction = self.ledger.begin_within(limit)?;
         let turn = transaction.turn();
         let holds = transaction.forget(&victims)?;
         let with_rows = victims.iter().zip(&holds).filter(|(victim, holds)| **holds && victim.has_row());
@@ -876,6 +891,8 @@ mod tests {
         most: usize,
         /// True for the keys of rows that another session has locked.
         is_locked: fn(i64) -> bool,
+        /// The number of deletions for which a lost session keeps the rows of the first twenty images locked.
+        outlives: usize,
     }
 
     const NOTHING: Refusals = Refusals {
@@ -884,6 +901,7 @@ mod tests {
         losses: 0,
         most: usize::MAX,
         is_locked: |_| false,
+        outlives: 0,
     };
 
     /// The keys of the rows of an index.
@@ -895,6 +913,8 @@ mod tests {
         committed: Keys,
         forgotten: HashSet<i64>,
         refuses: Refusals,
+        /// True if locked rows are waited for.
+        waits: bool,
         /// A file that appears while rows are waited for: Glance caches the image again.
         arrives: Option<std::path::PathBuf>,
         /// The number of commits that were too large.
@@ -931,7 +951,13 @@ mod tests {
                 self.refuses.losses -= 1;
                 return Err(Refusal::Lost(anyhow!("the server has gone away")));
             }
-            let free = |one: &Deletion| !one.key().is_some_and(self.refuses.is_locked) && is_due(one);
+            let is_ours = self.refuses.outlives > 0;
+            self.refuses.outlives = self.refuses.outlives.saturating_sub(1);
+            if is_ours && self.waits {
+                return Err(Refusal::Busy(anyhow!("rows are locked")));
+            }
+            let is_locked = |key| (self.refuses.is_locked)(key) || (is_ours && key <= 20);
+            let free = |one: &Deletion| !one.key().is_some_and(is_locked) && is_due(one);
             self.forgotten.extend(deletions.iter().filter(|one| free(one)).filter_map(Deletion::key));
             Ok(deletions.iter().map(free).collect())
         }
@@ -951,6 +977,10 @@ mod tests {
             }
             self.committed.lock().unwrap().retain(|key| !self.forgotten.contains(key));
             Ok(())
+        }
+
+        fn wait_for_rows(&mut self, waits: bool) {
+            self.waits = waits;
         }
 
         fn abandon(&mut self) {}
@@ -1006,6 +1036,7 @@ mod tests {
             committed: Arc::clone(&rows),
             forgotten: HashSet::new(),
             refuses,
+            waits: false,
             arrives: None,
             too_large: Arc::clone(&too_large),
         };
@@ -1097,8 +1128,8 @@ mod tests {
             let committed: Keys = Arc::new(Mutex::new((1..=3).collect()));
             let arrives = Some(temporary.path().join(ghost_id(2).to_string()));
             let (rows, too_large) = (Arc::clone(&committed), Arc::default());
-            let index =
-                Rows { committed: rows, forgotten: HashSet::new(), refuses: NOTHING, arrives, too_large };
+            let (forgotten, refuses) = (HashSet::new(), NOTHING);
+            let index = Rows { committed: rows, forgotten, refuses, waits: false, arrives, too_large };
             let mut ledger = ledger(index, Duration::ZERO);
             let mut executor = Executor { dir: &dir, ledger: &mut ledger, progress: &() };
             let mut outcome = Outcome::default();
@@ -1182,5 +1213,23 @@ mod tests {
         let (outcome, files, rows, _) = prune_of(20, 20, refuses, Duration::from_millis(200));
         assert!(matches!(outcome.stopped, Some(Refusal::Lost(_))), "{:?}", outcome.stopped);
         assert_eq!((outcome.files, files, rows), (0, 20, 20));
+    }
+
+    #[test]
+    fn rows_that_a_lost_session_still_has_locked_are_waited_for_and_not_passed_over() {
+        // The batch is ten of forty rows, all of them locked by the session that was lost.
+        let (_temporary, dir, inventory) = stock(40, 40);
+        let refuses = Refusals { losses: 1, outlives: usize::MAX, ..NOTHING };
+        let (mut ledger, rows, _) = index(40, refuses, Duration::from_millis(200));
+        let limits = PruneLimits { max_size: 150, target_size: 150, ..PruneLimits::default() };
+        let plan = plan::prune(&inventory, &limits, 0, 0);
+        let mut executor = Executor { dir: &dir, ledger: &mut ledger, progress: &() };
+        let outcome = executor.prune(&inventory, &plan, &CleanPlan::default, None);
+        assert!(matches!(outcome.stopped, Some(Refusal::Busy(_))), "{:?}", outcome.stopped);
+        assert_eq!((outcome.files, outcome.left_alone, rows.lock().unwrap().len()), (0, 0, 40));
+        // So are ghosts.
+        let refuses = Refusals { losses: 1, outlives: 3, ..NOTHING };
+        let (outcome, files, rows, _) = prune_of(0, 20, refuses, Duration::from_secs(60));
+        assert_eq!((outcome.ghosts_forgotten, outcome.left_alone, files, rows), (20, 0, 0, 0));
     }
 }

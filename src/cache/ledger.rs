@@ -113,16 +113,29 @@ impl Ledger {
         &mut self,
         mut change: impl FnMut(&mut Transaction<'_>) -> Result<T, Refusal>,
     ) -> Result<T, Refusal> {
-        self.repeatedly(false, &mut change)
+        let result = self.repeatedly(false, &mut change);
+        self.wait_for_rows(false);
+        result
     }
 
     /// As [`Ledger::rows_only`], but a conflict or a lost connection is no reason to give up before the wait
-    /// is over, wherever in the transaction it comes.
+    /// is over, wherever in the transaction it comes. After a lost connection rows are waited for, as
+    /// [`Ledger::wait_for_rows`] does it.
     pub(super) fn rows_repeatedly<T>(
         &mut self,
         mut change: impl FnMut(&mut Transaction<'_>) -> Result<T, Refusal>,
     ) -> Result<T, Refusal> {
-        self.repeatedly(true, &mut change)
+        let result = self.repeatedly(true, &mut change);
+        self.wait_for_rows(false);
+        result
+    }
+
+    /// Sets if rows that another session has locked are waited for, or left out. After a lost connection that
+    /// session may be our own: the server may not know yet that it has ended.
+    pub(super) fn wait_for_rows(&mut self, waits: bool) {
+        if let Some(index) = &mut self.index {
+            index.wait_for_rows(waits);
+        }
     }
 
     /// Runs a transaction until it is committed. Once a commit was refused, or from the start if `insists`,
@@ -146,6 +159,9 @@ impl Ledger {
                 },
             };
             is_unknown |= matches!(refusal, Refusal::Unknown(_));
+            if insists && matches!(refusal, Refusal::Lost(_) | Refusal::Unknown(_)) {
+                self.wait_for_rows(true);
+            }
             let passes = matches!(refusal, Refusal::Busy(_) | Refusal::Lost(_) | Refusal::Unknown(_));
             if !insists || !passes || !self.pauses(&mut repeats) {
                 let is_said = matches!(refusal, Refusal::Unknown(_));
@@ -157,6 +173,11 @@ impl Ledger {
     /// Returns the repetitions for which there is time from now on.
     pub(super) fn repeats(&self) -> Repeats {
         Repeats { deadline: self.wait.deadline(), pause: FIRST_PAUSE }
+    }
+
+    /// Returns the time that is left for repetitions.
+    pub(super) fn left(repeats: &Repeats) -> Duration {
+        repeats.deadline.saturating_duration_since(Instant::now())
     }
 
     /// Pauses before a repetition. Returns false if there is no time for another one, or a signal comes.

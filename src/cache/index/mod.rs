@@ -119,6 +119,10 @@ pub(crate) trait Index {
     /// After an error the transaction may still be open: it is abandoned.
     fn commit(&mut self, gone: Option<&[Deletion]>) -> Result<(), Refusal>;
 
+    /// Sets if rows that another session has locked are waited for from now on. If not, they are left out. An
+    /// index that is locked as a whole has no such rows.
+    fn wait_for_rows(&mut self, _waits: bool) {}
+
     /// Rolls the transaction back, if one is open.
     fn abandon(&mut self);
 
