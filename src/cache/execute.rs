@@ -29,6 +29,9 @@
 //! their files then, and the next run forgets them. That these rows are ours, or those of a run that was
 //! killed, the next run knows from a note ([`pending`]).
 //!
+//! **A row that is refused**, by a trigger for instance, is looked for in halves and passed over. Its image
+//! stays, or the row does if it was without its file.
+//!
 //! An entry that fails is recorded, and the next follows. Dry runs never come here.
 
 use std::borrow::Cow;
@@ -47,7 +50,7 @@ use super::dir::{CacheDir, CachePlace, Removal};
 use super::entry::{EntryKind, Ghost, Image, Partial, Seen};
 use super::index::{Condition, Deletion};
 use super::inventory::Inventory;
-use super::ledger::Ledger;
+use super::ledger::{Ledger, Parts, Retry};
 use super::pending::{self, PendingRows};
 use super::plan::{CleanPlan, CleanReason, Goal, PrunePlan, PruneReason, RepairPlan, frees};
 use crate::cache::outcome::{Action, Last, Outcome, Progress, Removed};
@@ -295,6 +298,7 @@ impl Executor<'_> {
             }
         }
         self.settle_rows(ghosts, &mut run);
+        self.end_untouched(&mut run.outcome);
         if run.note.is_made() || has_note {
             self.settle_note(&run.noted, &run.left);
         }
@@ -332,20 +336,39 @@ impl Executor<'_> {
             return Ok(false);
         }
         match self.batch(&images, run) {
-            Err(Refusal::Full(_)) => {
-                run.disk = if run.made_space { Disk::Fuller } else { Disk::Full };
-                Ok(true)
-            }
-            result => result.map(|_| true),
+            Ok(Batch::Reached(_)) => {}
+            Ok(Batch::Refused(why)) => self.pass_over(&images, why, run)?,
+            Err(Refusal::Full(_)) => run.disk = if run.made_space { Disk::Fuller } else { Disk::Full },
+            Err(refusal) => return Err(refusal),
         }
+        Ok(true)
     }
 
-    /// Removes images and their rows in one transaction, and returns how many of them were reached.
+    /// Notes that the rows of a batch were refused before a file was removed. The batches that follow are
+    /// smaller, and an image whose row is refused alone stays.
+    fn pass_over(
+        &mut self,
+        images: &[&Image],
+        why: anyhow::Error,
+        run: &mut PruneRun<'_>,
+    ) -> Result<(), Refusal> {
+        match self.ledger.refused(images.len(), &why) {
+            Retry::Fewer => {}
+            Retry::Others => {
+                run.outcome.error(images[0].id.as_str(), Action::Remove, format!("{why:#}"));
+                run.at += 1;
+            }
+            Retry::No => return Err(Refusal::Broken(why)),
+        }
+        Ok(())
+    }
+
+    /// Removes images and their rows in one transaction.
     ///
     /// If the connection is lost before the first file is removed, nothing was changed. Then the batch begins
     /// again, with another look at each image, as long as the wait allows. Rows that stay locked are an error
     /// then.
-    fn batch(&mut self, images: &[&Image], run: &mut PruneRun<'_>) -> Result<usize, Refusal> {
+    fn batch(&mut self, images: &[&Image], run: &mut PruneRun<'_>) -> Result<Batch, Refusal> {
         let mut repeats = None;
         let mut limit = Duration::MAX;
         let result = loop {
@@ -374,7 +397,7 @@ impl Executor<'_> {
         limit: Duration,
         images: &[&Image],
         run: &mut PruneRun<'_>,
-    ) -> Result<usize, Refusal> {
+    ) -> Result<Batch, Refusal> {
         if self.ledger.interrupt().raised() {
             return Err(Refusal::Interrupted);
         }
@@ -382,7 +405,10 @@ impl Executor<'_> {
         let interrupt = self.ledger.interrupt().clone();
         let mut transaction = self.ledger.begin_within(limit)?;
         let turn = transaction.turn();
-        let holds = transaction.forget(&victims)?;
+        let holds = match transaction.forget(&victims) {
+            Err(Refusal::Broken(why)) => return Ok(Batch::Refused(why)),
+            holds => holds?,
+        };
         let with_rows = victims.iter().zip(&holds).filter(|(victim, holds)| **holds && victim.has_row());
         let before = run.noted.iter().copied().chain(run.pending.iter().map(|row| row.id));
         run.note.write(self.dir, before.chain(with_rows.map(|(victim, _)| victim.id)));
@@ -402,12 +428,13 @@ impl Executor<'_> {
         victims.retain(|_| is_gone(at.next().and_then(|at| done.get(at))));
         let committed = transaction.commit(if all { None } else { Some(&victims) });
         drop(held);
-        if let Err(refusal) = committed {
-            self.repeat(&victims, refusal, run);
+        match committed {
+            Ok(()) => self.ledger.took(done.len()),
+            Err(refusal) => self.repeat(&victims, refusal, run),
         }
         run.account(images, &done, self.progress);
         run.adapt(done.len(), removed_in, turn);
-        Ok(done.len())
+        Ok(Batch::Reached(done.len()))
     }
 
     /// After a commit that failed, deletes the rows again on their own: their files are removed.
@@ -435,7 +462,7 @@ impl Executor<'_> {
     fn forget_pending(&mut self, run: &mut PruneRun<'_>) -> Result<(), Refusal> {
         let dir = self.dir;
         let count = run.pending.len();
-        let (done, result) = self.ledger.in_parts(count, count, |ledger, part| {
+        let parts = self.ledger.in_parts(count, count, |ledger, part| {
             ledger.rows_repeatedly(|transaction| {
                 let rows = &run.pending[part.clone()];
                 let forgotten = transaction.forget_due(rows, &|row| is_absent(dir, row))?;
@@ -446,8 +473,12 @@ impl Executor<'_> {
                 }
             })
         });
-        run.pending.drain(..done);
-        result
+        // Rows that were passed over stay pending, like those that were not reached.
+        let mut stay = parts.refused.iter().map(|(at, _)| run.pending[*at]).collect::<Vec<_>>();
+        stay.extend_from_slice(&run.pending[parts.reached..]);
+        run.pending = stay;
+        let refused = parts.refused.into_iter().next();
+        parts.result.and(refused.map_or(Ok(()), |(_, why)| Err(Refusal::Broken(why))))
     }
 
     /// Removes entries without a row from a full disk: those that `clean` would remove, then orphans.
@@ -486,7 +517,9 @@ impl Executor<'_> {
             let done = match self.batch(&wanted, run) {
                 // Even reading needs space now. Images are next.
                 Err(Refusal::Full(_)) => break,
-                result => result?,
+                Err(refusal) => return Err(refusal),
+                Ok(Batch::Refused(why)) => return Err(Refusal::Broken(why)),
+                Ok(Batch::Reached(done)) => done,
             };
             // They were removed out of turn.
             run.at = at;
@@ -612,7 +645,31 @@ impl Executor<'_> {
             }
             Ok(())
         };
-        self.ledger.in_parts(ghosts.len(), ROWS, forget).1.map_err(|refusal| self.or_interrupted(refusal))
+        let parts = self.ledger.in_parts(ghosts.len(), ROWS, forget);
+        self.ended(parts, outcome, &|at| (ghosts[at].id.to_string(), Action::Forget))
+    }
+
+    /// Ends a run that changed nothing because the index refused one row after the other. It ends as if the
+    /// index had refused all of them at once.
+    fn end_untouched(&self, outcome: &mut Outcome) {
+        if outcome.stopped.is_none() && outcome.is_untouched() {
+            outcome.stopped = self.ledger.refuses_all();
+        }
+    }
+
+    /// Adds the rows that were passed over to the errors, and returns the reason for not going on behind
+    /// them.
+    fn ended(
+        &self,
+        parts: Parts,
+        outcome: &mut Outcome,
+        entry: &dyn Fn(usize) -> (String, Action),
+    ) -> Result<(), Refusal> {
+        for (at, why) in parts.refused {
+            let (name, action) = entry(at);
+            outcome.error(name, action, format!("{why:#}"));
+        }
+        parts.result.map_err(|refusal| self.or_interrupted(refusal))
     }
 
     /// Repairs the index: deletes ghosts, gives rows to orphans, deletes rows whose id is no UUID.
@@ -625,6 +682,7 @@ impl Executor<'_> {
             .and_then(|()| self.drop_bad_rows(inventory, outcome));
         outcome.warnings.extend(self.ledger.take_warning());
         outcome.stopped = result.err();
+        self.end_untouched(outcome);
         if has_note {
             self.settle_note(&noted, &[]);
         }
@@ -652,7 +710,8 @@ impl Executor<'_> {
             outcome.left_alone += portion.len() as u64 - adopted;
             Ok(())
         };
-        self.ledger.in_parts(orphans.len(), ROWS, adopt).1.map_err(|refusal| self.or_interrupted(refusal))
+        let parts = self.ledger.in_parts(orphans.len(), ROWS, adopt);
+        self.ended(parts, outcome, &|at| (orphans[at].id.to_string(), Action::Repair))
     }
 
     fn drop_bad_rows(&mut self, inventory: &Inventory, outcome: &mut Outcome) -> Result<(), Refusal> {
@@ -663,7 +722,8 @@ impl Executor<'_> {
                 ledger.rows_repeatedly(|transaction| transaction.drop_bad_rows(portion))?;
             Ok(())
         };
-        self.ledger.in_parts(rows.len(), ROWS, drop).1.map_err(|refusal| self.or_interrupted(refusal))
+        let parts = self.ledger.in_parts(rows.len(), ROWS, drop);
+        self.ended(parts, outcome, &|at| (rows[at].shown.clone(), Action::Forget))
     }
 
     /// Returns the refusal after which something is not repeated any more: a signal, if one ended the wait.
@@ -719,6 +779,14 @@ fn is_missing(dir: &CacheDir, id: ImageId) -> bool {
         Ok(found) => !matches!(found, Some((EntryKind::File, _))),
         Err(_) => false,
     }
+}
+
+/// The result of a batch.
+enum Batch {
+    /// So many of its images were reached.
+    Reached(usize),
+    /// The deletion of its rows was refused, and nothing was changed.
+    Refused(anyhow::Error),
 }
 
 /// The space that is left for the journal of the index.
@@ -891,6 +959,12 @@ mod tests {
         most: usize,
         /// True for the keys of rows that another session has locked.
         is_locked: fn(i64) -> bool,
+        /// True for the keys of rows whose deletion is refused.
+        is_poison: fn(i64) -> bool,
+        /// True for the keys of rows whose deletion is refused in the commit.
+        is_deferred: fn(i64) -> bool,
+        /// Deletions of more rows are refused, before the commit.
+        most_deleted: usize,
         /// The number of deletions for which a lost session keeps the rows of the first twenty images locked.
         outlives: usize,
     }
@@ -901,6 +975,9 @@ mod tests {
         losses: 0,
         most: usize::MAX,
         is_locked: |_| false,
+        is_poison: |_| false,
+        is_deferred: |_| false,
+        most_deleted: usize::MAX,
         outlives: 0,
     };
 
@@ -958,6 +1035,12 @@ mod tests {
             }
             let is_locked = |key| (self.refuses.is_locked)(key) || (is_ours && key <= 20);
             let free = |one: &Deletion| !one.key().is_some_and(is_locked) && is_due(one);
+            if deletions.iter().filter_map(Deletion::key).any(self.refuses.is_poison) {
+                return Err(Refusal::Broken(anyhow!("error 1644: poison")));
+            }
+            if deletions.len() > self.refuses.most_deleted {
+                return Err(Refusal::Broken(anyhow!("error 1105: wsrep_max_ws_rows exceeded")));
+            }
             self.forgotten.extend(deletions.iter().filter(|one| free(one)).filter_map(Deletion::key));
             Ok(deletions.iter().map(free).collect())
         }
@@ -970,6 +1053,9 @@ mod tests {
             if self.refuses.commits > 0 {
                 self.refuses.commits -= 1;
                 return Err((self.refuses.refusal)());
+            }
+            if self.forgotten.iter().copied().any(self.refuses.is_deferred) {
+                return Err(Refusal::Broken(anyhow!("error P0001: poison")));
             }
             if self.forgotten.len() > self.refuses.most {
                 self.too_large.fetch_add(1, Ordering::Relaxed);
@@ -1213,6 +1299,63 @@ mod tests {
         let (outcome, files, rows, _) = prune_of(20, 20, refuses, Duration::from_millis(200));
         assert!(matches!(outcome.stopped, Some(Refusal::Lost(_))), "{:?}", outcome.stopped);
         assert_eq!((outcome.files, files, rows), (0, 20, 20));
+    }
+
+    #[test]
+    fn a_row_that_is_refused_is_passed_over() {
+        // Rows 1 to 20 have files, 21 to 40 have none.
+        for (is_poison, ghosts, files) in [
+            ((|key| key == 13) as fn(i64) -> bool, 20, 19),
+            (|key| key == 1, 20, 19),
+            (|key| key == 21, 19, 20),
+            (|key| matches!(key, 1 | 2 | 13 | 20 | 22 | 39 | 40), 17, 16),
+        ] {
+            let (_temporary, dir, inventory) = stock(20, 40);
+            let (mut ledger, rows, _) = index(40, Refusals { is_poison, ..NOTHING }, Duration::from_secs(60));
+            let plan = plan::prune(&inventory, &PruneLimits::default(), 0, 0);
+            let mut executor = Executor { dir: &dir, ledger: &mut ledger, progress: &() };
+            let outcome = executor.prune(&inventory, &plan, &CleanPlan::default, None);
+            assert!(outcome.stopped.is_none(), "{:?}", outcome.stopped);
+            assert_eq!((outcome.ghosts_forgotten, outcome.files), (ghosts, files));
+            assert_eq!((outcome.errors.len() as u64, outcome.warnings), (40 - ghosts - files, vec![]));
+            assert!(rows.lock().unwrap().iter().copied().all(is_poison));
+            assert_eq!(rows.lock().unwrap().len() as u64, 40 - ghosts - files);
+        }
+    }
+
+    #[test]
+    fn a_row_that_is_refused_in_the_commit_ends_the_run_and_keeps_no_other() {
+        // Twenty images in batches of ten. In the second case, ten rows are without files from the start.
+        for (rows, is_deferred) in [(20, (|key| key == 3) as fn(i64) -> bool), (30, |key| key == 3)] {
+            let refuses = Refusals { is_deferred, ..NOTHING };
+            let (outcome, files, left, _) = prune_of(20, rows, refuses, Duration::from_secs(60));
+            assert_eq!((outcome.ghosts_forgotten as i64, outcome.files), (rows - 20, 10));
+            // The note has this row alone: see `prune_of`.
+            assert_eq!((outcome.rows_left, files, left), (1, 10, 11));
+        }
+        // A ghost from the start is passed over.
+        let refuses = Refusals { is_deferred: |key| key == 23, ..NOTHING };
+        let (_temporary, dir, inventory) = stock(20, 30);
+        let (mut ledger, rows, _) = index(30, refuses, Duration::from_secs(60));
+        let plan = plan::prune(&inventory, &PruneLimits::default(), 0, 0);
+        let mut executor = Executor { dir: &dir, ledger: &mut ledger, progress: &() };
+        let outcome = executor.prune(&inventory, &plan, &CleanPlan::default, None);
+        assert_eq!((outcome.ghosts_forgotten, outcome.files, outcome.errors.len()), (9, 20, 1));
+        assert_eq!(*rows.lock().unwrap(), HashSet::from([23]));
+    }
+
+    #[test]
+    fn an_index_that_refuses_every_row_ends_the_run() {
+        for (files, rows) in [(40, 40), (30, 60), (2, 2), (0, 1)] {
+            let (_temporary, dir, inventory) = stock(files, rows);
+            let refuses = Refusals { is_poison: |_| true, ..NOTHING };
+            let (mut ledger, left, _) = index(rows, refuses, Duration::from_secs(60));
+            let plan = plan::prune(&inventory, &PruneLimits::default(), 0, 0);
+            let mut executor = Executor { dir: &dir, ledger: &mut ledger, progress: &() };
+            let outcome = executor.prune(&inventory, &plan, &CleanPlan::default, None);
+            assert!(matches!(outcome.stopped, Some(Refusal::Broken(_))), "{:?}", outcome.stopped);
+            assert!(outcome.is_untouched() && left.lock().unwrap().len() == rows as usize, "{outcome:?}");
+        }
     }
 
     #[test]

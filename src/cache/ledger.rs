@@ -12,7 +12,7 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 use std::{fmt, thread};
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 
 use super::entry::{BadRow, Image};
 use super::index::{Deletion, Index};
@@ -24,6 +24,10 @@ use crate::interrupt::{Interrupt, Wait};
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 /// The longest such pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// The number of rows in succession that may be refused, each of them alone, before it counts as a fault of
+/// the whole index.
+const ALONE: usize = 16;
 
 /// The index of one cache, with the time to wait for it and the breaks for Glance.
 pub(crate) struct Ledger {
@@ -192,38 +196,64 @@ impl Ledger {
         self.has_rows().then_some(self.limit.most)
     }
 
-    /// Changes so many rows in parts, at most `most` of them in a transaction. Returns how many were changed,
-    /// and why not all.
+    /// Changes so many rows in parts, at most `most` of them in a transaction. Returns its progress.
     ///
     /// A server can limit the size of a transaction. So what it refuses is tried again in halves, and what it
-    /// takes is remembered for the transactions that follow.
+    /// takes is remembered for the transactions that follow. A row that is refused alone is passed over.
     pub(super) fn in_parts(
         &mut self,
         count: usize,
         most: usize,
         mut change: impl FnMut(&mut Ledger, Range<usize>) -> Result<(), Refusal>,
-    ) -> (usize, Result<(), Refusal>) {
-        let before = self.limit.clone();
-        let mut done = 0;
-        while done < count {
-            let part = (count - done).min(most).min(self.limit.most);
-            match change(self, done..done + part) {
+    ) -> Parts {
+        let mut parts = Parts { reached: 0, refused: Vec::new(), result: Ok(()) };
+        while parts.reached < count {
+            let at = parts.reached;
+            let part = (count - at).min(most).min(self.limit.most);
+            match change(self, at..at + part) {
                 Ok(()) => {
-                    done += part;
-                    self.limit.taken();
+                    parts.reached += part;
+                    self.took(part);
                 }
-                Err(Refusal::Broken(why)) if part > 1 => self.limit.refused(part, &why),
-                Err(refusal) => {
-                    // It was not for the number of rows, if none were taken.
-                    if done == 0 {
-                        self.limit = before;
+                Err(Refusal::Broken(why)) => match self.refused(part, &why) {
+                    Retry::Fewer => {}
+                    Retry::Others => {
+                        parts.refused.push((at, why));
+                        parts.reached += 1;
                     }
-                    self.limit.refused = None;
-                    return (done, Err(refusal));
+                    Retry::No => {
+                        parts.result = Err(Refusal::Broken(why));
+                        return parts;
+                    }
+                },
+                Err(refusal) => {
+                    self.limit.unsuspect();
+                    parts.result = Err(refusal);
+                    return parts;
                 }
             }
         }
-        (done, Ok(()))
+        parts
+    }
+
+    /// Notes that a transaction with so many rows was refused, and says what to try next.
+    pub(super) fn refused(&mut self, count: usize, why: &anyhow::Error) -> Retry {
+        if count > 1 {
+            self.limit.refused(count, why);
+            return Retry::Fewer;
+        }
+        if self.limit.refused_alone(why) { Retry::Others } else { Retry::No }
+    }
+
+    /// Returns the refusal of an index that took no row at all, and refused each that it was asked for.
+    pub(super) fn refuses_all(&self) -> Option<Refusal> {
+        let RowLimit { has_taken, alone, why, .. } = &self.limit;
+        (!has_taken && *alone > 0).then(|| Refusal::Broken(anyhow!("{why}")))
+    }
+
+    /// Notes that a transaction with so many rows was taken.
+    pub(super) fn took(&mut self, count: usize) {
+        self.limit.taken(count);
     }
 
     /// Returns a warning, once, if the server has turned out to limit the size of a transaction.
@@ -249,36 +279,114 @@ pub(super) struct Repeats {
     pause: Duration,
 }
 
+/// The next thing to try after a transaction that was refused.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Retry {
+    /// Fewer rows at a time.
+    Fewer,
+    /// The rows behind this one.
+    Others,
+    /// Nothing: it is not for the rows.
+    No,
+}
+
+/// The progress of a change of many rows.
+#[derive(Debug)]
+pub(super) struct Parts {
+    /// The number of rows that were changed or passed over, from the first one on.
+    pub(super) reached: usize,
+    /// The rows that were passed over, and why they were refused.
+    pub(super) refused: Vec<(usize, anyhow::Error)>,
+    /// The reason for not going on.
+    pub(super) result: Result<(), Refusal>,
+}
+
 /// The number of rows that the server takes in one transaction, as far as it is known.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 struct RowLimit {
     most: usize,
-    /// The number of rows that was refused, and why; `None` once fewer were taken.
-    refused: Option<(usize, String)>,
+    /// The size to which `most` grows again as rows are taken: it is small for a while behind a row that was
+    /// refused alone, because there may be more of them.
+    up_to: usize,
+    suspect: Option<Suspect>,
     is_known: bool,
     warning: Option<String>,
+    /// The number of rows that were refused alone since others were taken.
+    alone: usize,
+    /// True once rows were taken.
+    has_taken: bool,
+    /// The reason why a row was refused alone, the last time.
+    why: String,
+}
+
+/// A refusal that may have been for the number of rows.
+#[derive(Debug)]
+struct Suspect {
+    count: usize,
+    why: String,
+    /// The number of these rows that were not taken yet.
+    left: usize,
 }
 
 impl Default for RowLimit {
     fn default() -> Self {
-        RowLimit { most: usize::MAX, refused: None, is_known: false, warning: None }
+        RowLimit {
+            most: usize::MAX,
+            up_to: usize::MAX,
+            suspect: None,
+            is_known: false,
+            warning: None,
+            alone: 0,
+            has_taken: false,
+            why: String::new(),
+        }
     }
 }
 
 impl RowLimit {
     /// Notes that so many rows were refused.
     fn refused(&mut self, count: usize, why: &anyhow::Error) {
-        self.refused.get_or_insert_with(|| (count, format!("{why:#}")));
+        self.suspect.get_or_insert_with(|| Suspect { count, why: format!("{why:#}"), left: count });
         self.most = count.div_ceil(2);
     }
 
-    /// Notes that rows were taken. If more were refused before, it was for their number.
-    fn taken(&mut self) {
-        let Some((count, why)) = self.refused.take() else { return };
+    /// Notes that so many rows were taken. If all that were refused together are taken in parts, they were
+    /// refused for their number.
+    fn taken(&mut self, count: usize) {
+        self.alone = 0;
+        self.has_taken |= count > 0;
+        let Some(suspect) = &mut self.suspect else {
+            self.most = self.most.saturating_mul(2).min(self.up_to);
+            return;
+        };
+        suspect.left = suspect.left.saturating_sub(count);
+        if suspect.left > 0 {
+            return;
+        }
+        let (count, why) = (suspect.count, std::mem::take(&mut suspect.why));
+        self.suspect = None;
+        self.up_to = self.most;
         if !std::mem::replace(&mut self.is_known, true) {
             self.warning = Some(format!(
                 "{why}; these {count} rows were changed in smaller transactions, and so are all that follow"
             ));
+        }
+    }
+
+    /// Notes that a row was refused alone: whatever was refused together with it was not for the number of
+    /// rows. Returns false if so many rows in succession were refused that it is not for a row either.
+    fn refused_alone(&mut self, why: &anyhow::Error) -> bool {
+        self.why = format!("{why:#}");
+        self.suspect = None;
+        self.most = 1;
+        self.alone += 1;
+        self.alone < ALONE
+    }
+
+    /// Gives up a suspicion after another refusal. If nothing was taken since, there may be no limit.
+    fn unsuspect(&mut self) {
+        if self.suspect.take().is_some_and(|suspect| suspect.left == suspect.count) {
+            self.most = self.up_to;
         }
     }
 }
@@ -416,8 +524,6 @@ impl Turns {
 mod tests {
     use std::cell::RefCell;
     use std::rc::Rc;
-
-    use anyhow::anyhow;
 
     use super::*;
 
