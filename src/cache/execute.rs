@@ -963,7 +963,7 @@ mod tests {
         is_poison: fn(i64) -> bool,
         /// True for the keys of rows whose deletion is refused in the commit.
         is_deferred: fn(i64) -> bool,
-        /// Deletions of more rows are refused, before the commit.
+        /// Deletions of more rows are refused before the commit.
         most_deleted: usize,
         /// The number of deletions for which a lost session keeps the rows of the first twenty images locked.
         outlives: usize,
@@ -1277,6 +1277,16 @@ mod tests {
         let (outcome, files, rows, too_large) = prune_of(4, 24, refuses, Duration::from_secs(60));
         assert_eq!((outcome.ghosts_forgotten, outcome.files, files, rows), (20, 4, 0, 0));
         assert_eq!((too_large, outcome.warnings.len(), outcome.errors.len()), (3, 1, 0));
+    }
+
+    #[test]
+    fn a_limit_that_the_statement_meets_makes_batches_smaller_before_a_file_goes() {
+        let refuses = Refusals { most_deleted: 3, ..NOTHING };
+        for rows in [20, 35] {
+            let (outcome, files, left, _) = prune_of(20, rows, refuses, Duration::from_secs(60));
+            assert_eq!((outcome.files, files, left, &outcome.errors[..]), (20, 0, 0, &[][..]));
+            assert_eq!(outcome.warnings.len(), 1, "{:?}", outcome.warnings);
+        }
     }
 
     #[test]
