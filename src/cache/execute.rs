@@ -695,7 +695,7 @@ impl Executor<'_> {
                 return Err(Refusal::Interrupted);
             }
             let portion = &orphans[part];
-            let adopted = ledger.rows_repeatedly(|transaction| {
+            let adopted = ledger.rows_counted(|transaction| {
                 let there: Vec<Image> = portion
                     .iter()
                     .filter(|image| {
@@ -707,7 +707,7 @@ impl Executor<'_> {
                 transaction.adopt(&there)
             })?;
             outcome.orphans_adopted += adopted;
-            outcome.left_alone += portion.len() as u64 - adopted;
+            outcome.left_alone += (portion.len() as u64).saturating_sub(adopted);
             Ok(())
         };
         let parts = self.ledger.in_parts(orphans.len(), ROWS, adopt);
@@ -718,8 +718,7 @@ impl Executor<'_> {
         let rows = &inventory.bad_rows;
         let drop = |ledger: &mut Ledger, part: Range<usize>| {
             let portion = &rows[part];
-            outcome.rows_dropped +=
-                ledger.rows_repeatedly(|transaction| transaction.drop_bad_rows(portion))?;
+            outcome.rows_dropped += ledger.rows_counted(|transaction| transaction.drop_bad_rows(portion))?;
             Ok(())
         };
         let parts = self.ledger.in_parts(rows.len(), ROWS, drop);

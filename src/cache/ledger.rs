@@ -107,7 +107,7 @@ impl Ledger {
             let others_wrote = index.begin(&wait).inspect_err(|_| index.abandon())?;
             self.turns.began(others_wrote);
         }
-        Ok(Transaction { ledger: self, began: Instant::now(), is_open: true })
+        Ok(Transaction { ledger: self, began: Instant::now(), is_open: true, follows_unknown: false })
     }
 
     /// Runs one transaction in which no file is touched. A commit that meets a conflict costs nothing: after
@@ -134,6 +134,23 @@ impl Ledger {
         result
     }
 
+    /// As [`Ledger::rows_repeatedly`], for a change that returns how many rows it changes.
+    ///
+    /// If a commit got no answer and its repetition finds less to change, the commit took effect, and what it
+    /// changed counts.
+    pub(super) fn rows_counted(
+        &mut self,
+        mut change: impl FnMut(&mut Transaction<'_>) -> Result<u64, Refusal>,
+    ) -> Result<u64, Refusal> {
+        let mut count = 0;
+        self.rows_repeatedly(|transaction| {
+            let now = change(transaction)?;
+            let took_effect = transaction.follows_unknown && now < count;
+            count = if took_effect { count + now } else { now };
+            Ok(count)
+        })
+    }
+
     /// Sets if rows that another session has locked are waited for, or left out. After a lost connection that
     /// session may be our own: the server may not know yet that it has ended.
     pub(super) fn wait_for_rows(&mut self, waits: bool) {
@@ -152,7 +169,8 @@ impl Ledger {
         let mut repeats = self.repeats();
         let mut is_unknown = false;
         loop {
-            let refusal = match self.begin().and_then(|mut open| change(&mut open).map(|done| (open, done))) {
+            let begun = self.begin_after(is_unknown);
+            let refusal = match begun.and_then(|mut open| change(&mut open).map(|done| (open, done))) {
                 Err(refusal) => refusal,
                 Ok((transaction, done)) => match transaction.commit(None) {
                     Ok(()) => return Ok(done),
@@ -172,6 +190,13 @@ impl Ledger {
                 return Err(if is_unknown && !is_said { refusal.after_unknown() } else { refusal });
             }
         }
+    }
+
+    /// Begins a transaction that follows one of which it is not known if it took effect, or not.
+    fn begin_after(&mut self, follows_unknown: bool) -> Result<Transaction<'_>, Refusal> {
+        let mut transaction = self.begin()?;
+        transaction.follows_unknown = follows_unknown;
+        Ok(transaction)
     }
 
     /// Returns the repetitions for which there is time from now on.
@@ -398,6 +423,8 @@ pub(crate) struct Transaction<'a> {
     began: Instant,
     /// False once it was committed.
     is_open: bool,
+    /// True if it repeats one of which it is not known if it took effect.
+    follows_unknown: bool,
 }
 
 impl Transaction<'_> {
@@ -531,6 +558,7 @@ mod tests {
     struct Recorder {
         calls: Rc<RefCell<Vec<&'static str>>>,
         refusals: usize,
+        refusal: fn() -> Refusal,
     }
 
     impl Recorder {
@@ -576,7 +604,7 @@ mod tests {
                 return Ok(());
             }
             self.refusals -= 1;
-            Err(Refusal::Busy(anyhow!("conflict")))
+            Err((self.refusal)())
         }
 
         fn abandon(&mut self) {
@@ -597,9 +625,14 @@ mod tests {
     }
 
     fn ledger(refusals: usize) -> (Ledger, Rc<RefCell<Vec<&'static str>>>) {
+        ledger_with(refusals, || Refusal::Busy(anyhow!("conflict")))
+    }
+
+    fn ledger_with(refusals: usize, refusal: fn() -> Refusal) -> (Ledger, Rc<RefCell<Vec<&'static str>>>) {
         let calls = Rc::new(RefCell::new(Vec::new()));
         let wait = Wait { limit: Duration::from_millis(500), interrupt: Interrupt::default() };
-        (Ledger::new(Some(Box::new(Recorder { calls: Rc::clone(&calls), refusals })), wait), calls)
+        let index = Recorder { calls: Rc::clone(&calls), refusals, refusal };
+        (Ledger::new(Some(Box::new(index)), wait), calls)
     }
 
     #[test]
@@ -628,6 +661,23 @@ mod tests {
         );
         let (mut ledger, _) = self::ledger(usize::MAX);
         assert!(matches!(ledger.rows_only(|_| Ok(())), Err(Refusal::Busy(_))), "it ends");
+    }
+
+    #[test]
+    fn rows_of_a_commit_without_an_answer_count_once() {
+        let unknown = || Refusal::Unknown(anyhow!("no answer"));
+        let conflict = || Refusal::Busy(anyhow!("conflict"));
+        for (refusal, counts, expected) in [
+            (unknown as fn() -> Refusal, [5, 0, 0], 5), // the first commit took effect
+            (unknown, [5, 5, 0], 5),                    // the second did
+            (unknown, [5, 5, 5], 5),                    // the third did
+            (unknown, [5, 0, 2], 7),                    // the first did, and then there were two more
+            (conflict, [5, 4, 3], 3),                   // the third did, and another process was there before
+        ] {
+            let (mut ledger, _) = ledger_with(2, refusal);
+            let mut counts = counts.into_iter();
+            assert_eq!(ledger.rows_counted(|_| Ok(counts.next().unwrap())).unwrap(), expected);
+        }
     }
 
     #[test]
