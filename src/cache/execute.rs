@@ -20,13 +20,17 @@
 //! before its row, under the index's lock, until the journal fits.
 //!
 //! **A connection that is lost** before the first file of a batch is removed costs nothing: the batch begins
-//! again as long as the wait allows.
+//! again as long as the wait allows. The lost session may still have its rows locked, so that they are waited
+//! for; otherwise newer images would be removed in their place.
 //!
 //! **A commit that is refused** leaves rows without files. Their deletion is repeated as long as the wait
 //! allows, in smaller parts where the server refuses them all at once, and the batches that follow are no
 //! larger than these. If rows stay all the same, the run ends there: at most half of the rows are without
 //! their files then, and the next run forgets them. That these rows are ours, or those of a run that was
 //! killed, the next run knows from a note ([`pending`]).
+//!
+//! **A row that is refused**, by a trigger for instance, is looked for in halves and passed over. Its image
+//! stays, or the row does if it was without its file.
 //!
 //! An entry that fails is recorded, and the next follows. Dry runs never come here.
 
@@ -46,7 +50,7 @@ use super::dir::{CacheDir, CachePlace, Removal};
 use super::entry::{EntryKind, Ghost, Image, Partial, Seen};
 use super::index::{Condition, Deletion};
 use super::inventory::Inventory;
-use super::ledger::Ledger;
+use super::ledger::{Ledger, Parts, Retry};
 use super::pending::{self, PendingRows};
 use super::plan::{CleanPlan, CleanReason, Goal, PrunePlan, PruneReason, RepairPlan, frees};
 use crate::cache::outcome::{Action, Last, Outcome, Progress, Removed};
@@ -270,26 +274,16 @@ impl Executor<'_> {
             taken: HashSet::new(),
             pending: Vec::new(),
             note: PendingRows::default(),
+            noted: self.noted_ghosts(inventory),
+            left: Vec::new(),
             patience: PATIENCE,
             reason: &|image| plan.reason_for(image),
             by_file: inventory.tracked_by_file(),
             outcome: Outcome::default(),
         };
+        let has_note = inventory.has_note || !run.noted.is_empty();
         let before = self.available().unwrap_or(0);
-        let mut ghosts = &inventory.ghosts[..];
-        let mut forgotten = self.forget_ghosts(ghosts, &mut run.outcome);
-        if matches!(forgotten, Err(Refusal::Full(_))) {
-            clean(self.dir, &spare(), self.ledger.interrupt(), self.progress, &mut run.outcome);
-            forgotten = self.forget_ghosts(ghosts, &mut run.outcome);
-        }
-        match forgotten {
-            Ok(()) => ghosts = &[],
-            // The removal of images frees space, and the ghosts are tried again after it.
-            Err(Refusal::Full(_)) if !plan.goal.is_reached() => {}
-            Err(refusal) => run.outcome.stopped = Some(refusal),
-        }
-        let forgotten = run.outcome.ghosts_forgotten;
-        run.rows = run.rows.saturating_sub(usize::try_from(forgotten).unwrap_or(usize::MAX));
+        let ghosts = self.forget_first(&inventory.ghosts, spare, &mut run);
         while run.outcome.stopped.is_none() && run.outcome.rows_left == 0 {
             let step = match run.disk {
                 Disk::Enough => self.step(inventory, &mut run),
@@ -304,12 +298,35 @@ impl Executor<'_> {
             }
         }
         self.settle_rows(ghosts, &mut run);
-        let forgets = run.outcome.rows_left == 0 && run.outcome.stopped.is_none();
-        if self.ledger.has_rows() && forgets && (run.note.is_made() || inventory.has_note) {
-            pending::remove(self.dir);
+        self.end_untouched(&mut run.outcome);
+        if run.note.is_made() || has_note {
+            self.settle_note(&run.noted, &run.left);
         }
         run.outcome.warnings.extend(self.ledger.take_warning());
         run.outcome
+    }
+
+    /// Forgets the ghosts before any image is removed, and returns those for which there is no space yet.
+    fn forget_first<'g>(
+        &mut self,
+        ghosts: &'g [Ghost],
+        spare: &dyn Fn() -> CleanPlan,
+        run: &mut PruneRun<'_>,
+    ) -> &'g [Ghost] {
+        let mut forgotten = self.forget_ghosts(ghosts, &mut run.noted, &mut run.outcome);
+        if matches!(forgotten, Err(Refusal::Full(_))) {
+            clean(self.dir, &spare(), self.ledger.interrupt(), self.progress, &mut run.outcome);
+            forgotten = self.forget_ghosts(ghosts, &mut run.noted, &mut run.outcome);
+        }
+        let count = usize::try_from(run.outcome.ghosts_forgotten).unwrap_or(usize::MAX);
+        run.rows = run.rows.saturating_sub(count);
+        match forgotten {
+            Ok(()) => return &[],
+            // The removal of images frees space, and the ghosts are tried again after it.
+            Err(Refusal::Full(_)) if !run.goal.is_reached() => {}
+            Err(refusal) => run.outcome.stopped = Some(refusal),
+        }
+        ghosts
     }
 
     /// Removes one batch of images. Returns false if there is nothing more to do.
@@ -319,46 +336,82 @@ impl Executor<'_> {
             return Ok(false);
         }
         match self.batch(&images, run) {
-            Err(Refusal::Full(_)) => {
-                run.disk = if run.made_space { Disk::Fuller } else { Disk::Full };
-                Ok(true)
-            }
-            result => result.map(|_| true),
+            Ok(Batch::Reached(_)) => {}
+            Ok(Batch::Refused(why)) => self.pass_over(&images, why, run)?,
+            Err(Refusal::Full(_)) => run.disk = if run.made_space { Disk::Fuller } else { Disk::Full },
+            Err(refusal) => return Err(refusal),
         }
+        Ok(true)
     }
 
-    /// Removes images and their rows in one transaction, and returns how many of them were reached.
+    /// Notes that the rows of a batch were refused before a file was removed. The batches that follow are
+    /// smaller, and an image whose row is refused alone stays.
+    fn pass_over(
+        &mut self,
+        images: &[&Image],
+        why: anyhow::Error,
+        run: &mut PruneRun<'_>,
+    ) -> Result<(), Refusal> {
+        match self.ledger.refused(images.len(), &why) {
+            Retry::Fewer => {}
+            Retry::Others => {
+                run.outcome.error(images[0].id.as_str(), Action::Remove, format!("{why:#}"));
+                run.at += 1;
+            }
+            Retry::No => return Err(Refusal::Broken(why)),
+        }
+        Ok(())
+    }
+
+    /// Removes images and their rows in one transaction.
     ///
     /// If the connection is lost before the first file is removed, nothing was changed. Then the batch begins
-    /// again, with another look at each image, as long as the wait allows.
-    fn batch(&mut self, images: &[&Image], run: &mut PruneRun<'_>) -> Result<usize, Refusal> {
+    /// again, with another look at each image, as long as the wait allows. Rows that stay locked are an error
+    /// then.
+    fn batch(&mut self, images: &[&Image], run: &mut PruneRun<'_>) -> Result<Batch, Refusal> {
         let mut repeats = None;
-        loop {
-            match self.batch_once(images, run) {
+        let mut limit = Duration::MAX;
+        let result = loop {
+            match self.batch_within(limit, images, run) {
                 Err(Refusal::Lost(e)) => {
                     let repeats = repeats.get_or_insert_with(|| self.ledger.repeats());
                     if !self.ledger.pauses(repeats) {
-                        return Err(self.or_interrupted(Refusal::Lost(e)));
+                        break Err(self.or_interrupted(Refusal::Lost(e)));
                     }
+                    limit = Ledger::left(repeats);
+                    self.ledger.wait_for_rows(true);
                 }
-                result => return result,
+                Err(Refusal::Busy(e)) if repeats.is_some() => {
+                    break Err(Refusal::Busy(e.context("the connection was lost, and rows stay locked")));
+                }
+                result => break result,
             }
-        }
+        };
+        self.ledger.wait_for_rows(false);
+        result
     }
 
     /// As [`Executor::batch`], once. After an error no file was removed, and all rows are there.
-    fn batch_once(&mut self, images: &[&Image], run: &mut PruneRun<'_>) -> Result<usize, Refusal> {
+    fn batch_within(
+        &mut self,
+        limit: Duration,
+        images: &[&Image],
+        run: &mut PruneRun<'_>,
+    ) -> Result<Batch, Refusal> {
         if self.ledger.interrupt().raised() {
             return Err(Refusal::Interrupted);
         }
         let mut victims: Vec<Deletion> = images.iter().map(|image| victim(image)).collect();
         let interrupt = self.ledger.interrupt().clone();
-        let mut transaction = self.ledger.begin()?;
+        let mut transaction = self.ledger.begin_within(limit)?;
         let turn = transaction.turn();
-        let holds = transaction.forget(&victims)?;
+        let holds = match transaction.forget(&victims) {
+            Err(Refusal::Broken(why)) => return Ok(Batch::Refused(why)),
+            holds => holds?,
+        };
         let with_rows = victims.iter().zip(&holds).filter(|(victim, holds)| **holds && victim.has_row());
-        let pending = run.pending.iter().map(|row| row.id);
-        run.note.write(self.dir, pending.chain(with_rows.map(|(victim, _)| victim.id)));
+        let before = run.noted.iter().copied().chain(run.pending.iter().map(|row| row.id));
+        run.note.write(self.dir, before.chain(with_rows.map(|(victim, _)| victim.id)));
         // Only the removals are bounded, because a slow disk needs its time for the journal however small the
         // batch is. They get twice the aim: to stop early costs, too, because the rows of the rest are
         // restored page by page.
@@ -375,12 +428,13 @@ impl Executor<'_> {
         victims.retain(|_| is_gone(at.next().and_then(|at| done.get(at))));
         let committed = transaction.commit(if all { None } else { Some(&victims) });
         drop(held);
-        if let Err(refusal) = committed {
-            self.repeat(&victims, refusal, run);
+        match committed {
+            Ok(()) => self.ledger.took(done.len()),
+            Err(refusal) => self.repeat(&victims, refusal, run),
         }
         run.account(images, &done, self.progress);
         run.adapt(done.len(), removed_in, turn);
-        Ok(done.len())
+        Ok(Batch::Reached(done.len()))
     }
 
     /// After a commit that failed, deletes the rows again on their own: their files are removed.
@@ -408,18 +462,23 @@ impl Executor<'_> {
     fn forget_pending(&mut self, run: &mut PruneRun<'_>) -> Result<(), Refusal> {
         let dir = self.dir;
         let count = run.pending.len();
-        let (done, result) = self.ledger.in_parts(count, count, |ledger, part| {
+        let parts = self.ledger.in_parts(count, count, |ledger, part| {
             ledger.rows_repeatedly(|transaction| {
-                let rows = run.pending[part.clone()].iter().copied();
-                let absent: Vec<Deletion> = rows.filter(|row| is_absent(dir, row)).collect();
-                match transaction.forget(&absent)?.iter().filter(|is_forgotten| !**is_forgotten).count() {
+                let rows = &run.pending[part.clone()];
+                let forgotten = transaction.forget_due(rows, &|row| is_absent(dir, row))?;
+                let stay = rows.iter().zip(forgotten).filter(|(_, is_forgotten)| !is_forgotten);
+                match stay.filter(|(row, _)| is_absent(dir, row)).count() {
                     0 => Ok(()),
                     count => Err(Refusal::Busy(anyhow!("{count} rows are locked by another session"))),
                 }
             })
         });
-        run.pending.drain(..done);
-        result
+        // Rows that were passed over stay pending, like those that were not reached.
+        let mut stay = parts.refused.iter().map(|(at, _)| run.pending[*at]).collect::<Vec<_>>();
+        stay.extend_from_slice(&run.pending[parts.reached..]);
+        run.pending = stay;
+        let refused = parts.refused.into_iter().next();
+        parts.result.and(refused.map_or(Ok(()), |(_, why)| Err(Refusal::Broken(why))))
     }
 
     /// Removes entries without a row from a full disk: those that `clean` would remove, then orphans.
@@ -458,7 +517,9 @@ impl Executor<'_> {
             let done = match self.batch(&wanted, run) {
                 // Even reading needs space now. Images are next.
                 Err(Refusal::Full(_)) => break,
-                result => result?,
+                Err(refusal) => return Err(refusal),
+                Ok(Batch::Refused(why)) => return Err(Refusal::Broken(why)),
+                Ok(Batch::Reached(done)) => done,
             };
             // They were removed out of turn.
             run.at = at;
@@ -517,34 +578,61 @@ impl Executor<'_> {
         }
         if run.outcome.stopped.is_none()
             && run.outcome.rows_left == 0
-            && let Err(refusal) = self.forget_ghosts(ghosts, &mut run.outcome)
+            && let Err(refusal) = self.forget_ghosts(ghosts, &mut run.noted, &mut run.outcome)
         {
             run.outcome.stopped = Some(refusal);
         }
     }
 
-    /// Deletes rows whose image is missing, after another look under the index's lock.
-    fn forget_ghosts(&mut self, ghosts: &[Ghost], outcome: &mut Outcome) -> Result<(), Refusal> {
+    /// Returns the images that a run before this one has noted, and whose rows may still be without files.
+    fn noted_ghosts(&self, inventory: &Inventory) -> HashSet<ImageId> {
+        let mut noted = if self.ledger.has_rows() { pending::noted(self.dir) } else { HashSet::new() };
+        if inventory.ghosts_are_left {
+            noted.retain(|id| is_missing(self.dir, *id));
+        } else if !noted.is_empty() {
+            let ghosts: HashSet<ImageId> = inventory.ghosts.iter().map(|ghost| ghost.id).collect();
+            noted.retain(|id| ghosts.contains(id));
+        }
+        noted
+    }
+
+    /// Notes, at the end, only what is still a ghost: of the images that were noted before, and of those
+    /// whose rows this run left. Without any the note is removed.
+    fn settle_note(&self, noted: &HashSet<ImageId>, left: &[ImageId]) {
+        if self.ledger.has_rows() {
+            let ghosts = noted.iter().chain(left).copied().filter(|id| is_missing(self.dir, *id));
+            pending::keep(self.dir, ghosts.collect());
+        }
+    }
+
+    /// Deletes rows whose image is missing. That it is, is seen when nobody else can use the row: Glance may
+    /// cache the image again while the row is waited for, and then keeps that row. Those that are deleted
+    /// are no longer `noted`.
+    fn forget_ghosts(
+        &mut self,
+        ghosts: &[Ghost],
+        noted: &mut HashSet<ImageId>,
+        outcome: &mut Outcome,
+    ) -> Result<(), Refusal> {
         let (dir, progress) = (self.dir, self.progress);
         let forget = |ledger: &mut Ledger, part: Range<usize>| {
             if ledger.interrupt().raised() {
                 return Err(Refusal::Interrupted);
             }
             let portion = &ghosts[part];
-            let (victims, forgotten) = ledger.rows_repeatedly(|transaction| {
-                let victims: Vec<Deletion> = portion
-                    .iter()
-                    .map(|ghost| Deletion { id: ghost.id, only_if: Condition::Row(ghost.row.key) })
-                    .filter(|victim| is_absent(dir, victim))
-                    .collect();
-                let forgotten = transaction.forget(&victims)?;
-                Ok((victims, forgotten))
+            let victims: Vec<Deletion> = portion
+                .iter()
+                .map(|ghost| Deletion { id: ghost.id, only_if: Condition::Row(ghost.row.key) })
+                .collect();
+            let forgotten = ledger.rows_repeatedly(|transaction| {
+                transaction.forget_due(&victims, &|victim| is_absent(dir, victim))
             })?;
             let gone = || victims.iter().zip(&forgotten).filter(|(_, is_forgotten)| **is_forgotten);
             let count = gone().count();
             outcome.ghosts_forgotten += count as u64;
             outcome.left_alone += (portion.len() - count) as u64;
             for (victim, _) in gone() {
+                noted.remove(&victim.id);
                 progress.removed(Removed {
                     place: CachePlace::Base,
                     name: victim.id.as_name(),
@@ -557,20 +645,46 @@ impl Executor<'_> {
             }
             Ok(())
         };
-        self.ledger.in_parts(ghosts.len(), ROWS, forget).1.map_err(|refusal| self.or_interrupted(refusal))
+        let parts = self.ledger.in_parts(ghosts.len(), ROWS, forget);
+        self.ended(parts, outcome, &|at| (ghosts[at].id.to_string(), Action::Forget))
+    }
+
+    /// Ends a run that changed nothing because the index refused one row after the other. It ends as if the
+    /// index had refused all of them at once.
+    fn end_untouched(&self, outcome: &mut Outcome) {
+        if outcome.stopped.is_none() && outcome.is_untouched() {
+            outcome.stopped = self.ledger.refuses_all();
+        }
+    }
+
+    /// Adds the rows that were passed over to the errors, and returns the reason for not going on behind
+    /// them.
+    fn ended(
+        &self,
+        parts: Parts,
+        outcome: &mut Outcome,
+        entry: &dyn Fn(usize) -> (String, Action),
+    ) -> Result<(), Refusal> {
+        for (at, why) in parts.refused {
+            let (name, action) = entry(at);
+            outcome.error(name, action, format!("{why:#}"));
+        }
+        parts.result.map_err(|refusal| self.or_interrupted(refusal))
     }
 
     /// Repairs the index: deletes ghosts, gives rows to orphans, deletes rows whose id is no UUID.
     pub(crate) fn repair(&mut self, inventory: &Inventory, plan: &RepairPlan, outcome: &mut Outcome) {
+        let mut noted = self.noted_ghosts(inventory);
+        let has_note = inventory.has_note || !noted.is_empty();
         let result = self
-            .forget_ghosts(&inventory.ghosts, outcome)
+            .forget_ghosts(&inventory.ghosts, &mut noted, outcome)
             .and_then(|()| self.adopt(&plan.adopt, outcome))
             .and_then(|()| self.drop_bad_rows(inventory, outcome));
         outcome.warnings.extend(self.ledger.take_warning());
-        match result {
-            Err(refusal) => outcome.stopped = Some(refusal),
-            Ok(()) if inventory.has_note => pending::remove(self.dir),
-            Ok(()) => {}
+        outcome.stopped = result.err();
+        self.end_untouched(outcome);
+        if has_note {
+            self.settle_note(&noted, &[]);
         }
     }
 
@@ -581,7 +695,7 @@ impl Executor<'_> {
                 return Err(Refusal::Interrupted);
             }
             let portion = &orphans[part];
-            let adopted = ledger.rows_repeatedly(|transaction| {
+            let adopted = ledger.rows_counted(|transaction| {
                 let there: Vec<Image> = portion
                     .iter()
                     .filter(|image| {
@@ -593,21 +707,22 @@ impl Executor<'_> {
                 transaction.adopt(&there)
             })?;
             outcome.orphans_adopted += adopted;
-            outcome.left_alone += portion.len() as u64 - adopted;
+            outcome.left_alone += (portion.len() as u64).saturating_sub(adopted);
             Ok(())
         };
-        self.ledger.in_parts(orphans.len(), ROWS, adopt).1.map_err(|refusal| self.or_interrupted(refusal))
+        let parts = self.ledger.in_parts(orphans.len(), ROWS, adopt);
+        self.ended(parts, outcome, &|at| (orphans[at].id.to_string(), Action::Repair))
     }
 
     fn drop_bad_rows(&mut self, inventory: &Inventory, outcome: &mut Outcome) -> Result<(), Refusal> {
         let rows = &inventory.bad_rows;
         let drop = |ledger: &mut Ledger, part: Range<usize>| {
             let portion = &rows[part];
-            outcome.rows_dropped +=
-                ledger.rows_repeatedly(|transaction| transaction.drop_bad_rows(portion))?;
+            outcome.rows_dropped += ledger.rows_counted(|transaction| transaction.drop_bad_rows(portion))?;
             Ok(())
         };
-        self.ledger.in_parts(rows.len(), ROWS, drop).1.map_err(|refusal| self.or_interrupted(refusal))
+        let parts = self.ledger.in_parts(rows.len(), ROWS, drop);
+        self.ended(parts, outcome, &|at| (rows[at].shown.clone(), Action::Forget))
     }
 
     /// Returns the refusal after which something is not repeated any more: a signal, if one ended the wait.
@@ -654,10 +769,23 @@ fn as_ghost(victim: &Deletion) -> Option<Deletion> {
 
 /// True if the image of a row is missing. If that is unknown, the image counts as present.
 fn is_absent(dir: &CacheDir, victim: &Deletion) -> bool {
-    match dir.look(CachePlace::Base, victim.id.as_name()) {
+    is_missing(dir, victim.id)
+}
+
+/// As [`is_absent`], for an image.
+fn is_missing(dir: &CacheDir, id: ImageId) -> bool {
+    match dir.look(CachePlace::Base, id.as_name()) {
         Ok(found) => !matches!(found, Some((EntryKind::File, _))),
         Err(_) => false,
     }
+}
+
+/// The result of a batch.
+enum Batch {
+    /// So many of its images were reached.
+    Reached(usize),
+    /// The deletion of its rows was refused, and nothing was changed.
+    Refused(anyhow::Error),
 }
 
 /// The space that is left for the journal of the index.
@@ -693,6 +821,10 @@ struct PruneRun<'a> {
     pending: Vec<Deletion>,
     /// The note of what is being removed.
     note: PendingRows,
+    /// Images that a run before this one has noted, and whose rows may still be without files.
+    noted: HashSet<ImageId>,
+    /// Images whose rows this run leaves without files.
+    left: Vec<ImageId>,
     /// The rest of the time to wait for blocks that are freed in the background.
     patience: Duration,
     /// Returns why the plan removes an image.
@@ -706,7 +838,8 @@ impl PruneRun<'_> {
     /// Ends the run because rows of removed files cannot be deleted: with more of them the next run would
     /// refuse the directory as a wrong one.
     fn give_up_rows(&mut self, refusal: Refusal) {
-        let count = std::mem::take(&mut self.pending).len();
+        let count = self.pending.len();
+        self.left.extend(self.pending.drain(..).map(|row| row.id));
         self.outcome.rows_left += count as u64;
         if matches!(refusal, Refusal::Interrupted) {
             self.outcome.stopped = Some(Refusal::Interrupted);
@@ -823,17 +956,43 @@ mod tests {
         losses: usize,
         /// Commits of more rows are refused.
         most: usize,
+        /// True for the keys of rows that another session has locked.
+        is_locked: fn(i64) -> bool,
+        /// True for the keys of rows whose deletion is refused.
+        is_poison: fn(i64) -> bool,
+        /// True for the keys of rows whose deletion is refused in the commit.
+        is_deferred: fn(i64) -> bool,
+        /// Deletions of more rows are refused before the commit.
+        most_deleted: usize,
+        /// The number of deletions for which a lost session keeps the rows of the first twenty images locked.
+        outlives: usize,
     }
 
-    const NOTHING: Refusals =
-        Refusals { commits: 0, refusal: || Refusal::Interrupted, losses: 0, most: usize::MAX };
+    const NOTHING: Refusals = Refusals {
+        commits: 0,
+        refusal: || Refusal::Interrupted,
+        losses: 0,
+        most: usize::MAX,
+        is_locked: |_| false,
+        is_poison: |_| false,
+        is_deferred: |_| false,
+        most_deleted: usize::MAX,
+        outlives: 0,
+    };
+
+    /// The keys of the rows of an index.
+    type Keys = Arc<Mutex<HashSet<i64>>>;
 
     /// An index of rows in memory, which refuses something.
     struct Rows {
         /// The keys of the rows.
-        committed: Arc<Mutex<HashSet<i64>>>,
+        committed: Keys,
         forgotten: HashSet<i64>,
         refuses: Refusals,
+        /// True if locked rows are waited for.
+        waits: bool,
+        /// A file that appears while rows are waited for: Glance caches the image again.
+        arrives: Option<std::path::PathBuf>,
         /// The number of commits that were too large.
         too_large: Arc<AtomicUsize>,
     }
@@ -856,18 +1015,33 @@ mod tests {
             Ok(false)
         }
 
-        fn forget(&mut self, deletions: &[Deletion]) -> Result<Vec<bool>, Refusal> {
+        fn forget(
+            &mut self,
+            deletions: &[Deletion],
+            is_due: &dyn Fn(&Deletion) -> bool,
+        ) -> Result<Vec<bool>, Refusal> {
+            if let Some(path) = self.arrives.take() {
+                std::fs::write(path, "image").unwrap();
+            }
             if self.refuses.losses > 0 {
                 self.refuses.losses -= 1;
                 return Err(Refusal::Lost(anyhow!("the server has gone away")));
             }
-            let keys = deletions.iter().filter_map(|deletion| match deletion.only_if {
-                Condition::Unchanged(row) => Some(row.key),
-                Condition::Row(key) | Condition::Present(key) => Some(key),
-                Condition::NoRow => None,
-            });
-            self.forgotten.extend(keys);
-            Ok(vec![true; deletions.len()])
+            let is_ours = self.refuses.outlives > 0;
+            self.refuses.outlives = self.refuses.outlives.saturating_sub(1);
+            if is_ours && self.waits {
+                return Err(Refusal::Busy(anyhow!("rows are locked")));
+            }
+            let is_locked = |key| (self.refuses.is_locked)(key) || (is_ours && key <= 20);
+            let free = |one: &Deletion| !one.key().is_some_and(is_locked) && is_due(one);
+            if deletions.iter().filter_map(Deletion::key).any(self.refuses.is_poison) {
+                return Err(Refusal::Broken(anyhow!("error 1644: poison")));
+            }
+            if deletions.len() > self.refuses.most_deleted {
+                return Err(Refusal::Broken(anyhow!("error 1105: wsrep_max_ws_rows exceeded")));
+            }
+            self.forgotten.extend(deletions.iter().filter(|one| free(one)).filter_map(Deletion::key));
+            Ok(deletions.iter().map(free).collect())
         }
 
         fn holds(&mut self, _: &Deletion) -> Result<bool, Refusal> {
@@ -879,12 +1053,19 @@ mod tests {
                 self.refuses.commits -= 1;
                 return Err((self.refuses.refusal)());
             }
+            if self.forgotten.iter().copied().any(self.refuses.is_deferred) {
+                return Err(Refusal::Broken(anyhow!("error P0001: poison")));
+            }
             if self.forgotten.len() > self.refuses.most {
                 self.too_large.fetch_add(1, Ordering::Relaxed);
                 return Err(Refusal::Broken(anyhow!("error 1105: transaction size limit exceeded")));
             }
             self.committed.lock().unwrap().retain(|key| !self.forgotten.contains(key));
             Ok(())
+        }
+
+        fn wait_for_rows(&mut self, waits: bool) {
+            self.waits = waits;
         }
 
         fn abandon(&mut self) {}
@@ -909,14 +1090,8 @@ mod tests {
         (outcome, files, rows)
     }
 
-    /// Prunes a cache with so many files and rows to nothing. Returns the number of commits that were too
-    /// large, too.
-    fn prune_of(
-        files: usize,
-        rows: i64,
-        refuses: Refusals,
-        limit: Duration,
-    ) -> (Outcome, usize, usize, usize) {
+    /// Makes a cache with so many files, and rows for them and for ghosts.
+    fn stock(files: usize, rows: i64) -> (tempfile::TempDir, CacheDir, Inventory) {
         let temporary = tempfile::tempdir().unwrap();
         for n in 0..files {
             let name = format!("{n:08x}-0000-0000-0000-000000000000");
@@ -928,15 +1103,45 @@ mod tests {
         for (key, image) in (1..).zip(&mut inventory.images) {
             image.row = Some(row(key));
         }
-        inventory.ghosts.extend((files as i64 + 1..=rows).map(|key| {
-            let id = ImageId::new(format!("{key:08x}-1111-0000-0000-000000000000").as_bytes()).unwrap();
-            Ghost { id, row: row(key) }
-        }));
+        inventory
+            .ghosts
+            .extend((files as i64 + 1..=rows).map(|key| Ghost { id: ghost_id(key), row: row(key) }));
+        (temporary, dir, inventory)
+    }
+
+    fn ghost_id(key: i64) -> ImageId {
+        ImageId::new(format!("{key:08x}-1111-0000-0000-000000000000").as_bytes()).unwrap()
+    }
+
+    /// Opens an index of so many rows. Also returns the keys of its rows, and the number of commits that were
+    /// too large.
+    fn index(rows: i64, refuses: Refusals, limit: Duration) -> (Ledger, Keys, Arc<AtomicUsize>) {
         let (rows, too_large) = (Arc::new(Mutex::new((1..=rows).collect())), Arc::default());
-        let committed = Arc::clone(&rows);
-        let index = Rows { committed, forgotten: HashSet::new(), refuses, too_large: Arc::clone(&too_large) };
-        let wait = Wait { limit, interrupt: Interrupt::default() };
-        let mut ledger = Ledger::new(Some(Box::new(index)), wait);
+        let index = Rows {
+            committed: Arc::clone(&rows),
+            forgotten: HashSet::new(),
+            refuses,
+            waits: false,
+            arrives: None,
+            too_large: Arc::clone(&too_large),
+        };
+        (ledger(index, limit), rows, too_large)
+    }
+
+    fn ledger(index: Rows, limit: Duration) -> Ledger {
+        Ledger::new(Some(Box::new(index)), Wait { limit, interrupt: Interrupt::default() })
+    }
+
+    /// Prunes a cache with so many files and rows to nothing. Returns the number of commits that were too
+    /// large, too.
+    fn prune_of(
+        files: usize,
+        rows: i64,
+        refuses: Refusals,
+        limit: Duration,
+    ) -> (Outcome, usize, usize, usize) {
+        let (_temporary, dir, inventory) = stock(files, rows);
+        let (mut ledger, rows, too_large) = index(rows, refuses, limit);
         let plan = plan::prune(&inventory, &PruneLimits::default(), 0, 0);
         let outcome = Executor { dir: &dir, ledger: &mut ledger, progress: &() }.prune(
             &inventory,
@@ -955,19 +1160,73 @@ mod tests {
 
     #[test]
     fn a_note_that_an_earlier_run_could_not_remove_is_removed() {
-        let temporary = tempfile::tempdir().unwrap();
-        let dir = CacheDir::open(temporary.path()).unwrap().unwrap();
-        let id = ImageId::new(b"00000001-0000-0000-0000-000000000000").unwrap();
-        PendingRows::default().write(&dir, [id].into_iter());
+        let (temporary, dir, _) = stock(0, 0);
+        PendingRows::default().write(&dir, [ghost_id(1)].into_iter());
         let inventory = Inventory::scan(&dir, Tracking::ByRow).unwrap();
-        let (committed, too_large) = (Arc::default(), Arc::default());
-        let index = Rows { committed, forgotten: HashSet::new(), refuses: NOTHING, too_large };
-        let wait = Wait { limit: Duration::ZERO, interrupt: Interrupt::default() };
-        let mut ledger = Ledger::new(Some(Box::new(index)), wait);
+        let (mut ledger, ..) = index(0, NOTHING, Duration::ZERO);
         let plan = plan::prune(&inventory, &PruneLimits::default(), 0, 0);
         let mut executor = Executor { dir: &dir, ledger: &mut ledger, progress: &() };
         executor.prune(&inventory, &plan, &CleanPlan::default, None);
         assert_eq!(std::fs::read_dir(temporary.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn the_note_of_a_killed_run_stays_as_long_as_its_ghosts() {
+        let noted: HashSet<ImageId> = (7..=16).map(ghost_id).collect();
+        let killed = || {
+            let (temporary, dir, mut inventory) = stock(6, 20);
+            inventory.has_note = true;
+            PendingRows::default().write(&dir, noted.iter().copied());
+            (temporary, dir, inventory)
+        };
+        let prune = |dir: &CacheDir, inventory: &Inventory, is_locked| {
+            let (mut ledger, ..) = index(20, Refusals { is_locked, ..NOTHING }, Duration::ZERO);
+            let plan = plan::prune(inventory, &PruneLimits::default(), 0, 0);
+            let mut executor = Executor { dir, ledger: &mut ledger, progress: &() };
+            let outcome = executor.prune(inventory, &plan, &CleanPlan::default, None);
+            assert_eq!((outcome.files, outcome.errors), (6, vec![]));
+        };
+        // A run that does not look for ghosts, but removes images.
+        let (_temporary, dir, mut inventory) = killed();
+        inventory.leave_ghosts();
+        prune(&dir, &inventory, |_| false);
+        assert_eq!(pending::noted(&dir), noted);
+        // Ghosts that another session has locked, half of them.
+        let (_temporary, dir, inventory) = killed();
+        prune(&dir, &inventory, |key| key > 11);
+        assert_eq!(pending::noted(&dir), (12..=16).map(ghost_id).collect());
+        let (_temporary, dir, inventory) = killed();
+        let (mut ledger, ..) = index(20, Refusals { is_locked: |key| key > 11, ..NOTHING }, Duration::ZERO);
+        let mut executor = Executor { dir: &dir, ledger: &mut ledger, progress: &() };
+        executor.repair(&inventory, &plan::repair(&inventory, 0), &mut Outcome::default());
+        assert_eq!(pending::noted(&dir), (12..=16).map(ghost_id).collect());
+        // None stays.
+        let (_temporary, dir, inventory) = killed();
+        prune(&dir, &inventory, |_| false);
+        assert!(!Inventory::scan(&dir, Tracking::ByRow).unwrap().has_note);
+    }
+
+    #[test]
+    fn the_row_of_an_image_that_is_cached_again_while_it_is_waited_for_stays() {
+        for repairs in [false, true] {
+            let (temporary, dir, inventory) = stock(0, 3);
+            let committed: Keys = Arc::new(Mutex::new((1..=3).collect()));
+            let arrives = Some(temporary.path().join(ghost_id(2).to_string()));
+            let (rows, too_large) = (Arc::clone(&committed), Arc::default());
+            let (forgotten, refuses) = (HashSet::new(), NOTHING);
+            let index = Rows { committed: rows, forgotten, refuses, waits: false, arrives, too_large };
+            let mut ledger = ledger(index, Duration::ZERO);
+            let mut executor = Executor { dir: &dir, ledger: &mut ledger, progress: &() };
+            let mut outcome = Outcome::default();
+            if repairs {
+                executor.repair(&inventory, &plan::repair(&inventory, 0), &mut outcome);
+            } else {
+                let plan = plan::prune(&inventory, &PruneLimits::default(), 0, 0);
+                outcome = executor.prune(&inventory, &plan, &CleanPlan::default, None);
+            }
+            assert_eq!((outcome.ghosts_forgotten, outcome.left_alone), (2, 1));
+            assert_eq!(*committed.lock().unwrap(), HashSet::from([2]));
+        }
     }
 
     #[test]
@@ -1020,6 +1279,16 @@ mod tests {
     }
 
     #[test]
+    fn a_limit_that_the_statement_meets_makes_batches_smaller_before_a_file_goes() {
+        let refuses = Refusals { most_deleted: 3, ..NOTHING };
+        for rows in [20, 35] {
+            let (outcome, files, left, _) = prune_of(20, rows, refuses, Duration::from_secs(60));
+            assert_eq!((outcome.files, files, left, &outcome.errors[..]), (20, 0, 0, &[][..]));
+            assert_eq!(outcome.warnings.len(), 1, "{:?}", outcome.warnings);
+        }
+    }
+
+    #[test]
     fn what_stays_refused_in_the_smallest_part_is_an_error() {
         let refuses = Refusals { most: 0, ..NOTHING };
         let (outcome, files, rows, _) = prune_of(20, 20, refuses, Duration::from_secs(60));
@@ -1039,5 +1308,80 @@ mod tests {
         let (outcome, files, rows, _) = prune_of(20, 20, refuses, Duration::from_millis(200));
         assert!(matches!(outcome.stopped, Some(Refusal::Lost(_))), "{:?}", outcome.stopped);
         assert_eq!((outcome.files, files, rows), (0, 20, 20));
+    }
+
+    #[test]
+    fn a_row_that_is_refused_is_passed_over() {
+        // Rows 1 to 20 have files, 21 to 40 have none.
+        for (is_poison, ghosts, files) in [
+            ((|key| key == 13) as fn(i64) -> bool, 20, 19),
+            (|key| key == 1, 20, 19),
+            (|key| key == 21, 19, 20),
+            (|key| matches!(key, 1 | 2 | 13 | 20 | 22 | 39 | 40), 17, 16),
+        ] {
+            let (_temporary, dir, inventory) = stock(20, 40);
+            let (mut ledger, rows, _) = index(40, Refusals { is_poison, ..NOTHING }, Duration::from_secs(60));
+            let plan = plan::prune(&inventory, &PruneLimits::default(), 0, 0);
+            let mut executor = Executor { dir: &dir, ledger: &mut ledger, progress: &() };
+            let outcome = executor.prune(&inventory, &plan, &CleanPlan::default, None);
+            assert!(outcome.stopped.is_none(), "{:?}", outcome.stopped);
+            assert_eq!((outcome.ghosts_forgotten, outcome.files), (ghosts, files));
+            assert_eq!((outcome.errors.len() as u64, outcome.warnings), (40 - ghosts - files, vec![]));
+            assert!(rows.lock().unwrap().iter().copied().all(is_poison));
+            assert_eq!(rows.lock().unwrap().len() as u64, 40 - ghosts - files);
+        }
+    }
+
+    #[test]
+    fn a_row_that_is_refused_in_the_commit_ends_the_run_and_keeps_no_other() {
+        // Twenty images in batches of ten. In the second case, ten rows are without files from the start.
+        for (rows, is_deferred) in [(20, (|key| key == 3) as fn(i64) -> bool), (30, |key| key == 3)] {
+            let refuses = Refusals { is_deferred, ..NOTHING };
+            let (outcome, files, left, _) = prune_of(20, rows, refuses, Duration::from_secs(60));
+            assert_eq!((outcome.ghosts_forgotten as i64, outcome.files), (rows - 20, 10));
+            // The note has this row alone: see `prune_of`.
+            assert_eq!((outcome.rows_left, files, left), (1, 10, 11));
+        }
+        // A ghost from the start is passed over.
+        let refuses = Refusals { is_deferred: |key| key == 23, ..NOTHING };
+        let (_temporary, dir, inventory) = stock(20, 30);
+        let (mut ledger, rows, _) = index(30, refuses, Duration::from_secs(60));
+        let plan = plan::prune(&inventory, &PruneLimits::default(), 0, 0);
+        let mut executor = Executor { dir: &dir, ledger: &mut ledger, progress: &() };
+        let outcome = executor.prune(&inventory, &plan, &CleanPlan::default, None);
+        assert_eq!((outcome.ghosts_forgotten, outcome.files, outcome.errors.len()), (9, 20, 1));
+        assert_eq!(*rows.lock().unwrap(), HashSet::from([23]));
+    }
+
+    #[test]
+    fn an_index_that_refuses_every_row_ends_the_run() {
+        for (files, rows) in [(40, 40), (30, 60), (2, 2), (0, 1)] {
+            let (_temporary, dir, inventory) = stock(files, rows);
+            let refuses = Refusals { is_poison: |_| true, ..NOTHING };
+            let (mut ledger, left, _) = index(rows, refuses, Duration::from_secs(60));
+            let plan = plan::prune(&inventory, &PruneLimits::default(), 0, 0);
+            let mut executor = Executor { dir: &dir, ledger: &mut ledger, progress: &() };
+            let outcome = executor.prune(&inventory, &plan, &CleanPlan::default, None);
+            assert!(matches!(outcome.stopped, Some(Refusal::Broken(_))), "{:?}", outcome.stopped);
+            assert!(outcome.is_untouched() && left.lock().unwrap().len() == rows as usize, "{outcome:?}");
+        }
+    }
+
+    #[test]
+    fn rows_that_a_lost_session_still_has_locked_are_waited_for_and_not_passed_over() {
+        // The batch is ten of forty rows, all of them locked by the session that was lost.
+        let (_temporary, dir, inventory) = stock(40, 40);
+        let refuses = Refusals { losses: 1, outlives: usize::MAX, ..NOTHING };
+        let (mut ledger, rows, _) = index(40, refuses, Duration::from_millis(200));
+        let limits = PruneLimits { max_size: 150, target_size: 150, ..PruneLimits::default() };
+        let plan = plan::prune(&inventory, &limits, 0, 0);
+        let mut executor = Executor { dir: &dir, ledger: &mut ledger, progress: &() };
+        let outcome = executor.prune(&inventory, &plan, &CleanPlan::default, None);
+        assert!(matches!(outcome.stopped, Some(Refusal::Busy(_))), "{:?}", outcome.stopped);
+        assert_eq!((outcome.files, outcome.left_alone, rows.lock().unwrap().len()), (0, 0, 40));
+        // So are ghosts.
+        let refuses = Refusals { losses: 1, outlives: 3, ..NOTHING };
+        let (outcome, files, rows, _) = prune_of(0, 20, refuses, Duration::from_secs(60));
+        assert_eq!((outcome.ghosts_forgotten, outcome.left_alone, files, rows), (20, 0, 0, 0));
     }
 }

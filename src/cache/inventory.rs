@@ -42,6 +42,8 @@ pub(crate) struct Inventory {
     pub(super) rows_on_pages: bool,
     /// True if there is a note of rows that may be without their files.
     pub(super) has_note: bool,
+    /// True if there may be ghosts that are not listed here.
+    pub(super) ghosts_are_left: bool,
 }
 
 /// The way in which the index of a cache knows its images.
@@ -78,6 +80,12 @@ impl Inventory {
             })?;
         inventory.unreadable.extend(unreadable.into_iter().map(|entry| (CachePlace::Base, entry)));
         Ok(inventory)
+    }
+
+    /// Takes the ghosts out: they were forgotten before, or are left to another run.
+    pub(crate) fn leave_ghosts(&mut self) {
+        self.ghosts.clear();
+        self.ghosts_are_left = true;
     }
 
     /// Returns the images without their rows, to join them with another index.

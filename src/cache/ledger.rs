@@ -12,7 +12,7 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 use std::{fmt, thread};
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 
 use super::entry::{BadRow, Image};
 use super::index::{Deletion, Index};
@@ -24,6 +24,10 @@ use crate::interrupt::{Interrupt, Wait};
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 /// The longest such pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// The number of rows in succession that may be refused, each of them alone, before it counts as a fault of
+/// the whole index.
+const ALONE: usize = 16;
 
 /// The index of one cache, with the time to wait for it and the breaks for Glance.
 pub(crate) struct Ledger {
@@ -103,7 +107,7 @@ impl Ledger {
             let others_wrote = index.begin(&wait).inspect_err(|_| index.abandon())?;
             self.turns.began(others_wrote);
         }
-        Ok(Transaction { ledger: self, began: Instant::now(), is_open: true })
+        Ok(Transaction { ledger: self, began: Instant::now(), is_open: true, follows_unknown: false })
     }
 
     /// Runs one transaction in which no file is touched. A commit that meets a conflict costs nothing: after
@@ -113,16 +117,46 @@ impl Ledger {
         &mut self,
         mut change: impl FnMut(&mut Transaction<'_>) -> Result<T, Refusal>,
     ) -> Result<T, Refusal> {
-        self.repeatedly(false, &mut change)
+        let result = self.repeatedly(false, &mut change);
+        self.wait_for_rows(false);
+        result
     }
 
     /// As [`Ledger::rows_only`], but a conflict or a lost connection is no reason to give up before the wait
-    /// is over, wherever in the transaction it comes.
+    /// is over, wherever in the transaction it comes. After a lost connection rows are waited for, as
+    /// [`Ledger::wait_for_rows`] does it.
     pub(super) fn rows_repeatedly<T>(
         &mut self,
         mut change: impl FnMut(&mut Transaction<'_>) -> Result<T, Refusal>,
     ) -> Result<T, Refusal> {
-        self.repeatedly(true, &mut change)
+        let result = self.repeatedly(true, &mut change);
+        self.wait_for_rows(false);
+        result
+    }
+
+    /// As [`Ledger::rows_repeatedly`], for a change that returns how many rows it changes.
+    ///
+    /// If a commit got no answer and its repetition finds less to change, the commit took effect, and what it
+    /// changed counts.
+    pub(super) fn rows_counted(
+        &mut self,
+        mut change: impl FnMut(&mut Transaction<'_>) -> Result<u64, Refusal>,
+    ) -> Result<u64, Refusal> {
+        let mut count = 0;
+        self.rows_repeatedly(|transaction| {
+            let now = change(transaction)?;
+            let took_effect = transaction.follows_unknown && now < count;
+            count = if took_effect { count + now } else { now };
+            Ok(count)
+        })
+    }
+
+    /// Sets if rows that another session has locked are waited for, or left out. After a lost connection that
+    /// session may be our own: the server may not know yet that it has ended.
+    pub(super) fn wait_for_rows(&mut self, waits: bool) {
+        if let Some(index) = &mut self.index {
+            index.wait_for_rows(waits);
+        }
     }
 
     /// Runs a transaction until it is committed. Once a commit was refused, or from the start if `insists`,
@@ -135,7 +169,8 @@ impl Ledger {
         let mut repeats = self.repeats();
         let mut is_unknown = false;
         loop {
-            let refusal = match self.begin().and_then(|mut open| change(&mut open).map(|done| (open, done))) {
+            let begun = self.begin_after(is_unknown);
+            let refusal = match begun.and_then(|mut open| change(&mut open).map(|done| (open, done))) {
                 Err(refusal) => refusal,
                 Ok((transaction, done)) => match transaction.commit(None) {
                     Ok(()) => return Ok(done),
@@ -146,6 +181,9 @@ impl Ledger {
                 },
             };
             is_unknown |= matches!(refusal, Refusal::Unknown(_));
+            if insists && matches!(refusal, Refusal::Lost(_) | Refusal::Unknown(_)) {
+                self.wait_for_rows(true);
+            }
             let passes = matches!(refusal, Refusal::Busy(_) | Refusal::Lost(_) | Refusal::Unknown(_));
             if !insists || !passes || !self.pauses(&mut repeats) {
                 let is_said = matches!(refusal, Refusal::Unknown(_));
@@ -154,9 +192,21 @@ impl Ledger {
         }
     }
 
+    /// Begins a transaction that follows one of which it is not known if it took effect, or not.
+    fn begin_after(&mut self, follows_unknown: bool) -> Result<Transaction<'_>, Refusal> {
+        let mut transaction = self.begin()?;
+        transaction.follows_unknown = follows_unknown;
+        Ok(transaction)
+    }
+
     /// Returns the repetitions for which there is time from now on.
     pub(super) fn repeats(&self) -> Repeats {
         Repeats { deadline: self.wait.deadline(), pause: FIRST_PAUSE }
+    }
+
+    /// Returns the time that is left for repetitions.
+    pub(super) fn left(repeats: &Repeats) -> Duration {
+        repeats.deadline.saturating_duration_since(Instant::now())
     }
 
     /// Pauses before a repetition. Returns false if there is no time for another one, or a signal comes.
@@ -171,38 +221,64 @@ impl Ledger {
         self.has_rows().then_some(self.limit.most)
     }
 
-    /// Changes so many rows in parts, at most `most` of them in a transaction. Returns how many were changed,
-    /// and why not all.
+    /// Changes so many rows in parts, at most `most` of them in a transaction. Returns its progress.
     ///
     /// A server can limit the size of a transaction. So what it refuses is tried again in halves, and what it
-    /// takes is remembered for the transactions that follow.
+    /// takes is remembered for the transactions that follow. A row that is refused alone is passed over.
     pub(super) fn in_parts(
         &mut self,
         count: usize,
         most: usize,
         mut change: impl FnMut(&mut Ledger, Range<usize>) -> Result<(), Refusal>,
-    ) -> (usize, Result<(), Refusal>) {
-        let before = self.limit.clone();
-        let mut done = 0;
-        while done < count {
-            let part = (count - done).min(most).min(self.limit.most);
-            match change(self, done..done + part) {
+    ) -> Parts {
+        let mut parts = Parts { reached: 0, refused: Vec::new(), result: Ok(()) };
+        while parts.reached < count {
+            let at = parts.reached;
+            let part = (count - at).min(most).min(self.limit.most);
+            match change(self, at..at + part) {
                 Ok(()) => {
-                    done += part;
-                    self.limit.taken();
+                    parts.reached += part;
+                    self.took(part);
                 }
-                Err(Refusal::Broken(why)) if part > 1 => self.limit.refused(part, &why),
-                Err(refusal) => {
-                    // It was not for the number of rows, if none were taken.
-                    if done == 0 {
-                        self.limit = before;
+                Err(Refusal::Broken(why)) => match self.refused(part, &why) {
+                    Retry::Fewer => {}
+                    Retry::Others => {
+                        parts.refused.push((at, why));
+                        parts.reached += 1;
                     }
-                    self.limit.refused = None;
-                    return (done, Err(refusal));
+                    Retry::No => {
+                        parts.result = Err(Refusal::Broken(why));
+                        return parts;
+                    }
+                },
+                Err(refusal) => {
+                    self.limit.unsuspect();
+                    parts.result = Err(refusal);
+                    return parts;
                 }
             }
         }
-        (done, Ok(()))
+        parts
+    }
+
+    /// Notes that a transaction with so many rows was refused, and says what to try next.
+    pub(super) fn refused(&mut self, count: usize, why: &anyhow::Error) -> Retry {
+        if count > 1 {
+            self.limit.refused(count, why);
+            return Retry::Fewer;
+        }
+        if self.limit.refused_alone(why) { Retry::Others } else { Retry::No }
+    }
+
+    /// Returns the refusal of an index that took no row at all, and refused each that it was asked for.
+    pub(super) fn refuses_all(&self) -> Option<Refusal> {
+        let RowLimit { has_taken, alone, why, .. } = &self.limit;
+        (!has_taken && *alone > 0).then(|| Refusal::Broken(anyhow!("{why}")))
+    }
+
+    /// Notes that a transaction with so many rows was taken.
+    pub(super) fn took(&mut self, count: usize) {
+        self.limit.taken(count);
     }
 
     /// Returns a warning, once, if the server has turned out to limit the size of a transaction.
@@ -228,36 +304,114 @@ pub(super) struct Repeats {
     pause: Duration,
 }
 
+/// The next thing to try after a transaction that was refused.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Retry {
+    /// Fewer rows at a time.
+    Fewer,
+    /// The rows behind this one.
+    Others,
+    /// Nothing: it is not for the rows.
+    No,
+}
+
+/// The progress of a change of many rows.
+#[derive(Debug)]
+pub(super) struct Parts {
+    /// The number of rows that were changed or passed over, from the first one on.
+    pub(super) reached: usize,
+    /// The rows that were passed over, and why they were refused.
+    pub(super) refused: Vec<(usize, anyhow::Error)>,
+    /// The reason for not going on.
+    pub(super) result: Result<(), Refusal>,
+}
+
 /// The number of rows that the server takes in one transaction, as far as it is known.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 struct RowLimit {
     most: usize,
-    /// The number of rows that was refused, and why; `None` once fewer were taken.
-    refused: Option<(usize, String)>,
+    /// The size to which `most` grows again as rows are taken: it is small for a while behind a row that was
+    /// refused alone, because there may be more of them.
+    up_to: usize,
+    suspect: Option<Suspect>,
     is_known: bool,
     warning: Option<String>,
+    /// The number of rows that were refused alone since others were taken.
+    alone: usize,
+    /// True once rows were taken.
+    has_taken: bool,
+    /// The reason why a row was refused alone, the last time.
+    why: String,
+}
+
+/// A refusal that may have been for the number of rows.
+#[derive(Debug)]
+struct Suspect {
+    count: usize,
+    why: String,
+    /// The number of these rows that were not taken yet.
+    left: usize,
 }
 
 impl Default for RowLimit {
     fn default() -> Self {
-        RowLimit { most: usize::MAX, refused: None, is_known: false, warning: None }
+        RowLimit {
+            most: usize::MAX,
+            up_to: usize::MAX,
+            suspect: None,
+            is_known: false,
+            warning: None,
+            alone: 0,
+            has_taken: false,
+            why: String::new(),
+        }
     }
 }
 
 impl RowLimit {
     /// Notes that so many rows were refused.
     fn refused(&mut self, count: usize, why: &anyhow::Error) {
-        self.refused.get_or_insert_with(|| (count, format!("{why:#}")));
+        self.suspect.get_or_insert_with(|| Suspect { count, why: format!("{why:#}"), left: count });
         self.most = count.div_ceil(2);
     }
 
-    /// Notes that rows were taken. If more were refused before, it was for their number.
-    fn taken(&mut self) {
-        let Some((count, why)) = self.refused.take() else { return };
+    /// Notes that so many rows were taken. If all that were refused together are taken in parts, they were
+    /// refused for their number.
+    fn taken(&mut self, count: usize) {
+        self.alone = 0;
+        self.has_taken |= count > 0;
+        let Some(suspect) = &mut self.suspect else {
+            self.most = self.most.saturating_mul(2).min(self.up_to);
+            return;
+        };
+        suspect.left = suspect.left.saturating_sub(count);
+        if suspect.left > 0 {
+            return;
+        }
+        let (count, why) = (suspect.count, std::mem::take(&mut suspect.why));
+        self.suspect = None;
+        self.up_to = self.most;
         if !std::mem::replace(&mut self.is_known, true) {
             self.warning = Some(format!(
                 "{why}; these {count} rows were changed in smaller transactions, and so are all that follow"
             ));
+        }
+    }
+
+    /// Notes that a row was refused alone: whatever was refused together with it was not for the number of
+    /// rows. Returns false if so many rows in succession were refused that it is not for a row either.
+    fn refused_alone(&mut self, why: &anyhow::Error) -> bool {
+        self.why = format!("{why:#}");
+        self.suspect = None;
+        self.most = 1;
+        self.alone += 1;
+        self.alone < ALONE
+    }
+
+    /// Gives up a suspicion after another refusal. If nothing was taken since, there may be no limit.
+    fn unsuspect(&mut self) {
+        if self.suspect.take().is_some_and(|suspect| suspect.left == suspect.count) {
+            self.most = self.up_to;
         }
     }
 }
@@ -269,6 +423,8 @@ pub(crate) struct Transaction<'a> {
     began: Instant,
     /// False once it was committed.
     is_open: bool,
+    /// True if it repeats one of which it is not known if it took effect.
+    follows_unknown: bool,
 }
 
 impl Transaction<'_> {
@@ -282,7 +438,17 @@ impl Transaction<'_> {
     ///
     /// When it returns, whatever the commit needs of the disk is already there.
     pub(crate) fn forget(&mut self, victims: &[Deletion]) -> Result<Vec<bool>, Refusal> {
-        self.on_index(vec![true; victims.len()], |index| index.forget(victims))
+        self.forget_due(victims, &|_| true)
+    }
+
+    /// As [`Transaction::forget`], but only those for which `is_due` is true, which is asked when nobody else
+    /// can find or insert the row until the end of the transaction.
+    pub(super) fn forget_due(
+        &mut self,
+        victims: &[Deletion],
+        is_due: &dyn Fn(&Deletion) -> bool,
+    ) -> Result<Vec<bool>, Refusal> {
+        self.on_index(vec![true; victims.len()], |index| index.forget(victims, is_due))
     }
 
     /// Looks at the condition of one victim, and changes nothing.
@@ -386,14 +552,13 @@ mod tests {
     use std::cell::RefCell;
     use std::rc::Rc;
 
-    use anyhow::anyhow;
-
     use super::*;
 
     /// An index that writes down what it is asked, and refuses its first commits.
     struct Recorder {
         calls: Rc<RefCell<Vec<&'static str>>>,
         refusals: usize,
+        refusal: fn() -> Refusal,
     }
 
     impl Recorder {
@@ -420,7 +585,11 @@ mod tests {
             Ok(false)
         }
 
-        fn forget(&mut self, victims: &[Deletion]) -> Result<Vec<bool>, Refusal> {
+        fn forget(
+            &mut self,
+            victims: &[Deletion],
+            _: &dyn Fn(&Deletion) -> bool,
+        ) -> Result<Vec<bool>, Refusal> {
             self.call("forget");
             Ok(vec![true; victims.len()])
         }
@@ -435,7 +604,7 @@ mod tests {
                 return Ok(());
             }
             self.refusals -= 1;
-            Err(Refusal::Busy(anyhow!("conflict")))
+            Err((self.refusal)())
         }
 
         fn abandon(&mut self) {
@@ -456,9 +625,14 @@ mod tests {
     }
 
     fn ledger(refusals: usize) -> (Ledger, Rc<RefCell<Vec<&'static str>>>) {
+        ledger_with(refusals, || Refusal::Busy(anyhow!("conflict")))
+    }
+
+    fn ledger_with(refusals: usize, refusal: fn() -> Refusal) -> (Ledger, Rc<RefCell<Vec<&'static str>>>) {
         let calls = Rc::new(RefCell::new(Vec::new()));
         let wait = Wait { limit: Duration::from_millis(500), interrupt: Interrupt::default() };
-        (Ledger::new(Some(Box::new(Recorder { calls: Rc::clone(&calls), refusals })), wait), calls)
+        let index = Recorder { calls: Rc::clone(&calls), refusals, refusal };
+        (Ledger::new(Some(Box::new(index)), wait), calls)
     }
 
     #[test]
@@ -487,6 +661,23 @@ mod tests {
         );
         let (mut ledger, _) = self::ledger(usize::MAX);
         assert!(matches!(ledger.rows_only(|_| Ok(())), Err(Refusal::Busy(_))), "it ends");
+    }
+
+    #[test]
+    fn rows_of_a_commit_without_an_answer_count_once() {
+        let unknown = || Refusal::Unknown(anyhow!("no answer"));
+        let conflict = || Refusal::Busy(anyhow!("conflict"));
+        for (refusal, counts, expected) in [
+            (unknown as fn() -> Refusal, [5, 0, 0], 5), // the first commit took effect
+            (unknown, [5, 5, 0], 5),                    // the second did
+            (unknown, [5, 5, 5], 5),                    // the third did
+            (unknown, [5, 0, 2], 7),                    // the first did, and then there were two more
+            (conflict, [5, 4, 3], 3),                   // the third did, and another process was there before
+        ] {
+            let (mut ledger, _) = ledger_with(2, refusal);
+            let mut counts = counts.into_iter();
+            assert_eq!(ledger.rows_counted(|_| Ok(counts.next().unwrap())).unwrap(), expected);
+        }
     }
 
     #[test]

@@ -4,7 +4,8 @@
 //! prefetch that is killed between the row of an image and its name. The next run has to know that these rows
 //! are its own, however many they are: where most rows have no file, the directory otherwise counts as the
 //! wrong one, or as not mounted. So the ids are written here before, and the note is removed when rows and
-//! files agree. If rows stay without files, it stays, too.
+//! files agree. If rows stay without files, it stays, too: a run that leaves ghosts of an earlier one,
+//! because it does not look for them or because they are locked, writes its own images behind them.
 //!
 //! A directory that is the wrong one, or not mounted, has no such note, and is refused as before. The note is
 //! not forced to the disk, so that a power failure may lose it. Against that, no batch takes more than half
@@ -56,10 +57,10 @@ impl PendingRows {
         if self.file.is_none() {
             self.file = make(dir).ok();
         }
-        let written = self
-            .file
-            .as_ref()
-            .is_some_and(|file| file.set_len(0).and_then(|()| file.write_all_at(text.as_bytes(), 0)).is_ok());
+        // All lines are of the same length: killed in between, the note has lines of before at its end.
+        let written = self.file.as_ref().is_some_and(|file| {
+            file.write_all_at(text.as_bytes(), 0).and_then(|()| file.set_len(text.len() as u64)).is_ok()
+        });
         self.has_failed = !written;
     }
 
@@ -92,6 +93,11 @@ pub(crate) fn settle(dir: &CacheDir, id: ImageId) {
     let has_file =
         |id: ImageId| matches!(dir.look(CachePlace::Base, id.as_name()), Ok(Some((EntryKind::File, _))));
     ids.retain(|noted| *noted != id && !has_file(*noted));
+    keep(dir, ids);
+}
+
+/// Notes these images and no others. Without any the note is removed.
+pub(super) fn keep(dir: &CacheDir, ids: HashSet<ImageId>) {
     if ids.is_empty() {
         remove(dir);
     } else {
@@ -99,10 +105,19 @@ pub(crate) fn settle(dir: &CacheDir, id: ImageId) {
     }
 }
 
-/// Makes an empty note in place of an older one, as the owner of the cache.
+/// Opens the note, as the owner of the cache, or makes an empty one in place of whatever is none.
+///
+/// A note of an earlier run is written over, and not replaced: killed in between, its images are still noted.
 fn make(dir: &CacheDir) -> Result<File, Errno> {
     let base = dir.fd(CachePlace::Base).ok_or(Errno::NOENT)?;
     let _owner = dir.owner().act().map_err(|_| Errno::PERM)?;
+    let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    if let Ok(file) = openat(base, NAME, flags, Mode::empty()) {
+        let stat = fstat(&file)?;
+        if FileType::from_raw_mode(stat.st_mode).is_file() && stat.st_nlink == 1 {
+            return Ok(file.into());
+        }
+    }
     let _ = unlinkat(base, NAME, AtFlags::empty());
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let file = openat(base, NAME, flags, Mode::from_raw_mode(0o600))?;

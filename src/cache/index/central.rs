@@ -10,6 +10,8 @@
 //!
 //! **Rows in use.** A row that another session has locked is left out of the locking read (`SKIP LOCKED`), so
 //! that one idle session does not keep all others from being deleted. Its image stays, and counts as used.
+//! After a lost connection that session may be our own, of which the server does not yet know that it ended.
+//! Then rows are waited for.
 //!
 //! **Conflicts.** After a deadlock, a lock timeout, a serialization failure or a row that another process has
 //! just inserted, the transaction starts again, as long as the caller is ready to wait; before the commit
@@ -50,6 +52,8 @@ pub(crate) struct Central {
     locked: HashSet<i64>,
     /// False once the server has turned out to be too old to leave out locked rows.
     skips_locked: bool,
+    /// True if locked rows are waited for all the same.
+    waits: bool,
 }
 
 /// A row of this node, as a locking read saw it.
@@ -62,13 +66,13 @@ struct LockedRow {
 impl Central {
     /// Makes the index of the node with this key.
     pub(crate) fn new(database: Database, node: i64) -> Self {
-        Central { database, node, locked: HashSet::new(), skips_locked: true }
+        Central { database, node, locked: HashSet::new(), skips_locked: true, waits: false }
     }
 
     /// Reads and locks rows of this node, except those that another session has locked. An old server lets a
     /// locked row fail the statement instead, and the transaction starts again.
     fn lock_free_rows(&mut self, keys: &[i64]) -> Result<HashMap<i64, LockedRow>, Refusal> {
-        if self.skips_locked {
+        if self.skips_locked && !self.waits {
             match self.lock(keys, self.database.dialect().skipping()) {
                 Err(refusal) if is_unknown_syntax(&refusal) => self.skips_locked = false,
                 result => return result,
@@ -195,11 +199,35 @@ impl Central {
         Ok(())
     }
 
-    fn try_forget(&mut self, victims: &[Deletion]) -> Result<Vec<bool>, Refusal> {
-        let (holds, keys) = self.check(victims)?;
+    fn try_forget(
+        &mut self,
+        victims: &[Deletion],
+        is_due: &dyn Fn(&Deletion) -> bool,
+    ) -> Result<Vec<bool>, Refusal> {
+        let (mut holds, mut keys) = self.check(victims)?;
         // The locks were taken before the savepoint, so that they outlive a return to it.
         self.database.execute("SAVEPOINT batch")?;
         self.delete(&keys)?;
+        // PostgreSQL refuses a second row at once while the first one is only locked. Once it is deleted,
+        // whoever inserts one waits for the end of this transaction. So this is asked now, and not before.
+        loop {
+            let not_due: HashSet<i64> = victims
+                .iter()
+                .zip(&mut holds)
+                .filter(|(victim, holds)| **holds && !is_due(victim))
+                .filter_map(|(victim, holds)| {
+                    *holds = false;
+                    victim.key()
+                })
+                .collect();
+            let count = keys.len();
+            keys.retain(|key| !not_due.contains(key));
+            if keys.len() == count {
+                break;
+            }
+            self.database.execute("ROLLBACK TO SAVEPOINT batch")?;
+            self.delete(&keys)?;
+        }
         if !keys.is_empty() {
             self.database.secure()?;
         }
@@ -381,8 +409,12 @@ impl Index for Central {
         begun.map(|()| false).map_err(|refusal| self.database.told(refusal, "cannot begin a transaction"))
     }
 
-    fn forget(&mut self, victims: &[Deletion]) -> Result<Vec<bool>, Refusal> {
-        self.change("cannot delete rows", |index| index.try_forget(victims))
+    fn forget(
+        &mut self,
+        victims: &[Deletion],
+        is_due: &dyn Fn(&Deletion) -> bool,
+    ) -> Result<Vec<bool>, Refusal> {
+        self.change("cannot delete rows", |index| index.try_forget(victims, is_due))
     }
 
     fn holds(&mut self, victim: &Deletion) -> Result<bool, Refusal> {
@@ -392,6 +424,10 @@ impl Index for Central {
     fn commit(&mut self, gone: Option<&[Deletion]>) -> Result<(), Refusal> {
         self.try_commit(gone)
             .map_err(|refusal| self.database.told(refusal, "cannot commit the deletion of rows"))
+    }
+
+    fn wait_for_rows(&mut self, waits: bool) {
+        self.waits = waits;
     }
 
     fn abandon(&mut self) {

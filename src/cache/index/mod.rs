@@ -100,8 +100,15 @@ pub(crate) trait Index {
     /// Looks at the condition of each victim again and deletes the rows of those whose condition holds.
     /// Returns one answer for each victim.
     ///
+    /// `is_due` is a part of each condition. It is asked when no other process can find or insert the row
+    /// before the end of the transaction, and is asked again if the transaction begins again meanwhile.
+    ///
     /// When this returns, the commit needs no more space on the disk.
-    fn forget(&mut self, victims: &[Deletion]) -> Result<Vec<bool>, Refusal>;
+    fn forget(
+        &mut self,
+        victims: &[Deletion],
+        is_due: &dyn Fn(&Deletion) -> bool,
+    ) -> Result<Vec<bool>, Refusal>;
 
     /// Looks at one condition, in the open transaction, and changes nothing.
     fn holds(&mut self, victim: &Deletion) -> Result<bool, Refusal>;
@@ -111,6 +118,10 @@ pub(crate) trait Index {
     ///
     /// After an error the transaction may still be open: it is abandoned.
     fn commit(&mut self, gone: Option<&[Deletion]>) -> Result<(), Refusal>;
+
+    /// Sets if rows that another session has locked are waited for from now on. If not, they are left out. An
+    /// index that is locked as a whole has no such rows.
+    fn wait_for_rows(&mut self, _waits: bool) {}
 
     /// Rolls the transaction back, if one is open.
     fn abandon(&mut self);

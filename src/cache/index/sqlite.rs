@@ -108,10 +108,11 @@ impl Sqlite {
         self.file.change(|_| run(self))
     }
 
-    fn try_forget(&self, victims: &[Deletion]) -> rusqlite::Result<Vec<bool>> {
+    /// Deletes the rows of the victims that are `due`.
+    fn try_forget(&self, victims: &[Deletion], due: &[bool]) -> rusqlite::Result<Vec<bool>> {
         let mut forgotten = vec![false; victims.len()];
         // In the order of the table, so that each of its pages is read once.
-        let mut order: Vec<usize> = (0..victims.len()).collect();
+        let mut order: Vec<usize> = (0..victims.len()).filter(|at| due[*at]).collect();
         order.sort_unstable_by_key(|at| victims[*at].key());
         let mut goes = false;
         for at in order {
@@ -235,8 +236,14 @@ impl Index for Sqlite {
         begun.map(|()| self.others_wrote())
     }
 
-    fn forget(&mut self, victims: &[Deletion]) -> Result<Vec<bool>, Refusal> {
-        self.change(|index| index.try_forget(victims))
+    fn forget(
+        &mut self,
+        victims: &[Deletion],
+        is_due: &dyn Fn(&Deletion) -> bool,
+    ) -> Result<Vec<bool>, Refusal> {
+        // The whole index is locked since the transaction began.
+        let due: Vec<bool> = victims.iter().map(is_due).collect();
+        self.change(|index| index.try_forget(victims, &due))
     }
 
     fn holds(&mut self, victim: &Deletion) -> Result<bool, Refusal> {

@@ -260,7 +260,7 @@ impl GlanceCache<'_> {
         let Some((mut executor, inventory, dir)) = self.executor(removing) else { return Outcome::default() };
         let done = executor.prune(inventory, plan, &|| on_full_disk(run, dir, limits), min_free);
         // Ghosts are forgotten only once, even if images are removed from this cache several times.
-        inventory.ghosts.clear();
+        inventory.leave_ghosts();
         if done.rows_left > 0 {
             // With more rows without files the next run would refuse the directory as a wrong one.
             self.cache = None;

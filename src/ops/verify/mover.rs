@@ -90,7 +90,7 @@ fn fill(
     let Verdicts { report: found, records, deleted, .. } = verify(verified, request, &mut mover)?;
     report.ending.errors.append(&mut mover.errors);
     // The ghosts are left to prune, which first makes sure that this is the right directory.
-    cache.inventory.ghosts.clear();
+    cache.inventory.leave_ghosts();
     cache.inventory.images = images;
     let outcome = mover.remove_deleted(&cache.inventory, deleted, records, report);
     report.found(run, found, outcome)

@@ -179,9 +179,8 @@ fn a_write_is_too_large_in_rows() {
     let run = c.run("prune", &["--max-size", "40B", "--lock-timeout", "5s"]);
     galera.sql(1, "SET GLOBAL wsrep_max_ws_rows = 0");
     println!("exit {}: {:?}; {}", run.code, Count::of(&c), run.stderr);
-    assert_eq!(Count::of(&c), Count::equal(400), "{run:?}");
-    assert!(run.code == 1 || run.code == 3, "{run:?}");
-    c.run("prune", &["--max-size", "40B"]).ok().has(&json!({"total_files_pruned": 360}));
+    let _ = run.ok().has(&json!({"total_files_pruned": 360, "errors": []}));
+    assert_eq!(Count::of(&c), Count::equal(40));
 }
 
 /// What takes its time: see `GLANCE_CACHE_TEST_CLUSTERS` in CONTRIBUTING.md.
