@@ -6,7 +6,20 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use hyper::HeaderMap;
 use jiff::Timestamp;
+
+/// The time that a scrape has if its client does not say it: the default of Prometheus, in seconds.
+const SCRAPE_TIMEOUT: f64 = 10.0;
+
+/// Returns for how long a scrape waits for the state of the cache: four fifths of the time that Prometheus
+/// has for it, which its header says. So what is known comes in time.
+pub(super) fn scrape_patience(headers: &HeaderMap) -> Duration {
+    let header = headers.get("x-prometheus-scrape-timeout-seconds");
+    let seconds = header.and_then(|value| value.to_str().ok()?.parse::<f64>().ok());
+    let seconds = seconds.filter(|seconds| (0.1..=60.0).contains(seconds)).unwrap_or(SCRAPE_TIMEOUT);
+    Duration::from_secs_f64(0.8 * seconds)
+}
 
 /// Numbers of one kind of operation.
 #[derive(Clone, Debug, Default)]

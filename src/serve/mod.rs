@@ -59,7 +59,7 @@ use self::child::Children;
 use self::connection::{Connections, Handler, SharedTls};
 use self::health::{health, is_probe};
 use self::listen::{Listener, Peer, listen, of_systemd};
-use self::metrics::Metrics;
+use self::metrics::{Metrics, scrape_patience};
 use self::needs::Needs;
 use self::notify::notify;
 use self::operations::Operations;
@@ -315,7 +315,10 @@ impl Served {
             Box::pin(async move {
                 let answer = match request.uri().path() {
                     _ if is_probe(&request) => health(&request, disable_by_file.as_deref()),
-                    "/metrics" => ApiAnswer::text(operations.exposition().await + &metrics.text()),
+                    "/metrics" => {
+                        let state = operations.exposition(scrape_patience(request.headers())).await;
+                        ApiAnswer::text(state + &metrics.text())
+                    }
                     _ => answer::Problem::no_resource().answer(request.headers()),
                 };
                 (answer, None)
