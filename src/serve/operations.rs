@@ -378,7 +378,10 @@ impl Operations {
 
     /// Makes a list in a child, and keeps it ready.
     async fn make_list(&self) -> Listed {
-        self.check_mount().await?;
+        if let Err(failed) = self.check_mount().await {
+            self.metrics.operation("list", Duration::ZERO, false);
+            return Err(failed);
+        }
         let before = self.ready.before();
         let ended = self.children.run(&["__answer", "cached"], Some(LOOK_LIMIT)).await;
         let took = ended.as_ref().map_or(Duration::ZERO, |ended| ended.took);
@@ -439,7 +442,17 @@ impl Operations {
     pub(super) async fn fill_level(&self) -> Result<Value, String> {
         let line = ["__answer", "fill-level"];
         let ended = self.children.run(&line, Some(LOOK_LIMIT)).await.map_err(|e| e.to_string())?;
-        if ended.code == 0 { Ok(ended.report()) } else { Err(ended.message()) }
+        if ended.code != 0 {
+            return Err(ended.message());
+        }
+        let mut level = ended.report();
+        if let Err(failed) = self.check_mount().await {
+            // The limit is known all the same.
+            level["cache_size"] = Value::Null;
+            level["over_limit"] = Value::Null;
+            level["unknown"] = Value::from(&*failed.message);
+        }
+        Ok(level)
     }
 
     /// Returns the state of the cache as metrics. One of them says so if the cache cannot be looked at, or
@@ -462,6 +475,7 @@ impl Operations {
 
     /// Looks at the state of the cache in a child. Returns it as metrics, or `None` if that is not possible.
     async fn look_at_state(&self) -> Option<String> {
+        self.check_mount().await.ok()?;
         let line = ["status", "--format", "prometheus"];
         let ended = self.children.run(&line, Some(LOOK_LIMIT)).await.ok()?;
         String::from_utf8(ended.result).ok().filter(|text| text.ends_with(END_OF_METRICS))

@@ -19,7 +19,7 @@ const PRUNE: &str = "POST /v2/cache/prune";
 const LOCK: &str = "glance-cache-prune";
 
 /// Returns the metrics of a service that has them at this port.
-fn metrics(port: u16) -> String {
+pub(crate) fn metrics(port: u16) -> String {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
     stream.write_all(Service::request("GET /metrics", "").as_bytes()).unwrap();
     let mut answer = String::new();
@@ -33,7 +33,7 @@ fn kill(pid: u32, signal: Signal) -> io::Result<()> {
 }
 
 /// Returns a metric of the service about an operation.
-fn of_operation(metrics: &str, name: &str, operation: &str) -> Option<String> {
+pub(crate) fn of_operation(metrics: &str, name: &str, operation: &str) -> Option<String> {
     let start = format!("glance_cache_api_{name}{{op=\"{operation}\"}} ");
     metrics.lines().find_map(|line| line.strip_prefix(&start)).map(str::to_owned)
 }

@@ -31,7 +31,7 @@ mod as_root {
         drop(mount);
         assert_eq!(env.images(), "");
         until("failures", || {
-            service.stderr().contains("failed: 3 consecutive, cache at 0 of 3 KiB (prune: the")
+            service.stderr().contains("failed: 3 consecutive, cache at unknown of 3 KiB (prune: the")
         });
         service.ask("POST /v2/cache/prune", "").is(500);
         service.ask("POST /v2/cache/clean", "").is(500);
