@@ -227,8 +227,9 @@ impl Served {
         let children = Children::new(&selection.sources);
         let ready = ReadyAnswers::new(config, cache_dir.to_owned());
         let limits = (settings.lock_timeout, settings.operation_timeout);
-        let operations = Operations::new(children, Rc::clone(&metrics), ready, limits);
-        Served { settings, operations, metrics, output: Rc::new(output) }
+        let output = Rc::new(output);
+        let operations = Operations::new(children, Rc::clone(&metrics), ready, limits, Rc::clone(&output));
+        Served { settings, operations, metrics, output }
     }
 
     /// Returns what makes out callers.

@@ -30,6 +30,7 @@ use super::ready::{ReadyAnswers, ReadyKind};
 use super::verdict::{Failed, InOrder, failed, locked, public};
 use crate::names::ImageId;
 use crate::ops::metrics::nothing_known;
+use crate::output::Output;
 use crate::output::python::python;
 
 /// The longest time for a question about an image.
@@ -96,12 +97,13 @@ impl Operations {
         metrics: Rc<Metrics>,
         ready: ReadyAnswers,
         (lock_timeout, limit): (Duration, Duration),
+        output: Rc<Output>,
     ) -> Rc<Self> {
         Rc::new(Operations {
             children,
             lanes: Lanes::new(),
             metrics,
-            mount: CacheMount::new(ready.cache_dir().to_owned()),
+            mount: CacheMount::new(ready.cache_dir().to_owned(), output),
             ready,
             lock_timeout,
             limit,
