@@ -434,6 +434,35 @@ fn a_node_with_and_without_image_in_its_url_is_asked_once() {
 }
 
 #[test]
+fn a_web_server_at_the_root_of_a_node_does_not_hide_its_api() {
+    let page = "<html><body>It works!</body></html>";
+    for web in [
+        answer("405 Method Not Allowed", "Allow: GET, HEAD\r\n", page),
+        answer("405 Not Allowed", "", page),
+        answer("301 Moved Permanently", "Location: https://127.0.0.1/\r\n", page),
+        answer("200 OK", "Content-Type: text/html\r\n", page),
+    ] {
+        let env = TestEnv::sqlite(&[]);
+        let answers = web.clone();
+        let node = Double::new(move |request, stream| match request.split(' ').next() {
+            _ if !request.contains(" /image/v2/cache/") => send(stream, &answers),
+            Some("PUT") => send(stream, &answer("202 Accepted", "", "")),
+            _ => send(stream, &ok(r#"{"total_files_pruned": 1, "total_bytes_pruned": 10}"#)),
+        });
+        let image = node.url() + "/image";
+        let database = database(&env, &[&node.url(), &image]);
+        let result = run(&env, &["prune", "--all-nodes", &database]).ok().json();
+        assert_eq!((&result["nodes_done"], &result["nodes"][0]["node"]), (&json!(1), &json!(image)), "{web}");
+        let result = run(&env, &["prefetch", "--all-nodes", &id('a'), &id('b'), &database]).ok().json();
+        assert_eq!(result["nodes"][0]["node"], json!(image), "{web}");
+        let puts: Vec<String> = node.lines().into_iter().filter(|line| line.starts_with("PUT")).collect();
+        let first = format!("PUT /v2/cache/{} HTTP/1.1", id('a'));
+        let others = ['a', 'b'].map(|letter| format!("PUT /image/v2/cache/{} HTTP/1.1", id(letter)));
+        assert_eq!(puts, [vec![first], others.to_vec()].concat(), "{web}");
+    }
+}
+
+#[test]
 fn another_port_of_each_node_can_be_asked() {
     let env = TestEnv::sqlite(&[]);
     let node = Double::prunes(1, 10);

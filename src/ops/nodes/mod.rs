@@ -339,13 +339,12 @@ fn ask_one(
         NodesCall::Clean => (asker.ask(url, CacheCall::Clean), 0),
         NodesCall::Queue(images) => queue(asker, url, images, interrupt),
     };
-    let is_not_there = |reply: &Reply| reply.status == NodeStatus::NotSupported;
     let (mut shown, (mut reply, mut queued)) = (aim.shown.clone(), ask(url));
-    if is_not_there(&reply)
+    if reply.is_elsewhere
         && let Some(other) = aim.other.as_ref().filter(|_| !interrupt.raised())
     {
         let (second, number) = ask(other);
-        if !is_not_there(&second) {
+        if !second.is_elsewhere {
             (shown, reply, queued) = (shown_url(other.as_str().trim_end_matches('/')), second, number);
         }
     }
@@ -371,9 +370,10 @@ fn queue(asker: &Asker<'_>, url: &Url, images: &[ImageId], interrupt: &Interrupt
             }
             status => {
                 messages.extend(reply.message.as_ref().map(|message| format!("image {id}: {message}")));
-                first.get_or_insert(reply);
                 // Only this failure may be that of the image alone.
-                if status != NodeStatus::Failed {
+                let is_over = status != NodeStatus::Failed || reply.is_elsewhere;
+                first.get_or_insert(reply);
+                if is_over {
                     break;
                 }
             }
