@@ -128,7 +128,9 @@ impl Asker<'_> {
                     let message = "it does not accept the token; it may belong to another Keystone";
                     Reply::new(NodeStatus::Refused, message.to_owned())
                 }
-                Meaning::Ended(NodeStatus::NotSupported, message) => self.not_supported(node, message),
+                Meaning::Ended(NodeStatus::NotSupported, message) => {
+                    self.not_supported(node, answer.status, message)
+                }
                 Meaning::Ended(status, message) => Reply::new(status, message),
             };
             return Reply { http_status, is_elsewhere: reply.is_elsewhere || is_elsewhere, ..reply };
@@ -180,9 +182,13 @@ impl Asker<'_> {
     }
 
     /// Says of a node that does not have a call which version of the API it has.
-    fn not_supported(&self, node: &Url, message: String) -> Reply {
+    fn not_supported(&self, node: &Url, status: u16, message: String) -> Reply {
         let api_version = self.version(node);
         let message = match &api_version {
+            // Whatever its version, the API answers so only where it knows nothing at all.
+            Some(version) if status == 300 => {
+                format!("the path of this URL is wrong: glance-api there ({version}) has no API at it")
+            }
             Some(version) => {
                 format!("{message}: glance-api there is older than v2.18 (it says {version})")
             }

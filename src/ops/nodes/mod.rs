@@ -177,7 +177,28 @@ fn all_nodes(
         let error = anyhow!("the database {} knows no node", database.shown());
         return Err(Failure::cannot_start(error).hint("a node is registered when glance-api is started"));
     }
-    Ok(merged(aims(&urls, port)))
+    let nodes = merged(aims(&urls, port));
+    Ok(if port.is_some() { nodes.into_iter().map(root_first).collect() } else { nodes })
+}
+
+/// Returns the URL of a node without `/image` at its end.
+fn root(url: &Url) -> Url {
+    let mut root = url.clone();
+    let path = url.path().trim_end_matches('/');
+    root.set_path(path.strip_suffix("/image").unwrap_or(path));
+    root
+}
+
+/// Has a node asked first without `/image`, which is the place of the API behind a web server: at another
+/// port there is probably no web server.
+fn root_first(aim: Aim) -> Aim {
+    match &aim.url {
+        Ok(url) if root(url) != *url => {
+            let root = root(url);
+            Aim { shown: shown_url(root.as_str().trim_end_matches('/')), other: aim.url.ok(), url: Ok(root) }
+        }
+        _ => aim,
+    }
 }
 
 /// Makes one node of two whose URLs differ only by `/image` at the end.
@@ -186,12 +207,6 @@ fn all_nodes(
 /// glance-api was changed. No URL tells which of them is right, so the second one is kept for a node that
 /// does not have the API at the first.
 fn merged(aims: Vec<Aim>) -> Vec<Aim> {
-    let root = |url: &Url| {
-        let mut root = url.clone();
-        let path = url.path().trim_end_matches('/');
-        root.set_path(path.strip_suffix("/image").unwrap_or(path));
-        root
-    };
     let mut nodes: Vec<Aim> = Vec::new();
     for aim in aims {
         let is_same = |node: &&mut Aim| match (&node.url, &aim.url) {
