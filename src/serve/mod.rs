@@ -282,7 +282,8 @@ impl Served {
         let _metrics = metrics.map(|listener| self.serve_metrics(listener));
         // The device of the images that are there now.
         let _ = self.operations.check_mount().await;
-        periodic::start(Rc::clone(&self.operations), Rc::clone(&self.output), &settings.intervals);
+        let (operations, output) = (Rc::clone(&self.operations), Rc::clone(&self.output));
+        periodic::start(operations, output, &settings.intervals, settings.listens() && settings.has_database);
         if service.auth.has_policy() {
             let service = Rc::clone(&service);
             spawn_local(async move {

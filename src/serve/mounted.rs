@@ -112,18 +112,30 @@ impl CacheMount {
 
 /// Looks at a directory. Returns `None` if it cannot be read.
 fn look(directory: &Path) -> Option<Look> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let directory = openat(CWD, directory, flags, Mode::empty()).ok()?;
+    let directory = open(directory)?;
     let stat = fstat(&directory).ok()?;
     let place = MountPlace { device: stat.st_dev, depth: depth(&directory, stat) };
+    Some(Look { place, has_images: names_images(directory)? })
+}
+
+/// True if a directory has files that are named as images.
+pub(super) fn has_images(directory: &Path) -> bool {
+    open(directory).and_then(names_images).unwrap_or(false)
+}
+
+fn open(directory: &Path) -> Option<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    openat(CWD, directory, flags, Mode::empty()).ok()
+}
+
+fn names_images(directory: OwnedFd) -> Option<bool> {
     let is_file = |kind: FileType| matches!(kind, FileType::RegularFile | FileType::Unknown);
     let mut entries = Dir::new(directory).ok()?;
-    let has_images = entries.any(|entry| {
+    Some(entries.any(|entry| {
         entry.is_ok_and(|entry| {
             is_file(entry.file_type()) && ImageId::new(entry.file_name().to_bytes()).is_some()
         })
-    });
-    Some(Look { place, has_images })
+    }))
 }
 
 /// Returns the number of directories between a directory and the mount point of its file system.

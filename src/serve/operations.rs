@@ -18,14 +18,14 @@ use hyper::StatusCode;
 use hyper::body::Bytes;
 use serde_json::{Map, Value};
 use tokio::sync::{Notify, OwnedSemaphorePermit, watch};
-use tokio::task::{JoinHandle, spawn_local};
+use tokio::task::{JoinHandle, spawn_blocking, spawn_local};
 use tokio::time::{Instant, timeout};
 
 use super::answer::{ApiAnswer, Problem};
 use super::child::{ChildEnd, Children};
 use super::lanes::{Lane, Lanes, NoTurn, Turned};
 use super::metrics::Metrics;
-use super::mounted::CacheMount;
+use super::mounted::{CacheMount, has_images};
 use super::ready::{ReadyAnswers, ReadyKind};
 use super::verdict::{Failed, InOrder, failed, locked, public};
 use crate::names::ImageId;
@@ -339,6 +339,12 @@ impl Operations {
     /// Waits until an image was put into the queue.
     pub(super) async fn queued(&self) {
         self.queued.notified().await;
+    }
+
+    /// True if there are images in the queue.
+    pub(super) async fn has_queue(&self) -> bool {
+        let queue = self.ready.cache_dir().join("queue");
+        spawn_blocking(move || has_images(&queue)).await.unwrap_or(false)
     }
 
     /// Fetches the images in the queue.
