@@ -54,7 +54,7 @@ use tokio::task::{JoinHandle, LocalSet, spawn_local};
 use tokio::time::{Instant, sleep, timeout};
 
 use self::answer::ApiAnswer;
-use self::auth::{Auth, KeystoneAuth};
+use self::auth::{Auth, CacheOwner, KeystoneAuth};
 use self::child::Children;
 use self::connection::{Connections, Handler, SharedTls};
 use self::health::{health, is_probe};
@@ -103,16 +103,13 @@ pub(crate) struct Start {
     pub(crate) is_check: bool,
 }
 
-/// The owner of the cache directory: user and group.
-type CacheOwner = Option<(u32, u32)>;
-
 /// Serves until a signal ends it.
 pub(crate) fn serve(run: &Run, start: Start) -> Result<Exit, Failure> {
     let mut settings = ServeSettings::new(&start.config, &start.places)?;
     settings.has_sockets = run.environment.contains_key(OsStr::new("LISTEN_FDS"));
     let glance = Settings::new(&start.config, start.selection.clone())?;
     let cache_dir = glance.cache_dir.value.clone();
-    let owner = owner(&cache_dir);
+    let group = group(&cache_dir);
     let identity = Identity::read(run, &settings, &start.config).map_err(Failure::usage)?;
     let acceptor = settings.tls.as_ref().map(tls::acceptor).transpose().map_err(Failure::usage)?;
     settings.check_places()?;
@@ -136,7 +133,7 @@ pub(crate) fn serve(run: &Run, start: Start) -> Result<Exit, Failure> {
     output.set_log(start.log);
     let local = LocalSet::new();
     let ended = local.block_on(&runtime, async {
-        let listeners = listeners(&settings, owner)?;
+        let listeners = listeners(&settings, group)?;
         if settings.strategy == Strategy::Keystone && identity.0.is_none() && !listeners.is_empty() {
             // Never without an identity: better no service than one for everybody.
             return Err(Failure::cannot_start(anyhow!("there is a listener that no setting announced")));
@@ -146,7 +143,7 @@ pub(crate) fn serve(run: &Run, start: Start) -> Result<Exit, Failure> {
             Some(address) => listen(&ListenPlace::Tcp(*address), None).map_err(Failure::cannot_start)?,
         };
         let served = Served::new(&start.selection, &start.config, &cache_dir, settings, output);
-        let auth = served.auth(identity, owner);
+        let auth = served.auth(identity, &cache_dir);
         served.run(run, auth, (listeners, metrics), SharedTls::new(acceptor)).await
     });
     // A thread may still wait for somebody who does not answer.
@@ -176,14 +173,13 @@ impl Identity {
 }
 
 /// Opens the listeners: those that systemd hands over, or those of the settings.
-fn listeners(settings: &ServeSettings, owner: CacheOwner) -> Result<Vec<Listener>, Failure> {
+fn listeners(settings: &ServeSettings, group: Option<u32>) -> Result<Vec<Listener>, Failure> {
     let mut listeners = of_systemd().map_err(Failure::cannot_start)?;
     for listener in &listeners {
         settings.check_strategy(&listener.place())?;
     }
     if listeners.is_empty() {
         for place in &settings.places {
-            let group = owner.map(|(_, group)| group);
             listeners.extend(listen(place, group).map_err(Failure::cannot_start)?);
         }
     }
@@ -201,10 +197,9 @@ fn shown_places(listeners: &[Listener], metrics: Option<&Listener>) -> String {
     places.into_iter().chain(metrics).collect::<Vec<_>>().join(", ")
 }
 
-/// Returns the owner of the cache directory.
-fn owner(cache_dir: &Path) -> CacheOwner {
-    let stat = statat(CWD, cache_dir, AtFlags::empty()).ok()?;
-    Some((stat.st_uid, stat.st_gid))
+/// Returns the group of the cache directory.
+fn group(cache_dir: &Path) -> Option<u32> {
+    statat(CWD, cache_dir, AtFlags::empty()).ok().map(|stat| stat.st_gid)
 }
 
 /// A service that runs.
@@ -233,13 +228,13 @@ impl Served {
     }
 
     /// Returns what makes out callers.
-    fn auth(&self, identity: Identity, owner: CacheOwner) -> Auth {
+    fn auth(&self, identity: Identity, cache_dir: &Path) -> Auth {
         let (metrics, output) = (Rc::clone(&self.metrics), Rc::clone(&self.output));
         match identity.0 {
             Some((validator, policy)) => {
                 Auth::Keystone(Box::new(KeystoneAuth::new(validator, policy, metrics, output)))
             }
-            None => Auth::Socket { owner: owner.map(|(user, _)| user) },
+            None => Auth::Socket(CacheOwner::new(cache_dir.to_owned())),
         }
     }
 
