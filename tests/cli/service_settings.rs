@@ -206,6 +206,21 @@ fn a_start_warns_of_what_may_be_mended_while_it_runs() {
 }
 
 #[test]
+fn a_pipe_in_the_settings_is_not_waited_for() {
+    let env = TestEnv::sqlite(FIVE);
+    let pipe = env.outside("pipe").display().to_string();
+    system(&["mkfifo", &pipe]);
+    warned(&env, &format!("[glance_cache]\nkeep_from = {pipe}"), &["it is not a regular file"]);
+    let conf = env.conf(&format!("image_cache_max_size = 3000\n[glance_cache]\nkeep_from = {pipe}"));
+    env.raw(&["prune", "--config-file", &conf]).fails(2, &["keep_from", "it is not a regular file"]);
+    // On the command line, somebody writes to it.
+    let line = "exec \"$0\" prune --cache-dir \"$1\" --max-size 1000B --keep-from <(echo \"$2\")";
+    let mut shell = env.command("/bin/bash");
+    env.finish(shell.args(["-c", line, BINARY, env.dir().to_str().unwrap(), &id('a')])).ok();
+    assert_eq!(env.left(), "a");
+}
+
+#[test]
 fn a_wrong_setting_that_nothing_needs_is_a_warning() {
     let env = TestEnv::sqlite(FIVE);
     let unneeded = "nothing that this service does needs it";
@@ -266,6 +281,13 @@ fn the_start_refuses_settings_with_which_keystone_is_never_asked() {
         let option = format!("{option}{file:?}, but must be a file with ");
         let says = ["glance-api.conf:", &*option];
         refused(&env, &keystone("https://localhost:1", &lines), &[], 2, &says);
+    }
+    let pipe = env.outside("pipe").display().to_string();
+    system(&["mkfifo", &pipe]);
+    for name in ["cafile", "certfile", "keyfile"] {
+        let other = if name == "keyfile" { format!("certfile = {only}\n") } else { String::new() };
+        let lines = format!("{other}{name} = {pipe}");
+        refused(&env, &keystone("https://localhost:1", &lines), &[], 2, &["it is not a regular file"]);
     }
     let says = ["[keystone_authtoken] interface is \"foo\", but must be one of public, internal, admin"];
     refused(&env, &keystone("http://localhost:1", "interface = foo"), &[], 2, &says);
