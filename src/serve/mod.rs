@@ -107,6 +107,9 @@ pub(crate) struct Start {
 pub(crate) fn serve(run: &Run, start: Start) -> Result<Exit, Failure> {
     let mut settings = ServeSettings::new(&start.config, &start.places)?;
     settings.has_sockets = run.environment.contains_key(OsStr::new("LISTEN_FDS"));
+    // The unit of the socket is not there while the settings are checked.
+    let needs_socket = start.is_check && settings.is_idle();
+    settings.has_sockets |= needs_socket;
     let glance = Settings::new(&start.config, start.selection.clone())?;
     let cache_dir = glance.cache_dir.value.clone();
     let group = group(&cache_dir);
@@ -119,8 +122,13 @@ pub(crate) fn serve(run: &Run, start: Start) -> Result<Exit, Failure> {
         for place in settings.all_places() {
             listen::check(&place).map_err(Failure::usage)?;
         }
-        run.output.print("the settings are in order\n");
-        return Ok(Exit::Done);
+        run.output.print(if needs_socket {
+            "the settings are in order for a socket that systemd hands over; without one, there is no \
+             listener and no interval\n"
+        } else {
+            "the settings are in order\n"
+        });
+        return Ok(if run.output.has_failed() { Exit::Incomplete } else { Exit::Done });
     }
     let runtime = Builder::new_current_thread().enable_all().max_blocking_threads(MOST_THREADS).build();
     let runtime = runtime.context("cannot start the service").map_err(Failure::cannot_start)?;

@@ -22,8 +22,14 @@ fn refused(env: &TestEnv, settings: &str, arguments: &[&str], code: i32, says: &
 fn a_check_refuses_whatever_the_start_would_refuse() {
     let env = TestEnv::sqlite(FIVE);
     let port = free_port();
-    refused(&env, "", &["--bind", "none"], 2, &["there is nothing to do"]);
-    refused(&env, "bind_port = 0", &[], 2, &["there is nothing to do"]);
+    // With a socket of systemd, these would do.
+    for (settings, arguments) in [("", &["--bind", "none"][..]), ("bind_port = 0", &[])] {
+        let conf = env.conf(&format!("[cache_api]\n{NONE}\n{settings}\n"));
+        let line = [&["serve", "--allow-root", "--config-file", &conf], arguments].concat();
+        env.raw(&line).fails(2, &["there is nothing to do"]);
+        let checked = env.raw(&[&line[..], &["--check"]].concat()).ok();
+        assert!(checked.stdout.contains("in order for a socket that systemd hands over"), "{checked:?}");
+    }
     for (bind, metrics) in [
         ("127.0.0.1", "127.0.0.1"),
         ("127.0.0.1", "0.0.0.0"),
@@ -56,6 +62,25 @@ fn a_check_refuses_whatever_the_start_would_refuse() {
         env.raw(&line).fails(2, &["does not run as root"]);
         env.raw(&[&line[..], &["--check"]].concat()).fails(2, &["does not run as root"]);
     }
+}
+
+#[test]
+fn a_check_for_a_socket_of_systemd_judges_who_may_call() {
+    let env = TestEnv::sqlite(FIVE);
+    let settings = keystone("https://localhost:1", "interface = foo");
+    let conf = env.conf(&format!("[cache_api]\nbind_port = 0\n{settings}\n"));
+    let line = ["serve", "--allow-root", "--check", "--config-file", &conf];
+    env.raw(&line).fails(2, &["[keystone_authtoken] interface is \"foo\""]);
+}
+
+#[test]
+fn a_check_that_cannot_be_told_fails() {
+    let env = TestEnv::sqlite(FIVE);
+    let conf = env.conf(&Service::settings(&env, ""));
+    let mut command = env.command("/bin/sh");
+    let line = "exec \"$0\" serve --allow-root --check --config-file \"$1\" > /dev/full";
+    env.finish(command.args(["-c", line, BINARY, &conf]))
+        .fails(1, &["cannot write the result to standard output"]);
 }
 
 #[test]
