@@ -226,7 +226,7 @@ impl Served {
         settings: ServeSettings,
         output: Output,
     ) -> Self {
-        let metrics = Rc::new(Metrics::default());
+        let metrics = Rc::new(Metrics::new(&settings.intervals));
         let children = Children::new(&selection.sources);
         let ready = ReadyAnswers::new(config, cache_dir.to_owned());
         let limits = (settings.lock_timeout, settings.operation_timeout);

@@ -62,6 +62,8 @@ fn a_directory_that_is_away_is_a_failure_in_the_answer_the_log_and_the_metrics()
         assert!(failures.as_deref().is_some_and(|failures| failures != "0"), "{operation}: {failures:?}");
         let success = of_operation(&metrics, "last_success_timestamp_seconds", operation);
         assert_eq!(success, None, "{operation}");
+        assert!(of_operation(&metrics, "last_failure_timestamp_seconds", operation).is_some());
+        assert_eq!(of_operation(&metrics, "interval_seconds", operation), None);
         let line = format!("{request} 500 ");
         assert!(service.stderr().contains(&line), "{line}: {}", service.stderr());
     }
@@ -106,6 +108,8 @@ fn a_pass_of_the_clock_without_a_directory_is_a_failure_in_the_log_and_the_metri
         let failures = of_operation(&metrics, "consecutive_failures", operation).unwrap();
         assert!(failures.parse::<u32>().unwrap() >= 2, "{operation}: {failures}");
         assert_eq!(of_operation(&metrics, "last_success_timestamp_seconds", operation), None);
+        assert!(of_operation(&metrics, "last_failure_timestamp_seconds", operation).is_some());
+        assert_eq!(of_operation(&metrics, "interval_seconds", operation).as_deref(), Some("1"));
         let line = format!("cache at unknown of 3 KiB ({operation}: ");
         let log = service.stderr();
         let lines = log.lines().filter(|found| found.contains(&line));
