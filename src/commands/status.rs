@@ -15,6 +15,7 @@ use crate::host::glance::settings::Selection;
 use crate::ops::attention::{Threshold, first_line_of_failure};
 use crate::ops::fleet;
 use crate::ops::look::Overview;
+use crate::ops::metrics::unknown_state;
 use crate::ops::nodes::look::status_of_node;
 use crate::ops::status::{StatusRequest, status};
 use crate::output::Report;
@@ -61,7 +62,11 @@ fn report(run: &Run, args: StatusArgs) -> Result<Exit, Failure> {
         asks_records: !args.records.no_database,
         verify: if args.verify { Some(args.verification.request(false, &args.cache)?) } else { None },
     };
-    let mut report = status(run, Selection::from(args.cache), &request)?;
+    let named = args.cache.cache_dir.as_ref().map_or_else(String::new, |dir| dir.display().to_string());
+    let mut report = status(run, Selection::from(args.cache), &request).inspect_err(|_| {
+        // The file of metrics must not keep the last good state.
+        run.output.keep(&unknown_state(&named));
+    })?;
     if let Some(failure) = report.refusal.take() {
         // An alert on a cache that cannot be read needs a metric that says so.
         keep_metrics(run, &report);

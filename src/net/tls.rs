@@ -7,15 +7,16 @@
 //! 1 is supported for pinned certificates only.
 
 use std::fmt;
-use std::io::ErrorKind;
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::{BufReader, ErrorKind};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context as _, Error, Result, anyhow, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::ring;
-use rustls::pki_types::pem::{self, PemObject as _};
+use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, Error as TlsError, RootCertStore, SignatureScheme,
@@ -23,6 +24,7 @@ use rustls::{
 use tokio_rustls::TlsConnector;
 
 use super::pinned;
+use crate::os::text::open_regular;
 
 /// The encryption of a connection.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -93,22 +95,21 @@ fn certificates(tls: &Tls) -> Result<(Vec<CertificateDer<'static>>, RootCertStor
         tls.ca.clone().or_else(system_authorities).context("no certificate authorities are installed")?;
     let shown = || format!("cannot read certificate authorities from {}", file.display());
     let (mut all, mut roots) = (Vec::new(), RootCertStore::empty());
-    for certificate in CertificateDer::pem_file_iter(&file).with_context(shown)? {
-        let certificate = certificate.map_err(in_words).with_context(shown)?;
+    for certificate in CertificateDer::pem_reader_iter(open(&file).with_context(shown)?) {
+        let certificate = certificate.with_context(shown)?;
         roots.add(certificate.clone()).with_context(shown)?;
         all.push(certificate);
     }
     Ok((all, roots))
 }
 
-/// Says of a directory what it is: OpenSSL takes one, too.
-fn in_words(error: pem::Error) -> Error {
-    match error {
-        pem::Error::Io(error) if error.kind() == ErrorKind::IsADirectory => {
-            anyhow!("it is a directory: name a file with the certificates (PEM)")
-        }
-        error => error.into(),
-    }
+/// Opens a file with certificates. Says of a directory what it is: OpenSSL takes one, too.
+fn open(file: &Path) -> Result<BufReader<File>> {
+    let opened = open_regular(file).map_err(|error| match error.kind() {
+        ErrorKind::IsADirectory => anyhow!("it is a directory: name a file with the certificates (PEM)"),
+        _ => error.into(),
+    });
+    opened.map(BufReader::new)
 }
 
 /// Reads the authorities to trust: those of the file that the settings name, or else the system's.
@@ -126,15 +127,16 @@ pub(crate) fn client_config(tls: &Tls) -> Result<ClientConfig> {
         None => builder.with_no_client_auth(),
         Some((certificate, key)) => {
             let shown = || format!("cannot use the client certificate {} or its key", certificate.display());
-            let chain: Vec<_> =
-                CertificateDer::pem_file_iter(certificate).and_then(Iterator::collect).with_context(shown)?;
+            let chain: Result<Vec<_>, _> =
+                CertificateDer::pem_reader_iter(open(certificate).with_context(shown)?).collect();
+            let chain = chain.with_context(shown)?;
             ensure!(
                 !chain.first().is_some_and(pinned::is_version_1),
                 "the client certificate {} is of X.509 version 1, which is not supported: issue one of \
                  version 3",
                 certificate.display()
             );
-            let key = PrivateKeyDer::from_pem_file(key).with_context(shown)?;
+            let key = PrivateKeyDer::from_pem_reader(open(key).with_context(shown)?).with_context(shown)?;
             builder.with_client_auth_cert(chain, key).with_context(shown)?
         }
     })

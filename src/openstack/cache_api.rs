@@ -233,11 +233,7 @@ pub(crate) fn meaning(call: CacheCall, answer: &NodeAnswer) -> Meaning {
         }
         404 if matches!(call, CacheCall::Queue(_)) && answer.says("Image ") => failed(words()),
         404 => ended(NodeStatus::NotSupported, "there is no Cache API at this address".to_owned()),
-        405 if answer
-            .allow
-            .as_deref()
-            .is_some_and(|allow| allow.contains("DELETE") && allow.contains("PUT")) =>
-        {
+        405 if answer.allows_cache_calls() => {
             ended(NodeStatus::NotSupported, "the API there does not have this call".to_owned())
         }
         503 => match answer.retry_after {
@@ -276,7 +272,23 @@ fn done(call: CacheCall, answer: &NodeAnswer) -> Meaning {
     }
 }
 
+/// True if an answer to a call shows that something else than the API is at this address: a redirect, a page
+/// of a web server, or a method that this server has for no address.
+pub(crate) fn is_foreign(call: CacheCall, answer: &NodeAnswer) -> bool {
+    match answer.status {
+        200 | 202 | 204 => !matches!(done(call, answer), Meaning::Done(_)),
+        301 | 302 | 303 | 307 | 308 => true,
+        405 => !answer.allows_cache_calls(),
+        _ => false,
+    }
+}
+
 impl NodeAnswer {
+    /// True if the methods that it names are those of an image in Glance's cache.
+    fn allows_cache_calls(&self) -> bool {
+        self.allow.as_deref().is_some_and(|allow| allow.contains("DELETE") && allow.contains("PUT"))
+    }
+
     pub(crate) fn json(&self) -> Option<Value> {
         serde_json::from_slice(&self.body).ok()
     }

@@ -10,9 +10,12 @@ use anyhow::{Context as _, Result, anyhow, ensure};
 use crate::config::{self, Config};
 use crate::exit::Failure;
 use crate::names::ImageId;
+use crate::os::text::read_text;
 use crate::output::stdin;
 use crate::units::human;
 
+/// The purpose of most lists, in an error.
+const TO_KEEP: &str = "the images to keep";
 /// The longest list that is read, in bytes. It has more than a million ids.
 const LONGEST_LIST: u64 = 64 << 20;
 
@@ -36,7 +39,7 @@ pub(crate) fn configured_keep(config: &Config) -> Result<HashSet<ImageId>, Failu
     };
     let list = match file.value.as_str() {
         "-" => Err(Failure::usage(anyhow!("standard input is only for --keep-from"))),
-        path => kept_list(Path::new(path)),
+        path => configured_list(Path::new(path)),
     };
     list.map_err(|failure| Failure {
         error: failure.error.context(format!("cannot use keep_from (set by {})", file.origin)),
@@ -44,9 +47,21 @@ pub(crate) fn configured_keep(config: &Config) -> Result<HashSet<ImageId>, Failu
     })
 }
 
-/// Reads a list of images to keep.
+/// Reads a list of images to keep, which may come through a pipe.
 fn kept_list(file: &Path) -> Result<HashSet<ImageId>, Failure> {
-    let ids = read_ids("the images to keep", file).map_err(Failure::usage)?;
+    protected(file, &read_ids(TO_KEEP, file).map_err(Failure::usage)?)
+}
+
+/// Reads the list that the configuration names. Nobody is there to write to a pipe.
+fn configured_list(file: &Path) -> Result<HashSet<ImageId>, Failure> {
+    let shown = file.display().to_string();
+    let text = read_text(file, LONGEST_LIST).with_context(|| format!("cannot read {TO_KEEP} from {shown}"));
+    let ids = text.and_then(|text| ids_in(&text, &shown)).map_err(Failure::usage)?;
+    protected(file, &ids)
+}
+
+/// Returns the images of a list, which must have some.
+fn protected(file: &Path, ids: &[ImageId]) -> Result<HashSet<ImageId>, Failure> {
     if ids.is_empty() {
         let list = if file == Path::new("-") { "standard input".into() } else { file.to_string_lossy() };
         return Err(Failure::usage(anyhow!(
@@ -85,6 +100,11 @@ fn read_ids(what: &str, file: &Path) -> Result<Vec<ImageId>> {
     let mut text = String::new();
     let length = source.take(LONGEST_LIST + 1).read_to_string(&mut text).with_context(doing)?;
     ensure!(length as u64 <= LONGEST_LIST, "{}: the list is longer than {}", doing(), human(LONGEST_LIST));
+    ids_in(&text, &shown)
+}
+
+/// Returns the ids in a text.
+fn ids_in(text: &str, shown: &str) -> Result<Vec<ImageId>> {
     let mut ids = Vec::new();
     for (number, line) in text.lines().enumerate() {
         let id = line.split('#').next().unwrap_or("").trim();

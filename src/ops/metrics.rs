@@ -165,7 +165,13 @@ pub(crate) fn exposition(report: &Value) -> String {
 
 /// Returns the text of `status --format prometheus` for a cache about which nothing could be found out.
 pub(crate) fn nothing_known(cache_dir: &str) -> String {
-    exposition(&json!({"cache_dir": cache_dir, "unreadable": "", "attention": [""]}))
+    exposition(&unknown_state(cache_dir))
+}
+
+/// Returns what is reported of a cache about which nothing could be found out. The directory is empty if not
+/// even that is known.
+pub(crate) fn unknown_state(cache_dir: &str) -> Value {
+    json!({"cache_dir": cache_dir, "unreadable": "", "attention": [""]})
 }
 
 /// Adds the samples of the report of `status`, whichever caches it is about.
@@ -192,8 +198,11 @@ const STATES: &[(&str, &str)] = &[
 
 fn of_cache(report: &Value, samples: &mut Samples) {
     let cache = ("cache", "glance");
-    let info = [cache, ("directory", text(report, "cache_dir")), ("index", text(report, "driver"))];
-    samples.add("glance_cache_info", &info, 1.0);
+    let directory = text(report, "cache_dir");
+    if !directory.is_empty() {
+        let info = [cache, ("directory", directory), ("index", text(report, "driver"))];
+        samples.add("glance_cache_info", &info, 1.0);
+    }
     let is_looked_at = report["unreadable"].is_null();
     let is_missing = is_looked_at && report["exists"] == Value::Bool(false);
     samples.add("glance_cache_directory_missing", &[cache], f64::from(u8::from(is_missing)));

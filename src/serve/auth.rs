@@ -9,15 +9,18 @@
 //! that does not answer delays nobody else. A request waits for its turn and for the judgement no longer than
 //! [`Validator::patience`] in all. Headers that claim an identity are never read.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hyper::{HeaderMap, StatusCode};
+use rustix::fs::{AtFlags, CWD, statat};
 use serde_json::{Map, Value};
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::answer::Problem;
 use super::listen::Peer;
@@ -30,6 +33,9 @@ use crate::openstack::policy::files::{PolicyChange, PolicyFiles};
 use crate::openstack::policy::rules::CacheRule;
 use crate::output::Output;
 use crate::output::oslo::Level;
+
+/// The longest time for a look at the owner of the cache.
+const OWNER_PATIENCE: Duration = Duration::from_secs(5);
 
 /// A caller who was made out.
 #[derive(Clone, Debug)]
@@ -54,9 +60,7 @@ pub(super) struct RequestFacts<'a> {
 /// Makes out callers, and knows what they may do.
 pub(super) enum Auth {
     /// The socket decides. The owner of the cache may connect to a Unix socket.
-    Socket {
-        owner: Option<u32>,
-    },
+    Socket(CacheOwner),
     Keystone(Box<KeystoneAuth>),
 }
 
@@ -64,7 +68,13 @@ impl Auth {
     /// Returns the caller, or the problem with which the request is answered.
     pub(super) async fn caller(&self, asked: RequestFacts<'_>) -> Result<Known, Failed> {
         match self {
-            Auth::Socket { owner } => Ok(by_socket(asked.peer, *owner)?),
+            Auth::Socket(owner) => {
+                let owner = match asked.peer {
+                    Peer::Unix { uid } if uid != 0 => owner.user().await,
+                    _ => None,
+                };
+                Ok(by_socket(asked.peer, owner)?)
+            }
             Auth::Keystone(keystone) => keystone.caller(asked).await,
         }
     }
@@ -72,7 +82,7 @@ impl Auth {
     /// True if the image that a request is about may decide if a caller may do what this rule is about.
     pub(super) fn reads_target(&self, rule: CacheRule) -> bool {
         match self {
-            Auth::Socket { .. } => false,
+            Auth::Socket(_) => false,
             Auth::Keystone(keystone) => keystone.policy.borrow().policy().reads_target(rule),
         }
     }
@@ -80,7 +90,7 @@ impl Auth {
     /// Fails if the caller must not do what this rule is about.
     pub(super) fn check(&self, known: &Known, rule: CacheRule, target: &Target) -> Result<(), Problem> {
         match (self, &known.caller) {
-            (Auth::Socket { .. }, _) => Ok(()),
+            (Auth::Socket(_), _) => Ok(()),
             (Auth::Keystone(keystone), Some(caller)) if keystone.allows(rule, caller, target) => Ok(()),
             _ => Err(Problem::forbidden(rule.name())),
         }
@@ -99,7 +109,7 @@ impl Auth {
     /// Reads the policy again if it has changed, which is a line in the log. Returns false if it has not.
     pub(super) fn refresh_policy(&self) -> bool {
         match self {
-            Auth::Socket { .. } => false,
+            Auth::Socket(_) => false,
             Auth::Keystone(keystone) => keystone.refresh(),
         }
     }
@@ -116,6 +126,39 @@ impl Auth {
                 output.event(Level::Error, &line, &[]);
             }
         });
+    }
+}
+
+/// The owner of the cache directory. It is looked at for each request: its file system may be mounted later
+/// than the service is started.
+pub(super) struct CacheOwner {
+    directory: PathBuf,
+    /// The user that was found last.
+    last: Cell<Option<u32>>,
+    /// One look at a time: one that hangs must not take a thread each time.
+    turn: Arc<Semaphore>,
+}
+
+impl CacheOwner {
+    pub(super) fn new(directory: PathBuf) -> Self {
+        CacheOwner { directory, last: Cell::new(None), turn: Arc::new(Semaphore::new(1)) }
+    }
+
+    /// Returns the user; the one that was found last, if the directory cannot be looked at now.
+    async fn user(&self) -> Option<u32> {
+        let (turn, directory) = (Arc::clone(&self.turn), self.directory.clone());
+        let look = async {
+            let turn = turn.acquire_owned().await.ok()?;
+            let look = spawn_blocking(move || {
+                let _turn = turn;
+                statat(CWD, &directory, AtFlags::empty()).ok().map(|stat| stat.st_uid)
+            });
+            look.await.ok()?
+        };
+        if let Ok(Some(user)) = timeout(OWNER_PATIENCE, look).await {
+            self.last.set(Some(user));
+        }
+        self.last.get()
     }
 }
 
@@ -200,6 +243,10 @@ impl KeystoneAuth {
         let Ok(turn) = timeout_at(until, Arc::clone(&self.turns).acquire_owned()).await else {
             return Err(no_turn());
         };
+        // A question that is cut off at once would only say that no answer came.
+        if until.saturating_duration_since(Instant::now()) < self.validator.patience() / 20 {
+            return Err(no_turn());
+        }
         let validator = Arc::clone(&self.validator);
         let token = presented.token.to_owned();
         let service_token = presented.service_token.map(str::to_owned);
@@ -296,6 +343,23 @@ mod tests {
         assert_eq!(only(&headers, "x-auth-token"), Err(NotOne::Several));
         headers.insert("x-auth-token", HeaderValue::from_bytes(b"\xc3\xa4").unwrap());
         assert_eq!(only(&headers, "x-auth-token"), Err(NotOne::NoText));
+    }
+
+    #[test]
+    fn the_owner_is_looked_at_each_time() {
+        let root = tempfile::tempdir().unwrap();
+        let directory = root.path().join("cache");
+        let owner = CacheOwner::new(directory.clone());
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let user = || runtime.block_on(owner.user());
+        assert_eq!(user(), None);
+        std::fs::create_dir(&directory).unwrap();
+        let own = rustix::process::geteuid();
+        assert_eq!(user(), Some(own.as_raw()));
+        if own.is_root() {
+            std::os::unix::fs::chown(&directory, Some(42), None).unwrap();
+            assert_eq!(user(), Some(42));
+        }
     }
 
     #[test]

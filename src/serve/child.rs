@@ -19,6 +19,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
@@ -86,17 +87,25 @@ pub(super) struct Children {
 }
 
 impl Children {
-    pub(super) fn new(sources: &[ConfigSource]) -> Self {
+    pub(super) fn new(sources: &[ConfigSource]) -> Rc<Self> {
         let option = |source: &ConfigSource| match source {
             ConfigSource::File(path) => ["--config-file".into(), path.clone().into_os_string()],
             ConfigSource::Dir(path) => ["--config-dir".into(), path.clone().into_os_string()],
         };
-        Children { sources: sources.iter().flat_map(option).collect(), running: RefCell::default() }
+        let sources = sources.iter().flat_map(option).collect();
+        Rc::new(Children { sources, running: RefCell::default() })
     }
 
-    /// Runs a command of this program to its end, or to the end of its time.
-    pub(super) async fn run(&self, line: &[&str], limit: Option<Duration>) -> io::Result<ChildEnd> {
-        let start = Instant::now();
+    /// Runs a command of this program to its end, or to the end of its time. A task of its own collects the
+    /// child, also if the caller is dropped meanwhile.
+    pub(super) async fn run(self: &Rc<Self>, line: &[&str], limit: Option<Duration>) -> io::Result<ChildEnd> {
+        let (children, command) = (Rc::clone(self), self.command(line));
+        let running = spawn_local(async move { children.run_to_end(command, limit).await });
+        running.await.map_err(io::Error::other)?
+    }
+
+    /// Returns a command of this program with its sources.
+    fn command(&self, line: &[&str]) -> Command {
         // The file may have been replaced by an update meanwhile; this is still the program that runs.
         let mut command = Command::new("/proc/self/exe");
         command.arg0("glance-cache").args(line).args(&self.sources).process_group(0);
@@ -108,6 +117,11 @@ impl Children {
         for name in OWN_VARIABLES {
             command.env_remove(name);
         }
+        command
+    }
+
+    async fn run_to_end(&self, mut command: Command, limit: Option<Duration>) -> io::Result<ChildEnd> {
+        let start = Instant::now();
         let mut child = command.spawn()?;
         // It is closed when the child has ended, or by the kernel when this process ends.
         let _lifeline = child.stdin.take();

@@ -54,12 +54,12 @@ use tokio::task::{JoinHandle, LocalSet, spawn_local};
 use tokio::time::{Instant, sleep, timeout};
 
 use self::answer::ApiAnswer;
-use self::auth::{Auth, KeystoneAuth};
+use self::auth::{Auth, CacheOwner, KeystoneAuth};
 use self::child::Children;
 use self::connection::{Connections, Handler, SharedTls};
 use self::health::{health, is_probe};
 use self::listen::{Listener, Peer, listen, of_systemd};
-use self::metrics::Metrics;
+use self::metrics::{Metrics, scrape_patience};
 use self::needs::Needs;
 use self::notify::notify;
 use self::operations::Operations;
@@ -103,16 +103,16 @@ pub(crate) struct Start {
     pub(crate) is_check: bool,
 }
 
-/// The owner of the cache directory: user and group.
-type CacheOwner = Option<(u32, u32)>;
-
 /// Serves until a signal ends it.
 pub(crate) fn serve(run: &Run, start: Start) -> Result<Exit, Failure> {
     let mut settings = ServeSettings::new(&start.config, &start.places)?;
     settings.has_sockets = run.environment.contains_key(OsStr::new("LISTEN_FDS"));
+    // The unit of the socket is not there while the settings are checked.
+    let needs_socket = start.is_check && settings.is_idle();
+    settings.has_sockets |= needs_socket;
     let glance = Settings::new(&start.config, start.selection.clone())?;
     let cache_dir = glance.cache_dir.value.clone();
-    let owner = owner(&cache_dir);
+    let group = group(&cache_dir);
     let identity = Identity::read(run, &settings, &start.config).map_err(Failure::usage)?;
     let acceptor = settings.tls.as_ref().map(tls::acceptor).transpose().map_err(Failure::usage)?;
     settings.check_places()?;
@@ -122,8 +122,13 @@ pub(crate) fn serve(run: &Run, start: Start) -> Result<Exit, Failure> {
         for place in settings.all_places() {
             listen::check(&place).map_err(Failure::usage)?;
         }
-        run.output.print("the settings are in order\n");
-        return Ok(Exit::Done);
+        run.output.print(if needs_socket {
+            "the settings are in order for a socket that systemd hands over; without one, there is no \
+             listener and no interval\n"
+        } else {
+            "the settings are in order\n"
+        });
+        return Ok(if run.output.has_failed() { Exit::Incomplete } else { Exit::Done });
     }
     let runtime = Builder::new_current_thread().enable_all().max_blocking_threads(MOST_THREADS).build();
     let runtime = runtime.context("cannot start the service").map_err(Failure::cannot_start)?;
@@ -136,7 +141,7 @@ pub(crate) fn serve(run: &Run, start: Start) -> Result<Exit, Failure> {
     output.set_log(start.log);
     let local = LocalSet::new();
     let ended = local.block_on(&runtime, async {
-        let listeners = listeners(&settings, owner)?;
+        let listeners = listeners(&settings, group)?;
         if settings.strategy == Strategy::Keystone && identity.0.is_none() && !listeners.is_empty() {
             // Never without an identity: better no service than one for everybody.
             return Err(Failure::cannot_start(anyhow!("there is a listener that no setting announced")));
@@ -146,7 +151,7 @@ pub(crate) fn serve(run: &Run, start: Start) -> Result<Exit, Failure> {
             Some(address) => listen(&ListenPlace::Tcp(*address), None).map_err(Failure::cannot_start)?,
         };
         let served = Served::new(&start.selection, &start.config, &cache_dir, settings, output);
-        let auth = served.auth(identity, owner);
+        let auth = served.auth(identity, &cache_dir);
         served.run(run, auth, (listeners, metrics), SharedTls::new(acceptor)).await
     });
     // A thread may still wait for somebody who does not answer.
@@ -176,14 +181,13 @@ impl Identity {
 }
 
 /// Opens the listeners: those that systemd hands over, or those of the settings.
-fn listeners(settings: &ServeSettings, owner: CacheOwner) -> Result<Vec<Listener>, Failure> {
+fn listeners(settings: &ServeSettings, group: Option<u32>) -> Result<Vec<Listener>, Failure> {
     let mut listeners = of_systemd().map_err(Failure::cannot_start)?;
     for listener in &listeners {
         settings.check_strategy(&listener.place())?;
     }
     if listeners.is_empty() {
         for place in &settings.places {
-            let group = owner.map(|(_, group)| group);
             listeners.extend(listen(place, group).map_err(Failure::cannot_start)?);
         }
     }
@@ -201,10 +205,9 @@ fn shown_places(listeners: &[Listener], metrics: Option<&Listener>) -> String {
     places.into_iter().chain(metrics).collect::<Vec<_>>().join(", ")
 }
 
-/// Returns the owner of the cache directory.
-fn owner(cache_dir: &Path) -> CacheOwner {
-    let stat = statat(CWD, cache_dir, AtFlags::empty()).ok()?;
-    Some((stat.st_uid, stat.st_gid))
+/// Returns the group of the cache directory.
+fn group(cache_dir: &Path) -> Option<u32> {
+    statat(CWD, cache_dir, AtFlags::empty()).ok().map(|stat| stat.st_gid)
 }
 
 /// A service that runs.
@@ -223,22 +226,23 @@ impl Served {
         settings: ServeSettings,
         output: Output,
     ) -> Self {
-        let metrics = Rc::new(Metrics::default());
+        let metrics = Rc::new(Metrics::new(&settings.intervals));
         let children = Children::new(&selection.sources);
         let ready = ReadyAnswers::new(config, cache_dir.to_owned());
         let limits = (settings.lock_timeout, settings.operation_timeout);
-        let operations = Operations::new(children, Rc::clone(&metrics), ready, limits);
-        Served { settings, operations, metrics, output: Rc::new(output) }
+        let output = Rc::new(output);
+        let operations = Operations::new(children, Rc::clone(&metrics), ready, limits, Rc::clone(&output));
+        Served { settings, operations, metrics, output }
     }
 
     /// Returns what makes out callers.
-    fn auth(&self, identity: Identity, owner: CacheOwner) -> Auth {
+    fn auth(&self, identity: Identity, cache_dir: &Path) -> Auth {
         let (metrics, output) = (Rc::clone(&self.metrics), Rc::clone(&self.output));
         match identity.0 {
             Some((validator, policy)) => {
                 Auth::Keystone(Box::new(KeystoneAuth::new(validator, policy, metrics, output)))
             }
-            None => Auth::Socket { owner: owner.map(|(user, _)| user) },
+            None => Auth::Socket(CacheOwner::new(cache_dir.to_owned())),
         }
     }
 
@@ -281,7 +285,8 @@ impl Served {
         let _metrics = metrics.map(|listener| self.serve_metrics(listener));
         // The device of the images that are there now.
         let _ = self.operations.check_mount().await;
-        periodic::start(Rc::clone(&self.operations), Rc::clone(&self.output), &settings.intervals);
+        let (operations, output) = (Rc::clone(&self.operations), Rc::clone(&self.output));
+        periodic::start(operations, output, &settings.intervals, settings.listens() && settings.has_database);
         if service.auth.has_policy() {
             let service = Rc::clone(&service);
             spawn_local(async move {
@@ -315,7 +320,10 @@ impl Served {
             Box::pin(async move {
                 let answer = match request.uri().path() {
                     _ if is_probe(&request) => health(&request, disable_by_file.as_deref()),
-                    "/metrics" => ApiAnswer::text(operations.exposition().await + &metrics.text()),
+                    "/metrics" => {
+                        let state = operations.exposition(scrape_patience(request.headers())).await;
+                        ApiAnswer::text(state + &metrics.text())
+                    }
                     _ => answer::Problem::no_resource().answer(request.headers()),
                 };
                 (answer, None)

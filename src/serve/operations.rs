@@ -9,7 +9,7 @@
 //! A request waits for its turn and for the lock no longer than `lock_timeout` in all. The clock waits for
 //! its turn as long as it takes.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::rc::Rc;
 use std::time::Duration;
@@ -17,19 +17,20 @@ use std::time::Duration;
 use hyper::StatusCode;
 use hyper::body::Bytes;
 use serde_json::{Map, Value};
-use tokio::sync::{Notify, OwnedSemaphorePermit};
-use tokio::task::spawn_local;
-use tokio::time::Instant;
+use tokio::sync::{Notify, OwnedSemaphorePermit, watch};
+use tokio::task::{JoinHandle, spawn_blocking, spawn_local};
+use tokio::time::{Instant, timeout};
 
 use super::answer::{ApiAnswer, Problem};
 use super::child::{ChildEnd, Children};
 use super::lanes::{Lane, Lanes, NoTurn, Turned};
 use super::metrics::Metrics;
-use super::mounted::CacheMount;
+use super::mounted::{CacheMount, has_images};
 use super::ready::{ReadyAnswers, ReadyKind};
 use super::verdict::{Failed, InOrder, failed, locked, public};
 use crate::names::ImageId;
 use crate::ops::metrics::nothing_known;
+use crate::output::Output;
 use crate::output::python::python;
 
 /// The longest time for a question about an image.
@@ -66,7 +67,7 @@ pub(super) enum OnBehalf {
 /// All that operations share.
 #[derive(Debug)]
 pub(super) struct Operations {
-    pub(super) children: Children,
+    pub(super) children: Rc<Children>,
     lanes: Lanes,
     pub(super) metrics: Rc<Metrics>,
     ready: ReadyAnswers,
@@ -81,7 +82,10 @@ pub(super) struct Operations {
     /// The end of a list that others wait for.
     listing: Lane,
     latest: Cell<u64>,
-    list: tokio::sync::watch::Sender<(u64, Option<Listed>)>,
+    list: watch::Sender<(u64, Option<Listed>)>,
+    /// The look at the state of the cache for metrics, and what it has found.
+    looking: RefCell<Option<JoinHandle<()>>>,
+    state: watch::Sender<Option<String>>,
 }
 
 /// A list that was made.
@@ -89,16 +93,17 @@ type Listed = Result<Bytes, Failed>;
 
 impl Operations {
     pub(super) fn new(
-        children: Children,
+        children: Rc<Children>,
         metrics: Rc<Metrics>,
         ready: ReadyAnswers,
         (lock_timeout, limit): (Duration, Duration),
+        output: Rc<Output>,
     ) -> Rc<Self> {
         Rc::new(Operations {
             children,
             lanes: Lanes::new(),
             metrics,
-            mount: CacheMount::new(ready.cache_dir().to_owned()),
+            mount: CacheMount::new(ready.cache_dir().to_owned(), output),
             ready,
             lock_timeout,
             limit,
@@ -107,7 +112,9 @@ impl Operations {
             is_ending: Cell::new(false),
             listing: Lane::new(1),
             latest: Cell::new(0),
-            list: tokio::sync::watch::Sender::new((0, None)),
+            list: watch::Sender::new((0, None)),
+            looking: RefCell::default(),
+            state: watch::Sender::new(None),
         })
     }
 
@@ -334,6 +341,12 @@ impl Operations {
         self.queued.notified().await;
     }
 
+    /// True if there are images in the queue.
+    pub(super) async fn has_queue(&self) -> bool {
+        let queue = self.ready.cache_dir().join("queue");
+        spawn_blocking(move || has_images(&queue)).await.unwrap_or(false)
+    }
+
     /// Fetches the images in the queue.
     pub(super) async fn prefetch(self: &Rc<Self>) -> Done {
         self.detached(|this| async move {
@@ -373,7 +386,10 @@ impl Operations {
 
     /// Makes a list in a child, and keeps it ready.
     async fn make_list(&self) -> Listed {
-        self.check_mount().await?;
+        if let Err(failed) = self.check_mount().await {
+            self.metrics.operation("list", Duration::ZERO, false);
+            return Err(failed);
+        }
         let before = self.ready.before();
         let ended = self.children.run(&["__answer", "cached"], Some(LOOK_LIMIT)).await;
         let took = ended.as_ref().map_or(Duration::ZERO, |ended| ended.took);
@@ -434,18 +450,43 @@ impl Operations {
     pub(super) async fn fill_level(&self) -> Result<Value, String> {
         let line = ["__answer", "fill-level"];
         let ended = self.children.run(&line, Some(LOOK_LIMIT)).await.map_err(|e| e.to_string())?;
-        if ended.code == 0 { Ok(ended.report()) } else { Err(ended.message()) }
+        if ended.code != 0 {
+            return Err(ended.message());
+        }
+        let mut level = ended.report();
+        if let Err(failed) = self.check_mount().await {
+            // The limit is known all the same.
+            level["cache_size"] = Value::Null;
+            level["over_limit"] = Value::Null;
+            level["unknown"] = Value::from(&*failed.message);
+        }
+        Ok(level)
     }
 
-    /// Returns the state of the cache as metrics. One of them says so if the cache cannot be looked at.
-    pub(super) async fn exposition(&self) -> String {
+    /// Returns the state of the cache as metrics. One of them says so if the cache cannot be looked at, or
+    /// not in this time. There is one look at a time, and those who come meanwhile wait for the same one.
+    pub(super) async fn exposition(self: &Rc<Self>, patience: Duration) -> String {
+        let mut states = self.state.subscribe();
+        let is_looking = self.looking.borrow().as_ref().is_some_and(|task| !task.is_finished());
+        if !is_looking {
+            let this = Rc::clone(self);
+            let task = spawn_local(async move { drop(this.state.send_replace(this.look_at_state().await)) });
+            *self.looking.borrow_mut() = Some(task);
+        }
+        let state = match timeout(patience, states.changed()).await {
+            Ok(Ok(())) => states.borrow().clone(),
+            _ => None,
+        };
+        let state = state.unwrap_or_else(|| nothing_known(&self.ready.cache_dir().display().to_string()));
+        state.replace(END_OF_METRICS, "")
+    }
+
+    /// Looks at the state of the cache in a child. Returns it as metrics, or `None` if that is not possible.
+    async fn look_at_state(&self) -> Option<String> {
+        self.check_mount().await.ok()?;
         let line = ["status", "--format", "prometheus"];
-        let ended = self.children.run(&line, Some(LOOK_LIMIT)).await;
-        let text = ended.map_or(Vec::new(), |ended| ended.result);
-        let text = String::from_utf8(text).unwrap_or_default();
-        let unknown = || nothing_known(&self.ready.cache_dir().display().to_string());
-        let text = if text.ends_with(END_OF_METRICS) { text } else { unknown() };
-        text.replace(END_OF_METRICS, "")
+        let ended = self.children.run(&line, Some(LOOK_LIMIT)).await.ok()?;
+        String::from_utf8(ended.result).ok().filter(|text| text.ends_with(END_OF_METRICS))
     }
 }
 

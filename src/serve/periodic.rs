@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use ring::rand::{SecureRandom as _, SystemRandom};
 use tokio::task::spawn_local;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::operations::{OnBehalf, Operations};
 use super::settings::Intervals;
@@ -46,8 +46,12 @@ impl ClockWork {
     }
 }
 
-/// Starts the work by the clock, and the task that fetches what requests put into the queue.
-pub(super) fn start(operations: Rc<Operations>, output: Rc<Output>, intervals: &Intervals) {
+/// The time after which the queue is looked at again: the interval at which Glance prefetches.
+const QUEUE_LOOK: Duration = Duration::from_secs(300);
+
+/// Starts the work by the clock, and the task that fetches what is in the queue, if requests may put images
+/// there.
+pub(super) fn start(operations: Rc<Operations>, output: Rc<Output>, intervals: &Intervals, fetches: bool) {
     let periodic = Rc::new(Periodic { operations, output, failures: Default::default() });
     for (pass, interval) in [
         (ClockWork::Prune, intervals.prune),
@@ -61,7 +65,9 @@ pub(super) fn start(operations: Rc<Operations>, output: Rc<Output>, intervals: &
     if intervals.prune.is_some() {
         spawn_local(Rc::clone(&periodic).watch(intervals.poll));
     }
-    spawn_local(periodic.fetch());
+    if fetches {
+        spawn_local(periodic.fetch());
+    }
 }
 
 impl Periodic {
@@ -89,11 +95,15 @@ impl Periodic {
         }
     }
 
-    /// Fetches what requests put into the queue.
+    /// Fetches what requests put into the queue, and what is there from before: at the start, and after a
+    /// pass that could not fetch all.
     async fn fetch(self: Rc<Self>) {
         loop {
-            self.operations.queued().await;
-            self.pass(ClockWork::Prefetch).await;
+            if self.operations.has_queue().await {
+                self.pass(ClockWork::Prefetch).await;
+            }
+            // A request is not the only reason to look.
+            let _ = timeout(QUEUE_LOOK, self.operations.queued()).await;
         }
     }
 

@@ -171,6 +171,11 @@ impl ServeSettings {
         !self.places.is_empty() || self.has_sockets
     }
 
+    /// True if there is nothing to do.
+    pub(super) fn is_idle(&self) -> bool {
+        !self.listens() && !self.has_interval()
+    }
+
     /// True if anything is done by the clock.
     pub(super) fn has_interval(&self) -> bool {
         let Intervals { prune, clean, prefetch, .. } = self.intervals;
@@ -184,7 +189,7 @@ impl ServeSettings {
 
     /// Fails if there is nothing to do, or if the places cannot be what somebody wants.
     pub(super) fn check_places(&self) -> Result<(), Failure> {
-        if !self.listens() && !self.has_interval() {
+        if self.is_idle() {
             return Err(nothing_to_do());
         }
         for (n, place) in self.places.iter().enumerate() {

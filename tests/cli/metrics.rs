@@ -146,6 +146,18 @@ fn a_cache_that_cannot_be_looked_at_has_a_metric() {
     assert_eq!(figures(&text), unreadable, "{text}");
     assert_eq!(of_command(&text, "last_exit_code", "status"), Some(2.0), "{text}");
     env.raw(&[&status[..], &["--format", "json"]].concat()).code(2).has(&json!({"reason": "usage"}));
+
+    // Nor may settings that cannot be read leave the last good state.
+    fs::remove_file(env.dir()).unwrap();
+    fs::rename(env.outside("away"), env.dir()).unwrap();
+    kept().ok();
+    assert_eq!(figures(&fs::read_to_string(&file).unwrap()), whole);
+    env.write("glance-api.conf", "[DEFAULT");
+    kept().fails(2, &["glance-api.conf"]);
+    let text = fs::read_to_string(&file).unwrap();
+    assert_eq!(figures(&text), [Some(0.0), Some(0.0), None, None], "{text}");
+    assert!(!text.contains("glance_cache_info") && !text.contains("glance_cache_hits"), "{text}");
+    assert_eq!(of_command(&text, "last_exit_code", "status"), Some(2.0), "{text}");
 }
 
 #[test]

@@ -188,6 +188,8 @@ fn every_answer_has_its_status() {
     let old = Double::new(move |request, stream| {
         send(stream, if request.starts_with("GET /versions ") { &versions } else { &allow });
     });
+    let choices = json!({"versions": [{"id": "v2.18", "status": "CURRENT"}]}).to_string();
+    let path = Double::says(answer("300 Multiple Choices", "Content-Type: application/json\r\n", &choices));
     let off = answer("404 Not Found", "", "Caching via API is not supported at this site.");
     let hostile = answer("500 Oops", "", "<h1>broken\u{1b}[31m</h1>");
     let elsewhere = Double::prunes(9, 9);
@@ -206,6 +208,12 @@ fn every_answer_has_its_status() {
         (plain("504 Gateway Timeout"), "unknown", json!(504), "may still be at work"),
         (Double::says(redirect), "failed", json!(307), "not followed"),
         (Double::says(ok("<html>It works!</html>")), "failed", json!(200), "not of the Cache API"),
+        (
+            path,
+            "not_supported",
+            json!(300),
+            "the path of this URL is wrong: glance-api there (v2.18) has no API",
+        ),
     ];
     let result = assert_outcomes(&rows);
     assert_eq!(result["nodes"][3]["api_version"], "v2.17");
@@ -434,15 +442,62 @@ fn a_node_with_and_without_image_in_its_url_is_asked_once() {
 }
 
 #[test]
+fn a_web_server_at_the_root_of_a_node_does_not_hide_its_api() {
+    let page = "<html><body>It works!</body></html>";
+    for web in [
+        answer("405 Method Not Allowed", "Allow: GET, HEAD\r\n", page),
+        answer("405 Not Allowed", "", page),
+        answer("301 Moved Permanently", "Location: https://127.0.0.1/\r\n", page),
+        answer("200 OK", "Content-Type: text/html\r\n", page),
+    ] {
+        let env = TestEnv::sqlite(&[]);
+        let answers = web.clone();
+        let node = Double::new(move |request, stream| match request.split(' ').next() {
+            _ if !request.contains(" /image/v2/cache/") => send(stream, &answers),
+            Some("PUT") => send(stream, &answer("202 Accepted", "", "")),
+            _ => send(stream, &ok(r#"{"total_files_pruned": 1, "total_bytes_pruned": 10}"#)),
+        });
+        let image = node.url() + "/image";
+        let database = database(&env, &[&node.url(), &image]);
+        let result = run(&env, &["prune", "--all-nodes", &database]).ok().json();
+        assert_eq!((&result["nodes_done"], &result["nodes"][0]["node"]), (&json!(1), &json!(image)), "{web}");
+        let result = run(&env, &["prefetch", "--all-nodes", &id('a'), &id('b'), &database]).ok().json();
+        assert_eq!(result["nodes"][0]["node"], json!(image), "{web}");
+        let puts: Vec<String> = node.lines().into_iter().filter(|line| line.starts_with("PUT")).collect();
+        let first = format!("PUT /v2/cache/{} HTTP/1.1", id('a'));
+        let others = ['a', 'b'].map(|letter| format!("PUT /image/v2/cache/{} HTTP/1.1", id(letter)));
+        assert_eq!(puts, [vec![first], others.to_vec()].concat(), "{web}");
+    }
+}
+
+#[test]
 fn another_port_of_each_node_can_be_asked() {
     let env = TestEnv::sqlite(&[]);
     let node = Double::prunes(1, 10);
     let database = database(&env, &["http://127.0.0.1:9292/image", "http://127.0.0.1:9293/image/v2"]);
     let port = node.port.to_string();
     let result = run(&env, &["prune", "--all-nodes", "--nodes-port", &port, &database]).ok().json();
-    // At that port both are the same node.
-    assert_eq!(node.lines(), ["POST /image/v2/cache/prune HTTP/1.1"]);
-    assert_eq!(result["nodes"][0]["node"], format!("{}/image", node.url()));
+    // At that port both are the same node, and probably without a web server before it.
+    assert_eq!(node.lines(), ["POST /v2/cache/prune HTTP/1.1"]);
+    assert_eq!(result["nodes"][0]["node"], node.url());
+}
+
+#[test]
+fn a_web_server_may_be_at_the_other_port() {
+    let node = Double::new(move |request, stream| {
+        let is_there = request.starts_with("POST /image/v2/cache/prune ");
+        let body = r#"{"total_files_pruned": 1, "total_bytes_pruned": 10}"#;
+        send(stream, &if is_there { ok(body) } else { answer("404 Not Found", "", "") });
+    });
+    let (image, port) = (format!("{}/image", node.url()), node.port.to_string());
+    for urls in
+        [&["http://127.0.0.1:9292/image"][..], &["http://127.0.0.1:9292", "http://127.0.0.1:9292/image"]]
+    {
+        let env = TestEnv::sqlite(&[]);
+        let database = database(&env, urls);
+        let result = run(&env, &["prune", "--all-nodes", "--nodes-port", &port, &database]).ok().json();
+        assert_eq!((&result["nodes_asked"], &result["nodes"][0]["node"]), (&json!(1), &json!(image)));
+    }
 }
 
 #[test]

@@ -151,6 +151,28 @@ fn images_are_queued_and_fetched() {
 }
 
 #[test]
+fn what_is_in_the_queue_is_fetched_when_the_service_starts() {
+    let p = Prefetch::new(Sqlite);
+    p.image('a', 1000);
+    let conf = p.conf(&Service::settings(&p.env, ""));
+    let stored = fs::read(p.stored('a')).unwrap();
+    fs::write(p.stored('a'), "other").unwrap();
+    let service = Service::at(&p.env, &conf, &[]);
+    service.ask(&format!("PUT /v2/cache/{}", id('a')), "").is(202);
+    until("a failure", || service.stderr().contains("maintenance failed: 1 consecutive"));
+    assert_eq!(p.queued(), "a");
+    drop(service);
+    fs::write(p.stored('a'), stored).unwrap();
+    let service = Service::at(&p.env, &conf, &[]);
+    until("the image to be fetched", || p.env.images() == "a" && p.queued().is_empty());
+    // An empty queue is no pass.
+    drop(service);
+    let service = Service::at(&p.env, &conf, &[]);
+    sleep(Duration::from_millis(300));
+    assert!(children(service.pid()).is_empty());
+}
+
+#[test]
 fn a_locked_database_is_not_a_locked_cache() {
     let p = Prefetch::new(Sqlite);
     p.image('a', 1000);
@@ -672,7 +694,8 @@ fn a_keystone_in_trouble_is_no_answer_about_the_caller() {
     );
     assert!(service.stderr().contains("our service user"), "{}", service.stderr());
     identity.behave(Mode::Well);
-    service.ask("GET /v2/cache", &token("admin")).is(200);
+    // A login that was refused is left alone for five seconds.
+    until("another login", || service.ask("GET /v2/cache", &token("admin")).status == 200);
     // Silence: known tokens and probes do not wait.
     identity.behave(Mode::Silent);
     let waiting: Vec<_> = (0..60)

@@ -4,7 +4,11 @@
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
+use rustix::io;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::support::env::*;
@@ -15,7 +19,7 @@ const PRUNE: &str = "POST /v2/cache/prune";
 const LOCK: &str = "glance-cache-prune";
 
 /// Returns the metrics of a service that has them at this port.
-fn metrics(port: u16) -> String {
+pub(crate) fn metrics(port: u16) -> String {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
     stream.write_all(Service::request("GET /metrics", "").as_bytes()).unwrap();
     let mut answer = String::new();
@@ -23,8 +27,13 @@ fn metrics(port: u16) -> String {
     Reply::new(&answer).is(200).body
 }
 
+/// Sends a signal to a process.
+fn kill(pid: u32, signal: Signal) -> io::Result<()> {
+    kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), signal)
+}
+
 /// Returns a metric of the service about an operation.
-fn of_operation(metrics: &str, name: &str, operation: &str) -> Option<String> {
+pub(crate) fn of_operation(metrics: &str, name: &str, operation: &str) -> Option<String> {
     let start = format!("glance_cache_api_{name}{{op=\"{operation}\"}} ");
     metrics.lines().find_map(|line| line.strip_prefix(&start)).map(str::to_owned)
 }
@@ -53,6 +62,8 @@ fn a_directory_that_is_away_is_a_failure_in_the_answer_the_log_and_the_metrics()
         assert!(failures.as_deref().is_some_and(|failures| failures != "0"), "{operation}: {failures:?}");
         let success = of_operation(&metrics, "last_success_timestamp_seconds", operation);
         assert_eq!(success, None, "{operation}");
+        assert!(of_operation(&metrics, "last_failure_timestamp_seconds", operation).is_some());
+        assert_eq!(of_operation(&metrics, "interval_seconds", operation), None);
         let line = format!("{request} 500 ");
         assert!(service.stderr().contains(&line), "{line}: {}", service.stderr());
     }
@@ -97,6 +108,8 @@ fn a_pass_of_the_clock_without_a_directory_is_a_failure_in_the_log_and_the_metri
         let failures = of_operation(&metrics, "consecutive_failures", operation).unwrap();
         assert!(failures.parse::<u32>().unwrap() >= 2, "{operation}: {failures}");
         assert_eq!(of_operation(&metrics, "last_success_timestamp_seconds", operation), None);
+        assert!(of_operation(&metrics, "last_failure_timestamp_seconds", operation).is_some());
+        assert_eq!(of_operation(&metrics, "interval_seconds", operation).as_deref(), Some("1"));
         let line = format!("cache at unknown of 3 KiB ({operation}: ");
         let log = service.stderr();
         let lines = log.lines().filter(|found| found.contains(&line));
@@ -129,6 +142,74 @@ fn the_metrics_say_that_a_cache_cannot_be_looked_at() {
     // Not even the settings can be read.
     env.write("glance-api.conf", "[DEFAULT");
     assert_eq!(figures(), [Some(0), Some(0), None, None]);
+}
+
+/// Starts a service on a large cache with metrics at this port.
+fn on_a_large_cache(port: u16) -> (TestEnv, Service) {
+    let env = TestEnv::large(Sqlite, 10_000);
+    let service = Service::start(&env, &format!("metrics_bind = 127.0.0.1:{port}\nshutdown_timeout = 1s"));
+    (env, service)
+}
+
+#[test]
+fn scrapes_that_are_given_up_leave_no_process() {
+    let port = free_port();
+    let (_env, service) = on_a_large_cache(port);
+    for _ in 0..20 {
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        stream.write_all(Service::request("GET /metrics", "").as_bytes()).unwrap();
+        // The child is started, and the client leaves.
+        sleep(Duration::from_millis(10));
+        drop(stream);
+        assert!(children(service.pid()).len() <= 1, "one look for all");
+    }
+    until("the last child to be collected", || children(service.pid()).is_empty());
+    assert!(metrics(port).contains("glance_cache_entries{cache=\"glance\",state=\"tracked\"} 10000"));
+    service.signal(Signal::TERM);
+    let start = Instant::now();
+    let run = service.wait().ok();
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    assert!(!run.stderr.contains("the time is up"), "{run:?}");
+}
+
+#[test]
+fn a_scrape_answers_in_its_time_though_the_cache_does_not() {
+    let port = free_port();
+    let (_env, service) = on_a_large_cache(port);
+    let scrape = || {
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        let header = "X-Prometheus-Scrape-Timeout-Seconds: 1.5\r\n";
+        stream.write_all(Service::request("GET /metrics", header).as_bytes()).unwrap();
+        stream
+    };
+    let answer = |mut stream: TcpStream| {
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        Reply::new(&answer).is(200).body
+    };
+    // A process that is stopped stands for one whose disk does not answer.
+    let (first, start) = (scrape(), Instant::now());
+    let pids = || children(service.pid());
+    let stop = |signal| pids().into_iter().try_for_each(|pid| kill(pid, signal));
+    let line = |pid: u32| fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    // Before that line, the child is still the service, which waits for it.
+    while !pids().into_iter().any(|pid| line(pid).starts_with("glance-cache\0status\0")) {
+        assert!(start.elapsed() < Duration::from_secs(1), "no child");
+    }
+    stop(Signal::STOP).unwrap();
+    for stream in [first, scrape()] {
+        let text = answer(stream);
+        assert!(text.contains("glance_cache_readable{cache=\"glance\"} 0"), "{text}");
+        assert!(
+            !text.contains("glance_cache_size_bytes") && text.contains("_api_freed_bytes_total 0"),
+            "{text}"
+        );
+    }
+    assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
+    assert_eq!(pids().len(), 1, "one look for all");
+    stop(Signal::CONT).unwrap();
+    until("the look to end", || pids().is_empty());
+    assert!(answer(scrape()).contains("glance_cache_readable{cache=\"glance\"} 1"));
 }
 
 /// Asserts that an answer shows nothing of this host.

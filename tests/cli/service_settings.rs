@@ -22,8 +22,14 @@ fn refused(env: &TestEnv, settings: &str, arguments: &[&str], code: i32, says: &
 fn a_check_refuses_whatever_the_start_would_refuse() {
     let env = TestEnv::sqlite(FIVE);
     let port = free_port();
-    refused(&env, "", &["--bind", "none"], 2, &["there is nothing to do"]);
-    refused(&env, "bind_port = 0", &[], 2, &["there is nothing to do"]);
+    // With a socket of systemd, these would do.
+    for (settings, arguments) in [("", &["--bind", "none"][..]), ("bind_port = 0", &[])] {
+        let conf = env.conf(&format!("[cache_api]\n{NONE}\n{settings}\n"));
+        let line = [&["serve", "--allow-root", "--config-file", &conf], arguments].concat();
+        env.raw(&line).fails(2, &["there is nothing to do"]);
+        let checked = env.raw(&[&line[..], &["--check"]].concat()).ok();
+        assert!(checked.stdout.contains("in order for a socket that systemd hands over"), "{checked:?}");
+    }
     for (bind, metrics) in [
         ("127.0.0.1", "127.0.0.1"),
         ("127.0.0.1", "0.0.0.0"),
@@ -56,6 +62,25 @@ fn a_check_refuses_whatever_the_start_would_refuse() {
         env.raw(&line).fails(2, &["does not run as root"]);
         env.raw(&[&line[..], &["--check"]].concat()).fails(2, &["does not run as root"]);
     }
+}
+
+#[test]
+fn a_check_for_a_socket_of_systemd_judges_who_may_call() {
+    let env = TestEnv::sqlite(FIVE);
+    let settings = keystone("https://localhost:1", "interface = foo");
+    let conf = env.conf(&format!("[cache_api]\nbind_port = 0\n{settings}\n"));
+    let line = ["serve", "--allow-root", "--check", "--config-file", &conf];
+    env.raw(&line).fails(2, &["[keystone_authtoken] interface is \"foo\""]);
+}
+
+#[test]
+fn a_check_that_cannot_be_told_fails() {
+    let env = TestEnv::sqlite(FIVE);
+    let conf = env.conf(&Service::settings(&env, ""));
+    let mut command = env.command("/bin/sh");
+    let line = "exec \"$0\" serve --allow-root --check --config-file \"$1\" > /dev/full";
+    env.finish(command.args(["-c", line, BINARY, &conf]))
+        .fails(1, &["cannot write the result to standard output"]);
 }
 
 #[test]
@@ -206,6 +231,21 @@ fn a_start_warns_of_what_may_be_mended_while_it_runs() {
 }
 
 #[test]
+fn a_pipe_in_the_settings_is_not_waited_for() {
+    let env = TestEnv::sqlite(FIVE);
+    let pipe = env.outside("pipe").display().to_string();
+    system(&["mkfifo", &pipe]);
+    warned(&env, &format!("[glance_cache]\nkeep_from = {pipe}"), &["it is not a regular file"]);
+    let conf = env.conf(&format!("image_cache_max_size = 3000\n[glance_cache]\nkeep_from = {pipe}"));
+    env.raw(&["prune", "--config-file", &conf]).fails(2, &["keep_from", "it is not a regular file"]);
+    // On the command line, somebody writes to it.
+    let line = "exec \"$0\" prune --cache-dir \"$1\" --max-size 1000B --keep-from <(echo \"$2\")";
+    let mut shell = env.command("/bin/bash");
+    env.finish(shell.args(["-c", line, BINARY, env.dir().to_str().unwrap(), &id('a')])).ok();
+    assert_eq!(env.left(), "a");
+}
+
+#[test]
 fn a_wrong_setting_that_nothing_needs_is_a_warning() {
     let env = TestEnv::sqlite(FIVE);
     let unneeded = "nothing that this service does needs it";
@@ -266,6 +306,13 @@ fn the_start_refuses_settings_with_which_keystone_is_never_asked() {
         let option = format!("{option}{file:?}, but must be a file with ");
         let says = ["glance-api.conf:", &*option];
         refused(&env, &keystone("https://localhost:1", &lines), &[], 2, &says);
+    }
+    let pipe = env.outside("pipe").display().to_string();
+    system(&["mkfifo", &pipe]);
+    for name in ["cafile", "certfile", "keyfile"] {
+        let other = if name == "keyfile" { format!("certfile = {only}\n") } else { String::new() };
+        let lines = format!("{other}{name} = {pipe}");
+        refused(&env, &keystone("https://localhost:1", &lines), &[], 2, &["it is not a regular file"]);
     }
     let says = ["[keystone_authtoken] interface is \"foo\", but must be one of public, internal, admin"];
     refused(&env, &keystone("http://localhost:1", "interface = foo"), &[], 2, &says);

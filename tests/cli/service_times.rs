@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
+use crate::service_answers::{metrics, of_operation};
 use crate::support::env::*;
 use crate::support::identity::{Identity, Mode};
 use crate::support::running::free_port;
@@ -198,15 +199,27 @@ fn a_directory_that_lost_its_file_system_is_no_empty_cache() {
         std::os::unix::fs::symlink(to, env.dir()).unwrap();
     };
     mount(&here);
-    let service = pruning(&env, "poll_interval = 1s");
+    let port = free_port();
+    let service = pruning(&env, &format!("poll_interval = 1s\nmetrics_bind = 127.0.0.1:{port}"));
     until("a prune", || env.images() == "cde");
+    let figures = |text: &str| {
+        ["readable", "size_bytes"].map(|name| {
+            let start = format!("glance_cache_{name}{{cache=\"glance\"}} ");
+            text.lines().find_map(|line| line.strip_prefix(&start)).map(str::to_owned)
+        })
+    };
+    assert_eq!(figures(&metrics(port)), [Some("1".to_owned()), Some("3000".to_owned())]);
     mount(other.path());
     let failed = "the file system of ";
     until("a failure", || service.stderr().contains(failed));
     until("another failure", || service.stderr().contains("maintenance failed: 2 consecutive"));
+    let level = "cache at unknown of 3 KiB (prune: the file system of ";
+    assert!(service.stderr().contains(level), "{}", service.stderr());
+    assert_eq!(figures(&metrics(port)), [Some("0".to_owned()), None]);
     let reply = service.ask("DELETE /v2/cache", "").is(500);
     assert!(reply.body.contains("The file system of the cache seems not to be mounted."), "{reply:?}");
     service.ask("GET /v2/cache", "").is(500);
+    assert_eq!(of_operation(&metrics(port), "consecutive_failures", "list").as_deref(), Some("1"));
     assert!(!service.stderr().contains("recovered"), "{}", service.stderr());
     mount(&here);
     until("the recovery", || service.stderr().contains("glance-cache maintenance recovered: after "));
@@ -258,6 +271,7 @@ fn a_silent_keystone_holds_no_request_for_longer_than_one_is_judged() {
     // Four waits of a second, and some for a busy machine.
     assert!(took > Duration::from_millis(3500) && took < Duration::from_secs(6), "{took:?}");
     assert!(service.stderr().contains("8 questions about tokens are under way"), "{}", service.stderr());
+    assert!(!service.stderr().contains("nothing came for 0 s"), "{}", service.stderr());
     // Nobody is left in the queue.
     identity.behave(Mode::Well);
     sleep(Duration::from_millis(1200));

@@ -15,7 +15,8 @@ use crate::names::escaped;
 use crate::net::http::{Client, Method, Request, Response};
 use crate::net::wire::{Least, Waits};
 use crate::openstack::cache_api::{
-    CacheCall, Meaning, NodeAnswer, NodeStatus, PAUSE, Removals, current_version, meaning, versions_url,
+    CacheCall, Meaning, NodeAnswer, NodeStatus, PAUSE, Removals, current_version, is_foreign, meaning,
+    versions_url,
 };
 use crate::openstack::keystone::error::KeystoneError;
 use crate::openstack::keystone::session::KeystoneSession;
@@ -53,6 +54,8 @@ pub(super) struct Asker<'a> {
 pub(super) struct Reply {
     pub(super) status: NodeStatus,
     pub(super) http_status: Option<u16>,
+    /// True if the API is not at this URL, though it may be at another one of the same server.
+    pub(super) is_elsewhere: bool,
     pub(super) removals: Removals,
     /// The version of the node's API, if it does not have the call.
     pub(super) api_version: Option<String>,
@@ -65,7 +68,16 @@ pub(super) struct Reply {
 impl Reply {
     pub(super) fn new(status: NodeStatus, message: impl Into<Option<String>>) -> Self {
         let (message, removals) = (message.into(), Removals::default());
-        Reply { status, http_status: None, removals, api_version: None, message, body: Vec::new() }
+        let is_elsewhere = status == NodeStatus::NotSupported;
+        Reply {
+            status,
+            http_status: None,
+            is_elsewhere,
+            removals,
+            api_version: None,
+            message,
+            body: Vec::new(),
+        }
     }
 }
 
@@ -103,7 +115,7 @@ impl Asker<'_> {
                 }
                 Ok(CallAttempt::Answered(answer)) => answer,
             };
-            let http_status = Some(answer.status);
+            let (http_status, is_elsewhere) = (Some(answer.status), is_foreign(call, &answer));
             let reply = match meaning(call, &answer) {
                 Meaning::Later(pause) => match self.pause(pause, start.elapsed(), deadline) {
                     Ok(()) => continue,
@@ -116,10 +128,12 @@ impl Asker<'_> {
                     let message = "it does not accept the token; it may belong to another Keystone";
                     Reply::new(NodeStatus::Refused, message.to_owned())
                 }
-                Meaning::Ended(NodeStatus::NotSupported, message) => self.not_supported(node, message),
+                Meaning::Ended(NodeStatus::NotSupported, message) => {
+                    self.not_supported(node, answer.status, message)
+                }
                 Meaning::Ended(status, message) => Reply::new(status, message),
             };
-            return Reply { http_status, ..reply };
+            return Reply { http_status, is_elsewhere: reply.is_elsewhere || is_elsewhere, ..reply };
         }
     }
 
@@ -168,9 +182,13 @@ impl Asker<'_> {
     }
 
     /// Says of a node that does not have a call which version of the API it has.
-    fn not_supported(&self, node: &Url, message: String) -> Reply {
+    fn not_supported(&self, node: &Url, status: u16, message: String) -> Reply {
         let api_version = self.version(node);
         let message = match &api_version {
+            // Whatever its version, the API answers so only where it knows nothing at all.
+            Some(version) if status == 300 => {
+                format!("the path of this URL is wrong: glance-api there ({version}) has no API at it")
+            }
             Some(version) => {
                 format!("{message}: glance-api there is older than v2.18 (it says {version})")
             }

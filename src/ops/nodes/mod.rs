@@ -177,7 +177,28 @@ fn all_nodes(
         let error = anyhow!("the database {} knows no node", database.shown());
         return Err(Failure::cannot_start(error).hint("a node is registered when glance-api is started"));
     }
-    Ok(merged(aims(&urls, port)))
+    let nodes = merged(aims(&urls, port));
+    Ok(if port.is_some() { nodes.into_iter().map(root_first).collect() } else { nodes })
+}
+
+/// Returns the URL of a node without `/image` at its end.
+fn root(url: &Url) -> Url {
+    let mut root = url.clone();
+    let path = url.path().trim_end_matches('/');
+    root.set_path(path.strip_suffix("/image").unwrap_or(path));
+    root
+}
+
+/// Has a node asked first without `/image`, which is the place of the API behind a web server: at another
+/// port there is probably no web server.
+fn root_first(aim: Aim) -> Aim {
+    match &aim.url {
+        Ok(url) if root(url) != *url => {
+            let root = root(url);
+            Aim { shown: shown_url(root.as_str().trim_end_matches('/')), other: aim.url.ok(), url: Ok(root) }
+        }
+        _ => aim,
+    }
 }
 
 /// Makes one node of two whose URLs differ only by `/image` at the end.
@@ -186,12 +207,6 @@ fn all_nodes(
 /// glance-api was changed. No URL tells which of them is right, so the second one is kept for a node that
 /// does not have the API at the first.
 fn merged(aims: Vec<Aim>) -> Vec<Aim> {
-    let root = |url: &Url| {
-        let mut root = url.clone();
-        let path = url.path().trim_end_matches('/');
-        root.set_path(path.strip_suffix("/image").unwrap_or(path));
-        root
-    };
     let mut nodes: Vec<Aim> = Vec::new();
     for aim in aims {
         let is_same = |node: &&mut Aim| match (&node.url, &aim.url) {
@@ -339,13 +354,12 @@ fn ask_one(
         NodesCall::Clean => (asker.ask(url, CacheCall::Clean), 0),
         NodesCall::Queue(images) => queue(asker, url, images, interrupt),
     };
-    let is_not_there = |reply: &Reply| reply.status == NodeStatus::NotSupported;
     let (mut shown, (mut reply, mut queued)) = (aim.shown.clone(), ask(url));
-    if is_not_there(&reply)
+    if reply.is_elsewhere
         && let Some(other) = aim.other.as_ref().filter(|_| !interrupt.raised())
     {
         let (second, number) = ask(other);
-        if !is_not_there(&second) {
+        if !second.is_elsewhere {
             (shown, reply, queued) = (shown_url(other.as_str().trim_end_matches('/')), second, number);
         }
     }
@@ -371,9 +385,10 @@ fn queue(asker: &Asker<'_>, url: &Url, images: &[ImageId], interrupt: &Interrupt
             }
             status => {
                 messages.extend(reply.message.as_ref().map(|message| format!("image {id}: {message}")));
-                first.get_or_insert(reply);
                 // Only this failure may be that of the image alone.
-                if status != NodeStatus::Failed {
+                let is_over = status != NodeStatus::Failed || reply.is_elsewhere;
+                first.get_or_insert(reply);
+                if is_over {
                     break;
                 }
             }
