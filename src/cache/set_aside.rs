@@ -8,6 +8,10 @@
 //! modification time. Otherwise nothing is done. That the image was used meanwhile does not save it: its
 //! contents are wrong all the same.
 //!
+//! **A row in use.** If the file is the same, but another session has locked its row, or a trigger keeps it,
+//! the image stays, and the caller reports that. Such a lock is mostly a short one, so the deletion is tried
+//! a few times.
+//!
 //! | killed | what is left |
 //! |---|---|
 //! | before the file is moved | the image with its row, perhaps with a new modification time |
@@ -52,6 +56,8 @@ use crate::units::SECOND;
 
 /// The number of files of one image in `invalid/` that are kept beside the first one.
 const MORE: u32 = 9;
+/// The number of attempts to delete a row that is in use. The pauses between them add up to less than 0.5 s.
+const ATTEMPTS: u32 = 4;
 
 /// The result of moving a broken image.
 #[derive(Debug)]
@@ -59,6 +65,9 @@ pub(crate) enum SetAside {
     Moved,
     /// It is not the file that was read, or it is gone. Nothing was done.
     Changed,
+    /// It is the file that was read, but another session has locked its row, or the database keeps the row.
+    /// Nothing was done.
+    RowInUse,
     /// It was moved, but its row could not be deleted.
     RowStays(anyhow::Error),
 }
@@ -114,13 +123,28 @@ pub(crate) fn set_aside(
     image: &Image,
     why: Option<&str>,
 ) -> Result<SetAside> {
+    let mut repeats = ledger.repeats();
+    for _ in 1..ATTEMPTS {
+        match set_aside_once(dir, ledger, image, why)? {
+            SetAside::RowInUse if ledger.pauses(&mut repeats) => {}
+            done => return Ok(done),
+        }
+    }
+    set_aside_once(dir, ledger, image, why)
+}
+
+/// As [`set_aside`], without a repetition.
+fn set_aside_once(dir: &CacheDir, ledger: &mut Ledger, image: &Image, why: Option<&str>) -> Result<SetAside> {
     let condition = image.row.map_or(Condition::NoRow, |row| Condition::Present(row.key));
     let victim = Deletion { id: image.id, only_if: condition };
     let has_row = ledger.has_rows() && victim.has_row();
     let mut transaction = ledger.begin().map_err(Refusal::into_error)?;
-    let is_ours = transaction.forget(&[victim]).map_err(Refusal::into_error)? == [true];
-    if !is_ours || !is_unchanged(dir, image)? {
+    let is_forgotten = transaction.forget(&[victim]).map_err(Refusal::into_error)? == [true];
+    if !is_unchanged(dir, image)? {
         return Ok(SetAside::Changed);
+    }
+    if !is_forgotten {
+        return Ok(SetAside::RowInUse);
     }
     if has_row {
         pending::add(dir, image.id);

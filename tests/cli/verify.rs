@@ -616,6 +616,22 @@ fn an_image_that_cannot_be_moved_is_an_error_and_keeps_its_row() {
     run(&p, "clean", &[]).ok().has(&json!({"total_files_moved": 1}));
 }
 
+/// So does the row that another session of a central database has locked.
+#[test]
+fn an_image_whose_row_is_kept_stays_and_is_remembered() {
+    let p = five(Sqlite);
+    damage(&p, 'b', |bytes| bytes[7] ^= 1);
+    p.env.sql("CREATE TRIGGER keep BEFORE DELETE ON cached_images BEGIN SELECT RAISE(IGNORE); END");
+    let done = run(&p, "clean", &[]).code(1).says(&[&id('b'), "its row is in use"]);
+    let report = done.has(&json!({"total_files_moved": 0})).json();
+    assert_eq!((broken(&report), &report["verification"]["changed"]), (vec![&*id('b')], &json!(0)));
+    assert_eq!((p.env.left(), p.env.names("invalid").len()), ("abcde".to_owned(), 0));
+    let status = p.env.raw(&["status", "--config-file", &p.conf(""), "--format", "json"]).json();
+    assert_eq!(status["verified"]["broken"], json!([id('b')]));
+    p.env.sql("DROP TRIGGER keep");
+    run(&p, "clean", &[]).ok().has(&json!({"total_files_moved": 1}));
+}
+
 #[test]
 fn without_records_nothing_is_verified() {
     let p = five(Sqlite);

@@ -153,6 +153,9 @@ impl Mover<'_> {
         let why = self.attributes.then_some(why.as_str());
         match set_aside(self.dir, self.ledger, image, why).map_err(shown)? {
             SetAside::Changed => return Ok(Fate::Changed),
+            SetAside::RowInUse => {
+                return Err("its row is in use by another session, or the database keeps it".to_owned());
+            }
             SetAside::Moved => {}
             SetAside::RowStays(e) => {
                 let message = format!("{e:#}; the next prune deletes it");
