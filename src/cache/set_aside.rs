@@ -20,7 +20,8 @@
 //!
 //! The next `prune` forgets such a row: a note says that it is ours ([`pending`]).
 //!
-//! **A commit that is refused** leaves a ghost, too. Its deletion is repeated as long as the wait allows.
+//! **A commit that is refused** leaves a ghost, too. Its deletion is repeated as long as the wait allows,
+//! even if another session has locked the row. If the row stays, so does the note.
 //!
 //! **The time of the move** becomes the modification time of the file: from then on it is among the invalid
 //! ones, and `--invalid-grace` counts from there. It is set before the move, because an image that was moved
@@ -58,6 +59,9 @@ use crate::units::SECOND;
 const MORE: u32 = 9;
 /// The number of attempts to delete a row that is in use. The pauses between them add up to less than 0.5 s.
 const ATTEMPTS: u32 = 4;
+
+/// Said of a row that cannot be deleted now.
+pub(crate) const IN_USE: &str = "its row is in use by another session, or the database keeps it";
 
 /// The result of moving a broken image.
 #[derive(Debug)]
@@ -247,24 +251,32 @@ fn set_modified(base: BorrowedFd<'_>, name: &CStr, time: Timespec) -> Result<(),
     utimensat(base, name, &times, AtFlags::SYMLINK_NOFOLLOW)
 }
 
-/// Deletes the row on its own, after a commit that was refused: the file is moved already.
+/// Deletes the row on its own, after a commit that was refused: the file is moved already. If Glance has
+/// cached the image again, the row stays.
 fn forget_again(
     dir: &CacheDir,
     ledger: &mut Ledger,
     victim: &Deletion,
     refusal: Refusal,
 ) -> Result<(), Refusal> {
-    if !victim.has_row() {
-        return Err(refusal);
-    }
-    ledger.rows_repeatedly(|transaction| {
-        // Glance may have cached the image again.
-        if !matches!(dir.look(CachePlace::Base, victim.id.as_name()), Ok(None)) {
-            return Ok(());
+    let Some(key) = victim.key() else { return Err(refusal) };
+    let ghost = Deletion { only_if: Condition::Row(key), ..*victim };
+    let no_row = Deletion { only_if: Condition::NoRow, ..*victim };
+    let mut is_back = false;
+    let forgotten = ledger.rows_repeatedly(|transaction| {
+        let is_forgotten = transaction.forget(&[ghost])? == [true] || transaction.holds(&no_row)?;
+        // The look comes after the row is locked: Glance, which may cache the image again, waits for the row.
+        match dir.look(CachePlace::Base, victim.id.as_name()) {
+            Ok(None) if is_forgotten => Ok(()),
+            Ok(None) => Err(Refusal::Busy(anyhow!(IN_USE))),
+            Ok(Some(_)) => {
+                is_back = true;
+                Err(Refusal::Broken(anyhow!("the image was cached again")))
+            }
+            Err(e) => Err(Refusal::Broken(anyhow!(e).context("cannot look at the file of its row"))),
         }
-        let ghost = Deletion { only_if: victim.key().map_or(Condition::NoRow, Condition::Row), ..*victim };
-        transaction.forget(&[ghost]).map(drop)
-    })
+    });
+    if is_back { Ok(()) } else { forgotten }
 }
 
 /// Writes the reason to the moved file. Without it the file is invalid all the same.
@@ -273,5 +285,171 @@ fn explain(dir: &CacheDir, moved: &NameBuf, why: &str) {
     let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     if let Ok(file) = openat(invalid, moved.as_name().as_c_str(), flags, Mode::empty()) {
         let _ = xattr::set_error(file.as_fd(), why);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::path::Path;
+    use std::rc::Rc;
+    use std::time::Duration;
+
+    use super::super::entry::{BadRow, Row};
+    use super::super::index::Index;
+    use super::super::inventory::Joiner;
+    use super::*;
+    use crate::interrupt::{Interrupt, Wait};
+
+    const ID: &str = "0000000b-0000-0000-0000-000000000000";
+
+    /// The behaviour of the index of a test, and its state.
+    #[derive(Default)]
+    struct Script {
+        /// The number of commits that are refused.
+        lost_commits: usize,
+        /// The number of deletions that find the row in use, once a commit was refused.
+        in_use: usize,
+        has_row: bool,
+        is_deleted: bool,
+        /// Runs before the row is deleted.
+        before_deletion: Option<Box<dyn FnMut()>>,
+    }
+
+    /// An index with the row of one image.
+    struct OneRow(Rc<RefCell<Script>>);
+
+    impl Index for OneRow {
+        fn read(&mut self, _: &Wait, _: &mut Joiner<'_>) -> Result<()> {
+            Ok(())
+        }
+
+        fn reach(&mut self, _: &Wait) -> Result<(), Refusal> {
+            Ok(())
+        }
+
+        fn check_writable(&mut self, _: &Wait) -> Result<(), Refusal> {
+            Ok(())
+        }
+
+        fn begin(&mut self, _: &Wait) -> Result<bool, Refusal> {
+            Ok(false)
+        }
+
+        fn forget(&mut self, victims: &[Deletion]) -> Result<Vec<bool>, Refusal> {
+            let mut script = self.0.borrow_mut();
+            if let Some(run) = &mut script.before_deletion {
+                run();
+            }
+            if matches!(victims[0].only_if, Condition::Row(_)) && script.in_use > 0 {
+                script.in_use -= 1;
+                return Ok(vec![false]);
+            }
+            script.is_deleted = script.has_row;
+            Ok(vec![script.has_row])
+        }
+
+        fn holds(&mut self, victim: &Deletion) -> Result<bool, Refusal> {
+            Ok(matches!(victim.only_if, Condition::NoRow) != self.0.borrow().has_row)
+        }
+
+        fn commit(&mut self, _: Option<&[Deletion]>) -> Result<(), Refusal> {
+            let mut script = self.0.borrow_mut();
+            if script.lost_commits > 0 {
+                script.lost_commits -= 1;
+                return Err(Refusal::Lost(anyhow!("the connection was lost")));
+            }
+            script.has_row &= !std::mem::take(&mut script.is_deleted);
+            Ok(())
+        }
+
+        fn abandon(&mut self) {
+            self.0.borrow_mut().is_deleted = false;
+        }
+
+        fn adopt(&mut self, _: &[Image]) -> Result<u64, Refusal> {
+            Ok(0)
+        }
+
+        fn record(&mut self, _: &Image) -> Result<(), Refusal> {
+            Ok(())
+        }
+
+        fn drop_bad_rows(&mut self, _: &[BadRow]) -> Result<u64, Refusal> {
+            Ok(0)
+        }
+    }
+
+    /// A cache with one image, and its index.
+    struct OneImage {
+        temporary: tempfile::TempDir,
+        dir: CacheDir,
+        image: Image,
+        script: Rc<RefCell<Script>>,
+    }
+
+    impl OneImage {
+        fn new() -> Self {
+            let temporary = tempfile::tempdir().unwrap();
+            std::fs::create_dir(temporary.path().join("invalid")).unwrap();
+            std::fs::write(temporary.path().join(ID), "broken").unwrap();
+            let dir = CacheDir::open(temporary.path()).unwrap().unwrap();
+            let id = ImageId::new(ID.as_bytes()).unwrap();
+            let (_, seen) = dir.look(CachePlace::Base, id.as_name()).unwrap().unwrap();
+            let row = Row { key: 1, last_accessed: 0.0, last_modified: 0.0, size: 6, hits: 0 };
+            let script = Script { has_row: true, ..Script::default() };
+            OneImage {
+                temporary,
+                dir,
+                image: Image { id, seen, row: Some(row) },
+                script: Rc::new(RefCell::new(script)),
+            }
+        }
+
+        fn path(&self, name: &str) -> std::path::PathBuf {
+            self.temporary.path().join(name)
+        }
+
+        fn set_aside(&self) -> SetAside {
+            let wait = Wait { limit: Duration::from_millis(400), interrupt: Interrupt::default() };
+            let mut ledger = Ledger::new(Some(Box::new(OneRow(Rc::clone(&self.script)))), wait);
+            set_aside(&self.dir, &mut ledger, &self.image, None).unwrap()
+        }
+
+        fn has_note(&self) -> bool {
+            Path::exists(&self.path(".glance-cache-pending"))
+        }
+    }
+
+    #[test]
+    fn a_row_that_others_use_after_a_lost_commit_is_deleted_when_it_is_free() {
+        let one = OneImage::new();
+        (one.script.borrow_mut().lost_commits, one.script.borrow_mut().in_use) = (1, 2);
+        assert!(matches!(one.set_aside(), SetAside::Moved));
+        assert!(!one.script.borrow().has_row && !one.has_note());
+    }
+
+    #[test]
+    fn a_row_that_stays_after_a_lost_commit_is_an_error_and_stays_noted() {
+        let one = OneImage::new();
+        (one.script.borrow_mut().lost_commits, one.script.borrow_mut().in_use) = (1, usize::MAX);
+        let SetAside::RowStays(e) = one.set_aside() else { panic!("the row stays") };
+        assert!(format!("{e:#}").contains("in use"), "{e:#}");
+        assert!(one.script.borrow().has_row && one.has_note() && one.path("invalid").join(ID).exists());
+    }
+
+    #[test]
+    fn the_row_of_an_image_that_is_cached_again_after_a_lost_commit_stays() {
+        let one = OneImage::new();
+        one.script.borrow_mut().lost_commits = 1;
+        let (path, moved) = (one.path(ID), one.path("invalid").join(ID));
+        let again = move || {
+            if moved.exists() {
+                std::fs::write(&path, "sound").unwrap();
+            }
+        };
+        one.script.borrow_mut().before_deletion = Some(Box::new(again));
+        assert!(matches!(one.set_aside(), SetAside::Moved));
+        assert!(one.script.borrow().has_row && one.path(ID).exists() && !one.has_note());
     }
 }

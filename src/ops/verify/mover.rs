@@ -20,7 +20,7 @@ use crate::cache::ledger::Ledger;
 use crate::cache::lock::{LockDir, PRUNE};
 use crate::cache::outcome::{Action, EntryError, Outcome};
 use crate::cache::plan::{CleanPlan, PrunePlan, PruneReason};
-use crate::cache::set_aside::{SetAside, foresee, set_aside};
+use crate::cache::set_aside::{IN_USE, SetAside, foresee, set_aside};
 use crate::cache::usable::Unusable;
 use crate::database::Database;
 use crate::database::opening::Purpose;
@@ -153,9 +153,7 @@ impl Mover<'_> {
         let why = self.attributes.then_some(why.as_str());
         match set_aside(self.dir, self.ledger, image, why).map_err(shown)? {
             SetAside::Changed => return Ok(Fate::Changed),
-            SetAside::RowInUse => {
-                return Err("its row is in use by another session, or the database keeps it".to_owned());
-            }
+            SetAside::RowInUse => return Err(IN_USE.to_owned()),
             SetAside::Moved => {}
             SetAside::RowStays(e) => {
                 let message = format!("{e:#}; the next prune deletes it");
