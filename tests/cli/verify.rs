@@ -616,6 +616,21 @@ fn an_image_that_cannot_be_moved_is_an_error_and_keeps_its_row() {
     run(&p, "clean", &[]).ok().has(&json!({"total_files_moved": 1}));
 }
 
+#[test]
+fn a_run_that_is_skipped_if_locked_reads_nothing() {
+    let p = five(Sqlite);
+    damage(&p, 'b', |bytes| bytes[7] ^= 1);
+    let held = p.env.lock("glance-cache-prune");
+    let skipped = run(&p, "clean", &["--skip-if-locked"]).ok().json();
+    assert!(skipped["skipped"].as_str().unwrap().contains("glance-cache-prune"), "{skipped}");
+    assert_eq!((&skipped["verification"], &skipped["errors"]), (&Value::Null, &json!([])));
+    assert!(!p.env.path(".glance-cache").exists(), "no image was read");
+    // A dry run takes no lock.
+    run(&p, "clean", &["--skip-if-locked", "--dry-run"]).ok().has(&json!({"total_files_moved": 1}));
+    drop(held);
+    run(&p, "clean", &["--skip-if-locked"]).ok().has(&json!({"total_files_moved": 1}));
+}
+
 /// So does the row that another session of a central database has locked.
 #[test]
 fn an_image_whose_row_is_kept_stays_and_is_remembered() {

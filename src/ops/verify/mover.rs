@@ -2,7 +2,9 @@
 //!
 //! Prune's lock is taken only while an image is moved, because reading all images can take hours. Each image
 //! is moved as soon as it is found; [`crate::cache::set_aside`] has the order of the steps and what a crash
-//! leaves. Images whose records are deleted are removed at the end, as `prune` removes images.
+//! leaves. With `--skip-if-locked` the lock is also taken once before anything is read, and released at once:
+//! if it is held, the run ends. Later it waits for the lock as every other run does. Images whose records are
+//! deleted are removed at the end, as `prune` removes images.
 
 use std::fmt::Write as _;
 
@@ -17,7 +19,7 @@ use crate::cache::execute::Executor;
 use crate::cache::index::Driver;
 use crate::cache::inventory::Inventory;
 use crate::cache::ledger::Ledger;
-use crate::cache::lock::{LockDir, PRUNE};
+use crate::cache::lock::{LockDir, LockWait, PRUNE};
 use crate::cache::outcome::{Action, EntryError, Outcome};
 use crate::cache::plan::{CleanPlan, PrunePlan, PruneReason};
 use crate::cache::set_aside::{IN_USE, SetAside, foresee, set_aside};
@@ -70,6 +72,13 @@ fn fill(
     refuse_strange(settings, &dir)?;
     require_owner(&dir)?;
     let locks = settings.lock_dir(&dir, &run.output)?;
+    if change.lock_wait.skip_if_locked
+        && !change.dry_run
+        && let Locked::Busy(who) = take_lock(run, &dir, &locks, PRUNE, &change.lock_wait)?
+    {
+        report.ending.skipped = Some(who);
+        return Ok(());
+    }
     if !change.dry_run && may_be_wrong(settings, &dir) {
         check_index(run, settings, &dir, Making::Never)?;
     }
@@ -134,7 +143,9 @@ struct Mover<'a> {
 impl Mover<'_> {
     /// Takes prune's lock; the text says why it is not taken.
     fn lock(&self) -> Result<Locked, String> {
-        let taken = take_lock(self.run, self.dir, self.locks, PRUNE, &self.change.lock_wait);
+        // The run has begun, and is not skipped any more.
+        let patience = LockWait { skip_if_locked: false, ..self.change.lock_wait };
+        let taken = take_lock(self.run, self.dir, self.locks, PRUNE, &patience);
         taken.map_err(|failure| format!("{:#}", failure.error))
     }
 
