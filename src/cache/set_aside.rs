@@ -6,7 +6,9 @@
 //!
 //! **Looking again.** In the transaction the file must still be the one that was read: same inode, size and
 //! modification time. Otherwise nothing is done. That the image was used meanwhile does not save it: its
-//! contents are wrong all the same.
+//! contents are wrong all the same. The file is held open from then on, and its name is looked at once more
+//! right before the move. If the name comes to lead to another file in the moment between, that file is
+//! moved: its inode shows it, and it is moved back.
 //!
 //! **A row in use.** If the file is the same, but another session has locked its row, or a trigger keeps it,
 //! the image stays, and the caller reports that. Such a lock is mostly a short one, so the deletion is tried
@@ -39,20 +41,20 @@
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use rustix::fs::{
-    Access, AtFlags, Mode, OFlags, RenameFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, accessat,
-    openat, renameat, renameat_with, statat, utimensat,
+    Access, AtFlags, Mode, OFlags, RenameFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, accessat, fstat,
+    futimens, openat, renameat, renameat_with, statat,
 };
 use rustix::io::Errno;
 use std::ffi::CStr;
-use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
-use super::dir::{CacheDir, CachePlace};
+use super::dir::{CacheDir, CachePlace, kind_of, seen};
 use super::entry::{EntryKind, Image};
 use super::index::{Condition, Deletion, xattr};
 use super::ledger::Ledger;
 use super::pending;
 use crate::database::refusal::Refusal;
-use crate::names::{ImageId, NameBuf};
+use crate::names::{ImageId, Name, NameBuf};
 use crate::units::SECOND;
 
 /// The number of files of one image in `invalid/` that are kept beside the first one.
@@ -144,21 +146,22 @@ fn set_aside_once(dir: &CacheDir, ledger: &mut Ledger, image: &Image, why: Optio
     let has_row = ledger.has_rows() && victim.has_row();
     let mut transaction = ledger.begin().map_err(Refusal::into_error)?;
     let is_forgotten = transaction.forget(&[victim]).map_err(Refusal::into_error)? == [true];
-    if !is_unchanged(dir, image)? {
-        return Ok(SetAside::Changed);
-    }
+    let Some(file) = hold(dir, image)? else { return Ok(SetAside::Changed) };
     if !is_forgotten {
         return Ok(SetAside::RowInUse);
     }
     if has_row {
         pending::add(dir, image.id);
     }
-    let moved = match rename(dir, image) {
-        Ok(name) => name,
-        Err(e) => {
+    let moved = match rename(dir, image, file.as_fd()) {
+        Ok(Some(name)) => name,
+        unmoved => {
             drop(transaction);
-            settle(dir, image, has_row);
-            return Err(e);
+            // Without a file at its name, the row stays noted.
+            if !matches!(dir.look(CachePlace::Base, image.id.as_name()), Ok(None)) {
+                settle(dir, image, has_row);
+            }
+            return unmoved.map(|_| SetAside::Changed);
         }
     };
     let committed = transaction.commit(None).or_else(|refusal| forget_again(dir, ledger, &victim, refusal));
@@ -190,19 +193,76 @@ pub(crate) fn is_unchanged(dir: &CacheDir, image: &Image) -> Result<bool> {
         if (now.inode, now.size, now.mtime) == (was.inode, was.size, was.mtime)))
 }
 
-/// Moves the file, and returns its name in `invalid/`.
-fn rename(dir: &CacheDir, image: &Image) -> Result<NameBuf> {
+/// Opens the file of an image, so that its inode becomes that of no other file. Returns `None` if it is gone,
+/// or not the file that was read.
+fn hold(dir: &CacheDir, image: &Image) -> Result<Option<OwnedFd>> {
+    let base = dir.fd(CachePlace::Base).context("the cache directory is always open")?;
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let open = || openat(base, image.id.as_name().as_c_str(), flags, Mode::empty());
+    let opened = open().or_else(|e| match e {
+        // Root has no rights of its own on some network file systems.
+        Errno::ACCESS | Errno::PERM => dir.owner().act().map_or(Err(e), |_owner| open()),
+        e => Err(e),
+    });
+    let file = match opened {
+        Ok(file) => file,
+        Err(Errno::NOENT | Errno::LOOP | Errno::NXIO) => return Ok(None),
+        Err(e) => return Err(e).with_context(|| format!("cannot open image {}", image.id)),
+    };
+    let now = fstat(&file).with_context(|| format!("cannot look at image {}", image.id))?;
+    let (kind, now, was) = (kind_of(&now), seen(&now), &image.seen);
+    let is_same = (now.inode, now.size, now.mtime) == (was.inode, was.size, was.mtime);
+    Ok((kind == EntryKind::File && is_same && is_unchanged(dir, image)?).then_some(file))
+}
+
+/// Moves the file that is held, and returns its name in `invalid/`; `None` if the name of the image leads to
+/// another file by now.
+fn rename(dir: &CacheDir, image: &Image, file: BorrowedFd<'_>) -> Result<Option<NameBuf>> {
     let (base, invalid) = places(dir)?;
-    let name = image.id.as_name();
-    let name = name.as_c_str();
     // Without the new time, the file is removed earlier than its grace allows. It must not be served, so that
     // it is moved all the same.
-    let _ = set_modified(base, name, Timespec { tv_sec: 0, tv_nsec: UTIME_NOW });
-    move_to_free_name(base, image.id, invalid).map_err(|e| {
+    let _ = set_modified(file, Timespec { tv_sec: 0, tv_nsec: UTIME_NOW });
+    let failed = |e: Errno| anyhow!("cannot move it to invalid/: {e}{}", advice(e));
+    let moved = match is_still(dir, CachePlace::Base, image.id.as_name(), image) {
+        Ok(true) => move_to_free_name(base, image.id, invalid).map_err(failed).map(Some),
+        Ok(false) => Ok(None),
+        Err(e) => Err(failed(e)),
+    };
+    // If another file was moved, the broken one had been removed before. A failed download may replace the
+    // moved one right afterwards: it must not be moved back.
+    let is_removed = fstat(file).is_ok_and(|now| now.st_nlink == 0);
+    let moved = match moved {
+        Ok(Some(name))
+            if is_removed
+                && matches!(is_still(dir, CachePlace::Invalid, name.as_name(), image), Ok(false)) =>
+        {
+            move_back(dir, image.id, &name).map(|()| None)
+        }
+        moved => moved,
+    };
+    if !matches!(moved, Ok(Some(_))) {
         let (tv_sec, nanos) = (image.seen.mtime.div_euclid(SECOND), image.seen.mtime.rem_euclid(SECOND));
-        let _ = set_modified(base, name, Timespec { tv_sec, tv_nsec: nanos as _ });
-        anyhow!("cannot move it to invalid/: {e}{}", advice(e))
-    })
+        let _ = set_modified(file, Timespec { tv_sec, tv_nsec: nanos as _ });
+    }
+    moved
+}
+
+/// True if a name leads to the file of an image, which is held open; also if it is gone from `invalid/`.
+fn is_still(dir: &CacheDir, place: CachePlace, name: Name<'_>, image: &Image) -> Result<bool, Errno> {
+    let found = dir.look(place, name)?;
+    Ok(found.map_or(place == CachePlace::Invalid, |(_, now)| now.inode == image.seen.inode))
+}
+
+/// Moves another file than the broken image back from `invalid/`. Glance may have cached the image once more:
+/// then it stays there.
+fn move_back(dir: &CacheDir, id: ImageId, name: &NameBuf) -> Result<()> {
+    let (base, invalid) = places(dir)?;
+    match move_unless_taken(invalid, name.as_name().as_c_str(), base, id.as_name().as_c_str()) {
+        Ok(()) | Err(Errno::EXIST | Errno::NOENT) => Ok(()),
+        Err(e) => {
+            Err(anyhow!("its file was replaced, and the new one was moved to invalid/{name} by mistake: {e}"))
+        }
+    }
 }
 
 /// Moves the file of an image to the first free one of its names in `invalid/`, or to the last one.
@@ -245,10 +305,10 @@ fn move_unless_taken(
     }
 }
 
-fn set_modified(base: BorrowedFd<'_>, name: &CStr, time: Timespec) -> Result<(), Errno> {
+/// Sets the modification time of an open file.
+fn set_modified(file: BorrowedFd<'_>, time: Timespec) -> Result<(), Errno> {
     let kept = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
-    let times = Timestamps { last_access: kept, last_modification: time };
-    utimensat(base, name, &times, AtFlags::SYMLINK_NOFOLLOW)
+    futimens(file, &Timestamps { last_access: kept, last_modification: time })
 }
 
 /// Deletes the row on its own, after a commit that was refused: the file is moved already. If Glance has
@@ -419,6 +479,27 @@ mod tests {
         fn has_note(&self) -> bool {
             Path::exists(&self.path(".glance-cache-pending"))
         }
+    }
+
+    #[test]
+    fn a_file_that_takes_the_place_of_the_broken_one_is_not_moved() {
+        let one = OneImage::new();
+        let file = hold(&one.dir, &one.image).unwrap().unwrap();
+        let sound = one.path("sound");
+        std::fs::write(&sound, "sound").unwrap();
+        std::fs::rename(&sound, one.path(ID)).unwrap();
+        assert!(rename(&one.dir, &one.image, file.as_fd()).unwrap().is_none());
+        assert!(matches!(one.set_aside(), SetAside::Changed));
+        assert_eq!(std::fs::read_dir(one.path("invalid")).unwrap().count(), 0);
+        // The name was replaced after the last look.
+        let name = move_to_free_name(
+            one.dir.fd(CachePlace::Base).unwrap(),
+            one.image.id,
+            one.dir.fd(CachePlace::Invalid).unwrap(),
+        );
+        move_back(&one.dir, one.image.id, &name.unwrap()).unwrap();
+        assert_eq!(std::fs::read_to_string(one.path(ID)).unwrap(), "sound");
+        assert!(one.script.borrow().has_row && !one.has_note());
     }
 
     #[test]
