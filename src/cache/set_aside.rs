@@ -42,7 +42,7 @@
 use anyhow::{Context as _, Result, anyhow, bail};
 use rustix::fs::{
     Access, AtFlags, Mode, OFlags, RenameFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, accessat, fstat,
-    futimens, openat, renameat, renameat_with, statat,
+    futimens, openat, renameat, renameat_with, statat, unlinkat,
 };
 use rustix::io::Errno;
 use std::ffi::CStr;
@@ -78,10 +78,10 @@ pub(crate) enum SetAside {
     RowStays(anyhow::Error),
 }
 
-/// Fails if it is known beforehand that no image can be moved. Changes nothing.
+/// Fails if it is known beforehand that an image cannot be moved. Changes nothing.
 ///
 /// Nothing here makes a directory. Glance's drivers make all three of them when they start.
-pub(crate) fn foresee(dir: &CacheDir) -> Result<()> {
+pub(crate) fn foresee(dir: &CacheDir, image: &Image) -> Result<()> {
     let (base, invalid) = places(dir)?;
     for (fd, place) in [(base, CachePlace::Base), (invalid, CachePlace::Invalid)] {
         let found = accessat(fd, c".", Access::WRITE_OK | Access::EXEC_OK, AtFlags::empty());
@@ -90,7 +90,43 @@ pub(crate) fn foresee(dir: &CacheDir) -> Result<()> {
             bail!("cannot write to {}: {e}{}", dir.path().join(place.name()).display(), advice(e));
         }
     }
+    let device = |fd| fstat(fd).ok().map(|found| found.st_dev);
+    if let (Some(from), Some(to)) = (device(base), device(invalid))
+        && from != to
+    {
+        bail!(failed(Errno::XDEV));
+    }
+    let name = image.id.as_name();
+    if accessat(base, name.as_c_str(), Access::WRITE_OK, AtFlags::empty()) == Err(Errno::PERM) {
+        bail!(
+            "its file is immutable: allow its removal with chattr -i {}",
+            dir.path().join(image.id.as_str()).display()
+        );
+    }
+    if is_blocked(dir, image.id) {
+        bail!(failed(Errno::ISDIR));
+    }
     Ok(())
+}
+
+/// True if all names of an image in `invalid/` are taken, and the last of them by a directory.
+fn is_blocked(dir: &CacheDir, id: ImageId) -> bool {
+    let kind =
+        |name: Option<NameBuf>| dir.look(CachePlace::Invalid, name?.as_name()).ok()?.map(|(kind, _)| kind);
+    let mut kinds = (0..=MORE).map(|number| kind(invalid_name(id, number)));
+    kinds.by_ref().take(MORE as usize).all(|kind| kind.is_some())
+        && kinds.next() == Some(Some(EntryKind::Directory))
+}
+
+/// Returns one of the names of an image in `invalid/`.
+fn invalid_name(id: ImageId, number: u32) -> Option<NameBuf> {
+    let name = if number == 0 { id.to_string() } else { format!("{id}.{number}") };
+    NameBuf::new(name.as_bytes())
+}
+
+/// Returns the error of a move that failed.
+fn failed(error: Errno) -> anyhow::Error {
+    anyhow!("cannot move it to invalid/: {error}{}", advice(error))
 }
 
 /// Returns the directories from which and to which images are moved.
@@ -113,6 +149,10 @@ fn advice(error: Errno) -> &'static str {
         Errno::ACCESS | Errno::PERM => {
             "; run as the user that glance-api runs as, and let this user write there"
         }
+        Errno::XDEV => {
+            "; make invalid/ a plain directory on the file system of the cache, as Glance needs it"
+        }
+        Errno::ISDIR => "; remove the directory of the image's last name there, which ends in .9",
         Errno::ROFS => "; mount its file system writable",
         Errno::NOSPC | Errno::DQUOT => "; free some space on its file system",
         _ => "",
@@ -222,7 +262,6 @@ fn rename(dir: &CacheDir, image: &Image, file: BorrowedFd<'_>) -> Result<Option<
     // Without the new time, the file is removed earlier than its grace allows. It must not be served, so that
     // it is moved all the same.
     let _ = set_modified(file, Timespec { tv_sec: 0, tv_nsec: UTIME_NOW });
-    let failed = |e: Errno| anyhow!("cannot move it to invalid/: {e}{}", advice(e));
     let moved = match is_still(dir, CachePlace::Base, image.id.as_name(), image) {
         Ok(true) => move_to_free_name(base, image.id, invalid).map_err(failed).map(Some),
         Ok(false) => Ok(None),
@@ -269,13 +308,12 @@ fn move_back(dir: &CacheDir, id: ImageId, name: &NameBuf) -> Result<()> {
 fn move_to_free_name(base: BorrowedFd<'_>, id: ImageId, invalid: BorrowedFd<'_>) -> Result<NameBuf, Errno> {
     let from = id.as_name().as_c_str();
     for number in 0..=MORE {
-        let to = if number == 0 { id.to_string() } else { format!("{id}.{number}") };
-        let to = NameBuf::new(to.as_bytes()).ok_or(Errno::INVAL)?;
+        let to = invalid_name(id, number).ok_or(Errno::INVAL)?;
         let name = to.as_name().as_c_str();
         let moved = if number < MORE {
             move_unless_taken(base, from, invalid, name)
         } else {
-            renameat(base, from, invalid, name)
+            replace(base, from, invalid, name)
         };
         match moved {
             Ok(()) => return Ok(to),
@@ -303,6 +341,16 @@ fn move_unless_taken(
         },
         result => result,
     }
+}
+
+/// Moves a file, in place of the one that has the new name.
+fn replace(base: BorrowedFd<'_>, from: &CStr, invalid: BorrowedFd<'_>, to: &CStr) -> Result<(), Errno> {
+    let inode = |fd, name: &CStr| statat(fd, name, AtFlags::SYMLINK_NOFOLLOW).ok().map(|found| found.st_ino);
+    // rename(2) does nothing if both names are links of one file, and succeeds.
+    if inode(base, from).is_some_and(|from| inode(invalid, to) == Some(from)) {
+        unlinkat(invalid, to, AtFlags::empty())?;
+    }
+    renameat(base, from, invalid, to)
 }
 
 /// Sets the modification time of an open file.

@@ -26,11 +26,13 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::CStr;
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, BufWriter, Read as _, Write as _};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, flock, mkdirat, openat, renameat, unlinkat};
+use rustix::fs::{
+    Access, AtFlags, FlockOperation, Mode, OFlags, accessat, flock, mkdirat, openat, renameat, unlinkat,
+};
 use rustix::io::Errno;
 
 use super::dir::{CacheDir, CachePlace, DIRECTORY};
@@ -135,6 +137,20 @@ impl Verified {
         if let Some(run) = self.runs.get_mut(&old.at.div_euclid(SECOND)) {
             run.examined -= 1;
             run.broken -= u64::from(old.is_broken);
+        }
+    }
+
+    /// False if it is known beforehand that the memory cannot be written. Changes nothing.
+    pub(crate) fn is_writable(dir: &CacheDir) -> bool {
+        let Some(base) = dir.fd(CachePlace::Base) else { return false };
+        let writes = |fd| {
+            let found = accessat(fd, c".", Access::WRITE_OK | Access::EXEC_OK, AtFlags::empty());
+            !matches!(found, Err(Errno::ACCESS | Errno::PERM | Errno::ROFS))
+        };
+        match open(dir) {
+            Ok(place) => writes(place.as_fd()),
+            Err(Errno::NOENT) => writes(base),
+            Err(_) => false,
         }
     }
 
@@ -471,5 +487,9 @@ mod tests {
         let mut memory = Verified::read(&dir, SECOND);
         memory.note(&image('a', 7), SECOND, false);
         assert!(memory.write(&dir, &[], 0, SECOND).is_err());
+        assert!(!Verified::is_writable(&dir));
+        std::fs::remove_file(temporary.path().join(".glance-cache")).unwrap();
+        assert!(Verified::is_writable(&dir) && memory.write(&dir, &[], 0, SECOND).is_ok());
+        assert!(Verified::is_writable(&dir));
     }
 }

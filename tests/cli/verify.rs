@@ -207,6 +207,25 @@ fn of_the_files_of_one_image_in_invalid_ten_are_kept() {
 }
 
 #[test]
+fn the_last_file_in_invalid_may_be_a_link_of_the_image_but_no_directory() {
+    let p = five(Sqlite);
+    damage(&p, 'b', |bytes| bytes[7] ^= 1);
+    let name = |n| p.env.path("invalid").join(if n == 0 { id('b') } else { format!("{}.{n}", id('b')) });
+    (0..9).for_each(|n| fs::write(name(n), "older").unwrap());
+    fs::create_dir(name(9)).unwrap();
+    for arguments in [&["--dry-run"][..], &[]] {
+        let done = run(&p, "clean", arguments).code(1).says(&["it stays", "remove the directory"]);
+        done.has(&json!({"total_files_moved": 0}));
+        assert_eq!(p.env.left(), "abcde");
+    }
+    fs::remove_dir(name(9)).unwrap();
+    fs::hard_link(path(&p, 'b'), name(9)).unwrap();
+    run(&p, "clean", &[]).ok().has(&json!({"total_files_moved": 1}));
+    assert_eq!(p.env.left(), "acde");
+    assert_eq!(fs::metadata(name(9)).unwrap().len(), SIZE as u64);
+}
+
+#[test]
 fn a_budget_ends_a_run_and_the_next_one_goes_on_there() {
     let p = five(Sqlite);
     let budget = format!("{}B", 2 * SIZE);
@@ -545,8 +564,9 @@ fn a_memory_that_cannot_be_written_is_a_warning() {
 fn without_a_memory_a_run_moves_nothing_if_most_of_what_it_read_is_broken() {
     let p = sixteen("0123456789abcdef");
     p.env.file(".glance-cache", 0, 0);
-    for _ in 0..2 {
-        let done = run(&p, "clean", &["--budget", "3000B"]).code(1).says(&["without the memory"]);
+    for dry_run in [&["--dry-run"][..], &[], &[]] {
+        let arguments = [&["--budget", "3000B"], dry_run].concat();
+        let done = run(&p, "clean", &arguments).code(1).says(&["without the memory"]);
         done.has(&json!({"total_files_moved": 0}));
     }
     "0123456789abcde".chars().for_each(|letter| flip(&p, letter));

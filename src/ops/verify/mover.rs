@@ -227,9 +227,11 @@ impl BrokenHandler for Mover<'_> {
 
     fn handle(&mut self, image: &Image, fault: &Fault) -> Fate {
         let id = image.id;
+        if let Err(e) = foresee(self.dir, image) {
+            return Fate::NotMoved(format!("{e:#}"));
+        }
         if self.change.dry_run {
-            let foreseen = foresee(self.dir).map(|()| Fate::WouldMove);
-            return foreseen.unwrap_or_else(|e| Fate::NotMoved(format!("{e:#}")));
+            return Fate::WouldMove;
         }
         let fate = self.move_away(image, fault).unwrap_or_else(Fate::NotMoved);
         if matches!(fate, Fate::Moved) {
