@@ -68,14 +68,15 @@ pub(crate) const IN_USE: &str = "its row is in use by another session, or the da
 /// The result of moving a broken image.
 #[derive(Debug)]
 pub(crate) enum SetAside {
-    Moved,
+    /// It has this name in `invalid/` now.
+    Moved(NameBuf),
     /// It is not the file that was read, or it is gone. Nothing was done.
     Changed,
     /// It is the file that was read, but another session has locked its row, or the database keeps the row.
     /// Nothing was done.
     RowInUse,
     /// It was moved, but its row could not be deleted.
-    RowStays(anyhow::Error),
+    RowStays(NameBuf, anyhow::Error),
 }
 
 /// Fails if it is known beforehand that an image cannot be moved. Changes nothing.
@@ -211,9 +212,9 @@ fn set_aside_once(dir: &CacheDir, ledger: &mut Ledger, image: &Image, why: Optio
     match committed {
         Ok(()) => {
             settle(dir, image, has_row);
-            Ok(SetAside::Moved)
+            Ok(SetAside::Moved(moved))
         }
-        Err(refusal) => Ok(SetAside::RowStays(refusal.into_error())),
+        Err(refusal) => Ok(SetAside::RowStays(moved, refusal.into_error())),
     }
 }
 
@@ -554,7 +555,7 @@ mod tests {
     fn a_row_that_others_use_after_a_lost_commit_is_deleted_when_it_is_free() {
         let one = OneImage::new();
         (one.script.borrow_mut().lost_commits, one.script.borrow_mut().in_use) = (1, 2);
-        assert!(matches!(one.set_aside(), SetAside::Moved));
+        assert!(matches!(one.set_aside(), SetAside::Moved(_)));
         assert!(!one.script.borrow().has_row && !one.has_note());
     }
 
@@ -562,7 +563,7 @@ mod tests {
     fn a_row_that_stays_after_a_lost_commit_is_an_error_and_stays_noted() {
         let one = OneImage::new();
         (one.script.borrow_mut().lost_commits, one.script.borrow_mut().in_use) = (1, usize::MAX);
-        let SetAside::RowStays(e) = one.set_aside() else { panic!("the row stays") };
+        let SetAside::RowStays(_, e) = one.set_aside() else { panic!("the row stays") };
         assert!(format!("{e:#}").contains("in use"), "{e:#}");
         assert!(one.script.borrow().has_row && one.has_note() && one.path("invalid").join(ID).exists());
     }
@@ -578,7 +579,7 @@ mod tests {
             }
         };
         one.script.borrow_mut().before_deletion = Some(Box::new(again));
-        assert!(matches!(one.set_aside(), SetAside::Moved));
+        assert!(matches!(one.set_aside(), SetAside::Moved(_)));
         assert!(one.script.borrow().has_row && one.path(ID).exists() && !one.has_note());
     }
 }

@@ -169,7 +169,8 @@ fn an_older_file_in_invalid_stays() {
         assert_eq!((size(&first), size(&second)), (5, SIZE as u64));
         put(&p, 'b', &[1; 7], 9);
         next_second();
-        run(&p, "clean", &[]).ok().has(&json!({"total_files_moved": 1}));
+        let done = run(&p, "clean", &[]).ok().says(&[&format!("it is moved to invalid/{third}, and")]);
+        done.has(&json!({"total_files_moved": 1}));
         assert_eq!((size(&first), size(&second), size(&third)), (5, SIZE as u64, 7));
         // The reason is that of its own file.
         let list = p.env.list();

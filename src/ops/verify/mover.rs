@@ -162,16 +162,23 @@ impl Mover<'_> {
         };
         let why = fault.to_string();
         let why = self.attributes.then_some(why.as_str());
-        match set_aside(self.dir, self.ledger, image, why).map_err(shown)? {
+        let name = match set_aside(self.dir, self.ledger, image, why).map_err(shown)? {
             SetAside::Changed => return Ok(Fate::Changed),
             SetAside::RowInUse => return Err(IN_USE.to_owned()),
-            SetAside::Moved => {}
-            SetAside::RowStays(e) => {
+            SetAside::Moved(name) => name,
+            SetAside::RowStays(name, e) => {
                 let message = format!("{e:#}; the next prune deletes it");
-                let (name, action) = (image.id.to_string(), Action::Forget);
-                self.errors.push(EntryError { name, action, message });
+                let (image, action) = (image.id.to_string(), Action::Forget);
+                self.errors.push(EntryError { name: image, action, message });
+                name
             }
-        }
+        };
+        self.run.output.warning(&format!(
+            "image {} is broken: {fault}; it is moved to invalid/{}, and Glance fetches it again when it is \
+             used",
+            image.id,
+            name.as_name()
+        ));
         Ok(Fate::Moved)
     }
 
@@ -226,21 +233,13 @@ impl BrokenHandler for Mover<'_> {
     }
 
     fn handle(&mut self, image: &Image, fault: &Fault) -> Fate {
-        let id = image.id;
         if let Err(e) = foresee(self.dir, image) {
             return Fate::NotMoved(format!("{e:#}"));
         }
         if self.change.dry_run {
             return Fate::WouldMove;
         }
-        let fate = self.move_away(image, fault).unwrap_or_else(Fate::NotMoved);
-        if matches!(fate, Fate::Moved) {
-            self.run.output.warning(&format!(
-                "image {id} is broken: {fault}; it is moved to invalid/, and Glance fetches it again when it \
-                 is used"
-            ));
-        }
-        fate
+        self.move_away(image, fault).unwrap_or_else(Fate::NotMoved)
     }
 }
 
