@@ -16,17 +16,23 @@
 //!
 //! **If the memory is lost**, damaged or cannot be written, nothing fails: all images count as never
 //! verified, and the next run starts again. The same goes for times in the future, which a clock that was
-//! wrong left behind. It is replaced as a whole, and is not forced to the disk. Two runs at the same time
-//! add to it what each of them has read.
+//! wrong left behind. It is replaced as a whole, and is not forced to the disk.
+//!
+//! **Two runs at the same time** add to it what each of them has read. A run that writes it holds a lock on
+//! the directory (flock) from the reading of the file to its replacement. Of two verdicts about an image,
+//! that of the run which began later stays. A file system without such locks is written to without one.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::CStr;
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, BufWriter, Read as _, Write as _};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
-use rustix::fs::{AtFlags, Mode, OFlags, mkdirat, openat, renameat, unlinkat};
+use anyhow::{Context as _, Result, bail};
+use rustix::fs::{
+    Access, AtFlags, FlockOperation, Mode, OFlags, accessat, flock, mkdirat, openat, renameat, unlinkat,
+};
 use rustix::io::Errno;
 
 use super::dir::{CacheDir, CachePlace, DIRECTORY};
@@ -40,6 +46,8 @@ const NAME: &CStr = c"verified";
 const NEW: &CStr = c"verified.new";
 /// Bytes that are read of a memory, at most.
 const LONGEST: u64 = 256 << 20;
+/// The time to wait for another run that is writing the memory.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// The time for which a broken image is remembered that is not in the cache any more.
 const KEPT: Nanos = 90 * 24 * 3600 * SECOND;
 
@@ -132,9 +140,30 @@ impl Verified {
         }
     }
 
+    /// False if it is known beforehand that the memory cannot be written. Changes nothing.
+    pub(crate) fn is_writable(dir: &CacheDir) -> bool {
+        let Some(base) = dir.fd(CachePlace::Base) else { return false };
+        let writes = |fd| {
+            let found = accessat(fd, c".", Access::WRITE_OK | Access::EXEC_OK, AtFlags::empty());
+            !matches!(found, Err(Errno::ACCESS | Errno::PERM | Errno::ROFS))
+        };
+        match open(dir) {
+            Ok(place) => writes(place.as_fd()),
+            Err(Errno::NOENT) => writes(base),
+            Err(_) => false,
+        }
+    }
+
     /// Writes the memory of a run that began at a time. Drops sound images that are not among these, and
     /// what lies in the future; what another run has noted meanwhile stays.
     pub(crate) fn write(&self, dir: &CacheDir, images: &[Image], began: Nanos, now: Nanos) -> Result<()> {
+        self.add(dir, images, began, now).with_context(|| {
+            format!("cannot remember what was verified in {}/.glance-cache", dir.path().display())
+        })
+    }
+
+    fn add(&self, dir: &CacheDir, images: &[Image], began: Nanos, now: Nanos) -> Result<()> {
+        let place = lock(dir)?;
         let mut all = read(dir);
         let present: HashSet<VerifiedFile> = images.iter().map(file_of).collect();
         all.retain(|file, LastVerification { at, is_broken }| {
@@ -142,10 +171,14 @@ impl Verified {
             let is_kept = is_new || present.contains(file) || *is_broken && *at > now.saturating_sub(KEPT);
             *at <= now && is_kept && !self.forgotten.contains(file)
         });
-        all.extend(self.noted.iter().filter_map(|file| Some((*file, *self.known.get(file)?))));
-        write(dir, &all).with_context(|| {
-            format!("cannot remember what was verified in {}/.glance-cache", dir.path().display())
-        })
+        for file in &self.noted {
+            let Some(own) = self.known.get(file) else { continue };
+            let last = all.entry(*file).or_insert(*own);
+            if last.at.div_euclid(SECOND) <= own.at.div_euclid(SECOND) {
+                *last = *own;
+            }
+        }
+        write(dir, &place, &all)
     }
 }
 
@@ -181,8 +214,8 @@ fn parse(line: &str) -> Option<(VerifiedFile, LastVerification)> {
     words.next().is_none().then_some(((id, mtime), verification))
 }
 
-/// Replaces the memory, as the owner of the cache.
-fn write(dir: &CacheDir, all: &HashMap<VerifiedFile, LastVerification>) -> Result<()> {
+/// Opens the directory of the memory, which is made if it is missing, and locks it until it is closed.
+fn lock(dir: &CacheDir) -> Result<OwnedFd> {
     let _owner = dir.owner().act()?;
     let base = dir.fd(CachePlace::Base).context("the cache directory is always open")?;
     match mkdirat(base, PLACE, Mode::from_raw_mode(0o755)) {
@@ -190,15 +223,32 @@ fn write(dir: &CacheDir, all: &HashMap<VerifiedFile, LastVerification>) -> Resul
         Err(e) => return Err(e.into()),
     }
     let place = open(dir)?;
-    let _ = unlinkat(&place, NEW, AtFlags::empty());
+    let deadline = Instant::now() + PATIENCE;
+    while let Err(e) = flock(&place, FlockOperation::NonBlockingLockExclusive) {
+        if e != Errno::WOULDBLOCK {
+            break;
+        }
+        if Instant::now() > deadline {
+            bail!("another process has locked it for {} seconds", PATIENCE.as_secs());
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(place)
+}
+
+/// Replaces the memory in its locked directory, as the owner of the cache.
+fn write(dir: &CacheDir, place: &OwnedFd, all: &HashMap<VerifiedFile, LastVerification>) -> Result<()> {
+    let _owner = dir.owner().act()?;
+    // This removes what a killed run left.
+    let _ = unlinkat(place, NEW, AtFlags::empty());
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let file = openat(&place, NEW, flags, Mode::from_raw_mode(0o644))?;
+    let file = openat(place, NEW, flags, Mode::from_raw_mode(0o644))?;
     let written = write_lines(file.into(), all);
     if written.is_err() {
-        let _ = unlinkat(&place, NEW, AtFlags::empty());
+        let _ = unlinkat(place, NEW, AtFlags::empty());
     }
     written?;
-    renameat(&place, NEW, &place, NAME)?;
+    renameat(place, NEW, place, NAME)?;
     Ok(())
 }
 
@@ -263,6 +313,39 @@ mod tests {
         let both = Verified::read(&dir, now);
         assert!(both.of(&a).is_some() && both.of(&b).is_some());
         assert_eq!(both.of(&c), None);
+    }
+
+    #[test]
+    fn runs_that_write_at_the_same_time_lose_no_verdict() {
+        let (_temporary, dir) = cache();
+        let images: Vec<Image> = (0..200).map(|n| image('a', n)).collect();
+        std::thread::scope(|scope| {
+            for part in images.chunks(50) {
+                let (dir, images) = (&dir, &images);
+                scope.spawn(move || {
+                    let mut memory = Verified::read(dir, 200 * SECOND);
+                    for image in part {
+                        memory.note(image, 100 * SECOND, false);
+                        memory.write(dir, images, 100 * SECOND, 200 * SECOND).unwrap();
+                    }
+                });
+            }
+        });
+        let all = Verified::read(&dir, 200 * SECOND);
+        assert_eq!(images.iter().filter(|image| all.of(image).is_none()).count(), 0);
+    }
+
+    #[test]
+    fn of_two_verdicts_that_of_the_later_run_stays() {
+        let (_temporary, dir) = cache();
+        let (a, now) = (image('a', 7), 200 * SECOND);
+        let (mut earlier, mut later) = (Verified::read(&dir, now), Verified::read(&dir, now));
+        earlier.note(&a, 100 * SECOND, false);
+        later.note(&a, 110 * SECOND, true);
+        for (one, began) in [(&later, 110), (&earlier, 100), (&later, 110)] {
+            one.write(&dir, &[a], began * SECOND, now).unwrap();
+            assert!(Verified::read(&dir, now).of(&a).unwrap().is_broken);
+        }
     }
 
     #[test]
@@ -404,5 +487,9 @@ mod tests {
         let mut memory = Verified::read(&dir, SECOND);
         memory.note(&image('a', 7), SECOND, false);
         assert!(memory.write(&dir, &[], 0, SECOND).is_err());
+        assert!(!Verified::is_writable(&dir));
+        std::fs::remove_file(temporary.path().join(".glance-cache")).unwrap();
+        assert!(Verified::is_writable(&dir) && memory.write(&dir, &[], 0, SECOND).is_ok());
+        assert!(Verified::is_writable(&dir));
     }
 }

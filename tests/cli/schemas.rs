@@ -122,6 +122,9 @@ fn of_prefetch() -> Vec<Run> {
         verify(&["clean"]),
     ]);
     runs.push(p.env.raw(&["status", "--format", "json", "--config-file", &conf]));
+    let held = p.env.lock("glance-cache-prune");
+    runs.push(verify(&["clean", "--skip-if-locked"]));
+    drop(held);
     let held = p.env.lock("glance-cache");
     runs.push(p.run(&["--skip-if-locked"]));
     drop(held);

@@ -169,7 +169,8 @@ fn an_older_file_in_invalid_stays() {
         assert_eq!((size(&first), size(&second)), (5, SIZE as u64));
         put(&p, 'b', &[1; 7], 9);
         next_second();
-        run(&p, "clean", &[]).ok().has(&json!({"total_files_moved": 1}));
+        let done = run(&p, "clean", &[]).ok().says(&[&format!("it is moved to invalid/{third}, and")]);
+        done.has(&json!({"total_files_moved": 1}));
         assert_eq!((size(&first), size(&second), size(&third)), (5, SIZE as u64, 7));
         // The reason is that of its own file.
         let list = p.env.list();
@@ -204,6 +205,25 @@ fn of_the_files_of_one_image_in_invalid_ten_are_kept() {
         .map(|name| fs::metadata(p.env.path("invalid").join(name)).unwrap().len())
         .collect();
     assert_eq!(sizes, [10, 1, 2, 3, 4, 5, 6, 7, 8, SIZE as u64]);
+}
+
+#[test]
+fn the_last_file_in_invalid_may_be_a_link_of_the_image_but_no_directory() {
+    let p = five(Sqlite);
+    damage(&p, 'b', |bytes| bytes[7] ^= 1);
+    let name = |n| p.env.path("invalid").join(if n == 0 { id('b') } else { format!("{}.{n}", id('b')) });
+    (0..9).for_each(|n| fs::write(name(n), "older").unwrap());
+    fs::create_dir(name(9)).unwrap();
+    for arguments in [&["--dry-run"][..], &[]] {
+        let done = run(&p, "clean", arguments).code(1).says(&["it stays", "remove the directory"]);
+        done.has(&json!({"total_files_moved": 0}));
+        assert_eq!(p.env.left(), "abcde");
+    }
+    fs::remove_dir(name(9)).unwrap();
+    fs::hard_link(path(&p, 'b'), name(9)).unwrap();
+    run(&p, "clean", &[]).ok().has(&json!({"total_files_moved": 1}));
+    assert_eq!(p.env.left(), "acde");
+    assert_eq!(fs::metadata(name(9)).unwrap().len(), SIZE as u64);
 }
 
 #[test]
@@ -545,8 +565,9 @@ fn a_memory_that_cannot_be_written_is_a_warning() {
 fn without_a_memory_a_run_moves_nothing_if_most_of_what_it_read_is_broken() {
     let p = sixteen("0123456789abcdef");
     p.env.file(".glance-cache", 0, 0);
-    for _ in 0..2 {
-        let done = run(&p, "clean", &["--budget", "3000B"]).code(1).says(&["without the memory"]);
+    for dry_run in [&["--dry-run"][..], &[], &[]] {
+        let arguments = [&["--budget", "3000B"], dry_run].concat();
+        let done = run(&p, "clean", &arguments).code(1).says(&["without the memory"]);
         done.has(&json!({"total_files_moved": 0}));
     }
     "0123456789abcde".chars().for_each(|letter| flip(&p, letter));
@@ -613,6 +634,37 @@ fn an_image_that_cannot_be_moved_is_an_error_and_keeps_its_row() {
     run(&p, "clean", &["--lock-timeout", "100ms"]).code(1).says(&["glance-cache-prune"]);
     drop(held);
     assert_eq!(p.env.left(), "abcde");
+    run(&p, "clean", &[]).ok().has(&json!({"total_files_moved": 1}));
+}
+
+#[test]
+fn a_run_that_is_skipped_if_locked_reads_nothing() {
+    let p = five(Sqlite);
+    damage(&p, 'b', |bytes| bytes[7] ^= 1);
+    let held = p.env.lock("glance-cache-prune");
+    let skipped = run(&p, "clean", &["--skip-if-locked"]).ok().json();
+    assert!(skipped["skipped"].as_str().unwrap().contains("glance-cache-prune"), "{skipped}");
+    assert_eq!((&skipped["verification"], &skipped["errors"]), (&Value::Null, &json!([])));
+    assert!(!p.env.path(".glance-cache").exists(), "no image was read");
+    // A dry run takes no lock.
+    run(&p, "clean", &["--skip-if-locked", "--dry-run"]).ok().has(&json!({"total_files_moved": 1}));
+    drop(held);
+    run(&p, "clean", &["--skip-if-locked"]).ok().has(&json!({"total_files_moved": 1}));
+}
+
+/// So does the row that another session of a central database has locked.
+#[test]
+fn an_image_whose_row_is_kept_stays_and_is_remembered() {
+    let p = five(Sqlite);
+    damage(&p, 'b', |bytes| bytes[7] ^= 1);
+    p.env.sql("CREATE TRIGGER keep BEFORE DELETE ON cached_images BEGIN SELECT RAISE(IGNORE); END");
+    let done = run(&p, "clean", &[]).code(1).says(&[&id('b'), "its row is in use"]);
+    let report = done.has(&json!({"total_files_moved": 0})).json();
+    assert_eq!((broken(&report), &report["verification"]["changed"]), (vec![&*id('b')], &json!(0)));
+    assert_eq!((p.env.left(), p.env.names("invalid").len()), ("abcde".to_owned(), 0));
+    let status = p.env.raw(&["status", "--config-file", &p.conf(""), "--format", "json"]).json();
+    assert_eq!(status["verified"]["broken"], json!([id('b')]));
+    p.env.sql("DROP TRIGGER keep");
     run(&p, "clean", &[]).ok().has(&json!({"total_files_moved": 1}));
 }
 

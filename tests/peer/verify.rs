@@ -447,7 +447,29 @@ fn killed_fifty_times_with_a_central_file() {
 
 mod as_root {
     use super::*;
-    use crate::support::mounts::Mounted;
+    use crate::support::mounts::{Mount, Mounted};
+    use crate::support::rights::Immutable;
+
+    #[test]
+    fn a_dry_run_foresees_an_immutable_image_and_an_invalid_elsewhere() {
+        let p = Prefetch::new(Sqlite);
+        p.image('a', 1000);
+        p.env.image(('a', 1000, 5, 0));
+        let conf = p.conf("");
+        let fails = |says: &[&str]| {
+            for arguments in [&["--dry-run"][..], &[]] {
+                let clean = ["clean", "--verify", "--config-file", &conf, "--format", "json"];
+                let done = p.env.raw(&[&clean, arguments].concat()).code(1).says(says);
+                done.has(&json!({"total_files_moved": 0}));
+                assert_eq!(p.env.left(), "a");
+            }
+        };
+        let held = Immutable::new(p.env.path(id('a')));
+        fails(&["its file is immutable", "chattr -i"]);
+        drop(held);
+        let _elsewhere = Mount::of("tmpfs", &p.env.path("invalid"));
+        fails(&["cannot move it to invalid/", "on the file system of the cache"]);
+    }
 
     /// A file whose blocks lie outside of the file system: reading them fails, whatever reads.
     #[test]

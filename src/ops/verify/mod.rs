@@ -501,6 +501,10 @@ impl<'a> Verifying<'a> {
             return;
         }
         self.remember();
+        // A run that remembers nothing foresees what another one would do.
+        if self.handler.moves() && !self.request.remembers && !Verified::is_writable(self.cache.dir) {
+            self.cannot_remember = true;
+        }
         // Without a memory, each run could move a few images, until none is left.
         let (many, why) = if self.cannot_remember {
             (

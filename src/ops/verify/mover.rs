@@ -2,7 +2,9 @@
 //!
 //! Prune's lock is taken only while an image is moved, because reading all images can take hours. Each image
 //! is moved as soon as it is found; [`crate::cache::set_aside`] has the order of the steps and what a crash
-//! leaves. Images whose records are deleted are removed at the end, as `prune` removes images.
+//! leaves. With `--skip-if-locked` the lock is also taken once before anything is read, and released at once:
+//! if it is held, the run ends. Later it waits for the lock as every other run does. Images whose records are
+//! deleted are removed at the end, as `prune` removes images.
 
 use std::fmt::Write as _;
 
@@ -17,10 +19,10 @@ use crate::cache::execute::Executor;
 use crate::cache::index::Driver;
 use crate::cache::inventory::Inventory;
 use crate::cache::ledger::Ledger;
-use crate::cache::lock::{LockDir, PRUNE};
+use crate::cache::lock::{LockDir, LockWait, PRUNE};
 use crate::cache::outcome::{Action, EntryError, Outcome};
 use crate::cache::plan::{CleanPlan, PrunePlan, PruneReason};
-use crate::cache::set_aside::{SetAside, foresee, set_aside};
+use crate::cache::set_aside::{IN_USE, SetAside, foresee, set_aside};
 use crate::cache::usable::Unusable;
 use crate::database::Database;
 use crate::database::opening::Purpose;
@@ -70,6 +72,13 @@ fn fill(
     refuse_strange(settings, &dir)?;
     require_owner(&dir)?;
     let locks = settings.lock_dir(&dir, &run.output)?;
+    if change.lock_wait.skip_if_locked
+        && !change.dry_run
+        && let Locked::Busy(who) = take_lock(run, &dir, &locks, PRUNE, &change.lock_wait)?
+    {
+        report.ending.skipped = Some(who);
+        return Ok(());
+    }
     if !change.dry_run && may_be_wrong(settings, &dir) {
         check_index(run, settings, &dir, Making::Never)?;
     }
@@ -134,7 +143,9 @@ struct Mover<'a> {
 impl Mover<'_> {
     /// Takes prune's lock; the text says why it is not taken.
     fn lock(&self) -> Result<Locked, String> {
-        let taken = take_lock(self.run, self.dir, self.locks, PRUNE, &self.change.lock_wait);
+        // The run has begun, and is not skipped any more.
+        let patience = LockWait { skip_if_locked: false, ..self.change.lock_wait };
+        let taken = take_lock(self.run, self.dir, self.locks, PRUNE, &patience);
         taken.map_err(|failure| format!("{:#}", failure.error))
     }
 
@@ -151,15 +162,23 @@ impl Mover<'_> {
         };
         let why = fault.to_string();
         let why = self.attributes.then_some(why.as_str());
-        match set_aside(self.dir, self.ledger, image, why).map_err(shown)? {
+        let name = match set_aside(self.dir, self.ledger, image, why).map_err(shown)? {
             SetAside::Changed => return Ok(Fate::Changed),
-            SetAside::Moved => {}
-            SetAside::RowStays(e) => {
+            SetAside::RowInUse => return Err(IN_USE.to_owned()),
+            SetAside::Moved(name) => name,
+            SetAside::RowStays(name, e) => {
                 let message = format!("{e:#}; the next prune deletes it");
-                let (name, action) = (image.id.to_string(), Action::Forget);
-                self.errors.push(EntryError { name, action, message });
+                let (image, action) = (image.id.to_string(), Action::Forget);
+                self.errors.push(EntryError { name: image, action, message });
+                name
             }
-        }
+        };
+        self.run.output.warning(&format!(
+            "image {} is broken: {fault}; it is moved to invalid/{}, and Glance fetches it again when it is \
+             used",
+            image.id,
+            name.as_name()
+        ));
         Ok(Fate::Moved)
     }
 
@@ -214,19 +233,13 @@ impl BrokenHandler for Mover<'_> {
     }
 
     fn handle(&mut self, image: &Image, fault: &Fault) -> Fate {
-        let id = image.id;
+        if let Err(e) = foresee(self.dir, image) {
+            return Fate::NotMoved(format!("{e:#}"));
+        }
         if self.change.dry_run {
-            let foreseen = foresee(self.dir).map(|()| Fate::WouldMove);
-            return foreseen.unwrap_or_else(|e| Fate::NotMoved(format!("{e:#}")));
+            return Fate::WouldMove;
         }
-        let fate = self.move_away(image, fault).unwrap_or_else(Fate::NotMoved);
-        if matches!(fate, Fate::Moved) {
-            self.run.output.warning(&format!(
-                "image {id} is broken: {fault}; it is moved to invalid/, and Glance fetches it again when it \
-                 is used"
-            ));
-        }
-        fate
+        self.move_away(image, fault).unwrap_or_else(Fate::NotMoved)
     }
 }
 

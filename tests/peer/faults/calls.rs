@@ -10,6 +10,7 @@ pub(super) const ERRORS: &[(&str, &[&str])] = &[
     ("newfstatat", &["EIO", "EACCES"]),
     ("statx", &["EIO", "EACCES"]),
     ("access", &["EIO", "EACCES"]),
+    ("faccessat", &["EIO", "EACCES", "EPERM"]),
     ("statfs", &["EIO", "EINTR"]),
     ("fstatfs", &["EIO", "EINTR"]),
     ("getdents64", &["EIO", "EACCES"]),
