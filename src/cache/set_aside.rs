@@ -445,7 +445,11 @@ mod tests {
             Ok(false)
         }
 
-        fn forget(&mut self, victims: &[Deletion]) -> Result<Vec<bool>, Refusal> {
+        fn forget(
+            &mut self,
+            victims: &[Deletion],
+            _: &dyn Fn(&Deletion) -> bool,
+        ) -> Result<Vec<bool>, Refusal> {
             let mut script = self.0.borrow_mut();
             if let Some(run) = &mut script.before_deletion {
                 run();
