@@ -46,42 +46,4 @@ mod as_root {
         assert_eq!(env.images(), "cde");
         drop((service, mount, aside));
     }
-
-    #[test]
-    fn an_empty_file_system_that_is_mounted_in_place_of_the_old_one_is_the_cache() {
-        for below in ["", "glance/cache"] {
-            let env = TestEnv::empty(Xattr);
-            let point = env.dir().to_owned();
-            let conf = env.conf(&Service::settings(&env, ""));
-            let conf_text = std::fs::read_to_string(&conf).unwrap();
-            let directory = point.join(below);
-            let shown = |path: &std::path::Path| path.to_str().unwrap().to_owned();
-            std::fs::write(&conf, conf_text.replace(&shown(&point), shown(&directory).trim_end_matches('/')))
-                .unwrap();
-            // The bare mount point has the directories as well.
-            std::fs::create_dir_all(&directory).unwrap();
-            let made = |mount: Mount| {
-                std::fs::create_dir_all(&directory).unwrap();
-                mount
-            };
-            let mount = made(Mount::of("tmpfs", &point));
-            std::fs::write(directory.join(id('a')), "x").unwrap();
-            let service = Service::at(&env, &conf, &[]);
-            service.ask("DELETE /v2/cache", "").is(204);
-            drop(mount);
-            service.ask("POST /v2/cache/prune", "").is(500);
-            assert!(!service.stderr().contains("is the cache now"), "{}", service.stderr());
-            // Another tmpfs has another device, as a disk of another number.
-            let other = Mount::of("tmpfs", &env.outside("other"));
-            let mount = made(Mount::of("tmpfs", &point));
-            service.ask("POST /v2/cache/prune", "").is(200);
-            let line = "is on another file system than before, which is the cache now\n";
-            assert_eq!(service.stderr().matches(line).count(), 1, "{below}: {}", service.stderr());
-            service.ask("POST /v2/cache/prune", "").is(200);
-            assert_eq!(service.stderr().matches(line).count(), 1, "{below}: {}", service.stderr());
-            drop(mount);
-            service.ask("POST /v2/cache/prune", "").is(500);
-            drop((service, other));
-        }
-    }
 }
