@@ -76,8 +76,8 @@ fn read(stores: &Stores, url: &str) -> Result<String, String> {
     Ok(text)
 }
 
-/// Who may add locations must not get at objects through the store's own account: it takes the place of an
-/// old key of the same user only, and for the image's own object only.
+/// A user who may add locations must not get at objects through the store's own account: it takes the place
+/// of an old key of the same user only, and for the image's own object only.
 #[test]
 fn the_own_account_takes_the_place_of_nobody_else() {
     let cases = [
