@@ -21,7 +21,9 @@ pub(crate) enum Refusal {
     Lost(anyhow::Error),
     /// The connection was lost in a commit: it is not known if the change took effect.
     Unknown(anyhow::Error),
-    /// It cannot be opened, read or written.
+    /// The file of an index cannot be opened, read or written, whatever was asked of it.
+    Damaged(anyhow::Error),
+    /// It did not do what it was asked, for any other reason.
     Broken(anyhow::Error),
 }
 
@@ -34,6 +36,7 @@ impl Refusal {
             Refusal::NeedsWrite(e) => Refusal::NeedsWrite(e.context(what)),
             Refusal::Lost(e) => Refusal::Lost(e.context(what)),
             Refusal::Unknown(e) => Refusal::Unknown(e.context(what)),
+            Refusal::Damaged(e) => Refusal::Damaged(e.context(what)),
             Refusal::Broken(e) => Refusal::Broken(e.context(what)),
             Refusal::Interrupted => Refusal::Interrupted,
         }
@@ -47,6 +50,7 @@ impl Refusal {
             | Refusal::NeedsWrite(e)
             | Refusal::Lost(e)
             | Refusal::Unknown(e)
+            | Refusal::Damaged(e)
             | Refusal::Broken(e) => e,
             Refusal::Interrupted => anyhow!("stopped by a signal"),
         }

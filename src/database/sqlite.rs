@@ -390,7 +390,7 @@ impl SqliteFile {
         wait: &Wait,
         run: impl FnMut(&Connection) -> rusqlite::Result<T>,
     ) -> Result<T, Refusal> {
-        let _owner = self.place.owner.act().map_err(Refusal::Broken)?;
+        let _owner = self.place.owner.act().map_err(Refusal::Damaged)?;
         self.patiently(wait, run)
     }
 
@@ -403,7 +403,7 @@ impl SqliteFile {
         let deadline = wait.deadline();
         loop {
             // SQLite opens whatever is in this place, and would wait for the other end of a FIFO.
-            self.place.checked("-journal").map_err(Refusal::Broken)?;
+            self.place.checked("-journal").map_err(Refusal::Damaged)?;
             match run(self.db()) {
                 Ok(value) => return Ok(value),
                 Err(e) => match self.refusal(&e) {
@@ -448,14 +448,15 @@ impl SqliteFile {
                 Refusal::NeedsWrite(anyhow!("{file} cannot be read without writing: {why}"))
             }
             Some(ErrorCode::ReadOnly) => {
-                Refusal::Broken(anyhow!("{file} cannot be written{}: {why}", self.strangers))
+                Refusal::Damaged(anyhow!("{file} cannot be written{}: {why}", self.strangers))
             }
             Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => {
-                Refusal::Broken(anyhow!("{file} is damaged: {why}"))
+                Refusal::Damaged(anyhow!("{file} is damaged: {why}"))
             }
             Some(ErrorCode::CannotOpen) => {
-                Refusal::Broken(anyhow!("cannot open {file} or its journal: {why}"))
+                Refusal::Damaged(anyhow!("cannot open {file} or its journal: {why}"))
             }
+            Some(ErrorCode::SystemIoFailure) => Refusal::Damaged(anyhow!("cannot use {file}: {why}")),
             _ => Refusal::Broken(anyhow!("cannot use {file}: {why}")),
         }
     }
@@ -498,7 +499,7 @@ impl SqliteFile {
 
     /// Runs a change inside the open transaction, as the owner of the file.
     pub(crate) fn change<T>(&self, run: impl FnOnce(&Self) -> rusqlite::Result<T>) -> Result<T, Refusal> {
-        let _owner = self.place.owner.act().map_err(Refusal::Broken)?;
+        let _owner = self.place.owner.act().map_err(Refusal::Damaged)?;
         run(self).map_err(|e| self.refusal(&e))
     }
 }
