@@ -472,7 +472,7 @@ fn glance_is_asked_once_for_what_nothing_else_reads() {
     let rows = [
         location("file:///var/lib/glance/images/x", None),
         location("cinder://store/volume", None),
-        location("swift+https://h/v1/AUTH_x/c/o", None),
+        location(&format!("swift+https://h/v1/AUTH_x/c/{}", image().id), None),
         location("ftp://u:s3cret@h/x", None),
     ];
     let config = "[glance_store]\nstores = file,swift\n";
@@ -506,8 +506,9 @@ fn glance_is_asked_once_for_what_nothing_else_reads() {
                  [glance_store]{could}"
             ),
             format!(
-                "swift+https://h/v1/AUTH_x/c/o: it has no credentials, as in a store with \
-                 swift_store_multi_tenant, which is read through Glance's API only{could}"
+                "swift+https://h/v1/AUTH_x/c/{}: it has no credentials, as in a store with \
+                 swift_store_multi_tenant, which is read through Glance's API only{could}",
+                image().id
             ),
             format!(
                 "ftp://...: it is not a URL of a store that Glance has, or it is encrypted: then \
@@ -515,6 +516,39 @@ fn glance_is_asked_once_for_what_nothing_else_reads() {
             ),
         ];
         assert_eq!(shown(via, is_open), expected, "{via:?}");
+    }
+}
+
+/// With `swift_store_multi_tenant`, Glance reads the object of a location with the rights of the one who
+/// asks. The API is not asked if the location names an object that is not the image's own.
+#[test]
+fn glance_is_not_asked_for_the_object_of_another_image() {
+    let id = image().id;
+    let shown = |via, url: &str| {
+        let api = Ok(ImageApi::new(HostileDouble::new(&[""], 0).cloud(), &impatient()));
+        let stores = stores("[glance_store]\nstores = swift\n", &impatient()).unwrap().reading(via, api);
+        let rows = [location("cinder://store/volume", None), location(url, None)];
+        let sources = stores.sources(image(), &rows).into_iter();
+        let shown: Vec<_> = sources
+            .map(|source| source.map_or_else(|e| e.to_string(), |source| source.shown().to_owned()))
+            .collect();
+        shown.join("\n")
+    };
+    for object in ["another", &id.to_string().to_uppercase(), &format!("{id}x"), "", "a/"] {
+        let url = format!("swift+https://h/v1/AUTH_x/c/{object}");
+        let said = shown(Via::Auto, &url);
+        let why = format!("it is not asked: the name of the object of {url} is not the image's id");
+        assert!(said.contains(&format!("Glance's API could give the image, but {why}")), "{said}");
+        assert!(!said.contains("through Glance's API)"), "{said}");
+        assert!(shown(Via::Api, &url).starts_with(&format!("Glance's API: {why}")), "{url}");
+    }
+    for url in [
+        &format!("swift+https://h/v1/AUTH_x/c/{id}"),
+        &format!("swift+http://p%3Au:k@h/v3/c/{id}"),
+        "swift+config://ref/c/o",
+    ] {
+        assert!(shown(Via::Auto, url).contains("cinder://store/volume (through Glance's API)"), "{url}");
+        assert_eq!(shown(Via::Api, url), "Glance's API");
     }
 }
 

@@ -10,7 +10,10 @@
 //! after the other. A file may be in a directory of any of them.
 //!
 //! The first location that no store here reads is read through Glance's API, if there are credentials for it
-//! and `--via` does not leave it out; Glance tries the others itself.
+//! and `--via` does not leave it out; Glance tries the others itself. The API is not asked for an image that
+//! has a location in Swift with an object of another name than the image's id. A Glance with
+//! `swift_store_multi_tenant` would read that object with the rights of our user, who may be allowed more in
+//! Swift than the user who added the location.
 
 use std::sync::Arc;
 
@@ -18,6 +21,7 @@ use anyhow::{Context as _, Result, bail};
 
 use super::glance::{ApiAccess, ImageApi, ImageOfGlance, OnlyGlance, Via};
 use super::location::shown;
+use super::swift_place::{self, SwiftPlace};
 use super::{file, rbd, s3, sealed, swift, web};
 use crate::config::{Config, ENABLED_BACKENDS, METADATA_ENCRYPTION_KEY, STORES, Setting, WEIGHT};
 use crate::database::images::Location;
@@ -132,20 +136,41 @@ impl Stores {
     /// Returns what an image with these locations can be read from, in the order to try: by the weight of
     /// their stores, the highest first, those of equal weight in the order given.
     pub(crate) fn sources(&self, image: ImageOfGlance, locations: &[Location]) -> Vec<Readable> {
+        let closed = self.foreign_object(image.id, locations).map(ApiAccess::Closed);
+        let api = closed.as_ref().filter(|_| self.api.is_open()).unwrap_or(&self.api);
         if self.only_api {
-            return vec![self.api.source(image, None)];
+            return vec![api.source(image, None)];
         }
         let mut weighed: Vec<_> = locations.iter().map(|location| self.read_by(image.id, location)).collect();
         weighed.sort_by_key(|(weight, _)| std::cmp::Reverse(*weight));
         let mut is_asked = false;
         let source = |readable: Readable| match readable {
             Err(refused) if refused.error.is::<OnlyGlance>() => {
-                let is_first = !std::mem::replace(&mut is_asked, self.api.is_open());
-                is_first.then(|| self.api.source(image, Some(refused)))
+                let is_first = !std::mem::replace(&mut is_asked, api.is_open());
+                is_first.then(|| api.source(image, Some(refused)))
             }
             readable => Some(readable),
         };
         weighed.into_iter().flat_map(|(_, sources)| sources).filter_map(source).collect()
+    }
+
+    /// Returns why Glance's API is not asked for an image, if one of its locations in Swift is not of the
+    /// object that Glance itself would have stored. Locations with a reference are not looked at: Glance lets
+    /// nobody add one.
+    fn foreign_object(&self, image: ImageId, locations: &[Location]) -> Option<String> {
+        let is_own = |url: &str| {
+            let place = swift_place::parse(url);
+            place.is_ok_and(|place| {
+                matches!(place.account, SwiftPlace::Reference(_)) || place.object == image.as_str()
+            })
+        };
+        let urls = locations.iter().filter_map(|location| self.plain(&location.value).ok());
+        let url = urls.into_iter().find(|url| store_type(url) == Some("swift") && !is_own(url))?;
+        Some(format!(
+            "it is not asked: the name of the object of {} is not the image's id, and Glance could read it \
+             with rights in Swift that the image's owner does not have",
+            shown(&url)
+        ))
     }
 
     /// Returns the weight of one location, and what it can be read from.

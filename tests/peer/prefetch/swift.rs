@@ -337,7 +337,8 @@ fn a_multi_tenant_location_comes_through_the_api() {
     let bytes = content('a', SIZE);
     let image = glance.upload(&token, &bytes);
     // A copy of its database says that the image is in a store that only Glance can read.
-    let database = glance.database_with_location(&image, "swift+http://h/v1/AUTH_x/glance/object");
+    let location = format!("swift+http://h/v1/AUTH_x/glance/{image}");
+    let database = glance.database_with_location(&image, &location);
     let mut ours = Command::new(BINARY);
     ours.args(["prefetch", "--config-file"]).arg(glance.configuration()).args(["-v", "--database"]);
     ours.arg(format!("sqlite:///{}", database.path().display()))
@@ -348,7 +349,7 @@ fn a_multi_tenant_location_comes_through_the_api() {
     ours.env("OS_CACHE_API__GLANCE_API_URL", glance.url());
     ours.env("OS_DEFAULT__ENABLED_BACKENDS", "sw:swift");
     let run = env::run(&mut ours, &std::env::temp_dir()).ok();
-    let place = "from swift+http://h/v1/AUTH_x/glance/object (through Glance's API)";
-    assert!(run.stderr.contains(place), "{}", run.stderr);
+    let place = format!("from {location} (through Glance's API)");
+    assert!(run.stderr.contains(&place), "{}", run.stderr);
     assert!(fs::read(glance.cache().join(&image)).unwrap() == bytes);
 }
