@@ -27,9 +27,11 @@ pub(super) struct Load {
     /// Seconds: the median, and the time within which 99 of 100 answers came.
     pub(super) median: f64,
     pub(super) most: f64,
+    /// The number of other answers than 200, which the figures leave out.
+    pub(super) failed: usize,
 }
 
-/// Sends a request for some time, and fails if any answer is another one than 200.
+/// Sends a request for some time.
 pub(super) fn load(address: &str, line: &str, token: &str, reuse: Reuse, time: Duration) -> Result<Load> {
     let length = if line.starts_with("POST") { "Content-Length: 0\r\n" } else { "" };
     let close = if reuse == Reuse::New { "Connection: close\r\n" } else { "" };
@@ -42,19 +44,21 @@ pub(super) fn load(address: &str, line: &str, token: &str, reuse: Reuse, time: D
             thread::spawn(move || client(&address, &request, reuse, start + time))
         })
         .collect();
-    let mut answers: Vec<f64> = Vec::new();
+    let (mut answers, mut failed) = (Vec::new(), 0);
     for thread in threads {
-        answers.extend(thread.join().map_err(|_| anyhow!("a client failed"))??);
+        let of_client = thread.join().map_err(|_| anyhow!("a client failed"))??;
+        failed += of_client.iter().filter(|answer| answer.is_none()).count();
+        answers.extend(of_client.into_iter().flatten());
     }
     let took = start.elapsed().as_secs_f64();
     ensure!(!answers.is_empty(), "{line}: no answer came");
     answers.sort_by(f64::total_cmp);
     let rate = answers.len() as f64 / took;
-    Ok(Load { rate, median: answers[answers.len() / 2], most: answers[answers.len() * 99 / 100] })
+    Ok(Load { rate, median: answers[answers.len() / 2], most: answers[answers.len() * 99 / 100], failed })
 }
 
-/// One connection. Returns how long each answer took, in seconds.
-fn client(address: &str, request: &str, reuse: Reuse, end: Instant) -> Result<Vec<f64>> {
+/// One connection. Returns how long each answer took, in seconds, and `None` for another one than 200.
+fn client(address: &str, request: &str, reuse: Reuse, end: Instant) -> Result<Vec<Option<f64>>> {
     let mut answers = Vec::new();
     let mut kept: Option<TcpStream> = None;
     let mut buffer = Vec::with_capacity(1 << 18);
@@ -65,8 +69,8 @@ fn client(address: &str, request: &str, reuse: Reuse, end: Instant) -> Result<Ve
             None => connect(address)?,
         };
         stream.write_all(request.as_bytes())?;
-        answer(&mut stream, &mut buffer)?;
-        answers.push(start.elapsed().as_secs_f64());
+        let is_good = answer(&mut stream, &mut buffer).with_context(|| format!("cannot use {address}"))?;
+        answers.push(is_good.then(|| start.elapsed().as_secs_f64()));
         kept = (reuse == Reuse::Kept).then_some(stream);
     }
     Ok(answers)
@@ -79,11 +83,11 @@ fn connect(address: &str) -> Result<TcpStream> {
     Ok(stream)
 }
 
-/// Reads an answer to the end of its body.
-fn answer(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Result<()> {
+/// Reads an answer to the end of its body, and returns if it is a 200.
+fn answer(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Result<bool> {
     buffer.clear();
     let mut piece = vec![0; 65536];
-    let mut whole = None;
+    let (mut whole, mut is_good) = (None, false);
     while whole.is_none_or(|whole| buffer.len() < whole) {
         let read = stream.read(&mut piece)?;
         ensure!(read > 0, "the connection ended after {} bytes", buffer.len());
@@ -92,14 +96,10 @@ fn answer(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Result<()> {
             && let Some(end) = buffer.windows(4).position(|four| four == b"\r\n\r\n")
         {
             let head = str::from_utf8(&buffer[..end])?.to_ascii_lowercase();
-            ensure!(
-                head.split(' ').nth(1) == Some("200"),
-                "the answer is {}",
-                head.lines().next().unwrap_or("")
-            );
+            is_good = head.split(' ').nth(1) == Some("200");
             let length = head.lines().find_map(|line| line.strip_prefix("content-length:"));
             whole = Some(end + 4 + length.context("an answer without a length")?.trim().parse::<usize>()?);
         }
     }
-    Ok(())
+    Ok(is_good)
 }

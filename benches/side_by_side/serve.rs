@@ -97,7 +97,8 @@ fn median(mut figures: Vec<f64>) -> f64 {
 
 fn medians(loads: &[Load]) -> Load {
     let of = |figure: fn(&Load) -> f64| median(loads.iter().map(figure).collect());
-    Load { rate: of(|load| load.rate), median: of(|load| load.median), most: of(|load| load.most) }
+    let failed = loads.iter().map(|load| load.failed).sum();
+    Load { rate: of(|load| load.rate), median: of(|load| load.median), most: of(|load| load.most), failed }
 }
 
 pub(super) fn table(bench: &mut Bench) -> Result<()> {
@@ -140,6 +141,7 @@ pub(super) fn table(bench: &mut Bench) -> Result<()> {
         .map(|_| load(&ours.address, "GET /healthcheck", &token, Reuse::Kept, TIME))
         .collect::<Result<Vec<Load>>>()?;
     let kept = medians(&kept);
+    ensure!(kept.failed == 0, "GET /healthcheck, connections kept: {} answers are no 200", kept.failed);
     println!(
         "GET /healthcheck, connections kept: {:.0} a second, 99 of 100 within {}",
         kept.rate,
@@ -241,6 +243,10 @@ fn compare(
         ms(theirs.most),
         ms(ours.most)
     );
+    ensure!(ours.failed == 0, "{line}: {} answers of the service are no 200", ours.failed);
+    if theirs.failed > 0 {
+        println!("    Glance failed {} times; its figures are those of its other answers", theirs.failed);
+    }
     if times > 0.0 {
         let what = format!("serve: {line}: {factor:.1} times Glance's rate, at least {times}");
         bench.results.target(what, factor >= times);
