@@ -77,10 +77,9 @@ impl Needs<'_> {
             .hint("set it to the whole path of the directory that glance-api uses"));
         }
         let opened = match self.glance.open() {
-            Ok(Some(_)) => Ok(()),
-            Ok(None) => Err(Failure::cannot_start(anyhow!("{}", self.glance.nothing_there()))),
             Err(failure) if failure.exit == Exit::Usage => return Err(failure),
-            Err(failure) => Err(failure),
+            Ok(None) => Err(Failure::cannot_start(anyhow!("{}", self.glance.nothing_there()))),
+            opened => opened.map(drop),
         };
         self.unless_mended("each operation fails", opened);
         Ok(())
