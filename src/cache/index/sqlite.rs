@@ -81,6 +81,9 @@ impl Sqlite {
             // would be synced, and a power failure could bring back the rows of more than one batch.
             file.db().execute_batch("PRAGMA synchronous = NORMAL")?;
         }
+        // As in Glance's own connections. A deferred key of a table that somebody has added would refuse the
+        // commit, when the files are gone.
+        file.db().execute_batch("PRAGMA foreign_keys = OFF")?;
         Ok(Opening::Open(Sqlite { file, gate: None, data_version: 0 }))
     }
 
