@@ -541,7 +541,10 @@ impl Executor<'_> {
         if self.ledger.interrupt().raised() {
             return Err(Refusal::Interrupted);
         }
-        if (run.pending.len() + 1) * 2 > inventory.rows() {
+        let half = inventory.rows() / 2;
+        // The only image of an index goes, too, if it frees the space that its row needs.
+        let most = if frees(image) > 0 { half.max(1) } else { half };
+        if run.pending.len() >= most {
             // With more rows without files, the next run would refuse the directory as a wrong one.
             return Err(Refusal::Full(anyhow!(
                 "still no space left for the journal of the index after {} images were removed: free some \
@@ -1249,6 +1252,14 @@ mod tests {
             assert_eq!((outcome.ghosts_forgotten, outcome.left_alone), (2 * ROWS as u64, 0), "{do_not_fit}");
             assert_eq!((outcome.files, files, rows), (20, 0, 0));
         }
+    }
+
+    #[test]
+    fn the_only_image_of_an_index_goes_from_a_full_disk() {
+        let refuses = Refusals { do_not_fit: 2, ..NOTHING };
+        let (outcome, files, rows, _) = prune_of(1, 1, refuses, Duration::ZERO);
+        assert!(outcome.stopped.is_none(), "{outcome:?}");
+        assert_eq!((outcome.files, files, rows), (1, 0, 0));
     }
 
     #[test]
