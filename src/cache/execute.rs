@@ -309,19 +309,19 @@ impl Executor<'_> {
     /// Forgets the ghosts before any image is removed, and returns those for which there is no space yet.
     fn forget_first<'g>(
         &mut self,
-        ghosts: &'g [Ghost],
+        mut ghosts: &'g [Ghost],
         spare: &dyn Fn() -> CleanPlan,
         run: &mut PruneRun<'_>,
     ) -> &'g [Ghost] {
-        let mut forgotten = self.forget_ghosts(ghosts, &mut run.noted, &mut run.outcome);
+        let mut forgotten = self.forget_ghosts(&mut ghosts, &mut run.noted, &mut run.outcome);
         if matches!(forgotten, Err(Refusal::Full(_))) {
             clean(self.dir, &spare(), self.ledger.interrupt(), self.progress, &mut run.outcome);
-            forgotten = self.forget_ghosts(ghosts, &mut run.noted, &mut run.outcome);
+            forgotten = self.forget_ghosts(&mut ghosts, &mut run.noted, &mut run.outcome);
         }
         let count = usize::try_from(run.outcome.ghosts_forgotten).unwrap_or(usize::MAX);
         run.rows = run.rows.saturating_sub(count);
         match forgotten {
-            Ok(()) => return &[],
+            Ok(()) => {}
             // The removal of images frees space, and the ghosts are tried again after it.
             Err(Refusal::Full(_)) if !run.goal.is_reached() => {}
             Err(refusal) => run.outcome.stopped = Some(refusal),
@@ -541,7 +541,10 @@ impl Executor<'_> {
         if self.ledger.interrupt().raised() {
             return Err(Refusal::Interrupted);
         }
-        if (run.pending.len() + 1) * 2 > inventory.rows() {
+        let half = inventory.rows() / 2;
+        // The only image of an index goes, too, if it frees the space that its row needs.
+        let most = if frees(image) > 0 { half.max(1) } else { half };
+        if run.pending.len() >= most {
             // With more rows without files, the next run would refuse the directory as a wrong one.
             return Err(Refusal::Full(anyhow!(
                 "still no space left for the journal of the index after {} images were removed: free some \
@@ -572,13 +575,13 @@ impl Executor<'_> {
     }
 
     /// Deletes, at the end, the rows of removed files, and ghosts for which there was no space before.
-    fn settle_rows(&mut self, ghosts: &[Ghost], run: &mut PruneRun<'_>) {
+    fn settle_rows(&mut self, mut ghosts: &[Ghost], run: &mut PruneRun<'_>) {
         if let Err(refusal) = self.forget_pending(run) {
             run.give_up_rows(refusal);
         }
         if run.outcome.stopped.is_none()
             && run.outcome.rows_left == 0
-            && let Err(refusal) = self.forget_ghosts(ghosts, &mut run.noted, &mut run.outcome)
+            && let Err(refusal) = self.forget_ghosts(&mut ghosts, &mut run.noted, &mut run.outcome)
         {
             run.outcome.stopped = Some(refusal);
         }
@@ -607,19 +610,19 @@ impl Executor<'_> {
 
     /// Deletes rows whose image is missing. That it is, is seen when nobody else can use the row: Glance may
     /// cache the image again while the row is waited for, and then keeps that row. Those that are deleted
-    /// are no longer `noted`.
+    /// are no longer `noted`, and those that were reached are taken off the front of `ghosts`.
     fn forget_ghosts(
         &mut self,
-        ghosts: &[Ghost],
+        ghosts: &mut &[Ghost],
         noted: &mut HashSet<ImageId>,
         outcome: &mut Outcome,
     ) -> Result<(), Refusal> {
-        let (dir, progress) = (self.dir, self.progress);
+        let (dir, progress, all) = (self.dir, self.progress, *ghosts);
         let forget = |ledger: &mut Ledger, part: Range<usize>| {
             if ledger.interrupt().raised() {
                 return Err(Refusal::Interrupted);
             }
-            let portion = &ghosts[part];
+            let portion = &all[part];
             let victims: Vec<Deletion> = portion
                 .iter()
                 .map(|ghost| Deletion { id: ghost.id, only_if: Condition::Row(ghost.row.key) })
@@ -645,8 +648,9 @@ impl Executor<'_> {
             }
             Ok(())
         };
-        let parts = self.ledger.in_parts(ghosts.len(), ROWS, forget);
-        self.ended(parts, outcome, &|at| (ghosts[at].id.to_string(), Action::Forget))
+        let parts = self.ledger.in_parts(all.len(), ROWS, forget);
+        *ghosts = &all[parts.reached..];
+        self.ended(parts, outcome, &|at| (all[at].id.to_string(), Action::Forget))
     }
 
     /// Ends a run that changed nothing because the index refused one row after the other. It ends as if the
@@ -677,7 +681,7 @@ impl Executor<'_> {
         let mut noted = self.noted_ghosts(inventory);
         let has_note = inventory.has_note || !noted.is_empty();
         let result = self
-            .forget_ghosts(&inventory.ghosts, &mut noted, outcome)
+            .forget_ghosts(&mut &inventory.ghosts[..], &mut noted, outcome)
             .and_then(|()| self.adopt(&plan.adopt, outcome))
             .and_then(|()| self.drop_bad_rows(inventory, outcome));
         outcome.warnings.extend(self.ledger.take_warning());
@@ -952,6 +956,9 @@ mod tests {
         commits: usize,
         /// Makes the refusal of a commit.
         refusal: fn() -> Refusal,
+        /// The number of deletions that fit on the disk, and of those that follow and do not.
+        fit: usize,
+        do_not_fit: usize,
         /// The number of deletions during which the connection is lost.
         losses: usize,
         /// Commits of more rows are refused.
@@ -971,6 +978,8 @@ mod tests {
     const NOTHING: Refusals = Refusals {
         commits: 0,
         refusal: || Refusal::Interrupted,
+        fit: 0,
+        do_not_fit: 0,
         losses: 0,
         most: usize::MAX,
         is_locked: |_| false,
@@ -1022,6 +1031,12 @@ mod tests {
         ) -> Result<Vec<bool>, Refusal> {
             if let Some(path) = self.arrives.take() {
                 std::fs::write(path, "image").unwrap();
+            }
+            if self.refuses.fit > 0 {
+                self.refuses.fit -= 1;
+            } else if self.refuses.do_not_fit > 0 {
+                self.refuses.do_not_fit -= 1;
+                return Err(Refusal::Full(anyhow!("no space left")));
             }
             if self.refuses.losses > 0 {
                 self.refuses.losses -= 1;
@@ -1227,6 +1242,24 @@ mod tests {
             assert_eq!((outcome.ghosts_forgotten, outcome.left_alone), (2, 1));
             assert_eq!(*committed.lock().unwrap(), HashSet::from([2]));
         }
+    }
+
+    #[test]
+    fn ghosts_that_are_forgotten_before_the_disk_is_full_count_once() {
+        for do_not_fit in [1, 2] {
+            let refuses = Refusals { fit: 1, do_not_fit, ..NOTHING };
+            let (outcome, files, rows, _) = prune_of(20, 20 + 2 * ROWS as i64, refuses, Duration::ZERO);
+            assert_eq!((outcome.ghosts_forgotten, outcome.left_alone), (2 * ROWS as u64, 0), "{do_not_fit}");
+            assert_eq!((outcome.files, files, rows), (20, 0, 0));
+        }
+    }
+
+    #[test]
+    fn the_only_image_of_an_index_goes_from_a_full_disk() {
+        let refuses = Refusals { do_not_fit: 2, ..NOTHING };
+        let (outcome, files, rows, _) = prune_of(1, 1, refuses, Duration::ZERO);
+        assert!(outcome.stopped.is_none(), "{outcome:?}");
+        assert_eq!((outcome.files, files, rows), (1, 0, 0));
     }
 
     #[test]

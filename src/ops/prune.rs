@@ -472,21 +472,18 @@ impl AllPruned {
     fn filled(host: &Host<'_>, request: &PruneRequest, gathered: &Gathered<'_>, passes: Vec<Pass>) -> Self {
         let (members, dry_run) = (&gathered.members, request.change.dry_run);
         let mut run = HostRun::new(members, &gathered.warnings, gathered.errors.clone(), dry_run);
-        let (mut victims, mut outcomes, mut rests) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut foreseen, mut outcomes, mut rests) = (Vec::new(), Vec::new(), Vec::new());
         for (position, Pass { result, rest }) in passes.into_iter().enumerate() {
             rests.push(rest);
             match result {
                 PassResult::Done(outcome) => outcomes.push(outcome),
-                PassResult::Planned(foreseen) => {
-                    victims.extend(foreseen.into_iter().filter_map(|entry| match entry {
-                        Foreseen::Removal(victim) => Some((position, victim)),
-                        Foreseen::Ghost(_) | Foreseen::Kept { .. } => None,
-                    }));
+                PassResult::Planned(entries) => {
+                    foreseen.extend(entries.into_iter().map(|entry| (position, entry)));
                 }
             }
         }
         if dry_run {
-            run.would_prune(members, victims, host.run.now);
+            run.would_prune(members, foreseen, host.run.now);
         } else {
             run.did(host.run, members, outcomes);
         }

@@ -433,20 +433,30 @@ impl HostRun {
         HostRun { left_alone: 0, caches: members.iter().map(CacheLine::of).collect(), ending }
     }
 
-    /// Fills in the plan of a dry run: the images to remove, each with the position of its cache.
+    /// Fills in the plan of a dry run: the rows to forget and the images to remove, each with the position of
+    /// its cache.
     pub(super) fn would_prune(
         &mut self,
         members: &[Member<'_>],
-        victims: impl IntoIterator<Item = (usize, PlannedRemoval)>,
+        foreseen: impl IntoIterator<Item = (usize, Foreseen)>,
         now: Nanos,
     ) {
         let mut plan = Vec::new();
-        for (cache, victim) in victims {
-            let line = &mut self.caches[cache];
-            line.files_pruned += 1;
-            line.bytes_pruned = line.bytes_pruned.saturating_add(victim.size);
-            line.size = line.size.map(|size| size.saturating_sub(victim.size));
-            plan.push(Step::among(&members[cache].declared, victim, now));
+        for (cache, entry) in foreseen {
+            let (line, declared) = (&mut self.caches[cache], &members[cache].declared);
+            match entry {
+                Foreseen::Ghost(_) => {
+                    line.ghosts_forgotten += 1;
+                    plan.push(Step { cache: Some(declared.name.clone()), ..Step::of(entry) });
+                }
+                Foreseen::Removal(victim) => {
+                    line.files_pruned += 1;
+                    line.bytes_pruned = line.bytes_pruned.saturating_add(victim.size);
+                    line.size = line.size.map(|size| size.saturating_sub(victim.size));
+                    plan.push(Step::among(declared, victim, now));
+                }
+                Foreseen::Kept { .. } => {}
+            }
         }
         self.ending.plan = Some(plan);
     }

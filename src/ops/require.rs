@@ -19,7 +19,7 @@ use crate::cache::outcome::{Action, EntryError, Outcome};
 use crate::cache::plan::PruneReason;
 use crate::exit::Failure;
 use crate::host::Host;
-use crate::host::cache::{ImageCache, Item, PlannedRemoval, Removing, Rules};
+use crate::host::cache::{Foreseen, ImageCache, Item, Planned, PlannedRemoval, Removing, Rules};
 use crate::host::gather::{Gathered, Member};
 use crate::host::order::{Pick, View, by_priority, carry_out, enough};
 use crate::os::mounts::identity;
@@ -194,9 +194,16 @@ impl SpaceReport {
                 let Item { last_use, size, frees } = items[pick.cache][pick.item as usize];
                 let name = members[pick.cache].cache.name(pick.item);
                 let reason = if pick.expired { PruneReason::Expired } else { PruneReason::LeastRecentlyUsed };
-                (pick.cache, PlannedRemoval { name, size, frees, last_use, is_orphan: false, reason })
+                let removal = PlannedRemoval { name, size, frees, last_use, is_orphan: false, reason };
+                (pick.cache, Foreseen::Removal(removal))
             };
-            self.run.would_prune(members, picks.iter().map(victim), rules.now);
+            // A cache that loses an image also loses its rows without a file.
+            let loses = |cache: &usize| picks.iter().any(|pick| pick.cache == *cache);
+            let ghosts = (0..members.len()).filter(loses).flat_map(|cache| {
+                let entries = members[cache].cache.describe(&Planned::default());
+                entries.into_iter().map(move |entry| (cache, entry))
+            });
+            self.run.would_prune(members, ghosts.chain(picks.iter().map(victim)), rules.now);
             self.count();
         }
         order
