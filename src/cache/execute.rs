@@ -299,7 +299,7 @@ impl Executor<'_> {
         }
         self.settle_rows(ghosts, &mut run);
         self.end_untouched(&mut run.outcome);
-        if run.note.is_made() || has_note {
+        if run.note.is_made() || has_note || !run.left.is_empty() {
             self.settle_note(&run.noted, &run.left);
         }
         run.outcome.warnings.extend(self.ledger.take_warning());
@@ -524,9 +524,6 @@ impl Executor<'_> {
             // They were removed out of turn.
             run.at = at;
             run.taken.extend(wanted[..done].iter().map(|image| image.id));
-            if run.outcome.rows_left > 0 {
-                break;
-            }
         }
         run.disk = Disk::Enough;
         Ok(true)
@@ -933,15 +930,15 @@ impl PruneRun<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashSet;
+    use std::collections::{HashMap, HashSet};
     use std::sync::{Arc, Mutex};
 
     use anyhow::Result;
 
     use super::super::entry::{BadRow, Row};
     use super::super::index::Index;
-    use super::super::inventory::{Joiner, Tracking};
-    use super::super::plan::{self, PruneLimits};
+    use super::super::inventory::{Joiner, Partials, Tracking};
+    use super::super::plan::{self, CleanLimits, PruneLimits};
     use super::*;
     use crate::interrupt::Wait;
 
@@ -966,6 +963,8 @@ mod tests {
         most_deleted: usize,
         /// The number of deletions for which a lost session keeps the rows of the first twenty images locked.
         outlives: usize,
+        /// As long as the directory has more files than this, the disk has no space to delete a row.
+        full_above: usize,
     }
 
     const NOTHING: Refusals = Refusals {
@@ -978,6 +977,7 @@ mod tests {
         is_deferred: |_| false,
         most_deleted: usize::MAX,
         outlives: 0,
+        full_above: usize::MAX,
     };
 
     /// The keys of the rows of an index.
@@ -993,6 +993,8 @@ mod tests {
         waits: bool,
         /// A file that appears while rows are waited for: Glance caches the image again.
         arrives: Option<std::path::PathBuf>,
+        /// The directory whose files fill the disk.
+        on_disk: Option<std::path::PathBuf>,
         /// The number of commits that were too large.
         too_large: Arc<AtomicUsize>,
     }
@@ -1034,6 +1036,9 @@ mod tests {
             }
             let is_locked = |key| (self.refuses.is_locked)(key) || (is_ours && key <= 20);
             let free = |one: &Deletion| !one.key().is_some_and(is_locked) && is_due(one);
+            if deletions.iter().any(Deletion::has_row) && self.is_full() {
+                return Err(Refusal::Full(anyhow!("database or disk is full")));
+            }
             if deletions.iter().filter_map(Deletion::key).any(self.refuses.is_poison) {
                 return Err(Refusal::Broken(anyhow!("error 1644: poison")));
             }
@@ -1070,16 +1075,26 @@ mod tests {
 
         fn abandon(&mut self) {}
 
-        fn adopt(&mut self, _: &[Image]) -> Result<u64, Refusal> {
-            Ok(0)
+        fn adopt(&mut self, orphans: &[Image]) -> Result<u64, Refusal> {
+            Ok(orphans.len() as u64)
         }
 
         fn record(&mut self, _: &Image) -> Result<(), Refusal> {
             Ok(())
         }
 
-        fn drop_bad_rows(&mut self, _: &[BadRow]) -> Result<u64, Refusal> {
-            Ok(0)
+        fn drop_bad_rows(&mut self, rows: &[BadRow]) -> Result<u64, Refusal> {
+            Ok(rows.len() as u64)
+        }
+    }
+
+    impl Rows {
+        fn is_full(&self) -> bool {
+            let files = |path| std::fs::read_dir(path).unwrap().map(|file| file.unwrap().file_name());
+            let is_image = |name: std::ffi::OsString| ImageId::new(name.as_encoded_bytes()).is_some();
+            self.on_disk.as_ref().is_some_and(|path| {
+                files(path).filter(|name| is_image(name.clone())).count() > self.refuses.full_above
+            })
         }
     }
 
@@ -1123,6 +1138,7 @@ mod tests {
             refuses,
             waits: false,
             arrives: None,
+            on_disk: None,
             too_large: Arc::clone(&too_large),
         };
         (ledger(index, limit), rows, too_large)
@@ -1214,7 +1230,9 @@ mod tests {
             let arrives = Some(temporary.path().join(ghost_id(2).to_string()));
             let (rows, too_large) = (Arc::clone(&committed), Arc::default());
             let (forgotten, refuses) = (HashSet::new(), NOTHING);
-            let index = Rows { committed: rows, forgotten, refuses, waits: false, arrives, too_large };
+            let on_disk = None;
+            let index =
+                Rows { committed: rows, forgotten, refuses, waits: false, arrives, on_disk, too_large };
             let mut ledger = ledger(index, Duration::ZERO);
             let mut executor = Executor { dir: &dir, ledger: &mut ledger, progress: &() };
             let mut outcome = Outcome::default();
@@ -1383,5 +1401,111 @@ mod tests {
         let refuses = Refusals { losses: 1, outlives: 3, ..NOTHING };
         let (outcome, files, rows, _) = prune_of(0, 20, refuses, Duration::from_secs(60));
         assert_eq!((outcome.ghosts_forgotten, outcome.left_alone, files, rows), (20, 0, 0, 0));
+    }
+
+    /// Prunes a cache of equal images down to so many bytes, with an index on the same disk. Returns the keys
+    /// of the rows that are left, too.
+    fn prune_on_disk(
+        (temporary, dir, inventory): &(tempfile::TempDir, CacheDir, Inventory),
+        refuses: Refusals,
+        max_size: u64,
+        spare: &dyn Fn() -> CleanPlan,
+    ) -> (Outcome, HashSet<i64>) {
+        let (ghosts, images) = (inventory.ghosts.iter(), inventory.images.iter());
+        let rows = ghosts.map(|ghost| ghost.row).chain(images.filter_map(|image| image.row));
+        let committed = Arc::new(Mutex::new(rows.map(|row| row.key).collect()));
+        let index = Rows {
+            committed: Arc::clone(&committed),
+            forgotten: HashSet::new(),
+            refuses,
+            waits: false,
+            arrives: None,
+            on_disk: Some(temporary.path().to_owned()),
+            too_large: Arc::default(),
+        };
+        let mut ledger = ledger(index, Duration::ZERO);
+        let limits = PruneLimits { max_size, target_size: max_size, ..PruneLimits::default() };
+        let plan = plan::prune(inventory, &limits, 0, 0);
+        let mut executor = Executor { dir, ledger: &mut ledger, progress: &() };
+        let outcome = executor.prune(inventory, &plan, spare, None);
+        let rows = committed.lock().unwrap().clone();
+        (outcome, rows)
+    }
+
+    #[test]
+    fn on_a_full_disk_what_has_no_row_goes_first() {
+        let mut cache = stock(13, 0);
+        std::fs::create_dir(cache.0.path().join("invalid")).unwrap();
+        for name in ["one", "other"] {
+            std::fs::write(cache.0.path().join("invalid").join(name), "bad").unwrap();
+        }
+        cache.1 = CacheDir::open(cache.0.path()).unwrap().unwrap();
+        // Orphans are the sixth to the eighth in order of last use.
+        cache.2.images.sort_by_key(|image| image.id);
+        for (position, image) in cache.2.images.iter_mut().enumerate() {
+            let last_accessed = if position < 5 { 0.0 } else { 4e9 };
+            if let Some(row) = &mut image.row {
+                *row = Row { last_accessed, ..*row };
+            }
+            if (5..8).contains(&position) {
+                image.row = None;
+            }
+        }
+        let spare = || {
+            let invalid = Partials::scan(&cache.1, CachePlace::Invalid).unwrap();
+            let limits = CleanLimits { stall_time: 0, invalid_grace: 0 };
+            plan::clean(invalid, Partials::default(), limits, 0, &HashMap::new())
+        };
+        let refuses = Refusals { full_above: 10, ..NOTHING };
+        let (outcome, rows) = prune_on_disk(&cache, refuses, 15, &spare);
+        assert!(outcome.stopped.is_none(), "{:?}", outcome.stopped);
+        assert_eq!((outcome.invalid_files, outcome.files, outcome.bytes_gone), (2, 10, 0));
+        assert_eq!((outcome.errors, outcome.left_alone, rows.len()), (vec![], 0, 3));
+        let left = Inventory::scan(&cache.1, Tracking::ByRow).unwrap().images;
+        let last: HashSet<ImageId> = cache.2.images[10..].iter().map(|image| image.id).collect();
+        assert_eq!(left.iter().map(|image| image.id).collect::<HashSet<_>>(), last);
+    }
+
+    #[test]
+    fn on_a_disk_that_stays_full_each_file_goes_before_its_row() {
+        let cache = stock(10, 10);
+        let refuses = Refusals { full_above: 7, ..NOTHING };
+        let (outcome, rows) = prune_on_disk(&cache, refuses, 5, &CleanPlan::default);
+        assert!(outcome.stopped.is_none(), "{:?}", outcome.stopped);
+        assert_eq!((outcome.files, outcome.bytes_gone, outcome.rows_left, rows.len()), (9, 0, 0, 1));
+        assert_eq!((outcome.errors, pending::noted(&cache.1).len()), (vec![], 0));
+        // Never more than half of the rows are without their files.
+        let cache = stock(10, 10);
+        let refuses = Refusals { full_above: 0, ..NOTHING };
+        let (outcome, rows) = prune_on_disk(&cache, refuses, 0, &CleanPlan::default);
+        let Some(Refusal::Full(why)) = outcome.stopped else { panic!("{:?}", outcome.stopped) };
+        assert!(why.to_string().contains("after 5 images were removed"), "{why}");
+        assert_eq!((outcome.files, outcome.rows_left, rows.len()), (5, 5, 10));
+        assert_eq!(pending::noted(&cache.1).len(), 5);
+    }
+
+    #[test]
+    fn ghosts_for_which_there_is_no_space_wait_for_images_to_go() {
+        let cache = stock(12, 15);
+        let refuses = Refusals { full_above: 10, ..NOTHING };
+        let (outcome, rows) = prune_on_disk(&cache, refuses, 5, &CleanPlan::default);
+        assert!(outcome.stopped.is_none(), "{:?}", outcome.stopped);
+        assert_eq!((outcome.ghosts_forgotten, outcome.files, outcome.rows_left), (3, 11, 0));
+        assert_eq!(rows.len(), 1);
+        // No image has to go, so that there is no space to come.
+        let cache = stock(12, 15);
+        let (outcome, rows) = prune_on_disk(&cache, refuses, 60, &CleanPlan::default);
+        assert!(matches!(outcome.stopped, Some(Refusal::Full(_))), "{:?}", outcome.stopped);
+        assert_eq!((outcome.ghosts_forgotten, outcome.files, rows.len()), (0, 0, 15));
+        // There are entries that `clean` would remove: their space is enough.
+        let gives_way = || {
+            for position in 10..12 {
+                std::fs::remove_file(cache.0.path().join(cache.2.images[position].id.as_str())).unwrap();
+            }
+            CleanPlan::default()
+        };
+        let (outcome, rows) = prune_on_disk(&cache, refuses, 60, &gives_way);
+        assert!(outcome.stopped.is_none(), "{:?}", outcome.stopped);
+        assert_eq!((outcome.ghosts_forgotten, outcome.files, rows.len()), (3, 0, 12));
     }
 }
