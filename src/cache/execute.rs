@@ -1508,4 +1508,179 @@ mod tests {
         assert!(outcome.stopped.is_none(), "{:?}", outcome.stopped);
         assert_eq!((outcome.ghosts_forgotten, outcome.files, rows.len()), (3, 0, 12));
     }
+
+    /// Prunes ten images to eight, and then goes on until so much space is free. Returns how many were
+    /// removed, and the time it took.
+    fn prune_until_free(min_free: u64, allocated: u64, is_interrupted: bool) -> (u64, Duration) {
+        let (_temporary, dir, mut inventory) = stock(10, 10);
+        for image in &mut inventory.images {
+            image.seen.allocated = allocated;
+        }
+        let (mut ledger, ..) = index(10, NOTHING, Duration::ZERO);
+        let limits = PruneLimits { max_size: 40, target_size: 40, ..PruneLimits::default() };
+        let plan = plan::prune(&inventory, &limits, 0, 0);
+        let interrupt = ledger.interrupt().clone();
+        let ends = Signalling(is_interrupted.then_some(interrupt));
+        let mut executor = Executor { dir: &dir, ledger: &mut ledger, progress: &ends };
+        let started = Instant::now();
+        let outcome = executor.prune(&inventory, &plan, &CleanPlan::default, Some(min_free));
+        (outcome.files, started.elapsed())
+    }
+
+    /// Raises a signal when an image is removed.
+    struct Signalling(Option<Interrupt>);
+
+    impl Progress for Signalling {
+        fn removed(&self, _: Removed<'_>) {
+            if let Some(interrupt) = &self.0 {
+                interrupt.raise(signal_hook::consts::SIGTERM);
+            }
+        }
+    }
+
+    #[test]
+    fn images_are_removed_until_so_much_space_is_free_as_was_asked_for() {
+        let (_temporary, dir, inventory) = stock(0, 0);
+        let free = available(&dir.statvfs().unwrap());
+        assert_eq!(prune_until_free(free / 2, 1, false).0, 2);
+        assert_eq!(prune_until_free(u64::MAX, 1, false).0, 10);
+        // Images that free nothing do not help.
+        assert_eq!(prune_until_free(u64::MAX, 0, false).0, 2);
+        // A plan without a removal has seen that enough is free.
+        let (mut ledger, ..) = index(0, NOTHING, Duration::ZERO);
+        let plan = plan::prune(&inventory, &PruneLimits::default(), 0, 0);
+        let mut executor = Executor { dir: &dir, ledger: &mut ledger, progress: &() };
+        let outcome = executor.prune(&inventory, &plan, &CleanPlan::default, Some(u64::MAX));
+        assert_eq!((outcome.files, outcome.errors), (0, vec![]));
+    }
+
+    #[test]
+    fn blocks_that_are_freed_late_are_waited_for_unless_a_signal_comes() {
+        // No file system gives back so much.
+        let allocated = 1 << 60;
+        let (files, took) = prune_until_free(u64::MAX, allocated, false);
+        assert!(files == 10 && took >= SETTLE && took < PATIENCE + SETTLE, "{files} in {took:?}");
+        let (files, took) = prune_until_free(u64::MAX, allocated, true);
+        assert!(files == 2 && took < SETTLE, "{files} in {took:?}");
+    }
+
+    #[test]
+    fn a_file_is_another_one_if_anything_of_it_changed_but_its_last_use() {
+        let (_temporary, _dir, inventory) = stock(1, 1);
+        let tracked = inventory.images[0];
+        let orphan = Image { row: None, ..tracked };
+        let was = tracked.seen;
+        for now in [
+            Seen { inode: was.inode + 1, ..was },
+            Seen { size: was.size + 1, ..was },
+            Seen { mtime: was.mtime + 1, ..was },
+            Seen { ctime: was.ctime + 1, ..was },
+            Seen { links: was.links + 1, ..was },
+        ] {
+            assert!(!unchanged(&tracked)(&now) && !unchanged(&orphan)(&now), "{now:?}");
+        }
+        assert!(unchanged(&tracked)(&was) && unchanged(&orphan)(&was));
+        // The use of an image that has a row is in its row.
+        let used = Seen { atime: was.atime + 1, ..was };
+        assert!(unchanged(&tracked)(&used) && !unchanged(&orphan)(&used));
+    }
+
+    #[test]
+    fn entries_of_the_subdirectories_that_changed_stay() {
+        let temporary = tempfile::tempdir().unwrap();
+        std::fs::create_dir(temporary.path().join("invalid")).unwrap();
+        let dir = CacheDir::open(temporary.path()).unwrap().unwrap();
+        for name in ["inode", "size", "mtime", "same"] {
+            std::fs::write(temporary.path().join("invalid").join(name), "bad").unwrap();
+        }
+        let mut invalid = Partials::scan(&dir, CachePlace::Invalid).unwrap();
+        for entry in &mut invalid.entries {
+            match entry.name.as_name().as_bytes() {
+                b"inode" => entry.seen.inode += 1,
+                b"size" => entry.seen.size += 1,
+                b"mtime" => entry.seen.mtime += 1,
+                _ => {}
+            }
+        }
+        let limits = CleanLimits { stall_time: 0, invalid_grace: 0 };
+        let plan = plan::clean(invalid, Partials::default(), limits, 0, &HashMap::new());
+        let mut outcome = Outcome::default();
+        clean(&dir, &plan, &Interrupt::default(), &(), &mut outcome);
+        assert_eq!((outcome.invalid_files, outcome.left_alone, outcome.bytes_cleaned), (1, 3, 3));
+        assert!(!temporary.path().join("invalid/same").exists());
+    }
+
+    #[test]
+    fn removing_ends_when_it_is_late_or_many_large_files_are_held() {
+        let count = HELD + 10;
+        let removed = |is_late: bool, is_interrupted: bool, allocated: u64| {
+            let (_temporary, dir, mut inventory) = stock(count, count as i64);
+            for image in &mut inventory.images {
+                image.seen.allocated = allocated;
+            }
+            let images: Vec<&Image> = inventory.images.iter().collect();
+            let interrupt = Interrupt::default();
+            if is_interrupted {
+                interrupt.raise(signal_hook::consts::SIGTERM);
+            }
+            let (done, held) = remove_in_turn(&dir, &images, &vec![true; count], &interrupt, &|| is_late);
+            assert!(done.iter().all(|result| *result == Ok(Removal::Removed)), "{done:?}");
+            assert_eq!(Inventory::scan(&dir, Tracking::ByRow).unwrap().images.len(), count - done.len());
+            (done.len(), held.iter().flatten().count())
+        };
+        assert_eq!(removed(false, false, LARGE), (count, 0));
+        // Two threads may each be at one more.
+        let (done, held) = removed(false, false, LARGE + 1);
+        assert!((HELD..=HELD + 1).contains(&done) && held == done, "{done} {held}");
+        let (done, _) = removed(true, false, LARGE);
+        assert!((1..=2).contains(&done), "at least one, so that there is an end: {done}");
+        assert_eq!(removed(false, true, LARGE), (0, 0));
+        assert_eq!(LARGE, 8 << 20);
+    }
+
+    #[test]
+    fn only_images_whose_rows_are_deleted_are_noted() {
+        let (_temporary, dir, mut inventory) = stock(6, 6);
+        inventory.images.sort_by_key(|image| image.row.unwrap().key);
+        inventory.images[5].row = None;
+        let refuses = Refusals { is_locked: |key| key == 2, ..NOTHING };
+        let (mut ledger, ..) = index(6, refuses, Duration::ZERO);
+        // The first batch is at most half of the rows. Orphans are the last.
+        let (ids, noted) = (inventory.images.clone(), Mutex::new(HashSet::new()));
+        let progress = Noting(&dir, &noted);
+        let plan = plan::prune(&inventory, &PruneLimits::default(), 0, 0);
+        let mut executor = Executor { dir: &dir, ledger: &mut ledger, progress: &progress };
+        executor.prune(&inventory, &plan, &CleanPlan::default, None);
+        let expected = [0, 2, 3, 4].map(|position: usize| ids[position].id);
+        assert_eq!(*noted.lock().unwrap(), HashSet::from(expected));
+    }
+
+    /// Collects all that is noted while images are removed.
+    struct Noting<'a>(&'a CacheDir, &'a Mutex<HashSet<ImageId>>);
+
+    impl Progress for Noting<'_> {
+        fn removed(&self, _: Removed<'_>) {
+            self.1.lock().unwrap().extend(pending::noted(self.0));
+        }
+    }
+
+    #[test]
+    fn a_repair_gives_rows_to_orphans_that_are_unchanged_and_removes_the_note() {
+        let (temporary, dir, mut inventory) = stock(6, 0);
+        PendingRows::default().write(&dir, [ghost_id(1)].into_iter());
+        inventory.has_note = true;
+        for image in &mut inventory.images {
+            image.row = None;
+        }
+        inventory.bad_rows.extend([1, 2].map(|key| BadRow { key, shown: "no UUID".to_owned() }));
+        let mut plan = RepairPlan { adopt: inventory.images.clone(), young: Vec::new() };
+        plan.adopt[1].seen.mtime += 1;
+        std::fs::remove_file(temporary.path().join(plan.adopt[2].id.as_str())).unwrap();
+        let (mut ledger, ..) = index(0, NOTHING, Duration::ZERO);
+        let mut executor = Executor { dir: &dir, ledger: &mut ledger, progress: &() };
+        let mut outcome = Outcome::default();
+        executor.repair(&inventory, &plan, &mut outcome);
+        assert_eq!((outcome.orphans_adopted, outcome.left_alone, outcome.rows_dropped), (4, 2, 2));
+        assert!(outcome.stopped.is_none() && !Inventory::scan(&dir, Tracking::ByRow).unwrap().has_note);
+    }
 }
