@@ -224,4 +224,23 @@ mod tests {
         }
         assert_eq!(fs::read(path.join(id('a').as_str())).unwrap(), before);
     }
+
+    #[test]
+    fn an_image_that_is_cached_or_being_cached_is_not_queued() {
+        let temporary = tempfile::tempdir().unwrap();
+        for place in CachePlace::SUBDIRECTORIES {
+            fs::create_dir(temporary.path().join(place.name())).unwrap();
+        }
+        let dir = CacheDir::open(temporary.path()).unwrap().unwrap();
+        fs::write(temporary.path().join(id('a').as_str()), "image").unwrap();
+        fs::write(temporary.path().join("incomplete").join(id('b').as_str()), "half").unwrap();
+        for (digit, expected) in
+            [('a', Enqueued::Cached), ('b', Enqueued::BeingCached), ('c', Enqueued::Queued)]
+        {
+            assert_eq!(would_add(&dir, id(digit)).unwrap(), expected);
+            assert_eq!(add(&dir, id(digit)).unwrap(), expected);
+        }
+        let queue = Queue::read(&dir).unwrap();
+        assert_eq!(queue.images.iter().map(|entry| entry.id).collect::<Vec<_>>(), [id('c')]);
+    }
 }

@@ -530,7 +530,11 @@ mod tests {
         }
 
         fn set_aside(&self) -> SetAside {
-            let wait = Wait { limit: Duration::from_millis(400), interrupt: Interrupt::default() };
+            self.set_aside_within(Duration::from_millis(400))
+        }
+
+        fn set_aside_within(&self, limit: Duration) -> SetAside {
+            let wait = Wait { limit, interrupt: Interrupt::default() };
             let mut ledger = Ledger::new(Some(Box::new(OneRow(Rc::clone(&self.script)))), wait);
             set_aside(&self.dir, &mut ledger, &self.image, None).unwrap()
         }
@@ -627,7 +631,7 @@ mod tests {
         let one = OneImage::new();
         one.script.borrow_mut().in_use_before = 2;
         let started = std::time::Instant::now();
-        assert!(matches!(one.set_aside(), SetAside::Moved(_)));
+        assert!(matches!(one.set_aside_within(Duration::from_secs(60)), SetAside::Moved(_)));
         assert!(started.elapsed() >= Duration::from_millis(150), "{:?}", started.elapsed());
         let one = OneImage::new();
         one.script.borrow_mut().in_use_before = usize::MAX;
@@ -666,5 +670,34 @@ mod tests {
             assert!(message.contains(&format!("{error}; {advice}")), "{message}");
         }
         assert!(failed(Errno::IO).to_string().ends_with(&Errno::IO.to_string()));
+    }
+
+    #[test]
+    fn an_image_that_is_gone_is_not_moved() {
+        let one = OneImage::new();
+        let file = hold(&one.dir, &one.image).unwrap().unwrap();
+        std::fs::remove_file(one.path(ID)).unwrap();
+        assert!(rename(&one.dir, &one.image, file.as_fd()).unwrap().is_none());
+        let name = one.image.id.as_name();
+        assert!(!is_still(&one.dir, CachePlace::Base, name, &one.image).unwrap());
+        assert!(is_still(&one.dir, CachePlace::Invalid, name, &one.image).unwrap(), "it was cleaned away");
+    }
+
+    #[test]
+    fn only_a_file_is_given_a_reason() {
+        let one = OneImage::new();
+        let (invalid, name) = (one.path("invalid"), |name: &str| NameBuf::new(name.as_bytes()).unwrap());
+        std::fs::write(invalid.join("file"), "").unwrap();
+        std::os::unix::fs::symlink(one.path(ID), invalid.join("link")).unwrap();
+        let mode = Mode::from_raw_mode(0o600);
+        let fifo = invalid.join("fifo");
+        rustix::fs::mknodat(rustix::fs::CWD, fifo, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+        for entry in ["file", "link", "fifo"] {
+            explain(&one.dir, &name(entry), "it is broken");
+        }
+        let reason = |place, name: &NameBuf| xattr::error(one.dir.fd(place).unwrap(), name.as_name());
+        let given = xattr::Attribute::Value(b"it is broken".to_vec());
+        assert_eq!(reason(CachePlace::Invalid, &name("file")), given);
+        assert_eq!(reason(CachePlace::Base, &name(ID)), xattr::Attribute::Absent);
     }
 }
