@@ -995,6 +995,8 @@ mod tests {
         arrives: Option<std::path::PathBuf>,
         /// The directory whose files fill the disk.
         on_disk: Option<std::path::PathBuf>,
+        /// The number of rows that each commit has deleted.
+        batches: Arc<Mutex<Vec<usize>>>,
         /// The number of commits that were too large.
         too_large: Arc<AtomicUsize>,
     }
@@ -1065,6 +1067,7 @@ mod tests {
                 self.too_large.fetch_add(1, Ordering::Relaxed);
                 return Err(Refusal::Broken(anyhow!("error 1105: transaction size limit exceeded")));
             }
+            self.batches.lock().unwrap().push(self.forgotten.len());
             self.committed.lock().unwrap().retain(|key| !self.forgotten.contains(key));
             Ok(())
         }
@@ -1139,6 +1142,7 @@ mod tests {
             waits: false,
             arrives: None,
             on_disk: None,
+            batches: Arc::default(),
             too_large: Arc::clone(&too_large),
         };
         (ledger(index, limit), rows, too_large)
@@ -1230,9 +1234,17 @@ mod tests {
             let arrives = Some(temporary.path().join(ghost_id(2).to_string()));
             let (rows, too_large) = (Arc::clone(&committed), Arc::default());
             let (forgotten, refuses) = (HashSet::new(), NOTHING);
-            let on_disk = None;
-            let index =
-                Rows { committed: rows, forgotten, refuses, waits: false, arrives, on_disk, too_large };
+            let (on_disk, batches) = (None, Arc::default());
+            let index = Rows {
+                committed: rows,
+                forgotten,
+                refuses,
+                waits: false,
+                arrives,
+                on_disk,
+                batches,
+                too_large,
+            };
             let mut ledger = ledger(index, Duration::ZERO);
             let mut executor = Executor { dir: &dir, ledger: &mut ledger, progress: &() };
             let mut outcome = Outcome::default();
@@ -1395,7 +1407,8 @@ mod tests {
         let plan = plan::prune(&inventory, &limits, 0, 0);
         let mut executor = Executor { dir: &dir, ledger: &mut ledger, progress: &() };
         let outcome = executor.prune(&inventory, &plan, &CleanPlan::default, None);
-        assert!(matches!(outcome.stopped, Some(Refusal::Busy(_))), "{:?}", outcome.stopped);
+        let Some(Refusal::Busy(why)) = outcome.stopped else { panic!("{:?}", outcome.stopped) };
+        assert_eq!(why.to_string(), "the connection was lost, and rows stay locked");
         assert_eq!((outcome.files, outcome.left_alone, rows.lock().unwrap().len()), (0, 0, 40));
         // So are ghosts.
         let refuses = Refusals { losses: 1, outlives: 3, ..NOTHING };
@@ -1421,6 +1434,7 @@ mod tests {
             waits: false,
             arrives: None,
             on_disk: Some(temporary.path().to_owned()),
+            batches: Arc::default(),
             too_large: Arc::default(),
         };
         let mut ledger = ledger(index, Duration::ZERO);
@@ -1434,6 +1448,13 @@ mod tests {
 
     #[test]
     fn on_a_full_disk_what_has_no_row_goes_first() {
+        for left in [3, 0] {
+            on_a_full_disk_with_orphans_all_go_but(left);
+        }
+    }
+
+    #[track_caller]
+    fn on_a_full_disk_with_orphans_all_go_but(count: usize) {
         let mut cache = stock(13, 0);
         std::fs::create_dir(cache.0.path().join("invalid")).unwrap();
         for name in ["one", "other"] {
@@ -1457,12 +1478,12 @@ mod tests {
             plan::clean(invalid, Partials::default(), limits, 0, &HashMap::new())
         };
         let refuses = Refusals { full_above: 10, ..NOTHING };
-        let (outcome, rows) = prune_on_disk(&cache, refuses, 15, &spare);
+        let (outcome, rows) = prune_on_disk(&cache, refuses, 5 * count as u64, &spare);
         assert!(outcome.stopped.is_none(), "{:?}", outcome.stopped);
-        assert_eq!((outcome.invalid_files, outcome.files, outcome.bytes_gone), (2, 10, 0));
-        assert_eq!((outcome.errors, outcome.left_alone, rows.len()), (vec![], 0, 3));
+        assert_eq!((outcome.invalid_files, outcome.files, outcome.bytes_gone), (2, 13 - count as u64, 0));
+        assert_eq!((outcome.errors, outcome.left_alone, rows.len()), (vec![], 0, count));
         let left = Inventory::scan(&cache.1, Tracking::ByRow).unwrap().images;
-        let last: HashSet<ImageId> = cache.2.images[10..].iter().map(|image| image.id).collect();
+        let last: HashSet<ImageId> = cache.2.images[13 - count..].iter().map(|image| image.id).collect();
         assert_eq!(left.iter().map(|image| image.id).collect::<HashSet<_>>(), last);
     }
 
@@ -1540,15 +1561,17 @@ mod tests {
 
     #[test]
     fn images_are_removed_until_so_much_space_is_free_as_was_asked_for() {
-        let (_temporary, dir, inventory) = stock(0, 0);
+        let (_temporary, dir, _) = stock(0, 0);
         let free = available(&dir.statvfs().unwrap());
         assert_eq!(prune_until_free(free / 2, 1, false).0, 2);
         assert_eq!(prune_until_free(u64::MAX, 1, false).0, 10);
         // Images that free nothing do not help.
         assert_eq!(prune_until_free(u64::MAX, 0, false).0, 2);
-        // A plan without a removal has seen that enough is free.
-        let (mut ledger, ..) = index(0, NOTHING, Duration::ZERO);
-        let plan = plan::prune(&inventory, &PruneLimits::default(), 0, 0);
+        // A run that has removed nothing cannot be short of what it has freed.
+        let (_temporary, dir, inventory) = stock(2, 2);
+        let (mut ledger, ..) = index(2, NOTHING, Duration::ZERO);
+        let limits = PruneLimits { max_size: 10, target_size: 10, ..PruneLimits::default() };
+        let plan = PrunePlan { candidates: vec![0, 1], ..plan::prune(&inventory, &limits, 0, 0) };
         let mut executor = Executor { dir: &dir, ledger: &mut ledger, progress: &() };
         let outcome = executor.prune(&inventory, &plan, &CleanPlan::default, Some(u64::MAX));
         assert_eq!((outcome.files, outcome.errors), (0, vec![]));
@@ -1682,5 +1705,123 @@ mod tests {
         executor.repair(&inventory, &plan, &mut outcome);
         assert_eq!((outcome.orphans_adopted, outcome.left_alone, outcome.rows_dropped), (4, 2, 2));
         assert!(outcome.stopped.is_none() && !Inventory::scan(&dir, Tracking::ByRow).unwrap().has_note);
+    }
+
+    /// Removes all images, of which these many have no row and go first. Returns the number of rows that each
+    /// transaction has deleted.
+    fn batches_of(orphans: usize, images: usize) -> Vec<usize> {
+        let (_temporary, dir, mut inventory) = stock(images, images as i64);
+        for image in &mut inventory.images[..orphans] {
+            // The last use of an image without a row is that of its file.
+            (image.row, image.seen.atime, image.seen.mtime) = (None, i64::MIN, i64::MIN);
+        }
+        let (committed, batches) = (Arc::default(), Arc::new(Mutex::new(Vec::new())));
+        let index = Rows {
+            committed,
+            forgotten: HashSet::new(),
+            refuses: NOTHING,
+            waits: false,
+            arrives: None,
+            on_disk: None,
+            batches: Arc::clone(&batches),
+            too_large: Arc::default(),
+        };
+        let mut ledger = ledger(index, Duration::ZERO);
+        let plan = plan::prune(&inventory, &PruneLimits::default(), 0, 0);
+        // They are the same files all the same.
+        for image in &mut inventory.images[..orphans] {
+            image.seen = dir.look(CachePlace::Base, image.id.as_name()).unwrap().unwrap().1;
+        }
+        let mut executor = Executor { dir: &dir, ledger: &mut ledger, progress: &() };
+        let outcome = executor.prune(&inventory, &plan, &CleanPlan::default, None);
+        assert_eq!((outcome.files, outcome.errors, outcome.bytes_gone), (images as u64, vec![], 0));
+        let batches = batches.lock().unwrap();
+        batches.iter().copied().filter(|rows| *rows > 0).collect()
+    }
+
+    #[test]
+    fn no_transaction_deletes_more_than_half_of_the_rows() {
+        assert_eq!(batches_of(0, 20), [10, 5, 2, 1, 1, 1]);
+        // Those that have no row do not count as one.
+        assert_eq!(batches_of(4, 12), [4, 2, 1, 1]);
+    }
+
+    /// Returns a prune that has these images to remove, in this order.
+    fn run_of<'a>(order: Cow<'a, [u32]>, reason: &'a dyn Fn(&Image) -> PruneReason) -> PruneRun<'a> {
+        PruneRun {
+            order,
+            at: 0,
+            goal: Goal::EVERYTHING,
+            freed: 0,
+            rows: 0,
+            batch: FIRST_BATCH,
+            disk: Disk::Enough,
+            made_space: false,
+            taken: HashSet::new(),
+            pending: Vec::new(),
+            note: PendingRows::default(),
+            noted: HashSet::new(),
+            left: Vec::new(),
+            patience: PATIENCE,
+            reason,
+            by_file: false,
+            outcome: Outcome::default(),
+        }
+    }
+
+    #[test]
+    fn the_next_batch_is_as_large_as_the_speed_of_the_last_one_allows() {
+        let limit = Duration::from_millis(250);
+        for (done, milliseconds, expected) in [
+            (1000, 100, 1750),           // seven tenths of a quarter of ten thousand a second
+            (1000, 10, 8 * FIRST_BATCH), // it does not grow faster than this
+            (1000, 10_000_000, SMALLEST_BATCH),
+            (1, 1, 175),
+            (0, 0, SMALLEST_BATCH),
+        ] {
+            let reason = |_: &Image| PruneReason::LeastRecentlyUsed;
+            let mut run = run_of(Cow::Borrowed(&[]), &reason);
+            run.adapt(done, Duration::from_millis(milliseconds), limit);
+            assert_eq!(run.batch, expected, "{done} in {milliseconds} ms");
+        }
+    }
+
+    #[test]
+    fn the_rest_goes_by_last_use_once_some_went_out_of_turn() {
+        let reason = |_: &Image| PruneReason::LeastRecentlyUsed;
+        let plan = PrunePlan::of_all(vec![4, 3, 2, 1, 0], PruneReason::LeastRecentlyUsed);
+        let mut run = run_of(Cow::Owned(vec![0, 1, 2, 3, 4]), &reason);
+        run.at = 2;
+        run.go_by_last_use(&plan);
+        assert_eq!((&run.order[..], run.at), (&[4, 3, 2][..], 0));
+    }
+
+    #[test]
+    fn an_orphan_is_an_image_that_should_have_a_row() {
+        for (by_file, orphans) in [(false, 1), (true, 0)] {
+            let (_temporary, dir, mut inventory) = stock(2, 1);
+            inventory.images.sort_by_key(|image| image.row.is_none());
+            inventory.images[1].row = None;
+            if by_file {
+                inventory.tracking = Tracking::ByFile;
+                inventory.images[0].row = None;
+            }
+            let images: Vec<&Image> = inventory.images.iter().collect();
+            let reason = |_: &Image| PruneReason::LeastRecentlyUsed;
+            let mut run = PruneRun { by_file, ..run_of(Cow::Borrowed(&[]), &reason) };
+            let counting = CountingOrphans::default();
+            run.account(&images, &[Ok(Removal::Removed), Ok(Removal::Removed)], &counting);
+            assert_eq!(counting.0.load(Ordering::Relaxed), orphans);
+            assert!(!dir.is_empty().unwrap(), "nothing is removed here");
+        }
+    }
+
+    #[derive(Default)]
+    struct CountingOrphans(AtomicUsize);
+
+    impl Progress for CountingOrphans {
+        fn removed(&self, what: Removed<'_>) {
+            self.0.fetch_add(usize::from(what.is_orphan), Ordering::Relaxed);
+        }
     }
 }

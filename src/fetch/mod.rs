@@ -290,8 +290,8 @@ mod tests {
         }
     }
 
-    fn md5(expected: &str) -> Option<Check> {
-        Some(Check { algorithm: Algorithm::Md5, name: "md5".to_owned(), expected: expected.to_owned() })
+    fn md5(expected: &str) -> Check {
+        Check { algorithm: Algorithm::Md5, name: "md5".to_owned(), expected: expected.to_owned() }
     }
 
     /// Fetches the image from these locations, with the size and the hash of its record. Returns how many
@@ -331,22 +331,22 @@ mod tests {
     fn data_is_compared_with_the_record() {
         let unproven = Location { end: End::Unproven, ..SILENT };
         for (location, size, check, expected) in [
-            (&SILENT, Some(5), md5(MD5), None),
-            (&SILENT, None, md5(&MD5.to_uppercase()), None),
+            (&SILENT, Some(5), Some(md5(MD5)), None),
+            (&SILENT, None, Some(md5(&MD5.to_uppercase())), None),
             (&SILENT, None, None, None),
             (&SILENT, Some(4), None, Some((AttemptKind::WrongData, false))),
             (&SILENT, Some(6), None, Some((AttemptKind::WrongData, true))),
-            (&SILENT, None, md5("00"), Some((AttemptKind::WrongData, true))),
+            (&SILENT, None, Some(md5("00")), Some((AttemptKind::WrongData, true))),
             // The location contradicts the record before it gives data.
             (&Location { size: Some(6), ..SILENT }, Some(5), None, Some((AttemptKind::Failed, false))),
             (&Location { size: Some(5), ..SILENT }, Some(5), None, None),
             // The image does not fit.
             (&Location { size: Some(u64::MAX), ..SILENT }, None, None, Some((AttemptKind::Failed, false))),
             // Data that ends with the connection may be a part of the image.
-            (&unproven, Some(5), md5(MD5), None),
+            (&unproven, Some(5), Some(md5(MD5)), None),
             (&unproven, Some(6), None, Some((AttemptKind::Failed, false))),
-            (&unproven, None, md5("00"), Some((AttemptKind::Failed, false))),
-            (&unproven, Some(5), md5("00"), Some((AttemptKind::WrongData, true))),
+            (&unproven, None, Some(md5("00")), Some((AttemptKind::Failed, false))),
+            (&unproven, Some(5), Some(md5("00")), Some((AttemptKind::WrongData, true))),
         ] {
             let (bytes, attempts, is_rejected) = fetched(vec![location.clone()], size, check);
             assert_eq!(bytes.is_some(), expected.is_none(), "{size:?} {attempts:?}");
@@ -360,13 +360,13 @@ mod tests {
         let encoded = Location { encoding: Some("gzip".to_owned()), ..SILENT };
         assert_eq!(fetched(vec![encoded.clone()], None, None), (None, vec![AttemptKind::Failed], false));
         assert_eq!(fetched(vec![encoded.clone()], Some(5), None).0, Some(5));
-        assert_eq!(fetched(vec![encoded], None, md5(MD5)).0, Some(5));
+        assert_eq!(fetched(vec![encoded], None, Some(md5(MD5))).0, Some(5));
     }
 
     #[test]
     fn the_next_location_is_tried_after_one_that_failed() {
         let wrong = Location { size: Some(6), ..SILENT };
-        let (bytes, attempts, _) = fetched(vec![wrong, SILENT], Some(5), md5(MD5));
+        let (bytes, attempts, _) = fetched(vec![wrong, SILENT], Some(5), Some(md5(MD5)));
         assert_eq!((bytes, attempts), (Some(5), vec![AttemptKind::Failed]));
     }
 
