@@ -801,6 +801,36 @@ fn credentials_come_from_a_cloud() {
     assert!(said.contains("certificates are not verified") && said.lines().count() == 1, "{said}");
 }
 
+/// Where the database has a password in the URL of a node, nothing shows it.
+#[test]
+fn the_password_in_the_url_of_a_node_is_not_shown() {
+    let env = TestEnv::sqlite(&[]);
+    let url = "http://u:s3cretpw@10.0.0.1:9292";
+    let shown = "http://(credentials)@10.0.0.1:9292";
+    let database = database(&env, &[url]);
+    let dir = env.dir().to_str().unwrap();
+    let prune = ["prune", "--cache-dir", dir, "--driver", "centralized_db", &database];
+    let conf = env.conf(&format!("worker_self_reference_url = {url}\n"));
+    for (arguments, code) in [
+        (&["status", "--all-nodes", &database][..], 0),
+        (&["status", "--all-nodes", "--format", "json", &database], 0),
+        (&["status", "-v", "--config-file", &conf], 0),
+        (&["clean", "--forget-node", "http://10.0.0.1", &database], 2),
+        (&["clean", "--forget-node", url, "--dry-run", &database], 0),
+        (&["clean", "--forget-node", url, "--config-file", &conf, &database], 2),
+        (&[&prune[..], &["--node", "http://10.0.0.2"]].concat(), 2),
+        (&[&prune[..], &["--node", "http://u:other-pw@10.0.0.1:9292"]].concat(), 2),
+        (&prune, 2),
+    ] {
+        let run = run(&env, arguments).code(code);
+        let said = run.stdout + &run.stderr;
+        assert!(said.contains(shown), "{arguments:?}: {said}");
+        assert!(!said.contains("s3cretpw") && !said.contains("other-pw"), "{arguments:?}: {said}");
+    }
+    run(&env, &["clean", "--forget-node", shown, &database])
+        .fails(2, &["hint: give the URL as the database has it, with the credentials"]);
+}
+
 /// Settings that are wrong are exit 2, with what is wrong about them.
 #[test]
 fn a_cloud_that_cannot_be_used_is_exit_2() {
