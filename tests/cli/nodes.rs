@@ -831,6 +831,22 @@ fn the_password_in_the_url_of_a_node_is_not_shown() {
         .fails(2, &["hint: give the URL as the database has it, with the credentials"]);
 }
 
+/// A signal before any node is asked ends the run as a signal does at any other time.
+#[test]
+fn a_signal_while_keystone_is_silent_ends_the_run() {
+    let env = TestEnv::sqlite(&[]);
+    let (node, keystone) = (Double::prunes(1, 10), Double::is_silent());
+    let mut command = env.command(BINARY);
+    command.args(["prune", "--os-image-url", &node.url()]).env("OS_AUTH_URL", keystone.url());
+    command.env("OS_USERNAME", "admin").env("OS_PASSWORD", "pa55word");
+    let running = Running::start(&mut command, &env.outside(""));
+    until("Keystone is asked", || !keystone.lines().is_empty());
+    running.signal(Signal::INT);
+    let result = running.wait().code(130).json();
+    assert_eq!((&result["signal"], &result["nodes_asked"]), (&json!("SIGINT"), &json!(0)));
+    assert_eq!(node.lines(), [""; 0]);
+}
+
 /// Settings that are wrong are exit 2, with what is wrong about them.
 #[test]
 fn a_cloud_that_cannot_be_used_is_exit_2() {
