@@ -799,6 +799,11 @@ fn credentials_come_from_a_cloud() {
     fs::write(&clouds, fs::read_to_string(&clouds).unwrap() + "    verify: false\n").unwrap();
     let said = prune().stderr;
     assert!(said.contains("certificates are not verified") && said.lines().count() == 1, "{said}");
+    // The token of another cloud is not sent there.
+    let mut command = env.command(BINARY);
+    command.args(["prune", "--os-cloud", "mine", "--os-image-url", &node.url()]).env("OS_TOKEN", TOKEN);
+    env.finish(command.env("OS_CLIENT_CONFIG_FILE", &clouds)).ok();
+    assert!(node.requests()[2].contains("\nX-Auth-Token: token-3\n"), "{}", node.requests()[2]);
 }
 
 /// Where the database has a password in the URL of a node, nothing shows it.
