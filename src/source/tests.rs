@@ -418,7 +418,7 @@ fn orders_by_weight_and_chooses_the_store() {
         ),
         (
             &[("cinder://x/y", None)],
-            &["cinder://x/y: no store of the type cinder is enabled: add one to enabled_backends"],
+            &["cinder://x/y: a store of the type cinder is read through Glance's API only"],
         ),
         (&[("ftp://u:s3cret@h/x", None)], &["ftp://...: it is not a URL of a store that Glance has"]),
         (
