@@ -233,7 +233,7 @@ fn is_endless(status: &'static str) -> Double {
 #[test]
 fn answers_that_break_leave_it_unknown() {
     let rows = [
-        (Double::says("SSH-2.0-OpenSSH_9.2\r\n"), "unknown", json!(null), "not HTTP"),
+        (Double::says("SSH-2.0-OpenSSH_9.2\r\n"), "unknown", json!(null), "not HTTP: is it https?"),
         (Double::says(""), "unknown", json!(null), "without an answer"),
         (Double::says("HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{"), "unknown", json!(null), "broke"),
         (is_endless("200 OK"), "unknown", json!(null), "longer than"),
