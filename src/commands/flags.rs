@@ -290,8 +290,9 @@ fn given_timeout(text: &str) -> Result<TimeSpan, String> {
 pub(super) struct CloudArgs {
     /// The cloud in clouds.yaml with the credentials for the nodes [default: OS_CLOUD]
     ///
-    /// The first of these counts: OS_TOKEN; this cloud; OS_AUTH_URL with OS_USERNAME and OS_PASSWORD, or with
-    /// an application credential; section keystone_authtoken. None of them makes a command ask a node.
+    /// The first of these counts: this option; OS_TOKEN; OS_CLOUD; OS_AUTH_URL with OS_USERNAME and
+    /// OS_PASSWORD, or with an application credential; section keystone_authtoken. None of them makes a
+    /// command ask a node.
     #[arg(long, value_name = "NAME", requires = REMOTE, hide_short_help = true)]
     pub(super) os_cloud: Option<String>,
 }

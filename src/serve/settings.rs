@@ -55,7 +55,7 @@ impl FromStr for ListenPlace {
             };
         }
         text.parse().map(ListenPlace::Tcp).map_err(|_| {
-            "give ADDRESS:PORT, such as 127.0.0.1:9393 or [::1]:9393, unix:PATH, or none".to_owned()
+            "give IP-ADDRESS:PORT, such as 127.0.0.1:9393 or [::1]:9393, unix:PATH, or none".to_owned()
         })
     }
 }
@@ -340,7 +340,7 @@ fn tls(config: &Config) -> Result<Option<TlsFiles>> {
 fn metrics(config: &Config) -> Result<Option<SocketAddr>> {
     let Some(set) = config.optional(&config::API_METRICS_BIND)? else { return Ok(None) };
     let address = set.value.parse().ok().with_context(|| {
-        format!("{}: [cache_api] metrics_bind is {:?}; give ADDRESS:PORT", set.origin, set.value)
+        format!("{}: [cache_api] metrics_bind is {:?}; give IP-ADDRESS:PORT", set.origin, set.value)
     })?;
     Ok(Some(address))
 }

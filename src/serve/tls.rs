@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use rustix::fs::{AtFlags, CWD, FileType, statat};
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject as _;
@@ -14,6 +14,7 @@ use rustls::{RootCertStore, ServerConfig};
 use tokio_rustls::TlsAcceptor;
 
 use super::settings::TlsFiles;
+use crate::net::tls::plain;
 
 /// Reads the files.
 pub(super) fn acceptor(files: &TlsFiles) -> Result<TlsAcceptor> {
@@ -34,7 +35,7 @@ pub(super) fn acceptor(files: &TlsFiles) -> Result<TlsAcceptor> {
     let chain = certificates(&files.certificate)?;
     let key = require_regular(&files.key).and_then(|()| Ok(PrivateKeyDer::from_pem_file(&files.key)?));
     let key = key.with_context(|| format!("cannot read a private key from {}", files.key.display()))?;
-    let config = builder.with_single_cert(chain, key).with_context(|| {
+    let config = builder.with_single_cert(chain, key).map_err(|e| anyhow!(plain(&e))).with_context(|| {
         let (certificate, key) = (files.certificate.display(), files.key.display());
         format!("cannot use the certificate {certificate} with the key {key}")
     })?;

@@ -103,6 +103,7 @@ fn nonsense_is_no_setting() {
         ("prefetch_interval = 0.5", "[cache_api] prefetch_interval must be at least 1 s, or 0 for never"),
         ("poll_interval = 0", "[cache_api] poll_interval must be at least 1 s"),
         ("poll_interval = 10ms", "[cache_api] poll_interval must be at least 1 s"),
+        ("prune_interval = 1000000w", "'1000000w' is too long: give at most 100000d"),
         ("operation_timeout = 0", "[cache_api] operation_timeout must be at least 1 s"),
         ("client_socket_timeout = 1ms", "[cache_api] client_socket_timeout must be at least 1 s"),
         ("max_header_line = 100000000", "max_header_line must be at most 65536"),
@@ -113,7 +114,7 @@ fn nonsense_is_no_setting() {
         ("bind_socket = api.sock", "[cache_api] bind_socket must be an absolute path"),
         ("bind_port = 99999", "[cache_api] bind_port is 99999; a port is at most 65535"),
         ("bind_host = localhost", "[cache_api] bind_host is \"localhost\", which is no IP address"),
-        ("metrics_bind = localhost:1", "[cache_api] metrics_bind is \"localhost:1\"; give ADDRESS:PORT"),
+        ("metrics_bind = localhost:1", "[cache_api] metrics_bind is \"localhost:1\"; give IP-ADDRESS:PORT"),
     ] {
         refused(&env, setting, &[], 2, &[says, "glance-api.conf:"]);
     }
