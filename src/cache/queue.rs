@@ -182,13 +182,16 @@ mod tests {
         assert_eq!(add(&dir, id('a')).unwrap(), Enqueued::AlreadyQueued);
         fs::write(path.join("README"), "").unwrap();
         fs::write(path.join(id('c').as_str()), "not ours").unwrap();
-        std::os::unix::fs::symlink("/etc/passwd", path.join(id('d').as_str())).unwrap();
+        let outside = temporary.path().join("outside");
+        fs::write(&outside, "precious").unwrap();
+        std::os::unix::fs::symlink(&outside, path.join(id('d').as_str())).unwrap();
         let memory = Memory { failed: "the server lied".into(), fingerprint: "f".into() };
         remember(&dir, id('b'), &memory.failed, memory.fingerprint.clone()).unwrap();
         remember(&dir, id('f'), &memory.failed, memory.fingerprint.clone()).unwrap();
         fs::hard_link(path.join("README"), path.join(id('e').as_str())).unwrap();
         remember(&dir, id('e'), &memory.failed, memory.fingerprint.clone()).unwrap_err();
         remember(&dir, id('d'), &memory.failed, memory.fingerprint.clone()).unwrap_err();
+        assert_eq!(fs::read(&outside).unwrap(), b"precious");
         assert_eq!(fs::read(path.join("README")).unwrap(), b"");
         assert!(remove(&dir, id('e')).unwrap());
         let queue = Queue::read(&dir).unwrap();

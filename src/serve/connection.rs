@@ -151,7 +151,7 @@ impl Connections {
             }
             let waiting = taken().filter(|(_, open)| !open.shared.is_working());
             let longest = waiting.min_by_key(|(_, open)| open.shared.moved()).map(|(id, _)| *id)?;
-            self.evict(open.remove(&longest)?);
+            self.evict(&open.remove(&longest)?);
             Some(seat)
         })
     }
@@ -235,7 +235,7 @@ impl Connections {
 
     /// Takes the place of a connection away. Its client is told so, unless it has sent a request before: on a
     /// kept connection, an answer that nobody asked for would be taken for that to the next request.
-    fn evict(&self, open: Open) {
+    fn evict(&self, open: &Open) {
         if self.turned_away.get() < MOST_TURNED_AWAY && open.shared.is_untouched() {
             open.shared.leave.notify_one();
         } else {
