@@ -940,8 +940,8 @@ mod tests {
     use anyhow::Result;
 
     use super::super::entry::{BadRow, Row};
-    use super::super::index::Index;
-    use super::super::inventory::{Joiner, Partials, Tracking};
+    use super::super::index::double::{IndexDouble, IndexScript};
+    use super::super::inventory::{Partials, Tracking};
     use super::super::plan::{self, CleanLimits, PruneLimits};
     use super::*;
     use crate::interrupt::Wait;
@@ -1010,19 +1010,7 @@ mod tests {
         too_large: Arc<AtomicUsize>,
     }
 
-    impl Index for Rows {
-        fn read(&mut self, _: &Wait, _: &mut Joiner<'_>) -> Result<()> {
-            Ok(())
-        }
-
-        fn reach(&mut self, _: &Wait) -> Result<(), Refusal> {
-            Ok(())
-        }
-
-        fn check_writable(&mut self, _: &Wait) -> Result<(), Refusal> {
-            Ok(())
-        }
-
+    impl IndexScript for Rows {
         fn begin(&mut self, _: &Wait) -> Result<bool, Refusal> {
             self.forgotten.clear();
             Ok(false)
@@ -1066,11 +1054,7 @@ mod tests {
             Ok(deletions.iter().map(free).collect())
         }
 
-        fn holds(&mut self, _: &Deletion) -> Result<bool, Refusal> {
-            Ok(true)
-        }
-
-        fn commit(&mut self, _: Option<&[Deletion]>) -> Result<(), Refusal> {
+        fn commit(&mut self) -> Result<(), Refusal> {
             if self.refuses.commits > 0 {
                 self.refuses.commits -= 1;
                 return Err((self.refuses.refusal)());
@@ -1089,20 +1073,6 @@ mod tests {
 
         fn wait_for_rows(&mut self, waits: bool) {
             self.waits = waits;
-        }
-
-        fn abandon(&mut self) {}
-
-        fn adopt(&mut self, orphans: &[Image]) -> Result<u64, Refusal> {
-            Ok(orphans.len() as u64)
-        }
-
-        fn record(&mut self, _: &Image) -> Result<(), Refusal> {
-            Ok(())
-        }
-
-        fn drop_bad_rows(&mut self, rows: &[BadRow]) -> Result<u64, Refusal> {
-            Ok(rows.len() as u64)
         }
     }
 
@@ -1164,7 +1134,7 @@ mod tests {
     }
 
     fn ledger(index: Rows, limit: Duration) -> Ledger {
-        Ledger::new(Some(Box::new(index)), Wait { limit, interrupt: Interrupt::default() })
+        Ledger::new(Some(Box::new(IndexDouble(index))), Wait { limit, interrupt: Interrupt::default() })
     }
 
     /// Prunes a cache with so many files and rows to nothing. Returns the number of commits that were too

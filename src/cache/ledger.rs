@@ -552,6 +552,7 @@ mod tests {
     use std::cell::{Cell, RefCell};
     use std::rc::Rc;
 
+    use super::super::index::double::{IndexDouble, IndexScript};
     use super::*;
 
     /// An index that writes down what it is asked, and refuses its first commits.
@@ -569,19 +570,7 @@ mod tests {
         }
     }
 
-    impl Index for Recorder {
-        fn read(&mut self, _: &Wait, _: &mut Joiner<'_>) -> Result<()> {
-            Ok(())
-        }
-
-        fn reach(&mut self, _: &Wait) -> Result<(), Refusal> {
-            Ok(())
-        }
-
-        fn check_writable(&mut self, _: &Wait) -> Result<(), Refusal> {
-            Ok(())
-        }
-
+    impl IndexScript for Recorder {
         fn begin(&mut self, wait: &Wait) -> Result<bool, Refusal> {
             self.call("begin");
             self.waited.set(wait.limit);
@@ -601,7 +590,7 @@ mod tests {
             Err(Refusal::Broken(anyhow!("cannot look")))
         }
 
-        fn commit(&mut self, _: Option<&[Deletion]>) -> Result<(), Refusal> {
+        fn commit(&mut self) -> Result<(), Refusal> {
             self.call("commit");
             if self.refusals == 0 {
                 return Ok(());
@@ -619,18 +608,6 @@ mod tests {
         fn abandon(&mut self) {
             self.call("abandon");
         }
-
-        fn adopt(&mut self, _: &[Image]) -> Result<u64, Refusal> {
-            Ok(0)
-        }
-
-        fn record(&mut self, _: &Image) -> Result<(), Refusal> {
-            Ok(())
-        }
-
-        fn drop_bad_rows(&mut self, _: &[BadRow]) -> Result<u64, Refusal> {
-            Ok(0)
-        }
     }
 
     fn ledger(refusals: usize) -> (Ledger, Rc<RefCell<Vec<&'static str>>>) {
@@ -641,7 +618,7 @@ mod tests {
         let calls = Rc::new(RefCell::new(Vec::new()));
         let wait = Wait { limit: Duration::from_millis(500), interrupt: Interrupt::default() };
         let index = Recorder { calls: Rc::clone(&calls), waited: Rc::default(), refusals, refusal };
-        (Ledger::new(Some(Box::new(index)), wait), calls)
+        (Ledger::new(Some(Box::new(IndexDouble(index))), wait), calls)
     }
 
     #[test]
@@ -733,7 +710,7 @@ mod tests {
         let (calls, waited) = (Rc::default(), Rc::new(Cell::default()));
         let index = Recorder { calls, waited: Rc::clone(&waited), refusals: 0, refusal: || unreachable!() };
         let wait = Wait { limit: Duration::from_millis(500), interrupt: Interrupt::default() };
-        let mut ledger = Ledger::new(Some(Box::new(index)), wait);
+        let mut ledger = Ledger::new(Some(Box::new(IndexDouble(index))), wait);
         for (limit, expected) in [(200, 200), (500, 500), (900, 500)] {
             drop(ledger.begin_within(Duration::from_millis(limit)).unwrap());
             assert_eq!(waited.get(), Duration::from_millis(expected));

@@ -404,9 +404,8 @@ mod tests {
     use std::rc::Rc;
     use std::time::Duration;
 
-    use super::super::entry::{BadRow, Row, Seen};
-    use super::super::index::Index;
-    use super::super::inventory::Joiner;
+    use super::super::entry::{Row, Seen};
+    use super::super::index::double::{IndexDouble, IndexScript};
     use super::*;
     use crate::interrupt::{Interrupt, Wait};
 
@@ -430,23 +429,7 @@ mod tests {
     /// An index with the row of one image.
     struct OneRow(Rc<RefCell<Script>>);
 
-    impl Index for OneRow {
-        fn read(&mut self, _: &Wait, _: &mut Joiner<'_>) -> Result<()> {
-            Ok(())
-        }
-
-        fn reach(&mut self, _: &Wait) -> Result<(), Refusal> {
-            Ok(())
-        }
-
-        fn check_writable(&mut self, _: &Wait) -> Result<(), Refusal> {
-            Ok(())
-        }
-
-        fn begin(&mut self, _: &Wait) -> Result<bool, Refusal> {
-            Ok(false)
-        }
-
+    impl IndexScript for OneRow {
         fn forget(
             &mut self,
             victims: &[Deletion],
@@ -472,7 +455,7 @@ mod tests {
             Ok(matches!(victim.only_if, Condition::NoRow) != self.0.borrow().has_row)
         }
 
-        fn commit(&mut self, _: Option<&[Deletion]>) -> Result<(), Refusal> {
+        fn commit(&mut self) -> Result<(), Refusal> {
             let mut script = self.0.borrow_mut();
             if script.lost_commits > 0 {
                 script.lost_commits -= 1;
@@ -484,18 +467,6 @@ mod tests {
 
         fn abandon(&mut self) {
             self.0.borrow_mut().is_deleted = false;
-        }
-
-        fn adopt(&mut self, _: &[Image]) -> Result<u64, Refusal> {
-            Ok(0)
-        }
-
-        fn record(&mut self, _: &Image) -> Result<(), Refusal> {
-            Ok(())
-        }
-
-        fn drop_bad_rows(&mut self, _: &[BadRow]) -> Result<u64, Refusal> {
-            Ok(0)
         }
     }
 
@@ -535,7 +506,7 @@ mod tests {
 
         fn set_aside_within(&self, limit: Duration) -> SetAside {
             let wait = Wait { limit, interrupt: Interrupt::default() };
-            let mut ledger = Ledger::new(Some(Box::new(OneRow(Rc::clone(&self.script)))), wait);
+            let mut ledger = Ledger::new(Some(Box::new(IndexDouble(OneRow(Rc::clone(&self.script))))), wait);
             set_aside(&self.dir, &mut ledger, &self.image, None).unwrap()
         }
 
@@ -648,7 +619,7 @@ mod tests {
         }
         std::fs::create_dir(one.path("invalid").join(format!("{ID}.{MORE}"))).unwrap();
         let wait = Wait { limit: Duration::ZERO, interrupt: Interrupt::default() };
-        let mut ledger = Ledger::new(Some(Box::new(OneRow(Rc::clone(&one.script)))), wait);
+        let mut ledger = Ledger::new(Some(Box::new(IndexDouble(OneRow(Rc::clone(&one.script))))), wait);
         let error = set_aside(&one.dir, &mut ledger, &one.image, None).unwrap_err();
         assert!(error.to_string().ends_with("which ends in .9"), "{error}");
         assert!(is_unchanged(&one.dir, &one.image).unwrap(), "it has its modification time");

@@ -13,6 +13,8 @@
 //! A note in the cache directory says which ghosts these are ([`pending`](super::pending)).
 
 pub(crate) mod central;
+#[cfg(test)]
+pub(crate) mod double;
 pub(crate) mod sqlite;
 pub(crate) mod xattr;
 
