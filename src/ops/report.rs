@@ -581,7 +581,10 @@ pub(super) fn human_or_unknown(bytes: Option<u64>) -> String {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use anyhow::anyhow;
+
     use super::*;
+    use crate::output::{Format, Output, Verbosity};
 
     /// A cache that holds 3 KiB of 2 KiB, and of whose images nothing is known but that.
     pub(in crate::ops) fn line(name: &str) -> CacheLine {
@@ -713,5 +716,34 @@ pub(super) mod tests {
         assert!(plan.lines().next().is_some_and(|titles| titles.contains("SIZE")), "{plan}");
         let unsized_ = Ending { plan: Some(vec![Step { bytes: None, ..step(3) }]), ..Ending::new(true) };
         assert!(!unsized_.plan_on(&screen, false).contains("SIZE"));
+    }
+
+    #[test]
+    fn a_run_fails_only_if_it_changed_nothing() {
+        let run = Run::new("a test", Output::new(Format::Json, Verbosity::Quiet));
+        let broken = || Refusal::Broken(anyhow!("the disk is broken"));
+        let unknown = || Refusal::Unknown(anyhow!("no answer to the commit"));
+        for (refusal, files, fails, expected) in [
+            (broken as fn() -> Refusal, 0, true, Some("nothing was changed: the disk is broken")),
+            (broken, 1, true, None),
+            (broken, 0, false, None),
+            (unknown, 0, true, Some("no answer to the commit")),
+            (unknown, 1, true, None),
+            (unknown, 0, false, None),
+        ] {
+            let mut outcome = Outcome { files, stopped: Some(refusal()), ..Outcome::default() };
+            outcome.warnings.push("a warning".to_owned());
+            let mut ending = Ending { warnings: Some(Vec::new()), ..Ending::new(false) };
+            let added = ending.add(&run, &mut outcome, fails);
+            let failure = added.err().map(|failure| format!("{:#}", failure.error));
+            assert_eq!(failure.as_deref(), expected);
+            assert_eq!(ending.errors.len(), usize::from(expected.is_none()));
+            assert_eq!(ending.warnings, Some(vec!["a warning".to_owned()]));
+        }
+        let mut stopped = Outcome { stopped: Some(Refusal::Interrupted), ..Outcome::default() };
+        let mut ending = Ending::new(false);
+        run.interrupt.raise(signal_hook::consts::SIGTERM);
+        ending.add(&run, &mut stopped, true).unwrap();
+        assert_eq!((ending.signal, ending.errors.len()), (Some(Signal(15)), 0));
     }
 }
