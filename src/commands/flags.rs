@@ -6,6 +6,7 @@
 #![allow(clippy::doc_markdown)]
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::hash::{BuildHasher as _, RandomState};
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -621,6 +622,14 @@ impl LogArgs {
         if !change.dry_run {
             run.output.set_log(self.own(config));
         }
+    }
+
+    /// Returns the options as they were given.
+    pub(super) fn arguments(&self) -> Vec<OsString> {
+        let file = self.log_file.iter().flat_map(|file| ["--log-file".into(), file.clone().into_os_string()]);
+        let [syslog, journal] = [(self.syslog, "--syslog"), (self.journal, "--journal")]
+            .map(|(is_given, option)| is_given.then(|| option.into()));
+        file.chain(syslog).chain(journal).collect()
     }
 
     /// Returns the logs, and a warning for each that cannot be used.

@@ -49,7 +49,7 @@ impl fmt::Display for Driver {
 pub(crate) enum Condition {
     /// The row is there and the image was not used since: last use and hits are what they were.
     Unchanged(Row),
-    /// The row is there, whatever it says now: its file is known to be missing.
+    /// Whatever the row says now, and also if it is gone by now: its file is known to be missing.
     Row(i64),
     /// The row is there, whatever it says now: its file is moved away before the commit.
     Present(i64),

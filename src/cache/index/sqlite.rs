@@ -81,6 +81,9 @@ impl Sqlite {
             // would be synced, and a power failure could bring back the rows of more than one batch.
             file.db().execute_batch("PRAGMA synchronous = NORMAL")?;
         }
+        // As in Glance's own connections. A deferred key of a table that somebody has added would refuse the
+        // commit, when the files are gone.
+        file.db().execute_batch("PRAGMA foreign_keys = OFF")?;
         Ok(Opening::Open(Sqlite { file, gate: None, data_version: 0 }))
     }
 
@@ -120,7 +123,7 @@ impl Sqlite {
             let is_deleted = self.delete(victim)?;
             let has_file = matches!(victim.only_if, Condition::Unchanged(_) | Condition::Present(_));
             goes |= is_deleted && has_file;
-            forgotten[at] = is_deleted || (victim.key().is_none() && self.condition_holds(victim)?);
+            forgotten[at] = is_deleted || self.is_without_row(victim)?;
         }
         if goes {
             self.file.secure()?;
@@ -144,6 +147,16 @@ impl Sqlite {
         }
         Ok(self.condition_holds(victim)?
             && self.file.db().prepare_cached(DELETE)?.execute(params![key, id])? == 1)
+    }
+
+    /// True if nothing has to be deleted: of an image without a row, and of a row without a file that is gone
+    /// by now. A commit without an answer may have deleted it.
+    fn is_without_row(&self, victim: &Deletion) -> rusqlite::Result<bool> {
+        let Condition::Row(key) = victim.only_if else {
+            return Ok(victim.key().is_none() && self.condition_holds(victim)?);
+        };
+        let sql = "SELECT 1 FROM cached_images WHERE rowid = ?1 AND image_id = ?2";
+        Ok(!self.file.db().prepare_cached(sql)?.exists(params![key, victim.id.as_str()])?)
     }
 
     /// True if the condition of a victim holds.
@@ -351,5 +364,38 @@ fn integer(value: ValueRef<'_>) -> i64 {
         ValueRef::Integer(i) => i,
         ValueRef::Real(f) => f as i64,
         ValueRef::Null | ValueRef::Text(_) | ValueRef::Blob(_) => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::cache::entry::Seen;
+    use crate::interrupt::Interrupt;
+
+    #[test]
+    fn a_commit_whose_journal_is_removed_may_have_taken_effect() {
+        let temporary = tempfile::tempdir().unwrap();
+        let dir = CacheDir::open(temporary.path()).unwrap().unwrap();
+        let wait = Wait { limit: Duration::ZERO, interrupt: Interrupt::default() };
+        let place = locate(&dir, Path::new("cache.db")).unwrap();
+        let Opening::Open(mut index) = Sqlite::open(place, Purpose::Create, &wait).unwrap() else { panic!() };
+        let id = ImageId::new(b"00000000-0000-0000-0000-00000000000a").unwrap();
+        let seen = Seen { inode: 1, size: 1, allocated: 0, atime: 0, mtime: 0, ctime: 0, links: 1, owner: 0 };
+        index.begin(&wait).unwrap();
+        assert_eq!(index.adopt(&[Image { id, seen, row: None }]).unwrap(), 1);
+        index.commit(None).unwrap();
+        let ghost = [Deletion { id, only_if: Condition::Row(1) }];
+        index.begin(&wait).unwrap();
+        assert_eq!(index.forget(&ghost, &|_| true).unwrap(), [true]);
+        std::fs::remove_file(temporary.path().join("cache.db-journal")).unwrap();
+        let refusal = index.commit(None).unwrap_err();
+        assert!(matches!(refusal, Refusal::Unknown(_)), "{refusal:?}");
+        index.abandon();
+        index.begin(&wait).unwrap();
+        assert_eq!(index.forget(&ghost, &|_| true).unwrap(), [true], "a row that is gone is forgotten");
+        index.commit(None).unwrap();
     }
 }
