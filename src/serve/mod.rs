@@ -124,9 +124,12 @@ pub(crate) fn serve(run: &Run, start: Start) -> Result<Exit, Failure> {
     settings.check_places()?;
     Needs { run, config: &start.config, glance: &glance, service: &settings }.check()?;
     if start.is_check {
+        for warning in &start.log.1 {
+            run.output.warning(warning);
+        }
         // In the words of the start, but all that is wrong is a wrong setting here.
-        for place in settings.all_places() {
-            listen::check(&place).map_err(Failure::usage)?;
+        for set in settings.all_places() {
+            set.named(listen::check(&set.place)).map_err(Failure::usage)?;
         }
         run.output.print(if needs_socket {
             "the settings are in order for a socket that systemd hands over; without one, there is no \
@@ -148,13 +151,13 @@ pub(crate) fn serve(run: &Run, start: Start) -> Result<Exit, Failure> {
     let local = LocalSet::new();
     let ended = local.block_on(&runtime, async {
         let listeners = listeners(&settings, group)?;
-        if settings.strategy == Strategy::Keystone && identity.0.is_none() && !listeners.is_empty() {
+        if settings.strategy.value == Strategy::Keystone && identity.0.is_none() && !listeners.is_empty() {
             // Never without an identity: better no service than one for everybody.
             return Err(Failure::cannot_start(anyhow!("there is a listener that no setting announced")));
         }
         let metrics = match &settings.metrics {
             None => None,
-            Some(address) => listen(&ListenPlace::Tcp(*address), None).map_err(Failure::cannot_start)?,
+            Some(set) => set.named(listen(&set.place, None)).map_err(Failure::cannot_start)?,
         };
         let children = Children::new(&start.selection.sources, start.log_options);
         let served = Served::new(children, &start.config, &cache_dir, settings, output);
@@ -172,7 +175,7 @@ struct Identity(Option<(Validator, PolicyFiles)>);
 impl Identity {
     /// Reads the settings and the policy. Keystone is not asked for anything yet.
     fn read(run: &Run, settings: &ServeSettings, config: &Config) -> Result<Self> {
-        let is_asked = settings.strategy == Strategy::Keystone && settings.listens();
+        let is_asked = settings.strategy.value == Strategy::Keystone && settings.listens();
         if !is_asked {
             return Ok(Identity(None));
         }
@@ -194,8 +197,8 @@ fn listeners(settings: &ServeSettings, group: Option<u32>) -> Result<Vec<Listene
         settings.check_strategy(&listener.place())?;
     }
     if listeners.is_empty() {
-        for place in &settings.places {
-            listeners.extend(listen(place, group).map_err(Failure::cannot_start)?);
+        for set in &settings.places {
+            listeners.extend(set.named(listen(&set.place, group)).map_err(Failure::cannot_start)?);
         }
     }
     if listeners.is_empty() && !settings.has_interval() {
