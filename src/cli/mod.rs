@@ -141,9 +141,11 @@ fn options_last(mut line: Vec<OsString>) -> Vec<OsString> {
 }
 
 impl Command {
-    /// Returns the name of the command.
+    /// Returns the name of the command in metrics. A verification is not the clean that removes files: both
+    /// have to run.
     pub(crate) fn name(&self) -> &'static str {
         match self {
+            Command::Clean(args) if args.verify => "verify",
             Command::Clean(_) => "clean",
             Command::Prune(_) => "prune",
             Command::Prefetch(_) => "prefetch",
