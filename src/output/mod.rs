@@ -52,8 +52,8 @@ pub(crate) enum Format {
     Csv,
     /// Bare values with blanks between them, without a header
     Value,
-    /// Metrics in the text format of Prometheus, of status only
-    #[value(hide = true)]
+    /// Metrics in the text format of Prometheus. Only `status` has them.
+    #[value(skip)]
     Prometheus,
 }
 

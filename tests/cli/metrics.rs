@@ -122,7 +122,9 @@ fn status_prints_metrics() {
     assert_eq!(value(&text, "glance_cache_size_bytes{cache=\"glance\"}"), Some(5000.0), "{text}");
     assert_eq!(value(&text, "glance_cache_limit_bytes{cache=\"glance\"}"), Some(3000.0), "{text}");
     assert!(text.ends_with("\n# EOF\n"), "{text}");
-    env.prune(&["--format", "prometheus"]).fails(2, &["only status has --format prometheus"]);
+    for command in ["prune", "list"] {
+        env.run(command, &["--format", "prometheus"]).fails(2, &["invalid value 'prometheus'"]);
+    }
     assert_eq!(env.left(), "abcde");
 }
 
