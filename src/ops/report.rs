@@ -171,6 +171,9 @@ pub(crate) struct Ending {
     /// The goals of the run that were not reached, as sentences.
     #[serde(skip)]
     pub(crate) shortfalls: Vec<String>,
+    /// Advice about the errors.
+    #[serde(skip)]
+    pub(crate) hints: Vec<&'static str>,
 }
 
 impl Ending {

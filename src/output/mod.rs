@@ -323,6 +323,12 @@ impl Output {
         self.say(&format!("error: {message}\n"));
     }
 
+    /// Says what to do about the errors before it.
+    pub(crate) fn hint(&self, hint: &str) {
+        self.record(Level::Error, hint, &[]);
+        self.say(&format!("hint: {hint}\n"));
+    }
+
     /// Reports a warning, unless only errors are wanted.
     pub(crate) fn warning(&self, message: &str) {
         self.record(Level::Warning, message, &[]);
@@ -363,10 +369,7 @@ impl Output {
     /// there.
     pub(crate) fn failure(&self, failure: &Failure) {
         self.error(&format!("{:#}", failure.error));
-        for hint in &failure.hints {
-            self.record(Level::Error, hint, &[]);
-            self.say(&format!("hint: {hint}\n"));
-        }
+        failure.hints.iter().for_each(|hint| self.hint(hint));
         if self.stdout_is_ours && self.format == Format::Json && failure.exit.is_refusal() {
             let held = failure.error.downcast_ref::<Held>().filter(|_| failure.exit == Exit::CannotStart);
             self.json(&RefusedRun {

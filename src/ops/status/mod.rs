@@ -41,8 +41,8 @@ use crate::host::glance::records::{Usability, unusable};
 use crate::host::glance::settings::{Selection, Settings, max_size};
 use crate::names::{ImageId, escaped};
 use crate::ops::verify::{
-    Verdicts, Verification, VerifiedCache, VerifiedImages, VerifyRequest, require_owner, verified_images,
-    verify,
+    MANY_ARE_BROKEN, Verdicts, Verification, VerifiedCache, VerifiedImages, VerifyRequest, require_owner,
+    verified_images, verify,
 };
 use crate::os::locks::holders;
 use crate::os::mounts::{Mount, mount_of};
@@ -204,13 +204,16 @@ fn contents(
 
 /// Reports images that are broken.
 fn broken(report: &mut StatusReport) {
-    let number = report.verified.as_ref().map_or(0, |verified| verified.broken.len());
-    if number > 0 {
-        let images = count(number as u64, "broken image");
-        let message =
-            format!("{images}: clean --verify moves them to invalid/, and Glance fetches them again");
-        report.note(Concern::Broken, message);
-    }
+    let Some(verified) = report.verified.as_ref().filter(|verified| !verified.broken.is_empty()) else {
+        return;
+    };
+    let images = count(verified.broken.len() as u64, "broken image");
+    let message = if verified.are_mostly_broken {
+        format!("{images}, too many to be moved: {MANY_ARE_BROKEN}")
+    } else {
+        format!("{images}: clean --verify moves them to invalid/, and Glance fetches them again")
+    };
+    report.note(Concern::Broken, message);
 }
 
 /// Surveys the cache, and fills in the report. Returns what it found.

@@ -259,19 +259,20 @@ pub(crate) struct MoveReport {
 impl MoveReport {
     /// Fills in what was found, and what was done about it.
     fn found(&mut self, run: &Run, mut found: Verification, mut outcome: Outcome) -> Result<(), Failure> {
-        let moved = || found.broken.iter().filter(|image| image.moved);
+        let moved = || found.broken.iter().filter(|image| image.moved || image.would_move);
         self.total_files_moved = moved().count() as u64;
         self.total_bytes_moved = moved().map(|image| image.size).sum();
         if let Some(plan) = &mut self.ending.plan {
             let step = |image: &super::BrokenImage| {
                 Step::new("move", image.image_id.clone(), image.size, image.fault.message.clone())
             };
-            plan.splice(0..0, found.broken.iter().filter(|image| image.moved).map(step));
+            plan.splice(0..0, found.broken.iter().filter(|image| image.would_move).map(step));
         } else {
             self.deleted_images_removed = outcome.files;
             self.deleted_bytes_removed = outcome.bytes;
         }
         self.ending.errors.append(&mut found.errors);
+        self.ending.hints.extend(found.hint.take());
         let is_interrupted = found.is_interrupted;
         self.verification = Some(found);
         self.ending.add(run, &mut outcome, false)?;
