@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::Change;
 use super::report::{ChangeReport, Ending, HostRun, Step};
 use crate::cache::outcome::{Action, EntryError, Outcome, Progress};
-use crate::cache::plan::Choice;
+use crate::cache::plan::{ADOPTION_AGE, Choice};
 use crate::database::refusal::Refusal;
 use crate::exit::Failure;
 use crate::host::cache::{Removing, Repaired, Rules};
@@ -299,6 +299,12 @@ impl Report for Cleaned {
                 ending.verb("dropped", "would drop"),
                 count(repair.rows_dropped, "impossible row"),
             );
+            if let Some(young) = repair.orphans_too_young.filter(|young| *young > 0) {
+                let (images, age) = (count(young, "orphan"), span(ADOPTION_AGE));
+                let left = ending.verb("left", "would leave");
+                let _ =
+                    write!(text, "; {left} {images} that changed less than {age} ago: run it again later");
+            }
         }
         text + &ending.trailer()
     }
