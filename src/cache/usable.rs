@@ -26,7 +26,7 @@ impl Unusable {
         match self {
             Unusable::Deleted => "deleted",
             Unusable::Deactivated => "deactivated",
-            Unusable::Missing => "missing",
+            Unusable::Missing => "no_record",
         }
     }
 
@@ -125,7 +125,7 @@ mod tests {
         for (reason, word, part) in [
             (Unusable::Deleted, "deleted", "record is deleted"),
             (Unusable::Deactivated, "deactivated", "is deactivated"),
-            (Unusable::Missing, "missing", "no record"),
+            (Unusable::Missing, "no_record", "no record"),
         ] {
             assert_eq!(reason.word(), word);
             assert!(reason.sentence().contains(part), "{}", reason.sentence());

@@ -29,7 +29,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use self::log::Log;
-use self::rows::{ListStyle, Listing};
+use self::rows::{ListStyle, Listing, Rank};
 use self::screen::{Screen, is_utf8};
 use crate::exit::{Exit, Failure};
 use crate::os::locks::Held;
@@ -263,7 +263,12 @@ impl Output {
     /// Prints a list in its form. Fails if it does not have a column that is asked for.
     pub(crate) fn list(&self, list: &(impl Listing + Serialize), style: &ListStyle) -> Result<(), Failure> {
         let columns = list.columns();
-        let chosen = style.choose(columns, self.format == Format::Jsonl).map_err(|unknown| {
+        let further: &[Rank] = match self.format {
+            Format::Jsonl => &[Rank::Noted, Rank::Asked],
+            Format::Text | Format::Prometheus => &[Rank::Noted],
+            Format::Json | Format::Csv | Format::Value => &[],
+        };
+        let chosen = style.choose(columns, further).map_err(|unknown| {
             let has: Vec<String> = columns.iter().map(|column| column.key.replace('_', "-")).collect();
             let unknown = unknown.replace('_', "-");
             Failure::usage(anyhow!("this list has no column '{unknown}'; it has {}", has.join(", ")))
