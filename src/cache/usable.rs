@@ -39,6 +39,15 @@ impl Unusable {
         }
     }
 
+    /// Returns the reason in a few words, for a table that has no space for a sentence.
+    pub(crate) fn in_brief(self) -> &'static str {
+        match self {
+            Unusable::Deleted => "record deleted",
+            Unusable::Deactivated => "deactivated",
+            Unusable::Missing => "no record in Glance's database",
+        }
+    }
+
     /// Returns the reason that a record gives, or `None` if Glance serves the image.
     pub(crate) fn of(record: Option<&ImageRecord>) -> Option<Self> {
         let Some(record) = record else { return Some(Unusable::Missing) };

@@ -93,8 +93,11 @@ impl Step {
                 let orphan = if is_orphan { "without a row in the index, " } else { "" };
                 let (why, used) = (reason.text(), when(last_use));
                 let step = Step::new("remove", name, size, format!("{orphan}{why} (last use {used})"));
-                // Why is the same for all images of a prune, and the name of the option is long.
-                step.briefly(last_use, is_orphan)
+                match reason {
+                    PruneReason::Unusable(why) => Step { brief: Some(why.in_brief().to_owned()), ..step },
+                    // Why is the same for all images of a prune, and the name of the option is long.
+                    _ => step.briefly(last_use, is_orphan),
+                }
             }
             Foreseen::Kept { name, size, why } => Step::new("keep", name, size, reason_to_keep(why)),
         }
@@ -570,4 +573,30 @@ impl Rest {
 /// Formats a size for people, also one that is not known.
 pub(super) fn human_or_unknown(bytes: Option<u64>) -> String {
     bytes.map_or_else(|| "unknown".to_owned(), human)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::usable::Unusable;
+
+    #[test]
+    fn a_terminal_shows_why_an_image_goes_before_older_ones() {
+        for (reason, is_orphan, brief) in [
+            (PruneReason::Unusable(Unusable::Missing), true, "no record in Glance's database"),
+            (PruneReason::Unusable(Unusable::Deleted), false, "record deleted"),
+            (PruneReason::LeastRecentlyUsed, true, "no row, last use 2026-11-22"),
+            (PruneReason::Named, false, "last use 2026-11-22"),
+        ] {
+            let removal = PlannedRemoval {
+                name: "x".to_owned(),
+                size: 1,
+                frees: 1,
+                last_use: 1_795_312_250_000_000_000,
+                is_orphan,
+                reason,
+            };
+            assert_eq!(Step::of(Foreseen::Removal(removal)).brief.as_deref(), Some(brief));
+        }
+    }
 }
