@@ -485,6 +485,7 @@ fn file_system(dir: &CacheDir, cache: &Cache, report: &mut StatusReport) {
              images that were cached first are removed first",
         );
     }
+    read_only(mount.as_ref(), report);
     report.file_system = Some(FileSystem {
         mount_point: mount.as_ref().map(|mount| escaped(mount.point.as_bytes())),
         kind: mount.map(|mount| mount.kind),
@@ -492,6 +493,26 @@ fn file_system(dir: &CacheDir, cache: &Cache, report: &mut StatusReport) {
         available: stat.as_ref().map(|stat| available(stat).min(capacity(stat))),
         access_times,
     });
+}
+
+/// Reports a file system that is read-only. A place where only this mount of it is, such as a container that
+/// looks at the cache, is not at fault.
+fn read_only(mount: Option<&Mount>, report: &mut StatusReport) {
+    let is = |options: &str| options.split(',').any(|option| option == "ro");
+    let Some(Mount { point, options, super_options, .. }) = mount else { return };
+    let point = escaped(point.as_bytes());
+    if is(super_options) {
+        report.note(
+            Concern::ReadOnly,
+            format!(
+                "the file system at {point} is mounted read-only: nothing can be pruned, cleaned or cached"
+            ),
+        );
+    } else if is(options) {
+        report
+            .notes
+            .push(format!("{point} is mounted read-only here: prune, clean and prefetch need another mount"));
+    }
 }
 
 /// Returns how a mount treats access times.
