@@ -167,6 +167,7 @@ impl Cleaned {
     fn fill(&mut self, host: &Host<'_>, rules: &Rules, mut gathered: Gathered<'_>) -> Result<(), Failure> {
         self.ending.errors = std::mem::take(&mut gathered.errors);
         self.ending.skipped = gathered.skipped.take();
+        self.ending.absent = gathered.absent.take();
         let Some(mut member) = gathered.members.pop() else {
             if host.run.interrupt.raised() {
                 self.ending.stopped(host.run);
@@ -272,10 +273,10 @@ fn steps_of(repaired: Repaired, now: Nanos) -> Vec<Step> {
 impl Report for Cleaned {
     fn text(&self) -> String {
         let ending = &self.ending;
-        let mut text = ending.preamble();
-        if ending.skipped.is_some() {
+        if let Some(text) = ending.did_nothing() {
             return text;
         }
+        let mut text = String::new();
         let _ = write!(
             text,
             "clean: {} {} and {}, {}",

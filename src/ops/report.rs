@@ -177,6 +177,9 @@ pub(crate) struct Ending {
     /// Advice about the errors.
     #[serde(skip)]
     pub(crate) hints: Vec<&'static str>,
+    /// The sentence that there is no cache directory, if there is none.
+    #[serde(skip)]
+    pub(super) absent: Option<String>,
 }
 
 impl Ending {
@@ -282,6 +285,12 @@ impl Ending {
     /// Returns the reason for doing nothing, if nothing was done, as the line before the summary.
     pub(super) fn preamble(&self) -> String {
         self.skipped.as_ref().map(|why| format!("nothing was done: {why}\n")).unwrap_or_default()
+    }
+
+    /// Returns the line that replaces the summary of one cache, if the run did nothing.
+    pub(super) fn did_nothing(&self) -> Option<String> {
+        let absent = || self.absent.as_ref().map(|why| format!("nothing to do: {why}\n"));
+        self.skipped.is_some().then(|| self.preamble()).or_else(absent)
     }
 
     /// Returns the end of the summary's line: the number of entries that failed, and the signal that ended

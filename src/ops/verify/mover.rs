@@ -67,6 +67,7 @@ fn fill(
     check_records(&settings.database)?;
     let Some(dir) = settings.open()? else {
         run.output.note(&settings.nothing_there());
+        report.ending.absent = Some(settings.nothing_there());
         return Ok(());
     };
     refuse_strange(settings, &dir)?;
@@ -291,10 +292,10 @@ impl ChangeReport for MoveReport {
 
 impl Report for MoveReport {
     fn text(&self) -> String {
-        let mut text = self.ending.preamble();
-        if self.ending.skipped.is_some() {
+        if let Some(text) = self.ending.did_nothing() {
             return text;
         }
+        let mut text = String::new();
         let moved = self.ending.verb("moved", "would move");
         let images = count(self.total_files_moved, "broken image");
         let _ = write!(text, "clean: {moved} {images}, {}", human(self.total_bytes_moved));
