@@ -124,7 +124,8 @@ fn conclude(run: &Run, report: &impl Report, check: bool, is_fine: bool) -> Exit
 pub(crate) struct StatusArgs {
     /// Exit with 1 if the cache is over its limit or needs attention
     ///
-    /// The first line sums it up, as monitoring systems expect. With --quiet, nothing is printed.
+    /// The first line sums it up, as monitoring systems expect. With --quiet, only errors are
+    /// printed.
     #[arg(long)]
     pub(super) check: bool,
     /// Needs attention if there are more invalid files, or an older one
