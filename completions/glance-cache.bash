@@ -50,8 +50,11 @@ _glance_cache() {
         ;;
     --format)
         case $command in
+        status) words="text json prometheus" ;;
+        *) case $command in
         list) words="table json jsonl csv value" ;;
-        *) words="text json prometheus" ;;
+        *) words="text json" ;;
+        esac ;;
         esac
         ;;
     --color)
@@ -86,7 +89,7 @@ _glance_cache() {
 
     case $command in
     clean | prune | prefetch)
-        options+=" --dry-run -n --lock-timeout --skip-if-locked --splay --all-nodes --nodes-port"
+        options+=" --dry-run -n --lock-timeout --skip-if-locked --splay --format --all-nodes --nodes-port"
         ;;
     esac
     case $command in
@@ -107,11 +110,6 @@ _glance_cache() {
     case $command in
     clean | prune | prefetch | list | status | serve)
         options+=" --config-file --config-dir --quiet -q"
-        ;;
-    esac
-    case $command in
-    clean | prune | prefetch | status)
-        options+=" --format"
         ;;
     esac
     case $command in
@@ -166,7 +164,7 @@ _glance_cache() {
     esac
     case $command in
     status)
-        options+=" --check --max-invalid --max-stalled --all-nodes --verify --stall-time --bytes"
+        options+=" --check --max-invalid --max-stalled --all-nodes --verify --stall-time --bytes --format"
         ;;
     esac
     case $command in

@@ -35,8 +35,6 @@ use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::anyhow;
-
 use crate::cli::Command;
 use crate::commands::record::Record;
 use crate::exit::{Exit, Failure};
@@ -90,12 +88,6 @@ fn main() -> ExitCode {
 
 /// Runs the command, and writes its metrics to the textfile, if there is one.
 fn recorded(run: &Run, action: Command, textfile: Option<PathBuf>) -> Result<Exit, Failure> {
-    if run.output.prints_metrics() && !matches!(action, Command::Status(_)) {
-        return Err(Failure::usage(anyhow!(
-            "only status has --format prometheus: for the metrics of {}, give --textfile FILE",
-            action.name()
-        )));
-    }
     let Some(path) = textfile else { return dispatch(run, action) };
     let record = Record::begin(&path, action.name())?;
     // The report of `list` has no metrics, and may be long.

@@ -17,7 +17,7 @@ use crate::names::ImageId;
 use crate::units::{Nanos, SECOND};
 
 /// Orphans younger than this are left to Glance: it renames an image into place and inserts its row after.
-const ADOPTION_AGE: Nanos = 600 * SECOND;
+pub(crate) const ADOPTION_AGE: Nanos = 600 * SECOND;
 
 /// From this number of removed images on, their rows lie on most pages of an index in each batch, unless the
 /// images are taken in the order of their rows.

@@ -26,7 +26,7 @@ impl Unusable {
         match self {
             Unusable::Deleted => "deleted",
             Unusable::Deactivated => "deactivated",
-            Unusable::Missing => "missing",
+            Unusable::Missing => "no_record",
         }
     }
 
@@ -36,6 +36,15 @@ impl Unusable {
             Unusable::Deleted => "its record is deleted",
             Unusable::Deactivated => "it is deactivated",
             Unusable::Missing => "Glance's database has no record of it",
+        }
+    }
+
+    /// Returns the reason in a few words, for a table that has no space for a sentence.
+    pub(crate) fn in_brief(self) -> &'static str {
+        match self {
+            Unusable::Deleted => "record deleted",
+            Unusable::Deactivated => "deactivated",
+            Unusable::Missing => "no record in Glance's database",
         }
     }
 
@@ -125,7 +134,7 @@ mod tests {
         for (reason, word, part) in [
             (Unusable::Deleted, "deleted", "record is deleted"),
             (Unusable::Deactivated, "deactivated", "is deactivated"),
-            (Unusable::Missing, "missing", "no record"),
+            (Unusable::Missing, "no_record", "no record"),
         ] {
             assert_eq!(reason.word(), word);
             assert!(reason.sentence().contains(part), "{}", reason.sentence());

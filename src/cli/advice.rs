@@ -14,10 +14,6 @@ use crate::spelling::is_close;
 const OLD_OPTIONS: &[(&[&str], &str)] = &[
     (&["--debug", "-d"], "use --verbose, which prints what is done and why"),
     (&["--nodebug", "--noverbose"], "leave it out: details are printed only with --verbose"),
-    (&["--logfile", "--log_file", "--log-file"], "use --log-file FILE"),
-    (&["--log-dir", "--logdir", "--log_dir"], "use --log-file FILE, with the whole path"),
-    (&["--use-syslog", "--use_syslog"], "use --syslog"),
-    (&["--use-journal", "--use_journal"], "use --journal"),
     (&["--nouse-syslog", "--nouse-journal", "--nouse-json", "--use-stderr", "--nouse-stderr",
        "--watch-log-file", "--nowatch-log-file", "--log-format", "--log-config",
        "--log-config-append", "--log_config"],
@@ -27,8 +23,18 @@ const OLD_OPTIONS: &[(&[&str], &str)] = &[
     (&["--shell_completion", "--shell-completion"], "use glance-cache completion SHELL"),
 ];
 
+/// The options of the old tools that say where the log goes.
+const LOG_OPTIONS: &[(&[&str], &str)] = &[
+    (&["--logfile", "--log_file", "--log-file"], "use --log-file FILE"),
+    (&["--log-dir", "--logdir", "--log_dir"], "use --log-file FILE, with the whole path"),
+    (&["--use-syslog", "--use_syslog", "--syslog"], "use --syslog"),
+    (&["--use-journal", "--use_journal", "--journal"], "use --journal"),
+];
+
 /// Improves the error of a command line.
-pub(super) fn advise(error: &mut clap::Error) {
+///
+/// `writes_log` is false for a subcommand that has no options for a log, because it changes nothing.
+pub(super) fn advise(error: &mut clap::Error, writes_log: bool) {
     if error.kind() != ErrorKind::UnknownArgument {
         return;
     }
@@ -39,20 +45,25 @@ pub(super) fn advise(error: &mut clap::Error) {
         Some(ContextValue::String(meant)) => is_close(&name(&word), &name(meant)),
         _ => false,
     };
-    let old = old_option(&word);
-    if !is_meant || old.is_some() {
+    let of_log = advice_in(LOG_OPTIONS, &word);
+    let tip = match of_log {
+        Some(_) if !writes_log => Some("status and list change nothing, so they write no log".to_owned()),
+        _ => of_log
+            .or_else(|| advice_in(OLD_OPTIONS, &word))
+            .map(|advice| format!("{word} is an option of the old tools: {advice}")),
+    };
+    if !is_meant || tip.is_some() {
         error.remove(ContextKind::SuggestedArg);
     }
     // No value of these commands begins with a dash.
     error.remove(ContextKind::Suggested);
-    if let Some(advice) = old {
-        let tip = StyledStr::from(format!("{word} is an option of the old tools: {advice}"));
-        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip]));
+    if let Some(tip) = tip {
+        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![StyledStr::from(tip)]));
     }
 }
 
-/// Returns what to write instead of an option of the old tools.
-fn old_option(word: &str) -> Option<&'static str> {
+/// Returns what a table says about an option.
+fn advice_in(table: &[(&[&str], &'static str)], word: &str) -> Option<&'static str> {
     let word = word.split('=').next().unwrap_or_default();
-    OLD_OPTIONS.iter().find(|(names, _)| names.contains(&word)).map(|(_, advice)| *advice)
+    table.iter().find(|(names, _)| names.contains(&word)).map(|(_, advice)| *advice)
 }

@@ -87,11 +87,12 @@ const SUBCOMMANDS: [(&str, AddArgs); 9] = [
 pub(crate) fn parse(line: Vec<OsString>) -> Cli {
     let line = options_last(line);
     let mut parser = parser_for(&line);
+    let writes_log = !line.get(1).is_some_and(|command| command == "status" || command == "list");
     let matches = parser.try_get_matches_from_mut(line);
     let parsed = matches.and_then(|mut matches| Cli::from_arg_matches_mut(&mut matches));
     parsed.unwrap_or_else(|error| {
         let mut error = error.format(&mut parser);
-        advice::advise(&mut error);
+        advice::advise(&mut error, writes_log);
         error.exit()
     })
 }
@@ -141,9 +142,11 @@ fn options_last(mut line: Vec<OsString>) -> Vec<OsString> {
 }
 
 impl Command {
-    /// Returns the name of the command.
+    /// Returns the name of the command in metrics. A verification is not the clean that removes files: both
+    /// have to run.
     pub(crate) fn name(&self) -> &'static str {
         match self {
+            Command::Clean(args) if args.verify => "verify",
             Command::Clean(_) => "clean",
             Command::Prune(_) => "prune",
             Command::Prefetch(_) => "prefetch",

@@ -98,7 +98,7 @@ pub(crate) struct CleanArgs {
     /// images whose record is deleted. Other processes are kept waiting only while an image is moved. Needs
     /// the index, and to read Glance's database.
     #[arg(long, conflicts_with_all = NOT_VERIFIED, help_heading = VERIFY)]
-    pub(super) verify: bool,
+    pub(crate) verify: bool,
     #[command(flatten)]
     pub(super) verification: VerifyArgs,
     /// Age at which incomplete entries are removed

@@ -108,8 +108,6 @@ pub(crate) struct CacheArgs {
     pub(super) ignore_other_index: bool,
     /// Print the result as text or as json
     ///
-    /// status also has prometheus: metrics in its text format.
-    ///
     /// [default: text for list and status; for the others text on a terminal, and json elsewhere]
     #[arg(long, value_name = "FORMAT", help_heading = OUTPUT, hide_possible_values = true,
         value_parser = form_of_results())]
@@ -143,7 +141,13 @@ pub(crate) struct CacheArgs {
 
 /// Returns the parser of the forms of commands that do not print a list.
 fn form_of_results() -> impl TypedValueParser<Value = Format> {
-    PossibleValuesParser::new(["text", "json", "prometheus"]).try_map(|name| Format::from_str(&name, false))
+    PossibleValuesParser::new(["text", "json"]).try_map(|name| Format::from_str(&name, false))
+}
+
+/// Returns the parser of the forms of `status`.
+pub(super) fn form_of_state() -> impl TypedValueParser<Value = Format> {
+    let names = PossibleValuesParser::new(["text", "json", "prometheus"]);
+    names.map(|name| Format::from_str(&name, false).unwrap_or(Format::Prometheus))
 }
 
 /// The options of every command that changes something.

@@ -175,9 +175,9 @@ pub(crate) struct ListArgs {
     #[arg(long, value_name = "COLUMN", value_delimiter = ',', help_heading = OUTPUT,
         hide_possible_values = true)]
     #[arg(long_help = "Show these columns, in this order\n\n\
-        Every list has some of these: image, state, last-use, modified, size, hits, error and name-bytes; \
-        with --all-nodes also node and checksum; with --all-caches also cache, kind, links and held-by, or \
-        priority, directory, file-system, limit, age-limit, in-use and reclaimable")]
+        Every list has some of these: image, state, last-use, modified, size, hits, error, name-bytes and \
+        unusable; with --all-nodes also node and checksum; with --all-caches also cache, kind, links and \
+        held-by, or priority, directory, file-system, limit, age-limit, in-use and reclaimable")]
     pub(super) columns: Vec<ColumnName>,
     /// Print no line with the names of the columns
     #[arg(long, help_heading = OUTPUT, hide_short_help = true)]

@@ -96,6 +96,7 @@ pub(crate) fn conclude(run: &Run, report: &impl ChangeReport) -> Exit {
     for shortfall in &ending.shortfalls {
         run.output.error(shortfall);
     }
+    ending.hints.iter().for_each(|hint| run.output.hint(hint));
     run.output.summary(report, &|screen| ending.plan_on(screen, run.output.is_verbose()));
     match ending.exit() {
         Exit::Done if run.output.has_failed() => Exit::Incomplete,

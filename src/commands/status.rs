@@ -7,7 +7,7 @@ use clap::{ArgGroup, Args};
 
 use super::flags::{
     CacheArgs, EXIT_CODES_IN_SHORT, HostArgs, LIMITS, LimitArgs, LookedAtArgs, OUTPUT, PARALLEL, REMOTE,
-    RecordArgs, VerifyArgs, no_records_of_all, no_records_wanted,
+    RecordArgs, VerifyArgs, form_of_state, no_records_of_all, no_records_wanted,
 };
 use super::{keep_metrics, look_at_all, show};
 use crate::exit::{Exit, Failure};
@@ -116,10 +116,16 @@ fn conclude(run: &Run, report: &impl Report, check: bool, is_fine: bool) -> Exit
 #[command(after_help = EXIT_CODES_IN_SHORT, after_long_help = EXIT_CODES_OF_STATUS)]
 #[command(group = ArgGroup::new("local").args(NOT_REMOTE).multiple(true).conflicts_with(REMOTE))]
 #[command(group = ArgGroup::new(PARALLEL).arg("verify"))]
+#[command(mut_arg("format", |arg| arg
+    .value_parser(form_of_state())
+    .help("Print the result as text, json or prometheus")
+    .long_help("Print the result as text, json or prometheus\n\n\
+        prometheus prints metrics in its text format [default: text]")))]
 pub(crate) struct StatusArgs {
     /// Exit with 1 if the cache is over its limit or needs attention
     ///
-    /// The first line sums it up, as monitoring systems expect. With --quiet, nothing is printed.
+    /// The first line sums it up, as monitoring systems expect. With --quiet, only errors are
+    /// printed.
     #[arg(long)]
     pub(super) check: bool,
     /// Needs attention if there are more invalid files, or an older one

@@ -79,6 +79,8 @@ pub(crate) struct Gathered<'a> {
     pub(crate) warnings: Vec<String>,
     /// Caches whose directories are configured but do not exist.
     pub(crate) missing: Vec<Declared>,
+    /// The sentence that there is no cache, if only one was to be opened.
+    pub(crate) absent: Option<String>,
     /// The reason for skipping the one cache: another process holds its lock.
     pub(crate) skipped: Option<String>,
     /// Device and inode of all opened caches, even of those that could not be locked.
@@ -98,6 +100,7 @@ impl<'a> Gathered<'a> {
             errors,
             warnings: Vec::new(),
             missing: Vec::new(),
+            absent: None,
             skipped: None,
             identities: Vec::new(),
         };
@@ -106,10 +109,10 @@ impl<'a> Gathered<'a> {
                 Err(failure) => gathered.fail(&declared, Action::Open, failure)?,
                 Ok(None) if host.scope == Scope::One => {
                     let (directory, origin) = (&declared.directory.value, &declared.directory.origin);
-                    host.run.output.note(&format!(
-                        "cache directory {} (set by {origin}) does not exist",
-                        directory.display()
-                    ));
+                    let path = directory.display();
+                    let absent = format!("cache directory {path} (set by {origin}) does not exist");
+                    host.run.output.note(&absent);
+                    gathered.absent = Some(absent);
                     gathered.missing.push(declared);
                 }
                 Ok(None) if declared.is_configured() => gathered.missing.push(declared),

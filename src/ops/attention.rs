@@ -43,6 +43,8 @@ pub(super) enum Concern {
     WrongOwner,
     /// The file system does not record the uses that the driver needs.
     Noatime,
+    /// The file system of the cache is mounted read-only.
+    ReadOnly,
     /// A wrong value in the configuration.
     Setting,
     /// Images whose contents are not what Glance's records say.
@@ -70,6 +72,7 @@ impl Concern {
             Concern::Unreadable => "unreadable entries",
             Concern::WrongOwner => "wrong owners",
             Concern::Noatime => "noatime",
+            Concern::ReadOnly => "read-only file system",
             Concern::Setting => "wrong settings",
             Concern::Broken => "broken images",
             Concern::Warning => "warnings",

@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::Change;
 use super::report::{ChangeReport, Ending, HostRun, Step};
 use crate::cache::outcome::{Action, EntryError, Outcome, Progress};
-use crate::cache::plan::Choice;
+use crate::cache::plan::{ADOPTION_AGE, Choice};
 use crate::database::refusal::Refusal;
 use crate::exit::Failure;
 use crate::host::cache::{Removing, Repaired, Rules};
@@ -167,6 +167,7 @@ impl Cleaned {
     fn fill(&mut self, host: &Host<'_>, rules: &Rules, mut gathered: Gathered<'_>) -> Result<(), Failure> {
         self.ending.errors = std::mem::take(&mut gathered.errors);
         self.ending.skipped = gathered.skipped.take();
+        self.ending.absent = gathered.absent.take();
         let Some(mut member) = gathered.members.pop() else {
             if host.run.interrupt.raised() {
                 self.ending.stopped(host.run);
@@ -272,10 +273,10 @@ fn steps_of(repaired: Repaired, now: Nanos) -> Vec<Step> {
 impl Report for Cleaned {
     fn text(&self) -> String {
         let ending = &self.ending;
-        let mut text = ending.preamble();
-        if ending.skipped.is_some() {
+        if let Some(text) = ending.did_nothing() {
             return text;
         }
+        let mut text = String::new();
         let _ = write!(
             text,
             "clean: {} {} and {}, {}",
@@ -299,6 +300,12 @@ impl Report for Cleaned {
                 ending.verb("dropped", "would drop"),
                 count(repair.rows_dropped, "impossible row"),
             );
+            if let Some(young) = repair.orphans_too_young.filter(|young| *young > 0) {
+                let (images, age) = (count(young, "orphan"), span(ADOPTION_AGE));
+                let left = ending.verb("left", "would leave");
+                let _ =
+                    write!(text, "; {left} {images} that changed less than {age} ago: run it again later");
+            }
         }
         text + &ending.trailer()
     }

@@ -33,6 +33,8 @@ use crate::output::table::table;
 use crate::run::Run;
 use crate::units::{count, human, moment, nanos, when};
 
+/// The hint for a database without nodes.
+pub(super) const REGISTERED: &str = "a node is registered when glance-api is started";
 /// At most this many images of a kind are listed; the rest is only counted.
 const NAMED: usize = 10;
 
@@ -138,6 +140,9 @@ pub(crate) struct FleetReport {
 
 impl Report for FleetReport {
     fn text(&self) -> String {
+        if self.nodes.is_empty() {
+            return format!("database  {}\n\nno node is registered: {REGISTERED}\n", self.database);
+        }
         let size = |bytes: u64| if self.human { human(bytes) } else { bytes.to_string() };
         let time = |time: &Option<String>| time.clone().unwrap_or_else(|| "-".to_owned());
         let mut rows = vec![["NODE", "OLDEST USE", "NEWEST USE", "IMAGES", "SIZE"].map(str::to_owned)];
@@ -151,14 +156,16 @@ impl Report for FleetReport {
         rows.push([name, String::new(), String::new(), total.images.to_string(), size(total.bytes)]);
         let mut text = format!("database  {}\n\n{}", self.database, table(&rows));
         let mut list = |title: String, images: &[CopiesLine]| {
+            if images.is_empty() {
+                return;
+            }
             let mut rows = vec![["IMAGE", "NODES", "SIZE"].map(str::to_owned)];
             rows.extend(
                 images
                     .iter()
                     .map(|image| [image.image_id.clone(), image.nodes.to_string(), size(image.bytes)]),
             );
-            let _ =
-                write!(text, "\n{title}\n{}", if images.is_empty() { String::new() } else { table(&rows) });
+            let _ = write!(text, "\n{title}\n{}", table(&rows));
         };
         list("images on most nodes".to_owned(), &self.on_most_nodes);
         let only = &self.on_one_node;

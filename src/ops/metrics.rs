@@ -77,7 +77,7 @@ const METRICS: &[(&str, MetricKind, &str)] = &[
     ("glance_cache_removed_files_total", Counter, "Files that a command has removed."),
     ("glance_cache_freed_bytes_total", Counter, "Size of the files that a command has removed."),
     ("glance_cache_forgotten_rows_total", Counter, "Rows without an image that a command has removed."),
-    ("glance_cache_moved_images_total", Counter, "Broken images that clean has moved to invalid/."),
+    ("glance_cache_moved_images_total", Counter, "Broken images that were moved to invalid/."),
     ("glance_cache_fetched_images_total", Counter, "Images that prefetch has fetched."),
     ("glance_cache_fetched_bytes_total", Counter, "Size of the images that prefetch has fetched."),
 ];

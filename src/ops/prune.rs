@@ -270,6 +270,7 @@ impl Pruned {
     ) -> Result<(), Failure> {
         self.ending.errors = std::mem::take(&mut gathered.errors);
         self.ending.skipped = gathered.skipped.take();
+        self.ending.absent = gathered.absent.take();
         let Some(member) = gathered.members.pop() else {
             if host.run.interrupt.raised() {
                 self.ending.stopped(host.run);
@@ -415,10 +416,10 @@ impl Pruned {
 impl Report for Pruned {
     fn text(&self) -> String {
         let ending = &self.ending;
-        let mut text = ending.preamble();
-        if ending.skipped.is_some() {
+        if let Some(text) = ending.did_nothing() {
             return text;
         }
+        let mut text = String::new();
         let removed = count(self.total_files_pruned, "image");
         let _ = write!(
             text,

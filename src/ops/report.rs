@@ -93,8 +93,11 @@ impl Step {
                 let orphan = if is_orphan { "without a row in the index, " } else { "" };
                 let (why, used) = (reason.text(), when(last_use));
                 let step = Step::new("remove", name, size, format!("{orphan}{why} (last use {used})"));
-                // Why is the same for all images of a prune, and the name of the option is long.
-                step.briefly(last_use, is_orphan)
+                match reason {
+                    PruneReason::Unusable(why) => Step { brief: Some(why.in_brief().to_owned()), ..step },
+                    // Why is the same for all images of a prune, and the name of the option is long.
+                    _ => step.briefly(last_use, is_orphan),
+                }
             }
             Foreseen::Kept { name, size, why } => Step::new("keep", name, size, reason_to_keep(why)),
         }
@@ -171,6 +174,12 @@ pub(crate) struct Ending {
     /// The goals of the run that were not reached, as sentences.
     #[serde(skip)]
     pub(crate) shortfalls: Vec<String>,
+    /// Advice about the errors.
+    #[serde(skip)]
+    pub(crate) hints: Vec<&'static str>,
+    /// The sentence that there is no cache directory, if there is none.
+    #[serde(skip)]
+    pub(super) absent: Option<String>,
 }
 
 impl Ending {
@@ -276,6 +285,12 @@ impl Ending {
     /// Returns the reason for doing nothing, if nothing was done, as the line before the summary.
     pub(super) fn preamble(&self) -> String {
         self.skipped.as_ref().map(|why| format!("nothing was done: {why}\n")).unwrap_or_default()
+    }
+
+    /// Returns the line that replaces the summary of one cache, if the run did nothing.
+    pub(super) fn did_nothing(&self) -> Option<String> {
+        let absent = || self.absent.as_ref().map(|why| format!("nothing to do: {why}\n"));
+        self.skipped.is_some().then(|| self.preamble()).or_else(absent)
     }
 
     /// Returns the end of the summary's line: the number of entries that failed, and the signal that ended
@@ -584,6 +599,7 @@ pub(super) mod tests {
     use anyhow::anyhow;
 
     use super::*;
+    use crate::cache::usable::Unusable;
     use crate::output::{Format, Output, Verbosity};
 
     /// A cache that holds 3 KiB of 2 KiB, and of whose images nothing is known but that.
@@ -745,5 +761,25 @@ pub(super) mod tests {
         run.interrupt.raise(signal_hook::consts::SIGTERM);
         ending.add(&run, &mut stopped, true).unwrap();
         assert_eq!((ending.signal, ending.errors.len()), (Some(Signal(15)), 0));
+    }
+
+    #[test]
+    fn a_terminal_shows_why_an_image_goes_before_older_ones() {
+        for (reason, is_orphan, brief) in [
+            (PruneReason::Unusable(Unusable::Missing), true, "no record in Glance's database"),
+            (PruneReason::Unusable(Unusable::Deleted), false, "record deleted"),
+            (PruneReason::LeastRecentlyUsed, true, "no row, last use 2026-11-22"),
+            (PruneReason::Named, false, "last use 2026-11-22"),
+        ] {
+            let removal = PlannedRemoval {
+                name: "x".to_owned(),
+                size: 1,
+                frees: 1,
+                last_use: 1_795_312_250_000_000_000,
+                is_orphan,
+                reason,
+            };
+            assert_eq!(Step::of(Foreseen::Removal(removal)).brief.as_deref(), Some(brief));
+        }
     }
 }

@@ -29,7 +29,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use self::log::Log;
-use self::rows::{ListStyle, Listing};
+use self::rows::{ListStyle, Listing, Rank};
 use self::screen::{Screen, is_utf8};
 use crate::exit::{Exit, Failure};
 use crate::os::locks::Held;
@@ -52,8 +52,8 @@ pub(crate) enum Format {
     Csv,
     /// Bare values with blanks between them, without a header
     Value,
-    /// Metrics in the text format of Prometheus, of status only
-    #[value(hide = true)]
+    /// Metrics in the text format of Prometheus. Only `status` has them.
+    #[value(skip)]
     Prometheus,
 }
 
@@ -263,7 +263,12 @@ impl Output {
     /// Prints a list in its form. Fails if it does not have a column that is asked for.
     pub(crate) fn list(&self, list: &(impl Listing + Serialize), style: &ListStyle) -> Result<(), Failure> {
         let columns = list.columns();
-        let chosen = style.choose(columns, self.format == Format::Jsonl).map_err(|unknown| {
+        let further: &[Rank] = match self.format {
+            Format::Jsonl => &[Rank::Noted, Rank::Asked],
+            Format::Text | Format::Prometheus => &[Rank::Noted],
+            Format::Json | Format::Csv | Format::Value => &[],
+        };
+        let chosen = style.choose(columns, further).map_err(|unknown| {
             let has: Vec<String> = columns.iter().map(|column| column.key.replace('_', "-")).collect();
             let unknown = unknown.replace('_', "-");
             Failure::usage(anyhow!("this list has no column '{unknown}'; it has {}", has.join(", ")))
@@ -323,6 +328,12 @@ impl Output {
         self.say(&format!("error: {message}\n"));
     }
 
+    /// Says what to do about the errors before it.
+    pub(crate) fn hint(&self, hint: &str) {
+        self.record(Level::Error, hint, &[]);
+        self.say(&format!("hint: {hint}\n"));
+    }
+
     /// Reports a warning, unless only errors are wanted.
     pub(crate) fn warning(&self, message: &str) {
         self.record(Level::Warning, message, &[]);
@@ -363,10 +374,7 @@ impl Output {
     /// there.
     pub(crate) fn failure(&self, failure: &Failure) {
         self.error(&format!("{:#}", failure.error));
-        for hint in &failure.hints {
-            self.record(Level::Error, hint, &[]);
-            self.say(&format!("hint: {hint}\n"));
-        }
+        failure.hints.iter().for_each(|hint| self.hint(hint));
         if self.stdout_is_ours && self.format == Format::Json && failure.exit.is_refusal() {
             let held = failure.error.downcast_ref::<Held>().filter(|_| failure.exit == Exit::CannotStart);
             self.json(&RefusedRun {

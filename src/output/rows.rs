@@ -33,8 +33,17 @@ pub(crate) enum Rank {
     Always,
     /// In a table if there is space. Columns with higher numbers are left out first.
     Spare(u8),
+    /// In a table if a row has a value of it, and otherwise as [`Rank::Asked`].
+    Noted,
     /// Only if it is asked for, and in JSON lines where it has a value.
     Asked,
+}
+
+impl Rank {
+    /// True if the column is in every form of a list, so that CSV has the same columns whatever the rows are.
+    fn is_usual(self) -> bool {
+        matches!(self, Rank::Always | Rank::Spare(_))
+    }
 }
 
 impl Column {
@@ -136,10 +145,11 @@ pub(crate) struct ListStyle {
 }
 
 impl ListStyle {
-    /// Returns the positions of the columns to show, or the key of one that the list does not have.
-    pub(super) fn choose(&self, columns: &[Column], with_asked: bool) -> Result<Vec<usize>, String> {
+    /// Returns the positions of the columns to show, or the key of one that the list does not have. If none
+    /// were asked for, these are the usual ones and those of a rank that is among `further`.
+    pub(super) fn choose(&self, columns: &[Column], further: &[Rank]) -> Result<Vec<usize>, String> {
         if self.columns.is_empty() {
-            let usual = |column: &Column| with_asked || column.rank != Rank::Asked;
+            let usual = |column: &Column| column.rank.is_usual() || further.contains(&column.rank);
             return Ok((0..columns.len()).filter(|position| usual(&columns[*position])).collect());
         }
         let position = |key: &String| columns.iter().position(|column| column.key == key);
@@ -150,6 +160,10 @@ impl ListStyle {
 /// Returns a list as a table.
 pub(super) fn table(list: &dyn Listing, chosen: &[usize], style: &ListStyle, screen: &Screen) -> String {
     let columns = list.columns();
+    let has_value = |position| list.rows().any(|row| row[position] != ListCell::Unknown);
+    let is_noted = |position: usize| columns[position].rank == Rank::Noted && style.columns.is_empty();
+    let chosen: Vec<usize> =
+        chosen.iter().copied().filter(|position| !is_noted(*position) || has_value(*position)).collect();
     let mut shown: Vec<TableColumn> = chosen
         .iter()
         .map(|position| {
@@ -163,7 +177,7 @@ pub(super) fn table(list: &dyn Listing, chosen: &[usize], style: &ListStyle, scr
         })
         .collect();
     for row in list.rows() {
-        for (column, position) in shown.iter_mut().zip(chosen) {
+        for (column, position) in shown.iter_mut().zip(&chosen) {
             column.cells.push(row[*position].in_table(style.human));
         }
     }
@@ -184,7 +198,7 @@ pub(super) fn json_lines(
         let mut map = line.serialize_map(None)?;
         for position in chosen {
             let (column, cell) = (&columns[*position], &row[*position]);
-            if all_keys || column.rank != Rank::Asked || *cell != ListCell::Unknown {
+            if all_keys || column.rank.is_usual() || *cell != ListCell::Unknown {
                 map.serialize_entry(column.key, cell)?;
             }
         }
@@ -300,17 +314,46 @@ mod tests {
         assert_eq!(written(|out| values(&Example, &[1, 2], out)), "2048 2026-11-22T01:50:50Z\n- -\n");
     }
 
+    struct WithNote(Option<&'static str>);
+
+    impl Listing for WithNote {
+        fn columns(&self) -> &'static [Column] {
+            const COLUMNS: &[Column] =
+                &[Column::text("name", "NAME", Rank::Always), Column::text("note", "NOTE", Rank::Noted)];
+            COLUMNS
+        }
+
+        fn rows(&self) -> Box<dyn Iterator<Item = Vec<ListCell<'_>>> + '_> {
+            Box::new(std::iter::once(vec![ListCell::text("a"), ListCell::of(self.0, ListCell::text)]))
+        }
+    }
+
+    #[test]
+    fn a_note_is_in_a_table_if_there_is_one_and_in_csv_if_it_is_asked_for() {
+        let shown = |note, style: &ListStyle| table(&WithNote(note), &[0, 1], style, &Screen::PLAIN);
+        let usual = ListStyle::default();
+        assert_eq!(shown(Some("x"), &usual), "NAME  NOTE\na     x\n");
+        assert_eq!(shown(None, &usual), "NAME\na\n");
+        let asked = ListStyle { columns: vec!["name".to_owned(), "note".to_owned()], ..usual.clone() };
+        assert_eq!(shown(None, &asked), "NAME  NOTE\na     -\n");
+        let columns = WithNote(None).columns();
+        assert_eq!(usual.choose(columns, &[]), Ok(vec![0]));
+        assert_eq!(asked.choose(columns, &[]), Ok(vec![0, 1]));
+        let line = written(|out| json_lines(&WithNote(None), &[0, 1], false, out));
+        assert_eq!(line, "{\"name\":\"a\"}\n");
+    }
+
     #[test]
     fn columns_are_chosen_by_name_and_keep_that_order() {
         let style = |columns: &[&str]| ListStyle {
             columns: columns.iter().map(ToString::to_string).collect(),
             ..ListStyle::default()
         };
-        let choose = |columns: &[&str], asked| style(columns).choose(Example.columns(), asked);
-        assert_eq!(choose(&[], false), Ok(vec![0, 1, 2]));
-        assert_eq!(choose(&[], true), Ok(vec![0, 1, 2, 3]));
-        assert_eq!(choose(&["error", "name"], false), Ok(vec![3, 0]));
-        assert_eq!(choose(&["name", "hits"], false), Err("hits".to_owned()));
+        let choose = |columns: &[&str], further: &[Rank]| style(columns).choose(Example.columns(), further);
+        assert_eq!(choose(&[], &[]), Ok(vec![0, 1, 2]));
+        assert_eq!(choose(&[], &[Rank::Asked]), Ok(vec![0, 1, 2, 3]));
+        assert_eq!(choose(&["error", "name"], &[]), Ok(vec![3, 0]));
+        assert_eq!(choose(&["name", "hits"], &[]), Err("hits".to_owned()));
         let shown = table(&Example, &[1, 0], &style(&["size", "name"]), &Screen::PLAIN);
         assert_eq!(shown, "SIZE  NAME\n2048  a, \"b\"\n   -  c\n");
     }

@@ -57,6 +57,12 @@ fn cache_dir_missing() {
     let env = TestEnv::empty(Xattr);
     with_cache_dir(&env, &format!("image_cache_dir = {}", env.outside("a/b").display()), (0, 0), "");
     assert!(!env.outside("a").exists());
+    let (conf, says) = (env.outside("g.conf"), "nothing to do: cache directory");
+    for command in [&["prune"][..], &["prune", "--dry-run"], &["clean"], &["prefetch"]] {
+        let options = ["--config-file", conf.to_str().unwrap(), "--format", "text"];
+        let text = env.raw(&[command, &options].concat()).ok().stdout;
+        assert!(text.starts_with(says) && text.ends_with(" does not exist\n"), "{command:?}: {text}");
+    }
 }
 
 #[test]

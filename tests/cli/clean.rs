@@ -256,6 +256,11 @@ fn repair_leaves_young_orphans_alone() {
     let env = TestEnv::sqlite(FIVE);
     env.orphan('f', 5, 5); // its ctime is now: Glance may be about to insert the row
     env.clean(&["--repair"]).ok().has(&json!({"orphans_adopted": 0}));
+    let left = "1 orphan that changed less than 10min ago: run it again later";
+    for (arguments, verb) in [(&["--dry-run"][..], "would leave"), (&[], "left")] {
+        let text = env.clean(&[&["--repair", "--format", "text"], arguments].concat()).ok().stdout;
+        assert!(text.contains(&format!("; {verb} {left}")), "{text}");
+    }
     assert_eq!((env.images().as_str(), env.rows().as_str()), ("abcdef", "abcde"));
 }
 

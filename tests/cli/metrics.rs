@@ -6,6 +6,7 @@ use std::os::unix::fs::{PermissionsExt as _, symlink};
 use serde_json::json;
 
 use crate::support::env::*;
+use crate::support::prefetch::Prefetch;
 
 /// Returns the value of a sample.
 fn value(text: &str, sample: &str) -> Option<f64> {
@@ -43,6 +44,21 @@ fn each_run_adds_to_the_file() {
     assert_eq!(value(&text, "glance_cache_size_bytes{cache=\"glance\"}"), Some(2000.0), "{text}");
     assert_eq!(value(&text, "glance_cache_entries{cache=\"glance\",state=\"tracked\"}"), Some(2.0), "{text}");
     assert!(!text.contains("# EOF"), "{text}");
+}
+
+/// Otherwise a verification every night hides that no clean runs any more.
+#[test]
+fn a_verification_is_a_command_of_its_own() {
+    let p = Prefetch::new(Sqlite);
+    p.image('a', 1000);
+    let file = p.env.outside("cache.prom");
+    let conf = p.conf("");
+    let options = ["clean", "--config-file", &conf, "--textfile", file.to_str().unwrap()];
+    p.env.raw(&[&options[..], &["--verify"]].concat()).ok();
+    let runs = |command: &str| of_command(&fs::read_to_string(&file).unwrap(), "runs_total", command);
+    assert_eq!((runs("verify"), runs("clean")), (Some(1.0), None));
+    p.env.raw(&options).ok();
+    assert_eq!((runs("verify"), runs("clean")), (Some(1.0), Some(1.0)));
 }
 
 #[test]
@@ -106,7 +122,9 @@ fn status_prints_metrics() {
     assert_eq!(value(&text, "glance_cache_size_bytes{cache=\"glance\"}"), Some(5000.0), "{text}");
     assert_eq!(value(&text, "glance_cache_limit_bytes{cache=\"glance\"}"), Some(3000.0), "{text}");
     assert!(text.ends_with("\n# EOF\n"), "{text}");
-    env.prune(&["--format", "prometheus"]).fails(2, &["only status has --format prometheus"]);
+    for command in ["prune", "list"] {
+        env.run(command, &["--format", "prometheus"]).fails(2, &["invalid value 'prometheus'"]);
+    }
     assert_eq!(env.left(), "abcde");
 }
 

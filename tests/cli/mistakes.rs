@@ -109,6 +109,10 @@ const ROWS: &[Row] = &[
     ("clean CACHE -d", 2, &["-d is an option of the old tools: use --verbose"]),
     ("prune CACHE --use-syslog", 2, &["--use-syslog is an option of the old tools: use --syslog"]),
     ("prune CACHE --log-dir=/var/log", 2, &["--log-dir is an option of the old tools: use --log-file FILE"]),
+    ("status CACHE --log-file x", 2, &["tip: status and list change nothing, so they write no log"]),
+    ("status CACHE --use-syslog", 2, &["tip: status and list change nothing, so they write no log"]),
+    ("list CACHE --log-dir=/var/log", 2, &["tip: status and list change nothing, so they write no log"]),
+    ("list CACHE --debug", 2, &["--debug is an option of the old tools: use --verbose"]),
     ("status --check --config-file AT/typo.conf", 1, &["AT/typo.conf:4: \"image_cache_max_sise\" is not an \
       option; did you mean image_cache_max_size?"]),
 ];

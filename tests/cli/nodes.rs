@@ -548,6 +548,8 @@ fn a_run_that_asks_nobody_is_exit_3() {
     let env = TestEnv::sqlite(&[]);
     let nodes = database(&env, &[]);
     run(&env, &["prune", "--all-nodes", &nodes]).fails(3, &["knows no node"]);
+    let status = env.raw(&["status", "--all-nodes", &nodes]).ok().stdout;
+    assert!(status.ends_with("\n\nno node is registered: a node is registered when glance-api is started\n"));
     let nodes = format!("--database=sqlite:///{}", env.outside("missing.sqlite").display());
     run(&env, &["prune", "--all-nodes", &nodes]).fails(3, &["does not exist"]);
     let other = TestEnv::sqlite(&[]);

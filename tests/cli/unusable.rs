@@ -38,7 +38,7 @@ fn list_and_status_name_them() {
     for driver in [Sqlite, Xattr] {
         let p = seven(driver);
         let list = run(&p, &["list", "--format", "json"]).ok().json();
-        let expected = [("7", "missing"), ("e", "deleted"), ("f", "deactivated")];
+        let expected = [("7", "no_record"), ("e", "deleted"), ("f", "deactivated")];
         assert_eq!(reasons(&list), expected.map(|(letter, why)| (letter.to_owned(), why.to_owned())));
         let table = run(&p, &["list"]).ok().stdout;
         assert!(table.contains("UNUSABLE") && table.contains("deactivated"), "{table}");
@@ -50,6 +50,20 @@ fn list_and_status_name_them() {
         assert!(metrics.contains("glance_cache_unusable_images{cache=\"glance\"} 3"), "{metrics}");
         run(&p, &["status", "--check"]).ok();
     }
+}
+
+/// Scripts count on the columns.
+#[test]
+fn csv_and_values_have_the_same_columns_whether_or_not_an_image_is_unusable() {
+    let p = seven(Sqlite);
+    for format in ["csv", "value"] {
+        let asked = run(&p, &["list", "--format", format]).ok().stdout;
+        assert_eq!(asked, run(&p, &["list", "--format", format, "--no-database"]).ok().stdout);
+    }
+    let chosen = run(&p, &["list", "--format", "value", "--columns", "unusable"]).ok().stdout;
+    assert_eq!(chosen, "no_record\n-\n-\n-\n-\ndeleted\ndeactivated\n");
+    let lines = run(&p, &["list", "--format", "jsonl"]).ok().stdout;
+    assert_eq!(lines.matches("\"unusable\":").count(), 3, "{lines}");
 }
 
 #[test]

@@ -109,6 +109,15 @@ fn clean_moves_what_is_broken_and_nothing_else() {
         let plan = dry.json()["plan"].clone();
         assert_eq!(plan.as_array().unwrap().len(), 3, "{plan}");
         assert!(plan.as_array().unwrap().iter().all(|step| step["action"] == "move"));
+        let moved = |report: &Value| {
+            let broken = report["verification"]["broken"].as_array().unwrap().clone();
+            broken.iter().filter(|image| image["moved"] == true).count()
+        };
+        assert_eq!(moved(&dry.json()), 0, "{dry:?}");
+        let conf = p.conf("");
+        let line = ["clean", "--verify", "--config-file", &conf, "--dry-run", "--format", "text"];
+        let text = p.env.raw(&line).ok().stdout;
+        assert!(text.ends_with("; read 5 images, 6.20 MiB: 2 as recorded, 3 broken\n"), "{text}");
         assert_eq!(p.env.left(), "abcde");
         assert!(!p.env.path(".glance-cache").exists(), "a dry run remembers nothing");
         let done = run(&p, "clean", &[]).ok().says(&[
@@ -118,9 +127,7 @@ fn clean_moves_what_is_broken_and_nothing_else() {
         ]);
         let report =
             done.has(&json!({"total_files_moved": 3, "total_bytes_moved": 3 * SIZE, "errors": []})).json();
-        assert!(
-            report["verification"]["broken"].as_array().unwrap().iter().all(|image| image["moved"] == true)
-        );
+        assert_eq!(moved(&report), 3, "{report}");
         assert_eq!(p.env.left(), "ae");
         assert_eq!(p.env.names("invalid"), [id('b'), id('c'), id('d')]);
         assert_eq!((fs::metadata(path(&p, 'a')).unwrap().ctime(), fs::read(path(&p, 'e')).unwrap()), kept);
@@ -365,12 +372,18 @@ fn next_second() {
 fn if_many_images_are_broken_none_is_moved_in_any_run() {
     let p = sixteen("0123456789abcdef");
     for arguments in [&["--dry-run"][..], &[], &[], &["-j", "3"]] {
-        let report = run(&p, "clean", arguments).code(1).says(&["10 or more images are broken"]).json();
+        let done = run(&p, "clean", arguments).code(1).says(&["10 or more images are broken, counting"]);
+        let hint = "hint: check the disk, the memory and the database; then prune --image ID... removes";
+        assert_eq!(done.stderr.matches(hint).count(), 1, "{done:?}");
+        let report = done.json();
         assert_eq!(report["total_files_moved"], 0, "{report}");
         assert_eq!(report["errors"].as_array().unwrap().len(), 16);
         next_second();
     }
     assert_eq!(p.env.left(), "0123456789abcdef");
+    let status = p.env.raw(&["status", "--config-file", &p.conf(""), "--format", "json"]).json();
+    let says = "16 broken images, too many to be moved: check the disk, the memory and the database";
+    assert!(status["attention"].to_string().contains(says), "{status}");
     // Once most of them turn out to be sound, the rest is moved.
     for letter in "0123456789".chars() {
         flip(&p, letter);

@@ -31,6 +31,26 @@ mod as_root {
     }
 
     #[test]
+    fn a_read_only_file_system_is_named() {
+        let mounted = Mounted::of("tmpfs", Sqlite);
+        let env = &mounted.env;
+        env.image(('a', 1000, 9, 0));
+        let point = mounted.mount.point.to_str().unwrap();
+        system(&["mount", "-o", "remount,ro", point]);
+        let hint = "hint: the file system is mounted read-only";
+        env.prune(&["--max-size", "0"]).fails(3, &[hint]);
+        env.clean(&[]).fails(3, &[hint]);
+        let status = env.run("status", &["--format", "json"]).json();
+        assert_eq!(status["attention"][0]["code"], "read_only", "{status}");
+        system(&["mount", "-o", "remount,rw", point]);
+        assert_eq!(env.run("status", &["--format", "json"]).ok().json()["attention"], json!([]));
+        system(&["mount", "-o", "remount,ro,bind", point]);
+        let status = env.run("status", &["--format", "json"]).ok().json();
+        assert!(status["notes"].to_string().contains("is mounted read-only here"), "{status}");
+        assert_eq!(status["attention"], json!([]));
+    }
+
+    #[test]
     fn only_orphans_older_than_ten_minutes_are_adopted() {
         let mounted = Mounted::ext4(Sqlite, 8, "relatime");
         let env = &mounted.env;

@@ -468,6 +468,9 @@ pub(crate) fn take_lock(
             Err(Failure::cannot_start(held).hint("wait longer with --lock-timeout, or give --skip-if-locked"))
         }
         Ok(Locking::Interrupted) => Ok(Locked::Interrupted),
+        Err(e) if e.downcast_ref() == Some(&Errno::ROFS) => {
+            Err(Failure::cannot_start(e).hint("the file system is mounted read-only"))
+        }
         Err(e) => {
             let failure = Failure::cannot_start(e);
             let hint = "run as the user that glance-api runs as";

@@ -381,24 +381,18 @@ impl ListEntry {
     }
 }
 
-/// Returns the columns of the list.
-const fn columns(unusable: Rank) -> [Column; 9] {
-    [
-        Column::text("image_id", "IMAGE", Rank::Always),
-        Column::text("state", "STATE", Rank::Always),
-        Column::text("last_use", "LAST USE", Rank::Always),
-        Column::text("modified", "MODIFIED", Rank::Spare(2)),
-        Column::number("size", "SIZE", Rank::Always),
-        Column::number("hits", "HITS", Rank::Spare(1)),
-        Column::text("error", "ERROR", Rank::Asked),
-        Column::text("name_bytes", "NAME BYTES", Rank::Asked),
-        Column::text("unusable", "UNUSABLE", unusable),
-    ]
-}
-
-const COLUMNS: &[Column] = &columns(Rank::Asked);
-/// The columns of a list with images that Glance does not serve.
-const WITH_UNUSABLE: &[Column] = &columns(Rank::Always);
+/// The columns of the list.
+const COLUMNS: &[Column] = &[
+    Column::text("image_id", "IMAGE", Rank::Always),
+    Column::text("state", "STATE", Rank::Always),
+    Column::text("last_use", "LAST USE", Rank::Always),
+    Column::text("modified", "MODIFIED", Rank::Spare(2)),
+    Column::number("size", "SIZE", Rank::Always),
+    Column::number("hits", "HITS", Rank::Spare(1)),
+    Column::text("error", "ERROR", Rank::Asked),
+    Column::text("name_bytes", "NAME BYTES", Rank::Asked),
+    Column::text("unusable", "UNUSABLE", Rank::Noted),
+];
 
 /// The list.
 #[derive(Debug, Default)]
@@ -432,7 +426,7 @@ impl ListReport {
 
 impl Listing for ListReport {
     fn columns(&self) -> &'static [Column] {
-        if self.entries.iter().any(|entry| entry.unusable.is_some()) { WITH_UNUSABLE } else { COLUMNS }
+        COLUMNS
     }
 
     fn rows(&self) -> Box<dyn Iterator<Item = Vec<ListCell<'_>>> + '_> {

@@ -40,6 +40,7 @@ use crate::openstack::keystone::catalog::ServiceSought;
 use crate::openstack::keystone::error::{KeystoneError, Unhelpful};
 use crate::openstack::keystone::session::KeystoneSession;
 use crate::ops::clouds;
+use crate::ops::fleet::REGISTERED;
 use crate::output::Event;
 use crate::output::progress::Bar;
 use crate::run::Run;
@@ -192,7 +193,7 @@ fn all_nodes(
     let urls = database.node_urls().map_err(cannot_start)?;
     if urls.is_empty() {
         let error = anyhow!("the database {} knows no node", database.shown());
-        return Err(Failure::cannot_start(error).hint("a node is registered when glance-api is started"));
+        return Err(Failure::cannot_start(error).hint(REGISTERED));
     }
     let nodes = merged(aims(&urls, port));
     Ok(if port.is_some() { nodes.into_iter().map(root_first).collect() } else { nodes })

@@ -154,6 +154,7 @@ fn is_nothing_to_do(
         run.output.note(&settings.nothing_there());
         report.nothing_to_do();
         report.still_queued = None;
+        report.ending.absent = Some(settings.nothing_there());
         return Ok(true);
     };
     refuse_strange(settings, &dir)?;

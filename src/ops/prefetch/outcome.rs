@@ -142,10 +142,10 @@ impl ChangeReport for PrefetchReport {
 
 impl Report for PrefetchReport {
     fn text(&self) -> String {
-        let mut text = self.ending.preamble();
-        if self.ending.skipped.is_some() {
+        if let Some(text) = self.ending.did_nothing() {
             return text;
         }
+        let mut text = String::new();
         let fetched = count(self.total_files_prefetched, "image");
         let bytes = human(self.total_bytes_prefetched);
         let _ = write!(text, "prefetch: {} {fetched}, {bytes}", self.ending.verb("fetched", "would fetch"));

@@ -42,8 +42,8 @@ use crate::host::glance::settings::{Selection, Settings, max_size};
 use crate::names::{ImageId, escaped};
 use crate::openstack::cache_api::shown_url;
 use crate::ops::verify::{
-    Verdicts, Verification, VerifiedCache, VerifiedImages, VerifyRequest, require_owner, verified_images,
-    verify,
+    MANY_ARE_BROKEN, Verdicts, Verification, VerifiedCache, VerifiedImages, VerifyRequest, require_owner,
+    verified_images, verify,
 };
 use crate::os::locks::holders;
 use crate::os::mounts::{Mount, mount_of};
@@ -205,13 +205,16 @@ fn contents(
 
 /// Reports images that are broken.
 fn broken(report: &mut StatusReport) {
-    let number = report.verified.as_ref().map_or(0, |verified| verified.broken.len());
-    if number > 0 {
-        let images = count(number as u64, "broken image");
-        let message =
-            format!("{images}: clean --verify moves them to invalid/, and Glance fetches them again");
-        report.note(Concern::Broken, message);
-    }
+    let Some(verified) = report.verified.as_ref().filter(|verified| !verified.broken.is_empty()) else {
+        return;
+    };
+    let images = count(verified.broken.len() as u64, "broken image");
+    let message = if verified.are_mostly_broken {
+        format!("{images}, too many to be moved: {MANY_ARE_BROKEN}")
+    } else {
+        format!("{images}: clean --verify moves them to invalid/, and Glance fetches them again")
+    };
+    report.note(Concern::Broken, message);
 }
 
 /// Surveys the cache, and fills in the report. Returns what it found.
@@ -483,6 +486,7 @@ fn file_system(dir: &CacheDir, cache: &Cache, report: &mut StatusReport) {
              images that were cached first are removed first",
         );
     }
+    read_only(mount.as_ref(), report);
     report.file_system = Some(FileSystem {
         mount_point: mount.as_ref().map(|mount| escaped(mount.point.as_bytes())),
         kind: mount.map(|mount| mount.kind),
@@ -490,6 +494,26 @@ fn file_system(dir: &CacheDir, cache: &Cache, report: &mut StatusReport) {
         available: stat.as_ref().map(|stat| available(stat).min(capacity(stat))),
         access_times,
     });
+}
+
+/// Reports a file system that is read-only. A place where only this mount of it is, such as a container that
+/// looks at the cache, is not at fault.
+fn read_only(mount: Option<&Mount>, report: &mut StatusReport) {
+    let is = |options: &str| options.split(',').any(|option| option == "ro");
+    let Some(Mount { point, options, super_options, .. }) = mount else { return };
+    let point = escaped(point.as_bytes());
+    if is(super_options) {
+        report.note(
+            Concern::ReadOnly,
+            format!(
+                "the file system at {point} is mounted read-only: nothing can be pruned, cleaned or cached"
+            ),
+        );
+    } else if is(options) {
+        report
+            .notes
+            .push(format!("{point} is mounted read-only here: prune, clean and prefetch need another mount"));
+    }
 }
 
 /// Returns how a mount treats access times.

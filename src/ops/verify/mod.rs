@@ -62,6 +62,10 @@ const REMEMBER_MOVES: Duration = Duration::from_secs(1);
 /// The number of images whose records are read at a time, if the images are not.
 const PORTION_UNREAD: usize = 5_000;
 
+/// The hint if so many images are broken that none of them is moved.
+pub(super) const MANY_ARE_BROKEN: &str = "check the disk, the memory and the database; then prune --image \
+     ID... removes broken images (see Verify, \"Many broken images\")";
+
 /// The options of a verification.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct VerifyRequest {
@@ -185,6 +189,7 @@ pub(super) fn verified_images(images: &[Image], memory: &Verified) -> Option<Ver
             oldest: at,
             newest: at,
             broken: Vec::new(),
+            are_mostly_broken: are_mostly_broken(memory.runs(), MANY),
         });
         summary.count += 1;
         summary.bytes = summary.bytes.saturating_add(image.seen.size);
@@ -470,8 +475,9 @@ impl<'a> Verifying<'a> {
             Fate::Left | Fate::Moved | Fate::WouldMove => {}
         }
         let (image_id, size) = (image.id.to_string(), image.seen.size);
-        let moved = matches!(fate, Fate::Moved | Fate::WouldMove);
-        self.report.broken.push(BrokenImage { image_id, size, fault: FaultReport::of(fault), moved });
+        let (moved, would_move) = (matches!(fate, Fate::Moved), matches!(fate, Fate::WouldMove));
+        let fault = FaultReport::of(fault);
+        self.report.broken.push(BrokenImage { image_id, size, fault, moved, would_move });
     }
 
     fn error(&mut self, name: &str, action: Action, message: String) {
@@ -507,22 +513,15 @@ impl<'a> Verifying<'a> {
         }
         // Without a memory, each run could move a few images, until none is left.
         let (many, why) = if self.cannot_remember {
-            (
-                1,
-                "more than half of the images that were read are broken, and without the memory it is not \
-                 known how many were before",
-            )
+            (1, "more than half of the images are broken, and it is not known how many were in earlier runs")
         } else {
-            (
-                MANY,
-                "10 or more images are broken, and more than half of those that this run and the last ones \
-                 have read, so that the disk or the database is more likely at fault",
-            )
+            (MANY, "10 or more images are broken, counting those of earlier runs")
         };
         let is_interrupted = self.cache.run.interrupt.raised();
         if !is_interrupted && !are_mostly_broken(self.memory.runs(), many) {
             return self.settle();
         }
+        self.report.hint = (!is_interrupted).then_some(MANY_ARE_BROKEN);
         for held in std::mem::take(&mut self.held) {
             let fate = if is_interrupted { Fate::Left } else { Fate::NotMoved(why.to_owned()) };
             self.note_broken(&held, &fate);

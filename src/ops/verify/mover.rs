@@ -67,6 +67,7 @@ fn fill(
     check_records(&settings.database)?;
     let Some(dir) = settings.open()? else {
         run.output.note(&settings.nothing_there());
+        report.ending.absent = Some(settings.nothing_there());
         return Ok(());
     };
     refuse_strange(settings, &dir)?;
@@ -259,19 +260,20 @@ pub(crate) struct MoveReport {
 impl MoveReport {
     /// Fills in what was found, and what was done about it.
     fn found(&mut self, run: &Run, mut found: Verification, mut outcome: Outcome) -> Result<(), Failure> {
-        let moved = || found.broken.iter().filter(|image| image.moved);
+        let moved = || found.broken.iter().filter(|image| image.moved || image.would_move);
         self.total_files_moved = moved().count() as u64;
         self.total_bytes_moved = moved().map(|image| image.size).sum();
         if let Some(plan) = &mut self.ending.plan {
             let step = |image: &super::BrokenImage| {
                 Step::new("move", image.image_id.clone(), image.size, image.fault.message.clone())
             };
-            plan.splice(0..0, found.broken.iter().filter(|image| image.moved).map(step));
+            plan.splice(0..0, found.broken.iter().filter(|image| image.would_move).map(step));
         } else {
             self.deleted_images_removed = outcome.files;
             self.deleted_bytes_removed = outcome.bytes;
         }
         self.ending.errors.append(&mut found.errors);
+        self.ending.hints.extend(found.hint.take());
         let is_interrupted = found.is_interrupted;
         self.verification = Some(found);
         self.ending.add(run, &mut outcome, false)?;
@@ -290,10 +292,10 @@ impl ChangeReport for MoveReport {
 
 impl Report for MoveReport {
     fn text(&self) -> String {
-        let mut text = self.ending.preamble();
-        if self.ending.skipped.is_some() {
+        if let Some(text) = self.ending.did_nothing() {
             return text;
         }
+        let mut text = String::new();
         let moved = self.ending.verb("moved", "would move");
         let images = count(self.total_files_moved, "broken image");
         let _ = write!(text, "clean: {moved} {images}, {}", human(self.total_bytes_moved));

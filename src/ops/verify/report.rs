@@ -18,8 +18,11 @@ pub(crate) struct BrokenImage {
     pub(crate) size: u64,
     #[serde(flatten)]
     pub(crate) fault: FaultReport,
-    /// True if it is in `invalid/` now, or would be.
+    /// True if it is in `invalid/` now.
     pub(crate) moved: bool,
+    /// True if a run that changes something would have moved it.
+    #[serde(skip)]
+    pub(super) would_move: bool,
 }
 
 /// The way in which an image is broken, for programs and for people.
@@ -76,6 +79,9 @@ pub(crate) struct Verification {
     /// Images that could not be read, or could not be moved.
     #[serde(skip)]
     pub(crate) errors: Vec<EntryError>,
+    /// The hint about broken images that were not moved because there are many.
+    #[serde(skip)]
+    pub(crate) hint: Option<&'static str>,
     /// True if a signal ended the run.
     #[serde(skip)]
     pub(crate) is_interrupted: bool,
@@ -89,9 +95,11 @@ fn as_seconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok
 impl Verification {
     /// Returns the result in a line, without the broken images.
     pub(crate) fn summary(&self) -> String {
-        let mut text =
-            format!("{}, {} as recorded", count(self.sound.count, "image"), human(self.sound.bytes));
-        let _ = write!(text, "; {} broken", self.broken.len());
+        let (sound, broken) = (self.sound.count, self.broken.len() as u64);
+        let sizes = self.broken.iter().map(|image| image.size);
+        let bytes = sizes.fold(self.sound.bytes, u64::saturating_add);
+        let images = count(sound + broken, "image");
+        let mut text = format!("{images}, {}: {sound} as recorded, {broken} broken", human(bytes));
         for (tally, what) in [
             (self.unverifiable, "without a digest"),
             (self.missing, "without a record"),
@@ -122,6 +130,9 @@ pub(crate) struct VerifiedImages {
     pub(crate) newest: Nanos,
     /// The ids of those that were broken and are still the same.
     pub(crate) broken: Vec<String>,
+    /// True if so many images are broken that none of them is moved.
+    #[serde(skip)]
+    pub(in crate::ops) are_mostly_broken: bool,
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
