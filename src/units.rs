@@ -64,9 +64,12 @@ impl FromStr for Amount {
             format!("'{text}' is not a size: give bytes, or a number with a unit such as 10GiB, 500M or 80%")
         };
         let (number, unit) = split_unit(text).ok_or_else(wrong)?;
+        let value: f64 = number.parse().map_err(|_| wrong())?;
         if unit == "%" {
-            let percent: f64 = number.parse().map_err(|_| wrong())?;
-            return if percent <= 100.0 { Ok(Amount::Percent(percent)) } else { Err(wrong()) };
+            let is_share = value <= 100.0;
+            return is_share
+                .then_some(Amount::Percent(value))
+                .ok_or_else(|| format!("'{text}' is more than the whole: a percentage is at most 100%"));
         }
         let unit = unit.to_ascii_lowercase();
         let (letter, base) = match unit.as_bytes() {
@@ -82,11 +85,9 @@ impl FromStr for Amount {
         let factor = base.pow(power);
         let bytes = match number.parse::<u64>() {
             Ok(whole) => whole.checked_mul(factor),
-            Err(_) => {
-                number.parse::<f64>().ok().map(|n| n * factor as f64).filter(|n| *n < 9e18).map(|n| n as u64)
-            }
+            Err(_) => Some(value * factor as f64).filter(|bytes| *bytes < 9e18).map(|bytes| bytes as u64),
         };
-        bytes.map(Amount::Bytes).ok_or_else(wrong)
+        bytes.map(Amount::Bytes).ok_or_else(|| format!("'{text}' is too large: no disk has that size"))
     }
 }
 
@@ -96,10 +97,15 @@ const NEEDS_UNIT: u64 = 1 << 20;
 /// Reads a size from the command line. Unlike a size in a file, a small number needs a unit: `10` for 10 GiB
 /// would empty the cache.
 pub(crate) fn given_size(text: &str) -> Result<Amount, String> {
+    with_unit(text, true)
+}
+
+/// Reads a size that needs a unit if it is small. `takes_share`: a percentage would be taken, too.
+fn with_unit(text: &str, takes_share: bool) -> Result<Amount, String> {
     let amount: Amount = text.parse()?;
     match amount {
         Amount::Bytes(bytes) if (1..NEEDS_UNIT).contains(&bytes) && !text.ends_with(char::is_alphabetic) => {
-            let share = if bytes <= 100 { format!(", or {text}%") } else { String::new() };
+            let share = if takes_share && bytes <= 100 { format!(", or {text}%") } else { String::new() };
             let bytes = count(bytes, "byte");
             Err(format!("'{text}' has no unit: {bytes}? write {text}B, or {text}GiB{share}"))
         }
@@ -109,7 +115,7 @@ pub(crate) fn given_size(text: &str) -> Result<Amount, String> {
 
 /// Reads an amount of bytes from the command line where a share would be one of nothing.
 pub(crate) fn given_bytes(text: &str) -> Result<u64, String> {
-    match given_size(text)? {
+    match with_unit(text, false)? {
         Amount::Bytes(bytes) => Ok(bytes),
         Amount::Percent(_) => {
             Err(format!("'{text}' is a share of something: give a number of bytes, such as 20MiB or 2GiB"))
@@ -157,8 +163,11 @@ impl FromStr for TimeSpan {
             total += number.parse::<f64>().map_err(|_| wrong())? * seconds;
             rest = after;
         }
-        if text.is_empty() || total > 9e9 {
+        if text.is_empty() {
             return Err(wrong());
+        }
+        if total > 9e9 {
+            return Err(format!("'{text}' is too long: give at most 100000d"));
         }
         Ok(TimeSpan((total * SECOND as f64) as Nanos))
     }
@@ -342,6 +351,8 @@ mod tests {
         ] {
             assert_eq!(given_size(text), expected.map_err(str::to_owned), "{text:?}");
         }
+        let no_share = "'5' has no unit: 5 bytes? write 5B, or 5GiB";
+        assert_eq!(given_bytes("5"), Err(no_share.to_owned()));
     }
 
     #[test]

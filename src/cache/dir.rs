@@ -351,3 +351,108 @@ pub(crate) fn seen(stat: &Stat) -> Seen {
 fn time(seconds: i64, nanoseconds: i64) -> Nanos {
     seconds.saturating_mul(SECOND).saturating_add(nanoseconds)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    /// Makes an empty cache directory.
+    fn cache() -> (tempfile::TempDir, CacheDir) {
+        let temporary = tempfile::tempdir().unwrap();
+        let dir = CacheDir::open(temporary.path()).unwrap().unwrap();
+        (temporary, dir)
+    }
+
+    fn name(text: &str) -> NameBuf {
+        NameBuf::new(text.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn an_entry_is_removed_only_if_it_is_unchanged() {
+        let (temporary, dir) = cache();
+        let path = temporary.path().join("image");
+        let remove = |unchanged: &dyn Fn(&Seen) -> bool| {
+            dir.remove(CachePlace::Base, name("image").as_name(), unchanged).unwrap()
+        };
+        assert_eq!(remove(&|_| true), Removal::AlreadyGone);
+        fs::write(&path, "image").unwrap();
+        assert_eq!(remove(&|now| now.size != 5), Removal::Changed);
+        assert_eq!(fs::read(&path).unwrap(), b"image");
+        assert_eq!(remove(&|now| now.size == 5), Removal::Removed);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn an_entry_that_another_process_is_removing_is_gone_and_not_changed() {
+        let (temporary, dir) = cache();
+        let path = temporary.path().join("image");
+        fs::write(&path, "image").unwrap();
+        let removal = dir.remove(CachePlace::Base, name("image").as_name(), |_| {
+            fs::remove_file(&path).unwrap();
+            false
+        });
+        assert_eq!(removal, Ok(Removal::AlreadyGone));
+        fs::write(&path, "image").unwrap();
+        let removal = dir.remove(CachePlace::Base, name("image").as_name(), |_| {
+            fs::remove_file(&path).unwrap();
+            true
+        });
+        assert_eq!(removal, Ok(Removal::AlreadyGone));
+        // A directory that is not there has no entries.
+        let removal = dir.remove(CachePlace::Invalid, name("image").as_name(), |_| true);
+        assert_eq!(removal, Ok(Removal::AlreadyGone));
+    }
+
+    #[test]
+    fn a_subdirectory_that_is_none_is_refused() {
+        let (temporary, dir) = cache();
+        assert!(!dir.has_subdirectories());
+        let place = temporary.path().join("invalid");
+        fs::write(&place, "").unwrap();
+        let error = CacheDir::open(temporary.path()).unwrap_err();
+        assert!(error.to_string().starts_with("cannot open"), "{error:#}");
+        fs::remove_file(&place).unwrap();
+        symlink(std::env::temp_dir(), &place).unwrap();
+        let error = CacheDir::open(temporary.path()).unwrap_err();
+        assert!(error.to_string().contains("is a symlink"), "{error:#}");
+    }
+
+    #[test]
+    fn an_image_that_is_held_stays_on_the_disk_until_the_handle_is_dropped() {
+        let (temporary, dir) = cache();
+        let path = temporary.path().join("image");
+        fs::write(&path, "image").unwrap();
+        let held = dir.hold(name("image").as_name()).unwrap();
+        fs::remove_file(&path).unwrap();
+        let now = seen(&rustix::fs::fstat(&held).unwrap());
+        assert_eq!((now.size, now.links), (5, 0));
+        assert!(dir.hold(name("image").as_name()).is_none());
+        // A link is held itself, and not the file behind it.
+        symlink("/dev/null", &path).unwrap();
+        let held = dir.hold(name("image").as_name()).unwrap();
+        assert_eq!(kind_of(&rustix::fs::fstat(&held).unwrap()), EntryKind::Symlink);
+        let flags = rustix::io::fcntl_getfd(&held).unwrap();
+        assert!(flags.contains(rustix::io::FdFlags::CLOEXEC), "a child process would hold it, too");
+    }
+
+    #[test]
+    fn every_entry_of_a_large_directory_is_looked_at_once() {
+        let (temporary, dir) = cache();
+        for count in [WORTH_TWO - 1, WORTH_TWO + 1, PORTION, PORTION + 1] {
+            for number in 0..count {
+                fs::write(temporary.path().join(number.to_string()), number.to_string()).unwrap();
+            }
+            let mut found = Vec::new();
+            let unreadable = dir.scan(CachePlace::Base, |name, kind, seen| {
+                assert_eq!((kind, seen.size), (EntryKind::File, name.as_bytes().len() as u64));
+                found.push(name.to_string().parse::<usize>().unwrap());
+            });
+            assert!(unreadable.unwrap().is_empty());
+            found.sort_unstable();
+            assert_eq!(found, (0..count).collect::<Vec<_>>());
+        }
+    }
+}

@@ -299,7 +299,7 @@ impl Executor<'_> {
         }
         self.settle_rows(ghosts, &mut run);
         self.end_untouched(&mut run.outcome);
-        if run.note.is_made() || has_note {
+        if run.note.is_made() || has_note || !run.left.is_empty() {
             self.settle_note(&run.noted, &run.left);
         }
         run.outcome.warnings.extend(self.ledger.take_warning());
@@ -309,19 +309,19 @@ impl Executor<'_> {
     /// Forgets the ghosts before any image is removed, and returns those for which there is no space yet.
     fn forget_first<'g>(
         &mut self,
-        ghosts: &'g [Ghost],
+        mut ghosts: &'g [Ghost],
         spare: &dyn Fn() -> CleanPlan,
         run: &mut PruneRun<'_>,
     ) -> &'g [Ghost] {
-        let mut forgotten = self.forget_ghosts(ghosts, &mut run.noted, &mut run.outcome);
+        let mut forgotten = self.forget_ghosts(&mut ghosts, &mut run.noted, &mut run.outcome);
         if matches!(forgotten, Err(Refusal::Full(_))) {
             clean(self.dir, &spare(), self.ledger.interrupt(), self.progress, &mut run.outcome);
-            forgotten = self.forget_ghosts(ghosts, &mut run.noted, &mut run.outcome);
+            forgotten = self.forget_ghosts(&mut ghosts, &mut run.noted, &mut run.outcome);
         }
         let count = usize::try_from(run.outcome.ghosts_forgotten).unwrap_or(usize::MAX);
         run.rows = run.rows.saturating_sub(count);
         match forgotten {
-            Ok(()) => return &[],
+            Ok(()) => {}
             // The removal of images frees space, and the ghosts are tried again after it.
             Err(Refusal::Full(_)) if !run.goal.is_reached() => {}
             Err(refusal) => run.outcome.stopped = Some(refusal),
@@ -524,9 +524,6 @@ impl Executor<'_> {
             // They were removed out of turn.
             run.at = at;
             run.taken.extend(wanted[..done].iter().map(|image| image.id));
-            if run.outcome.rows_left > 0 {
-                break;
-            }
         }
         run.disk = Disk::Enough;
         Ok(true)
@@ -541,7 +538,10 @@ impl Executor<'_> {
         if self.ledger.interrupt().raised() {
             return Err(Refusal::Interrupted);
         }
-        if (run.pending.len() + 1) * 2 > inventory.rows() {
+        let half = inventory.rows() / 2;
+        // The only image of an index goes, too, if it frees the space that its row needs.
+        let most = if frees(image) > 0 { half.max(1) } else { half };
+        if run.pending.len() >= most {
             // With more rows without files, the next run would refuse the directory as a wrong one.
             return Err(Refusal::Full(anyhow!(
                 "still no space left for the journal of the index after {} images were removed: free some \
@@ -572,13 +572,13 @@ impl Executor<'_> {
     }
 
     /// Deletes, at the end, the rows of removed files, and ghosts for which there was no space before.
-    fn settle_rows(&mut self, ghosts: &[Ghost], run: &mut PruneRun<'_>) {
+    fn settle_rows(&mut self, mut ghosts: &[Ghost], run: &mut PruneRun<'_>) {
         if let Err(refusal) = self.forget_pending(run) {
             run.give_up_rows(refusal);
         }
         if run.outcome.stopped.is_none()
             && run.outcome.rows_left == 0
-            && let Err(refusal) = self.forget_ghosts(ghosts, &mut run.noted, &mut run.outcome)
+            && let Err(refusal) = self.forget_ghosts(&mut ghosts, &mut run.noted, &mut run.outcome)
         {
             run.outcome.stopped = Some(refusal);
         }
@@ -607,19 +607,19 @@ impl Executor<'_> {
 
     /// Deletes rows whose image is missing. That it is, is seen when nobody else can use the row: Glance may
     /// cache the image again while the row is waited for, and then keeps that row. Those that are deleted
-    /// are no longer `noted`.
+    /// are no longer `noted`, and those that were reached are taken off the front of `ghosts`.
     fn forget_ghosts(
         &mut self,
-        ghosts: &[Ghost],
+        ghosts: &mut &[Ghost],
         noted: &mut HashSet<ImageId>,
         outcome: &mut Outcome,
     ) -> Result<(), Refusal> {
-        let (dir, progress) = (self.dir, self.progress);
+        let (dir, progress, all) = (self.dir, self.progress, *ghosts);
         let forget = |ledger: &mut Ledger, part: Range<usize>| {
             if ledger.interrupt().raised() {
                 return Err(Refusal::Interrupted);
             }
-            let portion = &ghosts[part];
+            let portion = &all[part];
             let victims: Vec<Deletion> = portion
                 .iter()
                 .map(|ghost| Deletion { id: ghost.id, only_if: Condition::Row(ghost.row.key) })
@@ -645,8 +645,9 @@ impl Executor<'_> {
             }
             Ok(())
         };
-        let parts = self.ledger.in_parts(ghosts.len(), ROWS, forget);
-        self.ended(parts, outcome, &|at| (ghosts[at].id.to_string(), Action::Forget))
+        let parts = self.ledger.in_parts(all.len(), ROWS, forget);
+        *ghosts = &all[parts.reached..];
+        self.ended(parts, outcome, &|at| (all[at].id.to_string(), Action::Forget))
     }
 
     /// Ends a run that changed nothing because the index refused one row after the other. It ends as if the
@@ -677,7 +678,7 @@ impl Executor<'_> {
         let mut noted = self.noted_ghosts(inventory);
         let has_note = inventory.has_note || !noted.is_empty();
         let result = self
-            .forget_ghosts(&inventory.ghosts, &mut noted, outcome)
+            .forget_ghosts(&mut &inventory.ghosts[..], &mut noted, outcome)
             .and_then(|()| self.adopt(&plan.adopt, outcome))
             .and_then(|()| self.drop_bad_rows(inventory, outcome));
         outcome.warnings.extend(self.ledger.take_warning());
@@ -933,15 +934,15 @@ impl PruneRun<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashSet;
+    use std::collections::{HashMap, HashSet};
     use std::sync::{Arc, Mutex};
 
     use anyhow::Result;
 
     use super::super::entry::{BadRow, Row};
-    use super::super::index::Index;
-    use super::super::inventory::{Joiner, Tracking};
-    use super::super::plan::{self, PruneLimits};
+    use super::super::index::double::{IndexDouble, IndexScript};
+    use super::super::inventory::{Partials, Tracking};
+    use super::super::plan::{self, CleanLimits, PruneLimits};
     use super::*;
     use crate::interrupt::Wait;
 
@@ -952,6 +953,9 @@ mod tests {
         commits: usize,
         /// Makes the refusal of a commit.
         refusal: fn() -> Refusal,
+        /// The number of deletions that fit on the disk, and of those that follow and do not.
+        fit: usize,
+        do_not_fit: usize,
         /// The number of deletions during which the connection is lost.
         losses: usize,
         /// Commits of more rows are refused.
@@ -966,11 +970,15 @@ mod tests {
         most_deleted: usize,
         /// The number of deletions for which a lost session keeps the rows of the first twenty images locked.
         outlives: usize,
+        /// As long as the directory has more files than this, the disk has no space to delete a row.
+        full_above: usize,
     }
 
     const NOTHING: Refusals = Refusals {
         commits: 0,
         refusal: || Refusal::Interrupted,
+        fit: 0,
+        do_not_fit: 0,
         losses: 0,
         most: usize::MAX,
         is_locked: |_| false,
@@ -978,6 +986,7 @@ mod tests {
         is_deferred: |_| false,
         most_deleted: usize::MAX,
         outlives: 0,
+        full_above: usize::MAX,
     };
 
     /// The keys of the rows of an index.
@@ -993,23 +1002,15 @@ mod tests {
         waits: bool,
         /// A file that appears while rows are waited for: Glance caches the image again.
         arrives: Option<std::path::PathBuf>,
+        /// The directory whose files fill the disk.
+        on_disk: Option<std::path::PathBuf>,
+        /// The number of rows that each commit has deleted.
+        batches: Arc<Mutex<Vec<usize>>>,
         /// The number of commits that were too large.
         too_large: Arc<AtomicUsize>,
     }
 
-    impl Index for Rows {
-        fn read(&mut self, _: &Wait, _: &mut Joiner<'_>) -> Result<()> {
-            Ok(())
-        }
-
-        fn reach(&mut self, _: &Wait) -> Result<(), Refusal> {
-            Ok(())
-        }
-
-        fn check_writable(&mut self, _: &Wait) -> Result<(), Refusal> {
-            Ok(())
-        }
-
+    impl IndexScript for Rows {
         fn begin(&mut self, _: &Wait) -> Result<bool, Refusal> {
             self.forgotten.clear();
             Ok(false)
@@ -1023,6 +1024,12 @@ mod tests {
             if let Some(path) = self.arrives.take() {
                 std::fs::write(path, "image").unwrap();
             }
+            if self.refuses.fit > 0 {
+                self.refuses.fit -= 1;
+            } else if self.refuses.do_not_fit > 0 {
+                self.refuses.do_not_fit -= 1;
+                return Err(Refusal::Full(anyhow!("no space left")));
+            }
             if self.refuses.losses > 0 {
                 self.refuses.losses -= 1;
                 return Err(Refusal::Lost(anyhow!("the server has gone away")));
@@ -1034,6 +1041,9 @@ mod tests {
             }
             let is_locked = |key| (self.refuses.is_locked)(key) || (is_ours && key <= 20);
             let free = |one: &Deletion| !one.key().is_some_and(is_locked) && is_due(one);
+            if deletions.iter().any(Deletion::has_row) && self.is_full() {
+                return Err(Refusal::Full(anyhow!("database or disk is full")));
+            }
             if deletions.iter().filter_map(Deletion::key).any(self.refuses.is_poison) {
                 return Err(Refusal::Broken(anyhow!("error 1644: poison")));
             }
@@ -1044,11 +1054,7 @@ mod tests {
             Ok(deletions.iter().map(free).collect())
         }
 
-        fn holds(&mut self, _: &Deletion) -> Result<bool, Refusal> {
-            Ok(true)
-        }
-
-        fn commit(&mut self, _: Option<&[Deletion]>) -> Result<(), Refusal> {
+        fn commit(&mut self) -> Result<(), Refusal> {
             if self.refuses.commits > 0 {
                 self.refuses.commits -= 1;
                 return Err((self.refuses.refusal)());
@@ -1060,6 +1066,7 @@ mod tests {
                 self.too_large.fetch_add(1, Ordering::Relaxed);
                 return Err(Refusal::Broken(anyhow!("error 1105: transaction size limit exceeded")));
             }
+            self.batches.lock().unwrap().push(self.forgotten.len());
             self.committed.lock().unwrap().retain(|key| !self.forgotten.contains(key));
             Ok(())
         }
@@ -1067,19 +1074,15 @@ mod tests {
         fn wait_for_rows(&mut self, waits: bool) {
             self.waits = waits;
         }
+    }
 
-        fn abandon(&mut self) {}
-
-        fn adopt(&mut self, _: &[Image]) -> Result<u64, Refusal> {
-            Ok(0)
-        }
-
-        fn record(&mut self, _: &Image) -> Result<(), Refusal> {
-            Ok(())
-        }
-
-        fn drop_bad_rows(&mut self, _: &[BadRow]) -> Result<u64, Refusal> {
-            Ok(0)
+    impl Rows {
+        fn is_full(&self) -> bool {
+            let files = |path| std::fs::read_dir(path).unwrap().map(|file| file.unwrap().file_name());
+            let is_image = |name: std::ffi::OsString| ImageId::new(name.as_encoded_bytes()).is_some();
+            self.on_disk.as_ref().is_some_and(|path| {
+                files(path).filter(|name| is_image(name.clone())).count() > self.refuses.full_above
+            })
         }
     }
 
@@ -1123,13 +1126,15 @@ mod tests {
             refuses,
             waits: false,
             arrives: None,
+            on_disk: None,
+            batches: Arc::default(),
             too_large: Arc::clone(&too_large),
         };
         (ledger(index, limit), rows, too_large)
     }
 
     fn ledger(index: Rows, limit: Duration) -> Ledger {
-        Ledger::new(Some(Box::new(index)), Wait { limit, interrupt: Interrupt::default() })
+        Ledger::new(Some(Box::new(IndexDouble(index))), Wait { limit, interrupt: Interrupt::default() })
     }
 
     /// Prunes a cache with so many files and rows to nothing. Returns the number of commits that were too
@@ -1214,7 +1219,17 @@ mod tests {
             let arrives = Some(temporary.path().join(ghost_id(2).to_string()));
             let (rows, too_large) = (Arc::clone(&committed), Arc::default());
             let (forgotten, refuses) = (HashSet::new(), NOTHING);
-            let index = Rows { committed: rows, forgotten, refuses, waits: false, arrives, too_large };
+            let (on_disk, batches) = (None, Arc::default());
+            let index = Rows {
+                committed: rows,
+                forgotten,
+                refuses,
+                waits: false,
+                arrives,
+                on_disk,
+                batches,
+                too_large,
+            };
             let mut ledger = ledger(index, Duration::ZERO);
             let mut executor = Executor { dir: &dir, ledger: &mut ledger, progress: &() };
             let mut outcome = Outcome::default();
@@ -1227,6 +1242,24 @@ mod tests {
             assert_eq!((outcome.ghosts_forgotten, outcome.left_alone), (2, 1));
             assert_eq!(*committed.lock().unwrap(), HashSet::from([2]));
         }
+    }
+
+    #[test]
+    fn ghosts_that_are_forgotten_before_the_disk_is_full_count_once() {
+        for do_not_fit in [1, 2] {
+            let refuses = Refusals { fit: 1, do_not_fit, ..NOTHING };
+            let (outcome, files, rows, _) = prune_of(20, 20 + 2 * ROWS as i64, refuses, Duration::ZERO);
+            assert_eq!((outcome.ghosts_forgotten, outcome.left_alone), (2 * ROWS as u64, 0), "{do_not_fit}");
+            assert_eq!((outcome.files, files, rows), (20, 0, 0));
+        }
+    }
+
+    #[test]
+    fn the_only_image_of_an_index_goes_from_a_full_disk() {
+        let refuses = Refusals { do_not_fit: 2, ..NOTHING };
+        let (outcome, files, rows, _) = prune_of(1, 1, refuses, Duration::ZERO);
+        assert!(outcome.stopped.is_none(), "{outcome:?}");
+        assert_eq!((outcome.files, files, rows), (1, 0, 0));
     }
 
     #[test]
@@ -1377,11 +1410,421 @@ mod tests {
         let plan = plan::prune(&inventory, &limits, 0, 0);
         let mut executor = Executor { dir: &dir, ledger: &mut ledger, progress: &() };
         let outcome = executor.prune(&inventory, &plan, &CleanPlan::default, None);
-        assert!(matches!(outcome.stopped, Some(Refusal::Busy(_))), "{:?}", outcome.stopped);
+        let Some(Refusal::Busy(why)) = outcome.stopped else { panic!("{:?}", outcome.stopped) };
+        assert_eq!(why.to_string(), "the connection was lost, and rows stay locked");
         assert_eq!((outcome.files, outcome.left_alone, rows.lock().unwrap().len()), (0, 0, 40));
         // So are ghosts.
         let refuses = Refusals { losses: 1, outlives: 3, ..NOTHING };
         let (outcome, files, rows, _) = prune_of(0, 20, refuses, Duration::from_secs(60));
         assert_eq!((outcome.ghosts_forgotten, outcome.left_alone, files, rows), (20, 0, 0, 0));
+    }
+
+    /// Prunes a cache of equal images down to so many bytes, with an index on the same disk. Returns the keys
+    /// of the rows that are left, too.
+    fn prune_on_disk(
+        (temporary, dir, inventory): &(tempfile::TempDir, CacheDir, Inventory),
+        refuses: Refusals,
+        max_size: u64,
+        spare: &dyn Fn() -> CleanPlan,
+    ) -> (Outcome, HashSet<i64>) {
+        let (ghosts, images) = (inventory.ghosts.iter(), inventory.images.iter());
+        let rows = ghosts.map(|ghost| ghost.row).chain(images.filter_map(|image| image.row));
+        let committed = Arc::new(Mutex::new(rows.map(|row| row.key).collect()));
+        let index = Rows {
+            committed: Arc::clone(&committed),
+            forgotten: HashSet::new(),
+            refuses,
+            waits: false,
+            arrives: None,
+            on_disk: Some(temporary.path().to_owned()),
+            batches: Arc::default(),
+            too_large: Arc::default(),
+        };
+        let mut ledger = ledger(index, Duration::ZERO);
+        let limits = PruneLimits { max_size, target_size: max_size, ..PruneLimits::default() };
+        let plan = plan::prune(inventory, &limits, 0, 0);
+        let mut executor = Executor { dir, ledger: &mut ledger, progress: &() };
+        let outcome = executor.prune(inventory, &plan, spare, None);
+        let rows = committed.lock().unwrap().clone();
+        (outcome, rows)
+    }
+
+    #[test]
+    fn on_a_full_disk_what_has_no_row_goes_first() {
+        for left in [3, 0] {
+            on_a_full_disk_with_orphans_all_go_but(left);
+        }
+    }
+
+    #[track_caller]
+    fn on_a_full_disk_with_orphans_all_go_but(count: usize) {
+        let mut cache = stock(13, 0);
+        std::fs::create_dir(cache.0.path().join("invalid")).unwrap();
+        for name in ["one", "other"] {
+            std::fs::write(cache.0.path().join("invalid").join(name), "bad").unwrap();
+        }
+        cache.1 = CacheDir::open(cache.0.path()).unwrap().unwrap();
+        // Orphans are the sixth to the eighth in order of last use.
+        cache.2.images.sort_by_key(|image| image.id);
+        for (position, image) in cache.2.images.iter_mut().enumerate() {
+            let last_accessed = if position < 5 { 0.0 } else { 4e9 };
+            if let Some(row) = &mut image.row {
+                *row = Row { last_accessed, ..*row };
+            }
+            if (5..8).contains(&position) {
+                image.row = None;
+            }
+        }
+        let spare = || {
+            let invalid = Partials::scan(&cache.1, CachePlace::Invalid).unwrap();
+            let limits = CleanLimits { stall_time: 0, invalid_grace: 0 };
+            plan::clean(invalid, Partials::default(), limits, 0, &HashMap::new())
+        };
+        let refuses = Refusals { full_above: 10, ..NOTHING };
+        let (outcome, rows) = prune_on_disk(&cache, refuses, 5 * count as u64, &spare);
+        assert!(outcome.stopped.is_none(), "{:?}", outcome.stopped);
+        assert_eq!((outcome.invalid_files, outcome.files, outcome.bytes_gone), (2, 13 - count as u64, 0));
+        assert_eq!((outcome.errors, outcome.left_alone, rows.len()), (vec![], 0, count));
+        let left = Inventory::scan(&cache.1, Tracking::ByRow).unwrap().images;
+        let last: HashSet<ImageId> = cache.2.images[13 - count..].iter().map(|image| image.id).collect();
+        assert_eq!(left.iter().map(|image| image.id).collect::<HashSet<_>>(), last);
+    }
+
+    #[test]
+    fn on_a_disk_that_stays_full_each_file_goes_before_its_row() {
+        let cache = stock(10, 10);
+        let refuses = Refusals { full_above: 7, ..NOTHING };
+        let (outcome, rows) = prune_on_disk(&cache, refuses, 5, &CleanPlan::default);
+        assert!(outcome.stopped.is_none(), "{:?}", outcome.stopped);
+        assert_eq!((outcome.files, outcome.bytes_gone, outcome.rows_left, rows.len()), (9, 0, 0, 1));
+        assert_eq!((outcome.errors, pending::noted(&cache.1).len()), (vec![], 0));
+        // Never more than half of the rows are without their files.
+        let cache = stock(10, 10);
+        let refuses = Refusals { full_above: 0, ..NOTHING };
+        let (outcome, rows) = prune_on_disk(&cache, refuses, 0, &CleanPlan::default);
+        let Some(Refusal::Full(why)) = outcome.stopped else { panic!("{:?}", outcome.stopped) };
+        assert!(why.to_string().contains("after 5 images were removed"), "{why}");
+        assert_eq!((outcome.files, outcome.rows_left, rows.len()), (5, 5, 10));
+        assert_eq!(pending::noted(&cache.1).len(), 5);
+    }
+
+    #[test]
+    fn ghosts_for_which_there_is_no_space_wait_for_images_to_go() {
+        let cache = stock(12, 15);
+        let refuses = Refusals { full_above: 10, ..NOTHING };
+        let (outcome, rows) = prune_on_disk(&cache, refuses, 5, &CleanPlan::default);
+        assert!(outcome.stopped.is_none(), "{:?}", outcome.stopped);
+        assert_eq!((outcome.ghosts_forgotten, outcome.files, outcome.rows_left), (3, 11, 0));
+        assert_eq!(rows.len(), 1);
+        // No image has to go, so that there is no space to come.
+        let cache = stock(12, 15);
+        let (outcome, rows) = prune_on_disk(&cache, refuses, 60, &CleanPlan::default);
+        assert!(matches!(outcome.stopped, Some(Refusal::Full(_))), "{:?}", outcome.stopped);
+        assert_eq!((outcome.ghosts_forgotten, outcome.files, rows.len()), (0, 0, 15));
+        // There are entries that `clean` would remove: their space is enough.
+        let gives_way = || {
+            for position in 10..12 {
+                std::fs::remove_file(cache.0.path().join(cache.2.images[position].id.as_str())).unwrap();
+            }
+            CleanPlan::default()
+        };
+        let (outcome, rows) = prune_on_disk(&cache, refuses, 60, &gives_way);
+        assert!(outcome.stopped.is_none(), "{:?}", outcome.stopped);
+        assert_eq!((outcome.ghosts_forgotten, outcome.files, rows.len()), (3, 0, 12));
+    }
+
+    /// Prunes ten images to eight, and then goes on until so much space is free. Returns how many were
+    /// removed, and the time it took.
+    fn prune_until_free(min_free: u64, allocated: u64, is_interrupted: bool) -> (u64, Duration) {
+        let (_temporary, dir, mut inventory) = stock(10, 10);
+        for image in &mut inventory.images {
+            image.seen.allocated = allocated;
+        }
+        let (mut ledger, ..) = index(10, NOTHING, Duration::ZERO);
+        let limits = PruneLimits { max_size: 40, target_size: 40, ..PruneLimits::default() };
+        let plan = plan::prune(&inventory, &limits, 0, 0);
+        let interrupt = ledger.interrupt().clone();
+        let ends = Signalling(is_interrupted.then_some(interrupt));
+        let mut executor = Executor { dir: &dir, ledger: &mut ledger, progress: &ends };
+        let started = Instant::now();
+        let outcome = executor.prune(&inventory, &plan, &CleanPlan::default, Some(min_free));
+        (outcome.files, started.elapsed())
+    }
+
+    /// Raises a signal when an image is removed.
+    struct Signalling(Option<Interrupt>);
+
+    impl Progress for Signalling {
+        fn removed(&self, _: Removed<'_>) {
+            if let Some(interrupt) = &self.0 {
+                interrupt.raise(signal_hook::consts::SIGTERM);
+            }
+        }
+    }
+
+    #[test]
+    fn images_are_removed_until_so_much_space_is_free_as_was_asked_for() {
+        let (_temporary, dir, _) = stock(0, 0);
+        let free = available(&dir.statvfs().unwrap());
+        assert_eq!(prune_until_free(free / 2, 1, false).0, 2);
+        assert_eq!(prune_until_free(u64::MAX, 1, false).0, 10);
+        // Images that free nothing do not help.
+        assert_eq!(prune_until_free(u64::MAX, 0, false).0, 2);
+        // A run that has removed nothing cannot be short of what it has freed.
+        let (_temporary, dir, inventory) = stock(2, 2);
+        let (mut ledger, ..) = index(2, NOTHING, Duration::ZERO);
+        let limits = PruneLimits { max_size: 10, target_size: 10, ..PruneLimits::default() };
+        let plan = PrunePlan { candidates: vec![0, 1], ..plan::prune(&inventory, &limits, 0, 0) };
+        let mut executor = Executor { dir: &dir, ledger: &mut ledger, progress: &() };
+        let outcome = executor.prune(&inventory, &plan, &CleanPlan::default, Some(u64::MAX));
+        assert_eq!((outcome.files, outcome.errors), (0, vec![]));
+    }
+
+    #[test]
+    fn blocks_that_are_freed_late_are_waited_for_unless_a_signal_comes() {
+        // No file system gives back so much.
+        let allocated = 1 << 60;
+        let (files, took) = prune_until_free(u64::MAX, allocated, false);
+        assert!(files == 10 && took >= SETTLE && took < PATIENCE + SETTLE, "{files} in {took:?}");
+        let (files, took) = prune_until_free(u64::MAX, allocated, true);
+        assert!(files == 2 && took < SETTLE, "{files} in {took:?}");
+    }
+
+    #[test]
+    fn a_file_is_another_one_if_anything_of_it_changed_but_its_last_use() {
+        let (_temporary, _dir, inventory) = stock(1, 1);
+        let tracked = inventory.images[0];
+        let orphan = Image { row: None, ..tracked };
+        let was = tracked.seen;
+        for now in [
+            Seen { inode: was.inode + 1, ..was },
+            Seen { size: was.size + 1, ..was },
+            Seen { mtime: was.mtime + 1, ..was },
+            Seen { ctime: was.ctime + 1, ..was },
+            Seen { links: was.links + 1, ..was },
+        ] {
+            assert!(!unchanged(&tracked)(&now) && !unchanged(&orphan)(&now), "{now:?}");
+        }
+        assert!(unchanged(&tracked)(&was) && unchanged(&orphan)(&was));
+        // The use of an image that has a row is in its row.
+        let used = Seen { atime: was.atime + 1, ..was };
+        assert!(unchanged(&tracked)(&used) && !unchanged(&orphan)(&used));
+    }
+
+    #[test]
+    fn entries_of_the_subdirectories_that_changed_stay() {
+        let temporary = tempfile::tempdir().unwrap();
+        std::fs::create_dir(temporary.path().join("invalid")).unwrap();
+        let dir = CacheDir::open(temporary.path()).unwrap().unwrap();
+        for name in ["inode", "size", "mtime", "same"] {
+            std::fs::write(temporary.path().join("invalid").join(name), "bad").unwrap();
+        }
+        let mut invalid = Partials::scan(&dir, CachePlace::Invalid).unwrap();
+        for entry in &mut invalid.entries {
+            match entry.name.as_name().as_bytes() {
+                b"inode" => entry.seen.inode += 1,
+                b"size" => entry.seen.size += 1,
+                b"mtime" => entry.seen.mtime += 1,
+                _ => {}
+            }
+        }
+        let limits = CleanLimits { stall_time: 0, invalid_grace: 0 };
+        let plan = plan::clean(invalid, Partials::default(), limits, 0, &HashMap::new());
+        let mut outcome = Outcome::default();
+        clean(&dir, &plan, &Interrupt::default(), &(), &mut outcome);
+        assert_eq!((outcome.invalid_files, outcome.left_alone, outcome.bytes_cleaned), (1, 3, 3));
+        assert!(!temporary.path().join("invalid/same").exists());
+    }
+
+    #[test]
+    fn removing_ends_when_it_is_late_or_many_large_files_are_held() {
+        let count = HELD + 10;
+        let removed = |is_late: bool, is_interrupted: bool, allocated: u64| {
+            let (_temporary, dir, mut inventory) = stock(count, count as i64);
+            for image in &mut inventory.images {
+                image.seen.allocated = allocated;
+            }
+            let images: Vec<&Image> = inventory.images.iter().collect();
+            let interrupt = Interrupt::default();
+            if is_interrupted {
+                interrupt.raise(signal_hook::consts::SIGTERM);
+            }
+            let (done, held) = remove_in_turn(&dir, &images, &vec![true; count], &interrupt, &|| is_late);
+            assert!(done.iter().all(|result| *result == Ok(Removal::Removed)), "{done:?}");
+            assert_eq!(Inventory::scan(&dir, Tracking::ByRow).unwrap().images.len(), count - done.len());
+            (done.len(), held.iter().flatten().count())
+        };
+        assert_eq!(removed(false, false, LARGE), (count, 0));
+        // Two threads may each be at one more.
+        let (done, held) = removed(false, false, LARGE + 1);
+        assert!((HELD..=HELD + 1).contains(&done) && held == done, "{done} {held}");
+        let (done, _) = removed(true, false, LARGE);
+        assert!((1..=2).contains(&done), "at least one, so that there is an end: {done}");
+        assert_eq!(removed(false, true, LARGE), (0, 0));
+        assert_eq!(LARGE, 8 << 20);
+    }
+
+    #[test]
+    fn only_images_whose_rows_are_deleted_are_noted() {
+        let (_temporary, dir, mut inventory) = stock(6, 6);
+        inventory.images.sort_by_key(|image| image.row.unwrap().key);
+        inventory.images[5].row = None;
+        let refuses = Refusals { is_locked: |key| key == 2, ..NOTHING };
+        let (mut ledger, ..) = index(6, refuses, Duration::ZERO);
+        // The first batch is at most half of the rows. Orphans are the last.
+        let (ids, noted) = (inventory.images.clone(), Mutex::new(HashSet::new()));
+        let progress = Noting(&dir, &noted);
+        let plan = plan::prune(&inventory, &PruneLimits::default(), 0, 0);
+        let mut executor = Executor { dir: &dir, ledger: &mut ledger, progress: &progress };
+        executor.prune(&inventory, &plan, &CleanPlan::default, None);
+        let expected = [0, 2, 3, 4].map(|position: usize| ids[position].id);
+        assert_eq!(*noted.lock().unwrap(), HashSet::from(expected));
+    }
+
+    /// Collects all that is noted while images are removed.
+    struct Noting<'a>(&'a CacheDir, &'a Mutex<HashSet<ImageId>>);
+
+    impl Progress for Noting<'_> {
+        fn removed(&self, _: Removed<'_>) {
+            self.1.lock().unwrap().extend(pending::noted(self.0));
+        }
+    }
+
+    #[test]
+    fn a_repair_gives_rows_to_orphans_that_are_unchanged_and_removes_the_note() {
+        let (temporary, dir, mut inventory) = stock(6, 0);
+        PendingRows::default().write(&dir, [ghost_id(1)].into_iter());
+        inventory.has_note = true;
+        for image in &mut inventory.images {
+            image.row = None;
+        }
+        inventory.bad_rows.extend([1, 2].map(|key| BadRow { key, shown: "no UUID".to_owned() }));
+        let mut plan = RepairPlan { adopt: inventory.images.clone(), young: Vec::new() };
+        plan.adopt[1].seen.mtime += 1;
+        std::fs::remove_file(temporary.path().join(plan.adopt[2].id.as_str())).unwrap();
+        let (mut ledger, ..) = index(0, NOTHING, Duration::ZERO);
+        let mut executor = Executor { dir: &dir, ledger: &mut ledger, progress: &() };
+        let mut outcome = Outcome::default();
+        executor.repair(&inventory, &plan, &mut outcome);
+        assert_eq!((outcome.orphans_adopted, outcome.left_alone, outcome.rows_dropped), (4, 2, 2));
+        assert!(outcome.stopped.is_none() && !Inventory::scan(&dir, Tracking::ByRow).unwrap().has_note);
+    }
+
+    /// Removes all images, of which these many have no row and go first. Returns the number of rows that each
+    /// transaction has deleted.
+    fn batches_of(orphans: usize, images: usize) -> Vec<usize> {
+        let (_temporary, dir, mut inventory) = stock(images, images as i64);
+        for image in &mut inventory.images[..orphans] {
+            // The last use of an image without a row is that of its file.
+            (image.row, image.seen.atime, image.seen.mtime) = (None, i64::MIN, i64::MIN);
+        }
+        let (committed, batches) = (Arc::default(), Arc::new(Mutex::new(Vec::new())));
+        let index = Rows {
+            committed,
+            forgotten: HashSet::new(),
+            refuses: NOTHING,
+            waits: false,
+            arrives: None,
+            on_disk: None,
+            batches: Arc::clone(&batches),
+            too_large: Arc::default(),
+        };
+        let mut ledger = ledger(index, Duration::ZERO);
+        let plan = plan::prune(&inventory, &PruneLimits::default(), 0, 0);
+        // They are the same files all the same.
+        for image in &mut inventory.images[..orphans] {
+            image.seen = dir.look(CachePlace::Base, image.id.as_name()).unwrap().unwrap().1;
+        }
+        let mut executor = Executor { dir: &dir, ledger: &mut ledger, progress: &() };
+        let outcome = executor.prune(&inventory, &plan, &CleanPlan::default, None);
+        assert_eq!((outcome.files, outcome.errors, outcome.bytes_gone), (images as u64, vec![], 0));
+        let batches = batches.lock().unwrap();
+        batches.iter().copied().filter(|rows| *rows > 0).collect()
+    }
+
+    #[test]
+    fn no_transaction_deletes_more_than_half_of_the_rows() {
+        assert_eq!(batches_of(0, 20), [10, 5, 2, 1, 1, 1]);
+        // Those that have no row do not count as one.
+        assert_eq!(batches_of(4, 12), [4, 2, 1, 1]);
+    }
+
+    /// Returns a prune that has these images to remove, in this order.
+    fn run_of<'a>(order: Cow<'a, [u32]>, reason: &'a dyn Fn(&Image) -> PruneReason) -> PruneRun<'a> {
+        PruneRun {
+            order,
+            at: 0,
+            goal: Goal::EVERYTHING,
+            freed: 0,
+            rows: 0,
+            batch: FIRST_BATCH,
+            disk: Disk::Enough,
+            made_space: false,
+            taken: HashSet::new(),
+            pending: Vec::new(),
+            note: PendingRows::default(),
+            noted: HashSet::new(),
+            left: Vec::new(),
+            patience: PATIENCE,
+            reason,
+            by_file: false,
+            outcome: Outcome::default(),
+        }
+    }
+
+    #[test]
+    fn the_next_batch_is_as_large_as_the_speed_of_the_last_one_allows() {
+        let limit = Duration::from_millis(250);
+        for (done, milliseconds, expected) in [
+            (1000, 100, 1750),           // seven tenths of a quarter of ten thousand a second
+            (1000, 10, 8 * FIRST_BATCH), // it does not grow faster than this
+            (1000, 10_000_000, SMALLEST_BATCH),
+            (1, 1, 175),
+            (0, 0, SMALLEST_BATCH),
+        ] {
+            let reason = |_: &Image| PruneReason::LeastRecentlyUsed;
+            let mut run = run_of(Cow::Borrowed(&[]), &reason);
+            run.adapt(done, Duration::from_millis(milliseconds), limit);
+            assert_eq!(run.batch, expected, "{done} in {milliseconds} ms");
+        }
+    }
+
+    #[test]
+    fn the_rest_goes_by_last_use_once_some_went_out_of_turn() {
+        let reason = |_: &Image| PruneReason::LeastRecentlyUsed;
+        let plan = PrunePlan::of_all(vec![4, 3, 2, 1, 0], PruneReason::LeastRecentlyUsed);
+        let mut run = run_of(Cow::Owned(vec![0, 1, 2, 3, 4]), &reason);
+        run.at = 2;
+        run.go_by_last_use(&plan);
+        assert_eq!((&run.order[..], run.at), (&[4, 3, 2][..], 0));
+    }
+
+    #[test]
+    fn an_orphan_is_an_image_that_should_have_a_row() {
+        for (by_file, orphans) in [(false, 1), (true, 0)] {
+            let (_temporary, dir, mut inventory) = stock(2, 1);
+            inventory.images.sort_by_key(|image| image.row.is_none());
+            inventory.images[1].row = None;
+            if by_file {
+                inventory.tracking = Tracking::ByFile;
+                inventory.images[0].row = None;
+            }
+            let images: Vec<&Image> = inventory.images.iter().collect();
+            let reason = |_: &Image| PruneReason::LeastRecentlyUsed;
+            let mut run = PruneRun { by_file, ..run_of(Cow::Borrowed(&[]), &reason) };
+            let counting = CountingOrphans::default();
+            run.account(&images, &[Ok(Removal::Removed), Ok(Removal::Removed)], &counting);
+            assert_eq!(counting.0.load(Ordering::Relaxed), orphans);
+            assert!(!dir.is_empty().unwrap(), "nothing is removed here");
+        }
+    }
+
+    #[derive(Default)]
+    struct CountingOrphans(AtomicUsize);
+
+    impl Progress for CountingOrphans {
+        fn removed(&self, what: Removed<'_>) {
+            self.0.fetch_add(usize::from(what.is_orphan), Ordering::Relaxed);
+        }
     }
 }

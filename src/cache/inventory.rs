@@ -317,4 +317,40 @@ mod tests {
         pending::PendingRows::default().write(&dir, [id('b')].into_iter());
         assert!(inventory.looks_misplaced(&dir), "a note that cannot be made or read is none");
     }
+
+    #[test]
+    fn ghosts_and_orphans_are_looked_at_again() {
+        let temporary = tempfile::tempdir().unwrap();
+        let dir = CacheDir::open(temporary.path()).unwrap().unwrap();
+        let path = |digit| temporary.path().join(id(digit).as_str());
+        std::fs::write(path('a'), "published").unwrap();
+        std::fs::create_dir(path('b')).unwrap();
+        std::fs::write(path('d'), "an orphan").unwrap();
+        let ghost = |digit| Ghost { id: id(digit), row: row(1) };
+        let mut inventory = Inventory {
+            ghosts: ['a', 'b', 'c'].map(ghost).into(),
+            images: vec![image('d'), image('e'), Image { row: Some(row(2)), ..image('f') }],
+            ..Inventory::default()
+        };
+        inventory.look_again(&dir);
+        assert_eq!(inventory.ghosts.iter().map(|ghost| ghost.id).collect::<Vec<_>>(), [id('b'), id('c')]);
+        let images: Vec<_> = inventory.images.iter().map(|image| (image.id, image.row.is_some())).collect();
+        assert_eq!(images, [(id('d'), false), (id('f'), true), (id('a'), true)]);
+        assert_eq!(inventory.images[2].seen.size, 9);
+        assert!(inventory.without_rows().images.iter().all(|image| image.row.is_none()));
+    }
+
+    #[test]
+    fn only_the_directories_of_glance_and_of_this_program_are_not_foreign() {
+        let temporary = tempfile::tempdir().unwrap();
+        for name in ["incomplete", "invalid", "queue", "other", verified::PLACE.to_str().unwrap()] {
+            std::fs::create_dir(temporary.path().join(name)).unwrap();
+        }
+        let dir = CacheDir::open(temporary.path()).unwrap().unwrap();
+        std::fs::write(temporary.path().join(id('a').as_str()), "image").unwrap();
+        let inventory = Inventory::scan(&dir, Tracking::ByFile).unwrap();
+        let foreign: Vec<_> = inventory.foreign.iter().map(|foreign| foreign.name.to_string()).collect();
+        assert_eq!((foreign, inventory.images.len()), (vec!["other".to_owned()], 1));
+        assert!(inventory.tracked_by_file());
+    }
 }

@@ -549,14 +549,17 @@ impl Turns {
 
 #[cfg(test)]
 mod tests {
-    use std::cell::RefCell;
+    use std::cell::{Cell, RefCell};
     use std::rc::Rc;
 
+    use super::super::index::double::{IndexDouble, IndexScript};
     use super::*;
 
     /// An index that writes down what it is asked, and refuses its first commits.
     struct Recorder {
         calls: Rc<RefCell<Vec<&'static str>>>,
+        /// The longest wait of the last transaction.
+        waited: Rc<Cell<Duration>>,
         refusals: usize,
         refusal: fn() -> Refusal,
     }
@@ -567,21 +570,10 @@ mod tests {
         }
     }
 
-    impl Index for Recorder {
-        fn read(&mut self, _: &Wait, _: &mut Joiner<'_>) -> Result<()> {
-            Ok(())
-        }
-
-        fn reach(&mut self, _: &Wait) -> Result<(), Refusal> {
-            Ok(())
-        }
-
-        fn check_writable(&mut self, _: &Wait) -> Result<(), Refusal> {
-            Ok(())
-        }
-
-        fn begin(&mut self, _: &Wait) -> Result<bool, Refusal> {
+    impl IndexScript for Recorder {
+        fn begin(&mut self, wait: &Wait) -> Result<bool, Refusal> {
             self.call("begin");
+            self.waited.set(wait.limit);
             Ok(false)
         }
 
@@ -598,7 +590,7 @@ mod tests {
             Err(Refusal::Broken(anyhow!("cannot look")))
         }
 
-        fn commit(&mut self, _: Option<&[Deletion]>) -> Result<(), Refusal> {
+        fn commit(&mut self) -> Result<(), Refusal> {
             self.call("commit");
             if self.refusals == 0 {
                 return Ok(());
@@ -607,20 +599,14 @@ mod tests {
             Err((self.refusal)())
         }
 
+        fn wait_for_rows(&mut self, waits: bool) {
+            if waits {
+                self.call("wait for rows");
+            }
+        }
+
         fn abandon(&mut self) {
             self.call("abandon");
-        }
-
-        fn adopt(&mut self, _: &[Image]) -> Result<u64, Refusal> {
-            Ok(0)
-        }
-
-        fn record(&mut self, _: &Image) -> Result<(), Refusal> {
-            Ok(())
-        }
-
-        fn drop_bad_rows(&mut self, _: &[BadRow]) -> Result<u64, Refusal> {
-            Ok(0)
         }
     }
 
@@ -631,8 +617,8 @@ mod tests {
     fn ledger_with(refusals: usize, refusal: fn() -> Refusal) -> (Ledger, Rc<RefCell<Vec<&'static str>>>) {
         let calls = Rc::new(RefCell::new(Vec::new()));
         let wait = Wait { limit: Duration::from_millis(500), interrupt: Interrupt::default() };
-        let index = Recorder { calls: Rc::clone(&calls), refusals, refusal };
-        (Ledger::new(Some(Box::new(index)), wait), calls)
+        let index = Recorder { calls: Rc::clone(&calls), waited: Rc::default(), refusals, refusal };
+        (Ledger::new(Some(Box::new(IndexDouble(index))), wait), calls)
     }
 
     #[test]
@@ -689,5 +675,143 @@ mod tests {
         assert_eq!(transaction.forget(&[]).unwrap(), Vec::<bool>::new());
         transaction.commit(Some(&[])).unwrap();
         assert!(!ledger.has_rows());
+    }
+
+    #[test]
+    fn rows_are_waited_for_once_the_connection_was_lost() {
+        let lost = || Refusal::Lost(anyhow!("the connection is lost"));
+        let (mut ledger, calls) = ledger_with(1, lost);
+        ledger.rows_only(|_| Ok(())).unwrap();
+        let expected = ["begin", "commit", "abandon", "wait for rows", "begin", "commit"];
+        assert_eq!(calls.take(), expected);
+        // It was not lost in a commit, and is not made again.
+        ledger.rows_only(|_| Err::<(), _>(lost())).unwrap_err();
+        assert_eq!(calls.take(), ["begin", "abandon"]);
+    }
+
+    #[test]
+    fn what_follows_a_commit_without_an_answer_is_unknown_too() {
+        let (mut ledger, _) = ledger_with(1, || Refusal::Unknown(anyhow!("no answer")));
+        let mut is_first = true;
+        let refusal = ledger.rows_only(|_| {
+            let broken = Refusal::Broken(anyhow!("the disk is broken"));
+            if std::mem::take(&mut is_first) { Ok(()) } else { Err(broken) }
+        });
+        let Err(Refusal::Unknown(why)) = refusal else { panic!("{refusal:?}") };
+        assert!(why.chain().count() == 2 && format!("{why:#}").ends_with("the disk is broken"), "{why:#}");
+        // That it is unknown is said once.
+        let (mut ledger, _) = ledger_with(usize::MAX, || Refusal::Unknown(anyhow!("no answer")));
+        let Err(Refusal::Unknown(why)) = ledger.rows_only(|_| Ok(())) else { panic!("it was committed") };
+        assert_eq!(why.chain().count(), 1, "{why:#}");
+    }
+
+    #[test]
+    fn a_transaction_waits_no_longer_than_asked_for() {
+        let (calls, waited) = (Rc::default(), Rc::new(Cell::default()));
+        let index = Recorder { calls, waited: Rc::clone(&waited), refusals: 0, refusal: || unreachable!() };
+        let wait = Wait { limit: Duration::from_millis(500), interrupt: Interrupt::default() };
+        let mut ledger = Ledger::new(Some(Box::new(IndexDouble(index))), wait);
+        for (limit, expected) in [(200, 200), (500, 500), (900, 500)] {
+            drop(ledger.begin_within(Duration::from_millis(limit)).unwrap());
+            assert_eq!(waited.get(), Duration::from_millis(expected));
+        }
+    }
+
+    #[test]
+    fn repetitions_are_made_as_long_as_there_is_time() {
+        let limit = Duration::from_secs(60);
+        let ledger = Ledger::new(None, Wait { limit, interrupt: Interrupt::default() });
+        let mut repeats = ledger.repeats();
+        let left = Ledger::left(&repeats);
+        assert!(left > limit / 2 && left <= limit, "{left:?}");
+        let started = Instant::now();
+        assert!(ledger.pauses(&mut repeats));
+        assert!(started.elapsed() >= FIRST_PAUSE);
+        assert_eq!(repeats.pause, FIRST_PAUSE * 2);
+        // This pause would end after the wait.
+        let mut repeats = Repeats { pause: limit * 2, ..ledger.repeats() };
+        let started = Instant::now();
+        assert!(!ledger.pauses(&mut repeats));
+        assert!(started.elapsed() < limit);
+        assert_eq!(repeats.pause, LONGEST_PAUSE);
+        let mut repeats = ledger.repeats();
+        ledger.interrupt().raise(signal_hook::consts::SIGTERM);
+        assert!(!ledger.pauses(&mut repeats));
+    }
+
+    #[test]
+    fn an_index_that_has_taken_rows_does_not_refuse_all_of_them() {
+        let why = anyhow!("error 1644: poison");
+        let (mut ledger, _) = ledger(0);
+        assert!(ledger.refuses_all().is_none());
+        ledger.took(0);
+        assert_eq!(ledger.refused(1, &why), Retry::Others);
+        assert!(matches!(ledger.refuses_all(), Some(Refusal::Broken(_))));
+        ledger.took(1);
+        // It is not for a row if so many in succession are refused.
+        for _ in 1..ALONE {
+            assert_eq!(ledger.refused(1, &why), Retry::Others);
+        }
+        assert_eq!(ledger.refused(1, &why), Retry::No);
+        assert!(ledger.refuses_all().is_none());
+    }
+
+    #[test]
+    fn a_limit_is_suspected_until_something_else_is_refused() {
+        let why = anyhow!("error 1105: transaction size limit exceeded");
+        let (mut ledger, _) = ledger(0);
+        assert_eq!(ledger.refused(10, &why), Retry::Fewer);
+        assert_eq!(ledger.most_rows(), Some(5));
+        ledger.limit.unsuspect();
+        assert_eq!(ledger.most_rows(), Some(usize::MAX), "nothing was taken since");
+        ledger.refused(10, &why);
+        ledger.took(5);
+        ledger.limit.unsuspect();
+        assert_eq!(ledger.most_rows(), Some(5), "half of them were");
+        assert_eq!(ledger.take_warning(), None, "the other half was not");
+    }
+
+    #[test]
+    fn glance_gets_in_between_transactions_sooner_if_it_has_written() {
+        let rest = |turns: &mut Turns, held| {
+            turns.held = Duration::from_millis(held);
+            let started = Instant::now();
+            turns.rest();
+            (started.elapsed().as_millis(), turns.held.as_millis() as u64)
+        };
+        let mut turns = Turns::default();
+        assert_eq!(turns.length(), Duration::from_millis(250));
+        let (took, held) = rest(&mut turns, 749);
+        assert_eq!(held, 749, "{took} ms");
+        let (took, held) = rest(&mut turns, 750);
+        assert!(took >= 110 && held == 0, "{took} ms, {held}");
+        turns.began(true);
+        assert_eq!(turns.length(), Duration::from_millis(80));
+        let (took, held) = rest(&mut turns, 79);
+        assert_eq!(held, 79, "{took} ms");
+        let (took, held) = rest(&mut turns, 80);
+        assert!(took >= 160 && held == 0, "{took} ms, {held}");
+        for _ in 1..Turns::MEMORY {
+            turns.began(false);
+        }
+        assert_eq!(turns.length(), Duration::from_millis(80));
+        turns.began(false);
+        assert_eq!(turns.length(), Duration::from_millis(250));
+        let began = Instant::now();
+        thread::sleep(Duration::from_millis(5));
+        turns.held = Duration::from_secs(1);
+        turns.ended(began);
+        assert!(turns.held >= Duration::from_millis(1005), "{:?}", turns.held);
+    }
+
+    #[test]
+    fn a_ledger_with_rows_takes_its_breaks() {
+        let (mut ledger, _) = ledger(0);
+        let mut without_rows = Ledger::new(None, ledger.wait.clone());
+        for (ledger, rests) in [(&mut ledger, true), (&mut without_rows, false)] {
+            ledger.turns.held = Duration::from_secs(1);
+            ledger.rest();
+            assert_eq!(ledger.turns.held.is_zero(), rests);
+        }
     }
 }

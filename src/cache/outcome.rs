@@ -187,3 +187,60 @@ impl Outcome {
         self.errors.push(EntryError { name: name.into(), action, message: message.into() });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_that_changed_anything_is_not_untouched() {
+        assert!(Outcome::default().is_untouched());
+        let one = Outcome { bytes: 1, left_alone: 1, rows_left: 1, ..Outcome::default() };
+        assert!(one.is_untouched());
+        for changed in [
+            Outcome { files: 1, ..Outcome::default() },
+            Outcome { ghosts_forgotten: 1, ..Outcome::default() },
+            Outcome { orphans_adopted: 1, ..Outcome::default() },
+            Outcome { rows_dropped: 1, ..Outcome::default() },
+            Outcome { invalid_files: 1, ..Outcome::default() },
+            Outcome { stalled_files: 1, ..Outcome::default() },
+        ] {
+            assert!(!changed.is_untouched(), "{changed:?}");
+        }
+    }
+
+    #[test]
+    fn the_parts_of_a_run_are_summed_up() {
+        let part = || {
+            let mut part = Outcome {
+                files: 3,
+                bytes: 5,
+                bytes_gone: 7,
+                rows_left: 11,
+                ghosts_forgotten: 13,
+                orphans_adopted: 17,
+                rows_dropped: 19,
+                invalid_files: 23,
+                stalled_files: 29,
+                bytes_cleaned: 31,
+                left_alone: 37,
+                warnings: vec!["a warning".to_owned()],
+                stopped: Some(Refusal::Interrupted),
+                ..Outcome::default()
+            };
+            part.error("index", Action::Forget, "it is locked");
+            part
+        };
+        let mut sum = Outcome::default();
+        sum.add(part());
+        sum.add(part());
+        let Outcome { files, bytes, bytes_gone, rows_left, ghosts_forgotten, orphans_adopted, .. } = sum;
+        assert_eq!((files, bytes, bytes_gone), (6, 10, 14));
+        assert_eq!((rows_left, ghosts_forgotten, orphans_adopted), (22, 26, 34));
+        assert_eq!((sum.rows_dropped, sum.invalid_files, sum.stalled_files), (38, 46, 58));
+        assert_eq!((sum.bytes_cleaned, sum.left_alone), (62, 74));
+        assert_eq!((sum.errors.len(), sum.warnings.len()), (2, 2));
+        assert!(sum.stopped.is_none());
+        assert_eq!(sum.errors[0].to_string(), "cannot remove rows of index: it is locked");
+    }
+}

@@ -144,3 +144,86 @@ fn open(dir: &CacheDir) -> Result<OwnedFd, Errno> {
     let is_file = FileType::from_raw_mode(fstat(&file)?.st_mode).is_file();
     if is_file { Ok(file) } else { Err(Errno::INVAL) }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+    use std::path::PathBuf;
+
+    use rustix::fs::CWD;
+    use rustix::io::FdFlags;
+
+    use super::*;
+
+    fn id(digit: char) -> ImageId {
+        ImageId::new(format!("00000000-0000-0000-0000-00000000000{digit}").as_bytes()).unwrap()
+    }
+
+    fn cache() -> (tempfile::TempDir, CacheDir, PathBuf) {
+        let temporary = tempfile::tempdir().unwrap();
+        let dir = CacheDir::open(temporary.path()).unwrap().unwrap();
+        let note = temporary.path().join(NAME.to_str().unwrap());
+        (temporary, dir, note)
+    }
+
+    #[test]
+    fn whatever_is_no_note_is_not_read_and_is_replaced() {
+        let (temporary, dir, note) = cache();
+        let others = temporary.path().join("others");
+        let text = format!("{}\n", id('b'));
+        fs::write(&others, &text).unwrap();
+        for make in [
+            &|| symlink(&others, &note).unwrap() as _,
+            &|| rustix::fs::mknodat(CWD, &note, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap(),
+            &|| fs::hard_link(&others, &note).unwrap(),
+        ] as [&dyn Fn(); 3]
+        {
+            make();
+            let is_second_name = note.metadata().is_ok_and(|found| found.is_file() && !note.is_symlink());
+            assert_eq!(
+                noted(&dir).len(),
+                usize::from(is_second_name),
+                "a second name is read, but not written to"
+            );
+            PendingRows::default().write(&dir, [id('a')].into_iter());
+            assert_eq!(noted(&dir), HashSet::from([id('a')]));
+            assert_eq!(fs::read_to_string(&others).unwrap(), text);
+            remove(&dir);
+            assert!(!note.exists());
+        }
+    }
+
+    #[test]
+    fn a_note_is_written_over_and_is_not_left_to_child_processes() {
+        let (_temporary, dir, note) = cache();
+        let mut rows = PendingRows::default();
+        rows.write(&dir, std::iter::empty());
+        assert!(!rows.is_made() && !note.exists(), "there is nothing to note");
+        rows.write(&dir, ['a', 'b', 'c'].map(id).into_iter());
+        assert!(rows.is_made());
+        let made = rows.file.take().unwrap();
+        rows.write(&dir, [id('d')].into_iter());
+        assert_eq!(noted(&dir), HashSet::from([id('d')]));
+        for file in [made, rows.file.take().unwrap(), open(&dir).unwrap().into()] {
+            assert!(rustix::io::fcntl_getfd(&file).unwrap().contains(FdFlags::CLOEXEC));
+        }
+        // A write that failed once is not tried again.
+        let mut rows = PendingRows { has_failed: true, ..PendingRows::default() };
+        rows.write(&dir, [id('e')].into_iter());
+        assert_eq!(noted(&dir), HashSet::from([id('d')]));
+    }
+
+    #[test]
+    fn images_that_have_their_files_leave_the_note_with_the_one_that_is_settled() {
+        let (temporary, dir, note) = cache();
+        for digit in ['a', 'b', 'c'] {
+            add(&dir, id(digit));
+        }
+        fs::write(temporary.path().join(id('b').as_str()), "image").unwrap();
+        settle(&dir, id('a'));
+        assert_eq!(noted(&dir), HashSet::from([id('c')]));
+        settle(&dir, id('c'));
+        assert!(!note.exists());
+    }
+}

@@ -549,6 +549,37 @@ mod tests {
     }
 
     #[test]
+    fn very_many_images_go_by_page_unless_free_space_is_the_goal() {
+        let count = SCATTERED as u32;
+        let image = |n: u32| Image {
+            id: ImageId::new(
+                format!("{:08x}-0000-0000-0000-000000000000", n.wrapping_mul(0x9e37_79b9)).as_bytes(),
+            )
+            .unwrap(),
+            ..tracked('0', 1, i64::from(n), i64::from(n * 7 % count))
+        };
+        let mut images = inventory(&(0..count).map(image).collect::<Vec<_>>());
+        let everything = prune(&images, &limit(0), 0, NOW);
+        assert_eq!(everything.by_page(&images), everything.candidates, "an index without pages");
+        images.rows_on_pages = true;
+        assert_eq!(everything.by_page(&images), everything.striped(&images, SCATTERED, 1));
+        assert_ne!(everything.by_page(&images), everything.candidates);
+        let all_but_one = prune(&images, &limit(1), 0, NOW);
+        assert_eq!(all_but_one.by_page(&images), all_but_one.candidates);
+        let free = PruneLimits { min_free: Some(1), ..limit(0) };
+        let for_space = prune(&images, &free, 0, NOW);
+        assert_eq!(for_space.by_page(&images), for_space.candidates);
+    }
+
+    #[test]
+    fn a_plan_of_all_images_has_its_reason() {
+        let images = five();
+        let plan = PrunePlan::of_all(vec![1, 0], PruneReason::Expired);
+        assert_eq!(plan.reason_for(&images.images[1]), PruneReason::Expired);
+        assert_eq!(plan.victims(&images).map(|image| image.id).collect::<Vec<_>>(), [id('a'), id('c')]);
+    }
+
+    #[test]
     fn breaks_ties_by_row_order_and_without_rows_by_size_and_name() {
         let rows = inventory(&[
             tracked('a', 1, 7, 3),

@@ -182,13 +182,16 @@ mod tests {
         assert_eq!(add(&dir, id('a')).unwrap(), Enqueued::AlreadyQueued);
         fs::write(path.join("README"), "").unwrap();
         fs::write(path.join(id('c').as_str()), "not ours").unwrap();
-        std::os::unix::fs::symlink("/etc/passwd", path.join(id('d').as_str())).unwrap();
+        let outside = temporary.path().join("outside");
+        fs::write(&outside, "precious").unwrap();
+        std::os::unix::fs::symlink(&outside, path.join(id('d').as_str())).unwrap();
         let memory = Memory { failed: "the server lied".into(), fingerprint: "f".into() };
         remember(&dir, id('b'), &memory.failed, memory.fingerprint.clone()).unwrap();
         remember(&dir, id('f'), &memory.failed, memory.fingerprint.clone()).unwrap();
         fs::hard_link(path.join("README"), path.join(id('e').as_str())).unwrap();
         remember(&dir, id('e'), &memory.failed, memory.fingerprint.clone()).unwrap_err();
         remember(&dir, id('d'), &memory.failed, memory.fingerprint.clone()).unwrap_err();
+        assert_eq!(fs::read(&outside).unwrap(), b"precious");
         assert_eq!(fs::read(path.join("README")).unwrap(), b"");
         assert!(remove(&dir, id('e')).unwrap());
         let queue = Queue::read(&dir).unwrap();
@@ -202,5 +205,45 @@ mod tests {
             );
         }
         assert!(remove(&dir, id('b')).unwrap() && !remove(&dir, id('b')).unwrap());
+    }
+
+    #[test]
+    fn whatever_is_no_entry_is_not_read_and_not_written() {
+        let temporary = tempfile::tempdir().unwrap();
+        let path = temporary.path().join("queue");
+        fs::create_dir(&path).unwrap();
+        let dir = CacheDir::open(temporary.path()).unwrap().unwrap();
+        add(&dir, id('a')).unwrap();
+        remember(&dir, id('a'), "the server lied", "f".to_owned()).unwrap();
+        assert!(recall(&dir, id('a')).is_some());
+        let (fifo, link) = (path.join(id('b').as_str()), path.join(id('c').as_str()));
+        let mode = Mode::from_raw_mode(0o600);
+        rustix::fs::mknodat(rustix::fs::CWD, &fifo, FileType::Fifo, mode, 0).unwrap();
+        std::os::unix::fs::symlink(id('a').as_str(), &link).unwrap();
+        let before = fs::read(path.join(id('a').as_str())).unwrap();
+        for digit in ['b', 'c'] {
+            assert_eq!(recall(&dir, id(digit)), None);
+            remember(&dir, id(digit), "another reason", "f".to_owned()).unwrap_err();
+        }
+        assert_eq!(fs::read(path.join(id('a').as_str())).unwrap(), before);
+    }
+
+    #[test]
+    fn an_image_that_is_cached_or_being_cached_is_not_queued() {
+        let temporary = tempfile::tempdir().unwrap();
+        for place in CachePlace::SUBDIRECTORIES {
+            fs::create_dir(temporary.path().join(place.name())).unwrap();
+        }
+        let dir = CacheDir::open(temporary.path()).unwrap().unwrap();
+        fs::write(temporary.path().join(id('a').as_str()), "image").unwrap();
+        fs::write(temporary.path().join("incomplete").join(id('b').as_str()), "half").unwrap();
+        for (digit, expected) in
+            [('a', Enqueued::Cached), ('b', Enqueued::BeingCached), ('c', Enqueued::Queued)]
+        {
+            assert_eq!(would_add(&dir, id(digit)).unwrap(), expected);
+            assert_eq!(add(&dir, id(digit)).unwrap(), expected);
+        }
+        let queue = Queue::read(&dir).unwrap();
+        assert_eq!(queue.images.iter().map(|entry| entry.id).collect::<Vec<_>>(), [id('c')]);
     }
 }

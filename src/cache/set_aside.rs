@@ -404,9 +404,8 @@ mod tests {
     use std::rc::Rc;
     use std::time::Duration;
 
-    use super::super::entry::{BadRow, Row};
-    use super::super::index::Index;
-    use super::super::inventory::Joiner;
+    use super::super::entry::{Row, Seen};
+    use super::super::index::double::{IndexDouble, IndexScript};
     use super::*;
     use crate::interrupt::{Interrupt, Wait};
 
@@ -419,6 +418,8 @@ mod tests {
         lost_commits: usize,
         /// The number of deletions that find the row in use, once a commit was refused.
         in_use: usize,
+        /// The number of deletions that find the row in use before.
+        in_use_before: usize,
         has_row: bool,
         is_deleted: bool,
         /// Runs before the row is deleted.
@@ -428,23 +429,7 @@ mod tests {
     /// An index with the row of one image.
     struct OneRow(Rc<RefCell<Script>>);
 
-    impl Index for OneRow {
-        fn read(&mut self, _: &Wait, _: &mut Joiner<'_>) -> Result<()> {
-            Ok(())
-        }
-
-        fn reach(&mut self, _: &Wait) -> Result<(), Refusal> {
-            Ok(())
-        }
-
-        fn check_writable(&mut self, _: &Wait) -> Result<(), Refusal> {
-            Ok(())
-        }
-
-        fn begin(&mut self, _: &Wait) -> Result<bool, Refusal> {
-            Ok(false)
-        }
-
+    impl IndexScript for OneRow {
         fn forget(
             &mut self,
             victims: &[Deletion],
@@ -458,6 +443,10 @@ mod tests {
                 script.in_use -= 1;
                 return Ok(vec![false]);
             }
+            if script.in_use_before > 0 {
+                script.in_use_before -= 1;
+                return Ok(vec![false]);
+            }
             script.is_deleted = script.has_row;
             Ok(vec![script.has_row])
         }
@@ -466,7 +455,7 @@ mod tests {
             Ok(matches!(victim.only_if, Condition::NoRow) != self.0.borrow().has_row)
         }
 
-        fn commit(&mut self, _: Option<&[Deletion]>) -> Result<(), Refusal> {
+        fn commit(&mut self) -> Result<(), Refusal> {
             let mut script = self.0.borrow_mut();
             if script.lost_commits > 0 {
                 script.lost_commits -= 1;
@@ -478,18 +467,6 @@ mod tests {
 
         fn abandon(&mut self) {
             self.0.borrow_mut().is_deleted = false;
-        }
-
-        fn adopt(&mut self, _: &[Image]) -> Result<u64, Refusal> {
-            Ok(0)
-        }
-
-        fn record(&mut self, _: &Image) -> Result<(), Refusal> {
-            Ok(())
-        }
-
-        fn drop_bad_rows(&mut self, _: &[BadRow]) -> Result<u64, Refusal> {
-            Ok(0)
         }
     }
 
@@ -524,8 +501,12 @@ mod tests {
         }
 
         fn set_aside(&self) -> SetAside {
-            let wait = Wait { limit: Duration::from_millis(400), interrupt: Interrupt::default() };
-            let mut ledger = Ledger::new(Some(Box::new(OneRow(Rc::clone(&self.script)))), wait);
+            self.set_aside_within(Duration::from_millis(400))
+        }
+
+        fn set_aside_within(&self, limit: Duration) -> SetAside {
+            let wait = Wait { limit, interrupt: Interrupt::default() };
+            let mut ledger = Ledger::new(Some(Box::new(IndexDouble(OneRow(Rc::clone(&self.script))))), wait);
             set_aside(&self.dir, &mut ledger, &self.image, None).unwrap()
         }
 
@@ -585,5 +566,109 @@ mod tests {
         one.script.borrow_mut().before_deletion = Some(Box::new(again));
         assert!(matches!(one.set_aside(), SetAside::Moved(_)));
         assert!(one.script.borrow().has_row && one.path(ID).exists() && !one.has_note());
+    }
+
+    #[test]
+    fn an_image_that_is_not_the_one_that_was_read_is_not_held() {
+        let one = OneImage::new();
+        let was = one.image.seen;
+        for seen in [
+            Seen { inode: was.inode + 1, ..was },
+            Seen { size: was.size + 1, ..was },
+            Seen { mtime: was.mtime + 1, ..was },
+        ] {
+            let image = Image { seen, ..one.image };
+            assert!(!is_unchanged(&one.dir, &image).unwrap(), "{seen:?}");
+            assert!(hold(&one.dir, &image).unwrap().is_none(), "{seen:?}");
+        }
+        assert!(is_unchanged(&one.dir, &one.image).unwrap());
+        let held = hold(&one.dir, &one.image).unwrap().unwrap();
+        let flags = rustix::io::fcntl_getfd(&held).unwrap();
+        assert!(flags.contains(rustix::io::FdFlags::CLOEXEC), "a child process would hold it, too");
+        // Something else than a file is neither followed nor waited for.
+        std::fs::rename(one.path(ID), one.path("moved")).unwrap();
+        assert!(hold(&one.dir, &one.image).unwrap().is_none());
+        std::os::unix::fs::symlink("moved", one.path(ID)).unwrap();
+        assert!(hold(&one.dir, &one.image).unwrap().is_none());
+        std::fs::remove_file(one.path(ID)).unwrap();
+        let mode = Mode::from_raw_mode(0o600);
+        rustix::fs::mknodat(rustix::fs::CWD, one.path(ID), rustix::fs::FileType::Fifo, mode, 0).unwrap();
+        assert!(hold(&one.dir, &one.image).unwrap().is_none());
+        assert!(!is_unchanged(&one.dir, &one.image).unwrap());
+    }
+
+    #[test]
+    fn a_row_that_is_in_use_for_a_moment_is_waited_for() {
+        let one = OneImage::new();
+        one.script.borrow_mut().in_use_before = 2;
+        let started = std::time::Instant::now();
+        assert!(matches!(one.set_aside_within(Duration::from_secs(60)), SetAside::Moved(_)));
+        assert!(started.elapsed() >= Duration::from_millis(150), "{:?}", started.elapsed());
+        let one = OneImage::new();
+        one.script.borrow_mut().in_use_before = usize::MAX;
+        assert!(matches!(one.set_aside(), SetAside::RowInUse));
+        assert!(one.script.borrow().has_row && one.path(ID).exists() && !one.has_note());
+    }
+
+    #[test]
+    fn an_image_that_cannot_be_moved_keeps_its_time_and_leaves_no_note() {
+        let one = OneImage::new();
+        for number in 0..MORE {
+            let name = invalid_name(one.image.id, number).unwrap().to_string();
+            std::fs::write(one.path("invalid").join(name), "").unwrap();
+        }
+        std::fs::create_dir(one.path("invalid").join(format!("{ID}.{MORE}"))).unwrap();
+        let wait = Wait { limit: Duration::ZERO, interrupt: Interrupt::default() };
+        let mut ledger = Ledger::new(Some(Box::new(IndexDouble(OneRow(Rc::clone(&one.script))))), wait);
+        let error = set_aside(&one.dir, &mut ledger, &one.image, None).unwrap_err();
+        assert!(error.to_string().ends_with("which ends in .9"), "{error}");
+        assert!(is_unchanged(&one.dir, &one.image).unwrap(), "it has its modification time");
+        assert!(one.script.borrow().has_row && !one.has_note());
+    }
+
+    #[test]
+    fn the_message_of_a_failed_move_says_what_to_do() {
+        for (error, advice) in [
+            (Errno::ACCESS, "run as the user that glance-api runs as"),
+            (Errno::PERM, "run as the user that glance-api runs as"),
+            (Errno::XDEV, "make invalid/ a plain directory"),
+            (Errno::ISDIR, "remove the directory of the image's last name"),
+            (Errno::ROFS, "mount its file system writable"),
+            (Errno::NOSPC, "free some space"),
+            (Errno::DQUOT, "free some space"),
+        ] {
+            let message = failed(error).to_string();
+            assert!(message.contains(&format!("{error}; {advice}")), "{message}");
+        }
+        assert!(failed(Errno::IO).to_string().ends_with(&Errno::IO.to_string()));
+    }
+
+    #[test]
+    fn an_image_that_is_gone_is_not_moved() {
+        let one = OneImage::new();
+        let file = hold(&one.dir, &one.image).unwrap().unwrap();
+        std::fs::remove_file(one.path(ID)).unwrap();
+        assert!(rename(&one.dir, &one.image, file.as_fd()).unwrap().is_none());
+        let name = one.image.id.as_name();
+        assert!(!is_still(&one.dir, CachePlace::Base, name, &one.image).unwrap());
+        assert!(is_still(&one.dir, CachePlace::Invalid, name, &one.image).unwrap(), "it was cleaned away");
+    }
+
+    #[test]
+    fn only_a_file_is_given_a_reason() {
+        let one = OneImage::new();
+        let (invalid, name) = (one.path("invalid"), |name: &str| NameBuf::new(name.as_bytes()).unwrap());
+        std::fs::write(invalid.join("file"), "").unwrap();
+        std::os::unix::fs::symlink(one.path(ID), invalid.join("link")).unwrap();
+        let mode = Mode::from_raw_mode(0o600);
+        let fifo = invalid.join("fifo");
+        rustix::fs::mknodat(rustix::fs::CWD, fifo, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+        for entry in ["file", "link", "fifo"] {
+            explain(&one.dir, &name(entry), "it is broken");
+        }
+        let reason = |place, name: &NameBuf| xattr::error(one.dir.fd(place).unwrap(), name.as_name());
+        let given = xattr::Attribute::Value(b"it is broken".to_vec());
+        assert_eq!(reason(CachePlace::Invalid, &name("file")), given);
+        assert_eq!(reason(CachePlace::Base, &name(ID)), xattr::Attribute::Absent);
     }
 }

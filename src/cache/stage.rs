@@ -395,7 +395,7 @@ fn at_once() -> Timestamps {
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::os::unix::fs::MetadataExt as _;
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt};
 
     use super::*;
 
@@ -405,6 +405,7 @@ mod tests {
         for (what, standing, dead) in [
             ("stalled", old, true),
             ("stalled, but written to", Standing { writer: Some(1), ..old }, false),
+            ("just not stalled", Standing { mtime: 20, ..old }, false),
             ("fresh", Standing { mtime: 30, ..old }, false),
             ("fresh and empty", Standing { mtime: 30, size: 0, ..old }, false),
             ("a dead run's", Standing { mtime: 30, size: 0, marked: true, ..old }, true),
@@ -438,7 +439,13 @@ mod tests {
         let (temporary, dir, id) = cache();
         let path = temporary.path().join("incomplete").join(id.as_str());
         let mut claim = claimed(&dir, id);
-        assert_eq!(fs::metadata(&path).unwrap().len(), 0);
+        let made = fs::metadata(&path).unwrap();
+        assert_eq!((made.len(), made.mode() & 0o1600), (0, 0o1600), "marked, and its owner may write to it");
+        let flags = rustix::io::fcntl_getfd(claim.file.as_ref().unwrap()).unwrap();
+        assert!(flags.contains(rustix::io::FdFlags::CLOEXEC), "a child process would hold it, too");
+        File::open(&path).unwrap().set_modified(std::time::UNIX_EPOCH).unwrap();
+        claim.touch();
+        assert!(fs::metadata(&path).unwrap().mtime() > 0, "it is not stalled");
         assert!(matches!(Claim::make(&dir, id, 0).unwrap(), Claiming::Left(_)), "held by a living process");
         assert!(claim.confirm().unwrap());
         // The file was closed when the claim was confirmed, so that this is the claim of a dead run.
@@ -475,13 +482,24 @@ mod tests {
         fs::write(path(other.to_string() + PRIVATE), "half").unwrap();
         fs::write(path(id.to_string()), "").unwrap();
         fs::write(path("README.prefetch".to_owned()), "").unwrap();
+        // A claim without a process, one that Glance has written to, and a link in the place of a file.
+        let [dead, written, link] =
+            ["c", "d", "e"].map(|digit| id.to_string().replace("00a", &format!("00{digit}")));
+        for (name, text) in [(&dead, ""), (&written, "image")] {
+            fs::write(path(name.clone()), text).unwrap();
+            fs::set_permissions(path(name.clone()), PermissionsExt::from_mode(0o1644)).unwrap();
+        }
+        std::os::unix::fs::symlink("nowhere", path(link.clone() + PRIVATE)).unwrap();
         sweep(&dir);
+        assert!(!path(dead).exists() && path(written).exists());
+        assert!(path(link + PRIVATE).is_symlink());
         // The forgotten claim is still open in this process, as that of a living run would be.
         assert!(path(other.to_string()).exists());
         assert!(!path(other.to_string() + PRIVATE).exists(), "its maker is dead");
         assert!(path(id.to_string() + PRIVATE).exists(), "of a run that is alive");
         assert!(path(id.to_string()).exists() && path("README.prefetch".to_owned()).exists(), "not ours");
         drop(alive);
+        assert!(!path(id.to_string() + PRIVATE).exists(), "it was not published");
     }
 
     #[test]
@@ -498,6 +516,24 @@ mod tests {
             reject(&dir, id, stage()).unwrap();
             assert_eq!(fs::read_dir(temporary.path().join("incomplete")).unwrap().count(), 0);
             dir.remove(CachePlace::Base, id.as_name(), |_| true).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_staged_file_begins_empty_and_was_never_used() {
+        let (temporary, dir, id) = cache();
+        let private = temporary.path().join("incomplete").join(id.to_string() + PRIVATE);
+        fs::write(&private, "half of an image").unwrap();
+        for staged in [Staged::with_name(&dir, id).unwrap(), Staged::make(&dir, id).unwrap()] {
+            assert_eq!(staged.file.metadata().unwrap().len(), 0);
+            let flags = rustix::io::fcntl_getfd(&staged.file).unwrap();
+            assert!(flags.contains(rustix::io::FdFlags::CLOEXEC), "a child process would hold it, too");
+            let old =
+                fs::FileTimes::new().set_accessed(std::time::UNIX_EPOCH).set_modified(std::time::UNIX_EPOCH);
+            staged.file.set_times(old).unwrap();
+            staged.settle().unwrap();
+            let settled = staged.file.metadata().unwrap();
+            assert!(settled.mtime() > 0 && settled.atime() > 0);
         }
     }
 }

@@ -492,4 +492,16 @@ mod tests {
         assert!(Verified::is_writable(&dir) && memory.write(&dir, &[], 0, SECOND).is_ok());
         assert!(Verified::is_writable(&dir));
     }
+
+    #[test]
+    fn a_memory_that_another_run_keeps_locked_is_not_waited_for_without_end() {
+        let (_temporary, dir) = cache();
+        let held = lock(&dir).unwrap();
+        let started = Instant::now();
+        let error = Verified::default().write(&dir, &[], 0, 0).unwrap_err();
+        assert!(started.elapsed() >= PATIENCE, "{:?}", started.elapsed());
+        assert!(format!("{error:#}").ends_with("another process has locked it for 5 seconds"), "{error:#}");
+        drop(held);
+        Verified::default().write(&dir, &[], 0, 0).unwrap();
+    }
 }

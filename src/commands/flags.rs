@@ -6,6 +6,7 @@
 #![allow(clippy::doc_markdown)]
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::hash::{BuildHasher as _, RandomState};
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -293,8 +294,9 @@ fn given_timeout(text: &str) -> Result<TimeSpan, String> {
 pub(super) struct CloudArgs {
     /// The cloud in clouds.yaml with the credentials for the nodes [default: OS_CLOUD]
     ///
-    /// The first of these counts: OS_TOKEN; this cloud; OS_AUTH_URL with OS_USERNAME and OS_PASSWORD, or with
-    /// an application credential; section keystone_authtoken. None of them makes a command ask a node.
+    /// The first of these counts: this option; OS_TOKEN; OS_CLOUD; OS_AUTH_URL with OS_USERNAME and
+    /// OS_PASSWORD, or with an application credential; section keystone_authtoken. None of them makes a
+    /// command ask a node.
     #[arg(long, value_name = "NAME", requires = REMOTE, hide_short_help = true)]
     pub(super) os_cloud: Option<String>,
 }
@@ -624,6 +626,14 @@ impl LogArgs {
         if !change.dry_run {
             run.output.set_log(self.own(config));
         }
+    }
+
+    /// Returns the options as they were given.
+    pub(super) fn arguments(&self) -> Vec<OsString> {
+        let file = self.log_file.iter().flat_map(|file| ["--log-file".into(), file.clone().into_os_string()]);
+        let [syslog, journal] = [(self.syslog, "--syslog"), (self.journal, "--journal")]
+            .map(|(is_given, option)| is_given.then(|| option.into()));
+        file.chain(syslog).chain(journal).collect()
     }
 
     /// Returns the logs, and a warning for each that cannot be used.

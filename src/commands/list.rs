@@ -21,12 +21,12 @@ use crate::ops::nodes::look::list_node;
 use crate::output::Format;
 use crate::output::rows::ListStyle;
 use crate::run::Run;
-use crate::units::{Amount, TimeSpan, given_size};
+use crate::units::{TimeSpan, given_bytes};
 
 /// Lists with the options of the command line.
 pub(crate) fn run(run: &Run, args: ListArgs) -> Result<Exit, Failure> {
     args.check()?;
-    let (request, style) = (args.request(run)?, args.style(run));
+    let (request, style) = (args.request(run), args.style(run));
     if let Some(node) = args.node.request() {
         let report = list_node(run, &Selection::from(args.cache), &node, &request)?;
         let missing = report_missing(run, &request, |id| report.has(id.as_str()));
@@ -148,8 +148,8 @@ pub(crate) struct ListArgs {
     #[arg(long, value_name = "DURATION")]
     pub(super) older_than: Option<TimeSpan>,
     /// Show only what is larger than this
-    #[arg(long, value_name = "SIZE", value_parser = given_size, hide_short_help = true)]
-    pub(super) larger_than: Option<Amount>,
+    #[arg(long, value_name = "SIZE", value_parser = given_bytes, hide_short_help = true)]
+    pub(super) larger_than: Option<u64>,
     /// Show only the first entries
     #[arg(long, value_name = "NUMBER", hide_short_help = true)]
     pub(super) limit: Option<usize>,
@@ -208,24 +208,17 @@ impl ListArgs {
         Ok(())
     }
 
-    fn request(&self, run: &Run) -> Result<ListRequest, Failure> {
-        let larger_than = match self.larger_than {
-            Some(Amount::Percent(_)) => {
-                return Err(Failure::usage(anyhow!("--larger-than takes a size, not a percentage")));
-            }
-            Some(Amount::Bytes(bytes)) => Some(bytes),
-            None => None,
-        };
-        Ok(ListRequest {
+    fn request(&self, run: &Run) -> ListRequest {
+        ListRequest {
             images: self.ids.iter().chain(&self.image).copied().collect(),
             states: self.state.iter().flat_map(|state| state.states()).copied().collect(),
             used_before: self.older_than.map(|age| run.now.saturating_sub(age.0)),
-            larger_than,
+            larger_than: self.larger_than,
             limit: self.limit,
             asks_records: !self.records.no_database,
             order: Order { by: self.sort.into(), reverse: self.reverse },
             needs_index: false,
-        })
+        }
     }
 
     fn style(&self, run: &Run) -> ListStyle {

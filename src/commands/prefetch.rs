@@ -190,8 +190,8 @@ pub(crate) struct PrefetchArgs {
     nodes: NodesArgs,
     /// The cloud in clouds.yaml with the credentials for Glance's API, or for the nodes [default: OS_CLOUD]
     ///
-    /// The first of these counts: OS_TOKEN; this cloud; OS_AUTH_URL with OS_USERNAME and OS_PASSWORD, or with
-    /// an application credential; section keystone_authtoken.
+    /// The first of these counts: this option; OS_TOKEN; OS_CLOUD; OS_AUTH_URL with OS_USERNAME and
+    /// OS_PASSWORD, or with an application credential; section keystone_authtoken.
     #[arg(long, value_name = "NAME", help_heading = NODES, hide_short_help = true)]
     os_cloud: Option<String>,
 }

@@ -24,8 +24,9 @@ pub(crate) fn run(run: &Run, args: ServeArgs) -> Result<Exit, Failure> {
     check_places(&args.bind)?;
     let selection = Selection { sources: args.sources.0, ..Selection::default() };
     let config = selection.read(run, false)?;
+    let log_options = args.log.arguments();
     let log = args.log.own(&config);
-    let start = Start { selection, config, places: args.bind, log, is_check: args.check };
+    let start = Start { selection, config, places: args.bind, log, log_options, is_check: args.check };
     serve(run, start)
 }
 

@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
+use rusqlite::ffi::SQLITE_IOERR_DELETE_NOENT;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat, openat, statat};
 use rustix::io::Errno;
@@ -442,6 +443,14 @@ impl SqliteFile {
             }
             Some(ErrorCode::OperationInterrupted) => Refusal::Interrupted,
             Some(ErrorCode::DiskFull) => full(),
+            // SQLite removes the journal to commit, and the changed pages are on the disk by then. Glance
+            // takes it for an image when it removes all of them.
+            Some(ErrorCode::SystemIoFailure)
+                if error.sqlite_extended_error_code() == Some(SQLITE_IOERR_DELETE_NOENT) =>
+            {
+                let gone = "another process removed its journal, as Glance does when it empties the cache";
+                Refusal::Damaged(anyhow!("{file}: {gone}")).after_unknown()
+            }
             // SQLite gives no reason for a journal that it cannot create, or a write that fails.
             Some(ErrorCode::CannotOpen | ErrorCode::SystemIoFailure) if self.disk_is_full() => full(),
             Some(ErrorCode::ReadOnly) if self.purpose == Purpose::Look => {

@@ -456,6 +456,16 @@ mod tests {
     }
 
     #[test]
+    fn a_read_that_a_signal_handler_interrupts_is_repeated() {
+        let bytes = content(BLOCK + 7);
+        let interrupted = Failing(Some(ErrorKind::Interrupted.into()));
+        let from = std::io::Cursor::new(bytes[..9].to_vec()).chain(interrupted);
+        let from = from.chain(std::io::Cursor::new(bytes[9..].to_vec()));
+        let (copied, _) = run(Body::Stream(Box::new(from)), None);
+        assert_eq!(copied.unwrap().bytes, bytes.len() as u64);
+    }
+
+    #[test]
     fn a_stream_of_unknown_size_keeps_the_reserve_free() {
         for (size, reserve, whole) in
             [(None, u64::MAX, false), (None, 0, true), (Some(3 * STEP), u64::MAX, true)]

@@ -498,4 +498,19 @@ mod tests {
         one.record.size = Some(4);
         assert!(matches!(one.finding(one.image()), Finding::Broken(Fault::Size { found: 5, expected: 4 })));
     }
+
+    #[test]
+    fn an_error_of_the_disk_is_a_fault_of_the_image_and_others_are_not() {
+        let found = |error| Finding::from(ReadingEnd::Block { at: 7, error });
+        for error in [Errno::IO, Errno::NODATA, Errno::BADMSG, Errno::UCLEAN, Errno::ILSEQ, Errno::REMOTEIO] {
+            let Finding::Broken(fault) = found(error) else { panic!("{error}") };
+            assert_eq!(fault.to_string(), format!("it cannot be read at byte 7: {error}"));
+        }
+        for error in [Errno::ACCESS, Errno::STALE, Errno::TIMEDOUT, Errno::NOMEM] {
+            let Finding::Failed(why) = found(error) else { panic!("{error}") };
+            assert_eq!(why.to_string(), format!("cannot read it at byte 7: {error}"));
+        }
+        assert!(matches!(Finding::from(ReadingEnd::Shorter), Finding::Changed));
+        assert!(matches!(Finding::from(ReadingEnd::Interrupted), Finding::Interrupted));
+    }
 }

@@ -256,3 +256,124 @@ fn reject(job: &FetchJob<'_>, staged: Staged, why: &anyhow::Error) -> Result<()>
     }
     stage::reject(job.dir, job.id, staged)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::digest::Algorithm;
+    use super::*;
+    use crate::interrupt::Interrupt;
+    use crate::source::Body;
+
+    const ID: &[u8] = b"00000000-0000-0000-0000-00000000000a";
+    /// The MD5 checksum of `image`.
+    const MD5: &str = "78805a221a988e79ef3f42d7c5bfd418";
+
+    /// A location that gives the five bytes of `image`, and says about them what it is told.
+    #[derive(Clone)]
+    struct Location {
+        size: Option<u64>,
+        encoding: Option<String>,
+        end: End,
+    }
+
+    const SILENT: Location = Location { size: None, encoding: None, end: End::Announced };
+
+    impl Source for Location {
+        fn shown(&self) -> &'static str {
+            "http://store/image"
+        }
+
+        fn open(&self) -> Result<Opened> {
+            let Location { size, encoding, end } = self.clone();
+            let body = Body::Stream(Box::new(&b"image"[..]));
+            Ok(Opened { size, encoding, end, warning: None, body })
+        }
+    }
+
+    fn md5(expected: &str) -> Check {
+        Check { algorithm: Algorithm::Md5, name: "md5".to_owned(), expected: expected.to_owned() }
+    }
+
+    /// Fetches the image from these locations, with the size and the hash of its record. Returns how many
+    /// bytes there are, the attempts that failed, and if there is a file in `invalid/`.
+    fn fetched(
+        locations: Vec<Location>,
+        size: Option<u64>,
+        check: Option<Check>,
+    ) -> (Option<u64>, Vec<AttemptKind>, bool) {
+        let temporary = tempfile::tempdir().unwrap();
+        std::fs::create_dir(temporary.path().join("invalid")).unwrap();
+        std::fs::create_dir(temporary.path().join("incomplete")).unwrap();
+        let dir = CacheDir::open(temporary.path()).unwrap().unwrap();
+        let throttle = Throttle::new(Interrupt::default(), None);
+        let sources = locations.into_iter().map(|location| Ok(Box::new(location) as Box<dyn Source>));
+        let (id, sources) = (ImageId::new(ID).unwrap(), sources.collect());
+        let job = FetchJob {
+            id,
+            dir: &dir,
+            sources,
+            size,
+            check,
+            reserve: 0,
+            attributes: false,
+            throttle: &throttle,
+        };
+        let (result, attempts) = fetch(&job, &Meter::default());
+        let bytes = result.ok().map(|fetched| {
+            assert_eq!(fetched.staged.file.metadata().unwrap().len(), fetched.bytes);
+            fetched.bytes
+        });
+        let is_rejected = temporary.path().join("invalid").read_dir().unwrap().count() == 1;
+        (bytes, attempts.iter().map(|attempt| attempt.kind).collect(), is_rejected)
+    }
+
+    #[test]
+    fn data_is_compared_with_the_record() {
+        let unproven = Location { end: End::Unproven, ..SILENT };
+        for (location, size, check, expected) in [
+            (&SILENT, Some(5), Some(md5(MD5)), None),
+            (&SILENT, None, Some(md5(&MD5.to_uppercase())), None),
+            (&SILENT, None, None, None),
+            (&SILENT, Some(4), None, Some((AttemptKind::WrongData, false))),
+            (&SILENT, Some(6), None, Some((AttemptKind::WrongData, true))),
+            (&SILENT, None, Some(md5("00")), Some((AttemptKind::WrongData, true))),
+            // The location contradicts the record before it gives data.
+            (&Location { size: Some(6), ..SILENT }, Some(5), None, Some((AttemptKind::Failed, false))),
+            (&Location { size: Some(5), ..SILENT }, Some(5), None, None),
+            // The image does not fit.
+            (&Location { size: Some(u64::MAX), ..SILENT }, None, None, Some((AttemptKind::Failed, false))),
+            // Data that ends with the connection may be a part of the image.
+            (&unproven, Some(5), Some(md5(MD5)), None),
+            (&unproven, Some(6), None, Some((AttemptKind::Failed, false))),
+            (&unproven, None, Some(md5("00")), Some((AttemptKind::Failed, false))),
+            (&unproven, Some(5), Some(md5("00")), Some((AttemptKind::WrongData, true))),
+        ] {
+            let (bytes, attempts, is_rejected) = fetched(vec![location.clone()], size, check);
+            assert_eq!(bytes.is_some(), expected.is_none(), "{size:?} {attempts:?}");
+            assert_eq!(attempts, expected.iter().map(|(kind, _)| *kind).collect::<Vec<_>>());
+            assert_eq!(is_rejected, expected.is_some_and(|(_, rejected)| rejected));
+        }
+    }
+
+    #[test]
+    fn encoded_data_must_be_comparable_with_the_record() {
+        let encoded = Location { encoding: Some("gzip".to_owned()), ..SILENT };
+        assert_eq!(fetched(vec![encoded.clone()], None, None), (None, vec![AttemptKind::Failed], false));
+        assert_eq!(fetched(vec![encoded.clone()], Some(5), None).0, Some(5));
+        assert_eq!(fetched(vec![encoded], None, Some(md5(MD5))).0, Some(5));
+    }
+
+    #[test]
+    fn the_next_location_is_tried_after_one_that_failed() {
+        let wrong = Location { size: Some(6), ..SILENT };
+        let (bytes, attempts, _) = fetched(vec![wrong, SILENT], Some(5), Some(md5(MD5)));
+        assert_eq!((bytes, attempts), (Some(5), vec![AttemptKind::Failed]));
+    }
+
+    #[test]
+    fn a_digest_is_shown_in_part() {
+        assert_eq!(short("0123456789ab"), "0123456789ab");
+        assert_eq!(short("0123456789abc"), "0123456789ab...");
+        assert_eq!(short("01"), "01");
+    }
+}

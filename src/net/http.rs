@@ -187,7 +187,7 @@ impl Client {
         ];
         let headers = standard.into_iter().chain(request.headers.iter().copied()).chain(proxy_credentials);
         let message = compose(&request.method, &target, headers, request.body.clone())?;
-        Ok(OpenConnection { session, stream, message })
+        Ok(OpenConnection { session, stream, is_encrypted, message })
     }
 
     /// Fails if the files of certificates cannot be used: those to trust, and the one (with its key) that
@@ -207,14 +207,15 @@ impl Client {
 pub(crate) struct OpenConnection {
     session: Session,
     stream: Box<dyn Stream>,
+    is_encrypted: bool,
     message: Message,
 }
 
 impl OpenConnection {
     /// Sends the request and returns the answer, whatever its status.
     pub(crate) fn exchange(self) -> Result<Response> {
-        let OpenConnection { session, stream, message } = self;
-        let (head, body) = session.exchange(stream, message)?.into_parts();
+        let OpenConnection { session, stream, is_encrypted, message } = self;
+        let (head, body) = session.exchange((stream, is_encrypted), message)?.into_parts();
         let coded = |value: &HeaderValue| !value.as_bytes().eq_ignore_ascii_case(b"chunked");
         ensure!(
             !head.headers.get_all(TRANSFER_ENCODING).iter().any(coded),
@@ -353,6 +354,7 @@ impl Session {
         let name = tls::server_name(host)?;
         let (stream, came) = NotedStream::new(stream);
         let encrypted = self.wait_for(&came, connector.connect(name, stream)).and_then(|result| result);
+        let encrypted = encrypted.map_err(plain);
         Ok(Box::new(encrypted.with_context(|| format!("cannot establish TLS with {host}"))?))
     }
 
@@ -365,15 +367,20 @@ impl Session {
     ) -> Result<Box<dyn Stream>> {
         let credentials = credentials.map(|value| ("proxy-authorization", value));
         let headers = [("host", place)].into_iter().chain(credentials);
-        let response = self.exchange(stream, compose(&Method::CONNECT, place, headers, Vec::new())?)?;
+        let response =
+            self.exchange((stream, false), compose(&Method::CONNECT, place, headers, Vec::new())?)?;
         let status = response.status();
         ensure!(status.is_success(), "it answers {} to CONNECT", status.as_u16());
-        let upgraded = self.wait(hyper::upgrade::on(response))?.map_err(|e| failure(&e))?;
+        let upgraded = self.wait(hyper::upgrade::on(response))?.map_err(|e| failure(&e, false))?;
         Ok(Box::new(TokioIo::new(upgraded)))
     }
 
     /// Sends a request on a new connection and waits for the head of the answer.
-    fn exchange(&self, stream: Box<dyn Stream>, mut message: Message) -> Result<hyper::Response<Incoming>> {
+    fn exchange(
+        &self,
+        (stream, is_encrypted): (Box<dyn Stream>, bool),
+        mut message: Message,
+    ) -> Result<hyper::Response<Incoming>> {
         let interim = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&interim);
         hyper::ext::on_informational(&mut message, move |_| {
@@ -399,13 +406,22 @@ impl Session {
         match waited.context(silent)? {
             Ok(Some(response)) => Ok(response),
             Ok(None) => bail!("the server sends interim answers without end"),
-            Err(e) => Err(failure(&e)),
+            Err(e) => Err(failure(&e, is_encrypted)),
         }
     }
 }
 
+/// Returns an error of a connection, in plain words if it is one of TLS. Its kind stays.
+fn plain(error: io::Error) -> io::Error {
+    match error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>()) {
+        Some(cause) => io::Error::new(error.kind(), tls::plain(cause)),
+        None => error,
+    }
+}
+
 /// Returns what went wrong before there was an answer.
-fn failure(error: &hyper::Error) -> Error {
+fn failure(error: &hyper::Error, is_encrypted: bool) -> Error {
+    let is_of_another_protocol = error.to_string() == "invalid HTTP version parsed";
     // Hyper has a question for that with its server only.
     if error.to_string() == "message head is too large" {
         return anyhow!("the head of the answer is too long");
@@ -413,7 +429,14 @@ fn failure(error: &hyper::Error) -> Error {
     if error.is_incomplete_message() {
         return anyhow!("the server ended the connection without an answer");
     }
-    match (error.is_parse(), error.source()) {
+    let cause = error.source().map(|cause| {
+        let of_tls = cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        let of_tls = of_tls.and_then(|cause| cause.downcast_ref::<rustls::Error>());
+        of_tls.map_or_else(|| cause.to_string(), tls::plain)
+    });
+    match (error.is_parse(), cause) {
+        (true, _) if is_of_another_protocol && is_encrypted => anyhow!("the answer is not HTTP"),
+        (true, _) if is_of_another_protocol => anyhow!("the answer is not HTTP: is it https?"),
         (true, _) => anyhow!("the answer is not HTTP: {error}"),
         (false, None) => anyhow!("{error}"),
         (false, Some(cause)) => anyhow!("{error}: {cause}"),

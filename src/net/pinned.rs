@@ -6,11 +6,14 @@
 //! that it is valid now, and that it names the host. As OpenSSL does, a common name counts where there are no
 //! alternative names.
 
+use std::fmt;
+use std::sync::Arc;
+
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified};
 use rustls::crypto::ring;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
-use rustls::{CertificateError, DigitallySignedStruct, Error};
+use rustls::{CertificateError, DigitallySignedStruct, Error, OtherError};
 use x509_cert::Certificate;
 use x509_cert::der::oid::db::{rfc4519, rfc5280};
 use x509_cert::der::{Decode as _, Tag, Tagged as _};
@@ -32,6 +35,29 @@ pub(super) fn unsupported(error: &Error) -> Error {
          version 3"
     ))
 }
+
+/// True if a certificate names itself as the one that has issued it.
+pub(super) fn is_self_signed(certificate: &CertificateDer<'_>) -> bool {
+    parsed(certificate).is_some_and(|parts| parts.tbs_certificate.issuer == parts.tbs_certificate.subject)
+}
+
+/// A certificate is its own authority, and no file of trusted ones has it.
+#[derive(Debug)]
+pub(super) struct SelfSigned;
+
+impl SelfSigned {
+    pub(super) fn error() -> Error {
+        Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(SelfSigned))))
+    }
+}
+
+impl fmt::Display for SelfSigned {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("it is self-signed")
+    }
+}
+
+impl std::error::Error for SelfSigned {}
 
 /// Verifies a certificate that is pinned: its time, and its name where one is wanted.
 pub(super) fn verify(

@@ -19,11 +19,12 @@ use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, Error as TlsError, RootCertStore, SignatureScheme,
+    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, Error as TlsError,
+    InvalidMessage, RootCertStore, SignatureScheme,
 };
 use tokio_rustls::TlsConnector;
 
-use super::pinned;
+use super::pinned::{self, SelfSigned};
 use crate::os::text::open_regular;
 
 /// The encryption of a connection.
@@ -137,7 +138,7 @@ pub(crate) fn client_config(tls: &Tls) -> Result<ClientConfig> {
                 certificate.display()
             );
             let key = PrivateKeyDer::from_pem_reader(open(key).with_context(shown)?).with_context(shown)?;
-            builder.with_client_auth_cert(chain, key).with_context(shown)?
+            builder.with_client_auth_cert(chain, key).map_err(|e| anyhow!(plain(&e))).with_context(shown)?
         }
     })
 }
@@ -158,6 +159,41 @@ pub(super) fn connector(trust: &Trust, identity: Option<&(PathBuf, PathBuf)>) ->
 pub(crate) fn server_name(host: &str) -> Result<ServerName<'static>> {
     let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned());
     name.with_context(|| format!("'{host}' is not a valid TLS server name"))
+}
+
+/// Returns an error of TLS in plain words. The library's own are left where they are plain, or too rare.
+pub(crate) fn plain(error: &TlsError) -> String {
+    let words = match error {
+        TlsError::InvalidMessage(InvalidMessage::InvalidContentType) => {
+            "the server does not speak TLS there: is it http?"
+        }
+        TlsError::InconsistentKeys(_) => "the key is not that of the certificate",
+        TlsError::AlertReceived(AlertDescription::CertificateRequired) => {
+            "the server wants a certificate of this client: name one, as with cert or OS_CERT"
+        }
+        TlsError::InvalidCertificate(wrong) => match wrong {
+            CertificateError::Other(other) if other.0.is::<SelfSigned>() => {
+                "its certificate is self-signed: name it as the authority, as with cacert or OS_CACERT"
+            }
+            CertificateError::UnknownIssuer => {
+                "its certificate is of an authority that is not trusted: name the authority, as with cacert \
+                 or OS_CACERT"
+            }
+            CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+                "its certificate has expired"
+            }
+            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+                "its certificate is not valid yet"
+            }
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+                "its certificate is for another name"
+            }
+            CertificateError::BadSignature => "the server does not have the key of its certificate",
+            _ => return error.to_string(),
+        },
+        _ => return error.to_string(),
+    };
+    words.to_owned()
 }
 
 /// Verifies a server's certificate as far as the settings ask for it.
@@ -203,6 +239,8 @@ impl ServerCertVerifier for Verifier {
                 pinned::verify(certificate, Some(name).filter(|_| !self.any_host), now)
             }
             Err(e) if pinned::is_version_1(certificate) => Err(pinned::unsupported(&e)),
+            // The library has other words for each kind of them.
+            Err(_) if pinned::is_self_signed(certificate) => Err(SelfSigned::error()),
             result => result,
         }
     }

@@ -108,7 +108,8 @@ pub(crate) fn node_url(text: &str) -> Result<Url, &'static str> {
     Ok(url)
 }
 
-/// Returns the URL of a node as it is shown: escaped, not too long, and without credentials.
+/// Returns the URL of a node, or of another server, as it is shown everywhere: escaped, not too long, and
+/// without credentials.
 pub(crate) fn shown_url(text: &str) -> String {
     let text = match text.rsplit_once('@') {
         Some((before, after)) => {

@@ -1,8 +1,8 @@
 //! The credentials of whoever calls a service: from the environment, from clouds.yaml, or those of Glance.
 //!
-//! The first of these counts: `OS_TOKEN`; the cloud that `--os-cloud` or `OS_CLOUD` names; `OS_AUTH_URL` with
-//! a password or an application credential; `[keystone_authtoken]`. They are not mixed: a cloud's password
-//! never goes to the server of `OS_AUTH_URL`.
+//! The first of these counts: the cloud that `--os-cloud` names; `OS_TOKEN`; the cloud that `OS_CLOUD` names;
+//! `OS_AUTH_URL` with a password or an application credential; `[keystone_authtoken]`. They are not mixed: a
+//! cloud's password never goes to the server of `OS_AUTH_URL`.
 //!
 //! clouds.yaml is `OS_CLIENT_CONFIG_FILE`, or else the first one in the working directory,
 //! `~/.config/openstack` and `/etc/openstack`; secure.yaml is found in the same way and wins. What is not
@@ -69,19 +69,23 @@ pub(crate) struct Cloud {
 impl CloudSearch<'_> {
     /// Returns the first credentials that are found. An error is one of usage.
     pub(crate) fn find(&self) -> Result<Cloud> {
+        // The openstack command has that name for the environment.
+        let named = |name: Option<String>| name.filter(|name| name != "envvars");
+        let of_cloud =
+            |name: String| self.of_file(&name).with_context(|| format!("cannot use the cloud {name:?}"));
+        // An option is said to this run, a variable to the shell.
+        if let Some(name) = named(self.name.map(str::to_owned)) {
+            return of_cloud(name);
+        }
         if let Some(token) = self.variable("OS_TOKEN")? {
             let url = self.variable("OS_AUTH_URL")?;
             let url = url.map(|url| auth_url(&url).context("cannot use OS_AUTH_URL")).transpose()?;
             let login = Login::with_token(login::token(token, "OS_TOKEN")?, url, "OS_AUTH_URL");
             return self.of_environment(login, "OS_TOKEN");
         }
-        let named = match self.name {
-            Some(name) => Some(name.to_owned()),
-            None => self.variable("OS_CLOUD")?,
-        };
-        // The openstack command has that name for the environment.
-        if let Some(name) = named.filter(|name| name != "envvars") {
-            return self.of_file(&name).with_context(|| format!("cannot use the cloud {name:?}"));
+        let variable = if self.name.is_none() { self.variable("OS_CLOUD")? } else { None };
+        if let Some(name) = named(variable) {
+            return of_cloud(name);
         }
         if self.variable("OS_AUTH_URL")?.is_some() {
             let plugin = plugin(self.variable("OS_AUTH_TYPE")?, &EnvironmentOptions(self))?;
@@ -532,7 +536,7 @@ clouds:
     }
 
     #[test]
-    fn a_token_comes_first_and_the_settings_of_glance_last() {
+    fn an_option_and_a_token_come_first_and_the_settings_of_glance_last() {
         let mut place = Place::new(&[]);
         let path = place.dir.path().join("glance-api.conf");
         fs::write(
@@ -563,6 +567,10 @@ clouds:
         assert!(source(&place).starts_with("the cloud \"guessed\""));
         place.set("OS_TOKEN", "s3cret");
         assert_eq!(source(&place), "OS_TOKEN");
+        // An option is said to this run, a variable to the shell.
+        let named = place.find(Some("guessed")).unwrap();
+        assert!(named.source.starts_with("the cloud \"guessed\""), "{}", named.source);
+        assert_eq!(place.find(Some("envvars")).unwrap().source, "OS_TOKEN");
         place.set("OS_AUTH_URL", "keystone");
         assert!(place.find(None).unwrap_err().starts_with("cannot use OS_AUTH_URL: "));
     }

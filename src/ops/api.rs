@@ -13,7 +13,8 @@ use crate::exit::Failure;
 use crate::host::glance::central::{connect, existing, open_records};
 use crate::host::glance::open::GLANCE_PATIENCE;
 use crate::host::glance::settings::{DatabaseSettings, Selection};
-use crate::names::{ImageId, escaped};
+use crate::names::ImageId;
+use crate::openstack::cache_api::shown_url;
 use crate::ops::fleet::is_named;
 use crate::ops::status::{StatusRequest, status};
 use crate::output::python::python;
@@ -90,7 +91,7 @@ pub(crate) fn nodes(run: &Run, selection: &Selection, id: ImageId) -> Result<Str
     let mut database = existing(connect(&settings, Purpose::Look, &run.wait(GLANCE_PATIENCE))?)?;
     let found = database.placements(Some(id.as_str()));
     let found = found.map_err(|refusal| Failure::cannot_start(refusal.into_error()))?;
-    let mut nodes: Vec<String> = found.iter().map(|line| escaped(line.node.as_bytes())).collect();
+    let mut nodes: Vec<String> = found.iter().map(|line| shown_url(&line.node)).collect();
     nodes.sort_unstable();
     nodes.dedup();
     Ok(python(&nodes))

@@ -354,3 +354,66 @@ impl Report for AllCleaned {
         text
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::report::Signal;
+    use super::super::report::tests::line;
+    use super::*;
+
+    #[test]
+    fn the_summary_of_one_cache_says_what_was_done() {
+        let mut cleaned = Cleaned { invalid_files: 1, stalled_files: 2, ..Cleaned::default() };
+        cleaned.total_bytes_cleaned = 1024;
+        let summary = "clean: removed 1 invalid file and 2 stalled files, 1 KiB";
+        assert_eq!(cleaned.text(), format!("{summary}\n"));
+        cleaned.kept_open = vec![KeptOpen { name: "incomplete/an image".to_owned(), pid: 1 }];
+        cleaned.repair = Some(Repairs { ghosts_forgotten: 1, orphans_adopted: 2, ..Repairs::default() });
+        assert_eq!(
+            cleaned.text(),
+            format!(
+                "{summary}; kept 1 file that a process has open; forgot 1 row without a file, adopted 2 \
+                 orphans, dropped 0 impossible rows\n"
+            )
+        );
+        let mut report = CleanReport::One(cleaned);
+        report.ending_mut().signal = Some(Signal(15));
+        assert!(report.text().ends_with("; stopped by SIGTERM\n"));
+        report.ending_mut().skipped = Some("it is locked".to_owned());
+        assert_eq!(report.text(), "nothing was done: it is locked\n");
+    }
+
+    #[test]
+    fn the_summary_of_a_host_has_a_line_for_each_cache() {
+        let mut run = HostRun::empty(true);
+        run.caches = vec![line("one"), line("other")];
+        for line in &mut run.caches {
+            (line.files_cleaned, line.bytes_cleaned) = (1, 1024);
+        }
+        let all = AllCleaned::new(run);
+        assert_eq!((all.total_files_cleaned, all.total_bytes_cleaned), (2, 2048));
+        let expected = "clean: one: would remove 1 file, 1 KiB\nclean: other: would remove 1 file, 1 KiB\n";
+        assert_eq!(all.text(), expected);
+        let mut report = CleanReport::All(all);
+        report.ending_mut().signal = Some(Signal(15));
+        assert_eq!(report.ending().signal, Some(Signal(15)));
+        assert_eq!(report.text(), expected);
+    }
+
+    #[test]
+    fn the_steps_of_a_repair_have_their_reasons() {
+        let repaired = Repaired {
+            ghosts: vec!["a ghost".to_owned()],
+            adopt: vec![("an orphan".to_owned(), 10, 0)],
+            bad_rows: vec!["no UUID".to_owned()],
+            too_young: vec![("a young one".to_owned(), 10, 40_000_000_000)],
+            ..Repaired::default()
+        };
+        let steps = steps_of(repaired, 100_000_000_000);
+        let actions: Vec<_> = steps.iter().map(|step| (step.action, step.subject.to_string())).collect();
+        let expected =
+            [("forget", "a ghost"), ("adopt", "an orphan"), ("drop", "no UUID"), ("keep", "a young one")];
+        assert_eq!(actions, expected.map(|(action, name)| (action, name.to_owned())));
+        assert!(steps[3].reason.contains("it is only 1min old"), "{}", steps[3].reason);
+    }
+}

@@ -26,6 +26,7 @@ use crate::host::glance::central::{cannot_start, connect, existing, unknown};
 use crate::host::glance::open::GLANCE_PATIENCE;
 use crate::host::glance::settings::{DatabaseSettings, Selection, Settings};
 use crate::names::{ImageId, escaped};
+use crate::openstack::cache_api::shown_url;
 use crate::output::Report;
 use crate::output::rows::{Column, ListCell, Listing, Rank};
 use crate::output::table::table;
@@ -92,7 +93,7 @@ struct NodeLine {
 impl NodeLine {
     fn new(node: &NodeSummary, own: Option<i64>) -> Self {
         NodeLine {
-            node: escaped(node.url.as_bytes()),
+            node: shown_url(&node.url),
             images: node.images,
             bytes: node.bytes,
             hits: node.hits,
@@ -218,12 +219,12 @@ pub(crate) fn list(
         [id] => Some(id.to_string()),
         _ => None,
     };
-    let mut nodes: Vec<String> = found.iter().map(|line| escaped(line.node.as_bytes())).collect();
+    let mut nodes: Vec<String> = found.iter().map(|line| shown_url(&line.node)).collect();
     nodes.sort_unstable();
     nodes.dedup();
     let is_own = |line: &Placement| own.as_ref() == Some(&line.node);
     let cached_images = found.iter().map(|line| PlacementLine::new(line, is_own(line))).collect();
-    let own = own.map(|own| escaped(own.as_bytes()));
+    let own = own.map(|own| shown_url(&own));
     Ok(PlacementReport { schema_version: SCHEMA_VERSION, image_id, nodes, cached_images, here, own })
 }
 
@@ -245,7 +246,7 @@ impl PlacementLine {
     fn new(line: &Placement, is_own: bool) -> Self {
         PlacementLine {
             image_id: escaped(line.image_id.as_bytes()),
-            node: escaped(line.node.as_bytes()),
+            node: shown_url(&line.node),
             hits: line.hits,
             last_accessed: line.last_accessed,
             last_modified: line.last_modified,
@@ -334,7 +335,7 @@ pub(crate) fn forget(
     change: &Change,
     url: &str,
 ) -> Result<ForgetReport, Failure> {
-    let (node, ending) = (escaped(url.as_bytes()), Ending::new(change.dry_run));
+    let (node, ending) = (shown_url(url), Ending::new(change.dry_run));
     let mut report = ForgetReport { node, ending, ..ForgetReport::default() };
     let ended = fill(run, &DatabaseSettings::new(config, selection), change, url, &mut report);
     report.ending.settle(run, change, ended)?;
@@ -363,7 +364,7 @@ fn fill(
     if let Some(own) = settings.node()?.filter(|_| own == Some(summary.key)) {
         return Err(Failure::usage(anyhow!(
             "{} is the node of this host (set by {}), which is not decommissioned",
-            escaped(url.as_bytes()),
+            shown_url(url),
             own.origin
         ))
         .hint("to forget rows of this node whose images are missing, run prune or clean --repair"));

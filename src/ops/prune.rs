@@ -473,21 +473,18 @@ impl AllPruned {
     fn filled(host: &Host<'_>, request: &PruneRequest, gathered: &Gathered<'_>, passes: Vec<Pass>) -> Self {
         let (members, dry_run) = (&gathered.members, request.change.dry_run);
         let mut run = HostRun::new(members, &gathered.warnings, gathered.errors.clone(), dry_run);
-        let (mut victims, mut outcomes, mut rests) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut foreseen, mut outcomes, mut rests) = (Vec::new(), Vec::new(), Vec::new());
         for (position, Pass { result, rest }) in passes.into_iter().enumerate() {
             rests.push(rest);
             match result {
                 PassResult::Done(outcome) => outcomes.push(outcome),
-                PassResult::Planned(foreseen) => {
-                    victims.extend(foreseen.into_iter().filter_map(|entry| match entry {
-                        Foreseen::Removal(victim) => Some((position, victim)),
-                        Foreseen::Ghost(_) | Foreseen::Kept { .. } => None,
-                    }));
+                PassResult::Planned(entries) => {
+                    foreseen.extend(entries.into_iter().map(|entry| (position, entry)));
                 }
             }
         }
         if dry_run {
-            run.would_prune(members, victims, host.run.now);
+            run.would_prune(members, foreseen, host.run.now);
         } else {
             run.did(host.run, members, outcomes);
         }
@@ -507,5 +504,86 @@ impl Report for AllPruned {
             let _ = writeln!(text, "prune: {name}: {verb} {files}, {bytes}; it {holds} {size} of {limit}");
         }
         text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::report::Signal;
+    use super::super::report::tests::line;
+    use super::*;
+
+    #[test]
+    fn the_summary_of_one_cache_says_what_was_done() {
+        let mut pruned = Pruned { max_size: Some(2048), ..Pruned::default() };
+        assert_eq!(
+            pruned.text(),
+            "prune: removed 0 images, 0 B; the size of the cache is unknown, its limit is 2 KiB\n"
+        );
+        pruned.cache_size_before = Some(3072);
+        pruned.shrink(2048);
+        (pruned.total_files_pruned, pruned.total_bytes_pruned) = (2, 2048);
+        let summary = "prune: removed 2 images, 2 KiB; the cache holds 1 KiB of 2 KiB";
+        assert_eq!(pruned.text(), format!("{summary}\n"));
+        pruned.ghosts_forgotten = 1;
+        pruned.total_files_cleaned = 2;
+        pruned.not_cached = Some(vec!["an image".to_owned()]);
+        pruned.left_alone = 3;
+        assert_eq!(
+            pruned.text(),
+            format!(
+                "{summary}; forgot 1 row without a file; removed 2 invalid or stalled files because the disk \
+                 was full; 1 image not in the cache; kept 3 images that were used or changed meanwhile\n"
+            )
+        );
+        pruned.ending.skipped = Some("it is locked".to_owned());
+        assert_eq!(pruned.text(), "nothing was done: it is locked\n");
+        pruned.shrink(4096);
+        assert_eq!(pruned.cache_size_after, Some(0));
+    }
+
+    #[test]
+    fn a_dry_run_says_what_would_be_done() {
+        let removal = |frees| {
+            Foreseen::Removal(crate::host::cache::PlannedRemoval {
+                name: "an image".to_owned(),
+                size: 1000,
+                frees,
+                last_use: 0,
+                is_orphan: false,
+                reason: crate::cache::plan::PruneReason::LeastRecentlyUsed,
+            })
+        };
+        let mut pruned = Pruned { ending: Ending::new(true), ..Pruned::default() };
+        (pruned.cache_size_before, pruned.max_size) = (Some(3024), Some(2048));
+        pruned.would(vec![Foreseen::Ghost("a row".to_owned()), removal(4096), removal(512)]);
+        assert_eq!(
+            pruned.text(),
+            "prune: would remove 2 images, 1.95 KiB; the cache would hold 1 KiB of 2 KiB; would forget 1 row \
+             without a file\n"
+        );
+        assert_eq!((pruned.would_free, pruned.ending.plan.unwrap().len()), (4608, 3));
+    }
+
+    #[test]
+    fn the_summary_of_a_host_has_a_line_for_each_cache() {
+        let mut run = HostRun::empty(false);
+        run.caches = vec![line("one"), line("other")];
+        for line in &mut run.caches {
+            (line.files_pruned, line.bytes_pruned) = (1, 1024);
+        }
+        let mut all = AllPruned::new(run);
+        assert_eq!((all.total_files_pruned, all.total_bytes_pruned), (2, 2048));
+        assert_eq!(
+            all.text(),
+            "prune: one: removed 1 image, 1 KiB; it holds 3 KiB of 2 KiB\n\
+             prune: other: removed 1 image, 1 KiB; it holds 3 KiB of 2 KiB\n"
+        );
+        let mut report = PruneReport::All(all);
+        report.ending_mut().signal = Some(Signal(15));
+        assert_eq!(report.ending().signal, Some(Signal(15)));
+        assert!(report.text().starts_with("prune: one: removed"));
+        all = AllPruned::default();
+        assert_eq!(all.text(), "");
     }
 }

@@ -448,20 +448,30 @@ impl HostRun {
         HostRun { left_alone: 0, caches: members.iter().map(CacheLine::of).collect(), ending }
     }
 
-    /// Fills in the plan of a dry run: the images to remove, each with the position of its cache.
+    /// Fills in the plan of a dry run: the rows to forget and the images to remove, each with the position of
+    /// its cache.
     pub(super) fn would_prune(
         &mut self,
         members: &[Member<'_>],
-        victims: impl IntoIterator<Item = (usize, PlannedRemoval)>,
+        foreseen: impl IntoIterator<Item = (usize, Foreseen)>,
         now: Nanos,
     ) {
         let mut plan = Vec::new();
-        for (cache, victim) in victims {
-            let line = &mut self.caches[cache];
-            line.files_pruned += 1;
-            line.bytes_pruned = line.bytes_pruned.saturating_add(victim.size);
-            line.size = line.size.map(|size| size.saturating_sub(victim.size));
-            plan.push(Step::among(&members[cache].declared, victim, now));
+        for (cache, entry) in foreseen {
+            let (line, declared) = (&mut self.caches[cache], &members[cache].declared);
+            match entry {
+                Foreseen::Ghost(_) => {
+                    line.ghosts_forgotten += 1;
+                    plan.push(Step { cache: Some(declared.name.clone()), ..Step::of(entry) });
+                }
+                Foreseen::Removal(victim) => {
+                    line.files_pruned += 1;
+                    line.bytes_pruned = line.bytes_pruned.saturating_add(victim.size);
+                    line.size = line.size.map(|size| size.saturating_sub(victim.size));
+                    plan.push(Step::among(declared, victim, now));
+                }
+                Foreseen::Kept { .. } => {}
+            }
         }
         self.ending.plan = Some(plan);
     }
@@ -585,9 +595,173 @@ pub(super) fn human_or_unknown(bytes: Option<u64>) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
+    use anyhow::anyhow;
+
     use super::*;
     use crate::cache::usable::Unusable;
+    use crate::output::{Format, Output, Verbosity};
+
+    /// A cache that holds 3 KiB of 2 KiB, and of whose images nothing is known but that.
+    pub(in crate::ops) fn line(name: &str) -> CacheLine {
+        CacheLine {
+            name: name.to_owned(),
+            kind: "glance",
+            priority: 0,
+            directory: format!("/{name}"),
+            directory_set_by: "a test".to_owned(),
+            file_system: "/".to_owned(),
+            size: Some(3072),
+            limit: 2048,
+            limit_set_by: "a test".to_owned(),
+            age_limit: None,
+            in_use: None,
+            reclaimable: None,
+            kept: None,
+            leftovers: Tally::default(),
+            foreign: None,
+            files_pruned: 0,
+            bytes_pruned: 0,
+            files_cleaned: 0,
+            bytes_cleaned: 0,
+            ghosts_forgotten: 0,
+        }
+    }
+
+    fn error(action: Action) -> EntryError {
+        EntryError { name: "an entry".to_owned(), action, message: "refused".to_owned() }
+    }
+
+    #[test]
+    fn a_line_has_the_outcome_of_its_cache() {
+        let outcome = Outcome {
+            files: 2,
+            bytes: 1000,
+            bytes_gone: 24,
+            invalid_files: 3,
+            stalled_files: 4,
+            bytes_cleaned: 50,
+            ghosts_forgotten: 6,
+            ..Outcome::default()
+        };
+        let mut lines = vec![line("one"), line("other")];
+        lines[0].add(&outcome);
+        lines[1].add(&outcome);
+        assert_eq!((lines[0].files_pruned, lines[0].bytes_pruned, lines[0].size), (2, 1000, Some(2048)));
+        assert_eq!((lines[0].files_cleaned, lines[0].bytes_cleaned, lines[0].ghosts_forgotten), (7, 50, 6));
+        let run = HostRun { caches: lines, ..HostRun::default() };
+        assert_eq!((run.sum(|line| line.files_pruned), run.sum(|line| line.bytes_cleaned)), (4, 100));
+    }
+
+    #[test]
+    fn a_cache_that_holds_more_than_its_limit_is_named_unless_a_signal_came() {
+        let at_limit = || CacheLine { size: Some(2048), ..line("full") };
+        let unknown = || CacheLine { size: None, ..line("unknown") };
+        assert!(line("over").is_over() && !at_limit().is_over() && !unknown().is_over());
+        let mut run = HostRun { caches: vec![at_limit(), line("over"), unknown()], ..HostRun::default() };
+        let rests = || [Rest::default(), Rest { failed: 1, ..Rest::default() }, Rest::default()];
+        run.note_over_limit(&rests());
+        let expected =
+            "over (/over) is still over its limit: 3 KiB of 2 KiB (1 image that could not be removed)";
+        assert_eq!(run.ending.shortfalls, [expected]);
+        assert_eq!(run.ending.exit(), Exit::Incomplete);
+        let mut stopped = HostRun { caches: vec![line("over")], ..HostRun::default() };
+        stopped.ending.signal = Some(Signal(15));
+        stopped.note_over_limit(&rests());
+        assert_eq!(stopped.ending.shortfalls, [""; 0]);
+        assert_eq!((stopped.ending.exit(), Ending::default().exit()), (Exit::Signal(15), Exit::Done));
+    }
+
+    #[test]
+    fn each_reason_for_which_images_stay_is_given() {
+        assert_eq!(Rest::default().reasons(), "");
+        let tally = |count| Tally { count, bytes: 1024 };
+        let outcome = Outcome {
+            left_alone: 4,
+            errors: vec![error(Action::Remove), error(Action::Forget), error(Action::Remove)],
+            rows_left: 1,
+            ..Outcome::default()
+        };
+        let mut rest = Rest { listed: tally(1), young: tally(2), in_use: tally(3), ..Rest::default() };
+        rest.add(&outcome);
+        assert_eq!(
+            rest.reasons(),
+            " (1 image, 1 KiB, listed by --keep, --keep-from or keep_from; 2 images, 1 KiB, cached or used \
+             within --min-age; 3 images, 1 KiB, in use; 4 images used or changed during the run; 2 images \
+             that could not be removed; the run ended early)"
+        );
+        rest.add(&Outcome::default());
+        assert!(!rest.reasons().contains("during the run") && !rest.reasons().contains("ended early"));
+        rest.add(&Outcome { stopped: Some(Refusal::Interrupted), ..Outcome::default() });
+        assert!(rest.reasons().ends_with("; the run ended early)"));
+    }
+
+    #[test]
+    fn the_last_line_counts_entries_that_failed() {
+        let mut ending = Ending::new(false);
+        assert_eq!(ending.trailer(), "\n");
+        ending.errors = [Action::Look, Action::Limit, Action::Remove, Action::Forget].map(error).into();
+        assert_eq!(ending.trailer(), "; 2 entries failed\n");
+        ending.signal = Some(Signal(15));
+        assert_eq!(ending.trailer(), "; 2 entries failed; stopped by SIGTERM\n");
+        assert_eq!((ending.verb("removed", "would remove"), ending.preamble()), ("removed", String::new()));
+        let skipped = Ending { skipped: Some("it is locked".to_owned()), ..Ending::new(true) };
+        assert_eq!(skipped.verb("removed", "would remove"), "would remove");
+        assert_eq!(skipped.preamble(), "nothing was done: it is locked\n");
+    }
+
+    #[test]
+    fn a_long_plan_is_cut_on_a_terminal_only() {
+        let step = |number: usize| Step::new("remove", format!("image-{number}"), 1024, "expired");
+        let ending = |count| Ending { plan: Some((0..count).map(step).collect()), ..Ending::new(true) };
+        let screen = Screen::of_width(100);
+        let plan = ending(SHOWN + 1).plan_on(&screen, false);
+        assert!(plan.starts_with("ACTION  IMAGE"), "{plan}");
+        assert!(plan.ends_with("... and 1 more; -v lists all of them\n\n"), "{plan}");
+        assert_eq!(plan.lines().count(), 1 + SHOWN + 2);
+        let plan = ending(SHOWN + 1).plan_on(&screen, true);
+        assert_eq!(plan.lines().count(), 1 + SHOWN + 1 + 1, "{plan}");
+        let plan = ending(SHOWN).plan_on(&screen, false);
+        assert_eq!((plan.lines().count(), plan.contains("more")), (1 + SHOWN + 1, false), "{plan}");
+        assert_eq!(ending(0).plan_on(&screen, false), "");
+        let others = [Step::other("drop", "a row".to_owned(), 0, "it belongs to no image"), step(1)];
+        let among = Step { cache: Some("glance".to_owned()), bytes: None, ..step(2) };
+        let mixed = Ending { plan: Some(others.into_iter().chain([among]).collect()), ..Ending::new(true) };
+        let plan = mixed.plan_on(&screen, false);
+        assert!(plan.starts_with("ACTION  CACHE   ENTRY"), "{plan}");
+        assert!(plan.lines().next().is_some_and(|titles| titles.contains("SIZE")), "{plan}");
+        let unsized_ = Ending { plan: Some(vec![Step { bytes: None, ..step(3) }]), ..Ending::new(true) };
+        assert!(!unsized_.plan_on(&screen, false).contains("SIZE"));
+    }
+
+    #[test]
+    fn a_run_fails_only_if_it_changed_nothing() {
+        let run = Run::new("a test", Output::new(Format::Json, Verbosity::Quiet));
+        let broken = || Refusal::Broken(anyhow!("the disk is broken"));
+        let unknown = || Refusal::Unknown(anyhow!("no answer to the commit"));
+        for (refusal, files, fails, expected) in [
+            (broken as fn() -> Refusal, 0, true, Some("nothing was changed: the disk is broken")),
+            (broken, 1, true, None),
+            (broken, 0, false, None),
+            (unknown, 0, true, Some("no answer to the commit")),
+            (unknown, 1, true, None),
+            (unknown, 0, false, None),
+        ] {
+            let mut outcome = Outcome { files, stopped: Some(refusal()), ..Outcome::default() };
+            outcome.warnings.push("a warning".to_owned());
+            let mut ending = Ending { warnings: Some(Vec::new()), ..Ending::new(false) };
+            let added = ending.add(&run, &mut outcome, fails);
+            let failure = added.err().map(|failure| format!("{:#}", failure.error));
+            assert_eq!(failure.as_deref(), expected);
+            assert_eq!(ending.errors.len(), usize::from(expected.is_none()));
+            assert_eq!(ending.warnings, Some(vec!["a warning".to_owned()]));
+        }
+        let mut stopped = Outcome { stopped: Some(Refusal::Interrupted), ..Outcome::default() };
+        let mut ending = Ending::new(false);
+        run.interrupt.raise(signal_hook::consts::SIGTERM);
+        ending.add(&run, &mut stopped, true).unwrap();
+        assert_eq!((ending.signal, ending.errors.len()), (Some(Signal(15)), 0));
+    }
 
     #[test]
     fn a_terminal_shows_why_an_image_goes_before_older_ones() {

@@ -19,7 +19,7 @@ use crate::cache::outcome::{Action, EntryError, Outcome};
 use crate::cache::plan::PruneReason;
 use crate::exit::Failure;
 use crate::host::Host;
-use crate::host::cache::{ImageCache, Item, PlannedRemoval, Removing, Rules};
+use crate::host::cache::{Foreseen, ImageCache, Item, Planned, PlannedRemoval, Removing, Rules};
 use crate::host::gather::{Gathered, Member};
 use crate::host::order::{Pick, View, by_priority, carry_out, enough};
 use crate::os::mounts::identity;
@@ -194,9 +194,16 @@ impl SpaceReport {
                 let Item { last_use, size, frees } = items[pick.cache][pick.item as usize];
                 let name = members[pick.cache].cache.name(pick.item);
                 let reason = if pick.expired { PruneReason::Expired } else { PruneReason::LeastRecentlyUsed };
-                (pick.cache, PlannedRemoval { name, size, frees, last_use, is_orphan: false, reason })
+                let removal = PlannedRemoval { name, size, frees, last_use, is_orphan: false, reason };
+                (pick.cache, Foreseen::Removal(removal))
             };
-            self.run.would_prune(members, picks.iter().map(victim), rules.now);
+            // A cache that loses an image also loses its rows without a file.
+            let loses = |cache: &usize| picks.iter().any(|pick| pick.cache == *cache);
+            let ghosts = (0..members.len()).filter(loses).flat_map(|cache| {
+                let entries = members[cache].cache.describe(&Planned::default());
+                entries.into_iter().map(move |entry| (cache, entry))
+            });
+            self.run.would_prune(members, ghosts.chain(picks.iter().map(victim)), rules.now);
             self.count();
         }
         order
@@ -304,5 +311,85 @@ impl Report for SpaceReport {
         );
         let _ = writeln!(text, ", {} required", human(self.required));
         text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::report::tests::line;
+    use super::super::report::{CacheLine, Signal};
+    use super::*;
+    use crate::host::cache::Tally;
+
+    fn report(dry_run: bool) -> SpaceReport {
+        let mut report = SpaceReport::new(Path::new("/images"), 4096, 1024, dry_run);
+        (report.reclaimable, report.missing) = (Some(2048), 1024);
+        report
+    }
+
+    #[test]
+    fn missing_space_is_an_ending_unless_a_signal_came() {
+        let nothing = "cannot get 4 KiB free on /images: 1 KiB are free, all images that may be removed \
+                       would free 2 KiB, and 1 KiB would still be missing; nothing was removed";
+        let not_enough = "/images has 3 KiB free instead of 4 KiB: 1 KiB are missing (no other image may be \
+                          removed, or its removal would free no space)";
+        for (files, dry_run, expected) in
+            [(0, false, nothing), (0, true, nothing), (2, true, nothing), (2, false, not_enough)]
+        {
+            let mut report = report(dry_run);
+            (report.total_files_pruned, report.available_after) = (files, 3072);
+            report.note_shortage();
+            assert_eq!(report.run.ending.shortfalls, [expected]);
+        }
+        let mut enough = report(false);
+        enough.missing = 0;
+        enough.note_shortage();
+        let mut stopped = report(false);
+        stopped.run.ending.signal = Some(Signal(15));
+        stopped.note_shortage();
+        assert!(enough.run.ending.shortfalls.is_empty() && stopped.run.ending.shortfalls.is_empty());
+    }
+
+    #[test]
+    fn caches_are_summed_up_and_named_with_what_they_hold_if_space_is_missing() {
+        let tally = |count| Tally { count, bytes: count * 1024 };
+        let one = CacheLine {
+            reclaimable: Some(tally(2)),
+            in_use: Some(tally(1)),
+            kept: Some(tally(3)),
+            leftovers: tally(4),
+            ..line("one")
+        };
+        let mut report = report(false);
+        report.run.caches = vec![one, line("other")];
+        for line in &mut report.run.caches {
+            (line.files_pruned, line.bytes_pruned) = (1, 1024);
+            (line.files_cleaned, line.bytes_cleaned) = (3, 5);
+        }
+        report.count();
+        assert_eq!((report.total_files_pruned, report.total_bytes_pruned), (2, 2048));
+        assert_eq!((report.total_files_cleaned, report.total_bytes_cleaned), (6, 10));
+        let summary = "prune: removed 2 images, 2 KiB; /images has 1 KiB free, 4 KiB required\n";
+        let holders = "one (/one): 2 images could free 2 KiB; 1 KiB held by 1 image in use; 3 KiB held by 3 \
+                       images too young or protected; 4 KiB held by 4 files left by crashed downloads (clean \
+                       --all-caches removes them)\n\
+                       other (/other): an unknown number of images could free unknown\n";
+        assert_eq!(report.text(), format!("{holders}{summary}"));
+        report.missing = 0;
+        assert_eq!(report.text(), summary);
+    }
+
+    #[test]
+    fn what_is_missing_is_measured_at_the_end() {
+        let temporary = tempfile::tempdir().unwrap();
+        let (fd, required) = find(temporary.path(), Amount::Bytes(u64::from(u32::MAX))).unwrap();
+        let space = Space::new(fd.as_fd(), required).unwrap();
+        let mut report = report(false);
+        report.measure(&space);
+        assert!(report.available_after > 0 && report.run.ending.errors.is_empty());
+        assert_eq!(report.missing, report.required.saturating_sub(report.available_after));
+        assert!(find(temporary.path(), Amount::Bytes(u64::MAX)).is_err(), "no file system is so large");
+        let whole = capacity(&fstatvfs(&fd).unwrap());
+        assert_eq!(find(temporary.path(), Amount::Bytes(whole)).unwrap().1, whole);
     }
 }

@@ -78,6 +78,12 @@ impl Screen {
     #[cfg(test)]
     pub(super) const PLAIN: Screen = Screen { width: None, has_colour: false };
 
+    /// Returns a terminal without colours.
+    #[cfg(test)]
+    pub(crate) fn of_width(width: usize) -> Self {
+        Screen { width: Some(width), has_colour: false }
+    }
+
     /// Returns the screen behind stdout or stderr.
     pub(super) fn of<S: RawStream + std::os::fd::AsFd>(stream: &S) -> Self {
         let width = stream.is_terminal().then(|| match tcgetwinsize(stream) {

@@ -42,6 +42,9 @@ const MOST_MESSAGES: usize = 16 << 10;
 /// So many errors of a child are in the log.
 const MOST_TOLD: usize = 8;
 
+/// The commands that change something, and write a log.
+const CHANGING: [&str; 3] = ["prune", "clean", "prefetch"];
+
 /// Variables that are addressed to this process and not to its children.
 const OWN_VARIABLES: [&str; 6] =
     ["LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC"];
@@ -81,19 +84,21 @@ impl ChildEnd {
 pub(super) struct Children {
     /// The options of each child: the sources of the configuration.
     sources: Vec<OsString>,
+    /// The options of each child that changes something: the logs.
+    logs: Vec<OsString>,
     /// The numbers of those that run, with true for those that were asked to end. A second SIGTERM would end
     /// them at once, with rows whose files are gone.
     running: RefCell<BTreeMap<i32, bool>>,
 }
 
 impl Children {
-    pub(super) fn new(sources: &[ConfigSource]) -> Rc<Self> {
+    pub(super) fn new(sources: &[ConfigSource], logs: Vec<OsString>) -> Rc<Self> {
         let option = |source: &ConfigSource| match source {
             ConfigSource::File(path) => ["--config-file".into(), path.clone().into_os_string()],
             ConfigSource::Dir(path) => ["--config-dir".into(), path.clone().into_os_string()],
         };
         let sources = sources.iter().flat_map(option).collect();
-        Rc::new(Children { sources, running: RefCell::default() })
+        Rc::new(Children { sources, logs, running: RefCell::default() })
     }
 
     /// Runs a command of this program to its end, or to the end of its time. A task of its own collects the
@@ -109,6 +114,9 @@ impl Children {
         // The file may have been replaced by an update meanwhile; this is still the program that runs.
         let mut command = Command::new("/proc/self/exe");
         command.arg0("glance-cache").args(line).args(&self.sources).process_group(0);
+        if line.first().is_some_and(|command| CHANGING.contains(command)) {
+            command.args(&self.logs);
+        }
         command
             .stdin(Stdio::piped())
             .env(lifeline::VARIABLE, "stdin")

@@ -3,7 +3,8 @@
 //! When all places are taken, the connection whose client has been waited for longest gives up its place: a
 //! client that says nothing, or sends half a request, or does not read its answer, keeps nobody out. If all
 //! are being answered, a few more are accepted in reserve: there, probes are answered, and all others are
-//! told to come back. Each connection is a task on one thread; a task is dropped with its socket.
+//! told to come back. So are those who lose their place before their first request was read. Each connection
+//! is a task on one thread; a task is dropped with its socket.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -11,6 +12,7 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::Duration;
 
 use http_body_util::Full;
@@ -39,6 +41,9 @@ const LINGER: Duration = Duration::from_secs(1);
 const MOST_LEFT: usize = 1 << 20;
 /// So many connections are accepted in reserve.
 const RESERVE: usize = 8;
+/// So many clients at a time are told that there is no place. Their requests are read, because the answer
+/// would be lost if the connection was reset.
+const MOST_TURNED_AWAY: usize = 64;
 /// The pause after a connection could not be accepted, for want of descriptors.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -92,13 +97,14 @@ pub(super) struct Connections {
     limits: ConnectionLimits,
     next: Cell<u64>,
     open: RefCell<BTreeMap<u64, Open>>,
+    turned_away: Cell<usize>,
     is_closing: Cell<bool>,
 }
 
 impl Connections {
     pub(super) fn new(most: usize, limits: ConnectionLimits) -> Rc<Self> {
-        let (next, is_closing) = (Cell::new(0), Cell::new(false));
-        Rc::new(Connections { most, limits, next, open: RefCell::default(), is_closing })
+        let (next, turned_away, is_closing) = (Cell::new(0), Cell::new(0), Cell::new(false));
+        Rc::new(Connections { most, limits, next, open: RefCell::default(), turned_away, is_closing })
     }
 
     /// Accepts connections until the task ends.
@@ -109,23 +115,28 @@ impl Connections {
                 continue;
             };
             let Some(seat) = self.seat() else {
-                turn_away(&accepted);
+                self.turn_away(accepted);
                 continue;
             };
             let (connections, handler) = (Rc::clone(&self), Rc::clone(&handler));
             match (accepted, tls.0.borrow().clone()) {
                 (Accepted::Tcp(stream, peer), None) => {
-                    self.start(seat, |shared| connections.serve(stream, (peer, seat), shared, handler));
+                    self.start(seat, |shared| {
+                        shared.is_served.set(true);
+                        connections.serve(stream, (peer, seat), shared, handler)
+                    });
                 }
                 (Accepted::Tcp(stream, peer), Some(acceptor)) => self.start(seat, |shared| async move {
                     let encrypted = timeout(connections.limits.head, acceptor.accept(stream)).await;
                     if let Ok(Ok(stream)) = encrypted {
+                        shared.is_served.set(true);
                         connections.serve(stream, (peer, seat), shared, handler).await;
                     }
                 }),
-                (Accepted::Unix(stream, peer), _) => {
-                    self.start(seat, |shared| connections.serve(stream, (peer, seat), shared, handler));
-                }
+                (Accepted::Unix(stream, peer), _) => self.start(seat, |shared| {
+                    shared.is_served.set(true);
+                    connections.serve(stream, (peer, seat), shared, handler)
+                }),
             }
         }
     }
@@ -140,7 +151,7 @@ impl Connections {
             }
             let waiting = taken().filter(|(_, open)| !open.shared.is_working());
             let longest = waiting.min_by_key(|(_, open)| open.shared.moved()).map(|(id, _)| *id)?;
-            open.remove(&longest)?.task.abort();
+            self.evict(&open.remove(&longest)?);
             Some(seat)
         })
     }
@@ -200,8 +211,16 @@ impl Connections {
         let mut builder = http1::Builder::new();
         builder.max_headers(MAX_HEADERS).max_buf_size(2 * MAX_HEAD).header_read_timeout(None);
         let mut connection = builder.serve_connection(TokioIo::new(gate), service);
-        let ended = poll_fn(|context| connection.poll_without_shutdown(context)).await;
+        let mut leave = pin!(shared.leave.notified());
+        let ended = poll_fn(|context| match leave.as_mut().poll(context) {
+            Poll::Ready(()) => Poll::Ready(None),
+            Poll::Pending => connection.poll_without_shutdown(context).map(Some),
+        });
+        let ended = ended.await;
         let mut stream = connection.into_parts().io.into_inner().into_stream();
+        let Some(ended) = ended else {
+            return self.refuse_seat(stream).await;
+        };
         if ended.is_err() {
             // The client is gone, or did not read its answer in time.
             return;
@@ -212,6 +231,43 @@ impl Connections {
         if shared.is_refused() {
             let _ = timeout(LINGER, swallow(&mut stream)).await;
         }
+    }
+
+    /// Takes the place of a connection away. Its client is told so, unless it has sent a request before: on a
+    /// kept connection, an answer that nobody asked for would be taken for that to the next request.
+    fn evict(&self, open: &Open) {
+        if self.turned_away.get() < MOST_TURNED_AWAY && open.shared.is_untouched() {
+            open.shared.leave.notify_one();
+        } else {
+            open.task.abort();
+        }
+    }
+
+    /// Tells a client that there is no place. Behind TLS this is noise, which ends the handshake as well.
+    fn turn_away(self: &Rc<Self>, accepted: Accepted) {
+        let connections = Rc::clone(self);
+        spawn_local(async move {
+            match accepted {
+                Accepted::Tcp(stream, _) => connections.refuse_seat(stream).await,
+                Accepted::Unix(stream, _) => connections.refuse_seat(stream).await,
+            }
+        });
+    }
+
+    /// Tells a client that there is no place, and reads what it sends meanwhile.
+    async fn refuse_seat(&self, mut stream: impl ClientStream) {
+        if self.turned_away.get() >= MOST_TURNED_AWAY {
+            return;
+        }
+        self.turned_away.set(self.turned_away.get() + 1);
+        let told = async {
+            stream.write_all(FULL).await?;
+            stream.shutdown().await?;
+            swallow(&mut stream).await;
+            io::Result::Ok(())
+        };
+        let _ = timeout(LINGER, told).await;
+        self.turned_away.set(self.turned_away.get() - 1);
     }
 
     /// Closes all connections whose clients are waited for. The others are closed with their answers.
@@ -243,15 +299,6 @@ impl SharedTls {
     pub(super) fn replace(&self, acceptor: TlsAcceptor) {
         *self.0.borrow_mut() = Some(acceptor);
     }
-}
-
-/// Tells a client that there is no place, as far as that is possible without waiting.
-fn turn_away(accepted: &Accepted) {
-    // Behind TLS this is noise, which ends the handshake as well.
-    let _ = match accepted {
-        Accepted::Tcp(stream, _) => stream.try_write(FULL),
-        Accepted::Unix(stream, _) => stream.try_write(FULL),
-    };
 }
 
 /// Reads what is left of a request, up to a limit.

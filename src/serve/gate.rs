@@ -21,6 +21,7 @@ use std::time::Duration;
 
 use hyper::Uri;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 /// The largest head of a request, in bytes.
@@ -74,6 +75,10 @@ pub(super) struct Shared {
     awaits_body: Cell<bool>,
     /// True while the client takes no bytes of an answer.
     is_stuck: Cell<bool>,
+    /// True once requests are read, after the handshake of TLS.
+    pub(super) is_served: Cell<bool>,
+    /// Wakes the task of a connection that has lost its place.
+    pub(super) leave: Notify,
 }
 
 impl Shared {
@@ -86,6 +91,8 @@ impl Shared {
             moved: Cell::new(Instant::now()),
             awaits_body: Cell::new(false),
             is_stuck: Cell::new(false),
+            is_served: Cell::new(false),
+            leave: Notify::new(),
         })
     }
 
@@ -99,6 +106,11 @@ impl Shared {
     pub(super) fn is_working(&self) -> bool {
         let is_begun = self.heads.get() > self.answered.get();
         is_begun && !self.awaits_body.get() && !self.is_stuck.get()
+    }
+
+    /// True if no request has been read yet, and one could be.
+    pub(super) fn is_untouched(&self) -> bool {
+        self.is_served.get() && self.heads.get() == 0
     }
 
     /// Returns the time of the last byte in either direction.

@@ -6,7 +6,9 @@ use hyper::body::Incoming;
 use hyper::{Method, Request, StatusCode};
 use rustix::fs::{AtFlags, CWD, statat};
 
-use super::answer::{ApiAnswer, Form};
+use super::answer::{ApiAnswer, Form, MOST_OF_METHOD, beginning};
+use crate::output::Output;
+use crate::output::oslo::Level;
 
 /// Returns the answer to a probe.
 pub(super) fn health(request: &Request<Incoming>, disable_by_file: Option<&Path>) -> ApiAnswer {
@@ -22,6 +24,15 @@ pub(super) fn health(request: &Request<Incoming>, disable_by_file: Option<&Path>
             ApiAnswer::json(status, format!("{start}\"{reason}\"\n    ]\n}}"))
         }
         Form::Html | Form::Text => ApiAnswer::text(reason).having(status),
+    }
+}
+
+/// Logs a request for health or metrics, if the output is verbose: there are many of them.
+pub(super) fn note(output: &Output, request: &Request<Incoming>, answer: &ApiAnswer) {
+    if output.is_verbose() {
+        let method = beginning(request.method().as_str(), MOST_OF_METHOD);
+        let line = format!("{method} {} {}", request.uri().path(), answer.status.as_u16());
+        output.event(Level::Info, &line, &[]);
     }
 }
 

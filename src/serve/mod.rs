@@ -33,7 +33,7 @@ mod upkeep;
 mod verdict;
 mod versions;
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::future::poll_fn;
 use std::mem::MaybeUninit;
 use std::path::Path;
@@ -57,7 +57,7 @@ use self::answer::ApiAnswer;
 use self::auth::{Auth, CacheOwner, KeystoneAuth};
 use self::child::Children;
 use self::connection::{Connections, Handler, SharedTls};
-use self::health::{health, is_probe};
+use self::health::{health, is_probe, note};
 use self::listen::{Listener, Peer, listen, of_systemd};
 use self::metrics::{Metrics, scrape_patience};
 use self::needs::Needs;
@@ -99,6 +99,8 @@ pub(crate) struct Start {
     pub(crate) places: Vec<ListenPlace>,
     /// The logs, and warnings about them.
     pub(crate) log: (Log, Vec<String>),
+    /// The options of the command line that name them.
+    pub(crate) log_options: Vec<OsString>,
     /// Only check the settings.
     pub(crate) is_check: bool,
 }
@@ -110,6 +112,10 @@ pub(crate) fn serve(run: &Run, start: Start) -> Result<Exit, Failure> {
     // The unit of the socket is not there while the settings are checked.
     let needs_socket = start.is_check && settings.is_idle();
     settings.has_sockets |= needs_socket;
+    if start.selection.directory(&start.config)?.is_none() {
+        return Err(Failure::usage(anyhow!("image_cache_dir is not set"))
+            .hint("set it in the configuration, or give --config-file with the file that sets it"));
+    }
     let glance = Settings::new(&start.config, start.selection.clone())?;
     let cache_dir = glance.cache_dir.value.clone();
     let group = group(&cache_dir);
@@ -118,9 +124,12 @@ pub(crate) fn serve(run: &Run, start: Start) -> Result<Exit, Failure> {
     settings.check_places()?;
     Needs { run, config: &start.config, glance: &glance, service: &settings }.check()?;
     if start.is_check {
+        for warning in &start.log.1 {
+            run.output.warning(warning);
+        }
         // In the words of the start, but all that is wrong is a wrong setting here.
-        for place in settings.all_places() {
-            listen::check(&place).map_err(Failure::usage)?;
+        for set in settings.all_places() {
+            set.named(listen::check(&set.place)).map_err(Failure::usage)?;
         }
         run.output.print(if needs_socket {
             "the settings are in order for a socket that systemd hands over; without one, there is no \
@@ -142,15 +151,16 @@ pub(crate) fn serve(run: &Run, start: Start) -> Result<Exit, Failure> {
     let local = LocalSet::new();
     let ended = local.block_on(&runtime, async {
         let listeners = listeners(&settings, group)?;
-        if settings.strategy == Strategy::Keystone && identity.0.is_none() && !listeners.is_empty() {
+        if settings.strategy.value == Strategy::Keystone && identity.0.is_none() && !listeners.is_empty() {
             // Never without an identity: better no service than one for everybody.
             return Err(Failure::cannot_start(anyhow!("there is a listener that no setting announced")));
         }
         let metrics = match &settings.metrics {
             None => None,
-            Some(address) => listen(&ListenPlace::Tcp(*address), None).map_err(Failure::cannot_start)?,
+            Some(set) => set.named(listen(&set.place, None)).map_err(Failure::cannot_start)?,
         };
-        let served = Served::new(&start.selection, &start.config, &cache_dir, settings, output);
+        let children = Children::new(&start.selection.sources, start.log_options);
+        let served = Served::new(children, &start.config, &cache_dir, settings, output);
         let auth = served.auth(identity, &cache_dir);
         served.run(run, auth, (listeners, metrics), SharedTls::new(acceptor)).await
     });
@@ -165,7 +175,7 @@ struct Identity(Option<(Validator, PolicyFiles)>);
 impl Identity {
     /// Reads the settings and the policy. Keystone is not asked for anything yet.
     fn read(run: &Run, settings: &ServeSettings, config: &Config) -> Result<Self> {
-        let is_asked = settings.strategy == Strategy::Keystone && settings.listens();
+        let is_asked = settings.strategy.value == Strategy::Keystone && settings.listens();
         if !is_asked {
             return Ok(Identity(None));
         }
@@ -187,8 +197,8 @@ fn listeners(settings: &ServeSettings, group: Option<u32>) -> Result<Vec<Listene
         settings.check_strategy(&listener.place())?;
     }
     if listeners.is_empty() {
-        for place in &settings.places {
-            listeners.extend(listen(place, group).map_err(Failure::cannot_start)?);
+        for set in &settings.places {
+            listeners.extend(set.named(listen(&set.place, group)).map_err(Failure::cannot_start)?);
         }
     }
     if listeners.is_empty() && !settings.has_interval() {
@@ -220,14 +230,13 @@ struct Served {
 
 impl Served {
     fn new(
-        selection: &Selection,
+        children: Rc<Children>,
         config: &Config,
         cache_dir: &Path,
         settings: ServeSettings,
         output: Output,
     ) -> Self {
         let metrics = Rc::new(Metrics::new(&settings.intervals));
-        let children = Children::new(&selection.sources);
         let ready = ReadyAnswers::new(config, cache_dir.to_owned());
         let limits = (settings.lock_timeout, settings.operation_timeout);
         let output = Rc::new(output);
@@ -313,10 +322,10 @@ impl Served {
     fn serve_metrics(&self, listener: Listener) -> JoinHandle<()> {
         let connections = Connections::new(METRICS_CONNECTIONS, self.settings.limits);
         let (operations, metrics) = (Rc::clone(&self.operations), Rc::clone(&self.metrics));
-        let disable_by_file = self.settings.disable_by_file.clone();
+        let (disable_by_file, output) = (self.settings.disable_by_file.clone(), Rc::clone(&self.output));
         let handler: Handler = Rc::new(move |_: Peer, request: Request<Incoming>| {
             let (operations, metrics) = (Rc::clone(&operations), Rc::clone(&metrics));
-            let disable_by_file = disable_by_file.clone();
+            let (disable_by_file, output) = (disable_by_file.clone(), Rc::clone(&output));
             Box::pin(async move {
                 let answer = match request.uri().path() {
                     _ if is_probe(&request) => health(&request, disable_by_file.as_deref()),
@@ -324,8 +333,9 @@ impl Served {
                         let state = operations.exposition(scrape_patience(request.headers())).await;
                         ApiAnswer::text(state + &metrics.text())
                     }
-                    _ => answer::Problem::no_resource().answer(request.headers()),
+                    _ => return (answer::Problem::no_resource().answer(request.headers()), None),
                 };
+                note(&output, &request, &answer);
                 (answer, None)
             })
         });

@@ -348,10 +348,12 @@ impl Operations {
     }
 
     /// Fetches the images in the queue.
-    pub(super) async fn prefetch(self: &Rc<Self>) -> Done {
+    pub(super) async fn prefetch(self: &Rc<Self>) -> Result<Totals, Failed> {
         self.detached(|this| async move {
             let (_turn, until) = this.turn(OnBehalf::Clock, "prefetch", &this.lanes.prefetch).await?;
-            this.carry_out("prefetch", until, &[&["prefetch"]]).await
+            let report = this.carry_out("prefetch", until, &[&["prefetch"]]).await?;
+            let total = |key: &str| report[key].as_u64().unwrap_or(0);
+            Ok((total("total_files_prefetched"), total("total_bytes_prefetched")))
         })
         .await
     }

@@ -13,12 +13,13 @@ use ring::rand::{SecureRandom as _, SystemRandom};
 use tokio::task::spawn_local;
 use tokio::time::{sleep, timeout};
 
-use super::operations::{OnBehalf, Operations};
+use super::operations::{OnBehalf, Operations, Totals};
 use super::settings::Intervals;
 use super::upkeep::failure_line;
 use super::verdict::Failed;
 use crate::output::Output;
 use crate::output::oslo::Level;
+use crate::units::{count, human};
 
 /// The work by the clock.
 pub(super) struct Periodic {
@@ -114,10 +115,12 @@ impl Periodic {
         }
         // The end of the service waits for the lines of this pass as well.
         let _ongoing = self.operations.ongoing();
-        let done: Result<(), Failed> = match pass {
-            ClockWork::Prune => self.operations.prune(OnBehalf::Clock).await.map(drop),
-            ClockWork::Clean => self.operations.clean(OnBehalf::Clock).await.map(drop),
-            ClockWork::Prefetch => self.operations.prefetch().await.map(drop),
+        let done: Result<Totals, Failed> = match pass {
+            ClockWork::Prune => {
+                self.operations.prune(OnBehalf::Clock).await.map(|(_, totals)| totals.unwrap_or_default())
+            }
+            ClockWork::Clean => self.operations.clean(OnBehalf::Clock).await.map(|(_, totals)| totals),
+            ClockWork::Prefetch => self.operations.prefetch().await,
         };
         let name = pass.name();
         if matches!(&done, Err(failed) if failed.is_interrupted) {
@@ -129,16 +132,33 @@ impl Periodic {
         let before = failures.get();
         failures.set(if done.is_ok() { 0 } else { before + 1 });
         match done {
-            Ok(()) if before > 0 => {
-                let line = format!("glance-cache maintenance recovered: after {before} ({name})");
-                self.output.event(Level::Info, &line, &[]);
+            Ok(totals) => {
+                if before > 0 {
+                    let line = format!("glance-cache maintenance recovered: after {before} ({name})");
+                    self.output.event(Level::Info, &line, &[]);
+                }
+                if totals.0 > 0 {
+                    self.output.event(Level::Info, &done_line(pass, totals), &[]);
+                }
             }
-            Ok(()) => {}
             Err(failed) => {
                 let level = self.operations.fill_level().await;
                 let line = failure_line(name, before + 1, &failed, &level);
                 self.output.event(Level::Warning, &line, &[]);
             }
+        }
+    }
+}
+
+/// Returns the line about a pass that changed something.
+fn done_line(pass: ClockWork, (files, bytes): Totals) -> String {
+    let (name, bytes) = (pass.name(), human(bytes));
+    match pass {
+        ClockWork::Prune | ClockWork::Clean => {
+            format!("glance-cache maintenance: {name} removed {}, {bytes}", count(files, "file"))
+        }
+        ClockWork::Prefetch => {
+            format!("glance-cache maintenance: {name} fetched {}, {bytes}", count(files, "image"))
         }
     }
 }

@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use super::answer::{ApiAnswer, Form, MOST_OF_METHOD, MOST_OF_PATH, Problem, beginning};
 use super::auth::{Auth, Known, RequestFacts, image_target};
 use super::connection::Answered;
-use super::health::{health, is_probe};
+use super::health::{health, is_probe, note};
 use super::listen::Peer;
 use super::operations::{Answering, Cleared, OnBehalf, Operations, Totals};
 use super::routes::{Call, image_id, resource_type, route};
@@ -58,7 +58,9 @@ impl Service {
     /// Answers a request.
     pub(super) async fn answer(self: Rc<Self>, peer: Peer, request: Request<Incoming>) -> Answered {
         if is_probe(&request) {
-            return (health(&request, self.disable_by_file.as_deref()), None);
+            let answer = health(&request, self.disable_by_file.as_deref());
+            note(&self.output, &request, &answer);
+            return (answer, None);
         }
         let start = Instant::now();
         let (head, body) = request.into_parts();

@@ -15,8 +15,9 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use url::Url;
 
-use crate::config::{self, Config, Opt, Setting};
+use crate::config::{self, Config, Opt, Origin, Setting};
 use crate::exit::Failure;
+use crate::openstack::cache_api::shown_url;
 use crate::serve::gate::{ConnectionLimits, MAX_HEAD};
 
 /// The time that a client has for the head of a request.
@@ -55,7 +56,7 @@ impl FromStr for ListenPlace {
             };
         }
         text.parse().map(ListenPlace::Tcp).map_err(|_| {
-            "give ADDRESS:PORT, such as 127.0.0.1:9393 or [::1]:9393, unix:PATH, or none".to_owned()
+            "give IP-ADDRESS:PORT, such as 127.0.0.1:9393 or [::1]:9393, unix:PATH, or none".to_owned()
         })
     }
 }
@@ -85,10 +86,28 @@ pub(super) enum Strategy {
 /// The files of TLS.
 #[derive(Clone, Debug)]
 pub(super) struct TlsFiles {
-    pub(super) certificate: PathBuf,
-    pub(super) key: PathBuf,
+    pub(super) certificate: Setting<PathBuf>,
+    pub(super) key: Setting<PathBuf>,
     /// The authorities of clients' certificates. With them, a client must have one.
-    pub(super) clients: Option<PathBuf>,
+    pub(super) clients: Option<Setting<PathBuf>>,
+}
+
+/// A place to listen at, and the option that says so.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct SetPlace {
+    pub(super) place: ListenPlace,
+    option: &'static str,
+    origin: Origin,
+}
+
+impl SetPlace {
+    /// Adds to what is wrong with the place where it is set, if it is in the configuration.
+    pub(super) fn named<T>(&self, result: Result<T>) -> Result<T> {
+        match &self.origin {
+            Origin::Flag(_) | Origin::Default => result,
+            origin => result.with_context(|| format!("{origin}: [cache_api] {}", self.option)),
+        }
+    }
 }
 
 /// The times of what is done by the clock. `None` is never.
@@ -105,16 +124,16 @@ pub(super) struct Intervals {
 #[derive(Clone, Debug)]
 pub(super) struct ServeSettings {
     /// The places to listen at, unless systemd hands over sockets.
-    pub(super) places: Vec<ListenPlace>,
+    pub(super) places: Vec<SetPlace>,
     pub(super) tls: Option<TlsFiles>,
-    pub(super) strategy: Strategy,
+    pub(super) strategy: Setting<Strategy>,
     pub(super) intervals: Intervals,
     pub(super) lock_timeout: Duration,
     pub(super) operation_timeout: Duration,
     pub(super) shutdown_timeout: Duration,
     pub(super) max_connections: usize,
     pub(super) limits: ConnectionLimits,
-    pub(super) metrics: Option<SocketAddr>,
+    pub(super) metrics: Option<SetPlace>,
     pub(super) disable_by_file: Option<PathBuf>,
     /// Replaces the address in the list of versions.
     pub(super) public_endpoint: Option<String>,
@@ -134,14 +153,21 @@ impl ServeSettings {
     fn read(config: &Config, places: &[ListenPlace]) -> Result<Self> {
         let time = |opt: &Opt<'static>| config.duration(opt).map(|set| set.value);
         let interval = |opt: &Opt<'static>| interval(config, opt);
-        let places = if places.is_empty() { configured_places(config)? } else { places.to_vec() };
+        let given = |place: &ListenPlace| {
+            let (place, origin) = (place.clone(), Origin::Flag("--bind"));
+            SetPlace { place, option: "bind", origin }
+        };
+        let places = match places {
+            [] => configured_places(config)?,
+            places => places.iter().map(given).collect(),
+        };
         Ok(ServeSettings {
-            places: places.into_iter().filter(|place| *place != ListenPlace::None).collect(),
+            places: places.into_iter().filter(|set| set.place != ListenPlace::None).collect(),
             tls: tls(config)?,
-            strategy: match config.choice(&config::API_AUTH_STRATEGY)?.value {
+            strategy: config.choice(&config::API_AUTH_STRATEGY)?.map(|name| match name {
                 "none" => Strategy::None,
                 _ => Strategy::Keystone,
-            },
+            }),
             intervals: Intervals {
                 prune: interval(&config::API_PRUNE_INTERVAL)?,
                 clean: interval(&config::API_CLEAN_INTERVAL)?,
@@ -158,7 +184,7 @@ impl ServeSettings {
                 line: at_most(config, &config::API_MAX_HEADER_LINE, MAX_HEAD)?,
             },
             metrics: metrics(config)?,
-            disable_by_file: path(config, &config::API_DISABLE_BY_FILE_PATH)?,
+            disable_by_file: path(config, &config::API_DISABLE_BY_FILE_PATH)?.map(|set| set.value),
             public_endpoint: public_endpoint(config)?,
             glance_api: url(config, &config::API_GLANCE_API_URL)?,
             has_sockets: false,
@@ -183,8 +209,8 @@ impl ServeSettings {
     }
 
     /// Returns the places of all listeners of the settings, and of the metrics.
-    pub(super) fn all_places(&self) -> Vec<ListenPlace> {
-        self.places.iter().cloned().chain(self.metrics.map(ListenPlace::Tcp)).collect()
+    pub(super) fn all_places(&self) -> impl Iterator<Item = &SetPlace> {
+        self.places.iter().chain(&self.metrics)
     }
 
     /// Fails if there is nothing to do, or if the places cannot be what somebody wants.
@@ -192,14 +218,14 @@ impl ServeSettings {
         if self.is_idle() {
             return Err(nothing_to_do());
         }
-        for (n, place) in self.places.iter().enumerate() {
+        for (n, SetPlace { place, .. }) in self.places.iter().enumerate() {
             self.check_strategy(place)?;
             if self.has_sockets {
                 // They come instead of the places.
                 continue;
             }
-            let metrics = self.metrics.map(|address| ("[cache_api] metrics_bind", ListenPlace::Tcp(address)));
-            let others = self.places[n + 1..].iter().map(|other| ("another listener", other.clone()));
+            let metrics = self.metrics.iter().map(|set| ("[cache_api] metrics_bind", &set.place));
+            let others = self.places[n + 1..].iter().map(|other| ("another listener", &other.place));
             if let Some((what, other)) = others.chain(metrics).find(|(_, other)| place.excludes(other)) {
                 return Err(Failure::usage(anyhow!(
                     "a listener at {place} and {what} at {other} would be at the same address"
@@ -213,10 +239,13 @@ impl ServeSettings {
     /// Fails if a listener is open to others than this host while nobody is asked who may call.
     pub(super) fn check_strategy(&self, place: &ListenPlace) -> Result<(), Failure> {
         match place {
-            ListenPlace::Tcp(address) if self.strategy == Strategy::None && !is_loopback(address.ip()) => {
+            ListenPlace::Tcp(address)
+                if self.strategy.value == Strategy::None && !is_loopback(address.ip()) =>
+            {
                 Err(Failure::usage(anyhow!(
-                    "[cache_api] auth_strategy = none is only for a Unix socket or the loopback interface, \
-                     not for {address}: everybody who reaches it could remove images"
+                    "{}: [cache_api] auth_strategy = none is only for a Unix socket or the loopback \
+                     interface, not for {address}: everybody who reaches it could remove images",
+                    self.strategy.origin
                 )))
             }
             _ => Ok(()),
@@ -258,7 +287,7 @@ fn is_loopback(address: IpAddr) -> bool {
 }
 
 /// Returns the places of the configuration: a socket of its own replaces the port that nobody set.
-fn configured_places(config: &Config) -> Result<Vec<ListenPlace>> {
+fn configured_places(config: &Config) -> Result<Vec<SetPlace>> {
     let (host, port) = (config.text(&config::API_BIND_HOST)?, config.integer(&config::API_BIND_PORT)?);
     let socket = config.optional(&config::API_BIND_SOCKET)?;
     let is_set = config.is_set(&config::API_BIND_HOST) || config.is_set(&config::API_BIND_PORT);
@@ -267,7 +296,8 @@ fn configured_places(config: &Config) -> Result<Vec<ListenPlace>> {
         let path = absolute(&config::API_BIND_SOCKET, socket)?;
         let length = path.as_os_str().as_bytes().len();
         ensure!(length <= LONGEST_SOCKET, "{}: [cache_api] bind_socket: {}", socket.origin, too_long(length));
-        places.push(ListenPlace::Unix(path));
+        let (place, origin) = (ListenPlace::Unix(path), socket.origin.clone());
+        places.push(SetPlace { place, option: "bind_socket", origin });
     }
     if port.value != 0 && (is_set || socket.is_none()) {
         let address = host.value.trim_matches(['[', ']']).parse::<IpAddr>().ok();
@@ -277,15 +307,30 @@ fn configured_places(config: &Config) -> Result<Vec<ListenPlace>> {
         let number = u16::try_from(port.value).ok().with_context(|| {
             format!("{}: [cache_api] bind_port is {}; a port is at most 65535", port.origin, port.value)
         })?;
-        places.push(ListenPlace::Tcp(SocketAddr::new(address, number)));
+        let place = ListenPlace::Tcp(SocketAddr::new(address, number));
+        let (option, origin) = match host.origin {
+            Origin::Default => ("bind_port", port.origin),
+            origin => ("bind_host", origin),
+        };
+        places.push(SetPlace { place, option, origin });
     }
     Ok(places)
+}
+
+/// Returns the error for a value that is well-formed, but not possible.
+fn wrong(config: &Config, opt: &Opt<'static>, but: &str) -> anyhow::Error {
+    match config.text(opt) {
+        Ok(Setting { value, origin }) => {
+            anyhow!("{origin}: [{}] {} is {value:?}, but must be {but}", opt.group, opt.name)
+        }
+        Err(error) => error,
+    }
 }
 
 /// Returns a time in which something can be done.
 fn long_enough(config: &Config, opt: &Opt<'static>) -> Result<Duration> {
     let time = config.duration(opt)?;
-    ensure!(time.value >= SHORTEST, "{}: [cache_api] {} must be at least 1 s", time.origin, opt.name);
+    ensure!(time.value >= SHORTEST, wrong(config, opt, "at least 1 s"));
     Ok(time.value)
 }
 
@@ -295,8 +340,7 @@ fn interval(config: &Config, opt: &Opt<'static>) -> Result<Option<Duration>> {
     if time.value.is_zero() {
         return Ok(None);
     }
-    let (origin, name) = (&time.origin, opt.name);
-    ensure!(time.value >= SHORTEST, "{origin}: [cache_api] {name} must be at least 1 s, or 0 for never");
+    ensure!(time.value >= SHORTEST, wrong(config, opt, "at least 1 s, or 0 for never"));
     Ok(Some(time.value))
 }
 
@@ -304,30 +348,29 @@ fn interval(config: &Config, opt: &Opt<'static>) -> Result<Option<Duration>> {
 fn at_most(config: &Config, opt: &Opt<'static>, most: usize) -> Result<usize> {
     let number = config.integer(opt)?;
     let value = usize::try_from(number.value).ok().filter(|value| *value <= most);
-    value.with_context(|| format!("{}: [cache_api] {} must be at most {most}", number.origin, opt.name))
+    value.ok_or_else(|| wrong(config, opt, &format!("at most {most}")))
 }
 
 /// Returns a path, which is absolute: a service is not started where its files are.
 fn absolute(opt: &Opt<'static>, set: &Setting<String>) -> Result<PathBuf> {
     let path = PathBuf::from(&set.value);
-    ensure!(path.is_absolute(), "{}: [cache_api] {} must be an absolute path", set.origin, opt.name);
+    let (Setting { value, origin }, name) = (set, opt.name);
+    let is_absolute = path.is_absolute();
+    ensure!(is_absolute, "{origin}: [cache_api] {name} is {value:?}, but must be an absolute path");
     Ok(path)
 }
 
-fn path(config: &Config, opt: &Opt<'static>) -> Result<Option<PathBuf>> {
-    config.optional(opt)?.map(|set| absolute(opt, &set)).transpose()
+fn path(config: &Config, opt: &Opt<'static>) -> Result<Option<Setting<PathBuf>>> {
+    let Some(set) = config.optional(opt)? else { return Ok(None) };
+    Ok(Some(Setting { value: absolute(opt, &set)?, origin: set.origin }))
 }
 
 fn tls(config: &Config) -> Result<Option<TlsFiles>> {
-    let certificate = config.optional(&config::API_CERT_FILE)?;
-    let key = config.optional(&config::API_KEY_FILE)?;
-    let clients = config.optional(&config::API_CA_FILE)?;
+    let certificate = path(config, &config::API_CERT_FILE)?;
+    let key = path(config, &config::API_KEY_FILE)?;
+    let clients = path(config, &config::API_CA_FILE)?;
     match (certificate, key) {
-        (Some(certificate), Some(key)) => Ok(Some(TlsFiles {
-            certificate: absolute(&config::API_CERT_FILE, &certificate)?,
-            key: absolute(&config::API_KEY_FILE, &key)?,
-            clients: path(config, &config::API_CA_FILE)?,
-        })),
+        (Some(certificate), Some(key)) => Ok(Some(TlsFiles { certificate, key, clients })),
         (Some(set), None) => bail!("{}: cert_file is set in [cache_api], but key_file is not", set.origin),
         (None, Some(set)) => bail!("{}: key_file is set in [cache_api], but cert_file is not", set.origin),
         (None, None) => match clients {
@@ -337,12 +380,12 @@ fn tls(config: &Config) -> Result<Option<TlsFiles>> {
     }
 }
 
-fn metrics(config: &Config) -> Result<Option<SocketAddr>> {
+fn metrics(config: &Config) -> Result<Option<SetPlace>> {
     let Some(set) = config.optional(&config::API_METRICS_BIND)? else { return Ok(None) };
     let address = set.value.parse().ok().with_context(|| {
-        format!("{}: [cache_api] metrics_bind is {:?}; give ADDRESS:PORT", set.origin, set.value)
+        format!("{}: [cache_api] metrics_bind is {:?}; give IP-ADDRESS:PORT", set.origin, set.value)
     })?;
-    Ok(Some(address))
+    Ok(Some(SetPlace { place: ListenPlace::Tcp(address), option: "metrics_bind", origin: set.origin }))
 }
 
 /// Returns the URL that is shown to clients, without a slash at its end.
@@ -355,12 +398,12 @@ fn public_endpoint(config: &Config) -> Result<Option<String>> {
 fn url(config: &Config, opt: &Opt<'static>) -> Result<Option<Url>> {
     let Some(set) = config.optional(opt)? else { return Ok(None) };
     let url = Url::parse(&set.value).ok().filter(|url| ["http", "https"].contains(&url.scheme()));
-    let url = url.with_context(|| format!("{}: {} is no http URL", set.origin, opt.name))?;
+    let place = format!("{}: [{}] {}", set.origin, opt.group, opt.name);
+    let shown = shown_url(&set.value);
+    let url = url.with_context(|| format!("{place} is {shown:?}, which is no http URL"))?;
     ensure!(
         url.username().is_empty() && url.password().is_none(),
-        "{}: {} must not contain credentials",
-        set.origin,
-        opt.name
+        "{place} is {shown:?}, but must not contain credentials"
     );
     Ok(Some(url))
 }

@@ -502,8 +502,7 @@ fn glance_is_asked_once_for_what_nothing_else_reads() {
         let expected = [
             file.to_owned(),
             format!(
-                "cinder://store/volume: the store type cinder is not enabled: add it to stores in \
-                 [glance_store]{could}"
+                "cinder://store/volume: a store of the type cinder is read through Glance's API only{could}"
             ),
             format!(
                 "swift+https://h/v1/AUTH_x/c/{}: it has no credentials, as in a store with \

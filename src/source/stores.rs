@@ -17,7 +17,7 @@
 
 use std::sync::Arc;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Error, Result, bail};
 
 use super::glance::{ApiAccess, ImageApi, ImageOfGlance, OnlyGlance, Via};
 use super::location::shown;
@@ -118,7 +118,6 @@ impl Stores {
     /// all of them.
     pub(crate) fn read_through_api(&self) -> (Vec<&str>, usize) {
         let of_images = || self.stores.iter().filter(|store| !file::RESERVED.contains(&&*store.id));
-        let is_read = |kind: &str| KINDS.iter().any(|known| known.name == kind && known.set_up.is_some());
         let through_api = of_images().filter(|store| !is_read(&store.kind)).map(|store| &*store.id);
         (through_api.collect(), of_images().count())
     }
@@ -230,6 +229,9 @@ impl Stores {
         }
         let of_kind: Vec<_> = self.stores.iter().filter(|store| store.kind == kind).collect();
         let own: Vec<_> = of_kind.iter().copied().filter(|store| store.store.owns(url)).collect();
+        if of_kind.is_empty() && !is_read(kind) {
+            return Err(through_api_only(kind));
+        }
         match (of_kind.is_empty(), own.is_empty(), self.several) {
             (true, _, true) => bail!(OnlyGlance(format!(
                 "no store of the type {kind} is enabled: add one to enabled_backends"
@@ -248,8 +250,17 @@ struct Unread(String);
 
 impl Store for Unread {
     fn source(&self, _: Wanted<'_>) -> Result<Box<dyn Source>> {
-        bail!(OnlyGlance(format!("a store of the type {} is read through Glance's API only", self.0)))
+        Err(through_api_only(&self.0))
     }
+}
+
+/// True if stores of this type are read here.
+fn is_read(kind: &str) -> bool {
+    KINDS.iter().any(|known| known.name == kind && known.set_up.is_some())
+}
+
+fn through_api_only(kind: &str) -> Error {
+    OnlyGlance(format!("a store of the type {kind} is read through Glance's API only")).into()
 }
 
 /// Returns a type of store by its usual name.

@@ -101,7 +101,7 @@ fn reads_bodies_however_their_end_is_known() {
             "HTTP/1.1 200 OK\r\nContent-Length: 99999999999999999999\r\n\r\n",
             Err("the answer is not HTTP: invalid content-length parsed"),
         ),
-        ("SSH-2.0-OpenSSH\r\n\r\n", Err("the answer is not HTTP: invalid HTTP version parsed")),
+        ("SSH-2.0-OpenSSH\r\n\r\n", Err("the answer is not HTTP: is it https?")),
         ("", Err("the server ended the connection without an answer")),
         ("HTTP/1.1 206 Partial\r\n\r\n", Err("URL answers 206")),
         ("HTTP/1.1 404 Not Found\r\n\r\n", Err("URL answers 404 (it is not there)")),
@@ -418,7 +418,7 @@ fn orders_by_weight_and_chooses_the_store() {
         ),
         (
             &[("cinder://x/y", None)],
-            &["cinder://x/y: no store of the type cinder is enabled: add one to enabled_backends"],
+            &["cinder://x/y: a store of the type cinder is read through Glance's API only"],
         ),
         (&[("ftp://u:s3cret@h/x", None)], &["ftp://...: it is not a URL of a store that Glance has"]),
         (

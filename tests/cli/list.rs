@@ -342,7 +342,7 @@ fn chooses_by_age_size_and_number() {
     assert_eq!(listed(&["--larger-than", "20B", "--older-than", "15h"]), "d");
     assert_eq!(listed(&["--sort", "last-use", "--limit", "2"]), "da");
     assert_eq!(listed(&["--limit", "0"]), "");
-    env.run("list", &["--larger-than", "50%"]).fails(2, &["percentage"]);
+    env.run("list", &["--larger-than", "50%"]).fails(2, &["'50%' is a share of something"]);
     let old = env.run("list", &["--older-than", "25h", "--format", "json"]).ok().json();
     assert_eq!((ids(&old["cached_images"]), ids(&old["orphans"])), (vec![id('a')], vec![id('d')]));
 }

@@ -233,7 +233,7 @@ fn is_endless(status: &'static str) -> Double {
 #[test]
 fn answers_that_break_leave_it_unknown() {
     let rows = [
-        (Double::says("SSH-2.0-OpenSSH_9.2\r\n"), "unknown", json!(null), "not HTTP"),
+        (Double::says("SSH-2.0-OpenSSH_9.2\r\n"), "unknown", json!(null), "not HTTP: is it https?"),
         (Double::says(""), "unknown", json!(null), "without an answer"),
         (Double::says("HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{"), "unknown", json!(null), "broke"),
         (is_endless("200 OK"), "unknown", json!(null), "longer than"),
@@ -801,6 +801,57 @@ fn credentials_come_from_a_cloud() {
     fs::write(&clouds, fs::read_to_string(&clouds).unwrap() + "    verify: false\n").unwrap();
     let said = prune().stderr;
     assert!(said.contains("certificates are not verified") && said.lines().count() == 1, "{said}");
+    // The token of another cloud is not sent there.
+    let mut command = env.command(BINARY);
+    command.args(["prune", "--os-cloud", "mine", "--os-image-url", &node.url()]).env("OS_TOKEN", TOKEN);
+    env.finish(command.env("OS_CLIENT_CONFIG_FILE", &clouds)).ok();
+    assert!(node.requests()[2].contains("\nX-Auth-Token: token-3\n"), "{}", node.requests()[2]);
+}
+
+/// Where the database has a password in the URL of a node, nothing shows it.
+#[test]
+fn the_password_in_the_url_of_a_node_is_not_shown() {
+    let env = TestEnv::sqlite(&[]);
+    let url = "http://u:s3cretpw@10.0.0.1:9292";
+    let shown = "http://(credentials)@10.0.0.1:9292";
+    let database = database(&env, &[url]);
+    let dir = env.dir().to_str().unwrap();
+    let prune = ["prune", "--cache-dir", dir, "--driver", "centralized_db", &database];
+    let conf = env.conf(&format!("worker_self_reference_url = {url}\n"));
+    for (arguments, code) in [
+        (&["status", "--all-nodes", &database][..], 0),
+        (&["status", "--all-nodes", "--format", "json", &database], 0),
+        (&["status", "-v", "--config-file", &conf], 0),
+        (&["clean", "--forget-node", "http://10.0.0.1", &database], 2),
+        (&["clean", "--forget-node", url, "--dry-run", &database], 0),
+        (&["clean", "--forget-node", url, "--config-file", &conf, &database], 2),
+        (&[&prune[..], &["--node", "http://10.0.0.2"]].concat(), 2),
+        (&[&prune[..], &["--node", "http://u:other-pw@10.0.0.1:9292"]].concat(), 2),
+        (&prune, 2),
+    ] {
+        let run = run(&env, arguments).code(code);
+        let said = run.stdout + &run.stderr;
+        assert!(said.contains(shown), "{arguments:?}: {said}");
+        assert!(!said.contains("s3cretpw") && !said.contains("other-pw"), "{arguments:?}: {said}");
+    }
+    run(&env, &["clean", "--forget-node", shown, &database])
+        .fails(2, &["hint: give the URL as the database has it, with the credentials"]);
+}
+
+/// A signal before any node is asked ends the run as a signal does at any other time.
+#[test]
+fn a_signal_while_keystone_is_silent_ends_the_run() {
+    let env = TestEnv::sqlite(&[]);
+    let (node, keystone) = (Double::prunes(1, 10), Double::is_silent());
+    let mut command = env.command(BINARY);
+    command.args(["prune", "--os-image-url", &node.url()]).env("OS_AUTH_URL", keystone.url());
+    command.env("OS_USERNAME", "admin").env("OS_PASSWORD", "pa55word");
+    let running = Running::start(&mut command, &env.outside(""));
+    until("Keystone is asked", || !keystone.lines().is_empty());
+    running.signal(Signal::INT);
+    let result = running.wait().code(130).json();
+    assert_eq!((&result["signal"], &result["nodes_asked"]), (&json!("SIGINT"), &json!(0)));
+    assert_eq!(node.lines(), [""; 0]);
 }
 
 /// Settings that are wrong are exit 2, with what is wrong about them.

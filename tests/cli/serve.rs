@@ -559,7 +559,7 @@ fn wrong_settings_stop_the_start() {
     serve(&format!("{none}\ncert_file = /x"), &[]).fails(2, &["key_file is not"]);
     serve(&format!("{none}\ncert_file = /x\nkey_file = /x"), &[]).fails(2, &["cannot read certificates"]);
     serve("auth_strategy = any", &[]).fails(2, &["must be one of keystone, none"]);
-    serve(none, &["--bind", "localhost:1"]).fails(2, &["ADDRESS:PORT"]);
+    serve(none, &["--bind", "localhost:1"]).fails(2, &["give IP-ADDRESS:PORT"]);
     let file = env.write("file", "");
     serve(none, &["--bind", &format!("unix:{file}")]).fails(3, &["no socket: it is not replaced"]);
     let checked = serve(&format!("{none}\nprune_intervall = 1"), &["--check"]).ok();

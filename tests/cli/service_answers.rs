@@ -378,3 +378,73 @@ fn a_delete_needs_the_database_to_know_that_there_is_no_image() {
     // As Glance says about an image that it knows and has not cached.
     service.ask(&format!("DELETE /v2/cache/{}", id('7')), "").is(204);
 }
+
+/// The operations of a service write the same lines as the commands do, and a pass of the clock that changed
+/// something is a line of its own.
+#[test]
+fn the_log_of_the_service_has_each_removal() {
+    let env = TestEnv::sqlite(FIVE);
+    let settings = Service::settings(&env, "prune_interval = 1s");
+    let conf = env.conf(&format!("image_cache_max_size = 3000\n{settings}"));
+    let log = env.outside("service.log");
+    let mut command = env.command(BINARY);
+    command.args(["serve", "--allow-root", "--config-file", &conf, "--log-file"]).arg(&log);
+    let service = Running::start(&mut command, &env.outside(""));
+    let text = || fs::read_to_string(&log).unwrap_or_default();
+    until("the pass of the clock", || text().contains("glance-cache maintenance: prune removed 2 files, "));
+    assert_eq!(text().matches(" (1000 B): least recently used, ").count(), 2, "{}", text());
+    service.signal(Signal::TERM);
+    service.wait().ok();
+    let env = TestEnv::sqlite(FIVE);
+    let settings = Service::settings(&env, "prune_interval = 1s");
+    let service = Service::at(&env, &env.conf(&format!("image_cache_max_size = 3000\n{settings}")), &[]);
+    until("the line of the pass", || {
+        service.stderr().contains("glance-cache maintenance: prune removed 2 files, 1.95 KiB\n")
+    });
+}
+
+#[test]
+fn requests_for_health_and_metrics_are_told_if_that_is_asked_for() {
+    for (arguments, is_told) in [(&["-v"][..], true), (&[], false)] {
+        let env = TestEnv::sqlite(FIVE);
+        let port = free_port();
+        let settings = Service::settings(&env, &format!("metrics_bind = 127.0.0.1:{port}"));
+        let service = Service::at(&env, &env.conf(&settings), arguments);
+        service.ask("GET /healthcheck", "").is(200);
+        metrics(port);
+        for line in ["GET /healthcheck 200\n", "GET /metrics 200\n"] {
+            assert_eq!(service.stderr().contains(line), is_told, "{}", service.stderr());
+        }
+    }
+}
+
+/// Images without an index are no empty cache: nobody knows which of them Glance would serve.
+#[test]
+fn a_list_without_an_index_is_a_failure_if_there_are_images() {
+    let env = TestEnv::sqlite(FIVE);
+    let service = Service::start(&env, "");
+    fs::rename(env.path("cache.db"), env.outside("cache.db")).unwrap();
+    service.ask("GET /v2/cache", "").is(500);
+    assert!(service.stderr().contains("cache.db does not exist or is empty"), "{}", service.stderr());
+    fs::rename(env.outside("cache.db"), env.path("cache.db")).unwrap();
+    service.ask("GET /v2/cache", "").is(200);
+}
+
+/// Clients that come all at once get an answer each, also those that lose their place to later ones.
+#[test]
+fn clients_that_find_no_place_are_told_so() {
+    let env = TestEnv::sqlite(FIVE);
+    let service = Service::start(&env, "max_connections = 4");
+    let connections: Vec<_> = (0..40).map(|_| service.connect()).collect();
+    sleep(Duration::from_millis(100));
+    let mut statuses = Vec::new();
+    for mut stream in connections {
+        // An answer may come before the request.
+        let _ = stream.write_all(Service::request("GET /versions", "").as_bytes());
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        statuses.push(Reply::new(&answer).status);
+    }
+    assert!(statuses.iter().filter(|status| **status == 200).count() >= 4, "{statuses:?}");
+    assert!(statuses.iter().all(|status| [200, 503].contains(status)), "{statuses:?}");
+}

@@ -54,8 +54,9 @@ fn a_check_refuses_whatever_the_start_would_refuse() {
     let elsewhere = "192.0.2.1:0";
     let conf = env.conf(&Service::settings(&env, &format!("metrics_bind = {elsewhere}")));
     let line = ["serve", "--allow-root", "--config-file", &conf];
-    env.raw(&line).fails(3, &["cannot listen at 192.0.2.1"]);
-    env.raw(&[&line[..], &["--check"]].concat()).fails(2, &["cannot listen at 192.0.2.1"]);
+    let says = ["glance-api.conf:", ": [cache_api] metrics_bind: cannot listen at 192.0.2.1"];
+    env.raw(&line).fails(3, &says);
+    env.raw(&[&line[..], &["--check"]].concat()).fails(2, &says);
     if rustix::process::geteuid().is_root() {
         let conf = env.conf(&Service::settings(&env, ""));
         let line = ["serve", "--config-file", &conf];
@@ -98,22 +99,54 @@ fn a_check_passes_while_the_service_runs() {
 fn nonsense_is_no_setting() {
     let env = TestEnv::sqlite(FIVE);
     for (setting, says) in [
-        ("prune_interval = 1ms", "[cache_api] prune_interval must be at least 1 s, or 0 for never"),
-        ("clean_interval = 999ms", "[cache_api] clean_interval must be at least 1 s, or 0 for never"),
-        ("prefetch_interval = 0.5", "[cache_api] prefetch_interval must be at least 1 s, or 0 for never"),
-        ("poll_interval = 0", "[cache_api] poll_interval must be at least 1 s"),
-        ("poll_interval = 10ms", "[cache_api] poll_interval must be at least 1 s"),
-        ("operation_timeout = 0", "[cache_api] operation_timeout must be at least 1 s"),
-        ("client_socket_timeout = 1ms", "[cache_api] client_socket_timeout must be at least 1 s"),
-        ("max_header_line = 100000000", "max_header_line must be at most 65536"),
-        ("max_connections = 100000000", "max_connections must be at most 65536"),
-        ("disable_by_file_path = off", "[cache_api] disable_by_file_path must be an absolute path"),
-        ("cert_file = c.pem\nkey_file = /k.pem", "[cache_api] cert_file must be an absolute path"),
-        ("cert_file = /c.pem\nkey_file = k.pem", "[cache_api] key_file must be an absolute path"),
-        ("bind_socket = api.sock", "[cache_api] bind_socket must be an absolute path"),
+        (
+            "prune_interval = 1ms",
+            "[cache_api] prune_interval is \"1ms\", but must be at least 1 s, or 0 for never",
+        ),
+        (
+            "clean_interval = 999ms",
+            "[cache_api] clean_interval is \"999ms\", but must be at least 1 s, or 0 for never",
+        ),
+        (
+            "prefetch_interval = 0.5",
+            "[cache_api] prefetch_interval is \"0.5\", but must be at least 1 s, or 0 for never",
+        ),
+        ("poll_interval = 0", "[cache_api] poll_interval is \"0\", but must be at least 1 s"),
+        ("poll_interval = 10ms", "[cache_api] poll_interval is \"10ms\", but must be at least 1 s"),
+        ("prune_interval = 1000000w", "'1000000w' is too long: give at most 100000d"),
+        ("operation_timeout = 0", "[cache_api] operation_timeout is \"0\", but must be at least 1 s"),
+        (
+            "client_socket_timeout = 1ms",
+            "[cache_api] client_socket_timeout is \"1ms\", but must be at least 1 s",
+        ),
+        ("max_header_line = 100000000", "max_header_line is \"100000000\", but must be at most 65536"),
+        ("max_connections = 100000000", "max_connections is \"100000000\", but must be at most 65536"),
+        (
+            "disable_by_file_path = off",
+            "[cache_api] disable_by_file_path is \"off\", but must be an absolute path",
+        ),
+        (
+            "cert_file = c.pem\nkey_file = /k.pem",
+            "[cache_api] cert_file is \"c.pem\", but must be an absolute path",
+        ),
+        (
+            "cert_file = /c.pem\nkey_file = k.pem",
+            "[cache_api] key_file is \"k.pem\", but must be an absolute path",
+        ),
+        ("bind_socket = api.sock", "[cache_api] bind_socket is \"api.sock\", but must be an absolute path"),
+        ("public_endpoint = foo", "[cache_api] public_endpoint is \"foo\", which is no http URL"),
+        (
+            "public_endpoint = http://u:s3cretpw@h",
+            "[cache_api] public_endpoint is \"http://(credentials)@h\", but must not contain credentials",
+        ),
+        (
+            "cert_file = /etc/passwd\nkey_file = /k.pem",
+            "[cache_api] cert_file is \"/etc/passwd\", which has no",
+        ),
+        ("bind_host = 192.0.2.9", "[cache_api] auth_strategy = none is only for a Unix socket"),
         ("bind_port = 99999", "[cache_api] bind_port is 99999; a port is at most 65535"),
         ("bind_host = localhost", "[cache_api] bind_host is \"localhost\", which is no IP address"),
-        ("metrics_bind = localhost:1", "[cache_api] metrics_bind is \"localhost:1\"; give ADDRESS:PORT"),
+        ("metrics_bind = localhost:1", "[cache_api] metrics_bind is \"localhost:1\"; give IP-ADDRESS:PORT"),
     ] {
         refused(&env, setting, &[], 2, &[says, "glance-api.conf:"]);
     }
@@ -316,6 +349,32 @@ fn the_start_refuses_settings_with_which_keystone_is_never_asked() {
     }
     let says = ["[keystone_authtoken] interface is \"foo\", but must be one of public, internal, admin"];
     refused(&env, &keystone("http://localhost:1", "interface = foo"), &[], 2, &says);
+    let says = ["glance-api.conf:", ": cannot use [keystone_authtoken] auth_url: it is not a URL"];
+    refused(&env, &keystone("localhost", ""), &[], 2, &says);
+    let login = keystone("http://localhost:1", "").replace("auth_type = password", "auth_type = v2password");
+    let says = ["glance-api.conf:", ": [keystone_authtoken] auth_type: the plugin \"v2password\""];
+    refused(&env, &login, &[], 2, &says);
+}
+
+#[test]
+fn a_key_that_is_not_that_of_the_certificate_is_told() {
+    let env = TestEnv::sqlite(FIVE);
+    let certificates = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/certificates");
+    let files = |key: &str| format!("cert_file = {certificates}/server.pem\nkey_file = {key}");
+    let says =
+        ["glance-api.conf:", ": [cache_api] cert_file is ", ": the key is not that of the certificate"];
+    refused(&env, &files(&format!("{certificates}/pinned.key")), &[], 2, &says);
+    refused(&env, &files("/nonexist"), &[], 2, &["[cache_api] key_file is \"/nonexist\": cannot read a key"]);
+}
+
+/// A log that cannot be written does not stop the start.
+#[test]
+fn a_check_warns_of_a_log_that_cannot_be_written() {
+    let env = TestEnv::sqlite(FIVE);
+    let conf = env.conf(&Service::settings(&env, ""));
+    let line = ["serve", "--allow-root", "--check", "--config-file", &conf];
+    let log = env.outside("no/x.log").display().to_string();
+    env.raw(&[&line[..], &["--log-file", &log]].concat()).ok().says(&["warning: cannot log to ", &log]);
 }
 
 #[test]
@@ -342,6 +401,11 @@ fn what_keystones_middleware_takes_is_taken_with_a_warning() {
         ("http", "cafile = /no".to_owned(), &["no connection uses it, as auth_url"]),
         ("https", format!("cafile = {certificates}/ca.pem\ncertfile = {both}"), &[]),
         ("https", "insecure = true\ncafile = /no".to_owned(), &["insecure is set"]),
+        (
+            "http",
+            "www_authenticate_uri = foo".to_owned(),
+            &["www_authenticate_uri is \"foo\", which is no http"],
+        ),
         ("http", "interface =".to_owned(), &[]),
         ("http", "interface = adminURL".to_owned(), &[]),
     ] {
@@ -353,4 +417,9 @@ fn what_keystones_middleware_takes_is_taken_with_a_warning() {
         assert!(warnings.clone().all(|line| line.contains("glance-api.conf:")), "{run:?}");
         assert_eq!(warnings.count(), says.len(), "{lines}: {run:?}");
     }
+    let settings = keystone("http://localhost:1", "").replace("project_name = service\n", "");
+    let conf = env.conf(&format!("{}[cache_api]\n{settings}\n", Service::settings(&env, "")));
+    let says =
+        ["warning: [keystone_authtoken] project_name is not set: unless the user has a default project"];
+    env.raw(&["serve", "--allow-root", "--check", "--config-file", &conf]).ok().says(&says);
 }

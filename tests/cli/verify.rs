@@ -711,6 +711,34 @@ fn a_signal_ends_a_verification_with_its_report() {
     assert!(report["verification"]["left"]["count"].as_u64().unwrap() > 0, "{report}");
 }
 
+/// The record is read once more before an image is called broken, and the file is looked at.
+#[test]
+fn an_image_that_changes_while_it_is_read_is_not_moved() {
+    let new_record = |p: &Prefetch| p.update('a', "os_hash_value = 'ffff'");
+    let new_file = |p: &Prefetch| {
+        fs::write(p.env.outside("new"), content('a', SIZE)).unwrap();
+        fs::rename(p.env.outside("new"), path(p, 'a')).unwrap();
+    };
+    for change in [&new_record as &dyn Fn(&Prefetch), &new_file] {
+        let p = Prefetch::new(Sqlite);
+        p.image('a', SIZE);
+        put(&p, 'a', &content('a', SIZE), 1);
+        damage(&p, 'a', |bytes| bytes[7] ^= 1);
+        let mut command = p.env.command(BINARY);
+        command.args(["clean", "--verify", "--rate-limit", "500KB", "--format", "json"]);
+        let running = Running::start(command.args(["--config-file", &p.conf("")]), &p.env.outside(""));
+        let files = format!("/proc/{}/fd", running.child.id());
+        until("the image is read", || {
+            let mut files = fs::read_dir(&files).unwrap();
+            files.any(|file| fs::read_link(file.unwrap().path()).is_ok_and(|file| file == path(&p, 'a')))
+        });
+        change(&p);
+        let report = running.wait().ok().has(&json!({"total_files_moved": 0})).json();
+        assert_eq!((broken(&report), &report["verification"]["changed"]), (vec![], &json!(1)), "{report}");
+        assert_eq!((p.env.left(), p.env.names("invalid").len()), ("a".to_owned(), 0));
+    }
+}
+
 #[test]
 fn a_rate_limit_holds_for_all_jobs_together() {
     let p = five(Sqlite);

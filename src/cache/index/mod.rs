@@ -13,6 +13,8 @@
 //! A note in the cache directory says which ghosts these are ([`pending`](super::pending)).
 
 pub(crate) mod central;
+#[cfg(test)]
+pub(crate) mod double;
 pub(crate) mod sqlite;
 pub(crate) mod xattr;
 
@@ -49,7 +51,7 @@ impl fmt::Display for Driver {
 pub(crate) enum Condition {
     /// The row is there and the image was not used since: last use and hits are what they were.
     Unchanged(Row),
-    /// The row is there, whatever it says now: its file is known to be missing.
+    /// Whatever the row says now, and also if it is gone by now: its file is known to be missing.
     Row(i64),
     /// The row is there, whatever it says now: its file is moved away before the commit.
     Present(i64),

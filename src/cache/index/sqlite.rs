@@ -81,6 +81,9 @@ impl Sqlite {
             // would be synced, and a power failure could bring back the rows of more than one batch.
             file.db().execute_batch("PRAGMA synchronous = NORMAL")?;
         }
+        // As in Glance's own connections. A deferred key of a table that somebody has added would refuse the
+        // commit, when the files are gone.
+        file.db().execute_batch("PRAGMA foreign_keys = OFF")?;
         Ok(Opening::Open(Sqlite { file, gate: None, data_version: 0 }))
     }
 
@@ -120,7 +123,7 @@ impl Sqlite {
             let is_deleted = self.delete(victim)?;
             let has_file = matches!(victim.only_if, Condition::Unchanged(_) | Condition::Present(_));
             goes |= is_deleted && has_file;
-            forgotten[at] = is_deleted || (victim.key().is_none() && self.condition_holds(victim)?);
+            forgotten[at] = is_deleted || self.is_without_row(victim)?;
         }
         if goes {
             self.file.secure()?;
@@ -144,6 +147,16 @@ impl Sqlite {
         }
         Ok(self.condition_holds(victim)?
             && self.file.db().prepare_cached(DELETE)?.execute(params![key, id])? == 1)
+    }
+
+    /// True if nothing has to be deleted: of an image without a row, and of a row without a file that is gone
+    /// by now. A commit without an answer may have deleted it.
+    fn is_without_row(&self, victim: &Deletion) -> rusqlite::Result<bool> {
+        let Condition::Row(key) = victim.only_if else {
+            return Ok(victim.key().is_none() && self.condition_holds(victim)?);
+        };
+        let sql = "SELECT 1 FROM cached_images WHERE rowid = ?1 AND image_id = ?2";
+        Ok(!self.file.db().prepare_cached(sql)?.exists(params![key, victim.id.as_str()])?)
     }
 
     /// True if the condition of a victim holds.
@@ -351,5 +364,254 @@ fn integer(value: ValueRef<'_>) -> i64 {
         ValueRef::Integer(i) => i,
         ValueRef::Real(f) => f as i64,
         ValueRef::Null | ValueRef::Text(_) | ValueRef::Blob(_) => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::cache::entry::Seen;
+    use crate::cache::inventory::Inventory;
+    use crate::interrupt::Interrupt;
+
+    fn id(number: usize) -> ImageId {
+        ImageId::new(format!("{number:08x}-0000-0000-0000-000000000000").as_bytes()).unwrap()
+    }
+
+    fn wait() -> Wait {
+        Wait { limit: Duration::from_millis(300), interrupt: Interrupt::default() }
+    }
+
+    /// A cache with an index, and a connection of another program.
+    struct Cache {
+        dir: CacheDir,
+        other: Connection,
+        _temporary: tempfile::TempDir,
+    }
+
+    impl Cache {
+        fn new() -> Self {
+            let temporary = tempfile::tempdir().unwrap();
+            let other = Connection::open(temporary.path().join("cache.db")).unwrap();
+            other.execute_batch(TABLE).unwrap();
+            Cache { dir: CacheDir::open(temporary.path()).unwrap().unwrap(), other, _temporary: temporary }
+        }
+
+        fn open(&self, purpose: Purpose) -> Sqlite {
+            let open = || Sqlite::open(locate(&self.dir, Path::new("cache.db")).unwrap(), purpose, &wait());
+            // A file that another test opens at the same moment looks like one that replaces the index.
+            let opened = (0..1000).map(|_| open()).find(|opened| {
+                opened.as_ref().err().is_none_or(|error| !error.to_string().contains("was replaced"))
+            });
+            match opened.unwrap().unwrap() {
+                Opening::Open(index) => index,
+                other => panic!("{other:?}"),
+            }
+        }
+
+        /// Makes a row with this key, which was last used at 1, once.
+        fn row(&self, key: i64) -> Row {
+            let sql = "INSERT INTO cached_images VALUES (?1, 1.0, 1.0, 10, 1, NULL)";
+            self.other.execute(sql, [id(key as usize).as_str()]).unwrap();
+            let key = self.other.last_insert_rowid();
+            Row { key, last_accessed: 1.0, last_modified: 1.0, size: 10, hits: 1 }
+        }
+
+        fn count(&self) -> i64 {
+            self.other.query_row("SELECT count(*) FROM cached_images", [], |row| row.get(0)).unwrap()
+        }
+
+        fn read(&self) -> Inventory {
+            let mut inventory = Inventory::default();
+            self.open(Purpose::Look).read(&wait(), &mut inventory.joiner()).unwrap();
+            inventory
+        }
+    }
+
+    fn image(number: usize) -> Image {
+        let time = 2_000_000_000;
+        let seen =
+            Seen { inode: 1, size: 10, allocated: 0, atime: time, mtime: time, ctime: 0, links: 1, owner: 0 };
+        Image { id: id(number), seen, row: None }
+    }
+
+    #[test]
+    fn the_row_of_an_image_that_was_used_stays() {
+        for (change, is_unchanged) in [
+            ("size = 11", true),
+            ("last_accessed = 2.0", false),
+            ("hits = 2", false),
+            ("last_accessed = 2.0, hits = 2", false),
+            ("last_accessed = 'text', hits = 1", false),
+            ("image_id = '00000009-0000-0000-0000-000000000000'", false),
+        ] {
+            let cache = Cache::new();
+            let victim = Deletion { id: id(1), only_if: Condition::Unchanged(cache.row(1)) };
+            cache.other.execute_batch(&format!("UPDATE cached_images SET {change}")).unwrap();
+            let mut index = cache.open(Purpose::Change);
+            index.begin(&wait()).unwrap();
+            assert_eq!(index.holds(&victim).unwrap(), is_unchanged, "{change}");
+            assert_eq!(index.forget(&[victim], &|_| true).unwrap(), [is_unchanged], "{change}");
+            index.commit(None).unwrap();
+            assert_eq!(cache.count(), i64::from(!is_unchanged), "{change}");
+        }
+    }
+
+    #[test]
+    fn a_row_of_other_types_is_unchanged_as_it_is() {
+        let cache = Cache::new();
+        cache.row(1);
+        cache.other.execute_batch("UPDATE cached_images SET last_accessed = 'text', hits = NULL").unwrap();
+        let row = cache.read().ghosts[0].row;
+        assert_eq!((row.last_accessed, row.hits), (f64::INFINITY, 0));
+        let victim = Deletion { id: id(1), only_if: Condition::Unchanged(row) };
+        let mut index = cache.open(Purpose::Change);
+        index.begin(&wait()).unwrap();
+        assert_eq!(index.forget(&[victim], &|_| true).unwrap(), [true]);
+        index.commit(None).unwrap();
+        assert_eq!(cache.count(), 0);
+    }
+
+    #[test]
+    fn only_rows_that_are_due_are_forgotten_and_only_those_that_are_gone_stay_so() {
+        let cache = Cache::new();
+        let mut victims: Vec<Deletion> = [1, 2, 3]
+            .map(|key| Deletion { id: id(key as usize), only_if: Condition::Row(cache.row(key).key) })
+            .into();
+        victims.push(Deletion { id: id(4), only_if: Condition::NoRow });
+        victims.push(Deletion { id: id(3), only_if: Condition::NoRow });
+        let mut index = cache.open(Purpose::Change);
+        index.begin(&wait()).unwrap();
+        let is_due = |victim: &Deletion| victim.id != id(2);
+        assert_eq!(index.forget(&victims, &is_due).unwrap(), [true, false, true, true, false]);
+        // The file of the third image could not be removed.
+        index.commit(Some(&victims[..1])).unwrap();
+        let left: Vec<ImageId> = cache.read().ghosts.iter().map(|ghost| ghost.id).collect();
+        assert_eq!(left, [id(2), id(3)]);
+        index.begin(&wait()).unwrap();
+        index.forget(&victims, &|_| true).unwrap();
+        index.abandon();
+        assert_eq!(cache.count(), 2);
+    }
+
+    #[test]
+    fn orphans_get_rows_unless_they_have_them() {
+        let cache = Cache::new();
+        cache.row(1);
+        let mut index = cache.open(Purpose::Change);
+        index.begin(&wait()).unwrap();
+        assert_eq!(index.adopt(&[image(1), image(2), image(3)]).unwrap(), 2);
+        index.record(&image(1)).unwrap();
+        index.commit(None).unwrap();
+        let rows: Vec<_> =
+            cache.read().ghosts.iter().map(|ghost| (ghost.id, ghost.row.last_accessed)).collect();
+        assert_eq!(rows, [(id(2), 2.0), (id(3), 2.0), (id(1), 2.0)]);
+    }
+
+    #[test]
+    fn rows_that_name_no_image_are_dropped_and_no_others() {
+        let cache = Cache::new();
+        cache.row(1);
+        cache
+            .other
+            .execute_batch("INSERT INTO cached_images (image_id) VALUES ('../x'), (NULL), (x'00')")
+            .unwrap();
+        let mut bad = cache.read().bad_rows;
+        assert_eq!(bad.iter().map(|row| row.shown.as_str()).collect::<Vec<_>>(), ["../x", "NULL", "\\0"]);
+        // Meanwhile the first one has become the row of an image, and there is another row of its key.
+        cache
+            .other
+            .execute("UPDATE cached_images SET image_id = ?1 WHERE image_id = '../x'", [id(2).as_str()])
+            .unwrap();
+        bad.push(BadRow { key: 99, shown: "it is gone".to_owned() });
+        let mut index = cache.open(Purpose::Change);
+        index.begin(&wait()).unwrap();
+        assert_eq!(index.drop_bad_rows(&bad).unwrap(), 2);
+        index.commit(None).unwrap();
+        assert_eq!((cache.count(), cache.read().ghosts.len()), (2, 2));
+    }
+
+    #[test]
+    fn all_pages_of_rows_are_read() {
+        for count in [PAGE - 1, PAGE, 2 * PAGE + 1] {
+            let cache = Cache::new();
+            cache
+                .other
+                .execute_batch(&format!(
+                    "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {count}) \
+                     INSERT INTO cached_images (image_id) \
+                     SELECT printf('%08x-0000-0000-0000-000000000000', i) FROM n"
+                ))
+                .unwrap();
+            let inventory = cache.read();
+            assert_eq!((inventory.ghosts.len(), inventory.bad_rows.len()), (count as usize, 0));
+        }
+    }
+
+    #[test]
+    fn it_is_noticed_if_others_write_between_transactions() {
+        let cache = Cache::new();
+        let mut index = cache.open(Purpose::Change);
+        let mut number = 0;
+        let mut others_wrote = || {
+            number += 1;
+            let others_wrote = index.begin(&wait()).unwrap();
+            index.adopt(&[image(number)]).unwrap();
+            index.commit(None).unwrap();
+            others_wrote
+        };
+        assert!(!others_wrote(), "it is not known who wrote before the first one");
+        assert!(!others_wrote(), "the last one was ours");
+        cache.row(100);
+        assert!(others_wrote());
+        assert!(!others_wrote());
+    }
+
+    #[test]
+    fn an_index_is_synced_as_often_as_its_journal_needs_it() {
+        let synced = |index: &Sqlite| {
+            index.file.db().query_row("PRAGMA synchronous", [], |row| row.get::<_, i64>(0)).unwrap()
+        };
+        let cache = Cache::new();
+        let (usual, normal) = (synced(&cache.open(Purpose::Look)), 1);
+        assert_ne!(usual, normal);
+        assert_eq!(synced(&cache.open(Purpose::Change)), normal);
+        cache.other.execute_batch("PRAGMA journal_mode = WAL").unwrap();
+        cache.row(1);
+        assert_eq!(synced(&cache.open(Purpose::Change)), usual);
+    }
+
+    #[test]
+    fn an_index_that_is_open_for_reading_is_not_writable() {
+        let cache = Cache::new();
+        cache.open(Purpose::Change).check_writable(&wait()).unwrap();
+        let refused = cache.open(Purpose::Look).check_writable(&wait()).unwrap_err();
+        assert!(refused.into_error().to_string().ends_with("cache.db is read-only"));
+    }
+
+    #[test]
+    fn a_commit_whose_journal_is_removed_may_have_taken_effect() {
+        let temporary = tempfile::tempdir().unwrap();
+        let dir = CacheDir::open(temporary.path()).unwrap().unwrap();
+        let wait = Wait { limit: Duration::ZERO, interrupt: Interrupt::default() };
+        let place = locate(&dir, Path::new("cache.db")).unwrap();
+        let Opening::Open(mut index) = Sqlite::open(place, Purpose::Create, &wait).unwrap() else { panic!() };
+        let id = ImageId::new(b"00000000-0000-0000-0000-00000000000a").unwrap();
+        let seen = Seen { inode: 1, size: 1, allocated: 0, atime: 0, mtime: 0, ctime: 0, links: 1, owner: 0 };
+        index.begin(&wait).unwrap();
+        assert_eq!(index.adopt(&[Image { id, seen, row: None }]).unwrap(), 1);
+        index.commit(None).unwrap();
+        let ghost = [Deletion { id, only_if: Condition::Row(1) }];
+        index.begin(&wait).unwrap();
+        assert_eq!(index.forget(&ghost, &|_| true).unwrap(), [true]);
+        std::fs::remove_file(temporary.path().join("cache.db-journal")).unwrap();
+        let refusal = index.commit(None).unwrap_err();
+        assert!(matches!(refusal, Refusal::Unknown(_)), "{refusal:?}");
+        index.abandon();
+        index.begin(&wait).unwrap();
+        assert_eq!(index.forget(&ghost, &|_| true).unwrap(), [true], "a row that is gone is forgotten");
+        index.commit(None).unwrap();
     }
 }

@@ -16,7 +16,7 @@ use crate::exit::Failure;
 use crate::host::glance::index::{DatabasePlace, IndexPlace, OpenIndex};
 use crate::host::glance::settings::DatabaseSettings;
 use crate::interrupt::Wait;
-use crate::names::escaped;
+use crate::openstack::cache_api::shown_url;
 
 /// At most this many node URLs are listed in a message.
 const NAMED: usize = 20;
@@ -155,7 +155,7 @@ fn hinting_at_tables(refusal: Refusal, hint: &str) -> Failure {
 }
 
 fn known(database: Database, key: i64, node: &Setting<String>, why: String) -> OpenIndex {
-    let place = DatabasePlace { database: database.shown(), node: escaped(node.value.as_bytes()) };
+    let place = DatabasePlace { database: database.shown(), node: shown_url(&node.value) };
     OpenIndex {
         index: Some(Box::new(Central::new(database, key))),
         driver: Some(Driver::CentralizedDb),
@@ -184,18 +184,22 @@ fn unreadable(reason: anyhow::Error, why: String) -> OpenIndex {
 pub(crate) fn unknown(node: &Setting<String>, known: &[String]) -> Failure {
     let error = anyhow!(
         "the database does not know the node {} (set by {}); {}",
-        escaped(node.value.as_bytes()),
+        shown_url(&node.value),
         node.origin,
         listed(known)
     );
+    if known.iter().any(|known| *known != node.value && shown_url(known) == shown_url(&node.value)) {
+        return Failure::usage(error)
+            .hint("give the URL as the database has it, with the credentials that are not shown here");
+    }
     match closest(&node.value, known) {
-        Some(close) => Failure::usage(error).hint(format!("did you mean {}?", escaped(close.as_bytes()))),
+        Some(close) => Failure::usage(error).hint(format!("did you mean {}?", shown_url(close))),
         None => Failure::usage(error).hint("a node is registered when glance-api is started with its URL"),
     }
 }
 
 fn listed(known: &[String]) -> String {
-    let mut urls: Vec<String> = known.iter().take(NAMED).map(|url| escaped(url.as_bytes())).collect();
+    let mut urls: Vec<String> = known.iter().take(NAMED).map(|url| shown_url(url)).collect();
     if known.len() > NAMED {
         urls.push(format!("and {} more", known.len() - NAMED));
     }

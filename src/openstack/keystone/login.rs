@@ -65,6 +65,11 @@ pub(crate) trait LoginOptions {
     /// Returns the option's name as the operator wrote it, or would have to.
     fn shown(&self, name: &str) -> String;
 
+    /// Returns the place where an option is set, before what is said of it; nothing if it is not known.
+    fn origin(&self, _name: &str) -> String {
+        String::new()
+    }
+
     /// Returns the id of the domain of users and projects for which none is given.
     fn default_domain(&self) -> Option<String>;
 }
@@ -93,7 +98,7 @@ pub(crate) fn read(options: &dyn LoginOptions, plugin: &str) -> Result<Login> {
         }
         _ => bail!(
             "{}: the plugin {plugin:?} is not supported: use password, v3applicationcredential or v3token",
-            options.shown("auth_type")
+            reader.placed("auth_type")
         ),
     };
     Ok(Login { auth_url, auth_url_setting: options.shown("auth_url"), method, scope })
@@ -104,6 +109,11 @@ struct OptionReader<'a> {
 }
 
 impl OptionReader<'_> {
+    /// Returns the option's name after the place where it is set.
+    fn placed(&self, name: &str) -> String {
+        self.options.origin(name) + &self.options.shown(name)
+    }
+
     fn optional(&self, name: &str) -> Result<Option<String>> {
         Ok(self.options.value(name)?.filter(|value| !value.is_empty()))
     }
@@ -118,18 +128,18 @@ impl OptionReader<'_> {
         ensure!(
             !secret.contains(char::is_control),
             "{}: it has a line break or another control character",
-            self.options.shown(name)
+            self.placed(name)
         );
         Ok(Secret::new(secret))
     }
 
     fn token(&self) -> Result<Secret> {
-        token(self.required("token")?, &self.options.shown("token"))
+        token(self.required("token")?, &self.placed("token"))
     }
 
     fn auth_url(&self) -> Result<Url> {
-        let shown = self.options.shown("auth_url");
-        auth_url(&self.required("auth_url")?).with_context(|| format!("cannot use {shown}"))
+        let (origin, shown) = (self.options.origin("auth_url"), self.options.shown("auth_url"));
+        auth_url(&self.required("auth_url")?).with_context(|| format!("{origin}cannot use {shown}"))
     }
 
     fn user(&self) -> Result<Named> {
@@ -197,13 +207,13 @@ impl OptionReader<'_> {
     }
 
     fn scope(&self) -> Result<LoginScope> {
-        let shown = |name: &str| self.options.shown(name);
-        ensure!(self.optional("trust_id")?.is_none(), "{}: trusts are not supported", shown("trust_id"));
+        let (shown, placed) = (|name: &str| self.options.shown(name), |name: &str| self.placed(name));
+        ensure!(self.optional("trust_id")?.is_none(), "{}: trusts are not supported", placed("trust_id"));
         let project = self.named("project_id", "project_name", "project_domain")?;
         let domain = self.domain("domain")?;
         let system = self.optional("system_scope")?;
         if let Some(system) = &system {
-            ensure!(system == "all", "{}: there is no system scope but \"all\"", shown("system_scope"));
+            ensure!(system == "all", "{}: there is no system scope but \"all\"", placed("system_scope"));
         }
         match (project, domain, system) {
             (None, None, None) => Ok(LoginScope::Default),
@@ -262,6 +272,11 @@ impl Login {
     /// Returns the setting that lacks, if it is not known where Keystone is.
     pub(crate) fn lacks_keystone(&self) -> Option<&str> {
         self.auth_url.is_none().then_some(&self.auth_url_setting)
+    }
+
+    /// True if a user logs in without saying for which project or other scope.
+    pub(super) fn lacks_scope(&self) -> bool {
+        matches!((&self.method, &self.scope), (LoginMethod::Password { .. }, LoginScope::Default))
     }
 
     /// True if it is a token that is used as it is, and cannot be renewed.

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Result, anyhow, bail, ensure};
+use url::Url;
 
 use super::catalog::plain_interface;
 use super::login::{self, Login, LoginOptions};
@@ -24,6 +25,7 @@ use crate::config::{
 use crate::net::http::Client;
 use crate::net::tls::Trust;
 use crate::net::wire::Waits;
+use crate::openstack::cache_api::shown_url;
 
 /// The options that took the place of each of the oldest ones.
 const OLDEST: &[(&str, &str)] = &[
@@ -71,12 +73,22 @@ struct LoginSection<'a> {
     name: String,
 }
 
+impl LoginSection<'_> {
+    fn option(&self, name: &str) -> Option<Opt<'_>> {
+        let known = KNOWN.iter().find(|opt| opt.group == AUTHTOKEN_AUTH_URL.group && opt.name == name)?;
+        Some(Opt { group: &self.name, ..*known })
+    }
+}
+
 impl LoginOptions for LoginSection<'_> {
     fn value(&self, name: &str) -> Result<Option<String>> {
-        let known = KNOWN.iter().find(|opt| opt.group == AUTHTOKEN_AUTH_URL.group && opt.name == name);
-        let Some(opt) = known else { return Ok(None) };
-        let setting = self.config.optional(&Opt { group: &self.name, ..*opt })?;
+        let Some(opt) = self.option(name) else { return Ok(None) };
+        let setting = self.config.optional(&opt)?;
         Ok(setting.map(|setting| setting.value))
+    }
+
+    fn origin(&self, name: &str) -> String {
+        self.option(name).map_or_else(String::new, |opt| place(self.config, &opt))
     }
 
     fn shown(&self, name: &str) -> String {
@@ -93,12 +105,17 @@ impl AuthTokenSettings {
     pub(crate) fn from_config(config: &Config, waits: &Waits) -> Result<Self> {
         let text =
             |opt: &Opt<'static>| Ok::<_, anyhow::Error>(config.optional(opt)?.map(|found| found.value));
-        let login = login(config)?;
         let mut remarks = ignored_options(config);
+        let login = login(config, &mut remarks)?;
         let reach = reach(config, waits, &mut remarks)?;
         if let Some(version) = config.optional(&AUTHTOKEN_AUTH_VERSION)? {
             let is_third = version.value.trim_start_matches('v').starts_with('3');
-            ensure!(is_third, "{}: auth_version: only version 3 is supported", version.origin);
+            ensure!(
+                is_third,
+                "{}: [keystone_authtoken] auth_version is {:?}, but only version 3 is supported",
+                version.origin,
+                version.value
+            );
         }
         if config.boolean(&AUTHTOKEN_DELAY_AUTH_DECISION)?.value {
             remarks.push(
@@ -107,8 +124,8 @@ impl AuthTokenSettings {
                     .to_owned(),
             );
         }
-        let www_authenticate_uri = match text(&AUTHTOKEN_WWW_AUTHENTICATE_URI)? {
-            Some(uri) => shown_to_all(uri)?,
+        let www_authenticate_uri = match config.optional(&AUTHTOKEN_WWW_AUTHENTICATE_URI)? {
+            Some(set) => shown_to_all(set, &mut remarks)?,
             None => {
                 remarks.push(
                     "[keystone_authtoken] www_authenticate_uri is not set: callers without a token are sent \
@@ -178,7 +195,7 @@ pub(in crate::openstack) fn is_set(config: &Config) -> bool {
 }
 
 /// Reads who logs in.
-fn login(config: &Config) -> Result<Login> {
+fn login(config: &Config, remarks: &mut Vec<String>) -> Result<Login> {
     let named = config.optional(&AUTHTOKEN_AUTH_SECTION)?.map(|section| section.value);
     let name = named.unwrap_or_else(|| AUTHTOKEN_AUTH_URL.group.to_owned());
     let section = LoginSection { config, name };
@@ -200,6 +217,12 @@ fn login(config: &Config) -> Result<Login> {
         );
     };
     let login = login::read(&section, &plugin.value)?;
+    if login.lacks_scope() {
+        remarks.push(format!(
+            "{} is not set: unless the user has a default project, Keystone does not let it validate tokens",
+            section.shown("project_name")
+        ));
+    }
     ensure!(
         login.auth_url.is_some(),
         "{} is not set, so it is unknown where Keystone is",
@@ -242,7 +265,12 @@ fn reach(config: &Config, waits: &Waits, remarks: &mut Vec<String>) -> Result<Re
     if config.is_set(&AUTHTOKEN_HTTP_CONNECT_TIMEOUT) {
         let limit = config.integer(&AUTHTOKEN_HTTP_CONNECT_TIMEOUT)?;
         let is_fit = (1..=3600).contains(&limit.value);
-        ensure!(is_fit, "{}: http_connect_timeout must be from 1 to 3600 seconds", limit.origin);
+        ensure!(
+            is_fit,
+            "{}: [keystone_authtoken] http_connect_timeout is {}, but must be from 1 to 3600 seconds",
+            limit.origin,
+            limit.value
+        );
         reach = reach.within(seconds(limit.value));
     }
     let retries = config.integer(&AUTHTOKEN_HTTP_REQUEST_MAX_RETRIES)?;
@@ -289,7 +317,7 @@ fn ignored_options(config: &Config) -> Vec<String> {
 }
 
 /// Returns the place where an option is set, before what is said of it.
-fn place(config: &Config, opt: &Opt<'static>) -> String {
+fn place(config: &Config, opt: &Opt<'_>) -> String {
     config.origin(opt).map_or_else(String::new, |origin| format!("{origin}: "))
 }
 
@@ -300,22 +328,30 @@ fn refuses_bound(config: &Config) -> Result<bool> {
         "disabled" => Ok(false),
         "permissive" | "strict" => Ok(true),
         _ => bail!(
-            "{origin}: enforce_token_bind = {value} is not supported: Keystone no longer binds tokens; use \
-             permissive"
+            "{origin}: [keystone_authtoken] enforce_token_bind = {value} is not supported: Keystone no \
+             longer binds tokens; use permissive"
         ),
     }
 }
 
-/// Returns a text that can stand in a quoted part of a header.
-/// Checks `www_authenticate_uri`, which is sent to everybody who comes without a token.
-fn shown_to_all(uri: String) -> Result<String> {
+/// Checks `www_authenticate_uri`, which is sent to everybody who comes without a token, in a quoted part of a
+/// header. Keystone's middleware sends whatever it is.
+fn shown_to_all(set: Setting<String>, remarks: &mut Vec<String>) -> Result<String> {
+    let Setting { value: uri, origin } = set;
+    let place = format!("{origin}: [keystone_authtoken] www_authenticate_uri");
+    let shown = shown_url(&uri);
     let is_fit = uri.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'"');
-    ensure!(is_fit, "[keystone_authtoken] www_authenticate_uri is no URL");
+    ensure!(is_fit, "{place} is {shown:?}, which is no URL");
     let authority = uri.split("://").nth(1).and_then(|rest| rest.split(['/', '?', '#']).next());
     ensure!(
         authority.is_none_or(|authority| !authority.contains('@')),
-        "[keystone_authtoken] www_authenticate_uri has credentials: it is sent to callers, so leave them out"
+        "{place} has credentials: it is sent to callers, so leave them out"
     );
+    if !Url::parse(&uri).is_ok_and(|url| matches!(url.scheme(), "http" | "https")) {
+        remarks.push(format!(
+            "{place} is {shown:?}, which is no http URL: callers without a token do not find Keystone there"
+        ));
+    }
     Ok(uri)
 }
 

@@ -449,7 +449,11 @@ fn says_which_setting_is_missing_or_wrong() {
         ("auth_type = v3token\ntoken = s3cret\n", "auth_url is not set, so it is unknown where Keystone is"),
         (
             "auth_type = v3kerberos\n",
-            "[keystone_authtoken] auth_type: the plugin \"v3kerberos\" is not supported",
+            "/glance-api.conf:2: [keystone_authtoken] auth_type: the plugin \"v3kerberos\" is not supported",
+        ),
+        (
+            "auth_type = password\nauth_url = keystone\n",
+            "/glance-api.conf:3: cannot use [keystone_authtoken] auth_url: it is not a URL that begins with",
         ),
         ("auth_section = none\n", "[none] auth_type is not set"),
     ] {
@@ -459,14 +463,20 @@ fn says_which_setting_is_missing_or_wrong() {
     for (line, message) in [
         (
             "http_connect_timeout = 0",
-            "/glance-api.conf:10: http_connect_timeout must be from 1 to 3600 seconds",
+            "/glance-api.conf:10: [keystone_authtoken] http_connect_timeout is 0, but must be from 1 to 3600",
         ),
         ("insecure = maybe", "[keystone_authtoken] insecure is \"maybe\", but must be true or false"),
         ("interface = foo", "interface is \"foo\", but must be one of public, internal, admin"),
         ("interface = Internal", "interface is \"Internal\", but must be one of public, internal, admin"),
-        ("auth_version = v2.0", "/glance-api.conf:10: auth_version: only version 3 is supported"),
+        (
+            "auth_version = v2.0",
+            "/glance-api.conf:10: [keystone_authtoken] auth_version is \"v2.0\", but only version 3",
+        ),
         ("enforce_token_bind = kerberos", "enforce_token_bind = kerberos is not supported"),
-        ("www_authenticate_uri = http://a\" b", "www_authenticate_uri is no URL"),
+        (
+            "www_authenticate_uri = http://a\" b",
+            "conf:10: [keystone_authtoken] www_authenticate_uri is \"http://a\\\" b\", which is no URL",
+        ),
         ("www_authenticate_uri = http://u:s3cret@h:5000/v3", "www_authenticate_uri has credentials: it is"),
         ("password = s3cret$", "neither"),
     ] {

@@ -96,7 +96,7 @@ pub(crate) struct ListRequest {
     pub(crate) order: Order,
     /// Ask Glance's database which images it still serves.
     pub(crate) asks_records: bool,
-    /// Fail if the cache does not exist or its index cannot be read.
+    /// Fail if the cache does not exist, its index cannot be read, or there are images without an index.
     pub(crate) needs_index: bool,
 }
 
@@ -173,6 +173,9 @@ impl Gathering<'_> {
         let mut cache = take_stock(run, settings, dir, Purpose::Look, &run.wait(GLANCE_PATIENCE))?;
         if self.needs_index {
             cache.readable("cannot list the images")?;
+            if let Some(missing) = cache.warning.as_ref().filter(|_| !cache.inventory.images.is_empty()) {
+                return Err(Failure::cannot_start(anyhow!("cannot list the images: {missing}")));
+            }
         }
         if let IndexPlace::File(path) = &cache.place {
             report.index_file = Some(path.clone()).filter(|_| cache.driver == Some(Driver::Sqlite));

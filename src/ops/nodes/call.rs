@@ -44,3 +44,23 @@ impl NodesCall {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_call_has_its_words() {
+        for (call, action, words) in [
+            (NodesCall::Prune, Action::Prune, ["file", "pruning nodes", "asked to prune"]),
+            (NodesCall::Clean, Action::Clean, ["file", "cleaning nodes", "asked to clean"]),
+            (
+                NodesCall::Queue(Vec::new()),
+                Action::Queue,
+                ["image", "queueing on nodes", "asked to queue on"],
+            ),
+        ] {
+            assert_eq!((call.action(), [call.what(), call.doing(), call.did()]), (action, words));
+        }
+    }
+}

@@ -75,7 +75,7 @@ struct Aim {
     other: Option<Url>,
 }
 
-/// Has nodes do some work.
+/// Has nodes do some work. A signal before the first is asked is no failure: the report then has no node.
 ///
 /// Fails if no node is asked at all.
 pub(crate) fn ask_nodes(
@@ -85,6 +85,23 @@ pub(crate) fn ask_nodes(
     request: &NodesRequest,
 ) -> Result<NodesReport, Failure> {
     run.catch_signals()?;
+    match ask_aims(run, selection, config, request) {
+        Err(_) if run.interrupt.raised() => {
+            let mut report = NodesReport::new(&request.call, Vec::new());
+            report.ending.stopped(run);
+            Ok(report)
+        }
+        asked => asked,
+    }
+}
+
+/// Finds the nodes and the credentials, and asks.
+fn ask_aims(
+    run: &Run,
+    selection: &Selection,
+    config: &Config,
+    request: &NodesRequest,
+) -> Result<NodesReport, Failure> {
     let mut aims = match &request.urls {
         Some(urls) => named(urls, request.port)?,
         None => all_nodes(run, selection, config, request.port)?,

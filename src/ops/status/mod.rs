@@ -40,6 +40,7 @@ use crate::host::glance::open::{
 use crate::host::glance::records::{Usability, unusable};
 use crate::host::glance::settings::{Selection, Settings, max_size};
 use crate::names::{ImageId, escaped};
+use crate::openstack::cache_api::shown_url;
 use crate::ops::verify::{
     MANY_ARE_BROKEN, Verdicts, Verification, VerifiedCache, VerifiedImages, VerifyRequest, require_owner,
     verified_images, verify,
@@ -601,7 +602,11 @@ fn settings_in_use(settings: &Settings<'_>) -> SettingsInUse {
             if setting.origin == Origin::Default {
                 return None;
             }
-            let value = if opt.secret { "***".to_owned() } else { escaped(setting.value.as_bytes()) };
+            let value = match setting.value {
+                _ if opt.secret => "***".to_owned(),
+                value if value.contains("://") => shown_url(&value),
+                value => escaped(value.as_bytes()),
+            };
             Some(SettingInUse {
                 name: format!("[{}] {}", opt.group, opt.name),
                 value,

@@ -311,3 +311,25 @@ impl Report for MoveReport {
         text + &self.ending.line_end()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_summary_says_what_was_moved_and_removed() {
+        let mut report =
+            MoveReport { total_files_moved: 1, total_bytes_moved: 1024, ..MoveReport::default() };
+        let moved = "clean: moved 1 broken image, 1 KiB";
+        assert_eq!(report.text(), format!("{moved}\n"));
+        (report.deleted_images_removed, report.deleted_bytes_removed) = (2, 2048);
+        report.verification = Some(Verification::default());
+        let removed = "removed 2 images with a deleted record, 2 KiB";
+        let read = "read 0 images, 0 B: 0 as recorded, 0 broken";
+        assert_eq!(report.text(), format!("{moved}; {removed}; {read}\n"));
+        report.ending.dry_run = true;
+        assert!(report.text().starts_with("clean: would move 1 broken image"), "{}", report.text());
+        report.ending.skipped = Some("it is locked".to_owned());
+        assert_eq!(report.text(), "nothing was done: it is locked\n");
+    }
+}

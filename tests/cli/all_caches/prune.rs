@@ -261,3 +261,28 @@ fn beside_a_conductors_own_cleaning_nothing_is_amiss() {
     assert_eq!(run.json()["errors"], json!([]));
     assert_eq!(env.names("iso"), [""; 0]);
 }
+
+#[test]
+fn a_dry_run_foresees_the_rows_without_a_file() {
+    for (is_required, images) in [(false, &[][..]), (true, &[1, 3])] {
+        let env = HostEnv::new();
+        env.conf(&format!("[DEFAULT]\nimage_cache_dir = {}\n", env.dir("glance").display()));
+        let _index = glance(&env, &[(1, 50.0), (2, 40.0), (3, 30.0)]);
+        fs::remove_file(env.dir("glance").join(master(2))).unwrap();
+        let on = env.base.to_str().unwrap();
+        // No file system has all of its blocks free.
+        let required = ["--require", "100%", "--on", on, "--best-effort", "--min-age", "0"];
+        let arguments = if is_required { &required[..] } else { &["--all-caches"] };
+        let run = |more: &[&str]| env.run("prune", &[arguments, more].concat()).code(i32::from(is_required));
+        let plan = run(&["--dry-run"]).json();
+        let expected = [&[2], images].concat();
+        assert_eq!(
+            planned(&plan),
+            expected.iter().map(|n| ("glance".to_owned(), master(*n))).collect::<Vec<_>>()
+        );
+        let done = run(&[]).json();
+        for report in [plan, done] {
+            assert_eq!(cache(&report, "glance")["ghosts_forgotten"], 1, "{report}");
+        }
+    }
+}

@@ -108,12 +108,15 @@ fn hostile_entries_of_the_queue_are_survived() {
     fs::File::create(entry('c')).unwrap().set_len(1 << 40).unwrap();
     fs::write(entry('d'), "[".repeat(4000)).unwrap();
     p.env.fifo(Path::new("queue").join(id('e')));
-    p.env.link(Path::new("queue").join(id('f')), "/etc/passwd");
+    let outside = p.env.outside("precious");
+    fs::write(&outside, "precious").unwrap();
+    p.env.link(Path::new("queue").join(id('f')), &outside);
     fs::create_dir(entry('9')).unwrap();
     let run = p.run(&[]).ok();
     println!("{}", run.stderr);
     p.holds(&[('a', 100), ('b', 100), ('c', 100), ('d', 100)]);
     assert_eq!(p.env.names("queue").len(), 3);
+    assert_eq!(fs::read_to_string(&outside).unwrap(), "precious");
 }
 
 #[test]

@@ -77,7 +77,7 @@ fn an_address_that_nobody_listens_at() {
 #[test]
 fn an_unknown_authority() {
     let nginx = Nginx::start();
-    let why = "cannot establish TLS with localhost: invalid peer certificate: UnknownIssuer";
+    let why = "cannot establish TLS with localhost: its certificate is of an authority that is not trusted";
     is_refused(&nginx, "", &nginx.https_url("/x"), why);
 }
 
