@@ -41,7 +41,7 @@ mod as_root {
         env.prune(&["--max-size", "0"]).fails(3, &[hint]);
         env.clean(&[]).fails(3, &[hint]);
         let status = env.run("status", &["--format", "json"]).json();
-        assert_eq!(status["attention"][0]["code"], "read_only", "{status}");
+        assert!(status["attention"].to_string().contains("read_only"), "{status}");
         system(&["mount", "-o", "remount,rw", point]);
         assert_eq!(env.run("status", &["--format", "json"]).ok().json()["attention"], json!([]));
         system(&["mount", "-o", "remount,ro,bind", point]);

@@ -325,7 +325,7 @@ mod tests {
         (report.deleted_images_removed, report.deleted_bytes_removed) = (2, 2048);
         report.verification = Some(Verification::default());
         let removed = "removed 2 images with a deleted record, 2 KiB";
-        let read = "read 0 images, 0 B as recorded; 0 broken";
+        let read = "read 0 images, 0 B: 0 as recorded, 0 broken";
         assert_eq!(report.text(), format!("{moved}; {removed}; {read}\n"));
         report.ending.dry_run = true;
         assert!(report.text().starts_with("clean: would move 1 broken image"), "{}", report.text());

@@ -148,12 +148,12 @@ mod tests {
     fn the_summary_names_only_what_there_is() {
         let tally = |count| Tally { count, bytes: 1024 };
         let mut found = Verification { sound: tally(2), ..Verification::default() };
-        assert_eq!(found.summary(), "2 images, 1 KiB as recorded; 0 broken");
+        assert_eq!(found.summary(), "2 images, 1 KiB: 2 as recorded, 0 broken");
         (found.unverifiable, found.missing, found.deleted) = (tally(1), tally(2), tally(3));
         (found.failed, found.left, found.changed) = (tally(4), tally(5), 6);
         assert_eq!(
             found.summary(),
-            "2 images, 1 KiB as recorded; 0 broken; 1 without a digest; 2 without a record; 3 with a deleted \
+            "2 images, 1 KiB: 2 as recorded, 0 broken; 1 without a digest; 2 without a record; 3 with a deleted \
              record; 4 could not be read; 5 left to a later run; 6 changed meanwhile"
         );
     }
