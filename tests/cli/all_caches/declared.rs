@@ -104,7 +104,7 @@ fn declarations_that_name_nothing_or_no_place_are_refused() {
         ("[image_cache:x]\nkind = ironic-iso\ndirectory = /x\nsize = -1\n", "'-1' is not a size"),
         (
             "[image_cache:x]\nkind = ironic-iso\ndirectory = /x\nsize = 99999999999999999999999\n",
-            "is not a size",
+            "is too large",
         ),
         (
             "[image_cache:x]\nkind = ironic-iso\ndirectory = /x\nsize = 1\npriority = 1.5\n",
