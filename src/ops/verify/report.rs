@@ -153,8 +153,8 @@ mod tests {
         (found.failed, found.left, found.changed) = (tally(4), tally(5), 6);
         assert_eq!(
             found.summary(),
-            "2 images, 1 KiB: 2 as recorded, 0 broken; 1 without a digest; 2 without a record; 3 with a deleted \
-             record; 4 could not be read; 5 left to a later run; 6 changed meanwhile"
+            "2 images, 1 KiB: 2 as recorded, 0 broken; 1 without a digest; 2 without a record; 3 with a \
+             deleted record; 4 could not be read; 5 left to a later run; 6 changed meanwhile"
         );
     }
 }
