@@ -41,6 +41,8 @@ lock_timeout = 10s
 # What may be in a cache directory besides images.
 KNOWN = {"cache.db", "cache.db-journal", "glance-cache-prune", "glance-cache-clean", "glance-cache-prefetch"}
 KNOWN |= {"queue", "incomplete", "invalid", ".glance-cache"}
+# Glance's xattr driver makes it at each start, and leaves it if it is killed then or the disk is full.
+KNOWN |= {"checkme"}
 
 
 class Gate:
