@@ -37,7 +37,8 @@ fn options(shell: &Shell) {
 
 fn values(shell: &Shell) {
     offers(shell, "glance-cache prune --driver ", &["sqlite", "xattr", "centralized_db"]);
-    offers(shell, "glance-cache prune --format=", &["text", "json", "prometheus"]);
+    offers(shell, "glance-cache prune --format=", &["text", "json"]);
+    offers(shell, "glance-cache status --format=", &["text", "json", "prometheus"]);
     offers(shell, "glance-cache status --format j", &["json"]);
     offers(shell, "glance-cache list --sort ", &["image", "state", "last-use", "modified", "size", "hits"]);
     offers(shell, "glance-cache list --state i", &["incomplete", "invalid"]);
