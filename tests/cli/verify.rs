@@ -580,7 +580,8 @@ fn without_a_memory_a_run_moves_nothing_if_most_of_what_it_read_is_broken() {
     p.env.file(".glance-cache", 0, 0);
     for dry_run in [&["--dry-run"][..], &[], &[]] {
         let arguments = [&["--budget", "3000B"], dry_run].concat();
-        let done = run(&p, "clean", &arguments).code(1).says(&["it is not known how many were in earlier runs"]);
+        let done =
+            run(&p, "clean", &arguments).code(1).says(&["it is not known how many were in earlier runs"]);
         done.has(&json!({"total_files_moved": 0}));
     }
     "0123456789abcde".chars().for_each(|letter| flip(&p, letter));
