@@ -1077,6 +1077,19 @@ mod tests {
     }
 
     impl Rows {
+        fn new(committed: Keys, refuses: Refusals) -> Self {
+            Rows {
+                committed,
+                forgotten: HashSet::new(),
+                refuses,
+                waits: false,
+                arrives: None,
+                on_disk: None,
+                batches: Arc::default(),
+                too_large: Arc::default(),
+            }
+        }
+
         fn is_full(&self) -> bool {
             let files = |path| std::fs::read_dir(path).unwrap().map(|file| file.unwrap().file_name());
             let is_image = |name: std::ffi::OsString| ImageId::new(name.as_encoded_bytes()).is_some();
@@ -1120,16 +1133,7 @@ mod tests {
     /// too large.
     fn index(rows: i64, refuses: Refusals, limit: Duration) -> (Ledger, Keys, Arc<AtomicUsize>) {
         let (rows, too_large) = (Arc::new(Mutex::new((1..=rows).collect())), Arc::default());
-        let index = Rows {
-            committed: Arc::clone(&rows),
-            forgotten: HashSet::new(),
-            refuses,
-            waits: false,
-            arrives: None,
-            on_disk: None,
-            batches: Arc::default(),
-            too_large: Arc::clone(&too_large),
-        };
+        let index = Rows { too_large: Arc::clone(&too_large), ..Rows::new(Arc::clone(&rows), refuses) };
         (ledger(index, limit), rows, too_large)
     }
 
@@ -1217,19 +1221,7 @@ mod tests {
             let (temporary, dir, inventory) = stock(0, 3);
             let committed: Keys = Arc::new(Mutex::new((1..=3).collect()));
             let arrives = Some(temporary.path().join(ghost_id(2).to_string()));
-            let (rows, too_large) = (Arc::clone(&committed), Arc::default());
-            let (forgotten, refuses) = (HashSet::new(), NOTHING);
-            let (on_disk, batches) = (None, Arc::default());
-            let index = Rows {
-                committed: rows,
-                forgotten,
-                refuses,
-                waits: false,
-                arrives,
-                on_disk,
-                batches,
-                too_large,
-            };
+            let index = Rows { arrives, ..Rows::new(Arc::clone(&committed), NOTHING) };
             let mut ledger = ledger(index, Duration::ZERO);
             let mut executor = Executor { dir: &dir, ledger: &mut ledger, progress: &() };
             let mut outcome = Outcome::default();
@@ -1430,16 +1422,8 @@ mod tests {
         let (ghosts, images) = (inventory.ghosts.iter(), inventory.images.iter());
         let rows = ghosts.map(|ghost| ghost.row).chain(images.filter_map(|image| image.row));
         let committed = Arc::new(Mutex::new(rows.map(|row| row.key).collect()));
-        let index = Rows {
-            committed: Arc::clone(&committed),
-            forgotten: HashSet::new(),
-            refuses,
-            waits: false,
-            arrives: None,
-            on_disk: Some(temporary.path().to_owned()),
-            batches: Arc::default(),
-            too_large: Arc::default(),
-        };
+        let on_disk = Some(temporary.path().to_owned());
+        let index = Rows { on_disk, ..Rows::new(Arc::clone(&committed), refuses) };
         let mut ledger = ledger(index, Duration::ZERO);
         let limits = PruneLimits { max_size, target_size: max_size, ..PruneLimits::default() };
         let plan = plan::prune(inventory, &limits, 0, 0);
@@ -1719,16 +1703,7 @@ mod tests {
             (image.row, image.seen.atime, image.seen.mtime) = (None, i64::MIN, i64::MIN);
         }
         let (committed, batches) = (Arc::default(), Arc::new(Mutex::new(Vec::new())));
-        let index = Rows {
-            committed,
-            forgotten: HashSet::new(),
-            refuses: NOTHING,
-            waits: false,
-            arrives: None,
-            on_disk: None,
-            batches: Arc::clone(&batches),
-            too_large: Arc::default(),
-        };
+        let index = Rows { batches: Arc::clone(&batches), ..Rows::new(committed, NOTHING) };
         let mut ledger = ledger(index, Duration::ZERO);
         let plan = plan::prune(&inventory, &PruneLimits::default(), 0, 0);
         // They are the same files all the same.
