@@ -91,6 +91,14 @@ impl Attention {
     pub(super) fn new(code: Concern, message: impl Into<String>) -> Self {
         Attention { code, message: message.into() }
     }
+
+    /// Returns the one about a file system that is read-only.
+    pub(super) fn read_only(mount_point: &str) -> Self {
+        let message = format!(
+            "the file system at {mount_point} is mounted read-only: nothing can be pruned, cleaned or cached"
+        );
+        Attention::new(Concern::ReadOnly, message)
+    }
 }
 
 /// The entries of one kind that `clean` removes.

@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::MIN_AGE;
 use super::attention::{Attention, Concern, Figure, first_line};
-use super::report::{CacheLine, SCHEMA_VERSION, human_or_unknown, mounted_at};
+use super::report::{CacheLine, SCHEMA_VERSION, human_or_unknown, shown_point};
 use crate::cache::outcome::EntryError;
 use crate::cache::plan::Choice;
 use crate::config;
@@ -19,6 +19,7 @@ use crate::exit::Failure;
 use crate::host::cache::{Rules, Tally};
 use crate::host::gather::{Gathered, Member};
 use crate::host::{Declared, Host};
+use crate::os::mounts::{Mount, mount_of};
 use crate::os::space::{available, capacity};
 use crate::output::Report;
 use crate::output::rows::{Column, ListCell, Listing, Rank};
@@ -77,14 +78,15 @@ pub(crate) fn look(
 ) -> Result<LookReport, Failure> {
     let (gathered, _) = survey(host, temp_grace)?;
     let caches: Vec<CacheLine> = gathered.members.iter().map(CacheLine::of).collect();
+    let file_systems = file_systems(&gathered.members);
     Ok(LookReport {
         schema_version: SCHEMA_VERSION,
         is_status: look == Overview::Status,
         check: false,
-        attention: attention(&caches, &gathered),
+        attention: attention(&caches, &file_systems, &gathered),
         files_read: host.run.output.is_verbose().then(|| files_read(host)),
         caches,
-        file_systems: file_systems(&gathered.members),
+        file_systems,
         missing: gathered.missing.iter().map(Missing::of).collect(),
         warnings: gathered.warnings,
         errors: gathered.errors,
@@ -93,10 +95,16 @@ pub(crate) fn look(
 }
 
 /// Returns what needs attention.
-fn attention(caches: &[CacheLine], gathered: &Gathered<'_>) -> Vec<Attention> {
+fn attention(
+    caches: &[CacheLine],
+    file_systems: &[FileSystemLine],
+    gathered: &Gathered<'_>,
+) -> Vec<Attention> {
     let over = caches.iter().filter(|line| line.is_over());
     let over =
         over.map(|line| Attention::new(Concern::OverLimit, format!("{} is over its limit", line.name)));
+    let read_only = file_systems.iter().filter(|fs| fs.is_read_only);
+    let read_only = read_only.map(|fs| Attention::read_only(&fs.mount_point));
     // The warnings about directories that do not exist come last.
     let others = gathered.warnings.len().saturating_sub(gathered.missing.len());
     let warnings = gathered.warnings.iter().enumerate().map(|(number, warning)| {
@@ -105,7 +113,7 @@ fn attention(caches: &[CacheLine], gathered: &Gathered<'_>) -> Vec<Attention> {
     });
     let errors = gathered.errors.iter();
     let errors = errors.map(|error| Attention::new(Concern::Unreadable, error.to_string()));
-    over.chain(warnings).chain(errors).collect()
+    over.chain(read_only).chain(warnings).chain(errors).collect()
 }
 
 /// Returns the configuration files that were read, those of Ironic included.
@@ -126,8 +134,10 @@ fn file_systems(members: &[Member<'_>]) -> Vec<FileSystemLine> {
         seen.push(member.identity.0);
         let Ok(figures) = fstatvfs(member.cache.fd()) else { continue };
         let on_it = || members.iter().filter(|other| other.identity.0 == member.identity.0);
+        let mount = mount_of(&member.declared.directory.value);
         found.push(FileSystemLine {
-            mount_point: mounted_at(&member.declared.directory.value),
+            is_read_only: mount.as_ref().is_some_and(Mount::is_file_system_read_only),
+            mount_point: shown_point(mount.as_ref()),
             size: capacity(&figures),
             available: available(&figures).min(capacity(&figures)),
             reclaimable: on_it().map(|other| other.stock.reclaimable.bytes).sum(),
@@ -140,6 +150,8 @@ fn file_systems(members: &[Member<'_>]) -> Vec<FileSystemLine> {
 /// A file system with caches on it.
 #[derive(Debug, Serialize)]
 struct FileSystemLine {
+    #[serde(skip)]
+    is_read_only: bool,
     mount_point: String,
     size: u64,
     available: u64,
@@ -249,7 +261,12 @@ impl LookReport {
     /// Returns the lines below the table of a status, each with its heading.
     fn details(&self) -> Vec<(&str, String)> {
         let mut lines = Vec::new();
-        lines.extend(self.file_systems.iter().map(|fs| ("file system", self.file_system(fs))));
+        for fs in &self.file_systems {
+            lines.push(("file system", self.file_system(fs)));
+            if fs.is_read_only {
+                lines.push(("attention", Attention::read_only(&fs.mount_point).message));
+            }
+        }
         for cache in &self.caches {
             self.cache(cache, &mut lines);
         }

@@ -4,7 +4,6 @@
 //! anything.
 
 use std::fmt::{self, Write as _};
-use std::path::Path;
 
 use serde::{Serialize, Serializer};
 
@@ -18,7 +17,7 @@ use crate::host::cache::{Foreseen, Planned, PlannedRemoval, Tally};
 use crate::host::gather::Member;
 use crate::interrupt::signal_name;
 use crate::names::escaped;
-use crate::os::mounts::mount_of;
+use crate::os::mounts::{Mount, mount_of};
 use crate::output::Report;
 use crate::output::screen::Screen;
 use crate::output::table::with_sentences;
@@ -376,7 +375,7 @@ impl CacheLine {
             priority: *priority,
             directory: directory.value.display().to_string(),
             directory_set_by: directory.origin.to_string(),
-            file_system: mounted_at(&directory.value),
+            file_system: shown_point(mount_of(&directory.value).as_ref()),
             size: stock.size,
             limit: member.limit(),
             limit_set_by: size.origin.to_string(),
@@ -415,9 +414,9 @@ impl CacheLine {
     }
 }
 
-/// Returns the mount point of the file system of a path.
-pub(super) fn mounted_at(path: &Path) -> String {
-    mount_of(path).map_or_else(|| "unknown".to_owned(), |mount| escaped(mount.point.as_bytes()))
+/// Returns the mount point in words.
+pub(super) fn shown_point(mount: Option<&Mount>) -> String {
+    mount.map_or_else(|| "unknown".to_owned(), |mount| escaped(mount.point.as_bytes()))
 }
 
 /// The common part of reports about changes to several caches.

@@ -60,6 +60,22 @@ pub(crate) struct Mount {
     pub(crate) super_options: String,
 }
 
+impl Mount {
+    /// True if the file system is read-only, and so everywhere that it is mounted.
+    pub(crate) fn is_file_system_read_only(&self) -> bool {
+        has_ro(&self.super_options)
+    }
+
+    /// True if nothing can be written through this mount.
+    pub(crate) fn is_read_only(&self) -> bool {
+        has_ro(&self.options) || self.is_file_system_read_only()
+    }
+}
+
+fn has_ro(options: &str) -> bool {
+    options.split(',').any(|option| option == "ro")
+}
+
 /// Returns the mount that a path is on: the one with the longest mount point above the path.
 ///
 /// `None` if the path or `/proc/self/mountinfo` cannot be read.

@@ -42,6 +42,9 @@ mod as_root {
         env.clean(&[]).fails(3, &[hint]);
         let status = env.run("status", &["--format", "json"]).json();
         assert!(status["attention"].to_string().contains("read_only"), "{status}");
+        let all = env.run("status", &["--all-caches", "--check"]);
+        assert_eq!(all.code, 1, "{all:?}");
+        assert_eq!(all.stdout.matches("is mounted read-only: nothing can be pruned").count(), 1, "{all:?}");
         system(&["mount", "-o", "remount,rw", point]);
         assert_eq!(env.run("status", &["--format", "json"]).ok().json()["attention"], json!([]));
         system(&["mount", "-o", "remount,ro,bind", point]);

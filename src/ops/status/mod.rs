@@ -18,7 +18,7 @@ use self::report::{
     Entries, FileSystem, ForeignEntry, HeldLock, SettingInUse, SettingsInUse, Shown, UnusableImage,
     UnusableReport, WrongOwner,
 };
-use super::attention::{Concern, Removable, Threshold};
+use super::attention::{Attention, Concern, Removable, Threshold};
 use crate::cache::dir::{CacheDir, CachePlace};
 use crate::cache::entry::{EntryKind, Image, Partial};
 use crate::cache::index::Driver;
@@ -499,17 +499,11 @@ fn file_system(dir: &CacheDir, cache: &Cache, report: &mut StatusReport) {
 /// Reports a file system that is read-only. A place where only this mount of it is, such as a container that
 /// looks at the cache, is not at fault.
 fn read_only(mount: Option<&Mount>, report: &mut StatusReport) {
-    let is = |options: &str| options.split(',').any(|option| option == "ro");
-    let Some(Mount { point, options, super_options, .. }) = mount else { return };
-    let point = escaped(point.as_bytes());
-    if is(super_options) {
-        report.note(
-            Concern::ReadOnly,
-            format!(
-                "the file system at {point} is mounted read-only: nothing can be pruned, cleaned or cached"
-            ),
-        );
-    } else if is(options) {
+    let Some(mount) = mount else { return };
+    let point = escaped(mount.point.as_bytes());
+    if mount.is_file_system_read_only() {
+        report.attention.push(Attention::read_only(&point));
+    } else if mount.is_read_only() {
         report
             .notes
             .push(format!("{point} is mounted read-only here: prune, clean and prefetch need another mount"));

@@ -6,10 +6,10 @@
 //! same was done as without a fault; one JSON object that names as many files as are gone or fetched, and
 //! errors where the code is 1; nothing changed where the code says so; nothing new but lock files, an
 //! abandoned journal and a prefetch's images and claims, all of it the cache owner's; nothing outside
-//! touched. A prefetch never puts a damaged image into the cache, and a broken one that is moved is in `invalid/`. One that is to be fetched is in the cache or in the
-//! queue. The next plain run ends with 0 and leaves no row without a file and no orphan that was not there
-//! before; a prefetch then has all images and nothing staged. Glance's own driver goes on with every state of
-//! the cache that a fault left.
+//! touched. A prefetch never puts a damaged image into the cache, and a broken one that is moved is in
+//! `invalid/`. One that is to be fetched is in the cache or in the queue. The next plain run ends with 0 and
+//! leaves no row without a file and no orphan that was not there before; a prefetch then has all images and
+//! nothing staged. Glance's own driver goes on with every state of the cache that a fault left.
 //!
 //! Each call of each thread is reached, though strace counts the calls of every thread for itself: see
 //! `tests/peer/shift.c`. `prefetch` runs with one image at a time, so that threads come in the same order
