@@ -484,7 +484,7 @@ mod as_root {
             let path = mounted.env.path(id(letter));
             fs::write(&path, crate::support::images::content(letter, 900_000)).unwrap();
         }
-        system(&["umount", point.to_str().unwrap()]);
+        mounted.mount.unmount();
         let stat = std::process::Command::new("debugfs")
             .args(["-R", &format!("stat /cache/{}", id('b')), image.to_str().unwrap()])
             .output()

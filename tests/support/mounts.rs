@@ -7,7 +7,7 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-use super::env::{Driver, TestEnv, system};
+use super::env::{Driver, TestEnv, system, until};
 use super::host::HostEnv;
 use super::needs;
 
@@ -72,6 +72,14 @@ pub(crate) fn bindfs(driver: Driver) -> Mounted {
     Mounted::at(driver, root, Mount { point })
 }
 
+impl Mount {
+    /// Unmounts it for the time being. A child that another test starts holds every file for a moment.
+    pub(crate) fn unmount(&self) {
+        let is_done = || Command::new("umount").arg(&self.point).status().unwrap().success();
+        until("it is unmounted", is_done);
+    }
+}
+
 impl Drop for Mount {
     fn drop(&mut self) {
         let _ = Command::new("umount").arg("-l").arg(&self.point).status();
@@ -123,7 +131,7 @@ impl Mounted {
     /// Sets change times of files of the cache on an ext4: unmounts, edits, mounts again.
     pub(crate) fn set_ctimes(&self, names: &[String], epoch: i64) {
         let ext4 = Ext4 { image: self.env.outside("ext4") };
-        system(&["umount", self.mount.point.to_str().unwrap()]);
+        self.mount.unmount();
         for name in names {
             ext4.set_ctime(&format!("/cache/{name}"), epoch);
         }
