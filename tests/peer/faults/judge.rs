@@ -130,18 +130,22 @@ impl Bench<'_> {
     /// Runs once more without a fault, and returns what is wrong then.
     pub(super) fn go_on(&self) -> Vec<String> {
         let mut wrong = Vec::new();
-        let again = |more: &[&str]| {
+        let run = |arguments: &[String], more: &[&str]| {
             let mut command = self.env.command(BINARY);
             command.current_dir("/").env(CLOCK, self.later());
-            self.env.finish(command.args(&self.arguments).args(more))
+            self.env.finish(command.args(arguments).args(more))
         };
-        let mut run = again(&[]);
-        if self.fetches() && run.code == 1 && run.stdout.contains("\"skipped\"") {
+        let mut ended = run(&self.arguments, &[]);
+        if self.fetches() && ended.code == 1 && ended.stdout.contains("\"skipped\"") {
             // A download in vain is not repeated unless somebody says so.
-            run = again(&["--retry"]);
+            ended = run(&self.arguments, &["--retry"]);
         }
-        if run.code != 0 {
-            wrong.push(format!("the next run ends with {}: {} {}", run.code, run.stdout, run.stderr));
+        if self.scenario.host && ended.code == 0 {
+            // Where enough is free by now, no row is looked at. The next prune of the cache does that.
+            ended = run(&self.arguments[..3], &["--max-size", "1TiB"]);
+        }
+        if ended.code != 0 {
+            wrong.push(format!("the next run ends with {}: {} {}", ended.code, ended.stdout, ended.stderr));
         }
         let new: Vec<_> = self.orphans().difference(&self.orphans).cloned().collect();
         if !new.is_empty() {

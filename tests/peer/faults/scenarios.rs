@@ -105,4 +105,4 @@ pub(super) const VERIFY_XATTR: Scenario =
 pub(super) const VERIFY_CENTRAL: Scenario =
     Scenario { name: "clean --verify, centralized_db", rows: Rows::Central(SqliteFile), ..VERIFY_SQLITE };
 pub(super) const REQUIRE: Scenario =
-    Scenario { name: "prune --require", command: "prune", host: true, mends: false, ..PLAIN };
+    Scenario { name: "prune --require", command: "prune", host: true, mends: true, ..PLAIN };
