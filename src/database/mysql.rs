@@ -21,7 +21,7 @@ use super::url::Address;
 use super::worker::ServerConnection;
 use crate::database::refusal::Refusal;
 use crate::net::authorities::trusting_only;
-use crate::net::tls::{TlsMode, system_authorities};
+use crate::net::tls::{TlsMode, system_authorities, without_manual};
 
 /// The settings of the session. MariaDB is told not to wait for rows at all. To MySQL the part in `/*M! */`
 /// is a comment, so that it waits a second, its least. The second line is for servers whose defaults protect
@@ -219,7 +219,7 @@ fn refusal(address: &Address, error: &mysql::Error) -> (Refusal, bool) {
     // Any other error is the network's, in one wrapping or another. After it the state of the connection is
     // unknown.
     let lost = !matches!(error, mysql::Error::MySqlError(_)) || GONE.contains(&code);
-    let error = anyhow!("{}", address.without_credentials(&text));
+    let error = anyhow!("{}", address.without_credentials(&without_manual(text)));
     if RETRY.contains(&code) { (Refusal::Busy(error), lost) } else { (Refusal::Broken(error), lost) }
 }
 

@@ -26,7 +26,7 @@ use super::cell::Cell;
 use super::url::Address;
 use super::worker::ServerConnection;
 use crate::database::refusal::Refusal;
-use crate::net::tls::{TlsMode, client_config};
+use crate::net::tls::{TlsMode, client_config, without_manual};
 
 /// The time without an answer after which the kernel gives a connection up.
 const SILENCE: Duration = Duration::from_secs(10);
@@ -222,7 +222,7 @@ fn refusal(address: &Address, error: &Error) -> Refusal {
                 text = format!("{text}: {error}");
                 cause = error.source();
             }
-            text
+            without_manual(text)
         }
     };
     let retry = error.code().is_some_and(|code| RETRY.contains(&code.code()));

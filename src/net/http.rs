@@ -432,7 +432,7 @@ fn failure(error: &hyper::Error, is_encrypted: bool) -> Error {
     let cause = error.source().map(|cause| {
         let of_tls = cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
         let of_tls = of_tls.and_then(|cause| cause.downcast_ref::<rustls::Error>());
-        of_tls.map_or_else(|| cause.to_string(), tls::plain)
+        of_tls.map_or_else(|| tls::without_manual(cause.to_string()), tls::plain)
     });
     match (error.is_parse(), cause) {
         (true, _) if is_of_another_protocol && is_encrypted => anyhow!("the answer is not HTTP"),

@@ -169,8 +169,9 @@ impl Server {
             for socket in listener.incoming() {
                 let mut stream =
                     StreamOwned::new(ServerConnection::new(Arc::clone(&config)).unwrap(), socket.unwrap());
+                let mut request = [0; 4096];
                 // A client that does not trust it ends the handshake.
-                if stream.read(&mut [0; 4096]).is_ok() {
+                if stream.read(&mut request).is_ok() && !request.starts_with(b"GET /cut ") {
                     let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nimage");
                     stream.conn.send_close_notify();
                     let _ = stream.flush();
@@ -285,6 +286,16 @@ fn http_and_https_at_the_wrong_port_are_told() {
     });
     let why = get(&client(Trust::Anybody), &format!("https://localhost:{port}/")).unwrap_err();
     assert!(why.ends_with(": the server does not speak TLS there: is it http?"), "{why}");
+}
+
+#[test]
+fn a_server_that_ends_an_encrypted_connection_at_once_is_told_in_plain_words() {
+    for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+        let server = Server::start("server", version);
+        let client = client(Trust::Only(certificate("ca.pem")));
+        let why = get(&client, &format!("https://localhost:{}/cut", server.port)).unwrap_err();
+        assert_eq!(why, "connection error: the server closed the connection");
+    }
 }
 
 #[test]

@@ -161,6 +161,12 @@ pub(crate) fn server_name(host: &str) -> Result<ServerName<'static>> {
     name.with_context(|| format!("'{host}' is not a valid TLS server name"))
 }
 
+/// Returns the text of an error of a connection. Rustls refers to its manual where the other side ends a
+/// connection without the message that TLS has for that.
+pub(crate) fn without_manual(text: String) -> String {
+    if text.contains("close_notify") { "the server closed the connection".to_owned() } else { text }
+}
+
 /// Returns an error of TLS in plain words. The library's own are left where they are plain, or too rare.
 pub(crate) fn plain(error: &TlsError) -> String {
     let words = match error {
