@@ -374,7 +374,9 @@ mod tests {
     use super::*;
     use crate::cache::entry::Seen;
     use crate::cache::inventory::Inventory;
+    use crate::cache::lock::LockDir;
     use crate::interrupt::Interrupt;
+    use crate::os::locks::holders;
 
     fn id(number: usize) -> ImageId {
         ImageId::new(format!("{number:08x}-0000-0000-0000-000000000000").as_bytes()).unwrap()
@@ -581,6 +583,25 @@ mod tests {
         cache.other.execute_batch("PRAGMA journal_mode = WAL").unwrap();
         cache.row(1);
         assert_eq!(synced(&cache.open(Purpose::Change)), usual);
+    }
+
+    #[test]
+    fn a_glance_that_starts_waits_for_the_end_of_a_transaction() {
+        const INIT: &str = "image_cache_db_init";
+        let cache = Cache::new();
+        let locks = LockDir::open(None, &cache.dir).unwrap();
+        assert!(locks.start_gate().is_none(), "its lock file is never made here");
+        std::fs::write(cache.dir.path().join(INIT), "").unwrap();
+        let (device, inode) = locks.identity(INIT).unwrap();
+        let is_shut = || !holders(&std::fs::read_to_string("/proc/locks").unwrap(), device, inode).is_empty();
+        let mut index = cache.open(Purpose::Change);
+        index.guard_start(locks.start_gate());
+        for end in [Sqlite::abandon as fn(&mut Sqlite), |index| index.commit(None).unwrap()] {
+            index.begin(&wait()).unwrap();
+            assert!(is_shut());
+            end(&mut index);
+            assert!(!is_shut());
+        }
     }
 
     #[test]
