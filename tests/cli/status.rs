@@ -1,6 +1,8 @@
 //! `status`: one look at everything an operator asks, and `--check` for monitoring.
 
+use crate::support::central::five;
 use crate::support::env::*;
+use crate::support::servers::SqliteFile;
 
 #[test]
 fn text_says_which_cache_which_index_and_how_full() {
@@ -90,8 +92,45 @@ fn leftovers_of_another_driver_are_a_warning() {
     let env = TestEnv::xattr(FIVE);
     let index = TestEnv::sqlite(&[]);
     std::fs::copy(index.path("cache.db"), env.path("cache.db")).unwrap();
-    let run = env.run("status", &[]).ok();
-    assert!(format!("{}{}", run.stdout, run.stderr).contains("cache.db"), "{run:?}");
+    assert_eq!(codes(&env, &[]), ["other_index"]);
+    let c = five(SqliteFile);
+    let codes_of_central = || {
+        let json = c.run("status", &["--format", "json"]).ok().json();
+        json["attention"].as_array().unwrap().iter().map(|entry| entry["code"].clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(codes_of_central(), [""; 0]);
+    std::fs::copy(index.path("cache.db"), c.env.path("cache.db")).unwrap();
+    assert_eq!(codes_of_central(), ["other_index"]);
+    // The attributes of the xattr driver are only noted.
+    let env = TestEnv::sqlite(FIVE);
+    env.set_hits(&id('a'), b"3");
+    assert!(env.status()["notes"].to_string().contains("a leftover of the xattr driver"));
+    assert_eq!(codes(&env, &[]), [""; 0]);
+}
+
+#[test]
+fn a_directory_that_is_no_image_cache_has_no_state() {
+    let env = TestEnv::sqlite(&[]);
+    let dir = env.outside("documents");
+    std::fs::create_dir(&dir).unwrap();
+    std::fs::write(dir.join("notes"), "no cache").unwrap();
+    let run = env.raw(&["status", "--cache-dir", dir.to_str().unwrap()]);
+    run.fails(2, &["does not look like an image cache"]);
+}
+
+#[test]
+fn a_foreign_directory_has_the_size_of_all_files_in_it() {
+    let env = TestEnv::sqlite(&[]);
+    std::fs::create_dir_all(env.path("old/deep")).unwrap();
+    for (name, size) in [("README", 10), ("old/one", 3), ("old/deep/two", 4)] {
+        env.file(name, size, 1);
+    }
+    let foreign = env.status()["foreign"].clone();
+    let bytes = |name: &str| {
+        let entry = foreign.as_array().unwrap().iter().find(|entry| entry["name"] == name);
+        entry.unwrap()["bytes"].as_u64()
+    };
+    assert_eq!((bytes("README"), bytes("old")), (Some(10), Some(7)), "{foreign}");
 }
 
 #[test]
