@@ -107,6 +107,7 @@ fn clean_moves_what_is_broken_and_nothing_else() {
         let kept = (fs::metadata(path(&p, 'a')).unwrap().ctime(), fs::read(path(&p, 'e')).unwrap());
         let dry = run(&p, "clean", &["--dry-run"]).ok();
         let plan = dry.json()["plan"].clone();
+        assert_eq!(dry.json()["dry_run"], true, "{dry:?}");
         assert_eq!(plan.as_array().unwrap().len(), 3, "{plan}");
         assert!(plan.as_array().unwrap().iter().all(|step| step["action"] == "move"));
         let moved = |report: &Value| {
@@ -260,6 +261,10 @@ fn a_broken_image_is_remembered_until_it_is_another_file() {
     run(&p, "status", &[]).code(1);
     let conf = p.conf("");
     let status = |arguments: &[&str]| p.env.raw(&[&["status", "--config-file", &conf], arguments].concat());
+    let earlier = "found by an earlier verification";
+    assert!(status(&[]).ok().stdout.contains(earlier));
+    let text = status(&["--verify", "--format", "text"]).code(1).stdout;
+    assert!(text.contains("sha512 mismatch") && !text.contains(earlier), "{text}");
     let report = status(&["--format", "json"]).ok().json();
     assert_eq!(report["verified"]["broken"], json!([id('b')]));
     assert!(
@@ -455,6 +460,22 @@ fn images_that_are_known_to_be_broken_are_moved_first() {
     next_second();
     run(&p, "clean", &["--budget", "3000B"]).ok().has(&json!({"total_files_moved": 2}));
     assert_eq!(p.env.names("invalid"), [id('7'), id('c')]);
+}
+
+#[test]
+fn a_broken_image_that_is_left_to_a_later_run_is_an_error_of_those_that_move() {
+    let p = sixteen("7");
+    run(&p, "status", &[]).code(1);
+    let report = run(&p, "status", &["--for", "0s"]).json();
+    assert_eq!((&report["errors"], &report["verification"]["left"]["count"]), (&json!([]), &json!(16)));
+    run(&p, "clean", &["--for", "0s"]).code(1).says(&[&id('7'), "it stays, as this run has not read it"]);
+}
+
+#[test]
+fn without_broken_images_no_lock_is_needed() {
+    let p = five(Sqlite);
+    let _held = p.env.lock("glance-cache-prune");
+    run(&p, "clean", &["--lock-timeout", "0"]).ok().has(&json!({"total_files_moved": 0, "errors": []}));
 }
 
 #[test]
