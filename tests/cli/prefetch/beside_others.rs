@@ -21,8 +21,10 @@ fn what_somebody_else_caches_is_left() {
         p.image('b', 9);
         p.queue("ab");
         p.env.file(Path::new("incomplete").join(id('a')), 5, 1);
-        let run = p.run(&["-v"]).ok().says(&["another process is caching it"]);
-        assert_eq!(Prefetch::told(&run, 'a')["outcome"], "left_to_glance");
+        for arguments in [&["-v", "--dry-run"][..], &["-v"]] {
+            let run = p.run(arguments).ok().says(&["another process is caching it"]);
+            assert_eq!(Prefetch::told(&run, 'a')["outcome"], "left_to_glance");
+        }
         assert_eq!((p.env.left().as_str(), p.queued().as_str()), ("b", "a"));
         // Stalled, but written to.
         let path = p.env.path("incomplete").join(id('a'));
