@@ -321,6 +321,28 @@ fn repair_does_not_forget_most_of_an_index_unasked() {
 }
 
 #[test]
+fn a_dry_repair_counts_young_orphans_unless_it_is_refused() {
+    for (ghosts, expected) in [(2, json!(1)), (9, json!(null))] {
+        let env = TestEnv::sqlite(&FIVE[..2]);
+        env.orphan('f', 5, 5);
+        (0..ghosts).for_each(|n| env.row(&nth_id(n), 5));
+        let report = env.clean(&["--repair", "--dry-run"]).json();
+        assert_eq!(report["orphans_too_young"], expected, "{report}");
+    }
+}
+
+#[test]
+fn only_a_dry_run_has_a_plan_where_there_is_no_cache() {
+    let env = TestEnv::sqlite(&[]);
+    let missing = env.outside("missing");
+    let conf = env.write("gone.conf", format!("[DEFAULT]\nimage_cache_dir = {}\n", missing.display()));
+    for (arguments, plan) in [(&[][..], None), (&["--dry-run"], Some(json!([])))] {
+        let run = env.raw(&[&["clean", "--config-file", &conf], arguments].concat()).ok();
+        assert_eq!(run.json().get("plan"), plan.as_ref(), "{arguments:?}");
+    }
+}
+
+#[test]
 fn repair_with_the_xattr_index_finds_nothing_to_repair() {
     let env = TestEnv::xattr(FIVE);
     env.orphan('f', 5, 5);
