@@ -1,6 +1,6 @@
 //! `status`: one look at everything an operator asks, and `--check` for monitoring.
 
-use crate::support::central::five;
+use crate::support::central::{Central, NODE, five};
 use crate::support::env::*;
 use crate::support::servers::SqliteFile;
 
@@ -106,6 +106,22 @@ fn leftovers_of_another_driver_are_a_warning() {
     env.set_hits(&id('a'), b"3");
     assert!(env.status()["notes"].to_string().contains("a leftover of the xattr driver"));
     assert_eq!(codes(&env, &[]), [""; 0]);
+}
+
+#[test]
+fn the_nodes_of_a_central_database_are_summed_up() {
+    let c = five(SqliteFile);
+    let this = "http://n2.example:9292";
+    c.db.sql(&format!("INSERT INTO node_reference (node_reference_url) VALUES ('{this}')"));
+    let c = Central { node: this, ..c };
+    c.row(&id('a'), 3);
+    let json = c.run("status", &["--all-nodes", "--format", "json"]).ok().json();
+    let nodes = json["nodes"].as_array().unwrap();
+    let found: Vec<_> = nodes.iter().map(|n| (n["node"].as_str().unwrap(), n["this_node"] == true)).collect();
+    assert_eq!(found, [(NODE, false), (this, true)]);
+    let text = c.run("status", &["--all-nodes", "--bytes"]).ok().stdout;
+    assert!(text.contains("http://n2.example:9292 (this node)  20"), "{text}");
+    assert!(text.contains("2 nodes, 5 different images"), "{text}");
 }
 
 #[test]
