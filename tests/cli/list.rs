@@ -272,6 +272,8 @@ fn the_nodes_of_a_central_database_that_have_an_image_are_listed_too() {
     ] {
         assert_eq!(list(letter, &arguments).ok().stdout, expected, "{letter} {arguments:?}");
     }
+    let json = other.run("list", &["--image", &id('a'), "--format", "json"]).ok().json();
+    assert_eq!((&json["image_id"], json["nodes"].as_array().unwrap().len()), (&json!(id('a')), 2), "{json}");
     for arguments in [from_here, from_afar] {
         list('8', &arguments).fails(1, &["is not in the cache"]);
     }
