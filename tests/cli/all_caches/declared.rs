@@ -137,7 +137,7 @@ fn entries_that_are_no_images_are_named_up_to_a_number() {
         (0..count).for_each(|n| env.image("iso", &format!("file-{n:02}"), 1));
         let text = env.run("status", &["--all-caches"]).ok().stdout;
         assert_eq!(text.matches("iso/file-").count(), 20, "{text}");
-        assert_eq!(text.contains("... and 1 more"), is_cut, "{text}");
+        assert_eq!(text.contains("... and "), is_cut, "{text}");
         assert!(text.contains(" used too recently to be removed"), "{text}");
         assert!(!text.contains("left by crashed downloads"), "{text}");
     }
