@@ -3,7 +3,6 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
-use std::process::Command;
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -12,6 +11,7 @@ use serde_json::{Value, json};
 use crate::support::env::*;
 use crate::support::images::content;
 use crate::support::prefetch::Prefetch;
+use crate::support::servers::SqliteFile;
 
 const SIZE: usize = 1_300_000;
 
@@ -327,10 +327,33 @@ fn the_database_of_another_glance_makes_no_image_wrong() {
     let p = five(Sqlite);
     p.db.sql("DELETE FROM image_locations");
     p.db.sql(&format!("DELETE FROM images WHERE id <> '{}'", id('a')));
+    run(&p, "status", &[]).ok().says(&["4 of 5 cached images", "another Glance"]);
     p.update('a', "status = 'deleted', deleted = 1");
     let run = run(&p, "clean", &[]).ok().says(&["4 of 5 cached images", "another Glance"]);
     run.has(&json!({"total_files_moved": 0, "deleted_images_removed": 0}));
     assert_eq!(p.env.left(), "abcde");
+}
+
+/// Records are read a hundred at a time.
+#[test]
+fn deleted_images_are_removed_although_other_records_are_left_to_a_later_run() {
+    let p = Prefetch::of(TestEnv::large(Xattr, 150), SqliteFile);
+    let values: Vec<String> = (0..150)
+        .map(|n| {
+            let (status, deleted) = if n == 0 { ("deleted", 1) } else { ("active", 0) };
+            format!(
+                "('{}', 1, '{status}', '2024-01-01 00:00:00', {deleted}, 0, 0, 0, 'public', 0)",
+                nth_id(n)
+            )
+        })
+        .collect();
+    p.db.sql(&format!(
+        "INSERT INTO images (id, size, status, created_at, deleted, min_disk, min_ram, protected, visibility, \
+         os_hidden) VALUES {}",
+        values.join(",")
+    ));
+    run(&p, "clean", &["--for", "0s"]).ok().has(&json!({"deleted_images_removed": 1}));
+    assert!(!p.env.path(nth_id(0)).exists() && p.env.path(nth_id(1)).exists());
 }
 
 /// A wrong digest is confirmed by reading the image again.
@@ -609,16 +632,6 @@ fn without_a_memory_a_run_moves_nothing_if_most_of_what_it_read_is_broken() {
     run(&p, "clean", &[]).ok().has(&json!({"total_files_moved": 1}));
 }
 
-/// Returns our program, not run yet, which may not read and write everything even as root.
-fn without_rights(p: &Prefetch) -> Command {
-    if !rustix::process::geteuid().is_root() {
-        return p.env.command(BINARY);
-    }
-    let mut command = p.env.command("setpriv");
-    command.args(["--bounding-set=-dac_override,-dac_read_search", BINARY]);
-    command
-}
-
 #[test]
 fn an_image_that_cannot_be_opened_is_counted_and_named() {
     use std::os::unix::fs::PermissionsExt as _;
@@ -629,7 +642,7 @@ fn an_image_that_cannot_be_opened_is_counted_and_named() {
         let mut arguments = vec![command, "--verify", "--format", "json"];
         let conf = p.conf("");
         arguments.extend(["--config-file", &conf]);
-        let mut command = without_rights(&p);
+        let mut command = p.without_rights();
         let done = p.env.finish(command.args(arguments)).code(1);
         let report = done.says(&[&id('b'), "cannot open it"]).json();
         assert_eq!(report["verification"]["failed"], json!({"count": 1, "bytes": SIZE}), "{report}");
@@ -651,7 +664,7 @@ fn an_image_that_cannot_be_moved_is_an_error_and_keeps_its_row() {
     let fails = |why: &str, advice: &str| {
         for arguments in [&["--dry-run"][..], &[]] {
             let conf = p.conf("");
-            let mut command = without_rights(&p);
+            let mut command = p.without_rights();
             command.args(["clean", "--verify", "--config-file", &conf, "--format", "json"]).args(arguments);
             let done = p.env.finish(&mut command).code(1).says(&[&id('b'), why, advice]);
             let done = done.has(&json!({"total_files_moved": 0}));

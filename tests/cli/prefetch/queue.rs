@@ -115,6 +115,46 @@ fn without_a_database_in_the_settings_nothing_is_made() {
 }
 
 #[test]
+fn an_image_that_does_not_exist_leaves_the_queue() {
+    let p = Prefetch::new(Sqlite);
+    p.queue("a");
+    p.run(&["--dry-run"]).fails(1, &["has no such image; it would be removed from the queue"]);
+    assert_eq!(p.queued(), "a");
+    p.run(&[]).fails(1, &["has no such image; it was removed from the queue"]);
+    assert_eq!(p.queued(), "");
+}
+
+#[test]
+fn an_image_that_cannot_be_taken_out_of_the_queue_is_an_error() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let p = Prefetch::new(Sqlite);
+    p.image('a', 9);
+    p.queue("a");
+    fs::set_permissions(p.env.path("queue"), fs::Permissions::from_mode(0o555)).unwrap();
+    let conf = p.conf("");
+    let run = p.env.finish(p.without_rights().args(["prefetch", "--config-file", &conf]));
+    let errors = run.fails(1, &["cannot take", "out of the queue"]).json()["errors"].clone();
+    assert_eq!((errors.as_array().unwrap().len(), &errors[0]["action"]), (1, &json!("dequeue")), "{errors}");
+    p.holds(&[('a', 9)]);
+    assert_eq!(p.queued(), "a");
+}
+
+#[test]
+fn an_index_that_cannot_be_written_to_ends_the_run_before_anything_is_fetched() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let p = Prefetch::new(Sqlite);
+    p.image('a', 9);
+    p.queue("a");
+    fs::set_permissions(p.env.path("cache.db"), fs::Permissions::from_mode(0o444)).unwrap();
+    let conf = p.conf("");
+    let run = p.env.finish(p.without_rights().args(["prefetch", "--config-file", &conf]));
+    run.fails(3, &["cannot write to the index", "nothing was downloaded"]);
+    assert_eq!((p.env.left().as_str(), p.queued().as_str()), ("", "a"));
+}
+
+#[test]
 fn an_index_that_nothing_names_is_not_made() {
     let p = Prefetch::new(Xattr);
     p.image('a', 9);
