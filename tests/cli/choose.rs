@@ -299,7 +299,7 @@ fn named_images_are_taken_out_of_the_queue() {
         let outcome = |image: char, outcome: &str| (json!(id(image)), json!(outcome));
         for dry_run in [true, false] {
             let (six, nine) = (id('6'), id('9'));
-            let mut arguments = vec!["--dequeue", &six, &nine];
+            let mut arguments = vec!["-v", "--dequeue", &six, &nine];
             if dry_run {
                 arguments.push("-n");
             }
@@ -311,8 +311,12 @@ fn named_images_are_taken_out_of_the_queue() {
             assert_eq!(images, [outcome('6', "dequeued"), outcome('9', "not_queued")]);
             assert_eq!((&report["still_queued"], &report["errors"]), (&json!(2), &json!([])));
             assert_eq!(report["dry_run"], json!(dry_run));
-            let told = run.stderr.contains("out of the queue");
-            assert!(!told || !dry_run, "{}", run.stderr);
+            assert_eq!(
+                run.stderr.contains(&format!("took {six} out of the queue")),
+                !dry_run,
+                "{}",
+                run.stderr
+            );
             if dry_run {
                 assert_eq!(env.snapshot(), before);
                 assert_eq!(report["plan"].as_array().unwrap().len(), 1);

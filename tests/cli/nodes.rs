@@ -71,6 +71,9 @@ fn a_token_that_a_node_repeats_in_another_form_is_not_shown_either() {
         let run = on(&env, &["prune"], &[&node]).code(1).says(&["which is not followed"]);
         assert!(!(run.stdout.clone() + &run.stderr).contains("t0ken"), "{}", run.stderr);
     }
+    let node = Double::says(answer("302 Found", "Location: http://other.example/v2\r\n", ""));
+    let says = "it redirects to http://other.example/v2, which is not followed";
+    on(&env, &["prune"], &[&node]).code(1).says(&[says]);
 }
 
 /// A list is shown as it comes, but for the token.

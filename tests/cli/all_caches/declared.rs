@@ -91,6 +91,7 @@ fn all_that_needs_attention_has_a_code() {
     assert!(check.starts_with("GLANCE-CACHE OK - 3 caches, 0 B | size=0B"), "{check}");
     env.limits(0, 1000);
     env.image("iso", &master(1), 10);
+    env.run("status", &["--all-caches", "--check"]).code(1);
     fs::remove_dir(env.dir("tftp")).unwrap();
     fs::create_dir(env.dir("instance/inner")).unwrap();
     env.conf(&format!(

@@ -120,6 +120,19 @@ fn no_image_goes_if_those_that_may_go_are_not_enough() {
 }
 
 #[test]
+fn space_is_made_once_a_prune_has_ended() {
+    let p = Prefetch::new(Sqlite);
+    p.env.image(('b', 600, 3, 1));
+    p.image('a', 800);
+    let held = p.env.lock("glance-cache-prune");
+    let ours = p.start(&["--make-room", "--max-size", "1000B", &id('a')]);
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    drop(held);
+    ours.wait().ok().has(&json!({"total_files_pruned": 1}));
+    assert_eq!(p.env.left(), "a");
+}
+
+#[test]
 fn images_that_are_fetched_at_once_count_together() {
     for driver in [Sqlite, Xattr] {
         let p = Prefetch::new(driver);
@@ -127,6 +140,8 @@ fn images_that_are_fetched_at_once_count_together() {
         p.image('b', 600_000);
         p.queue("ab");
         let arguments = ["--within-limit", "--max-size", "1000000B", "-j", "2", "--rate-limit", "2MB"];
+        let dry = p.run(&[&arguments[..], &["--dry-run"]].concat()).fails(1, &[&id('b'), "over its limit"]);
+        dry.has(&json!({"total_files_prefetched": 1, "still_queued": 1}));
         p.run(&arguments).fails(1, &[&id('b'), "over its limit", "stays in the queue"]);
         assert_eq!((p.env.left().as_str(), p.queued().as_str()), ("a", "b"));
     }
@@ -151,5 +166,7 @@ fn without_a_size_nothing_fits_into_a_limit() {
         p.run(&[limit, "--max-size", "500B"]).fails(1, &["no size", "stays in the queue"]);
     }
     assert_eq!(p.env.images(), "");
+    let dry = p.run(&["--max-size", "500B", "--dry-run"]).ok();
+    assert_eq!(Prefetch::told(&dry, 'a')["size"], json!(null));
     p.run(&["--max-size", "500B"]).ok();
 }
