@@ -700,6 +700,25 @@ fn a_run_that_is_skipped_if_locked_reads_nothing() {
     run(&p, "clean", &["--skip-if-locked"]).ok().has(&json!({"total_files_moved": 1}));
 }
 
+#[test]
+fn a_run_that_reads_is_not_skipped_any_more() {
+    let p = five(Sqlite);
+    // It is read last.
+    damage(&p, 'a', |bytes| bytes.truncate(SIZE - 1));
+    let mut command = p.env.command(BINARY);
+    command.args(["clean", "--verify", "--skip-if-locked", "--rate-limit", "5MB", "--format", "json"]);
+    let running = Running::start(command.args(["--config-file", &p.conf("")]), &p.env.outside(""));
+    let files = format!("/proc/{}/fd", running.child.id());
+    until("an image is read", || {
+        let mut files = fs::read_dir(&files).unwrap();
+        files.any(|file| fs::read_link(file.unwrap().path()).is_ok_and(|file| file == path(&p, 'e')))
+    });
+    let held = p.env.lock("glance-cache-prune");
+    std::thread::sleep(Duration::from_secs(2));
+    drop(held);
+    running.wait().ok().has(&json!({"total_files_moved": 1, "errors": []}));
+}
+
 /// So does the row that another session of a central database has locked.
 #[test]
 fn an_image_whose_row_is_kept_stays_and_is_remembered() {
