@@ -1255,6 +1255,16 @@ mod tests {
     }
 
     #[test]
+    fn the_only_image_of_an_index_stays_on_a_full_disk_if_that_frees_nothing() {
+        let mut stock = stock(1, 1);
+        stock.2.images[0].seen.links = 2;
+        let refuses = Refusals { do_not_fit: 2, ..NOTHING };
+        let (outcome, rows) = prune_on_disk(&stock, refuses, 0, &CleanPlan::default);
+        assert!(matches!(outcome.stopped, Some(Refusal::Full(_))), "{outcome:?}");
+        assert_eq!((outcome.files, rows.len()), (0, 1));
+    }
+
+    #[test]
     fn after_a_commit_that_stays_refused_nothing_more_is_removed() {
         for refusal in [
             || Refusal::Broken(anyhow!("error 1105: transaction size limit exceeded")),

@@ -500,6 +500,34 @@ mod tests {
     }
 
     #[test]
+    fn a_direct_read_that_is_refused_is_made_through_the_page_cache() {
+        let bytes: Vec<u8> = (0..10_000).map(|n| (n % 251) as u8).collect();
+        let one = one(&bytes);
+        let open = || ImageFile::open(&one.dir, &one.image()).unwrap().unwrap();
+        let is_direct = |image: &ImageFile| fcntl_getfl(&image.file).unwrap().contains(OFlags::DIRECT);
+        let image = open();
+        let was_direct = is_direct(&image);
+        assert_eq!(image.stop_direct_reads(), was_direct);
+        assert!(!is_direct(&image) && !image.stop_direct_reads());
+        // No file system reads directly from the middle of a sector.
+        let (image, mut block) = (open(), AlignedBlock::new(bytes.len()));
+        let throttle = Throttle::new(Interrupt::default(), None);
+        assert!(image.fill(&mut block, 1, &throttle, &Meter::default()).is_ok());
+        assert!(block.bytes() == &bytes[1..]);
+    }
+
+    #[test]
+    fn on_a_file_system_without_a_server_another_readers_use_counts() {
+        let one = one(b"image");
+        let image = ImageFile::open(&one.dir, &one.image()).unwrap().unwrap();
+        let (last_access, last_modification) =
+            (Timespec { tv_sec: 4_000_000_000, tv_nsec: 0 }, Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT });
+        futimens(&image.file, &Timestamps { last_access, last_modification }).unwrap();
+        image.put_back_access_time();
+        assert_eq!(std::fs::metadata(&one.path).unwrap().atime(), 4_000_000_000);
+    }
+
+    #[test]
     fn an_error_of_the_disk_is_a_fault_of_the_image_and_others_are_not() {
         let found = |error| Finding::from(ReadingEnd::Block { at: 7, error });
         for error in [Errno::IO, Errno::NODATA, Errno::BADMSG, Errno::UCLEAN, Errno::ILSEQ, Errno::REMOTEIO] {

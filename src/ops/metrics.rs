@@ -492,6 +492,32 @@ mod tests {
     }
 
     #[test]
+    fn times_and_file_systems_have_samples_too() {
+        let system = json!({"mount_point": "/c", "size": 9, "available": 4});
+        for report in [
+            json!({"cache_dir": "/c", "exists": true, "oldest_use": "1970-01-01T00:01:40Z",
+                "file_system": system}),
+            json!({"caches": [], "file_systems": [system]}),
+        ] {
+            let text = exposition(&report);
+            for (name, expected) in [("size", "9"), ("available", "4")] {
+                let sample = format!("glance_cache_file_system_{name}_bytes{{mountpoint=\"/c\"}}");
+                assert_eq!(value(&text, &sample).as_deref(), Some(expected), "{text}");
+            }
+            let oldest = value(&text, "glance_cache_oldest_use_timestamp_seconds{cache=\"glance\"}");
+            assert_eq!(oldest.as_deref(), report.get("cache_dir").map(|_| "100"), "{text}");
+        }
+    }
+
+    #[test]
+    fn only_totals_are_counters() {
+        let text = textfile("", &ended("status", 100, Exit::Done), &json!({"cache_dir": "/c"}));
+        let types: Vec<&str> = text.lines().filter(|line| line.starts_with("# TYPE ")).collect();
+        assert!(types.iter().all(|line| line.contains("_total ") == line.ends_with(" counter")), "{text}");
+        assert!(types.iter().any(|line| line.ends_with(" counter")), "{text}");
+    }
+
+    #[test]
     fn what_is_unknown_has_no_sample() {
         let report = json!({"cache_dir": "/c", "exists": true, "driver": null, "cache_size": 7,
             "tracked": null, "ghosts": null, "index_unreadable": "locked", "oldest_use": null});

@@ -293,7 +293,7 @@ impl Pruned {
         };
         match result {
             PassResult::Planned(foreseen) => self.would(foreseen),
-            PassResult::Done(outcome) => self.did(host, outcome)?,
+            PassResult::Done(outcome) => self.did(host.run, outcome)?,
         }
         if self.ending.signal.is_none() && !member.stock.is_misplaced && !member.stock.is_empty {
             match request.choice {
@@ -367,8 +367,8 @@ impl Pruned {
     }
 
     /// Fills in the outcome of a run.
-    fn did(&mut self, host: &Host<'_>, mut outcome: Outcome) -> Result<(), Failure> {
-        self.ending.add(host.run, &mut outcome, true)?;
+    fn did(&mut self, run: &Run, mut outcome: Outcome) -> Result<(), Failure> {
+        self.ending.add(run, &mut outcome, true)?;
         self.total_files_pruned = outcome.files;
         self.total_bytes_pruned = outcome.bytes;
         self.ghosts_forgotten = outcome.ghosts_forgotten;
@@ -512,6 +512,7 @@ mod tests {
     use super::super::report::Signal;
     use super::super::report::tests::line;
     use super::*;
+    use crate::output::{Format, Output, Verbosity};
 
     #[test]
     fn the_summary_of_one_cache_says_what_was_done() {
@@ -540,6 +541,27 @@ mod tests {
         assert_eq!(pruned.text(), "nothing was done: it is locked\n");
         pruned.shrink(4096);
         assert_eq!(pruned.cache_size_after, Some(0));
+    }
+
+    #[test]
+    fn what_a_run_did_is_counted() {
+        let run = Run::new("a test", Output::new(Format::Json, Verbosity::Quiet));
+        let outcome = Outcome {
+            files: 2,
+            bytes: 1000,
+            bytes_gone: 24,
+            ghosts_forgotten: 3,
+            left_alone: 4,
+            invalid_files: 5,
+            stalled_files: 6,
+            bytes_cleaned: 7,
+            ..Outcome::default()
+        };
+        let mut pruned = Pruned { cache_size_before: Some(3072), ..Pruned::default() };
+        pruned.did(&run, outcome).unwrap();
+        assert_eq!((pruned.total_files_pruned, pruned.total_bytes_pruned), (2, 1000));
+        assert_eq!((pruned.cache_size_after, pruned.ghosts_forgotten, pruned.left_alone), (Some(2048), 3, 4));
+        assert_eq!((pruned.total_files_cleaned, pruned.total_bytes_cleaned), (11, 7));
     }
 
     #[test]

@@ -653,6 +653,18 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn only_counters_that_are_zero_are_left_out_of_a_line() {
+        let has = |line: &CacheLine| {
+            let line = serde_json::to_value(line).unwrap();
+            ["files_pruned", "bytes_pruned", "files_cleaned", "bytes_cleaned", "ghosts_forgotten"]
+                .map(|counter| line.get(counter).is_some())
+        };
+        assert_eq!(has(&line("one")), [false; 5]);
+        let done = CacheLine { files_pruned: 1, bytes_cleaned: 1, ..line("one") };
+        assert_eq!(has(&done), [true, false, false, true, false]);
+    }
+
+    #[test]
     fn a_cache_that_holds_more_than_its_limit_is_named_unless_a_signal_came() {
         let at_limit = || CacheLine { size: Some(2048), ..line("full") };
         let unknown = || CacheLine { size: None, ..line("unknown") };

@@ -299,7 +299,7 @@ fn named_images_are_taken_out_of_the_queue() {
         let outcome = |image: char, outcome: &str| (json!(id(image)), json!(outcome));
         for dry_run in [true, false] {
             let (six, nine) = (id('6'), id('9'));
-            let mut arguments = vec!["--dequeue", &six, &nine];
+            let mut arguments = vec!["-v", "--dequeue", &six, &nine];
             if dry_run {
                 arguments.push("-n");
             }
@@ -310,6 +310,13 @@ fn named_images_are_taken_out_of_the_queue() {
                 images.map(|image| (image["image_id"].clone(), image["outcome"].clone())).collect();
             assert_eq!(images, [outcome('6', "dequeued"), outcome('9', "not_queued")]);
             assert_eq!((&report["still_queued"], &report["errors"]), (&json!(2), &json!([])));
+            assert_eq!(report["dry_run"], json!(dry_run));
+            assert_eq!(
+                run.stderr.contains(&format!("took {six} out of the queue")),
+                !dry_run,
+                "{}",
+                run.stderr
+            );
             if dry_run {
                 assert_eq!(env.snapshot(), before);
                 assert_eq!(report["plan"].as_array().unwrap().len(), 1);
@@ -319,6 +326,17 @@ fn named_images_are_taken_out_of_the_queue() {
         assert_eq!(env.names("queue"), ids("78"));
         assert_eq!(env.left(), "abcde");
     }
+}
+
+#[test]
+fn an_entry_that_cannot_be_taken_out_is_an_error() {
+    let env = TestEnv::sqlite(FIVE);
+    queue(&env, "6");
+    std::fs::create_dir_all(env.path("queue").join(id('7')).join("inside")).unwrap();
+    let run = dequeue(&env, &["--dequeue", &id('7'), &id('6')]).fails(1, &[&id('7'), "out of the queue"]);
+    let errors = run.json()["errors"].clone();
+    assert_eq!((errors.as_array().unwrap().len(), &errors[0]["name"]), (1, &json!(id('7'))), "{errors}");
+    assert_eq!(env.names("queue"), [id('7')]);
 }
 
 #[test]

@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps};
 use serde_json::json;
 
+use crate::support::central::{Central, NODE, five};
 use crate::support::env::*;
+use crate::support::servers::SqliteFile;
 
 /// Invalid and incomplete entries of several ages, around the default stall time of a day.
 fn littered(driver: Driver) -> TestEnv {
@@ -318,6 +320,57 @@ fn repair_does_not_forget_most_of_an_index_unasked() {
     assert_eq!(env.rows(), "abcde");
     env.clean(&["--repair", "--forget-all"]).ok().has(&json!({"ghosts_forgotten": 3}));
     assert_eq!(env.left(), "ab");
+}
+
+#[test]
+fn a_dry_repair_counts_young_orphans_unless_it_is_refused() {
+    for (ghosts, expected) in [(2, json!(1)), (9, json!(null))] {
+        let env = TestEnv::sqlite(&FIVE[..2]);
+        env.orphan('f', 5, 5);
+        (0..ghosts).for_each(|n| env.row(&nth_id(n), 5));
+        let report = env.clean(&["--repair", "--dry-run"]).json();
+        assert_eq!(report["orphans_too_young"], expected, "{report}");
+    }
+}
+
+#[test]
+fn only_a_dry_run_has_a_plan_where_there_is_no_cache() {
+    let env = TestEnv::sqlite(&[]);
+    let missing = env.outside("missing");
+    let conf = env.write("gone.conf", format!("[DEFAULT]\nimage_cache_dir = {}\n", missing.display()));
+    for (arguments, plan) in [(&[][..], None), (&["--dry-run"], Some(json!([])))] {
+        let run = env.raw(&[&["clean", "--config-file", &conf], arguments].concat()).ok();
+        assert_eq!(run.json().get("plan"), plan.as_ref(), "{arguments:?}");
+    }
+}
+
+#[test]
+fn a_node_of_a_central_database_is_forgotten_unless_it_is_this_one() {
+    let c = five(SqliteFile);
+    let this = "http://n2.example:9292";
+    c.db.sql(&format!("INSERT INTO node_reference (node_reference_url) VALUES ('{this}')"));
+    let c = Central { node: this, ..c };
+    c.row(&id('a'), 3);
+    let forget = |arguments: &[&str]| c.run("clean", &[&["--forget-node"], arguments].concat());
+    let rows = || c.db.rows("SELECT image_id FROM cached_images").len();
+    forget(&[this]).fails(2, &["is the node of this host"]);
+    forget(&[&format!("{NODE}/")]).fails(2, &["did you mean"]);
+    let dry = forget(&[NODE, "--dry-run"]).ok();
+    let expected = json!({"node": NODE, "rows_forgotten": 5, "bytes": 5000, "node_removed": true});
+    dry.has(&expected).has(&json!({"dry_run": true, "errors": []}));
+    assert_eq!(rows(), 6);
+    let text = forget(&[NODE, "--format", "text"]).ok().stdout;
+    assert_eq!(text, format!("forgot node {NODE} (5 rows, 4.88 KiB)\n"));
+    assert_eq!((rows(), c.ids()), (1, vec![id('a')]));
+}
+
+#[test]
+fn a_node_whose_rows_are_kept_is_an_error() {
+    let c = five(SqliteFile);
+    c.db.sql("INSERT INTO node_reference (node_reference_url) VALUES ('http://n2.example:9292')");
+    c.db.sql("CREATE TRIGGER t BEFORE DELETE ON cached_images BEGIN SELECT RAISE(ABORT, 'no'); END");
+    let c = Central { node: "http://n2.example:9292", ..c };
+    c.run("clean", &["--forget-node", NODE]).fails(3, &["nothing was changed"]);
 }
 
 #[test]

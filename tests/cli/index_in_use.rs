@@ -1,6 +1,7 @@
 //! The sqlite index while others read or write it, and after they died: journals, write-ahead logs, waiting.
 
 use std::fs;
+use std::process::Command;
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -171,15 +172,13 @@ fn a_hot_journal_is_left_alone_by_a_look_and_the_files_are_shown() {
     assert_eq!(tree(env.dir()), before);
 }
 
-#[test]
-fn what_was_used_since_the_plan_stays() {
+/// Runs a prune while the index is written to: `a` is used after the plan was made.
+fn with_a_use_since_the_plan(env: &TestEnv, command: &mut Command) -> Run {
     // The plan is made while the lock is waited for or the index is busy: whatever happened until then
     // counts.
-    let env = TestEnv::sqlite(FIVE);
     let writer = env.db();
     writer.execute_batch("BEGIN IMMEDIATE").unwrap();
-    let mut command = env.of_cache("prune");
-    let running = Running::start(command.args(["--max-size", "3000B"]), &env.outside(""));
+    let running = Running::start(command, &env.outside(""));
     sleep(Duration::from_millis(500));
     let used = format!(
         "UPDATE cached_images SET hits = 1, last_accessed = {} WHERE image_id = '{}'; COMMIT;",
@@ -187,7 +186,36 @@ fn what_was_used_since_the_plan_stays() {
         id('a')
     );
     writer.execute_batch(&used).unwrap();
-    running.wait().ok();
+    running.wait()
+}
+
+#[test]
+fn what_was_used_since_the_plan_stays() {
+    let env = TestEnv::sqlite(FIVE);
+    let run = with_a_use_since_the_plan(&env, env.of_cache("prune").args(["--max-size", "3000B"])).ok();
+    run.has(&json!({"total_files_pruned": 2, "left_alone": 1}));
+    assert_eq!(env.left(), "ade");
+}
+
+#[test]
+fn a_named_image_that_was_used_since_the_plan_is_an_error() {
+    let env = TestEnv::sqlite(FIVE);
+    let run = with_a_use_since_the_plan(&env, env.of_cache("prune").args(["--image", &id('a')]));
+    let run = run.fails(1, &["1 image or rows stay, as they were used or changed during the run"]);
+    run.has(&json!({"total_files_pruned": 0, "left_alone": 1}));
+    assert_eq!(env.left(), "abcde");
+}
+
+#[test]
+fn what_was_used_since_the_plan_is_counted_with_all_caches_too() {
+    let env = TestEnv::sqlite(FIVE);
+    let conf = env.conf("image_cache_max_size = 3000");
+    let paths = ["[deploy]\niso_master_path =\n", "[pxe]\ninstance_master_path =\ntftp_master_path =\n"];
+    let ironic = env.write("ironic.conf", paths.concat());
+    let mut command = env.command(BINARY);
+    command.args(["prune", "--all-caches", "--min-age", "0", "--config-file", &conf]);
+    let run = with_a_use_since_the_plan(&env, command.args(["--ironic-config-file", &ironic])).ok();
+    run.has(&json!({"total_files_pruned": 2, "left_alone": 1}));
     assert_eq!(env.left(), "ade");
 }
 

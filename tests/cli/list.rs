@@ -2,7 +2,9 @@
 
 use serde_json::{Value, json};
 
+use crate::support::central::{Central, NODE, five};
 use crate::support::env::*;
+use crate::support::servers::SqliteFile;
 
 /// Makes one of every state: a..e tracked, f orphan, 1 ghost, 2 queued, 3 incomplete, 4 invalid.
 fn every_state() -> TestEnv {
@@ -137,6 +139,27 @@ fn queued_are_in_the_order_of_queueing() {
 }
 
 #[test]
+fn an_image_that_was_never_counted_has_no_hits() {
+    let env = TestEnv::xattr(&FIVE[..1]);
+    env.orphan('f', 600, 5);
+    let hits: Vec<_> =
+        env.list()["cached_images"].as_array().unwrap().iter().map(|i| i["hits"].clone()).collect();
+    assert_eq!(hits, [0, 0]);
+}
+
+#[test]
+fn a_link_in_the_queue_is_no_entry_and_one_elsewhere_is() {
+    let env = every_state();
+    for place in ["queue", "incomplete", "invalid"] {
+        env.link(format!("{place}/{}", id('9')), "nowhere");
+    }
+    let list = env.list();
+    assert_eq!(list["queued_images"], json!([id('2')]));
+    assert_eq!(ids(&list["incomplete"]), [id('3'), id('9')]);
+    assert_eq!(ids(&list["invalid"]), [id('4'), id('9')]);
+}
+
+#[test]
 fn hits_that_are_no_number_do_not_stop_it() {
     let env = TestEnv::xattr(FIVE);
     for (letter, hits) in
@@ -206,6 +229,54 @@ fn a_named_image_is_shown_in_any_state_and_one_in_none_is_exit_code_1() {
     assert_eq!(run.stdout, format!("{}\n", id('a')));
     assert_eq!(run.stderr, format!("error: image {} is not in the cache\n", id('7')));
     env.run("list", &["no-id"]).fails(2, &["no-id", "UUID"]);
+    // It may be there, and only not be shown.
+    for filter in
+        [["--state", "queued"], ["--older-than", "1000d"], ["--larger-than", "1GiB"], ["--limit", "0"]]
+    {
+        env.run("list", &[&[&id('7')[..]], &filter[..]].concat()).ok();
+    }
+}
+
+#[test]
+fn a_directory_that_is_configured_and_missing_has_no_entries() {
+    let env = TestEnv::sqlite(&[]);
+    let missing = env.outside("missing");
+    let conf = env.write("gone.conf", format!("[DEFAULT]\nimage_cache_dir = {}\n", missing.display()));
+    let list = env.raw(&["list", "--format", "json", "--config-file", &conf]).ok().json();
+    assert_eq!(list["cached_images"], json!([]));
+}
+
+#[test]
+fn the_nodes_of_a_central_database_that_have_an_image_are_listed_too() {
+    let c = five(SqliteFile);
+    c.db.sql("INSERT INTO node_reference (node_reference_url) VALUES ('http://n2.example:9292')");
+    let other = Central { node: "http://n2.example:9292", ..c };
+    for letter in ['a', '7'] {
+        other.row(&id(letter), 3);
+    }
+    let (conf, form) = (other.conf_with(&other.db.url, NODE, ""), ["--format", "value"]);
+    let list = |letter: char, arguments: &[&str]| {
+        let columns = ["--columns", "state,node"];
+        other.env.raw(&[&["list", "--image", &id(letter)][..], &form, &columns, arguments].concat())
+    };
+    let (here, there) = (format!("tracked {NODE}\n"), "tracked http://n2.example:9292\n".to_owned());
+    let from_here = ["--config-file", &conf];
+    // Without a cache only the database is asked, on whichever host.
+    let from_afar = ["--database", &other.db.url];
+    for (arguments, letter, expected) in [
+        (from_here, 'a', here.clone() + &there),
+        (from_here, 'b', here.clone()),
+        (from_here, '7', there.clone()),
+        (from_afar, 'a', here.clone() + &there),
+        (from_afar, '7', there),
+    ] {
+        assert_eq!(list(letter, &arguments).ok().stdout, expected, "{letter} {arguments:?}");
+    }
+    let json = other.run("list", &["--image", &id('a'), "--format", "json"]).ok().json();
+    assert_eq!((&json["image_id"], json["nodes"].as_array().unwrap().len()), (&json!(id('a')), 2), "{json}");
+    for arguments in [from_here, from_afar] {
+        list('8', &arguments).fails(1, &["is not in the cache"]);
+    }
 }
 
 // -- States --
@@ -257,6 +328,17 @@ fn ghosts_and_orphans_have_the_keys_of_images() {
     assert_eq!(keys("orphans"), keys("cached_images"));
     assert_eq!(keys("ghosts"), keys("cached_images"));
     assert_eq!((&list["orphans"][0]["hits"], &list["ghosts"][0]["hits"]), (&Value::Null, &json!(0)));
+}
+
+#[test]
+fn times_in_json_are_seconds_since_the_epoch() {
+    let env = every_state();
+    let list = env.list();
+    let ago = |hours: i64| json!(env.now - (hours * 3600) as f64);
+    for (state, hours) in [("ghosts", 3), ("incomplete", 1), ("invalid", 1)] {
+        assert_eq!(list[state][0]["last_modified"], ago(hours), "{state}");
+    }
+    assert_eq!(list["ghosts"][0]["last_accessed"], ago(3));
 }
 
 #[test]

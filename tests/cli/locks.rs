@@ -274,3 +274,21 @@ fn two_cleaners_at_once() {
         assert_eq!((cleaned, env.names("invalid").len()), (5000, 0));
     }
 }
+
+#[test]
+fn where_the_lock_path_holds_no_lock_file_the_cache_directory_does() {
+    let env = TestEnv::sqlite(FIVE);
+    let elsewhere = env.outside("locks");
+    std::fs::create_dir_all(elsewhere.join("glance-cache-prune")).unwrap();
+    let lines =
+        format!("image_cache_max_size = 3000\n[oslo_concurrency]\nlock_path = {}", elsewhere.display());
+    let instead = "using a lock file in the cache directory instead";
+    env.raw(&["prune", "-v", "--config-file", &env.conf(&lines)]).ok().says(&[instead]);
+    assert_eq!(env.left(), "cde");
+    // There is no third place.
+    let env = TestEnv::sqlite(FIVE);
+    std::fs::create_dir(env.path("glance-cache-prune")).unwrap();
+    let run = env.prune(&["-v", "--max-size", "3000B"]).fails(3, &["glance-cache-prune"]);
+    assert!(!run.stderr.contains(instead), "{}", run.stderr);
+    assert_eq!(env.left(), "abcde");
+}

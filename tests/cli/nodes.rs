@@ -71,6 +71,9 @@ fn a_token_that_a_node_repeats_in_another_form_is_not_shown_either() {
         let run = on(&env, &["prune"], &[&node]).code(1).says(&["which is not followed"]);
         assert!(!(run.stdout.clone() + &run.stderr).contains("t0ken"), "{}", run.stderr);
     }
+    let node = Double::says(answer("302 Found", "Location: http://other.example/v2\r\n", ""));
+    let says = "it redirects to http://other.example/v2, which is not followed";
+    on(&env, &["prune"], &[&node]).code(1).says(&[says]);
 }
 
 /// A list is shown as it comes, but for the token.
@@ -703,10 +706,14 @@ fn images_are_queued_on_all_nodes() {
     });
     let old = Double::says(answer("404 Not Found", "", "The resource could not be found."));
     let database = database(&env, &[&all.url(), &most.url(), &old.url()]);
-    let run = run(&env, &["prefetch", "--all-nodes", &database, &id('a'), &unknown, &id('c')]).code(1);
+    let command = ["prefetch", "--all-nodes", &database, &id('a'), &unknown, &id('c')];
+    let text = run(&env, &[&command[..], &["--format", "text"]].concat()).code(1).stdout;
+    let words: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert!(words.contains(&vec![&*most.url(), "failed", "2"]), "a part of the images: {text}");
+    let run = run(&env, &command).code(1);
     let result = run.json();
     assert_eq!((&result["total_images_queued"], &result["nodes_done"]), (&json!(5), &json!(1)));
-    for (node, lines) in [(&all, 3), (&most, 3), (&old, 1)] {
+    for (node, lines) in [(&all, 6), (&most, 6), (&old, 2)] {
         // Of an old node the versions are asked for, too.
         let puts = node.lines().into_iter().filter(|line| line.starts_with("PUT /v2/cache/")).count();
         assert_eq!(puts, lines);
@@ -718,6 +725,23 @@ fn images_are_queued_on_all_nodes() {
     assert_eq!((&of(&most)["status"], &of(&most)["total_images_queued"]), (&json!("failed"), &json!(2)));
     assert_eq!(of(&old)["status"], "not_supported");
     run.says(&[&format!("image {unknown}: it answers 404")]);
+}
+
+#[test]
+fn a_signal_ends_the_queue_of_a_node_between_two_images() {
+    let env = TestEnv::sqlite(&[]);
+    let node = Double::new(|_, stream| {
+        sleep(Duration::from_secs(1));
+        send(stream, &answer("202 Accepted", "", ""));
+    });
+    let (database, mut command) = (database(&env, &[&node.url()]), env.command(BINARY));
+    command.args(["prefetch", "--all-nodes", &database, &id('a'), &id('b'), &id('c')]);
+    let running = Running::start(command.env("OS_TOKEN", TOKEN), &env.outside(""));
+    until("the node is at work", || !node.lines().is_empty());
+    running.signal(Signal::TERM);
+    let run = running.wait().code(143).says(&["stopped before 2 images"]);
+    assert_eq!((statuses(&run.json()), node.lines().len()), (vec!["failed"], 1));
+    assert_eq!(run.json()["total_images_queued"], 1);
 }
 
 #[test]
@@ -941,6 +965,7 @@ fn the_state_of_a_node_is_shown() {
     }));
     let text = on(&env, &["status"], &[&node]).ok().stdout;
     assert!(text.contains("images   2 images, 5 KiB\nqueued   2\n"), "{text}");
+    assert!(text.contains("used     2025-11-24T16:00:00Z to 2025-12-06T05:46:40Z\n"), "{text}");
     on(&env, &["status", "--check"], &[&node]).fails(2, &["error: the argument"]);
 }
 

@@ -377,6 +377,12 @@ fn most_of_an_index_without_files_is_probably_the_wrong_directory() {
     assert_eq!(env.rows(), "abcde");
     env.prune(&["--max-size", "0", "--forget-all"]).ok().has(&json!({"ghosts_forgotten": 5}));
     assert_eq!(env.rows(), "");
+    // That nothing is removed there, although the limit is exceeded, is no second error.
+    let env = TestEnv::sqlite(&FIVE[..1]);
+    (0..9).for_each(|n| env.row(&nth_id(n), 5));
+    let errors = env.prune(&["--max-size", "0"]).code(1).json()["errors"].clone();
+    assert_eq!(errors.as_array().unwrap().len(), 1, "{errors}");
+    assert_eq!(env.images(), "a");
 }
 
 #[test]

@@ -11,9 +11,11 @@ use rustix::fs::{FlockOperation, fcntl_lock};
 use rustix::process::Signal;
 use serde_json::json;
 
+use crate::support::central::{Central, NODE, five};
 use crate::support::env::*;
 use crate::support::identity::{Identity, Mode};
 use crate::support::prefetch::Prefetch;
+use crate::support::servers::SqliteFile;
 use crate::support::service::{Reply, Service};
 
 const PRUNE: &str = "POST /v2/cache/prune";
@@ -77,6 +79,23 @@ fn the_calls_of_the_api_do_what_they_say() {
         assert_eq!(env.left(), "");
         service.ask(&format!("PUT /v2/cache/{}", id('1')), "").is(501);
         service.ask(&format!("GET /v2/cache/nodes/{}", id('1')), "").is(409);
+    }
+}
+
+#[test]
+fn the_nodes_that_have_an_image_are_those_of_the_central_database() {
+    let c = five(SqliteFile);
+    c.db.sql("INSERT INTO node_reference (node_reference_url) VALUES ('http://n0.example:9292')");
+    let other = Central { node: "http://n0.example:9292", ..c };
+    other.row(&id('a'), 3);
+    let conf = other.conf_with(&other.db.url, NODE, "");
+    let p = Prefetch::with(other.env, other.db);
+    "ab7".chars().for_each(|letter| p.image(letter, 9));
+    let settings = p.env.write("api.conf", Service::settings(&p.env, ""));
+    let service = Service::at(&p.env, &conf, &["--config-file", &settings]);
+    for (letter, nodes) in [('a', &["http://n0.example:9292", NODE][..]), ('b', &[NODE]), ('7', &[])] {
+        let found = service.ask(&format!("GET /v2/cache/nodes/{}", id(letter)), "").is(200);
+        assert_eq!(found.json(), json!(nodes), "{letter}");
     }
 }
 

@@ -78,6 +78,22 @@ fn a_signal_while_the_index_is_busy_ends_it_soon() {
 }
 
 #[test]
+fn a_repair_that_a_signal_ends_tells_what_was_cleaned_before() {
+    let env = TestEnv::sqlite(FIVE);
+    let writer = env.db();
+    writer.execute_batch("BEGIN EXCLUSIVE").unwrap();
+    let invalid = env.path("invalid").join(id('f'));
+    env.file(&invalid, 7, 1);
+    let running = Running::start(env.of_cache("clean").arg("--repair"), &env.outside(""));
+    until("the invalid file to go", || !invalid.exists());
+    sleep(Duration::from_millis(300));
+    running.signal(Signal::TERM);
+    let run = running.wait().code(143);
+    let _ =
+        run.has(&json!({"signal": "SIGTERM", "invalid_files": 1, "errors": [], "orphans_too_young": null}));
+}
+
+#[test]
 fn a_view_without_end_is_left_by_a_signal() {
     let env = TestEnv::sqlite(FIVE);
     env.sql(

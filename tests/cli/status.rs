@@ -1,6 +1,8 @@
 //! `status`: one look at everything an operator asks, and `--check` for monitoring.
 
+use crate::support::central::{Central, NODE, five};
 use crate::support::env::*;
+use crate::support::servers::SqliteFile;
 
 #[test]
 fn text_says_which_cache_which_index_and_how_full() {
@@ -90,8 +92,61 @@ fn leftovers_of_another_driver_are_a_warning() {
     let env = TestEnv::xattr(FIVE);
     let index = TestEnv::sqlite(&[]);
     std::fs::copy(index.path("cache.db"), env.path("cache.db")).unwrap();
-    let run = env.run("status", &[]).ok();
-    assert!(format!("{}{}", run.stdout, run.stderr).contains("cache.db"), "{run:?}");
+    assert_eq!(codes(&env, &[]), ["other_index"]);
+    let c = five(SqliteFile);
+    let codes_of_central = || {
+        let json = c.run("status", &["--format", "json"]).ok().json();
+        json["attention"].as_array().unwrap().iter().map(|entry| entry["code"].clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(codes_of_central(), [""; 0]);
+    std::fs::copy(index.path("cache.db"), c.env.path("cache.db")).unwrap();
+    assert_eq!(codes_of_central(), ["other_index"]);
+    // The attributes of the xattr driver are only noted.
+    let env = TestEnv::sqlite(FIVE);
+    env.set_hits(&id('a'), b"3");
+    assert!(env.status()["notes"].to_string().contains("a leftover of the xattr driver"));
+    assert_eq!(codes(&env, &[]), [""; 0]);
+}
+
+#[test]
+fn the_nodes_of_a_central_database_are_summed_up() {
+    let c = five(SqliteFile);
+    let this = "http://n2.example:9292";
+    c.db.sql(&format!("INSERT INTO node_reference (node_reference_url) VALUES ('{this}')"));
+    let c = Central { node: this, ..c };
+    c.row(&id('a'), 3);
+    let json = c.run("status", &["--all-nodes", "--format", "json"]).ok().json();
+    let nodes = json["nodes"].as_array().unwrap();
+    let found: Vec<_> = nodes.iter().map(|n| (n["node"].as_str().unwrap(), n["this_node"] == true)).collect();
+    assert_eq!(found, [(NODE, false), (this, true)]);
+    let text = c.run("status", &["--all-nodes", "--bytes"]).ok().stdout;
+    assert!(text.contains("http://n2.example:9292 (this node)  20"), "{text}");
+    assert!(text.contains("2 nodes, 5 different images"), "{text}");
+}
+
+#[test]
+fn a_directory_that_is_no_image_cache_has_no_state() {
+    let env = TestEnv::sqlite(&[]);
+    let dir = env.outside("documents");
+    std::fs::create_dir(&dir).unwrap();
+    std::fs::write(dir.join("notes"), "no cache").unwrap();
+    let run = env.raw(&["status", "--cache-dir", dir.to_str().unwrap()]);
+    run.fails(2, &["does not look like an image cache"]);
+}
+
+#[test]
+fn a_foreign_directory_has_the_size_of_all_files_in_it() {
+    let env = TestEnv::sqlite(&[]);
+    std::fs::create_dir_all(env.path("old/deep")).unwrap();
+    for (name, size) in [("README", 10), ("old/one", 3), ("old/deep/two", 4)] {
+        env.file(name, size, 1);
+    }
+    let foreign = env.status()["foreign"].clone();
+    let bytes = |name: &str| {
+        let entry = foreign.as_array().unwrap().iter().find(|entry| entry["name"] == name);
+        entry.unwrap()["bytes"].as_u64()
+    };
+    assert_eq!((bytes("README"), bytes("old")), (Some(10), Some(7)), "{foreign}");
 }
 
 #[test]

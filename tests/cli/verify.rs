@@ -3,7 +3,6 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
-use std::process::Command;
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -12,6 +11,7 @@ use serde_json::{Value, json};
 use crate::support::env::*;
 use crate::support::images::content;
 use crate::support::prefetch::Prefetch;
+use crate::support::servers::SqliteFile;
 
 const SIZE: usize = 1_300_000;
 
@@ -107,6 +107,7 @@ fn clean_moves_what_is_broken_and_nothing_else() {
         let kept = (fs::metadata(path(&p, 'a')).unwrap().ctime(), fs::read(path(&p, 'e')).unwrap());
         let dry = run(&p, "clean", &["--dry-run"]).ok();
         let plan = dry.json()["plan"].clone();
+        assert_eq!(dry.json()["dry_run"], true, "{dry:?}");
         assert_eq!(plan.as_array().unwrap().len(), 3, "{plan}");
         assert!(plan.as_array().unwrap().iter().all(|step| step["action"] == "move"));
         let moved = |report: &Value| {
@@ -260,6 +261,10 @@ fn a_broken_image_is_remembered_until_it_is_another_file() {
     run(&p, "status", &[]).code(1);
     let conf = p.conf("");
     let status = |arguments: &[&str]| p.env.raw(&[&["status", "--config-file", &conf], arguments].concat());
+    let earlier = "found by an earlier verification";
+    assert!(status(&[]).ok().stdout.contains(earlier));
+    let text = status(&["--verify", "--format", "text"]).code(1).stdout;
+    assert!(text.contains("sha512 mismatch") && !text.contains(earlier), "{text}");
     let report = status(&["--format", "json"]).ok().json();
     assert_eq!(report["verified"]["broken"], json!([id('b')]));
     assert!(
@@ -322,10 +327,33 @@ fn the_database_of_another_glance_makes_no_image_wrong() {
     let p = five(Sqlite);
     p.db.sql("DELETE FROM image_locations");
     p.db.sql(&format!("DELETE FROM images WHERE id <> '{}'", id('a')));
+    run(&p, "status", &[]).ok().says(&["4 of 5 cached images", "another Glance"]);
     p.update('a', "status = 'deleted', deleted = 1");
     let run = run(&p, "clean", &[]).ok().says(&["4 of 5 cached images", "another Glance"]);
     run.has(&json!({"total_files_moved": 0, "deleted_images_removed": 0}));
     assert_eq!(p.env.left(), "abcde");
+}
+
+/// Records are read a hundred at a time.
+#[test]
+fn deleted_images_are_removed_although_other_records_are_left_to_a_later_run() {
+    let p = Prefetch::of(TestEnv::large(Xattr, 150), SqliteFile);
+    let values: Vec<String> = (0..150)
+        .map(|n| {
+            let (status, deleted) = if n == 0 { ("deleted", 1) } else { ("active", 0) };
+            format!(
+                "('{}', 1, '{status}', '2024-01-01 00:00:00', {deleted}, 0, 0, 0, 'public', 0)",
+                nth_id(n)
+            )
+        })
+        .collect();
+    p.db.sql(&format!(
+        "INSERT INTO images (id, size, status, created_at, deleted, min_disk, min_ram, protected, visibility, \
+         os_hidden) VALUES {}",
+        values.join(",")
+    ));
+    run(&p, "clean", &["--for", "0s"]).ok().has(&json!({"deleted_images_removed": 1}));
+    assert!(!p.env.path(nth_id(0)).exists() && p.env.path(nth_id(1)).exists());
 }
 
 /// A wrong digest is confirmed by reading the image again.
@@ -455,6 +483,22 @@ fn images_that_are_known_to_be_broken_are_moved_first() {
     next_second();
     run(&p, "clean", &["--budget", "3000B"]).ok().has(&json!({"total_files_moved": 2}));
     assert_eq!(p.env.names("invalid"), [id('7'), id('c')]);
+}
+
+#[test]
+fn a_broken_image_that_is_left_to_a_later_run_is_an_error_of_those_that_move() {
+    let p = sixteen("7");
+    run(&p, "status", &[]).code(1);
+    let report = run(&p, "status", &["--for", "0s"]).json();
+    assert_eq!((&report["errors"], &report["verification"]["left"]["count"]), (&json!([]), &json!(16)));
+    run(&p, "clean", &["--for", "0s"]).code(1).says(&[&id('7'), "it stays, as this run has not read it"]);
+}
+
+#[test]
+fn without_broken_images_no_lock_is_needed() {
+    let p = five(Sqlite);
+    let _held = p.env.lock("glance-cache-prune");
+    run(&p, "clean", &["--lock-timeout", "0"]).ok().has(&json!({"total_files_moved": 0, "errors": []}));
 }
 
 #[test]
@@ -588,16 +632,6 @@ fn without_a_memory_a_run_moves_nothing_if_most_of_what_it_read_is_broken() {
     run(&p, "clean", &[]).ok().has(&json!({"total_files_moved": 1}));
 }
 
-/// Returns our program, not run yet, which may not read and write everything even as root.
-fn without_rights(p: &Prefetch) -> Command {
-    if !rustix::process::geteuid().is_root() {
-        return p.env.command(BINARY);
-    }
-    let mut command = p.env.command("setpriv");
-    command.args(["--bounding-set=-dac_override,-dac_read_search", BINARY]);
-    command
-}
-
 #[test]
 fn an_image_that_cannot_be_opened_is_counted_and_named() {
     use std::os::unix::fs::PermissionsExt as _;
@@ -608,7 +642,7 @@ fn an_image_that_cannot_be_opened_is_counted_and_named() {
         let mut arguments = vec![command, "--verify", "--format", "json"];
         let conf = p.conf("");
         arguments.extend(["--config-file", &conf]);
-        let mut command = without_rights(&p);
+        let mut command = p.without_rights();
         let done = p.env.finish(command.args(arguments)).code(1);
         let report = done.says(&[&id('b'), "cannot open it"]).json();
         assert_eq!(report["verification"]["failed"], json!({"count": 1, "bytes": SIZE}), "{report}");
@@ -630,7 +664,7 @@ fn an_image_that_cannot_be_moved_is_an_error_and_keeps_its_row() {
     let fails = |why: &str, advice: &str| {
         for arguments in [&["--dry-run"][..], &[]] {
             let conf = p.conf("");
-            let mut command = without_rights(&p);
+            let mut command = p.without_rights();
             command.args(["clean", "--verify", "--config-file", &conf, "--format", "json"]).args(arguments);
             let done = p.env.finish(&mut command).code(1).says(&[&id('b'), why, advice]);
             let done = done.has(&json!({"total_files_moved": 0}));
@@ -664,6 +698,25 @@ fn a_run_that_is_skipped_if_locked_reads_nothing() {
     run(&p, "clean", &["--skip-if-locked", "--dry-run"]).ok().has(&json!({"total_files_moved": 1}));
     drop(held);
     run(&p, "clean", &["--skip-if-locked"]).ok().has(&json!({"total_files_moved": 1}));
+}
+
+#[test]
+fn a_run_that_reads_is_not_skipped_any_more() {
+    let p = five(Sqlite);
+    // It is read last.
+    damage(&p, 'a', |bytes| bytes.truncate(SIZE - 1));
+    let mut command = p.env.command(BINARY);
+    command.args(["clean", "--verify", "--skip-if-locked", "--rate-limit", "5MB", "--format", "json"]);
+    let running = Running::start(command.args(["--config-file", &p.conf("")]), &p.env.outside(""));
+    let files = format!("/proc/{}/fd", running.child.id());
+    until("an image is read", || {
+        let mut files = fs::read_dir(&files).unwrap();
+        files.any(|file| fs::read_link(file.unwrap().path()).is_ok_and(|file| file == path(&p, 'e')))
+    });
+    let held = p.env.lock("glance-cache-prune");
+    std::thread::sleep(Duration::from_secs(2));
+    drop(held);
+    running.wait().ok().has(&json!({"total_files_moved": 1, "errors": []}));
 }
 
 /// So does the row that another session of a central database has locked.

@@ -110,6 +110,7 @@ mod as_root {
         mounted.env.image(('a', 10, 5, 0));
         let run = mounted.env.run("status", &["-v"]).ok();
         assert!(run.stdout.contains("noatime"), "{}", run.stdout);
+        assert_eq!(mounted.env.status()["attention"][0]["code"], "noatime");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::os::unix::fs::MetadataExt as _;
 
 use crate::support::env::*;
+use crate::support::prefetch::Prefetch;
 use crate::support::rights::give_to_nobody;
 
 mod as_root {
@@ -65,6 +66,52 @@ mod as_root {
             }
             env.as_nobody("prune", &["--max-size", "1000B"]).ok();
         }
+    }
+
+    #[test]
+    fn only_root_and_the_owner_of_the_cache_may_verify_its_images() {
+        let p = Prefetch::new(Sqlite);
+        p.image('a', 1000);
+        p.run(&[&id('a')]).ok();
+        let conf = p.conf("");
+        let arguments = ["status", "--verify", "--config-file", &conf];
+        let as_nobody = || p.env.finish(p.env.nobodys().args(arguments));
+        as_nobody().fails(3, &["without changing their access times", "as the user that glance-api runs as"]);
+        p.env.raw(&arguments).ok();
+        give_to_nobody(p.env.dir());
+        as_nobody().ok();
+        p.env.raw(&arguments).ok();
+    }
+
+    #[test]
+    fn entries_of_another_owner_need_attention() {
+        let env = TestEnv::sqlite(FIVE);
+        (0..20).for_each(|n| env.file(nth_id(n), 1, 1));
+        env.file("README", 1, 1);
+        let wrong = |env: &TestEnv| {
+            let status = env.status();
+            let attention = status["attention"].as_array().unwrap().iter();
+            let found = attention.filter(|entry| entry["code"] == "wrong_owner");
+            let messages = found.map(|entry| entry["message"].as_str().unwrap().to_owned());
+            (messages.collect::<Vec<_>>(), status["wrong_owners"].as_array().unwrap().clone())
+        };
+        assert_eq!(wrong(&env), (vec![], vec![]));
+        for name in [&id('a'), "invalid", "README"] {
+            give_to_nobody(&env.path(name));
+        }
+        let (messages, owners) = wrong(&env);
+        assert!(
+            messages[0].starts_with("3 entries not owned by user 0, the owner of the cache"),
+            "{messages:?}"
+        );
+        let names: Vec<_> = owners.iter().map(|owner| owner["name"].as_str().unwrap()).collect();
+        assert_eq!(names, [&id('a'), "invalid/", "README"]);
+        assert!(owners.iter().all(|owner| owner["uid"] == 65534), "{owners:?}");
+        // More than are named.
+        (0..18).for_each(|n| give_to_nobody(&env.path(nth_id(n))));
+        let (messages, owners) = wrong(&env);
+        assert!(messages[0].starts_with("21 entries not owned"), "{messages:?}");
+        assert_eq!(owners.len(), 20);
     }
 
     #[test]

@@ -113,6 +113,16 @@ impl Prefetch {
         command
     }
 
+    /// Returns our program, not run yet, which may not read and write everything even as root.
+    pub(crate) fn without_rights(&self) -> Command {
+        if !rustix::process::geteuid().is_root() {
+            return self.env.command(BINARY);
+        }
+        let mut command = self.env.command("setpriv");
+        command.args(["--bounding-set=-dac_override,-dac_read_search", BINARY]);
+        command
+    }
+
     #[must_use = "check the exit code: ok(), code(), fails()"]
     pub(crate) fn run(&self, arguments: &[&str]) -> Run {
         self.env.finish(&mut self.command(arguments))

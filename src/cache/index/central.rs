@@ -471,3 +471,182 @@ fn is_sequence_usable(database: &mut Database) -> Result<(), Refusal> {
 fn four(row: Vec<Cell>) -> [Cell; 4] {
     row.try_into().unwrap_or([Cell::Null, Cell::Null, Cell::Null, Cell::Null])
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use rusqlite::Connection;
+
+    use super::*;
+    use crate::cache::entry::Seen;
+    use crate::cache::inventory::Inventory;
+    use crate::database::Patience;
+    use crate::database::opening::{Opening, Purpose};
+    use crate::database::url::Address;
+    use crate::interrupt::Interrupt;
+
+    const NODE: i64 = 7;
+    const TABLE: &str = "CREATE TABLE cached_images (id INTEGER PRIMARY KEY, image_id VARCHAR(36) NOT NULL, \
+         last_accessed DATETIME NOT NULL, last_modified DATETIME NOT NULL, size BIGINT NOT NULL, \
+         hits INTEGER NOT NULL, checksum VARCHAR(32), node_reference_id INTEGER NOT NULL, \
+         UNIQUE (image_id, node_reference_id))";
+
+    fn id(number: u64) -> ImageId {
+        ImageId::new(format!("{number:08x}-0000-0000-0000-000000000000").as_bytes()).unwrap()
+    }
+
+    fn image(number: u64) -> Image {
+        let time = 2_000_000_000;
+        let seen =
+            Seen { inode: 1, size: 10, allocated: 0, atime: time, mtime: time, ctime: 0, links: 1, owner: 0 };
+        Image { id: id(number), seen, row: None }
+    }
+
+    fn wait() -> Wait {
+        Wait { limit: Duration::from_millis(300), interrupt: Interrupt::default() }
+    }
+
+    /// A database, and a connection of another program.
+    struct Tables {
+        temporary: tempfile::TempDir,
+        other: Connection,
+    }
+
+    impl Tables {
+        fn new() -> Self {
+            let temporary = tempfile::tempdir().unwrap();
+            let other = Connection::open(temporary.path().join("glance.sqlite")).unwrap();
+            other.execute_batch(TABLE).unwrap();
+            Tables { temporary, other }
+        }
+
+        fn open(&self, purpose: Purpose) -> Central {
+            let path = self.temporary.path().join("glance.sqlite");
+            let address = Address::parse(&format!("sqlite:///{}", path.display())).unwrap();
+            let patience = Patience { limit: Duration::ZERO, retries: None, interval: Duration::ZERO };
+            let open = || Database::open(address.clone(), patience, purpose, &wait());
+            // A file that another test opens at the same moment looks like one that replaces the database.
+            let opened = (0..1000).map(|_| open()).find(Result::is_ok);
+            let Some(Ok(Opening::Open(database))) = opened else { panic!("the database cannot be opened") };
+            Central::new(database, NODE)
+        }
+
+        /// Makes the row of an image on a node, which was used once.
+        fn row(&self, number: u64, node: i64) -> Deletion {
+            let sql = "INSERT INTO cached_images (image_id, last_accessed, last_modified, size, hits, \
+                       node_reference_id) \
+                       VALUES (?1, '2026-01-01 00:00:00', '2026-01-01 00:00:00', 10, 1, ?2)";
+            self.other.execute(sql, (id(number).as_str(), node)).unwrap();
+            Deletion { id: id(number), only_if: Condition::Row(self.other.last_insert_rowid()) }
+        }
+
+        /// Returns the rows of this node, as a run reads them.
+        fn read(&self) -> Inventory {
+            let mut inventory = Inventory::default();
+            self.open(Purpose::Look).read(&wait(), &mut inventory.joiner()).unwrap();
+            inventory
+        }
+
+        /// Returns the numbers of the images that have rows on this node.
+        fn left(&self) -> Vec<u64> {
+            let ghosts = self.read().ghosts;
+            let mut left: Vec<u64> = ghosts.iter().map(|ghost| ghost.id.leading().into()).collect();
+            left.sort_unstable();
+            left
+        }
+    }
+
+    #[test]
+    fn the_row_of_an_image_that_was_used_stays() {
+        for (change, is_unchanged) in [
+            ("size = 11", true),
+            ("last_accessed = '2026-01-01 00:00:01'", false),
+            ("hits = 2", false),
+            ("image_id = '00000009-0000-0000-0000-000000000000'", false),
+            ("node_reference_id = 8", false),
+        ] {
+            let tables = Tables::new();
+            tables.row(1, NODE);
+            let victim = Deletion { id: id(1), only_if: Condition::Unchanged(tables.read().ghosts[0].row) };
+            tables.other.execute_batch(&format!("UPDATE cached_images SET {change}")).unwrap();
+            let mut index = tables.open(Purpose::Change);
+            index.begin(&wait()).unwrap();
+            assert_eq!(index.holds(&victim).unwrap(), is_unchanged, "{change}");
+            assert_eq!(index.forget(&[victim], &|_| true).unwrap(), [is_unchanged], "{change}");
+            index.commit(None).unwrap();
+            let count = tables.other.query_row("SELECT count(*) FROM cached_images", [], |row| row.get(0));
+            assert_eq!(count, Ok(i64::from(!is_unchanged)), "{change}");
+        }
+    }
+
+    #[test]
+    fn only_rows_that_are_due_are_forgotten_and_only_those_that_are_gone_stay_so() {
+        let tables = Tables::new();
+        let mut victims: Vec<Deletion> = [1, 2, 3].map(|number| tables.row(number, NODE)).into();
+        let orphan = |number| Deletion { id: id(number), only_if: Condition::NoRow };
+        // Another node has a row of the first orphan, and this node one of the second.
+        tables.row(4, 8);
+        victims.extend([orphan(4), orphan(3)]);
+        let mut index = tables.open(Purpose::Change);
+        assert!(!index.begin(&wait()).unwrap(), "it is not known if others wrote");
+        let is_due = |victim: &Deletion| victim.id != id(2);
+        assert_eq!(index.forget(&victims, &is_due).unwrap(), [true, false, true, true, false]);
+        // The file of the third image could not be removed.
+        index.commit(Some(&victims[..1])).unwrap();
+        assert_eq!(tables.left(), [2, 3]);
+        index.begin(&wait()).unwrap();
+        // A row that is gone by now need not be deleted.
+        assert_eq!(index.forget(&victims[..2], &|_| true).unwrap(), [true, true]);
+        index.abandon();
+        assert_eq!(tables.left(), [2, 3]);
+    }
+
+    #[test]
+    fn orphans_get_rows_unless_they_have_them_on_this_node() {
+        let tables = Tables::new();
+        tables.row(1, NODE);
+        tables.row(2, 8);
+        let mut index = tables.open(Purpose::Change);
+        index.reach(&wait()).unwrap();
+        for (ends, left) in [(Central::abandon as fn(&mut Central), &[1][..]), (|_| {}, &[1, 2, 3])] {
+            index.begin(&wait()).unwrap();
+            assert_eq!(index.adopt(&[image(1), image(2), image(3)]).unwrap(), 2);
+            ends(&mut index);
+            let _ = index.commit(None);
+            assert_eq!(tables.left(), left);
+        }
+        index.begin(&wait()).unwrap();
+        index.record(&image(1)).unwrap();
+        index.commit(None).unwrap();
+        let rows: Vec<_> =
+            tables.read().ghosts.iter().map(|ghost| (ghost.row.last_accessed, ghost.row.hits)).collect();
+        assert_eq!(rows, [(2.0, 0); 3]);
+    }
+
+    #[test]
+    fn rows_that_name_no_image_are_dropped_and_no_others() {
+        let tables = Tables::new();
+        let rows = [1, 2, 3].map(|number| tables.row(number, NODE));
+        let keys: Vec<i64> = rows.iter().filter_map(Deletion::key).collect();
+        let rename = format!("UPDATE cached_images SET image_id = 'x' || id WHERE id <> {}", keys[0]);
+        tables.other.execute_batch(&rename).unwrap();
+        assert_eq!(tables.read().bad_rows.len(), 2);
+        // The first one has become the row of an image meanwhile, and the last one is gone.
+        let keys = keys.into_iter().chain([99]);
+        let bad: Vec<BadRow> = keys.map(|key| BadRow { key, shown: String::new() }).collect();
+        let mut index = tables.open(Purpose::Change);
+        index.begin(&wait()).unwrap();
+        assert_eq!(index.drop_bad_rows(&bad).unwrap(), 2);
+        index.commit(None).unwrap();
+        assert_eq!((tables.left(), tables.read().bad_rows.len()), (vec![1], 0));
+    }
+
+    #[test]
+    fn a_database_that_is_open_for_reading_is_not_writable() {
+        let tables = Tables::new();
+        tables.open(Purpose::Change).check_writable(&wait()).unwrap();
+        let refused = tables.open(Purpose::Look).check_writable(&wait()).unwrap_err();
+        assert!(refused.into_error().to_string().starts_with("cannot change rows in the database"));
+    }
+}

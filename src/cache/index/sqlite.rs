@@ -369,12 +369,17 @@ fn integer(value: ValueRef<'_>) -> i64 {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt as _;
     use std::time::Duration;
+
+    use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, utimensat};
 
     use super::*;
     use crate::cache::entry::Seen;
     use crate::cache::inventory::Inventory;
+    use crate::cache::lock::LockDir;
     use crate::interrupt::Interrupt;
+    use crate::os::locks::holders;
 
     fn id(number: usize) -> ImageId {
         ImageId::new(format!("{number:08x}-0000-0000-0000-000000000000").as_bytes()).unwrap()
@@ -581,6 +586,49 @@ mod tests {
         cache.other.execute_batch("PRAGMA journal_mode = WAL").unwrap();
         cache.row(1);
         assert_eq!(synced(&cache.open(Purpose::Change)), usual);
+    }
+
+    /// Then the commit needs no more space, and the files may go.
+    #[test]
+    fn rows_whose_files_will_go_are_written_before_the_commit() {
+        for (has_file, is_used, is_written) in
+            [(true, false, true), (true, true, false), (false, true, false)]
+        {
+            let cache = Cache::new();
+            let row = cache.row(1);
+            let only_if = if has_file { Condition::Unchanged(row) } else { Condition::Row(row.key) };
+            if is_used {
+                cache.other.execute_batch("UPDATE cached_images SET hits = 2").unwrap();
+            }
+            let path = cache.dir.path().join("cache.db");
+            let long_ago = Timespec { tv_sec: 1, tv_nsec: 0 };
+            let times = Timestamps { last_access: long_ago, last_modification: long_ago };
+            utimensat(CWD, &path, &times, AtFlags::empty()).unwrap();
+            let mut index = cache.open(Purpose::Change);
+            index.begin(&wait()).unwrap();
+            let goes = index.forget(&[Deletion { id: id(1), only_if }], &|_| true).unwrap()[0];
+            assert_eq!(goes, !(has_file && is_used));
+            assert_eq!(std::fs::metadata(&path).unwrap().mtime() > 1, is_written, "{has_file} {is_used}");
+        }
+    }
+
+    #[test]
+    fn a_glance_that_starts_waits_for_the_end_of_a_transaction() {
+        const INIT: &str = "image_cache_db_init";
+        let cache = Cache::new();
+        let locks = LockDir::open(None, &cache.dir).unwrap();
+        assert!(locks.start_gate().is_none(), "its lock file is never made here");
+        std::fs::write(cache.dir.path().join(INIT), "").unwrap();
+        let (device, inode) = locks.identity(INIT).unwrap();
+        let is_shut = || !holders(&std::fs::read_to_string("/proc/locks").unwrap(), device, inode).is_empty();
+        let mut index = cache.open(Purpose::Change);
+        index.guard_start(locks.start_gate());
+        for end in [Sqlite::abandon as fn(&mut Sqlite), |index| index.commit(None).unwrap()] {
+            index.begin(&wait()).unwrap();
+            assert!(is_shut());
+            end(&mut index);
+            assert!(!is_shut());
+        }
     }
 
     #[test]

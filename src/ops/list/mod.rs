@@ -441,3 +441,36 @@ enum Epoch {
     Float(f64),
     Whole(i64),
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_value_is_neither_old_nor_large() {
+        let request = |used_before, larger_than| ListRequest {
+            images: Vec::new(),
+            states: Vec::new(),
+            used_before,
+            larger_than,
+            limit: None,
+            order: Order { by: SortKey::Image, reverse: false },
+            asks_records: false,
+            needs_index: false,
+        };
+        for (used_before, larger_than, last_use, modified, size, expected) in [
+            (None, None, None, None, None, true),
+            (Some(10), None, Some(9), Some(20), None, true),
+            (Some(10), None, Some(10), Some(1), None, false),
+            (Some(10), None, None, Some(9), None, true),
+            (Some(10), None, None, None, None, false),
+            (None, Some(5), None, None, Some(5), false),
+            (None, Some(5), None, None, Some(6), true),
+            (None, Some(5), None, None, None, false),
+            (Some(10), Some(5), Some(9), None, Some(5), false),
+        ] {
+            let found = request(used_before, larger_than).admits(last_use, modified, size);
+            assert_eq!(found, expected, "{used_before:?} {larger_than:?} {last_use:?} {modified:?} {size:?}");
+        }
+    }
+}

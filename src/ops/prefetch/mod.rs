@@ -439,3 +439,30 @@ fn stock(
         _ => Ok(cache),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::dir::CachePlace;
+
+    #[test]
+    fn only_what_was_not_moved_yet_is_to_come() {
+        let temporary = tempfile::tempdir().unwrap();
+        std::fs::create_dir(temporary.path().join(CachePlace::Incomplete.name())).unwrap();
+        let dir = CacheDir::open(temporary.path()).unwrap().unwrap();
+        let id = ImageId::new(b"00000000-0000-0000-0000-00000000000a").unwrap();
+        let stage::Claiming::Ours(claim) = Claim::make(&dir, id, 0).unwrap() else { panic!() };
+        let running = Running {
+            request: WantedImage { id, queued: true, memory: None },
+            claim,
+            meter: Arc::new(Meter::default()),
+            record: ImageRecord { size: Some(1000), ..ImageRecord::default() },
+            check: None,
+            since: Instant::now(),
+        };
+        for (moved, left) in [(0, 1000), (400, 600), (1000, 0), (2000, 0)] {
+            running.meter.moved.store(moved, Ordering::Relaxed);
+            assert_eq!(running.to_come(), left);
+        }
+    }
+}

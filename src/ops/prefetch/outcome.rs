@@ -185,3 +185,24 @@ impl Report for PrefetchReport {
         text + &self.ending.line_end()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_summary_names_only_what_there_is() {
+        let mut report = PrefetchReport { still_queued: Some(0), ..PrefetchReport::default() };
+        assert_eq!(report.text(), "prefetch: fetched 0 images, 0 B\n");
+        (report.total_files_prefetched, report.total_bytes_prefetched) = (1, 1024);
+        (report.still_queued, report.total_files_pruned, report.total_bytes_pruned) = (Some(1), 2, 2048);
+        (report.cache_size_after, report.max_size, report.over_limit) = (Some(4096), Some(2048), Some(true));
+        assert_eq!(
+            report.text(),
+            "prefetch: fetched 1 image, 1 KiB; 1 stays in the queue; removed 2 images, 2 KiB, to make space; \
+             the cache holds 4 KiB of 2 KiB, which is over its limit: run prune to enforce it\n"
+        );
+        report.still_queued = Some(2);
+        assert!(report.text().contains("; 2 stay in the queue; "), "{}", report.text());
+    }
+}

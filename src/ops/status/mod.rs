@@ -621,3 +621,44 @@ fn settings_in_use(settings: &Settings<'_>) -> SettingsInUse {
             && settings.config.optional(&config::IMAGE_CACHE_DIR).is_ok_and(|d| d.is_some()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mount(options: &str, super_options: &str) -> Mount {
+        Mount {
+            point: "/images".to_owned(),
+            options: options.to_owned(),
+            kind: "ext4".to_owned(),
+            super_options: super_options.to_owned(),
+        }
+    }
+
+    #[test]
+    fn the_options_of_a_mount_say_when_access_times_change() {
+        for (options, super_options, expected) in [
+            ("rw,noatime", "rw", "noatime: "),
+            ("rw", "rw,noatime", "noatime: "),
+            ("rw,relatime", "rw", "relatime: "),
+            ("rw,nodiratime", "rw", "strictatime: "),
+        ] {
+            let found = access_times(&mount(options, super_options));
+            assert!(found.starts_with(expected), "{options} {super_options}: {found}");
+        }
+    }
+
+    #[test]
+    fn only_a_file_system_that_is_read_only_everywhere_needs_attention() {
+        for (options, super_options, expected) in [
+            ("rw", "rw", (0, 0)),
+            ("ro,relatime", "rw", (0, 1)),
+            ("ro", "ro,errors=continue", (1, 0)),
+            ("rw,errors=remount-ro", "rw", (0, 0)),
+        ] {
+            let mut report = StatusReport::default();
+            read_only(Some(&mount(options, super_options)), &mut report);
+            assert_eq!((report.attention.len(), report.notes.len()), expected, "{options} {super_options}");
+        }
+    }
+}

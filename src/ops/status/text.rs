@@ -281,3 +281,78 @@ impl Report for StatusReport {
         self.first_line() + &rest
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::report::{ForeignEntry, UnusableImage, UnusableReport};
+    use super::*;
+    use crate::ops::verify::VerifiedImages;
+
+    #[test]
+    fn the_size_is_a_share_of_the_limit() {
+        let set = "limit set by default)";
+        let (full, empty) = ("#".repeat(30), "-".repeat(30));
+        let half = format!("{}{}", "#".repeat(15), "-".repeat(15));
+        for (size, max, is_terminal, expected) in [
+            (None, None, false, "unknown".to_owned()),
+            (Some(5), None, true, "5".to_owned()),
+            (None, Some(100), true, format!("unknown of 100 ({set}")),
+            (Some(50), Some(100), false, format!("50 of 100 (50 %, {set}")),
+            (Some(50), Some(100), true, format!("50 of 100 (50 %, {set} [{half}]")),
+            (Some(300), Some(100), true, format!("300 of 100 (300 %, {set} [{full}]")),
+            (Some(1), Some(0), true, format!("1 of 0 ({set} [{full}]")),
+            (Some(0), Some(0), true, format!("0 of 0 ({set} [{empty}]")),
+        ] {
+            let mut report = StatusReport::default();
+            (report.cache_size, report.max_size, report.shown.is_terminal) = (size, max, is_terminal);
+            assert_eq!(report.size_line(), expected);
+        }
+    }
+
+    #[test]
+    fn of_many_entries_some_are_named_and_the_others_counted() {
+        let of = |count: usize| {
+            let mut report = StatusReport::default();
+            report.exists = true;
+            let image = |n| UnusableImage {
+                image_id: format!("image-{n}"),
+                reason: "deleted",
+                bytes: 1,
+                sentence: "its record is deleted",
+            };
+            let images: Vec<_> = (0..count).map(image).collect();
+            report.unusable = Some(UnusableReport { count: count as u64, bytes: 1, images });
+            let entry = |n| ForeignEntry { name: format!("file-{n}"), kind: "file", bytes: Some(1) };
+            report.foreign = (0..count).map(entry).collect();
+            report.text()
+        };
+        for (count, named, rest) in [(0, 0, 0), (1, 1, 0), (NAMED, NAMED, 0), (NAMED + 1, NAMED, 2)] {
+            let text = of(count);
+            assert_eq!(text.matches("image-").count(), named, "{text}");
+            assert_eq!(text.matches("file-").count(), named, "{text}");
+            assert_eq!(text.matches("... and ").count(), rest, "{text}");
+            assert_eq!(text.contains("unusable"), count > 0, "{text}");
+        }
+    }
+
+    #[test]
+    fn images_that_an_earlier_verification_found_broken_are_named() {
+        let mut report = StatusReport::default();
+        report.exists = true;
+        assert!(!report.text().contains("verified"), "{}", report.text());
+        report.verified = Some(VerifiedImages {
+            count: 2,
+            bytes: 10,
+            oldest: SECOND,
+            newest: 2 * SECOND,
+            broken: vec!["an image".to_owned()],
+            are_mostly_broken: false,
+        });
+        let text = report.text();
+        assert!(
+            text.contains("verified      2, 10, 1970-01-01T00:00:01Z to 1970-01-01T00:00:02Z\n"),
+            "{text}"
+        );
+        assert!(text.contains("broken        an image: found by an earlier verification\n"), "{text}");
+    }
+}

@@ -583,3 +583,42 @@ impl<'a> Verifying<'a> {
         Verdicts { report: self.report, memory: self.memory, records, deleted: self.deleted }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::database::Patience;
+    use crate::database::opening::{Opening, Purpose};
+    use crate::database::url::Address;
+    use crate::names::NameBuf;
+    use crate::output::{Format, Output, Verbosity};
+
+    #[test]
+    fn an_image_that_could_not_be_looked_at_is_an_error() {
+        let temporary = tempfile::tempdir().unwrap();
+        let path = temporary.path().join("glance.sqlite");
+        let connection = rusqlite::Connection::open(&path).unwrap();
+        connection.execute_batch("CREATE TABLE images (id VARCHAR(36))").unwrap();
+        let run = Run::new("a test", Output::new(Format::Json, Verbosity::Quiet));
+        let address = Address::parse(&format!("sqlite:///{}", path.display())).unwrap();
+        let patience = Patience { limit: Duration::ZERO, retries: None, interval: Duration::ZERO };
+        let wait = run.wait(Duration::from_secs(1));
+        // A file that another test opens at the same moment looks like one that replaces the database.
+        let open = || Database::open(address.clone(), patience, Purpose::Look, &wait);
+        let opened = (0..1000).map(|_| open()).find(Result::is_ok);
+        let Some(Ok(Opening::Open(records))) = opened else { panic!("the database cannot be opened") };
+        let dir = CacheDir::open(temporary.path()).unwrap().unwrap();
+        let image = "00000000-0000-0000-0000-00000000000a";
+        let unreadable = [
+            (CachePlace::Base, (NameBuf::new(image.as_bytes()).unwrap(), rustix::io::Errno::IO)),
+            (CachePlace::Base, (NameBuf::new(b"README").unwrap(), rustix::io::Errno::IO)),
+            (CachePlace::Queue, (NameBuf::new(image.as_bytes()).unwrap(), rustix::io::Errno::IO)),
+        ];
+        let request = VerifyRequest { jobs: 1, rate: None, budget: Budget::default(), remembers: false };
+        let cache = VerifiedCache { run: &run, dir: &dir, images: &[], unreadable: &unreadable, records };
+        let report = verify(cache, &request, &mut ()).map(|verdicts| verdicts.report).unwrap();
+        assert_eq!((report.failed.count, report.errors.len()), (1, 1));
+        let message = report.errors[0].to_string();
+        assert!(message.contains(image) && message.contains("cannot look at it"), "{message}");
+    }
+}

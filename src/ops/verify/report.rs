@@ -145,6 +145,26 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_duration_is_in_seconds_with_three_places() {
+        let found = Verification { duration: Duration::from_micros(1_234_567), ..Verification::default() };
+        assert_eq!(serde_json::to_value(&found).unwrap()["duration"], 1.235);
+    }
+
+    #[test]
+    fn the_summary_counts_broken_images_among_those_that_were_read() {
+        let broken = |size| BrokenImage {
+            image_id: "an image".to_owned(),
+            size,
+            fault: FaultReport::of(&Fault::Size { found: size, expected: 1 }),
+            moved: false,
+            would_move: false,
+        };
+        let sound = Tally { count: 3, bytes: 1024 };
+        let found = Verification { sound, broken: vec![broken(512), broken(512)], ..Verification::default() };
+        assert_eq!(found.summary(), "5 images, 2 KiB: 3 as recorded, 2 broken");
+    }
+
+    #[test]
     fn the_summary_names_only_what_there_is() {
         let tally = |count| Tally { count, bytes: 1024 };
         let mut found = Verification { sound: tally(2), ..Verification::default() };

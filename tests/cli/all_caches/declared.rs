@@ -85,6 +85,66 @@ fn a_bad_declaration_is_named_and_the_others_are_served() {
 }
 
 #[test]
+fn all_that_needs_attention_has_a_code() {
+    let env = HostEnv::new();
+    let check = env.run("status", &["--all-caches", "--check"]).ok().stdout;
+    assert!(check.starts_with("GLANCE-CACHE OK - 3 caches, 0 B | size=0B"), "{check}");
+    env.limits(0, 1000);
+    env.image("iso", &master(1), 10);
+    env.run("status", &["--all-caches", "--check"]).code(1);
+    fs::remove_dir(env.dir("tftp")).unwrap();
+    fs::create_dir(env.dir("instance/inner")).unwrap();
+    env.conf(&format!(
+        "[image_cache:inner]\nkind = ironic-iso\ndirectory = {}\nsize = 1\n[image_cache:x]\nkind = tape\n",
+        env.dir("instance/inner").display()
+    ));
+    let run = env.run("status", &["--all-caches", "--format", "json"]).code(1).json();
+    let attention = run["attention"].as_array().unwrap().iter();
+    let codes: Vec<_> = attention.map(|entry| entry["code"].as_str().unwrap()).collect();
+    assert_eq!(codes, ["over_limit", "warning", "no_cache", "unreadable"], "{run}");
+    let check = env.run("status", &["--all-caches", "--check"]).code(1).stdout;
+    env.run("list", &["--all-caches", "--images"]).fails(1, &["cannot use cache x: "]);
+    assert!(
+        check.starts_with("GLANCE-CACHE WARNING - over the limit, warnings, no cache directory"),
+        "{check}"
+    );
+}
+
+#[test]
+fn a_file_system_has_the_sums_of_its_caches() {
+    let env = HostEnv::new();
+    for (cache, bytes) in [("iso", 4096), ("instance", 8192)] {
+        env.image(cache, &master(1), bytes);
+    }
+    let run = |arguments: &[&str]| env.later("status", &[&["--all-caches"], arguments].concat()).ok();
+    let verbose = run(&["-v", "--format", "json"]).json();
+    let systems = verbose["file_systems"].as_array().unwrap();
+    assert_eq!(systems.len(), 1, "{verbose}");
+    assert_eq!(systems[0]["caches"], json!(["ironic-iso", "ironic-instance", "ironic-tftp"]));
+    let bytes = |cache: &serde_json::Value| cache["reclaimable"]["bytes"].as_u64().unwrap();
+    let sum: u64 = verbose["caches"].as_array().unwrap().iter().map(bytes).sum();
+    assert_eq!((systems[0]["reclaimable"].as_u64(), sum >= 12_288), (Some(sum), true), "{verbose}");
+    let files = json!([env.path("glance-cache.conf"), env.path("ironic.conf")]);
+    assert_eq!(verbose["files_read"], files);
+    let text = run(&[]).stdout;
+    assert!(text.contains("; ironic-iso, ironic-instance, ironic-tftp could free "), "{text}");
+}
+
+#[test]
+fn entries_that_are_no_images_are_named_up_to_a_number() {
+    let env = HostEnv::new();
+    env.image("iso", &master(1), 10);
+    for (count, is_cut) in [(20, false), (21, true)] {
+        (0..count).for_each(|n| env.image("iso", &format!("file-{n:02}"), 1));
+        let text = env.run("status", &["--all-caches"]).ok().stdout;
+        assert_eq!(text.matches("iso/file-").count(), 20, "{text}");
+        assert_eq!(text.contains("... and "), is_cut, "{text}");
+        assert!(text.contains(" used too recently to be removed"), "{text}");
+        assert!(!text.contains("left by crashed downloads"), "{text}");
+    }
+}
+
+#[test]
 fn declarations_that_name_nothing_or_no_place_are_refused() {
     let env = HostEnv::new();
     for (section, says) in [

@@ -30,7 +30,10 @@ fn clean_removes_what_crashed_downloads_left_and_nothing_else() {
     let plan = env.later("clean", &["--all-caches", "--dry-run"]).ok().json();
     assert_eq!(tree(&env.base), before, "a dry run changes nothing");
     assert_eq!(plan["plan"].as_array().unwrap().len(), 2, "{plan}");
-    assert_eq!(plan["total_files_cleaned"], 3);
+    assert_eq!((&plan["total_files_cleaned"], &plan["dry_run"]), (&json!(3), &json!(true)));
+    assert_eq!(cache(&plan, "ironic-iso")["bytes_cleaned"], plan["total_bytes_cleaned"]);
+    assert!(plan["total_bytes_cleaned"].as_u64().unwrap() >= MIB as u64, "{plan}");
+    assert!(plan["plan"].as_array().unwrap().iter().all(|step| step["cache"] == "ironic-iso"), "{plan}");
     env.later("clean", &["--all-caches", "--temp-grace", "11d"]).ok().has(&json!({"total_files_cleaned": 0}));
 
     let open = fs::File::open(stale.join(format!("{}.part", master(1)))).unwrap();

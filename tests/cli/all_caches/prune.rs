@@ -65,6 +65,9 @@ fn young_and_listed_images_stay() {
         env.image("iso", &master(n), 10);
     }
     env.run("prune", &["--all-caches"]).code(1).says(&["still over its limit"]);
+    let mut command = env.command("prune");
+    command.arg("--all-caches").env(CLOCK, (now() + 590.0).to_string());
+    env.finish(&mut command).code(1);
     assert_eq!(env.names("iso").len(), 3, "all are younger than ten minutes");
     env.later("prune", &["--all-caches", "--keep", &master(2).to_uppercase()]).code(1);
     assert_eq!(env.names("iso"), [master(2)]);
@@ -178,6 +181,8 @@ fn glances_images_expire_when_an_age_is_set() {
     let pick = |cache: &str, n: usize| (cache.to_owned(), master(n));
     let plan = env.run("prune", &["--all-caches", "--min-age", "0", "--dry-run"]).ok().json();
     assert_eq!(planned(&plan), [pick("glance", 4), pick("glance", 2)]);
+    let reason = plan["plan"][0]["reason"].as_str().unwrap();
+    assert!(reason.starts_with("expired: not used for "), "{reason}");
     // Ten days later the ISO is older than a day, and nothing else of Glance's than fifteen.
     let plan = env.later("prune", &["--all-caches", "--dry-run"]).ok().json();
     assert_eq!(planned(&plan), [pick("ironic-iso", 9), pick("glance", 4), pick("glance", 2)]);

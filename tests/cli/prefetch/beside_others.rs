@@ -21,9 +21,13 @@ fn what_somebody_else_caches_is_left() {
         p.image('b', 9);
         p.queue("ab");
         p.env.file(Path::new("incomplete").join(id('a')), 5, 1);
-        let run = p.run(&["-v"]).ok().says(&["another process is caching it"]);
-        assert_eq!(Prefetch::told(&run, 'a')["outcome"], "left_to_glance");
+        for arguments in [&["-v", "--dry-run"][..], &["-v"]] {
+            let run = p.run(arguments).ok().says(&["another process is caching it"]);
+            assert_eq!(Prefetch::told(&run, 'a')["outcome"], "left_to_glance");
+        }
         assert_eq!((p.env.left().as_str(), p.queued().as_str()), ("b", "a"));
+        let quiet = p.run(&[]).ok();
+        assert!(!quiet.stderr.contains("is caching it"), "{}", quiet.stderr);
         // Stalled, but written to.
         let path = p.env.path("incomplete").join(id('a'));
         let writer = File::options().append(true).open(&path).unwrap();
@@ -33,6 +37,20 @@ fn what_somebody_else_caches_is_left() {
         p.run(&["--stall-time", "30min"]).ok();
         p.holds(&[('a', 9), ('b', 9)]);
     }
+}
+
+#[test]
+fn what_glance_begins_to_cache_during_a_fetch_is_glances() {
+    let p = Prefetch::new(Sqlite);
+    p.image('a', 500_000);
+    p.queue("a");
+    let ours = p.start(&["-v", "--rate-limit", "1MB"]);
+    let claim = p.env.path("incomplete").join(id('a'));
+    until("the claim", || claim.exists());
+    fs::write(&claim, "the first bytes").unwrap();
+    let run = ours.wait().ok();
+    assert_eq!(Prefetch::told(&run, 'a')["outcome"], "left_to_glance");
+    assert_eq!((p.env.images().as_str(), fs::read(&claim).unwrap().len()), ("", 15));
 }
 
 #[test]

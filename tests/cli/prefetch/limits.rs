@@ -106,6 +106,57 @@ fn an_image_that_is_wanted_does_not_go_for_another() {
 }
 
 #[test]
+fn no_image_goes_if_those_that_may_go_are_not_enough() {
+    for driver in [Sqlite, Xattr] {
+        let p = Prefetch::new(driver);
+        p.env.image(('b', 600, 3, 1));
+        p.env.image(('c', 300, 2, 1));
+        p.image('a', 800);
+        // One of the two is wanted, too.
+        let run = p.run(&["--make-room", "--max-size", "1000B", &id('c'), &id('a')]);
+        run.fails(1, &["even if every image"]);
+        assert_eq!(p.env.left(), "bc");
+    }
+}
+
+#[test]
+fn space_is_made_once_a_prune_has_ended() {
+    let p = Prefetch::new(Sqlite);
+    p.env.image(('b', 600, 3, 1));
+    p.image('a', 800);
+    let held = p.env.lock("glance-cache-prune");
+    let ours = p.start(&["--make-room", "--max-size", "1000B", &id('a')]);
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    drop(held);
+    ours.wait().ok().has(&json!({"total_files_pruned": 1}));
+    assert_eq!(p.env.left(), "a");
+}
+
+#[test]
+fn images_that_are_fetched_at_once_count_together() {
+    for driver in [Sqlite, Xattr] {
+        let p = Prefetch::new(driver);
+        p.image('a', 600_000);
+        p.image('b', 600_000);
+        p.queue("ab");
+        let arguments = ["--within-limit", "--max-size", "1000000B", "-j", "2", "--rate-limit", "2MB"];
+        let dry = p.run(&[&arguments[..], &["--dry-run"]].concat()).fails(1, &[&id('b'), "over its limit"]);
+        dry.has(&json!({"total_files_prefetched": 1, "still_queued": 1}));
+        p.run(&arguments).fails(1, &[&id('b'), "over its limit", "stays in the queue"]);
+        assert_eq!((p.env.left().as_str(), p.queued().as_str()), ("a", "b"));
+    }
+}
+
+#[test]
+fn a_cache_that_is_exactly_full_is_not_over_its_limit() {
+    let p = Prefetch::new(Sqlite);
+    p.image('a', 1000);
+    for (limit, is_over) in [("1000B", false), ("999B", true)] {
+        p.run(&["--max-size", limit, &id('a')]).ok().has(&json!({"over_limit": is_over}));
+    }
+}
+
+#[test]
 fn without_a_size_nothing_fits_into_a_limit() {
     let p = Prefetch::new(Xattr);
     p.image('a', 1000);
@@ -115,5 +166,7 @@ fn without_a_size_nothing_fits_into_a_limit() {
         p.run(&[limit, "--max-size", "500B"]).fails(1, &["no size", "stays in the queue"]);
     }
     assert_eq!(p.env.images(), "");
+    let dry = p.run(&["--max-size", "500B", "--dry-run"]).ok();
+    assert_eq!(Prefetch::told(&dry, 'a')["size"], json!(null));
     p.run(&["--max-size", "500B"]).ok();
 }

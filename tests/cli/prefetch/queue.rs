@@ -52,8 +52,10 @@ fn images_are_named_listed_and_queued() {
     p.holds(&[('a', 9), ('b', 9), ('d', 9)]);
     assert_eq!(p.queued(), "");
     let run = p.run(&["--enqueue", &id('c'), &id('a')]).ok();
-    assert_eq!(Prefetch::told(&run, 'c')["outcome"], "enqueued");
-    assert_eq!(Prefetch::told(&run, 'a')["outcome"], "cached");
+    for (letter, outcome, is_queued) in [('c', "enqueued", true), ('a', "cached", false)] {
+        let told = Prefetch::told(&run, letter);
+        assert_eq!((&told["outcome"], &told["queued"]), (&json!(outcome), &json!(is_queued)));
+    }
     assert_eq!(p.queued(), "c");
     p.run(&[]).ok();
     p.holds(&[('a', 9), ('b', 9), ('c', 9), ('d', 9)]);
@@ -76,6 +78,7 @@ fn a_dry_run_tells_all_and_changes_nothing() {
         let report = run.json();
         assert_eq!((&report["dry_run"], &report["total_bytes_prefetched"]), (&json!(true), &json!(3000)));
         assert_eq!(report["plan"][0]["image_id"], id('a'));
+        assert_eq!(Prefetch::told(&run, 'a')["size"], 3000, "{report}");
         assert!(report["plan"][0]["reason"].as_str().unwrap().contains(&p.location('a')), "{report}");
         assert_eq!(report["cache_size_after"], 4000);
         let text = p.run(&["-n", "--format", "text"]).code(1);
@@ -93,6 +96,101 @@ fn an_empty_queue_asks_for_nothing() {
     let conf = p.env.conf("");
     p.env.raw(&["prefetch", "--config-file", &conf]).fails(2, &["[database] connection is not set"]);
     assert_eq!(p.queued(), "a");
+}
+
+#[test]
+fn without_a_database_in_the_settings_nothing_is_made() {
+    for queued in ["a", ""] {
+        let p = Prefetch::new(Xattr);
+        p.queue(queued);
+        let (conf, named) = (p.env.conf(""), id('b'));
+        let mut arguments = vec!["prefetch", "--config-file", &conf];
+        if queued.is_empty() {
+            arguments.push(&named);
+        }
+        let before = p.env.snapshot();
+        p.env.raw(&arguments).fails(2, &["[database] connection is not set"]);
+        assert_eq!(p.env.snapshot(), before);
+    }
+}
+
+#[test]
+fn an_image_that_does_not_exist_leaves_the_queue() {
+    let p = Prefetch::new(Sqlite);
+    p.queue("a");
+    p.run(&["--dry-run"]).fails(1, &["has no such image; it would be removed from the queue"]);
+    assert_eq!(p.queued(), "a");
+    p.run(&[]).fails(1, &["has no such image; it was removed from the queue"]);
+    assert_eq!(p.queued(), "");
+}
+
+#[test]
+fn an_image_that_cannot_be_taken_out_of_the_queue_is_an_error() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let p = Prefetch::new(Sqlite);
+    p.image('a', 9);
+    p.queue("a");
+    fs::set_permissions(p.env.path("queue"), fs::Permissions::from_mode(0o555)).unwrap();
+    let conf = p.conf("");
+    let run = p.env.finish(p.without_rights().args(["prefetch", "--config-file", &conf]));
+    let errors = run.fails(1, &["cannot take", "out of the queue"]).json()["errors"].clone();
+    assert_eq!((errors.as_array().unwrap().len(), &errors[0]["action"]), (1, &json!("dequeue")), "{errors}");
+    p.holds(&[('a', 9)]);
+    assert_eq!(p.queued(), "a");
+}
+
+#[test]
+fn an_index_that_cannot_be_written_to_ends_the_run_before_anything_is_fetched() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let p = Prefetch::new(Sqlite);
+    p.image('a', 9);
+    p.queue("a");
+    fs::set_permissions(p.env.path("cache.db"), fs::Permissions::from_mode(0o444)).unwrap();
+    let conf = p.conf("");
+    let run = p.env.finish(p.without_rights().args(["prefetch", "--config-file", &conf]));
+    run.fails(3, &["cannot write to the index", "nothing was downloaded"]);
+    assert_eq!((p.env.left().as_str(), p.queued().as_str()), ("", "a"));
+}
+
+#[test]
+fn an_index_that_nothing_names_is_not_made() {
+    let p = Prefetch::new(Xattr);
+    p.image('a', 9);
+    p.queue("a");
+    let conf = fs::read_to_string(p.conf("")).unwrap().replace("image_cache_driver = xattr\n", "");
+    let conf = p.env.write("bare.conf", conf);
+    let before = p.env.images();
+    let run = p.env.raw(&["prefetch", "--config-file", &conf]);
+    run.fails(2, &["cannot tell which index", "set image_cache_driver, or give --driver"]);
+    assert_eq!((p.env.images(), p.queued().as_str()), (before, "a"));
+}
+
+#[test]
+fn only_a_run_that_changes_something_needs_the_index() {
+    let p = Prefetch::new(Sqlite);
+    p.image('a', 9);
+    p.queue("a");
+    let writer = p.env.db();
+    writer.execute_batch("BEGIN EXCLUSIVE").unwrap();
+    let run = p.run(&["--dry-run", "--lock-timeout", "100ms"]).ok();
+    assert_eq!(Prefetch::told(&run, 'a')["outcome"], "fetched");
+    p.run(&["--lock-timeout", "100ms"]).fails(3, &["cache.db"]);
+    assert_eq!((p.env.images().as_str(), p.queued().as_str()), ("", "a"));
+}
+
+#[test]
+fn only_a_run_that_changes_something_makes_an_index() {
+    let p = Prefetch::new(Sqlite);
+    fs::remove_file(p.env.path("cache.db")).unwrap();
+    p.image('a', 9);
+    p.queue("a");
+    let before = tree(p.env.dir());
+    p.run(&["--dry-run"]).ok();
+    assert_eq!(tree(p.env.dir()), before);
+    p.run(&[]).ok();
+    p.holds(&[('a', 9)]);
 }
 
 #[test]

@@ -4,6 +4,7 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 
+use crate::support::double::{Double, answer, keystone};
 use crate::support::env::*;
 use crate::support::images::{content, digest};
 use crate::support::prefetch::Prefetch;
@@ -367,4 +368,19 @@ fn a_token_alone_is_no_way_to_glance() {
     // What needs no API is fetched all the same.
     run(&[], &[]).ok();
     p.holds(&[('a', 9)]);
+}
+
+/// The glance-api of this host is asked with Glance's own credentials only.
+#[test]
+fn the_credentials_of_an_operator_ask_the_glance_of_their_catalogue() {
+    let p = Prefetch::new(Xattr);
+    p.record('a', b"image", &["cinder://store/a"]);
+    let [own, theirs] = [(); 2].map(|()| Double::says(answer("404 Not Found", "", "")));
+    let keystone = keystone(&theirs.url());
+    let mut command = p.command(&[&id('a')]);
+    command.env("OS_AUTH_URL", keystone.url()).env("OS_USERNAME", "u");
+    command.env("OS_PASSWORD", "s3cret").env("OS_PROJECT_NAME", "p");
+    command.env("OS_CACHE_API__GLANCE_API_URL", own.url());
+    let _ = p.env.finish(&mut command).fails(1, &[&id('a'), "answers 404"]);
+    assert_eq!((own.lines().len(), theirs.lines().is_empty()), (0, false));
 }
