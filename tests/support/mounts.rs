@@ -73,10 +73,18 @@ pub(crate) fn bindfs(driver: Driver) -> Mounted {
 }
 
 impl Mount {
-    /// Unmounts it for the time being. A child that another test starts holds every file for a moment.
+    /// Unmounts the file system of an image for the time being, and waits until all of it is in the image.
+    /// A child that another test starts holds every file for a moment, and the kernel may write the rest
+    /// after the mount is gone.
     pub(crate) fn unmount(&self) {
-        let is_done = || Command::new("umount").arg(&self.point).status().unwrap().success();
-        until("it is unmounted", is_done);
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let point = format!(" {} ", self.point.display());
+        let line = mounts.lines().find(|line| line.contains(&point)).expect("it is mounted");
+        let device = line.split(" /dev/").nth(1).and_then(|rest| rest.split(' ').next()).unwrap();
+        let image = || fs::read_to_string(format!("/sys/block/{device}/loop/backing_file")).ok();
+        let of_this = image();
+        until("it is unmounted", || Command::new("umount").arg(&self.point).status().unwrap().success());
+        until("the device has written it", || image().is_none() || image() != of_this);
     }
 }
 
