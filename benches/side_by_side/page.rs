@@ -67,9 +67,9 @@ prefetcher of Glance 33 does not start by itself: it was measured with the one f
 ";
 
 const BEFORE_SERVICE: &str = "\
-`glance-cache serve` and glance-api 33 (behind uWSGI: two processes of four threads) on one cache of a thousand
-images, with one Keystone, and nothing to prune. Eight clients send one request after the other, each on a new
-connection.
+`glance-cache serve` and glance-api 33 (behind uWSGI: two processes of four threads) work on one cache of a
+thousand images, with one Keystone, and nothing to prune. Eight clients send one request after the other, each
+on a new connection.
 ";
 
 const AGAIN: &str = "\
